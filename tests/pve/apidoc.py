@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The API's own description, `apidoc.js`, from the schema that fakepve brings."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from fakepve import schema
+
+
+def tree() -> list[dict[str, Any]]:
+    """Return the schema as the nested list that a real node serves."""
+    roots: list[dict[str, Any]] = []
+    known: dict[str, dict[str, Any]] = {}
+    for path, methods in sorted(schema.load().paths.items()):
+        parent, _, text = path.rpartition("/")
+        item = {
+            "path": path,
+            "text": text,
+            "leaf": 1,
+            "info": {name: {"method": name, **i} for name, i in methods.items()},
+        }
+        known[path] = item
+        above = known.get(parent)
+        if above is None:
+            roots.append(item)
+        else:
+            above["leaf"] = 0
+            above.setdefault("children", []).append(item)
+    return roots
+
+
+@functools.lru_cache(maxsize=1)
+def text() -> str:
+    """Return the file: the schema as a constant, then code, as on a real node."""
+    return f"const apiSchema = {json.dumps(tree(), indent=1)}\n;\n\nlet method2cmd = {{}};\n"

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Operations that move or change a simulated guest's disks: resize, migrate and backup."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from fakepve import FakeVm, TaskError
+from fakepve.lxc import SIZE_UNITS, format_size
+from fakepve.qemu import drives_of, is_cdrom, split_drive, volume_ref
+from fakepve.routing import die, param_error, split_list
+
+from pve.guests import Guests, check_lock, set_lock
+
+if TYPE_CHECKING:
+    from pve.foreign import Guest, Routes, Values
+
+SIZE = re.compile(r"^(\+?)(\d+(?:\.\d+)?)([KMGT]?)$")
+# What a compressed backup comes to, as a share of the disks.
+BACKUP_SHARE = 8
+
+
+def to_bytes(number: str, unit: str) -> int:
+    """Turn the number and unit of a disk size into bytes."""
+    return int(float(number) * (SIZE_UNITS[unit] if unit else 1))
+
+
+def drive_bytes(props: dict[str, str]) -> int:
+    """Return the size written in a drive's options."""
+    found = SIZE.match(str(props.get("size", "")))
+    return to_bytes(found.group(2), found.group(3)) if found else 0
+
+
+class Volumes(Guests):
+    """Mixin of the simulator: what fakepve answers with OK and does not do."""
+
+    def _routes_sim_volumes(self) -> Routes:
+        one = "/nodes/{node}/qemu/{vmid}"
+        return [
+            ("PUT", one + "/resize", self._resize),
+            ("POST", one + "/migrate", self._migrate),
+            ("GET", one + "/migrate", self._migrate_check),
+            ("POST", "/nodes/{node}/vzdump", self._vzdump),
+        ]
+
+    # ------------------------------------------------------------------- resize
+
+    async def _resize(self, v: Values, user: str) -> str:
+        """Grow a disk; real PVE: this is a task, and even a missing VM is accepted."""
+        found = SIZE.match(v["size"])
+        if not found:
+            raise die("invalid size string")
+
+        async def body() -> str | None:
+            vm = self.find(v["node"], v["vmid"])
+            check_lock(vm)
+            if v.get("digest") and v["digest"] != vm.digest():
+                raise TaskError("checksum mismatch (file change by other user?)")
+            if v["disk"] not in vm.config:
+                raise TaskError(f"disk '{v['disk']}' does not exist")
+            self._grow(vm, v["disk"], found)
+            return None
+
+        return await self.task(v["node"], "resize", v["vmid"], user, body, vm=self.vm(v["vmid"]))
+
+    def _grow(self, vm: Guest, disk: str, size: re.Match[str]) -> None:
+        """Set a disk's new size in the configuration and on its storage."""
+        volume, props = split_drive(vm.config[disk])
+        if is_cdrom(volume, props):
+            raise TaskError("you can't resize a cdrom")
+        before = drive_bytes(props)
+        wanted = to_bytes(size.group(2), size.group(3)) + (before if size.group(1) else 0)
+        if wanted < before:
+            raise TaskError("shrinking disks is not supported")
+        props = {**props, "size": format_size(wanted)}
+        vm.config[disk] = ",".join([volume, *(f"{key}={props[key]}" for key in sorted(props))])
+        stored = self._qm_volume(volume)
+        if stored is not None:
+            stored["size"] = wanted
+
+    # ------------------------------------------------------------------ migrate
+
+    def _local_drives(self, vm: Guest) -> list[tuple[str, str]]:
+        """Return the drives on storage that other nodes do not see: (key, volume)."""
+        drives = [(key, volume) for key, volume, _ in drives_of(vm.config) if volume_ref(volume)[0]]
+        return [(k, volume) for k, volume in drives if not self.storages[volume_ref(volume)[0]].get("shared")]
+
+    async def _migrate_check(self, v: Values, _user: str) -> dict[str, Any]:
+        vm = self.find(v["node"], v["vmid"])
+        local = [{"volid": volume, "drivename": key, "cdrom": 0} for key, volume in self._local_drives(vm)]
+        others = [node for node, info in self.nodes.items() if node != vm.node and info.get("online", True)]
+        return {
+            "running": int(vm.status == "running"),
+            "local_disks": local,
+            "local_resources": [],
+            "mapped-resources": [],
+            "allowed_nodes": others,
+            "not_allowed_nodes": {},
+        }
+
+    async def _migrate(self, v: Values, user: str) -> str:
+        node, target = v["node"], v["target"]
+        if target == node:
+            raise param_error(target="target is local node.")
+        if target not in self.nodes:
+            raise die(f"no such cluster node '{target}'")
+        self.need_quorum()
+        vm = self.find(node, v["vmid"])
+        self._check_lock(vm)
+        if vm.status == "running" and not v.get("online"):
+            raise die("can't migrate running VM without --online")
+
+        async def body() -> str | None:
+            check_lock(vm)
+            if not self.nodes[target].get("online", True):
+                # Real PVE: a migration to a dead node is accepted; its task finds out.
+                raise TaskError("migration aborted")
+            if vm.status == "running" and self._local_drives(vm) and not v.get("with-local-disks"):
+                raise TaskError("migration aborted")
+            set_lock(vm, "migrate")
+            await self.pause(1)
+            vm.node = target
+            set_lock(vm, None)
+            return "migration finished successfully"
+
+        log = [f"starting migration of VM {vm.vmid} to node '{target}'"]
+        return await self.task(node, "qmigrate", vm.vmid, user, body, vm=vm, log=log)
+
+    # ------------------------------------------------------------------- backup
+
+    async def _vzdump(self, v: Values, user: str) -> str:
+        """Back up guests; real PVE: even a missing guest is accepted, and the job ends with 'job errors'."""
+        node, storage = v["node"], v.get("storage") or "local"
+        here = [guest for guest in self._guests() if guest.node == node]
+        ids = [g.vmid for g in here] if v.get("all") else [int(x) for x in split_list(v.get("vmid"))]
+        if not ids:
+            raise param_error(vmid="property is missing and it is not optional")
+        for vmid in ids:
+            self.require(user, f"/vms/{vmid}", "VM.Backup")
+        if "backup" not in split_list(self._check_enabled(storage, node).get("content")):
+            raise die(f"storage '{storage}' does not support backups")
+        log = [f"INFO: starting new backup job: vzdump {' '.join(map(str, ids))} --storage {storage} --node {node}"]
+
+        async def body() -> str | None:
+            failed = [vmid for vmid in ids if not await self._back_up(vmid, node, storage)]
+            if failed:
+                raise TaskError("job errors")
+            return "INFO: Backup job finished successfully"
+
+        # Real PVE: the id of a task for several guests is empty.
+        return await self.task(node, "vzdump", ids[0] if len(ids) == 1 else "", user, body, log=log)
+
+    async def _back_up(self, vmid: int, node: str, storage: str) -> bool:
+        guest = self.guest(vmid)
+        if guest is None or guest.node != node or guest.lock:
+            locked = guest is not None and guest.lock
+            reason = f"VM is locked ({guest.lock})" if locked else f"unable to find VM '{vmid}'"
+            self.say(f"ERROR: Backup of VM {vmid} failed - {reason}")
+            return False
+        kind = "qemu" if isinstance(guest, FakeVm) else "lxc"
+        self.say(f"INFO: Starting Backup of VM {vmid} ({kind})")
+        config = dict(guest.config)
+        set_lock(guest, "backup")
+        await self.pause(1)
+        set_lock(guest, None)
+        stamp = time.strftime("%Y_%m_%d-%H_%M_%S")
+        suffix = "vma.zst" if kind == "qemu" else "tar.zst"
+        size = sum(drive_bytes(props) for _, _, props in drives_of(config)) // BACKUP_SHARE
+        self.storages[storage].setdefault("volumes", {})[f"backup/vzdump-{kind}-{vmid}-{stamp}.{suffix}"] = {
+            "content": "backup", "format": suffix, "size": size, "vmid": vmid, "ctime": int(time.time()),
+            "notes": guest.name, "subtype": kind, "node": node, "config": config,
+        }  # fmt: skip
+        self.say(f"INFO: Finished Backup of VM {vmid} (00:00:01)")
+        return True
