@@ -41,7 +41,7 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 	$(LINT)/bin/ruff format --check .
 	$(LINT)/bin/ruff check .
 	$(LINT)/bin/mypy
-	PYTHONPATH=plugins $(LINT)/bin/lint-imports
+	PYTHONPATH=plugins $(LINT)/bin/lint-imports --no-cache --no-logo
 	$(LINT)/bin/deptry agentd plugins
 	$(LINT)/bin/codespell
 	$(LINT)/bin/vulture
@@ -74,7 +74,7 @@ COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 -
 	--no-header --no-annotate $(ARGS)
 
 clean: ## remove every environment, cache and build
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find agentd plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Environments.  A stamp is newer than what it was made from; an environment is never repaired, but made anew.

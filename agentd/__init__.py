@@ -1,0 +1,44 @@
+"""agentd gives a Proxmox VE cluster a nervous system.
+
+These are the names that a plugin may use.
+"""
+
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    PermanentError,
+    ProxmoxUnavailable,
+    Rejected,
+    TemporaryError,
+    UnknownOutcome,
+)
+from agentd.hookspecs import hookimpl
+from agentd.messages import Tier
+from agentd.tools import Call, Found, Repeat, Tool, Toolbox, collect, tool
+from agentd.version import __version__
+from agentd.workflows import Definition, TaskSpec, result_of
+
+
+
+__all__ = [
+    "AgentdError",
+    "Call",
+    "ConfigError",
+    "Definition",
+    "Found",
+    "PermanentError",
+    "ProxmoxUnavailable",
+    "Rejected",
+    "Repeat",
+    "TaskSpec",
+    "TemporaryError",
+    "Tier",
+    "Tool",
+    "Toolbox",
+    "UnknownOutcome",
+    "__version__",
+    "collect",
+    "hookimpl",
+    "result_of",
+    "tool",
+]

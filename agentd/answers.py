@@ -1,0 +1,218 @@
+"""Say what an answer of Proxmox VE means: which error it is, what a UPID says, how a task ended.
+
+Pure, so that the answers recorded from the real API can be fed to it.  PROXMOX.md 4.6 is the source: a 500 is neither
+temporary nor permanent by itself, the text decides, and there is practically no 404 or 409.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from agentd.errors import (
+    AgentdError,
+    ConfigChanged,
+    Denied,
+    GuestLocked,
+    NoQuorum,
+    NotFound,
+    PermanentError,
+    ProxmoxUnavailable,
+    Rejected,
+    TaskFailed,
+    TemporaryError,
+    UnknownOutcome,
+    VmidTaken,
+)
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_FORBIDDEN = re.compile(r"Permission check failed \((?P<path>/[^,]*), (?P<privileges>[^)]+)\)")
+_LOCKED = re.compile(r"(?:VM|CT) is locked \((?P<lock>[^)]+)\)")
+_HELD = re.compile(r"can't lock file '(?P<file>[^']*)'|cfs-lock '(?P<name>[^']*)'")
+_TAKEN = re.compile(r"(?:VM|CT) \d+ already exists|unable to create (?:VM|CT) \d+.*already exists")
+_ABSENT = re.compile(r"does not exist|no such (?!file)|No such (?!file)|hostname lookup '|not found")
+# A file of the cluster file system that cannot be written means the same (PROXMOX.md 25).
+_NO_QUORUM = re.compile(r"no quorum|unable to open file '/etc/pve/.*Permission denied")
+_PASSING = re.compile(r"got timeout|got no worker upid|RPCEnvironment init request failed|unable to fork worker")
+# A small built-in role that has a privilege, to look only if that suffices; a test compares it with the recorded roles.
+_ROLES = (
+    ("PVEAuditor", "Datastore.Audit Mapping.Audit Pool.Audit SDN.Audit Sys.Audit VM.Audit VM.GuestAgent.Audit"),
+    ("PVETemplateUser", "VM.Clone"),
+    ("PVEVMUser", "VM.Backup VM.Config.CDROM VM.Config.Cloudinit VM.Console VM.PowerMgmt"),
+    (
+        "PVEVMAdmin",
+        (
+            "VM.Allocate VM.Config.CPU VM.Config.Disk VM.Config.HWType VM.Config.Memory VM.Config.Network"
+            " VM.Config.Options VM.Migrate VM.Replicate VM.Snapshot VM.Snapshot.Rollback"
+        ),
+    ),
+    ("PVEDatastoreUser", "Datastore.AllocateSpace"),
+    ("PVEDatastoreAdmin", "Datastore.Allocate Datastore.AllocateTemplate"),
+    ("PVESDNUser", "SDN.Use"),
+    ("PVEPoolAdmin", "Pool.Allocate"),
+    ("PVEMappingUser", "Mapping.Use"),
+    ("PVESysAdmin", "Sys.Console Sys.Syslog"),
+    ("PVEUserAdmin", "Group.Allocate Realm.AllocateUser User.Modify"),
+)
+
+
+def one_line(text: object) -> str:
+    """Return `text` as one line without control characters: it may come from a guest or a log."""
+    return _CONTROL.sub(" ", str(text)).strip()
+
+
+def role_for(privilege: str) -> str:
+    """Return a small built-in role that has `privilege`; Administrator if no smaller one does."""
+    return next((role for role, privileges in _ROLES if privilege in privileges.split()), "Administrator")
+
+
+def classify(  # noqa: PLR0913 - an answer has this many parts
+    method: str,
+    status: int,
+    reason: str,
+    errors: dict[str, str] | None = None,
+    body: object = None,
+    *,
+    path: str = "",
+    token: str = "",
+) -> AgentdError:
+    """Return what an answer of Proxmox that is not a success means; pure."""
+    text = one_line(body["message"] if isinstance(body, dict) and body.get("message") else reason) or f"HTTP {status}"
+    where = f"{method} {path}".strip()
+    if status == HTTPStatus.UNAUTHORIZED:
+        return Denied(
+            f"Proxmox does not accept the token {token or 'of this daemon'} ({text}): check its id and secret"
+        )
+    if status == HTTPStatus.FORBIDDEN:
+        return _forbidden(where, text, token)
+    if status == HTTPStatus.BAD_REQUEST or errors or text.startswith("400 "):
+        return _rejected(where, text, errors or {})
+    if status == HTTPStatus.NOT_IMPLEMENTED:
+        return PermanentError(f"{where}: Proxmox does not offer this ({text})")
+    return _by_status(method, status, f"{where}: {text}") or _by_text(f"{where}: {text}", text)
+
+
+def _by_status(method: str, status: int, line: str) -> AgentdError | None:
+    if status in {595, 503, 429}:  # 595: the node's API was not reached, so nothing was sent to it
+        return ProxmoxUnavailable(f"{line}: the node or its API is not reachable ({status})", delay=3.0)
+    if status in {502, 504, 596, 597, 598, 599}:  # lost on the way, there or back
+        if method == "GET":
+            return ProxmoxUnavailable(f"{line} ({status})", delay=2.0)
+        return UnknownOutcome(f"{line} ({status}): it may have happened", delay=2.0)
+    return None
+
+
+def _by_text(line: str, text: str) -> AgentdError:
+    if (found := _refused(line, text)) is not None:
+        return found
+    kinds: tuple[tuple[re.Pattern[str], type[AgentdError]], ...] = (
+        (_TAKEN, VmidTaken),
+        (re.compile("checksum mismatch"), ConfigChanged),
+        (_PASSING, ProxmoxUnavailable),
+        (_ABSENT, NotFound),
+    )
+    return next((kind for pattern, kind in kinds if pattern.search(text)), PermanentError)(line)
+
+
+def _refused(line: str, text: str) -> TemporaryError | None:
+    """Return what stood in the way if it passes and nothing was done; said by a call as by the end of a task."""
+    if _NO_QUORUM.search(text):
+        return NoQuorum(f"{line}: the cluster has no quorum", delay=5.0)
+    if (found := _LOCKED.search(text)) is not None:
+        return GuestLocked(f"{line}: Proxmox holds the lock '{found['lock']}' on the guest", delay=5.0)
+    if (found := _HELD.search(text)) is not None:
+        return GuestLocked(f"{line}: another process holds the lock {found['file'] or found['name']}", delay=2.0)
+    return None
+
+
+def grant(path: str, privilege: str, token: str) -> str:
+    """Return the command that gives `token` a privilege on a path."""
+    return (
+        f"pveum acl modify {path} --tokens '{token}' --roles {role_for(privilege)} "
+        "(a token with privilege separation has no more than its user: grant it to both)"
+    )
+
+
+def _forbidden(where: str, text: str, token: str) -> Denied:
+    found = _FORBIDDEN.search(text)
+    if found is None:
+        return Denied(f"{where}: Proxmox denies it to {token or 'this token'}: {text}")
+    privileges = found["privileges"].split("|")
+    lacking = f"lacks {' or '.join(privileges)} on {found['path']}"
+    return Denied(
+        f"{where}: {token or 'this token'} {lacking}; to grant it: {grant(found['path'], privileges[0], token)}"
+    )
+
+
+def _rejected(where: str, text: str, errors: dict[str, str]) -> AgentdError:
+    named = "; ".join(f"{name}: {one_line(fault)}" for name, fault in sorted(errors.items()))
+    line = f"{where}: Proxmox refuses {named or text}"
+    if _TAKEN.search(errors.get("vmid", "") or errors.get("newid", "")):
+        return VmidTaken(line)
+    if "no such task" in named or "No such storage" in named:
+        return NotFound(line)
+    return Rejected(line)
+
+
+_UPID = re.compile(
+    r"UPID:(?P<node>[A-Za-z0-9-]+):[0-9A-Fa-f]{8}:[0-9A-Fa-f]{8,9}:(?P<start>[0-9A-Fa-f]{8})"
+    r":(?P<type>[^:\s]+):(?P<id>[^:\s]*):(?P<user>[^:\s]+):\Z"
+)
+
+
+@dataclass(frozen=True)
+class Upid:
+    """The parts of a UPID; `user` includes the token's name, `id` is often a VMID and may be empty."""
+
+    text: str
+    node: str
+    start: int
+    type: str
+    id: str
+    user: str
+
+    @classmethod
+    def parse(cls, text: str) -> Upid:
+        """Return the parts of `text`; raises Rejected if it is no UPID."""
+        found = _UPID.match(text)
+        if found is None:
+            raise Rejected(f"{one_line(text)!r} is not a UPID")
+        return cls(text, found["node"], int(found["start"], 16), found["type"], found["id"], found["user"])
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """What a node says about a task; `exit` is empty while it runs."""
+
+    upid: str
+    running: bool
+    exit: str = ""
+
+    @property
+    def warnings(self) -> int:
+        """The number of warnings of a task that succeeded with warnings, else 0."""
+        kind, _, count = self.exit.partition(": ")
+        return int(count) if kind == "WARNINGS" and count.isdigit() else 0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the task is over and did its work."""
+        return not self.running and (self.exit == "OK" or self.exit.startswith("WARNINGS"))
+
+
+def task_status(upid: str, data: dict[str, Any]) -> TaskStatus:
+    """Return what `data`, the answer of /tasks/{upid}/status, says."""
+    running = data.get("status") != "stopped"
+    return TaskStatus(upid, running, "" if running else one_line(data.get("exitstatus") or "unexpected status"))
+
+
+def failure(status: TaskStatus, log: list[str]) -> AgentdError:
+    """Return what the end of a failed task means: a lock or a missing quorum pass, all else is final.
+
+    GuestLocked and NoQuorum mean that the task is over and did nothing: its UPID is to be forgotten.
+    """
+    upid = Upid.parse(status.upid)
+    line = f"task {upid.type} {upid.id or '(no id)'} on {upid.node} failed: {status.exit}"
+    return _refused(line, status.exit) or TaskFailed(f"{line} ({upid.text})", log=tuple(log))

@@ -1,0 +1,138 @@
+"""What a person or a script asks of the network: submit, wait, cancel, call.
+
+A request is sent under the principal's own subject and stored; its id makes sending it again the same request.
+The answer is read from the stream, so that waiting may begin late, stop and begin again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from agentd import network, subjects
+from agentd.errors import BusUnavailable, TemporaryError, UsageError
+from agentd.messages import Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowResponse, WorkflowSignal, digest
+from agentd.worker import call_tool
+from agentd.workflows import Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentd.bus import Bus, Received
+
+POLL = 2.0
+"""Seconds after which a waiting client reads the state itself: an event may have been missed while reconnecting."""
+
+
+def new_id(workflow_type: str) -> str:
+    """Return an id that nobody else has: the type's name and 40 random bits."""
+    return f"{workflow_type[:40]}-{secrets.token_hex(5)}"
+
+
+async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
+    """Store a request; return its sequence.  Sending it again with the same id is the same request."""
+    subjects.check_id(request.workflow_id)
+    message_id = f"{principal}.{request.workflow_id}.{digest([request.workflow_type, request.parameters])[:16]}"
+    return await bus.store(subjects.request(principal), request, msg_id=message_id)
+
+
+async def cancel(bus: Bus, principal: str, workflow_id: str, reason: str) -> None:
+    """Ask for the end of a workflow; raises UsageError if there is none of that id, or it is over."""
+    state = await network.state(bus, workflow_id)
+    if state is None:
+        message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
+        raise UsageError(message)
+    if state.over:
+        message = f"workflow {workflow_id!r} is over: {state.status}"
+        raise UsageError(message)
+    await bus.store(subjects.signal(principal, workflow_id), WorkflowSignal("cancel", reason))
+
+
+async def answer(bus: Bus, workflow_id: str, conflict: str = "") -> WorkflowResponse | None:
+    """Return the answer to a request if it is there; `conflict` is the digest of a request that may be refused."""
+    names = [workflow_id] + ([f"{workflow_id}-conflict-{conflict[:8]}"] if conflict else [])
+    for name in names:
+        stored = await bus.last(subjects.WORKFLOWS, subjects.response(name))
+        if stored is not None:
+            return stored.decode(WorkflowResponse)
+    return None
+
+
+async def follow(
+    bus: Bus, workflow_id: str, show: Callable[[Workflow], None], *, wait: float | None, conflict: str = ""
+) -> WorkflowResponse:
+    """Show each change of a workflow until it is answered; return the answer.
+
+    Raises TemporaryError after `wait` seconds: the workflow goes on without us.
+    """
+    changed = asyncio.Event()
+
+    async def on_change(_: Received) -> None:
+        changed.set()
+
+    subjects_ = [subjects.event(workflow_id), subjects.response(workflow_id)]
+    subscriptions = [await bus.subscribe(each, on_change) for each in subjects_]
+    until = None if wait is None else time.monotonic() + wait
+    try:
+        while True:
+            changed.clear()
+            state = await _patient(network.state(bus, workflow_id))
+            if state is not None:
+                show(state)
+            found = await _patient(answer(bus, workflow_id, conflict))
+            if found is not None:
+                return found
+            left = POLL if until is None else min(POLL, until - time.monotonic())
+            if left <= 0:
+                message = f"{workflow_id} is not over after {wait:g} s; it goes on: agentd watch {workflow_id}"
+                raise TemporaryError(message)
+            await _either(changed, left)
+    finally:
+        for each in subscriptions:
+            await each.stop()
+
+
+async def _patient(asking: Any) -> Any:  # noqa: ANN401 - what is asked for
+    """Ask; while NATS is away there is nothing to say yet."""
+    try:
+        return await asking
+    except BusUnavailable:
+        return None
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait([waiting], timeout=seconds)
+    waiting.cancel()
+
+
+async def call(  # noqa: PLR0913 - who calls what, with what
+    bus: Bus,
+    principal: str,
+    tier: Tier,
+    name: str,
+    parameters: dict[str, Any],
+    *,
+    seconds: float,
+    key: str = "",
+    progress: Callable[[str], None] = lambda _text: None,
+) -> ToolReply:
+    """Call a tool of whichever agent offers it; raises UsageError when none does."""
+    service = await service_of(bus, name)
+    key = key or f"call-{secrets.token_hex(8)}.{name}"
+    message = ToolCall(parameters=parameters, key=key, principal=principal, tier=tier)
+    return await call_tool(bus, service, name, message, seconds=seconds, progress=progress)
+
+
+async def service_of(bus: Bus, tool: str) -> str:
+    """Return the service that offers `tool`; raises UsageError naming what there is."""
+    offered = {name: each.service_id for each in await network.services(bus) for name in each.tools}
+    if tool not in offered:
+        there = ", ".join(sorted(offered)) or "none: is an agent with tools running? see `agentd agents`"
+        message = f"no agent offers a tool {tool!r}; there are {there}"
+        raise UsageError(message)
+    return offered[tool]
+
+

@@ -1,0 +1,246 @@
+"""The work loop: pulls messages from a durable consumer, and alone decides what becomes of each.
+
+A handler never acknowledges.  It returns (done), raises TemporaryError (again after its delay), or raises
+anything else (again, with growing pauses: a message is never thrown away because of our own fault).  Only
+`GiveUp` ends a message without success; the server then tells AI_DEAD.
+
+Why our own: nats-py has `fetch` alone, whose cancellation leaves a pull open, so that a message lands in a local
+queue while its timer runs.  Here a slot is free before a message is asked for, the pull is continuous, and a
+message that is being worked on is reported as in progress every ten seconds until its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from agentd import messages
+from agentd.errors import AgentdError, TemporaryError
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+
+    from agentd.bus import Bus
+    from agentd.journal import Journal
+    from agentd.logs import Logger
+
+M = TypeVar("M")
+
+ACK_WAIT = 30.0
+"""Seconds after which a message that nobody reports on goes to somebody else; a double failover takes 14.6."""
+PROGRESS = 10.0
+"""Seconds between two reports that a message is being worked on."""
+EXPIRES = 10.0
+"""Seconds that one pull request stays open at the server."""
+MAX_PAUSE = 30.0
+"""Longest pause in seconds before a message is delivered again."""
+
+
+class GiveUp(AgentdError):  # noqa: N818 - it says what to do
+    """This message can never be handled: end it and keep it among the dead letters."""
+
+
+@dataclass
+class Job:
+    """One delivery of a message.
+
+    sequence   of the message in its stream
+    delivered  how often it was delivered, this time included
+    stored     when the server stored it
+    until      monotonic time after which it is no longer reported as in progress; None: as long as it takes
+    """
+
+    subject: str
+    data: bytes
+    reply: str
+    sequence: int
+    delivered: int
+    stored: datetime
+    headers: dict[str, str]
+    until: float | None = None
+
+    def decode(self, kind: type[M]) -> M:
+        """Return the message as `kind`; raises InvalidMessage."""
+        return messages.decode(self.data, kind)
+
+
+Handle = Callable[[Job], Awaitable[None]]
+
+
+class Consumer:
+    """A continuous pull from one durable consumer; `problem` says why it gets no work, if so."""
+
+    def __init__(  # noqa: PLR0913 - what, how much, by whom, and where it is noted
+        self, bus: Bus, stream: str, durable: str, handle: Handle, *, slots: int, log: Logger, journal: Journal | None
+    ) -> None:
+        """Keep what to pull, how many messages at once, who handles them, and where open ones are noted."""
+        self.durable = durable
+        self.problem = ""
+        self.paused = False
+        self._bus = bus
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._handle = handle
+        self._slots = slots
+        self._log = log
+        self._journal = journal
+        self._reported = 0.0
+        self._asked = 0
+        self._asked_at = 0.0
+        self._inbox = ""
+        self._stopping = False
+        self._active: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def active(self) -> int:
+        """Return how many messages are being handled now."""
+        return len(self._active)
+
+    async def run(self, stopping: asyncio.Event, *, drain: float = 30.0) -> None:
+        """Work until `stopping` is set, then finish what runs within `drain` seconds or hand it back."""
+        self._inbox, sub = await self._bus.pull(self.durable, self._on_message)
+        self._bus.on_reconnect.append(self._again)
+        try:
+            await self._again()
+            while not stopping.is_set():
+                await _wait(stopping, 1.0)
+                self._tick()
+        finally:
+            self._bus.on_reconnect.remove(self._again)
+            await self._finish(sub, drain)
+
+    def resume(self) -> None:
+        """Ask for work again after `paused` was cleared."""
+        self._ask()
+
+    async def _finish(self, sub: Subscription, drain: float) -> None:
+        self._stopping = True
+        await sub.drain()
+        until = time.monotonic() + drain
+        while self._active and time.monotonic() < until:
+            await _wait(self._idle, 1.0)
+            self._report()
+        left = list(self._active.values())
+        for job, task in left:
+            task.cancel()
+            self._nak(job, 0.0)
+        await asyncio.gather(*(task for _, task in left), return_exceptions=True)
+
+    async def _again(self) -> None:
+        """Ask anew: whatever was asked before, the server has forgotten."""
+        self._asked = 0
+        self._ask()
+
+    def _ask(self) -> None:
+        free = self._slots - len(self._active) - self._asked
+        if self._stopping or self.paused or free <= 0 or not (free >= self._slots / 2 or self._asked == 0):
+            return
+        self._asked += free
+        self._asked_at = time.monotonic()
+        request = msgspec.json.encode({"batch": free, "expires": int(EXPIRES * 1e9)})
+        self._bus.send(self._next, request, self._inbox)
+
+    def _tick(self) -> None:
+        """Forget pull requests that the server must have ended, and report on what runs."""
+        if self._asked and time.monotonic() - self._asked_at > EXPIRES + 2:
+            self._asked = 0
+        self._ask()
+        self._report()
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now < self._reported + PROGRESS:
+            return
+        self._reported = now
+        for job, _ in self._active.values():
+            if job.until is None or now < job.until:
+                self._bus.send(job.reply, b"+WPI")
+
+    async def _on_message(self, msg: Msg) -> None:
+        status = "" if msg.headers is None else msg.headers.get("Status", "")
+        if status:
+            self._on_status(status, msg)
+            return
+        self._asked = max(0, self._asked - 1)
+        self.problem = ""
+        job = _job(msg)
+        if self._stopping:
+            self._nak(job, 0.0)
+            return
+        self._idle.clear()
+        if self._journal is not None:
+            self._journal.add(job.reply)
+        task = asyncio.create_task(self._work(job))
+        self._active[job.reply] = (job, task)
+        if self._asked == 0:
+            self._ask()
+
+    def _on_status(self, status: str, msg: Msg) -> None:
+        """408 and 404: the request ended unfilled; 409 and 503: the consumer moved, or is not there."""
+        headers = msg.headers or {}
+        if status in {"408", "404"}:
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))
+            self._ask()
+            return
+        if status in {"409", "503"}:
+            text = headers.get("Description", "nobody answers: run `agentd provision`")
+            self.problem = f"consumer {self.durable}: {text}"
+            self._asked = 0  # the next tick asks again: at once would be a storm
+
+    async def _work(self, job: Job) -> None:
+        try:
+            await self._handle(job)
+        except asyncio.CancelledError:
+            raise
+        except TemporaryError as error:
+            self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
+            self._nak(job, min(error.delay * job.delivered, MAX_PAUSE))
+        except GiveUp as error:
+            self._log.error("gave up a message", subject=job.subject, reason=str(error))
+            self._bus.send(job.reply, f"+TERM {error}".encode())
+        except Exception:
+            self._log.exception("a message was not handled", subject=job.subject, delivered=job.delivered)
+            self._nak(job, min(0.5 * 2 ** min(job.delivered, 10), MAX_PAUSE))
+        else:
+            self._bus.send(job.reply, b"+ACK")
+        finally:
+            self._active.pop(job.reply, None)
+            if self._journal is not None:
+                self._journal.remove(job.reply)
+            if not self._active:
+                self._idle.set()
+            self._ask()
+
+    def _nak(self, job: Job, delay: float) -> None:
+        body = b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9)
+        self._bus.send(job.reply, body)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for `event`, at most `seconds`."""
+    task = asyncio.ensure_future(event.wait())
+    await asyncio.wait([task], timeout=seconds)
+    task.cancel()
+
+
+def _job(msg: Msg) -> Job:
+    """Read the delivery's figures from its reply subject, `$JS.ACK.…` in its old or its new form."""
+    tokens = msg.reply.split(".")
+    shift = 2 if len(tokens) > 9 else 0  # noqa: PLR2004 - the new form has a domain and an account hash
+    return Job(
+        subject=msg.subject,
+        data=msg.data,
+        reply=msg.reply,
+        delivered=int(tokens[4 + shift]),
+        sequence=int(tokens[5 + shift]),
+        stored=datetime.fromtimestamp(int(tokens[7 + shift]) / 1e9, UTC),
+        headers=dict(msg.headers or {}),
+    )

@@ -1,0 +1,188 @@
+"""What an agent writes down before and after it touches the world.
+
+One record a key (`<workflow>.<task>[.<step>]`) lies in AI_EFFECTS and is only ever changed by compare-and-set;
+its epoch is the fence: who wakes up late finds a higher one and may not write.  The steps:
+
+1. claim the record (epoch + 1), or learn that it is done, cancelled, or in another live process's hands
+2. no UPID on record: look at the world first; what is ours is adopted, a stranger means failure
+3. act, only while the claim is younger than half of `ack_wait`, and write the UPID down
+4. wait for the end of the Proxmox task, renewing the claim meanwhile
+5. write the result down; only then is the completion published
+
+The fence protects our records, not Proxmox: between the freshness check and Proxmox's own answer a stopped
+process may still wake up.  What helps there is that ids are fixed beforehand and Proxmox creates atomically.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agentd import subjects
+from agentd.consumer import ACK_WAIT
+from agentd.crash import crash_point
+from agentd.errors import BusUnavailable, Fenced, PermanentError, StaleWrite
+from agentd.messages import EffectRecord
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentd.bus import Bus
+
+CLAIMED, DONE, FAILED, CANCELLED = "claimed", "done", "failed", "cancelled"
+UNSETTLED = 10.0
+"""Seconds for which the absence of a Proxmox task from the lists proves nothing."""
+
+
+class Verdict(Enum):
+    """What a record says to whoever wants to have the effect."""
+
+    TAKE = "nobody has it, or its owner is gone"
+    DONE = "it was done: use the recorded result"
+    CANCELLED = "the workflow was cancelled before anybody began"
+    BUSY = "another process is at it"
+    CONFLICT = "it was done with other parameters"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The effect that a call wants to have.
+
+    takeover  the caller knows that no other live process is at it: JetStream has delivered the assignment to us
+    """
+
+    service: str
+    key: str
+    tool: str
+    digest: str
+    attempt: int
+    owner: str
+    takeover: bool
+
+
+def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict:
+    """Tell what `record`, last written `age` seconds ago by the server's clock, means for who wants the effect.
+
+    A failure is the answer of its own attempt for ever; the next attempt begins anew.
+    """
+    if record is None or (record.phase == FAILED and record.attempt < wanted.attempt):
+        return Verdict.TAKE
+    if record.phase == CANCELLED:
+        return Verdict.CANCELLED
+    if record.phase in {DONE, FAILED}:
+        return Verdict.DONE if record.digest == wanted.digest else Verdict.CONFLICT
+    stale = wanted.takeover or record.owner == wanted.owner or age > ACK_WAIT
+    return Verdict.TAKE if stale else Verdict.BUSY
+
+
+class Claim:
+    """A claim on one record; every write raises Fenced once somebody else holds it."""
+
+    def __init__(self, bus: Bus, subject: str, record: EffectRecord, seq: int) -> None:
+        """Keep the record as it was just written."""
+        self.record = record
+        self.doubtful_since = -UNSETTLED
+        self.resumed = record.epoch > 1
+        self._bus = bus
+        self._subject = subject
+        self._seq = seq
+        self._written = time.monotonic()
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether nobody else can have claimed the record since it was last written."""
+        return time.monotonic() - self._written < ACK_WAIT / 2
+
+    async def write(self, **changes: Any) -> None:  # noqa: ANN401 - fields of EffectRecord
+        """Change fields of the record; raises Fenced, BusUnavailable."""
+        changed = msgspec.structs.replace(self.record, **changes)
+        try:
+            self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
+        except StaleWrite as error:
+            await self._reread(changed, error)
+        self.record = changed
+        self._written = time.monotonic()
+
+    async def _reread(self, changed: EffectRecord, error: StaleWrite) -> None:
+        """A write that timed out may be there: then it is ours; else somebody holds a higher epoch."""
+        stored = await self._bus.last(subjects.EFFECTS, self._subject)
+        now = None if stored is None else stored.decode(EffectRecord)
+        if stored is None or now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
+            holder = "nobody" if now is None else now.owner
+            message = f"{changed.key}: the effect record is in the hands of {holder}"
+            raise Fenced(message) from error
+        self._seq = await self._bus.store(self._subject, changed, expect=stored.seq)
+
+    async def renew(self) -> None:
+        """Write the record again as it is; others see that its owner lives, and a fenced owner learns it."""
+        await self.write()
+
+    async def settle(self, **changes: Any) -> None:  # noqa: ANN401
+        """Write what must not be lost (a UPID, a result), for as long as it takes; raises Fenced."""
+        while True:
+            try:
+                await self.write(**changes)
+            except BusUnavailable:
+                await asyncio.sleep(1)
+            else:
+                return
+
+
+async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord:
+    """Claim the effect; return the record itself when it is done, cancelled or in other hands (phase `claimed`).
+
+    Raises PermanentError when the key was used with other parameters, BusUnavailable.
+    """
+    subject = subjects.effect(wanted.service, wanted.key)
+    while True:
+        stored = await bus.last(subjects.EFFECTS, subject)
+        record = None if stored is None else stored.decode(EffectRecord)
+        age = 0.0 if stored is None else (bus.server_time() - stored.time).total_seconds()
+        verdict = judge(record, wanted, age=age)
+        if verdict is Verdict.CONFLICT:
+            message = f"{wanted.key}: was done before with other parameters; use another key"
+            raise PermanentError(message)
+        if verdict is not Verdict.TAKE and record is not None:
+            return record
+        taken = _taken(record, wanted, now)
+        try:
+            seq = await bus.store(subject, taken, expect=0 if stored is None else stored.seq)
+        except StaleWrite:
+            continue
+        crash_point("after-claim")
+        return Claim(bus, subject, taken, seq)
+
+
+def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> EffectRecord:
+    """Return the record with us as its owner; what is known of an unfinished act goes on.
+
+    A failure that may pass (a deadline above all) says nothing of the Proxmox task: it may still run.
+    """
+    fresh = record is None or (record.error is not None and not record.error.retry)
+    return EffectRecord(
+        key=wanted.key,
+        tool=wanted.tool,
+        epoch=1 if record is None else record.epoch + 1,
+        owner=wanted.owner,
+        phase=CLAIMED,
+        claimed_at=now,
+        attempt=wanted.attempt,
+        digest=wanted.digest,
+        upid="" if record is None or fresh else record.upid,
+        acting=False if record is None or fresh else record.acting,
+    )
+
+
+async def entomb(bus: Bus, service: str, key: str, owner: str, now: datetime) -> bool:
+    """Write a tombstone so that nobody begins; return False when somebody has begun already."""
+    tombstone = EffectRecord(key=key, tool="", epoch=1, owner=owner, phase=CANCELLED, claimed_at=now)
+    try:
+        await bus.store(subjects.effect(service, key), tombstone, expect=0)
+    except StaleWrite:
+        return False
+    return True

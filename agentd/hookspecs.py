@@ -1,0 +1,40 @@
+"""Every hook of agentd, and nothing else.
+
+Hooks ask, roles do: a hook is synchronous, called once while the daemon starts, and returns data.
+A plugin implements it with `from agentd import hookimpl`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from agentd.role import Role, Settings
+    from agentd.tools import BrokenTool, Tool, Toolbox
+    from agentd.workflows import Definition
+
+PROJECT = "agentd"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def agentd_settings() -> type[Settings]:  # type: ignore[empty-body]
+    """Return the plugin's own settings type; asked before the section `[<plugin>]` of the configuration is read."""
+
+
+@hookspec
+def agentd_role() -> Role:  # type: ignore[empty-body]
+    """Return the role that this plugin brings; asked when the instance is to play it."""
+
+
+@hookspec
+def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:  # type: ignore[empty-body]
+    """Return the plugin's tools, bound to what `toolbox` offers; an exception leaves this plugin's tools out."""
+
+
+@hookspec
+def agentd_workflows() -> list[Definition]:  # type: ignore[empty-body]
+    """Return the plugin's workflow definitions; asked by every instance that plays the orchestrator."""

@@ -1,0 +1,330 @@
+"""Every message on the wire: JSON by msgspec, so that a person can read it with any NATS client.
+
+Unknown fields are ignored, missing ones are errors that name the field: an old and a new daemon understand
+each other during a rollout.  Names and meanings of the first fields are the seed's; what agentd adds has
+defaults, so that a plain client need not know it.  Times are RFC 3339 in UTC with a zone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from agentd.errors import InvalidMessage
+
+MAX_MESSAGE = 512 * 1024
+"""Largest message in bytes that agentd accepts; half of the server's default max_payload of 1 MiB."""
+
+
+class Tier(StrEnum):
+    """What harm a tool can do, in rising order."""
+
+    READ = "read"
+    OPERATE = "operate"
+    DESTROY = "destroy"
+    EXEC = "exec"
+
+    @property
+    def rank(self) -> int:
+        """0 for read to 3 for exec, for comparison."""
+        return list(Tier).index(self)
+
+    def covers(self, other: Tier) -> bool:
+        """Tell whether who holds this tier may use a tool of tier `other`."""
+        return self.rank >= other.rank
+
+
+class Outcome(StrEnum):
+    """How a task ended."""
+
+    COMPLETED = "completed"
+    WARNINGS = "completed_with_warnings"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a task failed: `code` for programs (errors.py), `message` for people, `retry` whether another try may help."""
+
+    code: str
+    message: str
+    retry: bool = False
+    log: list[str] = []
+
+
+class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ask for a workflow.  `timeout` in seconds counts from the start, `start_by` from when NATS stored the request."""
+
+    workflow_type: str
+    workflow_id: str = ""
+    parameters: dict[str, Any] = {}
+    requester_id: str = ""
+    priority: int = 5
+    timeout: float | None = None
+    start_by: float = 3600.0
+    dry_run: bool = False
+
+
+class WorkflowSignal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Change a running workflow: cancel it."""
+
+    action: str
+    reason: str = ""
+
+
+class WorkflowResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer a request once it is over, or say why it was rejected."""
+
+    workflow_id: str
+    status: str
+    result: dict[str, Any] = {}
+    error: str = ""
+    agent_id: str = ""
+
+
+class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Give one attempt of a task to whoever takes it from the queue; `deadline` is absolute."""
+
+    task_id: str
+    workflow_id: str
+    task_type: str
+    assigned_to: str
+    parameters: dict[str, Any]
+    deadline: datetime
+    attempt: int = 1
+    dependencies: list[str] = []
+    tier: Tier = Tier.READ
+    principal: str = ""
+
+
+class TaskCompletion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tell how one attempt ended; the same completion twice means no more than once."""
+
+    task_id: str
+    status: Outcome
+    workflow_id: str = ""
+    attempt: int = 0
+    epoch: int = 0
+    result: Any = None
+    error: TaskError | str | None = None
+    warnings: list[str] = []
+    agent_id: str = ""
+    service_id: str = ""
+    timestamp: datetime | None = None
+
+
+class TimerDue(msgspec.Struct, frozen=True):
+    """Come back when a schedule fires: a deadline, a retry or the time-out of the whole workflow."""
+
+    kind: str
+    task: str
+    attempt: int
+
+
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Call another agent's tool; `key` (`<workflow>.<task>.<step>`) makes the repeated call the same call."""
+
+    parameters: dict[str, Any]
+    key: str = ""
+    principal: str = ""
+    tier: Tier = Tier.READ
+    attempt: int = 1
+    deadline: datetime | None = None
+
+
+class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer a ToolCall; status `running` means: still at it, call again with the same key."""
+
+    status: str
+    result: Any = None
+    error: TaskError | None = None
+    warnings: list[str] = []
+    progress: str = ""
+
+
+class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Write down what an agent is about to do, is doing and did to the world; `epoch` is the fence."""
+
+    key: str
+    tool: str
+    epoch: int
+    owner: str
+    phase: str
+    claimed_at: datetime
+    attempt: int = 1
+    digest: str = ""
+    acting: bool = False
+    upid: str = ""
+    result: Any = None
+    error: TaskError | None = None
+    warnings: list[str] = []
+
+
+class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of an agent's hash chain: who had what done, before and after the act."""
+
+    seq: int
+    previous: str
+    timestamp: datetime
+    agent_id: str
+    principal: str
+    tool: str
+    tier: Tier
+    phase: str
+    key: str = ""
+    digest: str = ""
+    arguments: dict[str, Any] = {}
+    outcome: str = ""
+    upid: str = ""
+    hash: str = ""
+
+
+class AgentRegistration(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Introduce a running instance; `load` is from 0 (idle) to 1 (full)."""
+
+    agent_id: str
+    capabilities: list[str] = []
+    load: float = 0.0
+    status: str = "available"
+    node: str = ""
+    role: str = ""
+    version: str = ""
+    state_version: int = 0
+    url: str = ""
+    timestamp: datetime | None = None
+
+
+class ServiceRegistration(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Introduce a service and the tools that it offers."""
+
+    service_id: str
+    service_type: str
+    capabilities: list[str] = []
+    endpoint: str = ""
+    status: str = "available"
+    timestamp: datetime | None = None
+    tools: list[str] = []
+
+
+class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an instance says of itself, as the bucket `live` keeps it while the instance lives."""
+
+    agent: AgentRegistration
+    services: list[ServiceRegistration] = []
+    metrics: dict[str, float] = {}
+
+
+class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tell one agent to drain, resume or reload."""
+
+    action: str
+
+
+class ControlReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say what an agent did with a ControlRequest."""
+
+    agent_id: str
+    done: bool
+    message: str = ""
+
+
+class DiscoveryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ask everybody to register again."""
+
+    requester: str
+    timestamp: datetime | None = None
+
+
+class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say that an agent lives."""
+
+    agent_id: str
+    timestamp: datetime
+    status: str = "available"
+
+
+class MetricReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Report figures of an agent; percentages are 0 to 100, sizes are bytes."""
+
+    agent_id: str
+    timestamp: datetime
+    metrics: dict[str, float]
+    tags: dict[str, str] = {}
+
+
+class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tell that something needs attention, or no longer does."""
+
+    alert_type: str
+    message: str
+    timestamp: datetime
+    source: str
+    severity: str = "warning"
+    labels: dict[str, str] = {}
+    state: str = "firing"
+
+
+class CriticalError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tell that a service met an error that it could not handle."""
+
+    service_id: str
+    error: str
+    timestamp: datetime
+
+
+M = TypeVar("M")
+
+_encoder = msgspec.json.Encoder()
+_canonical = msgspec.json.Encoder(order="sorted")
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def encode(message: object) -> bytes:
+    """Return `message` as JSON."""
+    return _encoder.encode(message)
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of `value` as canonical JSON (sorted keys), as 64 hex digits."""
+    return hashlib.sha256(_canonical.encode(value)).hexdigest()
+
+
+def decode(data: bytes, kind: type[M]) -> M:
+    """Return `data` as a message of type `kind`.
+
+    Raises InvalidMessage, naming the type, the field and the fault.
+    """
+    if len(data) > MAX_MESSAGE:
+        message = f"{kind.__name__}: {len(data)} bytes; at most {MAX_MESSAGE} are accepted"
+        raise InvalidMessage(message)
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        return decoder.decode(data)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        text = f"{getattr(kind, '__name__', kind)}: {error}"
+        raise InvalidMessage(text) from error
+
+
+def convert(value: object, kind: type[M]) -> M:
+    """Return plain `value` (dicts, lists, …) as `kind`; raises InvalidMessage like `decode`."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = f"{getattr(kind, '__name__', kind)}: {error}"
+        raise InvalidMessage(text) from error
+
+
+def plain(value: object) -> Any:  # noqa: ANN401 - JSON values
+    """Return `value` as what JSON can carry: dicts, lists, strings, numbers."""
+    return msgspec.to_builtins(value)
+
+
+def now() -> datetime:
+    """Return the time now, in UTC."""
+    return datetime.now(UTC)

@@ -1,0 +1,234 @@
+"""What is known of the network: agents, services, workflows, as JetStream keeps them.
+
+Nothing is held in memory: each question is asked of the streams, so that every daemon's page and the command
+line say the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from agentd import subjects
+from agentd.errors import BusUnavailable, InvalidMessage
+from agentd.messages import AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
+from agentd.web.view import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
+from agentd.workflows import DONE, TERMINAL, TaskState, TaskStatus, Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from agentd.bus import Bus, Handler, Received
+    from agentd.web.view import Identity, PluginState, Reason
+
+STEPS_SHOWN = 50
+"""Tasks of a workflow up to which a list names each."""
+
+
+async def presences(bus: Bus) -> list[Presence]:
+    """Return every agent whose lease lasts, by name."""
+    found = await bus.kv_list(subjects.LIVE)
+    return [found[key].decode(Presence) for key in sorted(found)]
+
+
+async def agents(bus: Bus) -> list[AgentRegistration]:
+    """Return the registration of every agent that lives."""
+    return [each.agent for each in await presences(bus)]
+
+
+async def services(bus: Bus) -> list[ServiceRegistration]:
+    """Return every service once, with the tools that any agent offers under its name."""
+    found: dict[str, ServiceRegistration] = {}
+    for presence in await presences(bus):
+        for each in presence.services:
+            found.setdefault(each.service_id, each)
+    return list(found.values())
+
+
+async def metrics(bus: Bus) -> list[MetricReport]:
+    """Return the latest metrics report of each agent."""
+    stored = await bus.last_many(subjects.METRICS, subjects.ALL_METRICS)
+    return [each.decode(MetricReport) for each in stored]
+
+
+async def alerts(bus: Bus) -> list[Alert]:
+    """Return the alerts that are firing."""
+    found = [each.decode(Alert) for each in (await bus.kv_list(subjects.ALERTS)).values()]
+    return [each for each in found if each.state == "firing"]
+
+
+async def states(bus: Bus) -> list[Workflow]:
+    """Return the state of every workflow: those not over first, then the latest."""
+    stored = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS)
+    found = [each.decode(Workflow) for each in stored]
+    return sorted(found, key=lambda each: (each.over, -each.updated.timestamp()))
+
+
+async def state(bus: Bus, workflow_id: str) -> Workflow | None:
+    """Return the state of one workflow, None if there is none of that id."""
+    stored = await bus.last(subjects.WORKFLOWS, subjects.event(subjects.check_id(workflow_id)))
+    return None if stored is None else stored.decode(Workflow)
+
+
+async def workflows(bus: Bus, limit: int, status: str = "") -> list[WorkflowSummary]:
+    """Return at most `limit` workflows, of one status unless it is empty."""
+    return [summary(each) for each in await states(bus) if status in {"", each.status}][:limit]
+
+
+async def workflow(bus: Bus, workflow_id: str) -> WorkflowDetail | None:
+    """Return one workflow with its tasks and its timeline."""
+    found = await state(bus, workflow_id)
+    return None if found is None else detail(found)
+
+
+async def tasks(bus: Bus) -> list[TaskView]:
+    """Return the tasks that are in a queue or in an agent's hands."""
+    return [
+        task_view(found.workflow_id, name, task)
+        for found in await states(bus)
+        if found.status not in TERMINAL
+        for name, task in found.tasks.items()
+        if task.status in {TaskStatus.ASSIGNED, TaskStatus.RUNNING}
+    ]
+
+
+async def events(bus: Bus) -> AsyncIterator[Event]:
+    """Yield what changes, from now on."""
+    queue: asyncio.Queue[Event] = asyncio.Queue(10_000)
+
+    async def put(kind: EventKind, data: WorkflowSummary | AgentRegistration | Alert) -> None:
+        if not queue.full():  # who reads too slowly gets a snapshot from the page's own stream
+            queue.put_nowait(Event(kind, data))
+
+    async def on_workflow(received: Received) -> None:
+        await put(EventKind.WORKFLOW, summary(received.decode(Workflow)))
+
+    async def on_agent(received: Received) -> None:
+        await put(EventKind.AGENT, received.decode(AgentRegistration))
+
+    async def on_alert(received: Received) -> None:
+        await put(EventKind.ALERT, received.decode(Alert))
+
+    handlers = {subjects.ALL_EVENTS: on_workflow, subjects.AGENT_REGISTER: on_agent, subjects.ALL_ALERTS: on_alert}
+    subscriptions = [await bus.subscribe(subject, _lenient(handler)) for subject, handler in handlers.items()]
+    try:
+        while True:
+            yield await queue.get()
+    finally:
+        for each in subscriptions:
+            await each.stop()
+
+
+def _lenient(handler: Handler) -> Handler:
+    async def handle(received: Received) -> None:
+        try:
+            await handler(received)
+        except InvalidMessage:
+            return  # anybody may publish on these subjects; what is not a message of ours is not shown
+
+    return handle
+
+
+def summary(found: Workflow) -> WorkflowSummary:
+    """Return a workflow as a line of a list."""
+    steps = [Step(name, str(task.status)) for name, task in found.tasks.items()]
+    return WorkflowSummary(
+        workflow_id=found.workflow_id,
+        workflow_type=found.workflow_type,
+        status=str(found.status),
+        requester=found.requester_id,
+        created=found.created,
+        updated=found.updated,
+        done=sum(task.status in DONE for task in found.tasks.values()),
+        total=len(found.tasks),
+        error=found.error,
+        steps=steps if len(steps) <= STEPS_SHOWN else [],
+    )
+
+
+def detail(found: Workflow) -> WorkflowDetail:
+    """Return a workflow with all that is known of it."""
+    short = summary(found)
+    return WorkflowDetail(
+        **{name: getattr(short, name) for name in short.__struct_fields__},
+        tasks=[task_view(found.workflow_id, name, task) for name, task in found.tasks.items()],
+        timeline=[
+            TimelineEntry(each.at, each.what, each.task, each.attempt, each.agent) for each in found.timeline
+        ],
+    )
+
+
+def task_view(workflow_id: str, name: str, task: TaskState) -> TaskView:
+    """Return one task as pages and the command line show it."""
+    return TaskView(
+        workflow_id=workflow_id,
+        name=name,
+        tool=task.spec.tool,
+        status=str(task.status),
+        queue=task.spec.queue,
+        attempt=task.attempt,
+        agent=task.agent,
+        started=task.assigned_at,
+        finished=task.finished_at,
+        error="" if task.error is None else task.error.message,
+        warnings=task.warnings,
+        after=task.spec.after,
+    )
+
+
+class DaemonView:
+    """What a daemon's pages show: of itself what it knows, of the network what JetStream keeps."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        identity: Callable[[], Identity],
+        plugins: Callable[[], list[PluginState]],
+        readiness: Callable[[], list[Reason]],
+        prometheus: Callable[[], Awaitable[bytes]],
+    ) -> None:
+        """Keep whom to ask; the names are those of `agentd.web.view.View`."""
+        self.identity = identity
+        self.plugins = plugins
+        self.readiness = readiness
+        self.prometheus = prometheus
+        self._bus = bus
+
+    async def agents(self) -> list[AgentRegistration]:
+        """List the agents whose lease lasts."""
+        return await agents(self._asked())
+
+    async def services(self) -> list[ServiceRegistration]:
+        """List the services of the network with their tools."""
+        return await services(self._asked())
+
+    async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
+        """List at most `limit` workflows, those not over first, then the latest."""
+        return await workflows(self._asked(), limit, status)
+
+    async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
+        """Return one workflow."""
+        return await workflow(self._asked(), workflow_id)
+
+    async def tasks(self) -> list[TaskView]:
+        """List the tasks that are in a queue or in an agent's hands."""
+        return await tasks(self._asked())
+
+    async def metrics(self) -> list[MetricReport]:
+        """List the latest report of each agent."""
+        return await metrics(self._asked())
+
+    async def alerts(self) -> list[Alert]:
+        """List the alerts that are firing."""
+        return await alerts(self._asked())
+
+    def events(self) -> AsyncIterator[Event]:
+        """Yield live changes."""
+        return events(self._asked())
+
+    def _asked(self) -> Bus:
+        """Return the bus, or say at once that there is none: a page does not wait for a time-out."""
+        if not self._bus.connected:
+            message = f"no connection to NATS: {self._bus.problem or 'connecting'}"
+            raise BusUnavailable(message)
+        return self._bus

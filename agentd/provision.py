@@ -1,0 +1,200 @@
+"""What must exist in JetStream before anything runs: streams, buckets, consumers; made with the admin key.
+
+Agents never make these: a consumer that is made again replays, a stream that is made again is empty.
+Running it twice changes nothing; settings that differ are brought up to date.  Each setting's reason:
+
+- the inputs are work queues: with limits and `discard: new` an acknowledged history filled the stream and
+  refused completions; their bytes are reserved, so that they accept when the account is full
+- requests and inputs are apart: 3,000 requests put a completion at place 3,001
+- only orchestrators write AI_WORKFLOWS: on a stream with schedules whoever may publish one subject can inject
+  into any other of it
+- AI_EFFECTS keeps one record a key and denies purge and deletion: a record must outlive its assignment
+- `ack_wait` 30 s never redelivered under a live worker through two faults; 10 s did
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd import subjects
+from agentd.errors import BusError, ConfigError, NotProvisioned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentd.bus import Bus
+
+SECOND: Final = 1_000_000_000
+DAY: Final = 86_400 * SECOND
+MIB: Final = 1 << 20
+
+SERVICES: Final = ("mcp-proxmox", "specialist")
+"""Services that agentd brings; each has a queue of its own name."""
+DEFAULT_SLOTS: Final = 256
+"""Unacknowledged messages of a queue over all of its workers; a concurrency class has its own number."""
+
+
+def streams(replicas: int) -> list[dict[str, Any]]:
+    """Return the configuration of every stream."""
+    file = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
+    queue = {**file, "retention": "workqueue", "discard": "new", "max_bytes": 256 * MIB, "max_msg_size": MIB}
+    return [
+        {
+            "name": subjects.REQUESTS,
+            "subjects": [subjects.WORKFLOW_REQUEST, subjects.request("*")],
+            **queue,
+            "duplicate_window": 600 * SECOND,
+        },
+        {
+            "name": subjects.INPUT,
+            "subjects": [subjects.TASK_COMPLETE, f"{subjects.TASK_COMPLETE}.>", "ai.workflows.signal.*.*"],
+            **queue,
+        },
+        {
+            "name": subjects.WORKFLOWS,
+            "subjects": [
+                subjects.event("*"),
+                subjects.timer("*", "*", "*"),
+                subjects.due("*", "*", "*"),
+                "ai.tasks.assign.*.*.*.*",
+                subjects.response("*"),
+            ],
+            **file,
+            "retention": "limits",
+            "max_msgs_per_subject": 20,
+            "allow_msg_schedules": True,
+            "allow_msg_ttl": True,
+            "allow_rollup_hdrs": True,
+        },
+        {
+            "name": subjects.EFFECTS,
+            "subjects": ["ai.effects.*.*.*", "ai.effects.*.*.*.*"],
+            **file,
+            "max_msgs_per_subject": 1,
+            "deny_delete": True,
+            "deny_purge": True,
+            "max_age": 30 * DAY,
+        },
+        {"name": subjects.AUDIT, "subjects": [subjects.audit("*")], **file, "deny_delete": True, "deny_purge": True},
+        {
+            "name": subjects.METRICS,
+            "subjects": [subjects.ALL_HEARTBEATS, subjects.ALL_METRICS],
+            "storage": "memory",
+            "num_replicas": 1,
+            "max_age": 3600 * SECOND,
+            "max_msgs_per_subject": 60,
+            "allow_direct": True,
+        },
+        {
+            "name": subjects.DEAD,
+            "subjects": [
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
+            ],
+            **file,
+            "max_age": 30 * DAY,
+        },
+        _bucket(subjects.LIVE, replicas, max_age=0, marker=300),
+        _bucket(subjects.CONF, replicas, max_age=0, marker=0),
+        _bucket(subjects.RESULTS, replicas, max_age=30, marker=0),
+        _bucket(subjects.ALERTS, replicas, max_age=0, marker=300),
+    ]
+
+
+def _bucket(name: str, replicas: int, *, max_age: int, marker: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "discard": "new",
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "max_age": max_age * DAY,
+    }
+    if marker:  # a watcher that was away for less than this still sees that the key is gone
+        config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": marker * SECOND}
+    return config
+
+
+def consumers(queues: dict[str, int]) -> list[tuple[str, dict[str, Any]]]:
+    """Return (stream, configuration) of every durable consumer; `queues` gives each queue its limit in flight.
+
+    Raises ConfigError for a queue whose name cannot be a token.
+    """
+    made = [
+        (subjects.REQUESTS, _consumer(subjects.ORCH_REQUESTS, None, 64)),
+        (subjects.INPUT, _consumer(subjects.ORCH_INPUT, None, 1024)),
+        (subjects.WORKFLOWS, _consumer(subjects.ORCH_DUE, subjects.ALL_DUE, 256)),
+    ]
+    for name, in_flight in queues.items():
+        try:
+            subjects.check_queue(name)
+        except Exception as error:
+            message = f"bus.queues: {error}"
+            raise ConfigError(message) from error
+        # A durable's name may hold neither dots nor wildcards; a queue's has none.
+        made.append((subjects.WORKFLOWS, _consumer(name, subjects.assigns_of(name), in_flight)))
+    return made
+
+
+def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "durable_name": name,
+        "ack_policy": "explicit",
+        "deliver_policy": "all",
+        "ack_wait": 30 * SECOND,
+        "max_deliver": -1,
+        "max_ack_pending": in_flight,
+        "max_waiting": 2048,
+    }
+    return config | ({"filter_subject": filter_subject} if filter_subject else {})
+
+
+async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = ()) -> list[str]:
+    """Make what is missing and bring the rest up to date; return a line for each thing that was changed."""
+    wanted = dict.fromkeys(SERVICES, DEFAULT_SLOTS) | dict(queues)
+    changes: list[str] = []
+    for config in streams(bus.settings.replicas):
+        changes += await _stream(bus, config)
+    for stream, config in consumers(wanted):
+        changes += await _durable(bus, stream, config)
+    return changes
+
+
+async def _stream(bus: Bus, config: dict[str, Any]) -> list[str]:
+    name = config["name"]
+    try:
+        there = (await bus.api(f"STREAM.INFO.{name}"))["config"]
+    except NotProvisioned:
+        await bus.api(f"STREAM.CREATE.{name}", config, wait=10)
+        return [f"made stream {name}"]
+    different = _differences(there, config)
+    if not different:
+        return []
+    try:
+        await bus.api(f"STREAM.UPDATE.{name}", there | config, wait=10)
+    except BusError as error:
+        message = f"stream {name} cannot be brought up to date ({', '.join(different)}): {error}"
+        raise ConfigError(message) from error
+    return [f"changed stream {name}: {', '.join(different)}"]
+
+
+async def _durable(bus: Bus, stream: str, config: dict[str, Any]) -> list[str]:
+    name = config["durable_name"]
+    try:
+        there = (await bus.api(f"CONSUMER.INFO.{stream}.{name}"))["config"]
+    except NotProvisioned:
+        there = None
+    if there is not None and not _differences(there, config):
+        return []
+    body = {"stream_name": stream, "config": config if there is None else there | config}
+    await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body, wait=10)
+    return [f"{'made' if there is None else 'changed'} consumer {name} of {stream}"]
+
+
+def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return the names of the settings that are not as wanted; the server leaves out what is zero or false."""
+    return sorted(key for key, value in wanted.items() if there.get(key) != value and (value or there.get(key)))

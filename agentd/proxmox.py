@@ -1,0 +1,343 @@
+"""Speak to Proxmox VE: the only file that imports proxmoxer and requests.
+
+Decided here:
+
+* proxmoxer's resource, its token header and its session are used, not its ProxmoxAPI: that throws the body of an
+  error away, and its helpers for tasks call a task without exit status a success.  Our serializer keeps the body.
+* proxmoxer blocks, so each call runs in a thread.  One session serves all threads (its pool is thread-safe): a new
+  TLS connection costs 68 ms, a kept one 1.3 ms.
+* A node has three pvedaemon workers, and one call that waits for a lock or a hung NFS server holds one of them.  So
+  at most two calls a node and process are in flight.  What pveproxy answers by itself (/version, /nodes,
+  /cluster/…, reads under /access, /nodes/N/status, lists of tasks) is not counted, and neither is the status of a
+  task: it costs a few ms, and a process that cannot see that its task is over holds on to all it holds.
+* Threads are bounded.  Some are kept back from the counted calls, so that dead nodes never take the last one.
+* The environment (proxies, REQUESTS_CA_BUNDLE, netrc) is not asked: it would change what is trusted, unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+from proxmoxer.backends.https import Backend, JsonSerializer
+from proxmoxer.core import ProxmoxResource, ResourceException
+from requests.adapters import HTTPAdapter
+
+from agentd.answers import TaskStatus, Upid, classify, failure, one_line, task_status
+from agentd.errors import AgentdError, ConfigError, Denied, ProxmoxUnavailable, Rejected, TemporaryError, UnknownOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Observe = Callable[[str, str, float], None]
+
+THREADS = 16
+THREADS_KEPT_BACK = 4
+CONNECT_TIMEOUT = 10.0
+DENIED_PAUSE = 5.0
+"""Seconds without a call after a 401: Proxmox delays each by 3 s, and a wrong token is not cured by asking again."""
+LOG_LINES = 10
+LOG_PAGE = 500
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+
+_UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
+_NODE = re.compile(r"/nodes/([^/]+)/")
+
+
+class Access(Protocol):
+    """What is needed of the section `[proxmox]`; `calls_per_node` is 1 or 2, `timeout` in seconds at least 35."""
+
+    @property
+    def url(self) -> str: ...  # noqa: D102
+    @property
+    def token_id(self) -> str: ...  # noqa: D102
+    @property
+    def ca_file(self) -> object: ...  # noqa: D102
+    @property
+    def verify(self) -> bool: ...  # noqa: D102
+    @property
+    def timeout(self) -> float: ...  # noqa: D102
+    @property
+    def calls_per_node(self) -> int: ...  # noqa: D102
+    @property
+    def vmid_min(self) -> int: ...  # noqa: D102
+    @property
+    def vmid_max(self) -> int: ...  # noqa: D102
+    def token(self) -> str:
+        """Return the token's secret; raises ConfigError."""
+        ...
+
+
+class _Serializer(JsonSerializer):  # type: ignore[misc]  # proxmoxer has no types
+    """Keep the whole answer: `total` stands beside `data`, and the message of an error is in the body."""
+
+    def loads(self, response: requests.Response) -> dict[str, Any]:
+        """Return the body; raises ValueError for what is no JSON object."""
+        return _object(response)
+
+    def loads_errors(self, response: requests.Response) -> dict[str, Any]:
+        """Return the body of an error, which is often empty."""
+        try:
+            return _object(response)
+        except ValueError:
+            return {}
+
+
+def _object(response: requests.Response) -> dict[str, Any]:
+    body = json.loads(response.content.decode())
+    if not isinstance(body, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - one kind for "this is not what Proxmox sends"
+    return body
+
+
+def encode(params: dict[str, Any]) -> dict[str, Any]:
+    """Return `params` as Proxmox reads them: 1 and 0 for booleans, nothing for None, a key a list's item.
+
+    requests percent-encodes the values (an '=' that is not would cut the value off).  A list becomes a repeated key,
+    which Proxmox takes for its arrays; what it wants as one string (`delete`, `tags`) the caller joins.
+    """
+    plain = {True: 1, False: 0}
+    return {
+        name: plain[value] if isinstance(value, bool) else value for name, value in params.items() if value is not None
+    }
+
+
+def _safe(path: str) -> str:
+    """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere."""
+    parts = path.strip("/").split("/")
+    if any(part in {"", ".", ".."} for part in parts) or re.search(r"[\x00-\x20\x7f?#\\]|%2[eEfF]", path):
+        raise Rejected(f"{one_line(path)!r} is not a path of the Proxmox API")
+    return "/" + "/".join(parts)
+
+
+class Proxmox:
+    """A Proxmox VE cluster, reached over HTTPS with an API token."""
+
+    def __init__(self, settings: Access, *, observe: Observe | None = None) -> None:
+        """Keep the settings; the token is read with the first call.
+
+        `observe` is told (method, outcome, seconds) of each call.
+        """
+        self.settings = settings
+        self.user: str = settings.token_id
+        """The token as Proxmox names it in lists of active tasks: `user@realm!name`."""
+        self.insecure = not settings.verify
+        self._api: ProxmoxResource | None = None
+        self._session: requests.Session | None = None
+        self._connecting = threading.Lock()
+        self._observe = observe
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="proxmox")
+        self._room = asyncio.Semaphore(THREADS - THREADS_KEPT_BACK)
+        self._nodes: dict[str, asyncio.Semaphore] = {}
+        self._denied: Denied | None = None
+        self._denied_until = 0.0
+
+    async def close(self) -> None:
+        """Close the connections; calls in flight end by themselves and nobody waits for them."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._session is not None:
+            self._session.close()
+
+    async def get(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401 - what Proxmox answers
+        """Return the data of GET `path`."""
+        return (await self._call("GET", path, params)).get("data")
+
+    async def post(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
+        """Return the data of POST `path`, often a UPID."""
+        return (await self._call("POST", path, params)).get("data")
+
+    async def put(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
+        """Return the data of PUT `path`, often nothing."""
+        return (await self._call("PUT", path, params)).get("data")
+
+    async def delete(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
+        """Return the data of DELETE `path`, often a UPID."""
+        return (await self._call("DELETE", path, params)).get("data")
+
+    async def permissions(self) -> dict[str, list[str]]:
+        """Return the token's privileges by path; {} is a blind token, for which every list is empty."""
+        data = await self.get("/access/permissions") or {}
+        return {path: sorted(name for name, held in each.items() if held is not None) for path, each in data.items()}
+
+    async def task(self, upid: str) -> TaskStatus:
+        """Return how the task `upid` stands, asked at its own node: no other knows it."""
+        return task_status(upid, await self.get(f"/nodes/{Upid.parse(upid).node}/tasks/{upid}/status"))
+
+    async def tasks(self, node: str, **filters: str | int) -> list[dict[str, Any]]:
+        """Return the tasks of `node`, newest first; `source=active` is prompt, the archive lags by up to 10 s."""
+        return await self.get(f"/nodes/{node}/tasks", **filters) or []
+
+    async def log_tail(self, upid: str, count: int = LOG_LINES) -> list[str]:
+        """Return the last `count` lines of the log of the task `upid`."""
+        path = f"/nodes/{Upid.parse(upid).node}/tasks/{upid}/log"
+        answer = await self._call("GET", path, {"start": 0, "limit": LOG_PAGE})
+        total = int(answer.get("total") or 0)
+        if total > LOG_PAGE:
+            answer = await self._call("GET", path, {"start": max(0, total - count), "limit": count})
+        return [one_line(line.get("t", "")) for line in answer.get("data") or []][-count:]
+
+    async def wait(self, upid: str, timeout: float, poll: float = FIRST_PAUSE) -> list[str]:  # noqa: ASYNC109
+        """Wait until the task `upid` is over and return its warnings.
+
+        Raises TaskFailed with the last lines of the log, GuestLocked or NoQuorum if that is why the task failed
+        (nothing was done, forget the UPID), TemporaryError if it still runs after `timeout` seconds.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            try:
+                status = await self.task(upid)
+                if not status.running:
+                    return await self._ended(status)
+                trouble = ""
+            except ProxmoxUnavailable as error:
+                trouble = f" (last answer: {error})"
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TemporaryError(f"the task {upid} is not known to be over after {timeout:.0f} s{trouble}")
+            await asyncio.sleep(min(poll, left))
+            poll = min(poll * 1.5, LONGEST_PAUSE)
+
+    async def _ended(self, status: TaskStatus) -> list[str]:
+        if status.exit == "OK":
+            return []
+        log = await self.log_tail(status.upid, 100 if status.warnings else LOG_LINES)
+        if not status.succeeded:
+            raise failure(status, log)
+        return [line for line in log if re.match(r"warn(ing)?\b", line, re.IGNORECASE)] or [status.exit]
+
+    async def _call(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
+        path = _safe(path)
+        started = time.monotonic()
+        if self._denied is not None and started < self._denied_until:
+            raise self._denied
+        answer = await self._in_thread(method, path, encode(params))
+        error = answer if isinstance(answer, AgentdError) else None
+        if self._observe is not None:
+            self._observe(method, error.code if error else "ok", time.monotonic() - started)
+        if isinstance(answer, dict):
+            return answer
+        raise answer
+
+    async def _in_thread(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
+        """Run one call in a thread, within the bounds.
+
+        Who is cancelled while waiting for room has sent nothing.  A call in flight ends by itself, and its place is
+        free only then: the node's worker is busy for as long.
+        """
+        held = self._limits(method, path)
+        taken: list[asyncio.Semaphore] = []
+        try:
+            for each in held:
+                await each.acquire()
+                taken.append(each)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, path, params)
+        except BaseException:
+            for each in taken:
+                each.release()
+            raise
+
+        def give_back(_: object) -> None:
+            for each in taken:
+                each.release()
+
+        future.add_done_callback(give_back)
+        return await asyncio.shield(future)
+
+    def _limits(self, method: str, path: str) -> list[asyncio.Semaphore]:
+        if method == "GET" and (_UNCOUNTED.match(path) or not path.startswith("/nodes/")):
+            return []
+        found = _NODE.match(path + "/")
+        node = found[1] if found else ""  # "" is the node that we are connected to
+        counted = self._nodes.setdefault(node, asyncio.Semaphore(self.settings.calls_per_node))
+        return [counted, self._room]
+
+    def _connect(self) -> ProxmoxResource:
+        """Return the API with its session, made anew after a 401: the token may have been replaced (in a thread)."""
+        with self._connecting:
+            if self._api is not None:
+                return self._api
+            url = urlsplit(self.settings.url)
+            user, _, name = self.user.partition("!")
+            ca_file = self.settings.ca_file
+            backend = Backend(
+                url.hostname or "",
+                port=url.port or 8006,
+                path_prefix=url.path.strip("/") or None,
+                user=user,
+                token_name=name,
+                token_value=self.settings.token().rpartition("=")[2],  # Proxmox shows it as user@realm!name=secret
+                verify_ssl=self.settings.verify and (str(ca_file) if ca_file else True),
+                timeout=(CONNECT_TIMEOUT, self.settings.timeout),
+            )
+            session = backend.get_session()
+            session.trust_env = False
+            session.max_redirects = 0  # Proxmox sends none, and the token is for nobody else
+            session.mount("https://", HTTPAdapter(pool_connections=1, pool_maxsize=THREADS))
+            if self._session is not None:
+                self._session.close()
+            self._session = session
+            self._api = ProxmoxResource(base_url=backend.get_base_url(), session=session, serializer=_Serializer())
+            return self._api
+
+    def _send(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
+        """Send one request (in a thread) and return the answer or the error; nothing is raised."""
+        try:
+            verb = getattr(self._connect()(path.lstrip("/")), method.lower())
+        except ConfigError as error:
+            return error
+        started = time.monotonic()
+        try:
+            try:
+                answer: dict[str, Any] = verb(**params)
+            except requests.ConnectionError:
+                # A kept connection that pveproxy closed just now; a read may be sent again, but not after a time-out.
+                if method != "GET" or time.monotonic() - started > 1.0:
+                    raise
+                answer = verb(**params)
+        except ResourceException as error:
+            return self._refused(method, path, error)
+        except requests.RequestException as error:
+            return _lost(method, path, error)
+        except ValueError as error:
+            return _unanswered(method, f"{method} {path}: the answer is not from Proxmox: {error}")
+        except OSError as error:
+            return ConfigError(f"proxmox: {one_line(error)}")
+        return answer
+
+    def _refused(self, method: str, path: str, error: ResourceException) -> AgentdError:
+        body = error.errors or {}
+        found = classify(
+            method, error.status_code, error.content or "", body.get("errors"), body, path=path, token=self.user
+        )
+        if error.status_code == requests.codes.unauthorized and isinstance(found, Denied):
+            self._denied, self._denied_until = found, time.monotonic() + DENIED_PAUSE
+            self._api = None
+        return found
+
+
+def _lost(method: str, path: str, error: requests.RequestException) -> AgentdError:
+    """Return what a request without an answer means: it counts whether it can have been sent."""
+    where = f"{method} {path}"
+    cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
+    if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return ProxmoxUnavailable(f"{where}: the server's certificate is not trusted: {one_line(cause)}", delay=30.0)
+    # urllib3 is requests' own affair: its error is known by its name (and NameResolutionError is one).
+    unsent = any(kind.__name__ == "NewConnectionError" for kind in type(cause).__mro__)
+    if unsent or isinstance(error, requests.ConnectTimeout):
+        return ProxmoxUnavailable(f"{where}: Proxmox is not reachable: {one_line(cause)}", delay=3.0)
+    if isinstance(error, requests.Timeout):
+        return _unanswered(method, f"{where}: no answer in time")
+    return _unanswered(method, f"{where}: the connection was lost: {one_line(cause)}")
+
+
+def _unanswered(method: str, text: str) -> AgentdError:
+    if method == "GET":
+        return ProxmoxUnavailable(text, delay=2.0)
+    return UnknownOutcome(f"{text}; it may have happened", delay=2.0)

@@ -1,0 +1,97 @@
+"""What a role is, and all that it may touch.
+
+A role is an object with a name and a coroutine `run`.  The supervisor builds its Context, runs it, starts it
+again with growing pauses when it fails, and sets `context.stopping` when it is time to go: then a role takes no
+new work, finishes or hands back what runs, and returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from agentd.config import Config
+    from agentd.logs import Logger
+    from agentd.metrics import Metrics
+    from agentd.policy import Policy
+    from agentd.proxmox import Proxmox
+    from agentd.tools import Tool
+    from agentd.worker import Worker
+    from agentd.workflows import Definition
+
+
+class Settings(BaseModel):
+    """Base of a role's own settings: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass
+class Health:
+    """Whether a role is ready to work, and if not, why; shown by /readyz, `agentd agents` and systemd's STATUS."""
+
+    ready: bool = False
+    reason: str = "starting"
+
+    def up(self) -> None:
+        """Say that the role works."""
+        self.ready, self.reason = True, ""
+
+    def down(self, reason: str) -> None:
+        """Say why the role does not work now."""
+        self.ready, self.reason = False, reason
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a role may touch.
+
+    instance   name of this daemon instance
+    node       name of the machine, as Proxmox knows it
+    agent_id   `<instance>-<node>`
+    settings   the role's own settings, checked
+    tools      every tool that the loaded plugins offer, by name
+    workflows  every workflow definition that the loaded plugins offer, by name
+    worker     runs tools with effect records, policy and audit
+    stopping   set when it is time to go
+    """
+
+    instance: str
+    node: str
+    agent_id: str
+    config: Config
+    settings: Any
+    bus: Bus
+    tools: dict[str, Tool]
+    workflows: dict[str, Definition]
+    worker: Worker
+    policy: Policy
+    metrics: Metrics
+    log: Logger
+    proxmox: Proxmox | None = None
+    health: Health = field(default_factory=Health)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@runtime_checkable
+class Role(Protocol):
+    """What a plugin's `agentd_role` hook returns."""
+
+    name: str
+    port: int
+    """Port of the status page of an instance that plays this role alone."""
+    services: tuple[str, ...]
+    """Queues of work that this role serves; announced as ServiceRegistration when not empty."""
+
+    async def run(self, context: Context) -> None:
+        """Work until `context.stopping` is set; call `context.health.up()` once work is being done."""
+        ...
+
+    def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
+        """Take over new settings (SIGHUP): thresholds and the like, without a restart."""
+        ...

@@ -1,0 +1,173 @@
+"""Every subject, stream, bucket and consumer name, in one place.
+
+Streams: AI_REQUESTS and AI_INPUT are work queues, AI_WORKFLOWS is the state of all workflows and is written
+by orchestrators alone, AI_EFFECTS holds effect records, AI_AUDIT the hash chains, AI_METRICS what may be lost,
+AI_DEAD the server's advisories about messages that were given up.  `bus.provision` makes them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from agentd.errors import InvalidMessage
+
+REQUESTS: Final = "AI_REQUESTS"
+INPUT: Final = "AI_INPUT"
+WORKFLOWS: Final = "AI_WORKFLOWS"
+EFFECTS: Final = "AI_EFFECTS"
+AUDIT: Final = "AI_AUDIT"
+METRICS: Final = "AI_METRICS"
+DEAD: Final = "AI_DEAD"
+
+LIVE: Final = "live"
+ALERTS: Final = "alerts"
+RESULTS: Final = "results"
+CONF: Final = "conf"
+
+ORCH_REQUESTS: Final = "orch-req"
+ORCH_INPUT: Final = "orch"
+ORCH_DUE: Final = "orch-due"
+
+WORKFLOW_REQUEST: Final = "ai.workflows.request"
+TASK_COMPLETE: Final = "ai.tasks.complete"
+AGENT_REGISTER: Final = "ai.agents.register"
+SERVICE_REGISTER: Final = "ai.mcp.register"
+AGENT_DISCOVERY: Final = "ai.agents.discovery.request"
+SERVICE_DISCOVERY: Final = "ai.mcp.discovery.request"
+ALL_EVENTS: Final = "ai.workflows.event.*"
+ALL_DUE: Final = "ai.workflows.due.>"
+ALL_HEARTBEATS: Final = "ai.heartbeat.>"
+ALL_METRICS: Final = "ai.metrics.>"
+ALL_ALERTS: Final = "ai.alerts.>"
+
+WHOLE_WORKFLOW: Final = "_"
+"""The task token of timers that belong to the workflow as a whole; no task may be named so."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_TASK = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
+_QUEUE = re.compile(r"[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_-]{1,64})?(\+[A-Za-z0-9_-]{1,64})?\Z")
+
+
+def check_id(value: str, field: str = "workflow_id") -> str:
+    """Return `value` if it may be one token of a subject, else raise InvalidMessage naming `field`."""
+    if not _ID.match(value):
+        message = f"{field}: {value!r} is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -"
+        raise InvalidMessage(message)
+    return value
+
+
+def check_task(value: str) -> str:
+    """Return `value` if it may name a task of a plan, else raise InvalidMessage."""
+    if not _TASK.match(value):
+        message = f"task: {value!r} is not a task name; use a letter, then up to 63 of A-Z a-z 0-9 _ and -"
+        raise InvalidMessage(message)
+    return value
+
+
+def check_queue(value: str) -> str:
+    """Return `value` if it is a queue (`service`, `service@node`, `…+class`), else raise InvalidMessage."""
+    if not _QUEUE.match(value):
+        message = f"queue: {value!r} is not <service>[@<node>][+<class>]"
+        raise InvalidMessage(message)
+    return value
+
+
+def request(principal: str) -> str:
+    """ai.workflows.request.<principal>."""
+    return f"ai.workflows.request.{principal}"
+
+
+def signal(principal: str, workflow: str) -> str:
+    """ai.workflows.signal.<principal>.<workflow>."""
+    return f"ai.workflows.signal.{principal}.{workflow}"
+
+
+def complete(agent: str, workflow: str, task: str) -> str:
+    """ai.tasks.complete.<agent>.<workflow>.<task>."""
+    return f"ai.tasks.complete.{agent}.{workflow}.{task}"
+
+
+def event(workflow: str) -> str:
+    """ai.workflows.event.<workflow>."""
+    return f"ai.workflows.event.{workflow}"
+
+
+def timer(workflow: str, task: str, attempt: str) -> str:
+    """ai.workflows.timer.<workflow>.<task>.<attempt>; a retry's attempt is written `r2`."""
+    return f"ai.workflows.timer.{workflow}.{task}.{attempt}"
+
+
+def due(workflow: str, task: str, attempt: str) -> str:
+    """ai.workflows.due.<workflow>.<task>.<attempt>: where a timer's message arrives."""
+    return f"ai.workflows.due.{workflow}.{task}.{attempt}"
+
+
+def assign(queue: str, workflow: str, task: str, attempt: int) -> str:
+    """ai.tasks.assign.<queue>.<workflow>.<task>.<attempt>."""
+    return f"ai.tasks.assign.{queue}.{workflow}.{task}.{attempt}"
+
+
+def assigns_of(queue: str) -> str:
+    """ai.tasks.assign.<queue>.*.*.*: what the consumer of a queue is filtered by."""
+    return f"ai.tasks.assign.{queue}.*.*.*"
+
+
+def assign_plain(agent: str) -> str:
+    """ai.tasks.assign.<agent>: where a plain agent listens."""
+    return f"ai.tasks.assign.{agent}"
+
+
+def response(workflow: str) -> str:
+    """ai.workflows.response.<workflow>."""
+    return f"ai.workflows.response.{workflow}"
+
+
+def effect(service: str, key: str) -> str:
+    """ai.effects.<service>.<workflow>.<task>[.<step>]; `key` is the part after the service."""
+    return f"ai.effects.{service}.{key}"
+
+
+def effect_key(workflow: str, task: str, step: str | None = None) -> str:
+    """<workflow>.<task>[.<step>]: what an effect is known by, and the mark that it leaves on a guest."""
+    return f"{workflow}.{task}" if step is None else f"{workflow}.{task}.{step}"
+
+
+def audit(agent: str) -> str:
+    """ai.audit.<agent>."""
+    return f"ai.audit.{agent}"
+
+
+def tool_call(service: str, tool: str) -> str:
+    """ai.tools.call.<service>.<tool>."""
+    return f"ai.tools.call.{service}.{tool}"
+
+
+def heartbeat(agent: str) -> str:
+    """ai.heartbeat.<agent>."""
+    return f"ai.heartbeat.{agent}"
+
+
+def metrics(agent: str) -> str:
+    """ai.metrics.<agent>."""
+    return f"ai.metrics.{agent}"
+
+
+def alert(kind: str) -> str:
+    """ai.alerts.<type>."""
+    return f"ai.alerts.{kind}"
+
+
+def critical_error(service: str) -> str:
+    """ai.critical_errors.<service>."""
+    return f"ai.critical_errors.{service}"
+
+
+def control(agent: str) -> str:
+    """ai.control.<agent>."""
+    return f"ai.control.{agent}"
+
+
+def agent_id(instance: str, node: str) -> str:
+    """<instance>-<node>, with the dots of a host name replaced: it must be one token."""
+    return f"{instance}-{node.partition('.')[0]}"

@@ -1,0 +1,352 @@
+"""Builds, runs, restarts, drains and stops the roles of one instance; tells systemd.
+
+What starts in order stops in the reverse order: journal, page, bus, Proxmox, worker, roles, announcement.
+The page comes before the bus, so that a daemon without NATS can say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agentd import __version__, logs
+from agentd.bus import Bus
+from agentd.errors import BusUnavailable, ConfigError, InvalidMessage
+from agentd.journal import Journal
+from agentd.ledger import Ledger
+from agentd.messages import AgentRegistration, Presence, ServiceRegistration, now
+from agentd.metrics import Metrics
+from agentd.network import DaemonView
+from agentd.notify import Systemd
+from agentd.plugins import Plugins, wanted
+from agentd.policy import Policy
+from agentd.presence import Announcer
+from agentd.proxmox import Proxmox
+from agentd.role import Context, Health, Role
+from agentd.subjects import agent_id
+from agentd.web.server import WebServer
+from agentd.web.view import Identity, PluginState, PluginStatus, QuarantinedTool, Reason, RoleState
+from agentd.worker import Worker
+from agentd.workflows import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentd.config import Config
+    from agentd.logs import Logger
+
+MAX_CLOCK_OFFSET = 2.0
+"""Seconds that our clock may differ from NATS's before the daemon is not ready: deadlines are the server's."""
+MAX_PAUSE = 60.0
+"""Longest pause in seconds before a failed role is started again."""
+STEADY = 60.0
+"""Seconds of work after which a failure counts as the first one again."""
+
+
+@dataclass
+class _Running:
+    role: Role
+    context: Context
+    health: Health = field(default_factory=Health)
+
+
+class Supervisor:
+    """One daemon: an instance with its roles."""
+
+    def __init__(self, config: Config, name: str, *, reload: Callable[[], Config]) -> None:
+        """Check the configuration, load plugins and settings; nothing is started.  Raises ConfigError."""
+        self.config = config
+        self.name = name
+        self.instance = config.instance(name)
+        self.agent_id = agent_id(name, config.node.name)
+        self.log: Logger = logs.get_logger(agent=self.agent_id)
+        self.started = now()
+        self.stopping = asyncio.Event()
+        self.draining = False
+        self.metrics = Metrics(__version__)
+        self.plugins = Plugins(config, wanted(config, self.instance.roles))
+        self.roles = {each: self.plugins.role(each) for each in self.instance.roles}
+        self.settings = {each: self.plugins.settings(each) for each in self.roles}
+        self.workflows = self.plugins.workflows()
+        self.proxmox = Proxmox(config.proxmox, observe=self.metrics.proxmox_call) if config.proxmox else None
+        self.tools = self.plugins.tools(config.node.name, self.proxmox)
+        self.bus = Bus(config.bus, self.agent_id, self.log)
+        self.url = ""
+        self._reload = reload
+        self._systemd = Systemd()
+        self._running: list[_Running] = []
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        """Run until a signal says stop; return the exit code."""
+        self._catch_signals()
+        async with contextlib.AsyncExitStack() as stack:
+            journal = Journal(self.config.node.state_dir / f"{self.name}.journal")
+            stack.callback(journal.close)
+            await self._start_page(stack)
+            await self._connect(stack)
+            if self.stopping.is_set():
+                return self._exit_code
+            for reply in journal.left_open:
+                self.bus.send(reply, b"-NAK")
+            worker = self._build(journal)
+            async with asyncio.TaskGroup() as group:
+                for each in self._running:
+                    group.create_task(self._keep_running(each))
+                announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log)
+                group.create_task(announcer.run(self.stopping))
+                group.create_task(self._tell_systemd())
+                group.create_task(self._watch_bus())
+        self.log.info("stopped", code=self._exit_code)
+        return self._exit_code
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    async def _start_page(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.config.web
+        if not settings.enabled:
+            return
+        port = self.instance.port
+        if port is None:
+            port = next(iter(self.roles.values())).port
+        view = DaemonView(self.bus, self.identity, self.plugin_states, self.readiness, self.metrics.render)
+        routes = [route for each in self.roles.values() for route in getattr(each, "routes", ())]
+        page = WebServer(view, host=settings.host, port=port, allowed_hosts=settings.allowed_hosts, routes=routes)
+        port = await page.start()
+        stack.push_async_callback(page.stop)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"http://{host}:{port}"
+        self.log.info("status page", url=self.url)
+
+    async def _connect(self, stack: contextlib.AsyncExitStack) -> None:
+        """Connect to NATS, for as long as it takes."""
+        stack.push_async_callback(self.bus.close)
+        if self.proxmox is not None:
+            stack.push_async_callback(self.proxmox.close)
+        while not self.stopping.is_set():
+            self._systemd.waiting("waiting for NATS", 30)
+            try:
+                await self.bus.connect(wait=10)
+            except BusUnavailable as error:
+                self.log.warning("waiting for NATS", reason=str(error))
+            else:
+                return
+
+    def _build(self, journal: Journal) -> Worker:
+        """Wire everything: the one place where the parts of a daemon meet."""
+        config = self.config
+        policy = Policy.of(config.policy)
+        ledger = Ledger(self.bus, self.agent_id)
+        worker = Worker(
+            self.bus,
+            self.agent_id,
+            self.tools,
+            policy=policy,
+            ledger=ledger,
+            metrics=self.metrics,
+            log=self.log,
+            journal=journal,
+            slots=self.instance.slots,
+        )
+        for name, role in self.roles.items():
+            context = Context(
+                instance=self.name,
+                node=config.node.name,
+                agent_id=self.agent_id,
+                config=config,
+                settings=self.settings[name],
+                bus=self.bus,
+                tools=self.tools,
+                workflows=self.workflows,
+                worker=worker,
+                policy=policy,
+                metrics=self.metrics,
+                log=self.log.bind(role=name),
+                proxmox=self.proxmox,
+                stopping=self.stopping,
+            )
+            self._running.append(_Running(role, context))
+        return worker
+
+    async def _keep_running(self, running: _Running) -> None:
+        """Run a role; start it again when it fails or ends on its own."""
+        role, context = running.role, running.context
+        failures = 0
+        while not self.stopping.is_set():
+            begun = time.monotonic()
+            try:
+                await role.run(context)
+                reason = "ended on its own"
+            except Exception as error:  # whatever a role raises, the others go on
+                reason = f"{type(error).__name__}: {_first(error)}"
+                self.log.exception("a role failed", role=role.name)
+            if self.stopping.is_set():
+                return
+            failures = 1 if time.monotonic() - begun > STEADY else failures + 1
+            pause = min(2.0 ** (failures - 1), MAX_PAUSE)
+            context.health.down(f"failed, again in {pause:.0f} s: {reason}")
+            self.metrics.role_restarts.labels(role.name).inc()
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+
+    # -- while it runs ------------------------------------------------------------------------------------------------
+
+    async def _tell_systemd(self) -> None:
+        """Say READY once every role works, and feed the watchdog while the loop turns."""
+        told = ""
+        ready = False
+        every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
+        while not self.stopping.is_set():
+            reasons = self.readiness()
+            status = "; ".join(f"{each.source}: {each.text}" for each in reasons) or "working"
+            if not reasons and not ready:
+                ready = True
+                self._systemd.ready(status)
+                self.log.info("ready", roles=list(self.roles))
+            elif status != told:
+                self._systemd.status(status)
+            told = status
+            self._systemd.alive()
+            self._measure()
+            await self._pause(0.05 if not ready else every)
+        self._systemd.stopping()
+
+    def _measure(self) -> None:
+        self.metrics.bus_counted(self.bus.counters)
+        self.metrics.bus_connected.set(self.bus.connected)
+        for running in self._running:
+            self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
+
+    async def _watch_bus(self) -> None:
+        """A closed connection does not come back: leave, and let systemd start us again."""
+        closed = asyncio.ensure_future(self.bus.closed.wait())
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if self.bus.closed.is_set() and not self.stopping.is_set():
+            self.log.error("NATS closed the connection for good: leaving, to be started again")
+            self._exit_code = BusUnavailable.exit_code
+            self.stopping.set()
+        closed.cancel()
+        stopping.cancel()
+
+    def stop(self) -> None:
+        """Begin to drain: no new work, what runs is finished or handed back; a second time does no more."""
+        if not self.stopping.is_set():
+            self.log.info("stopping")
+        self.stopping.set()
+
+    def reload(self) -> None:
+        """Take over what can change while running: the log level and the roles' own settings (SIGHUP)."""
+        self._systemd.reloading()
+        try:
+            config = self._reload()
+            plugins = Plugins(config, wanted(config, self.instance.roles))
+            settings = {name: plugins.settings(name) for name in self.roles}
+        except ConfigError as error:
+            self.log.error("not reloaded", reason=str(error))  # the old configuration stays in force
+        else:
+            logs.set_level(config.log.level)
+            for name, role in self.roles.items():
+                role.reload(settings[name])
+            self.log.info("reloaded")
+        self._systemd.ready("working")
+
+    async def _control(self, action: str) -> str:
+        """Carry out `ai.control.<agent>`."""
+        if action == "drain":
+            self.draining = True
+            self.stop()
+            return "draining: no new work; the process ends when what runs is finished"
+        if action == "reload":
+            self.reload()
+            return "reloaded"
+        message = f"action: unknown {action!r}; there are drain, reload"
+        raise InvalidMessage(message)
+
+    def _describe(self, worker: Worker) -> Presence:
+        status = "offline" if self.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
+        services = [each for role in self.roles.values() for each in role.services]
+        agent = AgentRegistration(
+            agent_id=self.agent_id,
+            capabilities=sorted({each.capability for each in self.tools.values() if each.service in services}),
+            load=round(worker.load, 3),
+            status=status if not self.readiness() else "busy",
+            node=self.config.node.name,
+            role="+".join(self.roles),
+            version=__version__,
+            state_version=VERSION,
+            url=self.url,
+            timestamp=now(),
+        )
+        offered = [
+            ServiceRegistration(
+                service_id=name,
+                service_type=name,
+                capabilities=sorted({each.capability for each in self.tools.values() if each.service == name}),
+                endpoint=self.url,
+                timestamp=now(),
+                tools=sorted(each.name for each in self.tools.values() if each.service == name),
+            )
+            for name in services
+        ]
+        return Presence(agent, offered, self.metrics.snapshot())
+
+    # -- the page's view ----------------------------------------------------------------------------------------------
+
+    def identity(self) -> Identity:
+        """Say who this daemon is and how its roles stand."""
+        warnings = []
+        if self.config.proxmox is not None and not self.config.proxmox.verify:
+            warnings.append("the certificate of Proxmox is not verified ([proxmox] verify = false)")
+        health = {each.role.name: each.context.health for each in self._running}
+        waiting = Health(reason="waiting for NATS")
+        roles = [
+            RoleState(name, health.get(name, waiting).ready, health.get(name, waiting).reason) for name in self.roles
+        ]
+        return Identity(self.name, self.config.node.name, self.agent_id, __version__, self.started, roles, warnings)
+
+    def plugin_states(self) -> list[PluginState]:
+        """List every plugin that was found."""
+        return [
+            PluginState(
+                each.name,
+                PluginStatus(each.status),
+                each.reason,
+                [QuarantinedTool(tool.name, tool.reason) for tool in each.quarantined],
+            )
+            for each in self.plugins.status.values()
+        ]
+
+    def readiness(self) -> list[Reason]:
+        """Say why this daemon is not ready; empty means ready."""
+        reasons = [] if not self.bus.problem else [Reason("bus", self.bus.problem)]
+        offset = self.bus.clock_offset
+        if abs(offset) > MAX_CLOCK_OFFSET:
+            reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))
+        for name in self.roles if not self._running else ():
+            reasons.append(Reason(name, "waiting for NATS"))
+        for each in self._running:
+            if not each.context.health.ready:
+                reasons.append(Reason(each.role.name, each.context.health.reason))
+        return reasons
+
+
+def _first(error: BaseException) -> str:
+    """Return the text of the first real error of a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__

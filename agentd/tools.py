@@ -1,0 +1,263 @@
+"""What a tool is: one definition, many faces.
+
+A tool is written once, as a typed async method with msgspec Structs for parameters and result, a tier, and a
+statement of how it may be repeated.  From that one definition come the task that orchestrators assign over
+NATS, the MCP tool with its schema and annotations, `agentd call NAME …`, the policy check and the audit line.
+
+    class Guests:
+        def __init__(self, proxmox: Proxmox) -> None: ...
+
+        @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+        async def start_vm(self, call: Call, p: StartVm) -> Guest:
+            \"\"\"Start a VM and wait until it runs.\"\"\"
+
+    tools = collect(Guests(proxmox), service="mcp-proxmox")
+
+A tool of tier `operate` or above touches the world once, through `call.once(look, act)`: several effects are
+several calls, each with a key of its own.  A tool that does not validate is quarantined alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
+
+import msgspec
+
+from agentd.errors import InvalidMessage
+from agentd.messages import Tier
+
+if TYPE_CHECKING:
+    from agentd.proxmox import Proxmox
+
+R = TypeVar("R")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+
+
+class Repeat(StrEnum):
+    """How a tool may be called again when nobody knows whether the first call had its effect."""
+
+    IDEMPOTENT = "idempotent"
+    """Doing it twice is the same as doing it once."""
+    MARKED = "marked"
+    """It leaves a mark in the world that can be found again."""
+    PROBED = "probed"
+    """The world is looked at first; if it is as wanted, nothing is done."""
+    UNSAFE = "unsafe"
+    """On doubt it stops and a person decides."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look found: the effect is there, or under way as the Proxmox task `upid`."""
+
+    upid: str = ""
+    adopted: bool = True
+
+
+class Call(Protocol):
+    """One call of a tool, as the tool sees it.
+
+    key        `<workflow>.<task>[.<step>]`: the mark to leave on what is made; "" for a plain read
+    principal  who asked
+    tier       the highest tier that this call may use
+    deadline   seconds that are left
+    """
+
+    key: str
+    principal: str
+    tier: Tier
+
+    def left(self) -> float:
+        """Return the seconds until this call's deadline."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the result: the call succeeded, but somebody should know."""
+        ...
+
+    def progress(self, text: str) -> None:
+        """Tell whoever waits what is being done now."""
+        ...
+
+    async def once(
+        self,
+        look: Callable[[], Awaitable[Found | None]],
+        act: Callable[[], Awaitable[str | None]],
+    ) -> Found:
+        """Have an effect on the world once, whatever dies meanwhile.
+
+        `look` tells whether our effect is there already (Found), not there (None), or raises PermanentError
+        when a stranger is in its place.  `act` starts it and returns the UPID of the Proxmox task, if there
+        is one.  The UPID is written down before `once` returns.  Raises Fenced when another process holds
+        this effect, UnknownOutcome when `act` was not answered (the worker looks again).
+        """
+        ...
+
+    async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
+        """Call another agent's tool inside this task; `step` names the call, so that repeating it is safe."""
+        ...
+
+
+Run = Callable[[Call, Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One typed operation; `run` is bound and takes (call, parameters)."""
+
+    name: str
+    service: str
+    description: str
+    tier: Tier
+    repeat: Repeat
+    capability: str
+    parameters: type[msgspec.Struct]
+    result: Any
+    run: Run
+
+    def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
+        """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
+        unknown = set(parameters) - set(_field_names(self.parameters)) if isinstance(parameters, dict) else set()
+        if unknown:
+            message = f"{self.name}: unknown parameter {sorted(unknown)[0]!r}; there are {_listed(self.parameters)}"
+            raise InvalidMessage(message)
+        try:
+            return msgspec.convert(parameters, self.parameters)
+        except msgspec.ValidationError as error:
+            message = f"{self.name}: {error}"
+            raise InvalidMessage(message) from error
+
+    def input_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the parameters, with `type: object` at its root as MCP demands."""
+        return object_schema(self.parameters)
+
+    def output_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the result, with `type: object` at its root."""
+        return object_schema(self.result)
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """What a plugin may bind its tools to; `proxmox` is None where the configuration names no Proxmox."""
+
+    node: str
+    proxmox: Proxmox | None
+    settings: Any
+
+
+@dataclass(frozen=True)
+class BrokenTool:
+    """A tool that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Marking:
+    tier: Tier
+    repeat: Repeat
+    capability: str
+
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+def tool(*, tier: Tier, repeat: Repeat, capability: str) -> Callable[[F], F]:
+    """Mark an async method `(self, call, p: SomeStruct) -> SomeStruct` as a tool; its docstring describes it."""
+
+    def mark(method: F) -> F:
+        method.__agentd_tool__ = _Marking(tier, repeat, capability)  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def collect(owner: object, *, service: str) -> list[Tool | BrokenTool]:
+    """Return the tools among the methods of `owner`; one that does not validate comes as a BrokenTool."""
+    found: list[Tool | BrokenTool] = []
+    for name, method in inspect.getmembers(owner, inspect.ismethod):
+        marking = getattr(method, "__agentd_tool__", None)
+        if marking is None:
+            continue
+        try:
+            found.append(_define(name, method, marking, service))
+        except (TypeError, ValueError, NameError) as error:
+            found.append(BrokenTool(name, str(error)))
+    return found
+
+
+def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
+    if not _NAME.match(name):
+        message = f"{name!r} is not a tool name"
+        raise ValueError(message)
+    if not inspect.iscoroutinefunction(method):
+        message = "a tool is an async method"
+        raise TypeError(message)
+    hints = get_type_hints(method)
+    result = hints.pop("return", None)
+    hints.pop("call", None)
+    if len(hints) != 1 or result is None:
+        message = "a tool takes (call, p: Parameters) and says what it returns"
+        raise TypeError(message)
+    parameters = next(iter(hints.values()))
+    made = Tool(
+        name=name,
+        service=service,
+        description=inspect.getdoc(method) or "",
+        tier=marking.tier,
+        repeat=marking.repeat,
+        capability=marking.capability,
+        parameters=parameters,
+        result=result,
+        run=method,
+    )
+    if not made.description:
+        message = "a tool has a docstring: it is what an AI client reads"
+        raise ValueError(message)
+    made.input_schema()
+    made.output_schema()
+    return made
+
+
+def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that msgspec knows
+    """Return the JSON Schema of `kind` with its root inlined; raises TypeError if it is not an object."""
+    (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    if "$ref" in schema:
+        schema = dict(components.pop(schema["$ref"].rpartition("/")[2]))
+    if schema.get("type") != "object":
+        message = f"{kind} is not an object in JSON"
+        raise TypeError(message)
+    if components:
+        schema["$defs"] = components
+    return schema
+
+
+def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
+    """Return `tools` by name; raises ValueError when two have the same one."""
+    named: dict[str, Tool] = {}
+    for each in tools:
+        if each.name in named:
+            message = f"two tools are called {each.name!r}: of {named[each.name].service} and of {each.service}"
+            raise ValueError(message)
+        named[each.name] = each
+    return named
+
+
+def _field_names(kind: type[msgspec.Struct]) -> list[str]:
+    return [each.encode_name for each in msgspec.structs.fields(kind)]
+
+
+def _listed(kind: type[msgspec.Struct]) -> str:
+    return ", ".join(_field_names(kind)) or "none"
+
+
+def is_optional(annotation: object) -> bool:
+    """Tell whether `annotation` allows None."""
+    return type(None) in typing.get_args(annotation)

@@ -1,0 +1,275 @@
+"""The routes: each asks the view and answers as a page, JSON or plain text, as the client likes.
+
+Nothing here changes anything: every route is GET and HEAD.  Approvals go through the command line, where a
+principal is proven by NATS permissions; a page without a password must not stand in for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from agentd.errors import AgentdError, InvalidMessage
+from agentd.messages import encode
+from agentd.subjects import check_id
+from agentd.web import guard
+from agentd.web.openapi import Problem, Readiness, describe
+from agentd.web.overview import COUNTED, answer, gather
+from agentd.web.page import Asset, Pages
+from agentd.web.stream import MOST_CLIENTS, EventResponse, Streams
+from agentd.web.text import status_text, workflow_text
+
+if TYPE_CHECKING:
+    from starlette.datastructures import QueryParams
+
+    from agentd.web.view import View
+
+SHOWN: Final = 15
+"""Workflows on the status page unless `?limit=` says otherwise."""
+LISTED: Final = 50
+LISTED_AT_MOST: Final = 1000
+_EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
+_FORMATS = ("html", "json", "text")
+_FRESH = {"cache-control": "no-cache", "vary": "accept"}
+_NOT_FOUND, _INTERNAL, _UNAVAILABLE = 404, 500, 503
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def build(
+    view: View,
+    *,
+    allowed_hosts: Iterable[str] = (),
+    streams: Streams | None = None,
+    routes: Iterable[BaseRoute] = (),
+) -> Starlette:
+    """Return the web application over `view`; `allowed_hosts` are its names besides localhost and addresses.
+
+    `routes` are what roles serve beside it, such as `/mcp` of the bridge.
+    """
+    site = Site(view, streams or Streams(view))
+    return Starlette(
+        routes=[*site.routes(), *routes],
+        middleware=[
+            Middleware(guard.Guard, allowed_hosts=tuple(allowed_hosts)),
+            Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),
+        ],
+        exception_handlers={
+            HTTPException: site.on_http_error,
+            AgentdError: site.on_agentd_error,
+            Exception: site.on_bug,
+        },
+    )
+
+
+class Site:
+    """Every route, over one view."""
+
+    def __init__(self, view: View, streams: Streams) -> None:
+        self._view = view
+        self._streams = streams
+        self._pages = Pages()
+
+    def routes(self) -> list[Route]:
+        """Return all routes in the order of DESIGN.md."""
+        view = self._view
+        listed = {
+            "agents": view.agents,
+            "services": view.services,
+            "tasks": view.tasks,
+            "metrics": view.metrics,
+            "alerts": view.alerts,
+        }
+        return [
+            Route("/", self.status),
+            Route("/workflows/{id}", self.workflow),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
+            *(Route(f"/api/{name}", _listing(ask)) for name, ask in listed.items()),
+            Route("/api/workflows", self.api_workflows),
+            Route("/api/workflows/{id}", self.api_workflow),
+            Route("/api/plugins", self.api_plugins),
+            Route("/api/openapi.json", self.openapi),
+            Route("/events", self.events),
+            Route("/static/{name}", self.static),
+        ]
+
+    async def status(self, request: Request) -> Response:
+        """Answer with the whole picture; 503 when the network can't be asked, and the page says so."""
+        _known(request, "limit", "format")
+        limit = _number(request.query_params, "limit", SHOWN, COUNTED)
+        form = _format(request)
+        picture = await gather(self._view)
+        code = _UNAVAILABLE if picture.problems else 200
+        if form == "json":
+            return _json(picture, code)
+        if form == "text":
+            return PlainTextResponse(status_text(picture, limit), code, _FRESH)
+        return _html(self._pages.status(picture, limit), code)
+
+    async def workflow(self, request: Request) -> Response:
+        """Answer with one workflow."""
+        _known(request, "format")
+        form = _format(request)
+        detail = await self._find(request)
+        if form == "json":
+            return _json(detail)
+        if form == "text":
+            return PlainTextResponse(workflow_text(detail), headers=_FRESH)
+        return _html(self._pages.workflow(self._view.identity(), detail))
+
+    async def healthz(self, _: Request) -> Response:
+        """Say that the process works; whether it can do its work is /readyz."""
+        return PlainTextResponse("ok\n", headers=_FRESH)
+
+    async def readyz(self, request: Request) -> Response:
+        """Say whether this daemon is ready, and if not, why."""
+        _known(request, "format")
+        reasons = self._view.readiness()
+        code = _UNAVAILABLE if reasons else 200
+        if _format(request) != "text":
+            return _json(Readiness(not reasons, reasons), code)
+        text = "".join(f"{each.source}: {each.text}\n" for each in reasons) or "ready\n"
+        return PlainTextResponse(text, code, _FRESH)
+
+    async def metrics(self, _: Request) -> Response:
+        """Answer Prometheus."""
+        return Response(await self._view.prometheus(), headers={"content-type": _EXPOSITION})
+
+    async def api_workflows(self, request: Request) -> Response:
+        """List workflows."""
+        _known(request, "limit", "status")
+        limit = _number(request.query_params, "limit", LISTED, LISTED_AT_MOST)
+        status = request.query_params.get("status", "")
+        return _json(await answer(self._view.workflows(limit, status)))
+
+    async def api_workflow(self, request: Request) -> Response:
+        """Answer with one workflow, as JSON."""
+        _known(request)
+        return _json(await self._find(request))
+
+    async def api_plugins(self, request: Request) -> Response:
+        """List the plugins of this daemon."""
+        _known(request)
+        return _json(self._view.plugins())
+
+    async def openapi(self, _: Request) -> Response:
+        """Describe the API."""
+        return _json(describe(self._view.identity().version))
+
+    async def events(self, request: Request) -> Response:
+        """Open a stream of live changes."""
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        if request.method == "HEAD":
+            return Response(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
+        if self._streams.full:
+            raise HTTPException(_UNAVAILABLE, f"{MOST_CLIENTS} streams are open; close one first")
+        return EventResponse(self._streams.follow(), headers=headers)
+
+    async def static(self, request: Request) -> Response:
+        """Answer with a static file; one asked for by its present tag never changes."""
+        asset = self._pages.assets.get(request.path_params["name"])
+        if asset is None:
+            raise HTTPException(_NOT_FOUND)
+        lasting = request.query_params.get("v") == asset.etag
+        headers = {
+            "etag": f'W/"{asset.etag}"',
+            "cache-control": "public, max-age=31536000, immutable" if lasting else "no-cache",
+        }
+        if _has(request, asset):
+            return Response(status_code=304, headers=headers)
+        return Response(asset.body, headers={**headers, "content-type": asset.media_type})
+
+    async def on_http_error(self, request: Request, error: Exception) -> Response:
+        """Answer what a route refused."""
+        if not isinstance(error, HTTPException):
+            raise error
+        text = error.detail
+        if error.status_code == _NOT_FOUND and text == HTTPStatus.NOT_FOUND.phrase:
+            text = f"there is no {request.url.path} here"
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            text = f"{request.method} is not allowed here; nothing can be changed over HTTP"
+        response = self._problem(request, error.status_code, text)
+        response.headers.update(error.headers or {})
+        return response
+
+    async def on_agentd_error(self, request: Request, error: Exception) -> Response:
+        """Answer 400 for what the client got wrong, 503 for what can't be done now."""
+        code = 400 if isinstance(error, InvalidMessage) else _UNAVAILABLE
+        return self._problem(request, code, str(error))
+
+    async def on_bug(self, request: Request, _: Exception) -> Response:
+        """Answer 500; Starlette raises the error again, and uvicorn logs its traceback."""
+        response = self._problem(request, _INTERNAL, "a bug in agentd; `journalctl -u 'agentd@*'` has its traceback")
+        response.headers.update(guard.SECURITY)  # this answer is given outside of the guard
+        return response
+
+    async def _find(self, request: Request) -> Any:  # noqa: ANN401
+        workflow_id = check_id(request.path_params["id"])
+        detail = await answer(self._view.workflow(workflow_id))
+        if detail is None:
+            raise HTTPException(_NOT_FOUND, f"there is no workflow {workflow_id!r}; `agentd workflows` lists them")
+        return detail
+
+    def _problem(self, request: Request, code: int, text: str) -> Response:
+        if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+            return _json(Problem(text), code)
+        title = {400: "That can't be understood", 404: "Not here", 503: "The network can't be seen"}.get(code)
+        page = self._pages.problem(self._view.identity(), code, title or HTTPStatus(code).phrase, text)
+        return _html(page, code)
+
+
+def _listing(ask: Callable[[], Awaitable[object]]) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        _known(request)
+        return _json(await answer(ask()))
+
+    return endpoint
+
+
+def _json(value: object, code: int = 200) -> Response:
+    return Response(encode(value), code, {**_FRESH, "content-type": "application/json"})
+
+
+def _html(page: str, code: int = 200) -> Response:
+    return Response(page, code, {**_FRESH, "content-type": "text/html; charset=utf-8"})
+
+
+def _has(request: Request, asset: Asset) -> bool:
+    return asset.etag in request.headers.get("if-none-match", "")
+
+
+def _known(request: Request, *names: str) -> None:
+    for name in request.query_params:
+        if name not in names:
+            there = f"there are {', '.join(names)}" if names else "none is taken here"
+            raise HTTPException(400, f"unknown query parameter {name!r}; {there}")
+
+
+def _number(query: QueryParams, name: str, default: int, most: int) -> int:
+    given = query.get(name, str(default))
+    if not (given.isascii() and given.isdigit() and len(given) < len(str(most)) + 1 and 1 <= int(given) <= most):
+        raise HTTPException(400, f"{name}: {given[:40]!r} is not a number from 1 to {most}")
+    return int(given)
+
+
+def _format(request: Request) -> str:
+    given = request.query_params.get("format")
+    if given is not None:
+        if given not in _FORMATS:
+            raise HTTPException(400, f"format: {given[:40]!r} is not one of {', '.join(_FORMATS)}")
+        return given
+    accept = request.headers.get("accept", "")
+    if "text/html" in accept:
+        return "html"
+    return "json" if "application/json" in accept else "text"

@@ -1,0 +1,73 @@
+"""What stands before every route: who may be called by which name, and what a browser may do with an answer.
+
+The pages ask for no password, so loopback is not enough: a web page of a stranger can let its own name point to
+127.0.0.1 and read what stands there (DNS rebinding).  Hence the names that this server answers to are a list.  An
+address in digits is always answered: no name, no rebinding, and Prometheus scrapes by address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SECURITY: Final = {
+    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class Guard:
+    """Refuse foreign host names and set the security headers of every answer."""
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = ()) -> None:
+        self._app = app
+        self._names = {"localhost", *(name.lower().rstrip(".") for name in allowed_hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY)
+            await send(message)
+
+        host = Headers(scope=scope).get("host")
+        if host is None or self._is_ours(host):  # only HTTP/1.0 has none, and no browser speaks that
+            await self._app(scope, receive, send_safely)
+            return
+        name = "".join(char for char in host if char.isprintable())[:100]
+        text = f"This daemon does not answer to the name {name!r}; add it to web.allowed_hosts if it should.\n"
+        await PlainTextResponse(text, 421)(scope, receive, send_safely)
+
+    def _is_ours(self, host: str) -> bool:
+        name = _without_port(host.lower())
+        return name in self._names or _is_address(name)
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,73 @@
+"""The description of the API for programs, drawn from the Structs that it answers with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration
+from agentd.web.overview import Overview
+from agentd.web.view import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Say what was wrong with a request, or why it can't be answered now."""
+
+    error: str
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Say whether this daemon is ready, and if not, why."""
+
+    ready: bool
+    reasons: list[Reason]
+
+
+_LIMIT = ("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
+_STATUS = ("status", {"type": "string", "default": ""})
+_PATHS: dict[str, tuple[str, Any, tuple[tuple[str, dict[str, Any]], ...]]] = {
+    "/": ("The whole picture; a page, JSON or text by Accept or ?format=", Overview, ()),
+    "/readyz": ("200 when ready, 503 with reasons when not", Readiness, ()),
+    "/api/agents": ("Agents heard of lately", list[AgentRegistration], ()),
+    "/api/services": ("Services and their tools", list[ServiceRegistration], ()),
+    "/api/workflows": ("Workflows, those not over first", list[WorkflowSummary], (_LIMIT, _STATUS)),
+    "/api/workflows/{id}": ("One workflow with tasks and history", WorkflowDetail, ()),
+    "/api/tasks": ("Tasks that are assigned or running", list[TaskView], ()),
+    "/api/metrics": ("The latest report of each agent", list[MetricReport], ()),
+    "/api/alerts": ("Alerts that are firing", list[Alert], ()),
+    "/api/plugins": ("Plugins of this daemon", list[PluginState], ()),
+}
+
+
+def describe(version: str) -> dict[str, Any]:
+    """Return the OpenAPI document of this server."""
+    kinds = [Problem, *(kind for _, kind, _ in _PATHS.values())]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    paths = {
+        path: {"get": _operation(path, summary, schema, query)}
+        for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[1:], strict=True)
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "agentd", "version": version},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _operation(
+    path: str, summary: str, schema: dict[str, Any], query: tuple[tuple[str, dict[str, Any]], ...]
+) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [{"name": name, "in": "query", "schema": kind} for name, kind in query]
+    if "{id}" in path:
+        parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    problem = {"$ref": "#/components/schemas/Problem"}
+    return {
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "OK", "content": {"application/json": {"schema": schema}}},
+            "default": {"description": "Why not", "content": {"application/json": {"schema": problem}}},
+        },
+    }

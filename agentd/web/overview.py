@@ -1,0 +1,231 @@
+"""The whole picture that the status page, its plain-text face and the first event of a stream show.
+
+`gather` asks the view for everything at once; what can't be answered is None and named in `problems`.
+Whether all is well is judged here and nowhere else, from values alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from agentd.errors import AgentdError, BusUnavailable
+from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, now
+from agentd.web.status import OVER
+from agentd.web.view import Identity, PluginState, PluginStatus, Reason, TaskView, View, WorkflowSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+
+T = TypeVar("T")
+
+ANSWER_WITHIN: Final = 5.0
+"""Seconds that the view has for an answer; a person waits no longer for a page."""
+COUNTED: Final = 200
+"""Workflows that are asked for at most; more are counted as "200 or more"."""
+SILENT_AFTER: Final = timedelta(seconds=60)
+"""An agent that was last heard before this is not known to live: two heartbeats of a plain agent."""
+SERVICE_SILENT_AFTER: Final = timedelta(seconds=150)
+"""Services answer a discovery once a minute; two may be missed."""
+UNTAKEN_AFTER: Final = timedelta(seconds=60)
+"""A task that nobody has taken for this long is worth a look."""
+RECENT: Final = timedelta(hours=24)
+"""A failure older than this has been seen; it stays in the list of workflows."""
+
+
+class Attention(msgspec.Struct, frozen=True):
+    """One thing that somebody should look at: how bad, what, and where to read on."""
+
+    level: str
+    what: str
+    text: str
+    link: str = ""
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole picture; None stands for what could not be asked, `problems` says why."""
+
+    at: datetime
+    level: str
+    headline: str
+    attention: list[Attention]
+    identity: Identity
+    plugins: list[PluginState]
+    agents: list[AgentRegistration] | None
+    services: list[ServiceRegistration] | None
+    workflows: list[WorkflowSummary] | None
+    tasks: list[TaskView] | None
+    metrics: list[MetricReport] | None
+    alerts: list[Alert] | None
+    problems: list[str]
+
+
+async def gather(view: View) -> Overview:
+    """Ask `view` for everything at once."""
+    problems: dict[str, None] = {}  # an ordered set: one dead bus is one problem, not six
+    agents, services, workflows, tasks, metrics, alerts = await asyncio.gather(
+        _ask(view.agents(), problems),
+        _ask(view.services(), problems),
+        _ask(view.workflows(COUNTED, ""), problems),
+        _ask(view.tasks(), problems),
+        _ask(view.metrics(), problems),
+        _ask(view.alerts(), problems),
+    )
+    picture = Overview(
+        at=now(),
+        level="unknown",
+        headline="",
+        attention=[],
+        identity=view.identity(),
+        plugins=view.plugins(),
+        agents=agents,
+        services=services,
+        workflows=workflows,
+        tasks=tasks,
+        metrics=metrics,
+        alerts=alerts,
+        problems=list(problems),
+    )
+    return judge(picture, view.readiness())
+
+
+async def answer(question: Awaitable[T]) -> T:
+    """Return what the view answers; raises BusUnavailable when it takes too long."""
+    try:
+        return await asyncio.wait_for(question, ANSWER_WITHIN)
+    except TimeoutError as error:
+        raise BusUnavailable(f"no answer from the network within {ANSWER_WITHIN:.0f} s") from error
+
+
+async def _ask(question: Awaitable[T], problems: dict[str, None]) -> T | None:
+    try:
+        return await answer(question)
+    except AgentdError as error:
+        problems[str(error)] = None
+        return None
+
+
+def judge(picture: Overview, readiness: list[Reason]) -> Overview:
+    """Return `picture` with its level, its headline and what needs attention, the worst first."""
+    attention = sorted(_attention(picture, readiness), key=lambda each: each.level != "bad")
+    level = _level(picture, attention)
+    return msgspec.structs.replace(picture, level=level, attention=attention, headline=_headline(picture, attention))
+
+
+def agent_status(agent: AgentRegistration, at: datetime) -> str:
+    """Return what is known of an agent: what it said last holds only while it is heard."""
+    return _heard(agent.status, agent.timestamp, at - SILENT_AFTER)
+
+
+def service_status(service: ServiceRegistration, at: datetime) -> str:
+    """Return what is known of a service, likewise."""
+    return _heard(service.status, service.timestamp, at - SERVICE_SILENT_AFTER)
+
+
+def _heard(status: str, timestamp: datetime | None, since: datetime) -> str:
+    known = timestamp is not None and timestamp >= since
+    return status if known or status == "offline" else "silent"
+
+
+def _level(picture: Overview, attention: list[Attention]) -> str:
+    if any(each.level == "bad" for each in attention):
+        return "bad"
+    if picture.problems:
+        return "unknown"
+    return "warn" if attention else "ok"
+
+
+def _headline(picture: Overview, attention: list[Attention]) -> str:
+    sentences = [_roles_sentence(picture)]
+    if picture.problems:
+        return f"{sentences[0]} The network can't be seen."
+    if picture.workflows is not None:
+        idle = OVER | {"waiting_approval"}
+        running = sum(each.status not in idle for each in picture.workflows)
+        more = " or more" if running >= COUNTED else ""
+        sentences.append(f"{_counted(running, 'workflow')}{more} running." if running else "Nothing is running.")
+    if attention:
+        sentences.append(f"{_counted(len(attention), 'thing')} {'needs' if len(attention) == 1 else 'need'} attention.")
+    return " ".join(sentences)
+
+
+def _roles_sentence(picture: Overview) -> str:
+    roles = picture.identity.roles
+    if not roles:
+        return "No role is loaded."
+    down = sum(not role.ready for role in roles)
+    if len(roles) == 1:
+        return f"The {roles[0].name} is {'not ' if down else ''}ready."
+    if down:
+        return f"{down} of {len(roles)} roles {'is' if down == 1 else 'are'} not ready."
+    return "Both roles ready." if len(roles) == 2 else f"All {len(roles)} roles ready."  # noqa: PLR2004
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _attention(picture: Overview, readiness: list[Reason]) -> Iterator[Attention]:
+    named = {reason.source for reason in readiness}
+    for reason in readiness:
+        yield Attention("bad", reason.source, reason.text or "not ready, and no reason is given")
+    for role in picture.identity.roles:
+        if not role.ready and role.name not in named:
+            yield Attention("bad", role.name, role.reason or "not ready, and no reason is given")
+    if not picture.identity.roles:
+        yield Attention("warn", "roles", "this instance plays no role; name one in agentd.toml, then `agentd check`")
+    yield from _of_alerts(picture)
+    yield from _of_workflows(picture)
+    yield from _of_tasks(picture)
+    yield from _of_agents(picture)
+    yield from _of_plugins(picture)
+    for text in picture.identity.warnings:
+        yield Attention("warn", "this daemon", text)
+
+
+def _of_alerts(picture: Overview) -> Iterator[Attention]:
+    for alert in picture.alerts or []:
+        if alert.state == "firing":
+            level = "bad" if alert.severity == "critical" else "warn"
+            yield Attention(level, alert.alert_type, f"{alert.message} ({alert.source})")
+
+
+def _of_workflows(picture: Overview) -> Iterator[Attention]:
+    for each in picture.workflows or []:
+        link = f"/workflows/{each.workflow_id}"
+        recent = picture.at - each.updated < RECENT
+        if each.status == "waiting_approval":
+            text = f"waits for a person: `agentd approve {each.workflow_id}`"
+            yield Attention("warn", each.workflow_id, text, link)
+        elif each.status == "compensation_failed":  # the world is half changed: this never grows old
+            yield Attention("bad", each.workflow_id, each.error or "its compensation failed", link)
+        elif each.status == "failed" and recent:
+            yield Attention("warn", each.workflow_id, f"failed: {each.error or 'no reason is given'}", link)
+
+
+def _of_tasks(picture: Overview) -> Iterator[Attention]:
+    for task in picture.tasks or []:
+        untaken = task.status == "assigned" and task.started and picture.at - task.started > UNTAKEN_AFTER
+        if untaken:
+            text = f"{task.name}: no agent has taken it from the queue {task.queue or '?'}; see `agentd agents`"
+            yield Attention("warn", task.workflow_id, text, f"/workflows/{task.workflow_id}")
+
+
+def _of_agents(picture: Overview) -> Iterator[Attention]:
+    for agent in picture.agents or []:
+        status = agent_status(agent, picture.at)
+        if status == "offline":
+            yield Attention("bad", agent.agent_id, f"offline; see `systemctl status agentd@{agent.role or '*'}` there")
+        elif status == "silent":
+            yield Attention("warn", agent.agent_id, "silent: it is unknown whether it works")
+
+
+def _of_plugins(picture: Overview) -> Iterator[Attention]:
+    for plugin in picture.plugins:
+        if plugin.status is PluginStatus.BROKEN:
+            yield Attention("bad", f"plugin {plugin.name}", plugin.reason or "broken, and no reason is given")
+        for tool in plugin.quarantined:
+            yield Attention("warn", f"tool {tool.name}", f"left out: {tool.reason}")

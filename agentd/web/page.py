@@ -1,0 +1,139 @@
+"""The pages as HTML: templates are compiled once, static files are read once, nothing touches the disk later.
+
+There is one renderer.  A page in a browser follows the network by fetching itself again after an event and
+changing in place what differs (`static/app.js`), so no row is drawn in two languages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from jinja2 import DictLoader, Environment, StrictUndefined, Template
+
+from agentd.messages import MetricReport, now
+from agentd.web import graph, status, words
+from agentd.web.overview import COUNTED, Overview, agent_status, service_status
+
+if TYPE_CHECKING:
+    from agentd.web.view import Identity, TaskView, WorkflowDetail
+
+_HERE = Path(__file__).parent
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+STEPS_SHOWN: Final = 24
+"""A workflow with more tasks than this has a bar in the list instead of a dot for each."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One static file; `etag` is drawn from its content."""
+
+    body: bytes
+    media_type: str
+    etag: str
+
+
+class Pages:
+    """Every page and every static file."""
+
+    def __init__(self) -> None:
+        self.assets = {path.name: _asset(path) for path in sorted((_HERE / "static").iterdir()) if path.is_file()}
+        sources = {path.name: path.read_text("utf-8") for path in sorted((_HERE / "templates").glob("*.html"))}
+        self._env = Environment(
+            loader=DictLoader(sources),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._env.globals.update(
+            W=status.WORKFLOW,
+            T=status.TASK,
+            A=status.AGENT,
+            P=status.PLUGIN,
+            R=status.ROLE,
+            L=status.LEVEL,
+            look=status.look,
+            href={name: f"/static/{name}?v={asset.etag}" for name, asset in self.assets.items()},
+            percent=words.percent,
+            span=words.span,
+            exact=words.exact,
+            clock=words.clock,
+            web_address=web_address,
+            box=(graph.WIDTH, graph.HEIGHT),
+            STEPS_SHOWN=STEPS_SHOWN,
+            COUNTED=COUNTED,
+        )
+        self._compiled: dict[str, Template] = {name: self._env.get_template(name) for name in sources}
+
+    def status(self, picture: Overview, limit: int) -> str:
+        """Return the status page with at most `limit` workflows."""
+        figures = {report.agent_id: measured(report) for report in picture.metrics or []}
+        return self._render(
+            "status.html",
+            picture.at,
+            o=picture,
+            me=picture.identity,
+            shown=(picture.workflows or [])[:limit],
+            agent_status=lambda agent: agent_status(agent, picture.at),
+            busy=_by_agent(picture.tasks or []),
+            service_status=lambda service: service_status(service, picture.at),
+            measured=lambda agent_id: figures.get(agent_id, []),
+        )
+
+    def workflow(self, identity: Identity, detail: WorkflowDetail) -> str:
+        """Return the page of one workflow."""
+        at = now()
+        bars = _bars(detail, at)
+        return self._render(
+            "workflow.html", at, me=identity, w=detail, picture=graph.draw(detail.tasks), bars=bars, over=status.OVER
+        )
+
+    def problem(self, identity: Identity, code: int, title: str, text: str) -> str:
+        """Return the page that says what is wrong."""
+        return self._render("problem.html", now(), me=identity, code=code, title=title, text=text)
+
+    def _render(self, name: str, at: datetime, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
+        return self._compiled[name].render(at=at, ago=lambda time: words.ago(time, at), **values)
+
+
+def measured(report: MetricReport) -> list[tuple[str, str]]:
+    """Return what an agent measured of its host: the two percentages that an operator asks for first."""
+    wanted = {"cpu": "host_cpu_percent", "memory": "host_memory_percent"}
+    return [(name, words.percent(report.metrics[key] / 100)) for name, key in wanted.items() if key in report.metrics]
+
+
+def web_address(url: str) -> str:
+    """Return `url` if a browser may follow it: an agent's word is not trusted with other schemes."""
+    return url if url.startswith(("http://", "https://")) else ""
+
+
+def _asset(path: Path) -> Asset:
+    lines = (line.strip() for line in path.read_bytes().splitlines())
+    body = b"\n".join(line for line in lines if line and not line.startswith(b"//"))  # comments needn't travel
+    return Asset(body, _TYPES[path.suffix], hashlib.sha256(body).hexdigest()[:12])
+
+
+def _by_agent(tasks: list[TaskView]) -> dict[str, list[TaskView]]:
+    found: dict[str, list[TaskView]] = {}
+    for task in tasks:
+        if task.agent:
+            found.setdefault(task.agent, []).append(task)
+    return found
+
+
+def _bars(workflow: WorkflowDetail, at: datetime) -> dict[str, tuple[float, float]]:
+    """Return where in the workflow's time each started task lies: start and length in percent."""
+    end = workflow.updated if workflow.status in status.OVER else at
+    whole = max(end - workflow.created, timedelta(milliseconds=1))
+    bars = {}
+    for task in workflow.tasks:
+        if task.started is not None:
+            start = 100 * min(1.0, max(0.0, (task.started - workflow.created) / whole))
+            length = 100 * max(0.0, ((task.finished or end) - task.started) / whole)
+            bars[task.name] = (round(start, 1), round(max(0.8, min(length, 100 - start)), 1))
+    return bars

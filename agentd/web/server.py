@@ -1,0 +1,137 @@
+"""The web server inside a loop that is already running.
+
+uvicorn is made for being the process; here it is a guest: it sets no signal handlers and no logging, takes a socket
+that we bound ourselves (so that a port in use is one line, not a stack trace), and its streams end before it waits for
+connections to close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from agentd.errors import ConfigError
+from agentd.web.app import build
+from agentd.web.stream import Streams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from starlette.routing import BaseRoute
+
+    from agentd.web.view import View
+
+GRACE: Final = 3
+"""Seconds that answers under way have when the daemon stops."""
+_WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - names to leave out, nothing is bound here
+_ADVICE = {
+    errno.EADDRINUSE: "another process listens there; choose another web.port or stop that process",
+    errno.EACCES: "ports below 1024 need a right that agentd has not; choose another web.port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; correct web.host",
+}
+
+
+class WebServer:
+    """Serve `view` at host:port; port 0 takes a free one."""
+
+    def __init__(
+        self,
+        view: View,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        allowed_hosts: Iterable[str] = (),
+        routes: Iterable[BaseRoute] = (),
+    ) -> None:
+        self._view = view
+        self._host = host
+        self._port = port
+        self._names = {*allowed_hosts} | ({host} - _WILDCARDS)
+        self._routes = tuple(routes)
+        self._streams = Streams(view)
+        self._server: _Guest | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen and return the port; raises ConfigError when that is not possible."""
+        if self._serving is not None:
+            raise RuntimeError("the web server is running already")
+        self._streams = Streams(self._view)
+        app = await asyncio.to_thread(build, self._view, allowed_hosts=self._names, streams=self._streams)
+        bound = await self._bind()
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE,
+        )
+        self._server = _Guest(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[bound]), name="web server")
+        listening = asyncio.create_task(self._server.listening.wait())
+        await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)
+        if self._serving.done():
+            listening.cancel()
+            await self._serving  # raises what went wrong
+        return int(bound.getsockname()[1])
+
+    async def stop(self) -> None:
+        """End the streams, answer what is under way, close the port."""
+        if self._server is None or self._serving is None:
+            return
+        self._streams.close()
+        self._server.leave()
+        await self._serving
+        self._server = self._serving = None
+
+    async def _bind(self) -> socket.socket:
+        where = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, address = found[0][0], found[0][4]
+            return socket.create_server(address, family=family)
+        except socket.gaierror as error:
+            raise ConfigError(
+                f"web: can't listen on {where}: {self._host!r} has no address; correct web.host"
+            ) from error
+        except OSError as error:
+            reason = _ADVICE.get(error.errno or 0, os.strerror(error.errno or 0))
+            raise ConfigError(f"web: can't listen on {where}: {reason}") from error
+
+
+class _Guest(uvicorn.Server):
+    """uvicorn without signals, awake once a second (for the Date header) instead of ten times."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        self.should_exit = True
+        self._leaving.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), 1.0)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,82 @@
+"""How each status looks: a word, a tone and two symbols, so that colour never carries a meaning alone.
+
+A status that isn't in these tables is shown as it is, with a question mark: unknown is never shown as healthy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Look:
+    """Show a status as `word`, in the colour of `tone`, with an icon of the page's sprite or a `mark` in plain text."""
+
+    word: str
+    tone: str
+    icon: str
+    mark: str
+
+
+_DONE = Look("completed", "ok", "check", "+")
+_WARN = Look("completed with warnings", "warn", "bang", "!")
+_FAIL = Look("failed", "bad", "cross", "x")
+_RUN = Look("running", "run", "play", ">")
+_CANCELLED = Look("cancelled", "idle", "minus", "-")
+
+WORKFLOW: Final[dict[str, Look]] = {
+    "planned": Look("planned", "idle", "ring", "."),
+    "waiting_approval": Look("waits for approval", "warn", "pause", "="),
+    "running": _RUN,
+    "completed": _DONE,
+    "completed_with_warnings": _WARN,
+    "failed": _FAIL,
+    "cancelling": Look("cancelling", "warn", "minus", "-"),
+    "cancelled": _CANCELLED,
+    "compensating": Look("compensating", "warn", "undo", "<"),
+    "compensated": Look("compensated", "warn", "undo", "<"),
+    "compensation_failed": Look("compensation failed", "bad", "cross", "X"),
+}
+TASK: Final[dict[str, Look]] = {
+    "waiting": Look("waiting", "idle", "ring", "."),
+    "assigned": Look("assigned", "run", "dot", "o"),
+    "running": _RUN,
+    "completed": _DONE,
+    "completed_with_warnings": _WARN,
+    "failed": _FAIL,
+    "skipped": Look("skipped", "idle", "skip", "/"),
+    "cancelled": _CANCELLED,
+}
+AGENT: Final[dict[str, Look]] = {
+    "available": Look("available", "ok", "check", "+"),
+    "busy": Look("busy", "run", "play", ">"),
+    "draining": Look("draining", "warn", "minus", "-"),
+    "offline": Look("offline", "bad", "cross", "x"),
+    "silent": Look("silent", "warn", "ask", "?"),
+}
+PLUGIN: Final[dict[str, Look]] = {
+    "loaded": Look("loaded", "ok", "check", "+"),
+    "blocked": Look("not configured", "idle", "minus", "-"),
+    "broken": Look("broken", "bad", "cross", "x"),
+}
+ROLE: Final[dict[str, Look]] = {
+    "ready": Look("ready", "ok", "check", "+"),
+    "not_ready": Look("not ready", "bad", "cross", "x"),
+}
+LEVEL: Final[dict[str, Look]] = {
+    "ok": Look("all well", "ok", "check", "+"),
+    "warn": Look("attention", "warn", "bang", "!"),
+    "bad": Look("problem", "bad", "cross", "x"),
+    "unknown": Look("unknown", "odd", "ask", "?"),
+}
+
+OVER: Final = frozenset(
+    {"completed", "completed_with_warnings", "failed", "cancelled", "compensated", "compensation_failed"}
+)
+"""What a workflow or a task doesn't leave again."""
+
+
+def look(table: dict[str, Look], status: str) -> Look:
+    """Return how `status` looks; one that the table doesn't know gets a question mark."""
+    return table.get(status) or Look(status.replace("_", " ") or "unknown", "odd", "ask", "?")

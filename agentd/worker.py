@@ -1,0 +1,546 @@
+"""Takes assigned tasks and calls of other agents, runs tools, keeps effect records.
+
+An assignment comes from the queue of its service, a call over NATS micro; both end in `_perform`, which checks
+policy and parameters, claims the effect (from tier `operate` upward), writes the audit line, runs the tool and
+writes the result down.  What may pass is tried again here, within the deadline, before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from agentd import effects, subjects
+from agentd.version import __version__
+from agentd.consumer import PROGRESS, Consumer, Job
+from agentd.crash import crash_point
+from agentd.errors import (
+    AgentdError,
+    BusUnavailable,
+    Denied,
+    Fenced,
+    GuestLocked,
+    InvalidMessage,
+    NoQuorum,
+    PermanentError,
+    TemporaryError,
+    UnknownOutcome,
+    from_code,
+)
+from agentd.messages import (
+    EffectRecord,
+    Outcome,
+    TaskAssignment,
+    TaskCompletion,
+    TaskError,
+    Tier,
+    ToolCall,
+    ToolReply,
+    digest,
+    encode,
+    now,
+    plain,
+)
+from agentd.tools import Found, Repeat, Tool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from agentd.bus import Bus, Received, Subscription
+    from agentd.journal import Journal
+    from agentd.ledger import Ledger
+    from agentd.logs import Logger
+    from agentd.metrics import Metrics
+    from agentd.policy import Policy
+
+R = TypeVar("R")
+
+DELIVERIES = 10
+"""An assignment that was delivered more often than this is reported as failed without being run again.
+
+The first design said 3.  A worker that is killed in the middle of each of five steps, and a NATS server that
+is killed twice, use that up while nothing is wrong with the task; a drain hands it back once more.
+"""
+CALL_WAIT = 5.0
+"""Seconds after which a call that still runs is answered with `running`; the caller asks again with its key."""
+INLINE = 16 * 1024
+"""Bytes of a result above which it goes to the bucket `results` and is carried by reference."""
+CALL_DEADLINE = 900.0
+"""Seconds for a call that names no deadline."""
+
+
+@dataclass
+class Performance:
+    """One run of a tool: what the tool sees as its Call (tools.py says what each member means)."""
+
+    worker: Worker
+    tool: Tool
+    key: str
+    principal: str
+    tier: Tier
+    attempt: int
+    until: float
+    claim: effects.Claim | None = None
+    warnings: list[str] = field(default_factory=list)
+    now_doing: str = ""
+    on_progress: Callable[[str], None] | None = None
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self.until - time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the result, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def progress(self, text: str) -> None:
+        """Tell whoever waits what is being done now."""
+        self.now_doing = text
+        if self.on_progress is not None:
+            self.on_progress(text)
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Have an effect once: steps 2 and 3 of effects.py."""
+        claim = self.claim
+        if claim is None:
+            message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
+            raise PermanentError(message)
+        if claim.record.upid:
+            return Found(claim.record.upid)
+        found = await look()
+        if found is not None:
+            if found.adopted:
+                self.worker.metrics.effects_adopted.labels(self.tool.name).inc()
+            await claim.settle(upid=found.upid)
+            return found
+        self._may_act(claim)
+        if not claim.fresh or self.tool.repeat is Repeat.UNSAFE:
+            await claim.write(acting=True)
+        try:
+            upid = await act() or ""
+        except UnknownOutcome:
+            claim.doubtful_since = time.monotonic()
+            raise
+        crash_point("after-post")
+        if upid:
+            await claim.settle(upid=upid)
+            crash_point("after-upid")
+        return Found(upid, adopted=False)
+
+    def _may_act(self, claim: effects.Claim) -> None:
+        """Raise if acting now could double what an unanswered act has begun."""
+        if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
+            message = f"{self.tool.name} was begun and nobody knows how it ended: look, then ask again with a new key"
+            raise PermanentError(message)
+        unsettled = effects.UNSETTLED - (time.monotonic() - claim.doubtful_since)
+        if unsettled > 0:
+            message = "the last write was not answered; Proxmox may still be starting it"
+            raise UnknownOutcome(message, delay=min(unsettled, 2.0))
+
+    async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
+        """Call another agent's tool; a repeated step is the same call."""
+        call = ToolCall(
+            parameters=parameters,
+            key=f"{self.key}.{step}" if self.key else "",
+            principal=self.principal,
+            tier=self.tier,
+            attempt=self.attempt,
+            deadline=None,
+        )
+        reply = await call_tool(self.worker.bus, service, tool, call, seconds=self.left(), progress=self.progress)
+        for warning in reply.warnings:
+            self.warn(warning)
+        return msgspec.convert(reply.result, result)
+
+
+async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and who is told
+    bus: Bus,
+    service: str,
+    tool: str,
+    call: ToolCall,
+    *,
+    seconds: float,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> ToolReply:
+    """Call `tool` of `service` and wait for its end; raises the error that the other side reported.
+
+    While NATS or the other agent is away it asks again, with the same key, until `seconds` are over.
+    """
+    until = time.monotonic() + seconds
+    call = msgspec.structs.replace(call, deadline=_after(seconds))
+    while True:
+        try:
+            reply = await bus.request(subjects.tool_call(service, tool), call, ToolReply, wait=CALL_WAIT * 3)
+        except BusUnavailable:
+            if time.monotonic() + 1 > until:
+                raise
+            await asyncio.sleep(min(1.0, max(0.05, until - time.monotonic())))
+            continue
+        if reply.status != "running":
+            break
+        progress(reply.progress)
+        await asyncio.sleep(0.1)  # another process may hold it: then `running` comes at once
+        if time.monotonic() > until:
+            message = f"{tool} still runs ({reply.progress or 'no progress known'}); call it again with the key {call.key}"
+            raise TemporaryError(message)
+    if reply.error is not None:
+        raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry)
+    return reply
+
+
+class Worker:
+    """Runs the tools of one agent."""
+
+    def __init__(  # noqa: PLR0913 - all that running a tool touches
+        self,
+        bus: Bus,
+        agent_id: str,
+        tools: dict[str, Tool],
+        *,
+        policy: Policy,
+        ledger: Ledger,
+        metrics: Metrics,
+        log: Logger,
+        journal: Journal | None = None,
+        slots: int = 16,
+    ) -> None:
+        """Keep what tools are run with; `serve` begins."""
+        self.bus = bus
+        self.agent_id = agent_id
+        self.owner = f"{agent_id}/{secrets.token_hex(4)}"
+        self.tools = tools
+        self.policy = policy
+        self.ledger = ledger
+        self.metrics = metrics
+        self.log = log
+        self.slots = slots
+        self.consumers: list[Consumer] = []
+        self.journal = journal
+        self._calls: dict[str, tuple[Performance, asyncio.Task[ToolReply]]] = {}
+
+    @property
+    def load(self) -> float:
+        """Return how much of the slots is in use, 0 to 1."""
+        total = self.slots * max(1, len(self.consumers))
+        return min(1.0, sum(each.active for each in self.consumers) / total)
+
+    async def serve(self, service: str, stopping: asyncio.Event, *, drain: float = 30.0, version: str = __version__) -> None:
+        """Take the assignments of the queue `service` and calls of its tools until `stopping` is set."""
+        consumer = Consumer(
+            self.bus,
+            subjects.WORKFLOWS,
+            service,
+            lambda job: self._assigned(job, service),
+            slots=self.slots,
+            log=self.log,
+            journal=self.journal,
+        )
+        self.consumers.append(consumer)
+        endpoint = await self._offer(service, version)
+        try:
+            await consumer.run(stopping, drain=drain)
+        finally:
+            self.consumers.remove(consumer)
+            await endpoint.stop()
+            running = [task for _, task in self._calls.values()]
+            if running:
+                await asyncio.wait(running, timeout=drain)
+
+    async def _offer(self, service: str, version: str) -> Subscription:
+        mine = [each for each in self.tools.values() if each.service == service]
+        return await self.bus.serve(
+            service,
+            version=version,
+            description=f"tools of {service}",
+            endpoints={subjects.tool_call(service, each.name): self._called for each in mine},
+        )
+
+    # -- assignments ----------------------------------------------------------------------------------------------
+
+    async def _assigned(self, job: Job, service: str) -> None:
+        """Run one assigned attempt and tell how it ended; returning acknowledges it."""
+        crash_point("before-claim")
+        try:
+            task = job.decode(TaskAssignment)
+        except InvalidMessage as error:
+            self.log.error("an assignment cannot be understood", subject=job.subject, reason=str(error))
+            _, _, _, _, workflow, name, attempt = job.subject.split(".")
+            broken = TaskError(code=error.code, message=str(error))
+            reply = ToolReply(status=Outcome.FAILED, error=broken)
+            await self._complete(reply, workflow, name, int(attempt), service)
+            return
+        name = task.task_id.rpartition(".")[2]
+        seconds = (task.deadline - self.bus.server_time()).total_seconds()
+        if seconds <= 0:
+            self.log.warning("too late, not started", task=task.task_id, attempt=task.attempt)
+            return  # the orchestrator's own timer for this deadline has the word
+        job.until = time.monotonic() + seconds
+        if job.delivered > DELIVERIES:
+            text = f"delivered {job.delivered} times without an end: whoever runs it dies"
+            reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
+        else:
+            reply = await self._run_assignment(task, name, seconds)
+        await self._complete(reply, task.workflow_id, name, task.attempt, service)
+        crash_point("before-ack")
+
+    async def _run_assignment(self, task: TaskAssignment, name: str, seconds: float) -> ToolReply:
+        tool = self.tools.get(task.task_type)
+        if tool is None:
+            text = f"{self.agent_id} has no tool {task.task_type!r}; it has {', '.join(sorted(self.tools))}"
+            return ToolReply(status=Outcome.FAILED, error=TaskError(code="unknown_tool", message=text))
+        performance = Performance(
+            worker=self,
+            tool=tool,
+            key=subjects.effect_key(task.workflow_id, name),
+            principal=task.principal,
+            tier=task.tier,
+            attempt=task.attempt,
+            until=time.monotonic() + seconds,
+        )
+        parameters = await self._expand(task.parameters)
+        return await self.perform(performance, parameters, takeover=True)
+
+    async def _complete(self, reply: ToolReply, workflow: str, task: str, attempt: int, service: str) -> None:
+        completion = TaskCompletion(
+            task_id=f"{workflow}.{task}",
+            workflow_id=workflow,
+            attempt=attempt,
+            status=Outcome(reply.status),
+            result=await self._shrink(reply.result, subjects.effect_key(workflow, task)),
+            error=reply.error,
+            warnings=reply.warnings,
+            agent_id=self.agent_id,
+            service_id=service,
+            timestamp=now(),
+        )
+        await self.bus.store(subjects.complete(self.agent_id, workflow, task), completion)
+
+    async def _shrink(self, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
+        data = encode(result)
+        if len(data) <= INLINE:
+            return result
+        await self.bus.kv_put(subjects.RESULTS, key, data)
+        return {"$stored": key, "bytes": len(data)}
+
+    async def _expand(self, value: Any) -> Any:  # noqa: ANN401 - JSON
+        if isinstance(value, dict):
+            if "$stored" in value:
+                stored = await self.bus.kv_get(subjects.RESULTS, value["$stored"])
+                return None if stored is None else msgspec.json.decode(stored.data)
+            return {key: await self._expand(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [await self._expand(each) for each in value]
+        return value
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    async def _called(self, received: Received) -> None:
+        """Answer another agent's call: with its end, or with `running` after CALL_WAIT seconds."""
+        try:
+            call = received.decode(ToolCall)
+            tool = self.tools[received.subject.rpartition(".")[2]]
+            performance, task = self._begin(tool, call)
+        except AgentdError as error:
+            await received.respond(ToolReply(status=Outcome.FAILED, error=_task_error(error)))
+            return
+        await asyncio.wait([task], timeout=CALL_WAIT)
+        if task.done():
+            await received.respond(task.result())
+        else:
+            await received.respond(ToolReply(status="running", progress=performance.now_doing))
+
+    def _begin(self, tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+        if call.key and call.key in self._calls:
+            return self._calls[call.key]
+        if not call.key and tool.tier is not Tier.READ:
+            message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
+            raise InvalidMessage(message)
+        for token in call.key.split(".") if call.key else ():
+            subjects.check_id(token, "key")
+        seconds = CALL_DEADLINE
+        if call.deadline is not None:
+            seconds = (call.deadline - self.bus.server_time()).total_seconds()
+        performance = Performance(
+            worker=self,
+            tool=tool,
+            key=call.key,
+            principal=call.principal,
+            tier=call.tier,
+            attempt=call.attempt,
+            until=time.monotonic() + seconds,
+        )
+        task = asyncio.create_task(self.perform(performance, call.parameters, takeover=False))
+        if call.key:
+            self._calls[call.key] = (performance, task)
+            task.add_done_callback(lambda _: self._calls.pop(call.key, None))
+        return performance, task
+
+    async def perform_here(
+        self, tool: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None] | None = None
+    ) -> ToolReply:
+        """Run one of this agent's tools for a principal that asked this very process (MCP)."""
+        performance = Performance(
+            worker=self,
+            tool=tool,
+            key=f"mcp-{secrets.token_hex(8)}.{tool.name}",
+            principal=principal,
+            tier=self.policy.tier_of(principal, plain=False),
+            attempt=1,
+            until=time.monotonic() + CALL_DEADLINE,
+            on_progress=progress,
+        )
+        return await self.perform(performance, parameters, takeover=False)
+
+    # -- performing -------------------------------------------------------------------------------------------------
+
+    async def perform(self, performance: Performance, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
+        """Run a tool, whatever it takes, and return how it ended; raises only errors of the bus."""
+        tool = performance.tool
+        begun = time.monotonic()
+        try:
+            self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
+            parsed = tool.parse(parameters)
+            if tool.tier is Tier.READ:
+                reply = await self._attempt(performance, parsed)
+            else:
+                reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
+        except BusUnavailable:
+            raise
+        except Fenced as error:
+            self.metrics.effects_fenced.labels(tool.name).inc()
+            message = f"{performance.key}: {error}"
+            raise BusUnavailable(message, delay=2.0) from error  # who holds it will tell how it ended
+        except AgentdError as error:
+            reply = ToolReply(status=Outcome.FAILED, error=_task_error(error))
+        self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
+        return reply
+
+    async def _guarded(
+        self, performance: Performance, parameters: dict[str, Any], parsed: object, *, takeover: bool
+    ) -> ToolReply:
+        """Run a tool that touches the world, under a claim and between two audit lines."""
+        tool, key = performance.tool, performance.key
+        wanted = effects.Wanted(
+            service=tool.service,
+            key=key,
+            tool=tool.name,
+            digest=digest(parameters),
+            attempt=performance.attempt,
+            owner=self.owner,
+            takeover=takeover,
+        )
+        claim = await effects.claim(self.bus, wanted, now())
+        if isinstance(claim, EffectRecord):
+            return _recorded(claim)
+        performance.claim = claim
+        line = {"principal": performance.principal, "tool": tool.name, "tier": tool.tier, "key": key}
+        await self.ledger.write(**line, phase="before", arguments=parameters)
+        async with _renewing(claim):
+            reply = await self._attempt(performance, parsed)
+        phase = effects.FAILED if reply.error is not None else effects.DONE
+        await claim.settle(
+            phase=phase,
+            result=await self._shrink(reply.result, key),
+            error=reply.error,
+            warnings=reply.warnings,
+        )
+        await self.ledger.write(**line, phase="after", outcome=reply.status, upid=claim.record.upid)
+        crash_point("after-done")
+        return reply
+
+    async def _attempt(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool; what may pass is tried again until the deadline."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with asyncio.timeout(max(0.0, performance.left())):
+                    result = await performance.tool.run(performance, parsed)
+            except TimeoutError:
+                text = f"{performance.tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
+                return _failed(performance, TaskError(code="deadline", message=text, retry=True))
+            except (BusUnavailable, Fenced):
+                raise
+            except TemporaryError as error:
+                pause = min(error.delay * 2 ** min(tries - 1, 5), 15.0)
+                if performance.left() < pause:
+                    return _failed(performance, _task_error(error))
+                performance.progress(f"waiting: {error}")
+                if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
+                    await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing
+                await asyncio.sleep(pause)
+            except AgentdError as error:
+                return _failed(performance, _task_error(error))
+            except Exception as error:
+                self.log.exception("a tool has a bug", tool=performance.tool.name, key=performance.key)
+                return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
+            else:
+                status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
+                return ToolReply(status=status, result=plain(result), warnings=performance.warnings)
+
+
+@contextlib.asynccontextmanager
+async def _renewing(claim: effects.Claim) -> Any:  # noqa: ANN401 - contextlib's own type is private
+    """Renew the claim every ten seconds; a claim that was lost cancels what runs under it."""
+    runner = asyncio.current_task()
+    lost: list[Fenced] = []
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS)
+            try:
+                await claim.renew()
+            except BusUnavailable:
+                continue  # the freshness check before an act says what this means
+            except Fenced as error:
+                lost.append(error)
+                if runner is not None:
+                    runner.cancel()
+                return
+
+    task = asyncio.create_task(renew())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost and runner is not None and runner.uncancel() >= 0:
+            raise lost[0] from None
+        raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _recorded(record: EffectRecord) -> ToolReply:
+    """Return what a record says that was found instead of claimed."""
+    if record.phase == effects.CANCELLED:
+        return ToolReply(status=Outcome.CANCELLED, error=TaskError(code="cancelled", message="cancelled before it began"))
+    if record.phase == effects.CLAIMED:
+        return ToolReply(status="running", progress=f"in the hands of {record.owner}")
+    if record.error is not None:
+        return ToolReply(status=Outcome.FAILED, error=record.error, warnings=record.warnings)
+    status = Outcome.WARNINGS if record.warnings else Outcome.COMPLETED
+    return ToolReply(status=status, result=record.result, warnings=record.warnings)
+
+
+def _failed(performance: Performance, error: TaskError) -> ToolReply:
+    return ToolReply(status=Outcome.FAILED, error=error, warnings=performance.warnings)
+
+
+def _task_error(error: AgentdError) -> TaskError:
+    retry = isinstance(error, TemporaryError) and not isinstance(error, Denied)
+    return TaskError(code=error.code, message=str(error), retry=retry, log=list(getattr(error, "log", ())))
+
+
+def _after(seconds: float) -> datetime:
+    return now() + timedelta(seconds=seconds)

@@ -1,0 +1,192 @@
+"""What a workflow is made of: a definition turns parameters into a plan, a plan is a graph of tasks.
+
+These are values; who decides over them is the orchestrator (`plugins/agentd_orchestrator`).  A plugin offers
+definitions by the hook `agentd_workflows`.  A `Workflow` is the whole state as `ai.workflows.event.<workflow>`
+carries it, so that whoever watches reads the same as who decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from agentd import subjects
+from agentd.messages import TaskError, Tier
+
+VERSION: Final = 1
+"""Version of the state's form; an orchestrator leaves states of a higher one to newer orchestrators."""
+
+
+class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task of a plan.
+
+    name        what it is called in this plan; a letter, then A-Z a-z 0-9 _ -
+    tool        which tool it calls, of the service that works on `queue`
+    parameters  for the tool; a value made by `result_of` is filled in when the task is assigned
+    after       names of the tasks that must have completed before
+    deadline    seconds that one attempt may take, from its assignment
+    retries     how many further attempts an error that may pass gets
+    backoff     seconds before the first retry; doubles each time up to five minutes
+    redo        {error code: task}: on this error go back to that earlier task instead of failing
+    """
+
+    name: str
+    tool: str
+    queue: str
+    tier: Tier
+    parameters: dict[str, Any] = {}
+    after: list[str] = []
+    deadline: float = 300.0
+    retries: int = 2
+    backoff: float = 2.0
+    redo: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A kind of workflow: `plan` is pure and turns checked parameters into tasks."""
+
+    name: str
+    description: str
+    parameters: type[msgspec.Struct]
+    plan: Callable[[Any], list[TaskSpec]]
+
+
+def result_of(task: str, field: str = "") -> dict[str, str]:
+    """Stand for the result of `task` (or one field of it) among the parameters of a later task."""
+    return {"$result": task, "field": field} if field else {"$result": task}
+
+
+class Status(StrEnum):
+    """Where a workflow stands."""
+
+    PLANNED = "planned"
+    """Its plan is made, nothing has begun."""
+    WAITING_APPROVAL = "waiting_approval"
+    """A person has to say yes before it goes on."""
+    RUNNING = "running"
+    """Tasks are being worked on, or wait for a retry."""
+    COMPLETED = "completed"
+    """Every task has completed."""
+    COMPLETED_WITH_WARNINGS = "completed_with_warnings"
+    """Every task has completed, and somebody should read the warnings."""
+    FAILED = "failed"
+    """A task failed for good, or the time was up."""
+    CANCELLING = "cancelling"
+    """No new tasks; what runs is being finished."""
+    CANCELLED = "cancelled"
+    """Cancelled; the result names what was done before."""
+    COMPENSATING = "compensating"
+    """What was done is being undone in reverse order."""
+    COMPENSATED = "compensated"
+    """A task failed, and what was done before is undone."""
+    COMPENSATION_FAILED = "compensation_failed"
+    """Undoing failed: a person has to look."""
+    REJECTED = "rejected"
+    """The request was refused before anything was done."""
+    EXPIRED = "expired"
+    """Nobody began it before its `start_by`."""
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands."""
+
+    WAITING = "waiting"
+    """For others to complete, or for its retry."""
+    ASSIGNED = "assigned"
+    """An attempt lies in its queue, or an agent is at it."""
+    RUNNING = "running"
+    """An agent has said that it began."""
+    COMPLETED = "completed"
+    """It is done."""
+    COMPLETED_WITH_WARNINGS = "completed_with_warnings"
+    """It is done, and somebody should read the warnings."""
+    FAILED = "failed"
+    """It failed and is not tried again."""
+    SKIPPED = "skipped"
+    """It was not needed."""
+    CANCELLED = "cancelled"
+    """It was cancelled before it began, or its end was not waited for."""
+
+
+TERMINAL: Final = frozenset(
+    {
+        Status.COMPLETED,
+        Status.COMPLETED_WITH_WARNINGS,
+        Status.FAILED,
+        Status.CANCELLED,
+        Status.COMPENSATED,
+        Status.COMPENSATION_FAILED,
+        Status.REJECTED,
+        Status.EXPIRED,
+    }
+)
+DONE: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_WARNINGS, TaskStatus.SKIPPED})
+
+
+class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that has to leave: assign, deadline, retry, timeout, entomb or respond; bodies are derived."""
+
+    kind: str
+    task: str = subjects.WHOLE_WORKFLOW
+    attempt: int = 0
+    at: datetime | None = None
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the timeline."""
+
+    at: datetime
+    what: str
+    task: str = ""
+    attempt: int = 0
+    agent: str = ""
+
+
+class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one task; `attempt` counts from 1, `deadline` and `retry_at` belong to the attempt."""
+
+    spec: TaskSpec
+    status: TaskStatus = TaskStatus.WAITING
+    attempt: int = 0
+    deadline: datetime | None = None
+    retry_at: datetime | None = None
+    assigned_at: datetime | None = None
+    finished_at: datetime | None = None
+    agent: str = ""
+    result: Any = None
+    error: TaskError | None = None
+    warnings: list[str] = []
+
+
+class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The whole state of a workflow, as each event carries it."""
+
+    workflow_id: str
+    workflow_type: str
+    status: Status
+    requester_id: str
+    principal: str
+    tier: Tier
+    digest: str
+    created: datetime
+    updated: datetime
+    v: int = VERSION
+    priority: int = 5
+    parameters: dict[str, Any] = {}
+    deadline: datetime | None = None
+    tasks: dict[str, TaskState] = {}
+    outbox: list[Effect] = []
+    timeline: list[Entry] = []
+    error: str = ""
+    failing: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Tell whether the workflow has ended."""
+        return self.status in TERMINAL

@@ -1,0 +1,245 @@
+"""The MCP face of tools: the low-level server of the `mcp` package over streamable HTTP, for clients of both eras.
+
+Only this file imports `mcp`, and only the bridge imports this file: the SDK weighs 35 MB and half a second.
+
+What the SDK leaves to us, each met in a trial:
+- it advertises schemas and never applies them, and turns any exception into an opaque error: parameters are parsed
+  here, and what is wrong is answered as a result with `is_error`, in a line that a model can act on
+- `tools/call` would run the whole `tools/list` unless it is given the schema of one tool: `get_tool_input_schema`
+- one malformed definition makes the whole list an error: each is tried alone, and left out alone
+- Host and Origin are checked only when settings are passed: they always are
+- `json_response` must be off, or a client that goes away cancels nothing
+- uvicorn must parse with h11: httptools leaves spaces in a header that the SDK compares
+- a handler is cancelled when its client goes away: a read may end so; an effect on the world must not be cut in
+  half, so it runs on by itself to its recorded end
+
+Tools above the tier of the principal are not listed, and calling one is answered as for a name that does not exist.
+Annotations are hints for the client; what is allowed is decided here and again in the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import mcp_types as types
+import msgspec
+from mcp.server import Server, ServerRequestContext
+from mcp.server.caching import CacheHint
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from agentd.errors import AgentdError, InvalidMessage
+from agentd.messages import Outcome, Tier, ToolReply
+from agentd.tools import BrokenTool, Repeat, Tool, by_name
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+PATH: Final = "/mcp"
+LIST_FRESH: Final = 60_000
+"""Milliseconds for which a client may keep the list of tools; each costs the server a validation per listing."""
+DRAIN: Final = 30.0
+"""Seconds that effects under way may still take when the server stops; their records survive either way."""
+
+Progress = Callable[[str], None]
+Context = ServerRequestContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks, and up to which tier."""
+
+    name: str
+    tier: Tier
+
+
+Caller = Callable[[Principal, Tool, dict[str, Any], Progress], Coroutine[Any, Any, ToolReply]]
+"""Run a tool for a principal; text given to `Progress` reaches the client while the tool runs."""
+
+Resolve = Callable[[Request | None], Principal]
+"""Tell who sent a request."""
+
+
+@dataclass(frozen=True)
+class McpFace:
+    """A web app with the one route `/mcp`, what must be entered while it serves, and the tools that were left out."""
+
+    app: Starlette
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
+    broken: list[BrokenTool]
+
+
+def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
+    tools: Iterable[Tool],
+    caller: Caller,
+    *,
+    name: str,
+    version: str,
+    resolve: Resolve,
+    hosts: Sequence[str],
+    origins: Sequence[str],
+    instructions: str = "",
+) -> McpFace:
+    """Return the MCP face of `tools`.
+
+    hosts    Host headers that are answered, such as `127.0.0.1:8001`; `name:*` stands for any port
+    origins  Origin headers that are answered, such as `http://127.0.0.1:8001`
+    """
+    catalogue = _Catalogue(tools)
+    desk = _Desk(catalogue, caller, resolve)
+    server: Server[Any] = Server(
+        name,
+        version=version,
+        instructions=instructions or None,
+        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_FRESH, scope="private")},
+        get_tool_input_schema=catalogue.schema,
+        on_list_tools=desk.list_tools,
+        on_call_tool=desk.call_tool,
+    )
+    security = TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins))
+    app = server.streamable_http_app(
+        streamable_http_path=PATH, json_response=False, stateless_http=False, transport_security=security
+    )
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with server.session_manager.run():
+            try:
+                yield
+            finally:
+                await desk.drain()
+
+    return McpFace(app, lifespan, catalogue.broken)
+
+
+class _Catalogue:
+    """The tools as MCP describes them; one that the SDK would not send is left out with its reason."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self.tools: dict[str, Tool] = {}
+        self.broken: list[BrokenTool] = []
+        self._described: dict[str, types.Tool] = {}
+        for each in by_name(tools).values():
+            try:
+                self._described[each.name] = describe(each)
+            except (TypeError, ValidationError) as error:
+                self.broken.append(BrokenTool(each.name, f"not a tool in MCP: {error}"))
+            else:
+                self.tools[each.name] = each
+
+    def schema(self, name: str) -> dict[str, Any] | None:
+        found = self._described.get(name)
+        return None if found is None else found.input_schema
+
+    def within(self, tier: Tier) -> list[types.Tool]:
+        return [self._described[name] for name, each in self.tools.items() if tier.covers(each.tier)]
+
+    def find(self, name: str, tier: Tier) -> Tool | None:
+        found = self.tools.get(name)
+        return found if found is not None and tier.covers(found.tier) else None
+
+
+def describe(tool: Tool) -> types.Tool:
+    """Return `tool` as MCP describes it."""
+    return types.Tool(
+        name=tool.name,
+        description=tool.description,
+        input_schema=tool.input_schema(),
+        output_schema=tool.output_schema(),
+        annotations=types.ToolAnnotations(
+            read_only_hint=tool.tier is Tier.READ,
+            destructive_hint=tool.tier in {Tier.DESTROY, Tier.EXEC},
+            # A `marked` tool is repeated safely under the same key only, and each MCP call has a key of its own.
+            idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
+            open_world_hint=False,
+        ),
+    )
+
+
+@dataclass
+class _Desk:
+    """Answers MCP requests."""
+
+    catalogue: _Catalogue
+    caller: Caller
+    resolve: Resolve
+    effects: set[asyncio.Task[ToolReply]] = field(default_factory=set)
+
+    async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        principal = self.resolve(context.request)
+        return types.ListToolsResult(tools=self.catalogue.within(principal.tier))
+
+    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        principal = self.resolve(context.request)
+        tool = self.catalogue.find(params.name, principal.tier)
+        if tool is None:
+            message = f"there is no tool {params.name!r} within tier {principal.tier}; tools/list names those there are"
+            raise MCPError(types.INVALID_PARAMS, message)
+        arguments = params.arguments or {}
+        try:
+            tool.parse(arguments)
+        except InvalidMessage as error:
+            return refusal(str(error))
+        notes: asyncio.Queue[str | None] = asyncio.Queue()
+        reporter = asyncio.create_task(_report(context, notes))
+        try:
+            reply = await self._run(principal, tool, arguments, notes.put_nowait)
+            notes.put_nowait(None)
+            await reporter
+        except AgentdError as error:
+            return refusal(f"{error.code}: {error}")
+        finally:
+            reporter.cancel()
+        return answer(reply)
+
+    async def _run(self, principal: Principal, tool: Tool, arguments: dict[str, Any], note: Progress) -> ToolReply:
+        running = self.caller(principal, tool, arguments, note)
+        if tool.tier is Tier.READ:
+            return await running
+        effect = asyncio.create_task(running)
+        self.effects.add(effect)
+        effect.add_done_callback(self.effects.discard)
+        return await asyncio.shield(effect)
+
+    async def drain(self) -> None:
+        """Let effects under way end; past DRAIN they are cancelled, and their records say how far they came."""
+        if self.effects:
+            _, late = await asyncio.wait(self.effects, timeout=DRAIN)
+            for each in late:
+                each.cancel()
+            if late:
+                await asyncio.wait(late)
+
+
+async def _report(context: Context, notes: asyncio.Queue[str | None]) -> None:
+    """Send each note as a progress notification until None comes; a client that asked for none gets none."""
+    count = 0
+    while (text := await notes.get()) is not None:
+        count += 1
+        await context.session.report_progress(count, message=text)
+
+
+def refusal(text: str) -> types.CallToolResult:
+    """Return a result that says that nothing came of the call, and why."""
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
+
+
+def answer(reply: ToolReply) -> types.CallToolResult:
+    """Return what a tool answered as MCP says it: structured for programs, the same as text for models."""
+    if reply.error is not None:
+        log = "".join(f"\n{line}" for line in reply.error.log)
+        again = "\nTrying again may help." if reply.error.retry else ""
+        return refusal(f"{reply.error.code}: {reply.error.message}{again}{log}")
+    if reply.status not in {Outcome.COMPLETED, Outcome.WARNINGS}:
+        return refusal(f"{reply.status}: {reply.progress or 'no result yet'}")
+    result = msgspec.to_builtins(reply.result)
+    text = [msgspec.json.encode(result).decode(), *(f"warning: {line}" for line in reply.warnings)]
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=each) for each in text], structured_content=result
+    )

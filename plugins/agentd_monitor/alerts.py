@@ -1,0 +1,315 @@
+"""When an alert is raised and when it is cleared.  Pure: times are values, nothing is sent from here.
+
+    high_cpu, high_memory   a host at 85 %, an agent itself at 90 %
+    agent_offline           two minutes without a heartbeat; an agent that said `offline` itself was drained
+    workflow_stuck          thirty minutes without a change while it should move; waiting for a person is not stuck
+
+The rules, each learnt from somebody's mail storm:
+- one reading proves nothing: a value must stay beyond its threshold for `hold` seconds, over two readings at least,
+  both to raise and to clear; so the first reading after a start only seeds the state
+- raise and clear have thresholds of their own
+- missing data never clears: an alert ends when something is heard, not when nothing is
+- silence that is our own is not theirs: after a pause of the monitor everybody gets the whole time again
+- an alert is its labels: the same labels are the same alert, and it is told once when it is raised and once when
+  it is cleared, however often its cause is seen
+- what flaps stays raised until it has been calm
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport, digest
+from agentd.workflows import TERMINAL
+
+FIRING: Final = "firing"
+RESOLVED: Final = "resolved"
+
+HIGH_CPU: Final = "high_cpu"
+HIGH_MEMORY: Final = "high_memory"
+AGENT_OFFLINE: Final = "agent_offline"
+WORKFLOW_STUCK: Final = "workflow_stuck"
+
+KINDS: Final = (HIGH_CPU, HIGH_MEMORY, AGENT_OFFLINE, WORKFLOW_STUCK)
+SEVERITY: Final = {HIGH_CPU: "warning", HIGH_MEMORY: "warning", AGENT_OFFLINE: "critical", WORKFLOW_STUCK: "warning"}
+
+DRAINED: Final = "offline"
+"""The status by which an agent says itself that it goes."""
+
+LOST: Final = "lost"
+"""The status of an agent that fell silent."""
+
+PATIENT: Final = frozenset({"waiting_approval", "paused"})
+"""States in which a workflow waits for a person, for as long as it takes."""
+
+READINGS: Final = {
+    "host_cpu_percent": (HIGH_CPU, "host"),
+    "host_memory_percent": (HIGH_MEMORY, "host"),
+    "cpu_percent": (HIGH_CPU, "agent"),
+    "memory_percent": (HIGH_MEMORY, "agent"),
+}
+"""Metrics that are judged: of the machine (tag `node`), and of the agent itself (the names of a plain agent)."""
+
+
+class WorkflowView(msgspec.Struct, frozen=True):
+    """What a workflow's event says of it, as far as alerts care."""
+
+    workflow_id: str
+    status: str
+    workflow_type: str = ""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When to raise and when to clear; percent and seconds (settings.py says why)."""
+
+    host_trigger: float = 85.0
+    host_clear: float = 80.0
+    agent_trigger: float = 90.0
+    agent_clear: float = 85.0
+    hold: float = 20.0
+    offline_after: float = 120.0
+    stuck_after: float = 1800.0
+    flap_limit: int = 5
+    flap_window: float = 600.0
+
+    def band(self, scope: str) -> tuple[float, float]:
+        """Return the trigger and the clear threshold, in percent, of a `host` or an `agent`."""
+        return (self.host_trigger, self.host_clear) if scope == "host" else (self.agent_trigger, self.agent_clear)
+
+
+def fingerprint(alert_type: str, labels: dict[str, str]) -> str:
+    """Return what an alert is known by: a hash over its type and its labels, whatever their order."""
+    return digest({**labels, "alert_type": alert_type})
+
+
+def fingerprint_of(alert: Alert) -> str:
+    """Return the fingerprint of an alert message."""
+    return fingerprint(alert.alert_type, alert.labels)
+
+
+@dataclass
+class _Level:
+    """One value that is compared with a threshold; `since` is when it went to the side on which it now is."""
+
+    kind: str
+    scope: str
+    source: str
+    value: float = 0.0
+    since: datetime | None = None
+    readings: int = 0
+    flapping: bool = False
+    changes: deque[datetime] = field(default_factory=deque)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Name the host or the agent that this is about."""
+        return {"node" if self.scope == "host" else "agent": self.source}
+
+    @property
+    def text(self) -> str:
+        """Say the value for people."""
+        what = "CPU" if self.kind == HIGH_CPU else "memory"
+        flapping = ", flapping" if self.flapping else ""
+        return f"{self.scope} {self.source}: {what} at {self.value:.0f} %{flapping}"
+
+    def note(self, value: float, at: datetime, *, beyond: bool) -> None:
+        """Keep a reading; `beyond` tells whether it speaks for a change."""
+        self.value = value
+        if not beyond:
+            self.forget()
+        else:
+            self.since = self.since or at
+            self.readings += 1
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.since, self.readings = None, 0
+
+    def proven(self, at: datetime, seconds: float) -> bool:
+        """Tell whether the readings have spoken for a change long enough."""
+        return self.since is not None and self.readings > 1 and at - self.since >= timedelta(seconds=seconds)
+
+    def turn(self, at: datetime, limit: int, window: float) -> None:
+        """Note a change, and whether there were too many of them lately."""
+        self.forget()
+        self.changes.append(at)
+        while self.changes and at - self.changes[0] > timedelta(seconds=window):
+            self.changes.popleft()
+        self.flapping = len(self.changes) >= limit
+
+
+@dataclass
+class _Agent:
+    heard: datetime
+    status: str
+
+
+@dataclass
+class _Workflow:
+    view: WorkflowView
+    changed: datetime
+
+
+class AlertBook:
+    """All that was heard and what is firing because of it; each method returns what changed by it."""
+
+    def __init__(self, thresholds: Thresholds, start: datetime) -> None:
+        """Begin to watch at `start`: nobody can have been silent for longer than that."""
+        self._thresholds = thresholds
+        self._watching = start
+        self._firing: dict[str, Alert] = {}
+        self._levels: dict[str, _Level] = {}
+        self._agents: dict[str, _Agent] = {}
+        self._workflows: dict[str, _Workflow] = {}
+
+    def firing(self) -> list[Alert]:
+        """Return the alerts that are raised now, the oldest first."""
+        return sorted(self._firing.values(), key=lambda alert: alert.timestamp)
+
+    def agents(self) -> Counter[str]:
+        """Return how many agents there are, by the status that they told; those that were lost are `lost`."""
+        lost = {each.labels["agent"] for each in self._firing.values() if each.alert_type == AGENT_OFFLINE}
+        known = {name: each.status for name, each in self._agents.items()}
+        return Counter((known | dict.fromkeys(lost, LOST)).values())
+
+    def restore(self, alerts: list[Alert]) -> None:
+        """Take over what was firing before a restart; it is not told again, and only what is heard ends it."""
+        self._firing.update({fingerprint_of(alert): alert for alert in alerts if alert.state == FIRING})
+
+    def resume(self, at: datetime) -> None:
+        """Forgive all silence until `at`: it was the monitor that did not listen."""
+        self._watching = max(self._watching, at)
+        for level in self._levels.values():
+            level.forget()
+
+    def adopt(self, thresholds: Thresholds, at: datetime) -> list[Alert]:
+        """Take new thresholds and judge by them at once: a raised threshold ends the alert that it made."""
+        self._thresholds = thresholds
+        changed: list[Alert] = []
+        for key, level in self._levels.items():
+            if level.value < thresholds.band(level.scope)[1]:
+                changed += self._resolve(key, level.text, at)
+        return changed + self.tick(at)
+
+    # -- what is heard ------------------------------------------------------------------------------------------
+
+    def observe_heartbeat(self, heartbeat: Heartbeat, at: datetime) -> list[Alert]:
+        """Note that an agent lives, or that it says good-bye."""
+        return self._heard(heartbeat.agent_id, heartbeat.status, at)
+
+    def observe_registration(self, registration: AgentRegistration, at: datetime) -> list[Alert]:
+        """Note that an agent has introduced itself, which is a sign of life as well."""
+        return self._heard(registration.agent_id, registration.status, at)
+
+    def observe_metrics(self, report: MetricReport, at: datetime) -> list[Alert]:
+        """Judge the readings of a report; metrics that it leaves out stay as they were."""
+        changed: list[Alert] = []
+        for name, value in report.metrics.items():
+            if name in READINGS:
+                changed += self._read(*READINGS[name], report, value, at)
+        return changed
+
+    def observe_workflow(self, view: WorkflowView, at: datetime) -> list[Alert]:
+        """Note that a workflow has changed; `at` is when."""
+        key = fingerprint(WORKFLOW_STUCK, {"workflow": view.workflow_id})
+        over = view.status in TERMINAL
+        if over:
+            self._workflows.pop(view.workflow_id, None)
+        else:
+            self._workflows[view.workflow_id] = _Workflow(view, at)
+        return self._resolve(key, f"workflow {view.workflow_id} moves again: {view.status}", at, over=over)
+
+    def tick(self, at: datetime) -> list[Alert]:
+        """Notice what was not heard until `at`."""
+        return self._lost(at) + self._stuck(at)
+
+    # -- agents and workflows -------------------------------------------------------------------------------------
+
+    def _heard(self, agent: str, status: str, at: datetime) -> list[Alert]:
+        drained = status == DRAINED
+        self._agents[agent] = _Agent(at, status)
+        back = f"agent {agent} {'stopped by itself' if drained else 'is back'}"
+        changed = self._resolve(fingerprint(AGENT_OFFLINE, {"agent": agent}), back, at)
+        if drained:
+            for kind in (HIGH_CPU, HIGH_MEMORY):
+                key = fingerprint(kind, {"agent": agent})
+                self._levels.pop(key, None)
+                changed += self._resolve(key, f"agent {agent} stopped by itself", at)
+        return changed
+
+    def _lost(self, at: datetime) -> list[Alert]:
+        limit = timedelta(seconds=self._thresholds.offline_after)
+        changed: list[Alert] = []
+        for name, agent in self._agents.items():
+            key = fingerprint(AGENT_OFFLINE, {"agent": name})
+            silent = at - max(agent.heard, self._watching)
+            if agent.status == DRAINED or key in self._firing or silent < limit:
+                continue
+            text = (
+                f"agent {name}: no heartbeat since {agent.heard:%Y-%m-%d %H:%M:%S} UTC; if it was taken away on "
+                f'purpose, publish a heartbeat of it with status "{DRAINED}"'
+            )
+            changed.append(self._fire(AGENT_OFFLINE, {"agent": name}, text, name, at))
+        return changed
+
+    def _stuck(self, at: datetime) -> list[Alert]:
+        limit = timedelta(seconds=self._thresholds.stuck_after)
+        changed: list[Alert] = []
+        for name, workflow in self._workflows.items():
+            key = fingerprint(WORKFLOW_STUCK, {"workflow": name})
+            if workflow.view.status in PATIENT or key in self._firing or at - workflow.changed < limit:
+                continue
+            kind = f" ({workflow.view.workflow_type})" if workflow.view.workflow_type else ""
+            text = (
+                f"workflow {name}{kind}: {workflow.view.status}, and no change since "
+                f"{workflow.changed:%Y-%m-%d %H:%M:%S} UTC"
+            )
+            changed.append(self._fire(WORKFLOW_STUCK, {"workflow": name}, text, name, at))
+        return changed
+
+    # -- values and thresholds ------------------------------------------------------------------------------------
+
+    def _read(self, kind: str, scope: str, report: MetricReport, value: float, at: datetime) -> list[Alert]:
+        source = report.tags.get("node", report.agent_id) if scope == "host" else report.agent_id
+        fresh = _Level(kind, scope, source)
+        key = fingerprint(kind, fresh.labels)
+        level = self._levels.setdefault(key, fresh)
+        trigger, clear = self._thresholds.band(scope)
+        firing = key in self._firing
+        level.note(value, at, beyond=value < clear if firing else value >= trigger)
+        calm = self._thresholds.flap_window if firing and level.flapping else self._thresholds.hold
+        if not level.proven(at, calm):
+            return []
+        level.turn(at, self._thresholds.flap_limit, self._thresholds.flap_window)
+        return (
+            self._resolve(key, level.text, at) if firing else [self._fire(kind, level.labels, level.text, source, at)]
+        )
+
+    # -- what is told ---------------------------------------------------------------------------------------------
+
+    def _fire(self, kind: str, labels: dict[str, str], text: str, source: str, at: datetime) -> Alert:
+        alert = Alert(
+            alert_type=kind,
+            message=text,
+            timestamp=at,
+            source=source,
+            severity=SEVERITY[kind],
+            labels=labels,
+            state=FIRING,
+        )
+        self._firing[fingerprint(kind, labels)] = alert
+        return alert
+
+    def _resolve(self, key: str, text: str, at: datetime, *, over: bool = False) -> list[Alert]:
+        """Clear an alert; what was heard before it was raised (read from a stream) does so only if all is `over`."""
+        alert = self._firing.get(key)
+        if alert is None or (at <= alert.timestamp and not over):
+            return []
+        del self._firing[key]
+        return [msgspec.structs.replace(alert, message=text, timestamp=at, state=RESOLVED)]

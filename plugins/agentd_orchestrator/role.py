@@ -1,0 +1,233 @@
+"""The orchestrator: takes requests, completions, timers and signals, and feeds them to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from pydantic import Field
+
+from agentd import subjects
+from agentd.consumer import Consumer, GiveUp, Job
+from agentd.errors import AgentdError, Denied, InvalidMessage, Rejected, TemporaryError
+from agentd.messages import (
+    DiscoveryRequest,
+    TaskCompletion,
+    Tier,
+    TimerDue,
+    WorkflowRequest,
+    WorkflowResponse,
+    WorkflowSignal,
+    convert,
+    now,
+)
+from agentd.role import Settings
+from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.engine import KEPT, Engine
+
+if TYPE_CHECKING:
+    from agentd.role import Context
+
+
+class OrchestratorSettings(Settings):
+    """Settings of the orchestrator, section `[orchestrator]`."""
+
+    slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
+    max_open: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
+    discovery_every: float = Field(60.0, ge=1, description="seconds between two discovery requests")
+
+
+class Orchestrator:
+    """Runs workflows; any number of orchestrators may work at once."""
+
+    name = "orchestrator"
+    port = 8080
+    services: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        """Begin without a context."""
+        self._context: Context
+        self._engine: Engine
+        self._requests: Consumer
+
+    def reload(self, settings: Any) -> None:  # noqa: ANN401 - the plugin's own settings
+        """Take over the settings that can change while it runs: none needs more than the next start."""
+
+    async def run(self, context: Context) -> None:
+        """Work until the context says stop."""
+        self._context = context
+        self._engine = Engine(context.bus, context.agent_id, context.metrics, context.log)
+        settings: OrchestratorSettings = context.settings
+        self._requests = self._consumer(subjects.REQUESTS, subjects.ORCH_REQUESTS, self._on_request, 64)
+        consumers = [
+            self._requests,
+            self._consumer(subjects.INPUT, subjects.ORCH_INPUT, self._on_input, settings.slots),
+            self._consumer(subjects.WORKFLOWS, subjects.ORCH_DUE, self._on_due, settings.slots),
+        ]
+        drain = context.config.drain.timeout
+        context.health.up()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._discover(settings.discovery_every))
+            group.create_task(self._watch(consumers, settings.max_open))
+            for each in consumers:
+                group.create_task(each.run(context.stopping, drain=drain))
+
+    def _consumer(self, stream: str, durable: str, handle: Any, slots: int) -> Consumer:  # noqa: ANN401
+        context = self._context
+        journal = context.worker.journal
+        return Consumer(context.bus, stream, durable, handle, slots=slots, log=context.log, journal=journal)
+
+    async def _watch(self, consumers: list[Consumer], max_open: int) -> None:
+        """Say what keeps work from coming, and take no requests while too many workflows are open."""
+        context = self._context
+        while not await _stopped(context.stopping, 1.0):
+            problem = next((each.problem for each in consumers if each.problem), "")
+            if problem:
+                context.health.down(problem)
+            else:
+                context.health.up()
+            full = self._engine.open >= max_open
+            if self._requests.paused and not full:
+                self._requests.paused = False
+                self._requests.resume()
+            self._requests.paused = full
+
+    async def _discover(self, every: float) -> None:
+        bus = self._context.bus
+        while True:
+            request = DiscoveryRequest(self._context.agent_id, now())
+            await bus.publish(subjects.AGENT_DISCOVERY, request)
+            await bus.publish(subjects.SERVICE_DISCOVERY, request)
+            if await _stopped(self._context.stopping, every):
+                return
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    async def _on_request(self, job: Job) -> None:
+        """Turn a request into a workflow, or into a refusal that the requester is told."""
+        plain = job.subject == subjects.WORKFLOW_REQUEST
+        principal = "plain" if plain else job.subject.split(".")[3]
+        tier = self._context.policy.tier_of(principal, plain=plain)
+        given_id = f"req-{job.sequence}"
+        try:
+            request = job.decode(WorkflowRequest)
+            given_id = subjects.check_id(request.workflow_id) if request.workflow_id else given_id
+            request = msgspec.structs.replace(request, workflow_id=given_id)
+            begin = self._plan(request, principal, tier, job)
+        except AgentdError as error:
+            broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
+            begin = wf.Begin(broken, [], principal, tier, refused=str(error))
+        state = await self._engine.feed(given_id, begin, delivered=job.delivered)
+        if state is not None and state.digest != wf.digest_of(begin.request):
+            await self._conflict(begin, state)
+
+    def _plan(self, request: WorkflowRequest, principal: str, tier: Tier, job: Job) -> wf.Begin:
+        """Return the request with its plan, or with why it is refused."""
+        context = self._context
+        plain = job.subject == subjects.WORKFLOW_REQUEST
+        waited = (context.bus.server_time() - job.stored).total_seconds()
+        if waited > request.start_by:
+            text = f"waited {waited:.0f} s to be started; it was to start within {request.start_by:.0f} s"
+            return wf.Begin(request, [], principal, tier, refused=text, status=wf.Status.EXPIRED)
+        try:
+            definition = context.workflows.get(request.workflow_type)
+            if definition is None:
+                text = f"workflow_type: unknown {request.workflow_type!r}; there are {', '.join(sorted(context.workflows))}"
+                raise Rejected(text)
+            plan = definition.plan(_parameters(request, definition.parameters))
+            wf.check_plan(plan)
+            if request.timeout is not None and request.timeout <= 0:
+                text = f"timeout: {request.timeout:g} s is over already"
+                raise Rejected(text)
+            for each in plan:
+                if each.tier is not Tier.READ:
+                    context.policy.allow(each.tool, each.tier, tier, principal=principal, plain=plain)
+        except (Rejected, Denied, InvalidMessage) as error:
+            return wf.Begin(request, [], principal, tier, refused=str(error))
+        return wf.Begin(request, plan, principal, tier)
+
+    async def _conflict(self, begin: wf.Begin, state: wf.Workflow) -> None:
+        """Tell that this id is another workflow's; the answer of that one stays its own."""
+        wanted = wf.digest_of(begin.request)
+        text = (
+            f"workflow_id: {state.workflow_id!r} is a {state.workflow_type} with other parameters "
+            f"({state.status}); use another id"
+        )
+        answer = WorkflowResponse(state.workflow_id, "conflict", {}, text, self._context.agent_id)
+        subject = subjects.response(f"{state.workflow_id}-conflict-{wanted[:8]}")
+        await self._context.bus.store(subject, answer, ttl=KEPT)
+
+    # -- what else comes in -------------------------------------------------------------------------------------------
+
+    async def _on_input(self, job: Job) -> None:
+        if job.subject.startswith("ai.workflows.signal."):
+            await self._on_signal(job)
+        else:
+            await self._on_completion(job)
+
+    async def _on_completion(self, job: Job) -> None:
+        try:
+            completion = job.decode(TaskCompletion)
+            tokens = job.subject.split(".")
+            if len(tokens) == 6:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
+                workflow, task = tokens[4], tokens[5]
+            else:
+                workflow, _, task = completion.task_id.rpartition(".")
+            subjects.check_id(workflow)
+        except InvalidMessage as error:
+            raise GiveUp(str(error)) from error
+        await self._engine.feed(workflow, wf.Ended(task, completion), delivered=job.delivered)
+
+    async def _on_signal(self, job: Job) -> None:
+        _, _, _, principal, workflow = job.subject.split(".")
+        try:
+            signal = job.decode(WorkflowSignal)
+            if signal.action != "cancel":
+                message = f"action: unknown {signal.action!r}; there is cancel"
+                raise InvalidMessage(message)
+            subjects.check_id(workflow)
+        except InvalidMessage as error:
+            raise GiveUp(str(error)) from error
+        await self._engine.feed(workflow, wf.Cancel(principal, signal.reason), delivered=job.delivered)
+
+    async def _on_due(self, job: Job) -> None:
+        try:
+            due = job.decode(TimerDue)
+        except InvalidMessage as error:
+            raise GiveUp(str(error)) from error
+        workflow = job.subject.split(".")[3]
+        if due.kind == "deadline" and await self._engine.reported(workflow, due.task):
+            message = f"{workflow}.{due.task}: a completion is waiting to be handled"
+            raise TemporaryError(message, delay=0.5)
+        await self._engine.feed(workflow, wf.Due(due.kind, due.task, due.attempt), delivered=job.delivered)
+
+
+def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> msgspec.Struct:
+    """Return the request's parameters as the definition wants them; raises InvalidMessage naming the field."""
+    known = [each.encode_name for each in msgspec.structs.fields(kind)]
+    unknown = sorted(set(request.parameters) - set(known))
+    if unknown:
+        message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"
+        raise InvalidMessage(message)
+    return convert(request.parameters, kind)
+
+
+def _peek(data: bytes, field: str) -> str:
+    """Return a text field of a message that cannot be understood as a whole, as far as it can."""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    found = value.get(field, "") if isinstance(value, dict) else ""
+    return found if isinstance(found, str) else ""
+
+
+async def _stopped(stopping: asyncio.Event, seconds: float) -> bool:
+    """Wait for the stop, at most `seconds`; tell whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,419 @@
+"""How a workflow proceeds: values in, values out.
+
+`fold(state, inputs, at)` decides over inputs one after the other and returns the next state, or None when
+nothing changes.  The state is everything: the plan, what became of each task, the timeline, and the outbox, that
+is what has to leave because of this very change.  There is no clock, no bus and no log here; the same inputs
+give the same state, whichever orchestrator decides.
+
+Inputs may come twice, late, in any order, or from an attempt that is over: only the completion of the attempt
+that is assigned now changes a task, only the timer of that attempt ends it, and a terminal state never changes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from agentd import subjects
+from agentd.errors import Rejected
+from agentd.messages import (
+    Outcome,
+    TaskAssignment,
+    TaskCompletion,
+    TaskError,
+    Tier,
+    WorkflowRequest,
+    WorkflowResponse,
+    digest,
+)
+from agentd.workflows import DONE, Effect, Entry, Status, TaskSpec, TaskState, TaskStatus, Workflow
+
+MAX_REDO: Final = 5
+"""How often a task may send the workflow back to an earlier one."""
+MAX_BACKOFF: Final = 300.0
+"""Longest pause in seconds before a retry."""
+MAX_TASKS: Final = 2000
+"""Tasks of one plan; more would not fit the largest message with their results."""
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """A request with its plan; `refused` says why it is not carried out, and with which status."""
+
+    request: WorkflowRequest
+    plan: list[TaskSpec]
+    principal: str
+    tier: Tier
+    refused: str = ""
+    status: Status = Status.REJECTED
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """An agent told how an attempt ended."""
+
+    task: str
+    completion: TaskCompletion
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A timer fired."""
+
+    kind: str
+    task: str
+    attempt: int
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """A principal wants the workflow to end."""
+
+    principal: str
+    reason: str = ""
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """Deciding failed again and again: a bug; the workflow ends, so that a person looks."""
+
+    error: str
+
+
+Input = Begin | Ended | Due | Cancel | Broken
+
+
+def fold(state: Workflow | None, inputs: list[Input], at: datetime) -> Workflow | None:
+    """Decide over `inputs` in turn; return the next state with the outbox of all of them, or None for no change."""
+    start = current = cleared(state)
+    for each in inputs:
+        current = decide(current, each, at)
+    return None if current is start else current
+
+
+def cleared(state: Workflow | None) -> Workflow | None:
+    """Return the state with an empty outbox: what it held has been sent."""
+    return None if state is None else replace(state, outbox=[])
+
+
+def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | None:
+    """Return the state after `given`; the very same object when it changes nothing."""
+    if state is None:
+        return begin(given, at) if isinstance(given, Begin) else None
+    if state.over:
+        return state
+    match given:
+        case Ended():
+            return _ended(state, given, at)
+        case Due():
+            return _due(state, given, at)
+        case Cancel():
+            return _cancel(state, given, at)
+        case Broken():
+            return _finish(_note(replace(state, error=given.error, failing=True), at, given.error), at, Status.FAILED)
+        case _:
+            return state
+
+
+def begin(given: Begin, at: datetime) -> Workflow:
+    """Return the first state of a workflow: running, or ended at once when it is refused or only planned."""
+    request = given.request
+    seconds = sum(each.deadline for each in given.plan) if request.timeout is None else request.timeout
+    state = Workflow(
+        workflow_id=request.workflow_id,
+        workflow_type=request.workflow_type,
+        status=Status.RUNNING,
+        requester_id=request.requester_id or given.principal,
+        principal=given.principal,
+        tier=given.tier,
+        digest=digest_of(request),
+        created=at,
+        updated=at,
+        priority=request.priority,
+        parameters=request.parameters,
+        deadline=at + timedelta(seconds=seconds),
+        tasks={each.name: TaskState(each) for each in given.plan},
+    )
+    if given.refused:
+        state = replace(state, error=given.refused, tasks={}, deadline=None)
+        return _finish(_note(state, at, f"{given.status}: {given.refused}"), at, given.status)
+    if request.dry_run:
+        skipped = {name: replace(task, status=TaskStatus.SKIPPED) for name, task in state.tasks.items()}
+        return _finish(_note(replace(state, tasks=skipped), at, "planned only (dry run)"), at, Status.COMPLETED)
+    state = _note(state, at, f"requested by {state.requester_id}")
+    state = replace(state, outbox=[Effect("timeout", at=state.deadline)])
+    return _advance(state, at)
+
+
+def digest_of(request: WorkflowRequest) -> str:
+    """Return what makes two requests with one id the same request: their type and parameters."""
+    return digest([request.workflow_type, request.parameters, request.dry_run])
+
+
+# -- what an input does -----------------------------------------------------------------------------------------
+
+
+def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
+    completion = given.completion
+    task = state.tasks.get(given.task)
+    if task is None or task.status is not TaskStatus.ASSIGNED or completion.attempt != task.attempt:
+        return state
+    if completion.service_id != service_of(task.spec.queue):
+        return state
+    task = replace(task, agent=completion.agent_id, finished_at=at, warnings=completion.warnings)
+    if completion.status is Outcome.FAILED:
+        return _failed(state, given.task, task, _error_of(completion), at)
+    if completion.status is Outcome.CANCELLED:
+        task = replace(task, status=TaskStatus.CANCELLED)
+    else:
+        status = TaskStatus.COMPLETED_WITH_WARNINGS if completion.warnings else TaskStatus.COMPLETED
+        task = replace(task, status=status, result=completion.result, error=None)
+    state = _with(state, given.task, task, at, str(task.status))
+    return _advance(state, at)
+
+
+def _error_of(completion: TaskCompletion) -> TaskError:
+    if isinstance(completion.error, TaskError):
+        return completion.error
+    return TaskError(code="failed", message=completion.error or "failed without saying why")
+
+
+def _failed(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
+    """An attempt failed: go back, try again, or give up."""
+    task = replace(task, error=error)
+    going_on = not state.failing and state.status is Status.RUNNING
+    back_to = task.spec.redo.get(error.code)
+    if going_on and back_to is not None and task.attempt <= MAX_REDO:
+        state = _with(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
+        return _advance(_rewind(state, back_to), at)
+    if going_on and error.retry and task.attempt <= task.spec.retries:
+        retry_at = at + timedelta(seconds=min(task.spec.backoff * 2 ** (task.attempt - 1), MAX_BACKOFF))
+        task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at)
+        state = _with(state, name, task, at, f"failed, to be tried again: {error.message}")
+        return _add(state, Effect("retry", name, task.attempt + 1, retry_at))
+    task = replace(task, status=TaskStatus.FAILED)
+    state = _with(state, name, task, at, f"failed: {error.message}")
+    if not state.error:
+        state = replace(state, error=f"{name}: {error.message}")
+    return _wind_down(replace(state, failing=True), at)
+
+
+def _rewind(state: Workflow, back_to: str) -> Workflow:
+    """Make `back_to` and all that depends on it wait again; attempts go on counting."""
+    again = {back_to}
+    for name, task in _in_order(state):
+        if again.intersection(task.spec.after):
+            again.add(name)
+    tasks = {
+        name: TaskState(task.spec, attempt=task.attempt, error=task.error) if name in again else task
+        for name, task in state.tasks.items()
+    }
+    return replace(state, tasks=tasks)
+
+
+def _in_order(state: Workflow) -> list[tuple[str, TaskState]]:
+    """Return the tasks so that each stands after those that it depends on."""
+    ordered: dict[str, TaskState] = {}
+    left = dict(state.tasks)
+    while left:
+        ready = [name for name, task in left.items() if all(each in ordered for each in task.spec.after)]
+        ordered |= {name: left.pop(name) for name in ready}
+    return list(ordered.items())
+
+
+def _due(state: Workflow, given: Due, at: datetime) -> Workflow:
+    if given.kind == "timeout":
+        if state.failing or state.status is Status.CANCELLING:
+            return state
+        text = f"not done within {_seconds(state)} s"
+        return _wind_down(replace(_note(state, at, text), error=state.error or text, failing=True), at)
+    task = state.tasks.get(given.task)
+    if task is None:
+        return state
+    if given.kind == "retry":
+        awaited = task.status is TaskStatus.WAITING and task.retry_at is not None and given.attempt == task.attempt + 1
+        return _assign(state, given.task, at) if awaited else state
+    if task.status is not TaskStatus.ASSIGNED or given.attempt != task.attempt:
+        return state
+    text = f"no result within {task.spec.deadline:g} s of attempt {task.attempt}"
+    if not state.failing and state.status is Status.RUNNING:
+        return _failed(state, given.task, task, TaskError("deadline", text, retry=True), at)
+    task = replace(task, status=TaskStatus.CANCELLED, finished_at=at, error=TaskError("deadline", text))
+    return _advance(_with(state, given.task, task, at, f"{text}; what it did is not known"), at)
+
+
+def _seconds(state: Workflow) -> int:
+    return 0 if state.deadline is None else round((state.deadline - state.created).total_seconds())
+
+
+def _cancel(state: Workflow, given: Cancel, at: datetime) -> Workflow:
+    if state.status is Status.CANCELLING:
+        return state
+    text = f"cancelled by {given.principal}" + (f": {given.reason}" if given.reason else "")
+    state = replace(_note(state, at, text), status=Status.CANCELLING, error=state.error or text)
+    return _wind_down(state, at)
+
+
+def _wind_down(state: Workflow, at: datetime) -> Workflow:
+    """Begin nothing more; stop what nobody has begun; wait for the rest."""
+    tasks = dict(state.tasks)
+    for name, task in state.tasks.items():
+        if task.status is TaskStatus.WAITING:
+            tasks[name] = replace(task, status=TaskStatus.CANCELLED, finished_at=at, retry_at=None)
+        elif task.status is TaskStatus.ASSIGNED:
+            state = _add(state, Effect("entomb", name, task.attempt))
+    return _advance(replace(state, tasks=tasks), at)
+
+
+# -- going on -----------------------------------------------------------------------------------------------------
+
+
+def _advance(state: Workflow, at: datetime) -> Workflow:
+    """Assign what is ready; end the workflow when nothing is left to wait for."""
+    if not state.failing and state.status is Status.RUNNING:
+        for name, task in state.tasks.items():
+            ready = task.status is TaskStatus.WAITING and task.retry_at is None
+            if ready and all(state.tasks[each].status in DONE for each in task.spec.after):
+                state = _assign(state, name, at)
+    if any(task.status in {TaskStatus.ASSIGNED, TaskStatus.WAITING} for task in state.tasks.values()):
+        return state
+    return _finish(state, at, _ending(state))
+
+
+def _ending(state: Workflow) -> Status:
+    if state.status is Status.CANCELLING:
+        return Status.CANCELLED
+    if state.failing:
+        return Status.FAILED
+    if any(task.warnings for task in state.tasks.values()):
+        return Status.COMPLETED_WITH_WARNINGS
+    return Status.COMPLETED
+
+
+def _assign(state: Workflow, name: str, at: datetime) -> Workflow:
+    task = state.tasks[name]
+    attempt = task.attempt + 1
+    deadline = at + timedelta(seconds=task.spec.deadline)
+    task = replace(
+        task,
+        status=TaskStatus.ASSIGNED,
+        attempt=attempt,
+        deadline=deadline,
+        retry_at=None,
+        assigned_at=at,
+        finished_at=None,
+        agent="",
+    )
+    state = _with(state, name, task, at, f"assigned to {task.spec.queue}")
+    return _add(state, Effect("assign", name, attempt), Effect("deadline", name, attempt, deadline))
+
+
+def _finish(state: Workflow, at: datetime, status: Status) -> Workflow:
+    state = replace(_note(state, at, str(status)), status=status)
+    return _add(state, Effect("respond"))
+
+
+def _with(state: Workflow, name: str, task: TaskState, at: datetime, what: str) -> Workflow:
+    state = replace(state, tasks={**state.tasks, name: task})
+    return _note(state, at, what, name, task)
+
+
+def _note(state: Workflow, at: datetime, what: str, name: str = "", task: TaskState | None = None) -> Workflow:
+    attempt, agent = (0, "") if task is None else (task.attempt, task.agent)
+    return replace(state, updated=at, timeline=[*state.timeline, Entry(at, what, name, attempt, agent)])
+
+
+def _add(state: Workflow, *effects: Effect) -> Workflow:
+    return replace(state, outbox=[*state.outbox, *effects])
+
+
+# -- what is derived from a state ---------------------------------------------------------------------------------
+
+
+def service_of(queue: str) -> str:
+    """Return the service of a queue `<service>[@<node>][+<class>]`."""
+    return queue.partition("+")[0].partition("@")[0]
+
+
+def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | None:
+    """Return the message that assigns this attempt; None if the state has gone on since."""
+    task = state.tasks[name]
+    if task.attempt != attempt or task.deadline is None:
+        return None
+    return TaskAssignment(
+        task_id=f"{state.workflow_id}.{name}",
+        workflow_id=state.workflow_id,
+        task_type=task.spec.tool,
+        assigned_to=task.spec.queue,
+        parameters=_resolve(task.spec.parameters, state),
+        deadline=task.deadline,
+        attempt=attempt,
+        dependencies=task.spec.after,
+        tier=state.tier,
+        principal=state.principal,
+    )
+
+
+def _resolve(value: Any, state: Workflow) -> Any:  # noqa: ANN401 - JSON
+    """Put results of earlier tasks in the place of `result_of(…)`."""
+    if isinstance(value, dict):
+        if "$result" in value:
+            result = state.tasks[value["$result"]].result
+            return result.get(value["field"]) if "field" in value and isinstance(result, dict) else result
+        return {key: _resolve(each, state) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_resolve(each, state) for each in value]
+    return value
+
+
+def response(state: Workflow, agent_id: str) -> WorkflowResponse:
+    """Return the answer to the request of a workflow that is over."""
+    tasks: dict[str, Any] = {}
+    for name, task in state.tasks.items():
+        shown: dict[str, Any] = {"status": str(task.status)}
+        if task.status in DONE:
+            shown["result"] = task.result
+        elif task.error is not None:
+            shown["error"] = task.error.message
+        if task.warnings:
+            shown["warnings"] = task.warnings
+        tasks[name] = shown
+    result = {"tasks": tasks} if tasks else {}
+    return WorkflowResponse(state.workflow_id, str(state.status), result, state.error, agent_id)
+
+
+def check_plan(plan: list[TaskSpec]) -> None:
+    """Raise Rejected if `plan` cannot be carried out: names, dependencies, cycles, sizes."""
+    names = [each.name for each in plan]
+    if not plan or len(plan) > MAX_TASKS:
+        message = f"a plan has 1 to {MAX_TASKS} tasks; this one has {len(plan)}"
+        raise Rejected(message)
+    for each in plan:
+        subjects.check_task(each.name)
+        subjects.check_queue(each.queue)
+        for other in [*each.after, *each.redo.values()]:
+            if other not in names:
+                message = f"task {each.name}: depends on {other!r}, which the plan does not have"
+                raise Rejected(message)
+    if len(set(names)) != len(names):
+        message = "two tasks of the plan have the same name"
+        raise Rejected(message)
+    _check_order(plan)
+
+
+def _check_order(plan: list[TaskSpec]) -> None:
+    """Raise Rejected for a cycle, and for a task that would go back to one that it does not depend on."""
+    before: dict[str, set[str]] = {}
+    done: set[str] = set()
+    left = list(plan)
+    while left:
+        ready = [each for each in left if done.issuperset(each.after)]
+        if not ready:
+            message = f"the tasks {', '.join(each.name for each in left)} wait for one another"
+            raise Rejected(message)
+        for each in ready:
+            before[each.name] = set(each.after).union(*(before[other] for other in each.after))
+            strangers = set(each.redo.values()) - before[each.name]
+            if strangers:
+                message = f"task {each.name}: goes back to {strangers.pop()!r}, which does not come before it"
+                raise Rejected(message)
+        done.update(each.name for each in ready)
+        left = [each for each in left if each.name not in done]

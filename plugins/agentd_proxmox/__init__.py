@@ -1,0 +1,40 @@
+"""The tools of Proxmox VE: guests, nodes, storages and tasks, as the service `mcp-proxmox`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from agentd.role import Settings
+    from agentd.tools import BrokenTool, Tool, Toolbox
+
+SERVICE = "mcp-proxmox"
+
+
+@hookimpl
+def agentd_settings() -> type[Settings]:
+    """Return the settings of the tools."""
+    from agentd_proxmox.settings import ToolSettings
+
+    return ToolSettings
+
+
+@hookimpl
+def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
+    """Return every tool, or none where the configuration names no Proxmox."""
+    if toolbox.proxmox is None:
+        return []
+    from agentd.tools import collect
+    from agentd_proxmox.cluster import Cluster
+    from agentd_proxmox.create import Creation
+    from agentd_proxmox.guests import Guests
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.power import Power
+    from agentd_proxmox.settings import ToolSettings
+
+    settings = toolbox.settings or ToolSettings()
+    inventory = Inventory(toolbox.proxmox, settings)
+    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory))
+    return [each for owner in owners for each in collect(owner, service=SERVICE)]

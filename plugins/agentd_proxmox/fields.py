@@ -1,0 +1,68 @@
+"""What parameters and results are made of: each kind of value once, with its bounds.
+
+The patterns keep a value from becoming something else on its way: a node is one part of a path, a bridge is one part
+of `net0=virtio,bridge=…`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Vmid = Annotated[int, Meta(ge=100, le=999_999_999, description="number of the guest in the whole cluster")]
+Node = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62})$", description="name of a node")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,62})$", description="name of a guest, as in DNS")]
+Storage = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", description="name of a storage")]
+Bridge = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="name of a bridge of the node")]
+Pool = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./-]+$", description="name of a pool")]
+Tag = Annotated[str, Meta(pattern=r"^[a-z0-9_][a-z0-9_+.-]*$", description="lower case")]
+Disk = Annotated[str, Meta(pattern=r"^(scsi|virtio|sata|ide)\d{1,2}$", description="for example scsi0")]
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]
+Volume = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+:[^,;\s]+$", description="for example local:iso/debian.iso")]
+Cores = Annotated[int, Meta(ge=1, le=8192)]
+Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]
+Gibibytes = Annotated[int, Meta(ge=1, le=131_072, description="GiB")]
+Seconds = Annotated[int, Meta(ge=1, le=86_400, description="seconds")]
+Count = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing is to be said."""
+
+
+class Guest(msgspec.Struct, frozen=True):
+    """A VM or container as it is now; memory in MiB, disks in GiB, uptime in seconds."""
+
+    vmid: int
+    node: str
+    name: str
+    status: str
+    type: str = "qemu"
+    template: bool = False
+    lock: str = ""
+    cores: int = 0
+    memory: int = 0
+    disks: dict[str, float] = {}
+    storages: list[str] = []
+    networks: dict[str, str] = {}
+    tags: list[str] = []
+    description: str = ""
+    onboot: bool = False
+    agent: bool = False
+    ha: bool = False
+    uptime: int = 0
+    digest: str = ""
+
+
+class GuestLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A guest in a list, short: what is as usual is left out."""
+
+    vmid: int
+    name: str
+    node: str
+    status: str
+    type: str = "qemu"
+    tags: list[str] = []
+    lock: str = ""

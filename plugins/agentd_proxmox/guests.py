@@ -1,0 +1,198 @@
+"""List, read and change guests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import ConfigChanged, Rejected
+from agentd.messages import Tier
+from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import fields, look
+from agentd_proxmox.power import Which, upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+
+TRIES = 3
+"""How often a change is put on a configuration that somebody else changes at the same time."""
+
+
+class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which guests to list: `name` is a part of the name, `tag` a whole one; `cursor` is `next` of the page before."""
+
+    node: fields.Node | None = None
+    status: str = ""
+    tag: str = ""
+    name: str = ""
+    type: Annotated[str, Meta(pattern="^(qemu|lxc)?$", description="qemu (VM), lxc (container) or both")] = ""
+    templates: bool = False
+    limit: Annotated[int, Meta(ge=1, le=500)] = 25
+    cursor: str = ""
+
+
+class GuestPage(msgspec.Struct, frozen=True):
+    """How many guests there are, by status and by node, and one page of them by VMID; `next` is "" on the last."""
+
+    total: int
+    by_status: dict[str, int]
+    by_node: dict[str, int]
+    guests: list[fields.GuestLine]
+    next: str = ""
+
+
+class Templates(msgspec.Struct, frozen=True):
+    """The templates that VMs can be cloned from."""
+
+    templates: list[fields.GuestLine]
+
+
+class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change; what is left out stays, an empty text or list removes.  Most of it takes effect on a restart.
+
+    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
+    """
+
+    vmid: fields.Vmid
+    name: fields.Name | None = None
+    cores: fields.Cores | None = None
+    memory: fields.Mebibytes | None = None
+    description: str | None = None
+    tags: list[fields.Tag] | None = None
+    onboot: bool | None = None
+    agent: bool | None = None
+    ciuser: str | None = None
+    sshkeys: str | None = None
+    ipconfig0: str | None = None
+    nameserver: str | None = None
+    searchdomain: str | None = None
+    digest: str = ""
+
+
+class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which disk, and how large it shall be: an absolute size, never smaller than it is."""
+
+    vmid: fields.Vmid
+    size: fields.Gibibytes
+    disk: fields.Disk = "scsi0"
+
+
+class Guests:
+    """The tools for guests that exist."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def list_vms(self, call: Call, p: ListVms) -> GuestPage:  # noqa: ARG002 - every tool has a call
+        """List VMs and containers: a tally of all that match, and one page.
+
+        Status may be 10 s old, and a guest that was just made is `unknown` without a name; get_vm is prompt.
+        """
+        if p.cursor and not p.cursor.isdigit():
+            raise Rejected("list_vms: a cursor is what `next` said, nothing else")
+        found = [each for each in await self.inventory.places() if _matches(each, p)]
+        rest = [each for each in found if each.vmid > int(p.cursor or 0)]
+        page = rest[: p.limit]
+        return GuestPage(
+            total=len(found),
+            by_status=dict(Counter(each.status for each in found)),
+            by_node=dict(Counter(each.node for each in found)),
+            guests=[each.line() for each in page],
+            next=str(page[-1].vmid) if len(rest) > len(page) else "",
+        )
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def list_templates(self, call: Call, p: fields.NoParameters) -> Templates:  # noqa: ARG002
+        """List the templates that create_vm can clone."""
+        return Templates([each.line() for each in await self.inventory.places() if each.template])
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def get_vm(self, call: Call, p: Which) -> fields.Guest:  # noqa: ARG002
+        """Show one VM or container as it is now: where it is, its status, size, disks, networks, tags and lock."""
+        return await self.inventory.read(await self.inventory.find(p.vmid, p.name))
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    async def update_vm(self, call: Call, p: UpdateVm) -> fields.Guest:
+        """Change a VM's configuration: size, name, tags, description, cloud-init, start at boot, guest agent.
+
+        Nothing is done if it already is so.  Several changes come as one.  The line by which agentd knows its own
+        guests stays in the description.
+        """
+        at = await self.inventory.find(p.vmid, vm=True)
+
+        async def seen() -> Found | None:
+            return None if look.changes(config := await self.inventory.config(at), _wanted(p, config)) else Found()
+
+        await self.inventory.finish(call, await call.once(seen, lambda: self._change(call, at, p)))
+        return await self.inventory.read(at)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def resize_disk(self, call: Call, p: ResizeDisk) -> fields.Guest:
+        """Grow a disk of a VM to a size; one that is as large or larger is left alone.
+
+        The guest still has to grow its partition and file system; most cloud images do so by themselves at boot.
+        """
+        at = await self.inventory.find(p.vmid, vm=True)
+
+        async def seen() -> Found | None:
+            disks = look.disks(await self.inventory.config(at))
+            if p.disk not in disks:
+                raise Rejected(f"{at.title} has no disk {p.disk}; it has {', '.join(disks) or 'none'}")
+            if disks[p.disk] < p.size:
+                await self.inventory.unlocked(call, at)
+                return None
+            if disks[p.disk] > p.size:
+                call.warn(f"{p.disk} of {at.title} has {disks[p.disk]:g} GiB and a disk cannot shrink: left as it is")
+            return Found()
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.put(f"{at.path}/resize", disk=p.disk, size=f"{p.size}G"))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        return await self.inventory.read(at)
+
+    async def _change(self, call: Call, at: Place, p: UpdateVm) -> str | None:
+        """Put the change on the configuration as it is now; the digest refuses it if somebody else was faster."""
+        await self.inventory.unlocked(call, at)
+        for tries in range(1, TRIES + 1):
+            config = await self.inventory.config(at)
+            digest = str(config.get("digest") or "")
+            if p.digest and digest != p.digest:
+                raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
+            changed = look.changes(config, _wanted(p, config))
+            if not changed:
+                return None
+            try:
+                return upid_of(await self.proxmox.post(f"{at.path}/config", digest=digest or None, **changed))
+            except ConfigChanged:
+                if tries == TRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _matches(each: Place, p: ListVms) -> bool:
+    return (
+        each.template == p.templates
+        and p.node in {None, each.node}
+        and p.status in {"", each.status}
+        and p.type in {"", each.kind}
+        and (not p.tag or p.tag in each.tags)
+        and p.name.lower() in each.name.lower()
+    )
+
+
+def _wanted(p: UpdateVm, config: look.Config) -> look.Config:
+    """Return the options that a request asks for, as Proxmox calls them."""
+    wanted = {key: value for key, value in msgspec.structs.asdict(p).items() if key not in {"vmid", "digest"}}
+    if p.description is not None:
+        wanted["description"] = look.redescribe(str(config.get("description") or ""), p.description)
+    if p.sshkeys:
+        wanted["sshkeys"] = look.sshkeys(p.sshkeys)
+    return wanted

@@ -1,0 +1,164 @@
+"""Find guests in the cluster, read them, and wait for what holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agentd.answers import Upid, grant, one_line
+from agentd.errors import Denied, GuestLocked, NotFound, Rejected
+from agentd_proxmox import look
+from agentd_proxmox.fields import Guest, GuestLine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentd.proxmox import Proxmox
+    from agentd.tools import Call, Found
+    from agentd_proxmox.settings import ToolSettings
+
+    Entry = dict[str, Any]
+
+LOCK_PAUSE = 1.0
+MARGIN = 5.0
+"""Seconds that are kept of a call's deadline to say what it waited for."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a guest is, and what /cluster/resources says about it: up to 10 s old, the node is not."""
+
+    vmid: int
+    node: str
+    kind: str
+    name: str
+    status: str
+    template: bool
+    tags: tuple[str, ...] = ()
+    lock: str = ""
+
+    @property
+    def path(self) -> str:
+        """The guest's path in the API."""
+        return f"/nodes/{self.node}/{self.kind}/{self.vmid}"
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        noun = "VM" if self.kind == "qemu" else "container"
+        return f"{noun} {self.vmid}" + (f" '{self.name}'" if self.name else "") + f" on {self.node}"
+
+    def line(self) -> GuestLine:
+        """Return it for a list."""
+        return GuestLine(
+            self.vmid, self.name, self.node, self.status, type=self.kind, tags=list(self.tags), lock=self.lock
+        )
+
+
+def place(entry: Entry) -> Place:
+    """Return the place that an entry of /cluster/resources speaks of."""
+    return Place(
+        vmid=int(entry["vmid"]),
+        node=str(entry["node"]),
+        kind=str(entry.get("type") or "qemu"),
+        name=one_line(entry.get("name") or ""),
+        status=one_line(entry.get("status") or "unknown"),
+        template=bool(entry.get("template")),
+        tags=tuple(look.split_tags(entry.get("tags"))),
+        lock=one_line(entry.get("lock") or ""),
+    )
+
+
+class Inventory:
+    """What the tools know about guests; holds no state of its own."""
+
+    def __init__(self, proxmox: Proxmox, settings: ToolSettings) -> None:
+        """Keep the connection and the bounds of waiting."""
+        self.proxmox = proxmox
+        self.settings = settings
+
+    async def resources(self, kind: str) -> list[Entry]:
+        """Return /cluster/resources of one kind; raises Denied for a token that is blind rather than alone."""
+        entries: list[Entry] = await self.proxmox.get("/cluster/resources", type=kind) or []
+        if not entries and not await self.proxmox.permissions():
+            raise Denied(
+                f"the token {self.proxmox.user} has no rights, so Proxmox shows it nothing; to let it look: "
+                + grant("/", "VM.Audit", self.proxmox.user)
+            )
+        return entries
+
+    async def places(self) -> list[Place]:
+        """Return every guest that the token may see, by VMID."""
+        return sorted((place(entry) for entry in await self.resources("vm")), key=lambda each: each.vmid)
+
+    async def at(self, vmid: int) -> Place | None:
+        """Return where the guest `vmid` is, or None."""
+        return next((each for each in await self.places() if each.vmid == vmid), None)
+
+    async def find(self, vmid: int | None, name: str = "", *, vm: bool = False) -> Place:
+        """Return where the guest is; raises NotFound, Rejected if a name is not unique or it is no VM."""
+        if (vmid is None) == (not name):
+            raise Rejected("name the guest by its vmid or by its name, one of both")
+        places = await self.places()
+        found = [each for each in places if (each.vmid == vmid if vmid is not None else each.name == name)]
+        if not found:
+            raise NotFound(f"there is no guest {vmid or name!r}, or {self.proxmox.user} may not see it (VM.Audit)")
+        if len(found) > 1:
+            where = ", ".join(each.title for each in found)
+            raise Rejected(f"{len(found)} guests are called {name!r}: {where}; name one by its vmid")
+        if vm and found[0].kind != "qemu":
+            raise Rejected(f"{found[0].title} is not a VM")
+        return found[0]
+
+    async def config(self, at: Place) -> look.Config:
+        """Return the guest's configuration, with what is pending."""
+        return dict(await self.proxmox.get(f"{at.path}/config"))
+
+    async def status(self, at: Place) -> Entry:
+        """Return the guest's status as it is now."""
+        return dict(await self.proxmox.get(f"{at.path}/status/current"))
+
+    async def read(self, at: Place) -> Guest:
+        """Return the guest as it is now."""
+        config, status = await asyncio.gather(self.config(at), self.status(at))
+        return look.guest(at.vmid, at.node, at.kind, config, status)
+
+    async def finish(self, call: Call, found: Found) -> None:
+        """Wait for the task that was found or begun, and hand its warnings on."""
+        if found.upid:
+            call.progress(f"waiting for {found.upid}")
+            for line in await self.proxmox.wait(found.upid, call.left()):
+                call.warn(line)
+
+    async def active(self, nodes: Iterable[str]) -> list[Upid]:
+        """Return the tasks that run now on `nodes`; foreign ones only if the token may see them."""
+        found: list[Upid] = []
+        for node in sorted(set(nodes)):
+            found += [Upid.parse(each["upid"]) for each in await self.proxmox.tasks(node, source="active", limit=500)]
+        return found
+
+    async def unlocked(self, call: Call, at: Place, *, besides: str = "") -> Entry:
+        """Wait until nothing locks the guest and return its status; raises GuestLocked after the bound.
+
+        It is done before a task is begun: power, resize and snapshot tasks are accepted on a locked guest, and fail.
+        """
+        until = time.monotonic() + min(self.settings.lock_wait, call.left() - MARGIN)
+        pause = LOCK_PAUSE / 4
+        while True:
+            status = await self.status(at)
+            lock = one_line(status.get("lock") or "")
+            if lock in {"", besides}:
+                return status
+            call.progress(f"waiting: {at.title} is locked ({lock})")
+            if time.monotonic() >= until:
+                raise GuestLocked(f"{at.title} is locked ({lock}){await self._holder(at)}", delay=10.0)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, LOCK_PAUSE * 4)
+
+    async def _holder(self, at: Place) -> str:
+        held = [each for each in await self.active([at.node]) if each.id in {str(at.vmid), ""}]
+        if not held:
+            return " and no task that runs here names it: an older one may have left the lock behind"
+        return " by " + ", ".join(f"{each.type} of {each.user} ({each.text})" for each in held)

@@ -1,0 +1,175 @@
+"""Judge what Proxmox says about a guest: whether it is ours, how big it is, what is to be changed.
+
+Pure: answers of the API go in, judgements come out.  The mark of a guest that agentd made is a line
+`agentd:<key>` in its description, where <key> is the workflow and task that made it.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Any
+from urllib.parse import quote, unquote
+
+from agentd.answers import one_line
+from agentd_proxmox.fields import Guest
+
+PREFIX = "agentd:"
+CLONING = "qmclone temporary file"
+"""What a clone's target is described as until it is finished (PROXMOX.md 18)."""
+
+MAKING = frozenset({"create", "clone"})
+"""Locks that a guest has until it is finished."""
+
+Config = dict[str, Any]
+
+_DISK = re.compile(r"(scsi|virtio|sata|ide|efidisk|tpmstate|mp)\d+\Z|rootfs\Z")
+_NETWORK = re.compile(r"net\d+\Z")
+_SIZE = re.compile(r"(?:^|,)size=(\d+(?:\.\d+)?)([KMGT]?)")
+_GIBIBYTES = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
+
+
+class Seat(Enum):
+    """Who sits on a VMID."""
+
+    FREE = "nobody"
+    OURS = "a guest that bears our mark"
+    UNDECIDED = "a guest that is being made, by nobody knows whom"
+    STRANGER = "a guest without our mark"
+
+
+def mark(key: str) -> str:
+    """Return the line that a guest made by `key` bears in its description."""
+    return PREFIX + key
+
+
+def describe(text: str, key: str) -> str:
+    """Return a description that says `text` and bears the mark of `key`."""
+    return f"{text.strip()}\n\n{mark(key)}".strip()
+
+
+def marks(description: str) -> list[str]:
+    """Return the lines of `description` that are marks."""
+    return [line.strip() for line in description.splitlines() if line.strip().startswith(PREFIX)]
+
+
+def text_of(description: str) -> str:
+    """Return `description` without marks and control characters, as a person wrote it."""
+    lines = [one_line(line) for line in description.splitlines() if not line.strip().startswith(PREFIX)]
+    return "\n".join(lines).strip()
+
+
+def redescribe(old: str, text: str) -> str:
+    """Return a description that says `text` and keeps the marks of `old`."""
+    return "\n\n".join(part for part in (text.strip(), "\n".join(marks(old))) if part)
+
+
+def judge(config: Config | None, key: str) -> Seat:
+    """Tell who sits on a VMID whose configuration is `config` (None: there is none)."""
+    if config is None:
+        return Seat.FREE
+    description = str(config.get("description") or "")
+    if mark(key) in marks(description):
+        return Seat.OURS
+    if config.get("lock") in MAKING and description.strip() in {"", CLONING}:
+        return Seat.UNDECIDED
+    return Seat.STRANGER
+
+
+def split_tags(tags: object) -> list[str]:
+    """Return the tags in `tags`, which Proxmox separates with semicolons and people with anything."""
+    return sorted({one_line(tag) for tag in re.split(r"[;,\s]+", str(tags or "")) if tag})
+
+
+def disk_size(drive: str) -> float:
+    """Return the size of a drive like `local:101/vm-101-disk-0.qcow2,size=32G` in GiB; 0 if it says none."""
+    found = _SIZE.search(drive)
+    return round(float(found[1]) * _GIBIBYTES[found[2]], 3) if found else 0.0
+
+
+def disks(config: Config) -> dict[str, float]:
+    """Return the disks of a guest and their sizes in GiB; CD-ROM drives are none."""
+    drives = {key: str(value) for key, value in config.items() if _DISK.match(key)}
+    return {key: disk_size(value) for key, value in sorted(drives.items()) if "media=cdrom" not in value}
+
+
+def storages(config: Config) -> list[str]:
+    """Return the storages that the disks of a guest lie on."""
+    volumes = (str(config[key]).partition(",")[0] for key in disks(config))
+    return sorted({storage for storage, colon, _ in (each.partition(":") for each in volumes) if colon})
+
+
+def enabled(value: object) -> bool:
+    """Tell whether an option like `1`, `enabled=1,type=virtio` or `0` is on."""
+    first = str(value or "0").partition(",")[0]
+    return first.removeprefix("enabled=") == "1"
+
+
+def memory(config: Config) -> int:
+    """Return the memory of a guest in MiB; Proxmox says `2048` or `current=2048`, and 512 by saying nothing."""
+    text = str(config.get("memory") or 512).partition(",")[0].removeprefix("current=")
+    return int(float(text))
+
+
+def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Guest:
+    """Return the guest that `config` and `status` (its configuration and status/current) speak of."""
+    return Guest(
+        vmid=vmid,
+        node=node,
+        name=one_line(config.get("name") or config.get("hostname") or status.get("name") or ""),
+        status=one_line(status.get("status") or "unknown"),
+        type=kind,
+        template=bool(config.get("template")),
+        lock=one_line(config.get("lock") or ""),
+        cores=int(config.get("cores") or 1) * int(config.get("sockets") or 1),
+        memory=memory(config),
+        disks=disks(config),
+        storages=storages(config),
+        networks={key: one_line(value) for key, value in sorted(config.items()) if _NETWORK.match(key)},
+        tags=split_tags(config.get("tags")),
+        description=text_of(str(config.get("description") or "")),
+        onboot=enabled(config.get("onboot")),
+        agent=enabled(config.get("agent")),
+        ha=bool((status.get("ha") or {}).get("managed")),
+        uptime=int(status.get("uptime") or 0),
+        digest=str(config.get("digest") or ""),
+    )
+
+
+def sshkeys(text: str) -> str:
+    """Return public keys as Proxmox wants them: percent-encoded, before the request encodes them once more."""
+    return quote(text.strip(), safe="")
+
+
+def changes(config: Config, wanted: Config) -> Config:
+    """Return what of `wanted` is not in `config` yet, as parameters of a change; {} if nothing is to be done.
+
+    None means: as it is.  An empty value means: away with it.
+    """
+    changed: Config = {}
+    removed: list[str] = []
+    for key, value in wanted.items():
+        if value is None or _same(key, config.get(key), value):
+            continue
+        if value in ("", []):
+            removed.append(key)
+        elif key == "tags":
+            changed[key] = ";".join(split_tags(";".join(value)))
+        else:
+            changed[key] = value
+    return changed | ({"delete": ",".join(removed)} if removed else {})
+
+
+def _same(key: str, have: Any, want: Any) -> bool:  # noqa: ANN401 - values of a configuration
+    """Tell whether an option has the wanted value, in all the ways in which Proxmox writes it."""
+    if isinstance(want, bool):
+        return enabled(have) is want
+    if key == "tags":
+        return split_tags(have) == split_tags(";".join(want))
+    if key == "memory":
+        return have is not None and memory({key: have}) == int(want)
+    if key == "sshkeys":
+        return unquote(str(have or "")).strip() == unquote(str(want)).strip()
+    if key == "cores":
+        return int(have or 1) == int(want)
+    return str("" if have is None else have).strip() == str(want).strip()

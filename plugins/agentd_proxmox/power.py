@@ -1,0 +1,137 @@
+"""Start, stop and restart guests; the world is looked at before and after.
+
+A power task on a locked guest is accepted and fails, so the lock is waited for before.  A guest that is as wanted is
+left alone: `stop` of a stopped VM would end OK, `start` of a running one would fail (PROXMOX.md 15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agentd.errors import Rejected, TaskFailed
+from agentd.messages import Tier
+from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import fields
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+
+RUNNING, STOPPED = "running", "stopped"
+
+
+class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which guest, by its VMID or its unique name."""
+
+    vmid: fields.Vmid | None = None
+    name: str = ""
+
+
+class Shutdown(Which, frozen=True, forbid_unknown_fields=True):
+    """Which guest, how long it has (`patience`, s), and whether it is stopped hard after that."""
+
+    patience: fields.Seconds = 60
+    force: bool = False
+
+
+class Reboot(Which, frozen=True, forbid_unknown_fields=True):
+    """Which guest, and how long it has to shut down (`patience`, s)."""
+
+    patience: fields.Seconds = 60
+
+
+class Power:
+    """The tools that turn guests on and off."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    async def start_vm(self, call: Call, p: Which) -> fields.Guest:
+        """Start a VM or container and wait until it runs; one that runs is left alone."""
+        at = await self.inventory.find(p.vmid, p.name)
+        if at.template:
+            raise Rejected(f"{at.title} is a template: it cannot be started, only cloned")
+        # A suspended VM is locked until it is started: that lock is no reason to wait.
+        return await self._switch(call, at, "start", RUNNING, besides="suspended")
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    async def stop_vm(self, call: Call, p: Which) -> fields.Guest:
+        """Stop a VM or container at once, as if its plug were pulled; shutdown_vm is the gentle way."""
+        return await self._switch(call, await self.inventory.find(p.vmid, p.name), "stop", STOPPED)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    async def shutdown_vm(self, call: Call, p: Shutdown) -> fields.Guest:
+        """Ask a guest to shut down and wait; with `force` it is stopped when its patience is over."""
+        at = await self.inventory.find(p.vmid, p.name)
+        try:
+            return await self._switch(
+                call, at, "shutdown", STOPPED, timeout=p.patience, forceStop=True if p.force else None
+            )
+        except TaskFailed as error:
+            hint = "" if p.force else " (force=true stops it after its patience; does it run a guest agent or ACPI?)"
+            raise TaskFailed(f"{error}{hint}", log=error.log) from error
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
+    async def reboot_vm(self, call: Call, p: Reboot) -> fields.Guest:
+        """Shut a running guest down and start it again; changes that were pending take effect.
+
+        Unsafe to repeat: from outside a guest that was rebooted looks like one that was not, its uptime may have been
+        short before.  On doubt a person looks.
+        """
+        at = await self.inventory.find(p.vmid, p.name)
+
+        async def look() -> Found | None:
+            status = await self.inventory.unlocked(call, at)
+            if status.get("status") != RUNNING:
+                raise Rejected(f"{at.title} is {status.get('status')}: only a running guest can be rebooted")
+            return None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.post(f"{at.path}/status/reboot", timeout=p.patience))
+
+        await self.inventory.finish(call, await call.once(look, act))
+        return await self._settled(at, RUNNING)
+
+    async def _switch(
+        self, call: Call, at: Place, action: str, wanted: str, *, besides: str = "", **options: int | None
+    ) -> fields.Guest:
+        async def look() -> Found | None:
+            if (await self.inventory.status(at)).get("status") == wanted:
+                return Found()
+            await self.inventory.unlocked(call, at, besides=besides)
+            return None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
+
+        found = await call.once(look, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            # Somebody else was faster ("already running"): what was wanted is so, and that is what counts.
+            if (await self.inventory.status(at)).get("status") != wanted:
+                raise
+            call.warn(f"{error}; but {at.title} is {wanted}")
+        return await self._settled(at, wanted)
+
+    async def _settled(self, at: Place, wanted: str) -> fields.Guest:
+        """Read the guest; one under HA is switched by the HA manager some seconds after its task ended OK."""
+        until = time.monotonic() + self.inventory.settings.ha_wait
+        guest = await self.inventory.read(at)
+        while guest.ha and guest.status != wanted and time.monotonic() < until:
+            await asyncio.sleep(1.0)
+            guest = await self.inventory.read(at)
+        if guest.status != wanted:
+            raise TaskFailed(f"the task ended well, and {at.title} is {guest.status}, not {wanted}")
+        return guest
+
+
+def upid_of(answer: object) -> str | None:
+    """Return the UPID that a call answered, None if it was done at once."""
+    return answer if isinstance(answer, str) and answer else None

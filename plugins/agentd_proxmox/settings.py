@@ -1,0 +1,16 @@
+"""The settings of the Proxmox tools."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from agentd.role import Settings
+
+
+class ToolSettings(Settings):
+    """How long the tools wait; where the cluster is and its range of VMIDs stand in the core's `[proxmox]`."""
+
+    lock_wait: float = Field(default=20.0, ge=0)
+    """Seconds for which a tool waits for a guest's lock (a backup, a clone) before it says so."""
+    ha_wait: float = Field(default=60.0, ge=0)
+    """Seconds for which a tool waits until Proxmox' HA manager has done what it accepted."""

@@ -1,0 +1,37 @@
+"""The specialist: knows what makes a good VM and what a healthy cluster looks like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from agentd.role import Role, Settings
+    from agentd.tools import BrokenTool, Tool, Toolbox
+
+
+@hookimpl
+def agentd_settings() -> type[Settings]:
+    """Return what an operator may set under `[specialist]`."""
+    from agentd_specialist.settings import SpecialistSettings
+
+    return SpecialistSettings
+
+
+@hookimpl
+def agentd_role() -> Role:
+    """Return the role `specialist`."""
+    from agentd_specialist.role import Specialist
+
+    return Specialist()
+
+
+@hookimpl
+def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
+    """Return the tools of the service `specialist`; they reach Proxmox through those of `mcp-proxmox`."""
+    from agentd.tools import collect
+    from agentd_specialist.settings import SpecialistSettings
+    from agentd_specialist.tools import SERVICE, Domain
+
+    return collect(Domain(toolbox.settings or SpecialistSettings()), service=SERVICE)

@@ -1,0 +1,26 @@
+"""The specialist at work: it serves the queue `specialist`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agentd_specialist.tools import SERVICE
+
+if TYPE_CHECKING:
+    from agentd.role import Context
+
+
+class Specialist:
+    """Serves the domain's tools."""
+
+    name = "specialist"
+    port = 8081
+    services: tuple[str, ...] = (SERVICE,)
+
+    async def run(self, context: Context) -> None:
+        """Take work until the context says stop."""
+        context.health.up()
+        await context.worker.serve(SERVICE, context.stopping, drain=context.config.drain.timeout)
+
+    def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
+        """Leave everything as it is: the tools took their settings when the daemon started."""

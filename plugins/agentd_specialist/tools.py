@@ -1,0 +1,245 @@
+"""The specialist's tools: they look through mcp-proxmox's tools, let the pure parts decide, and carry it out.
+
+Every call of another tool names its step, so that a task that is run again asks for the same things by the same keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from agentd.errors import ProxmoxUnavailable, Rejected
+from agentd.messages import Tier
+from agentd.tools import Call, Repeat, tool
+from agentd_specialist import vm
+from agentd_specialist.cluster import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
+from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
+
+if TYPE_CHECKING:
+    from agentd_specialist.settings import SpecialistSettings
+
+R = TypeVar("R")
+
+SERVICE: Final = "specialist"
+PROXMOX: Final = "mcp-proxmox"
+PAGE: Final = 500
+"""Guests of one page: as many as list_vms gives."""
+PROBLEMS: Final = "the VM cannot be made so:"
+_CHANGES = ("cores", "memory", "tags", "ciuser", "sshkeys", "ipconfig0", "nameserver")
+
+
+class NodeList(msgspec.Struct, frozen=True):
+    """What list_nodes answers."""
+
+    nodes: list[NodeView]
+    quorate: bool | None = None
+
+
+class StorageList(msgspec.Struct, frozen=True):
+    """What list_storages answers."""
+
+    storages: list[StorageView]
+
+
+class GuestList(msgspec.Struct, frozen=True):
+    """What list_vms answers: a page, and where the next begins."""
+
+    guests: list[GuestView]
+    next: str = ""
+
+
+class TemplateList(msgspec.Struct, frozen=True):
+    """What list_templates answers."""
+
+    templates: list[GuestView]
+
+
+class BridgeView(msgspec.Struct, frozen=True):
+    """A bridge of a node."""
+
+    bridge: str
+
+
+class BridgeList(msgspec.Struct, frozen=True):
+    """What list_bridges answers."""
+
+    bridges: list[BridgeView]
+
+
+class ConfigureVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a VM that exists shall have: what is left out stays.
+
+    memory: MiB; disk: which disk grows to size GiB; sshkeys, ipconfig0, nameserver, ciuser: cloud-init
+    """
+
+    vmid: int
+    name: str = ""
+    cores: int | None = None
+    memory: int | None = None
+    tags: list[str] | None = None
+    ciuser: str | None = None
+    sshkeys: str | None = None
+    ipconfig0: str | None = None
+    nameserver: str | None = None
+    disk: str = "scsi0"
+    size: int | None = None
+    start: bool = True
+
+
+class GuestNow(msgspec.Struct, frozen=True):
+    """What the tools that change a guest answer."""
+
+    vmid: int
+    node: str
+    name: str
+    status: str
+
+
+class ConfiguredVm(msgspec.Struct, frozen=True):
+    """The VM as it is now, and what was seen to."""
+
+    vmid: int
+    node: str
+    name: str
+    status: str
+    done: list[str]
+
+
+class NodeStates(msgspec.Struct, frozen=True):
+    """What list_nodes answers, as far as health needs it."""
+
+    nodes: list[NodeState]
+    quorate: bool | None = None
+
+
+class StorageStates(msgspec.Struct, frozen=True):
+    """What list_storages answers, as far as health needs it."""
+
+    storages: list[StorageState]
+
+
+class GuestStates(msgspec.Struct, frozen=True):
+    """What list_vms answers, as far as health needs it."""
+
+    guests: list[GuestState]
+    next: str = ""
+
+
+class SummarizeHealth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The results of list_nodes, list_storages and list_vms; with `node` only that one is judged."""
+
+    nodes: NodeStates
+    storages: StorageStates
+    vms: GuestStates
+    node: str | None = None
+
+
+class Domain:
+    """The tools of the service `specialist`."""
+
+    def __init__(self, settings: SpecialistSettings) -> None:
+        """Keep the rules by which wishes are judged."""
+        self.rules = settings.rules()
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_validation")
+    async def validate_vm_parameters(self, call: Call, p: VmWish) -> ValidatedVm:
+        """Check the wish for a VM against the cluster as it is, and fill in what it leaves open.
+
+        The answer holds the parameters for create_vm and configure_vm and a reason for each thing that was decided.
+        If the wish cannot be granted, the error names everything that stands against it, a line each.
+        """
+        cluster = await self._look(call, p)
+        drawn = secrets.SystemRandom().random()
+        bridges: dict[str, list[str]] = {}
+        verdict: ValidatedVm | list[str] | None = None
+        for node in vm.shortlist(p, cluster, self.rules):
+            call.progress(f"looking at the bridges of {node}")
+            found = await call.use(PROXMOX, "list_bridges", {"node": node}, BridgeList, step=f"bridges-{node}")
+            bridges[node] = [each.bridge for each in found.bridges]
+            cluster = replace(cluster, bridges=bridges)
+            verdict = vm.choose(p, cluster, self.rules, drawn)
+            if isinstance(verdict, ValidatedVm):
+                break
+        verdict = vm.choose(p, cluster, self.rules, drawn) if verdict is None else verdict
+        if isinstance(verdict, list):
+            raise Rejected("\n".join([PROBLEMS, *verdict]))
+        for warning in verdict.warnings:
+            call.warn(warning)
+        return verdict
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_configuration")
+    async def configure_vm(self, call: Call, p: ConfigureVm) -> ConfiguredVm:
+        """Give a VM its size, tags and cloud-init, grow its disk, start it and wait until it runs.
+
+        Each step is done only if it is not so yet, so the whole may be repeated.
+        """
+        done: list[str] = []
+        guest: GuestNow | None = None
+        changes = {name: value for name in _CHANGES if (value := getattr(p, name)) is not None}
+        if changes:
+            guest = await self._step(call, "update_vm", {"vmid": p.vmid, **changes}, "update")
+            done.append(f"set {', '.join(changes)}")
+        if p.size is not None:
+            grow = {"vmid": p.vmid, "disk": p.disk, "size": p.size}
+            guest = await self._step(call, "resize_disk", grow, "resize")
+            done.append(f"{p.disk} has {p.size} GiB")
+        if p.start:
+            guest = await self._step(call, "start_vm", {"vmid": p.vmid}, "start")
+            done.append("started")
+        if guest is None:
+            guest = await self._step(call, "get_vm", {"vmid": p.vmid}, "look")
+        if p.name and guest.name not in {"", p.name}:
+            call.warn(f"VM {p.vmid} is called {guest.name!r}, not {p.name!r}: somebody renamed it")
+        return ConfiguredVm(guest.vmid, guest.node, guest.name, guest.status, done)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="health_summary")
+    async def summarize_health(self, call: Call, p: SummarizeHealth) -> HealthReport:
+        """Say in a line how the cluster is, and name what needs attention, the worst first."""
+        guests = list(p.vms.guests)
+        cursor = p.vms.next
+        while cursor:
+            page = await self._page(call, cursor, p.node, GuestStates)
+            guests += page.guests
+            cursor = page.next
+        nodes, storages = p.nodes.nodes, p.storages.storages
+        if p.node is not None:
+            nodes = [each for each in nodes if each.node == p.node]
+            storages = [each for each in storages if each.node == p.node]
+            guests = [each for each in guests if each.node == p.node]
+            if not nodes:
+                raise Rejected(f"node: there is no node {p.node!r}")
+        return summarize(nodes, storages, guests, quorate=p.nodes.quorate)
+
+    async def _look(self, call: Call, wish: VmWish) -> Cluster:
+        """Return the cluster as it is, without bridges."""
+        call.progress("looking at the cluster")
+        nodes = await call.use(PROXMOX, "list_nodes", {}, NodeList, step="nodes")
+        if nodes.quorate is False:
+            raise ProxmoxUnavailable("the cluster is not quorate: nothing can be created", delay=5.0)
+        storages = await call.use(PROXMOX, "list_storages", {}, StorageList, step="storages")
+        templates = await call.use(PROXMOX, "list_templates", {}, TemplateList, step="templates")
+        guests: list[GuestView] = []
+        cursor = ""
+        while True:
+            page = await self._page(call, cursor, None, GuestList)
+            guests += page.guests
+            cursor = page.next
+            if not cursor:
+                break
+        cluster = Cluster(nodes.nodes, storages.storages, guests, templates.templates)
+        found = vm.find_template(wish, cluster)
+        if not isinstance(found, GuestView):
+            return cluster
+        template = await call.use(PROXMOX, "get_vm", {"vmid": found.vmid}, TemplateView, step="template")
+        return replace(cluster, template=template)
+
+    async def _page(self, call: Call, cursor: str, node: str | None, kind: type[R]) -> R:
+        parameters: dict[str, Any] = {"limit": PAGE, "cursor": cursor} | ({"node": node} if node else {})
+        return await call.use(PROXMOX, "list_vms", parameters, kind, step=f"vms-{cursor or 'first'}")
+
+    async def _step(self, call: Call, name: str, parameters: dict[str, Any], step: str) -> GuestNow:
+        call.progress(f"{name} {parameters['vmid']}")
+        return await call.use(PROXMOX, name, parameters, GuestNow, step=step)

@@ -1,0 +1,238 @@
+"""Decide what VM a wish becomes in the cluster as it is.  Pure: values in, values out, chance included.
+
+`choose` returns either everything that the later steps need, with a reason for each thing that the wish left open,
+or all that stands against it, one line each: the parameter, what is wrong, what would be possible.  It fixes what
+could be decided in more than one way, so that creating and configuring can be repeated.
+
+The VMID is drawn at random from the free ones: who takes the lowest takes what every other one takes as well.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd_specialist.cluster import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmWish, names_of
+from agentd_specialist.placement import Need, Offer, Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_NAME: Final = 63
+
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\Z")
+_TAG = re.compile(r"[a-z0-9_][a-z0-9_+.-]*\Z")
+_CLOUD_INIT = ("ciuser", "sshkeys", "ipconfig0", "nameserver")
+_UPDATES = ("cores", "memory", "tags")
+
+
+def find_template(wish: VmWish, cluster: Cluster) -> GuestView | str | None:
+    """Return the template that the wish names, None if it names none, or what is wrong with it."""
+    wanted = wish.template
+    if wanted is None:
+        return None
+    if isinstance(wanted, str) and wanted.isdigit():
+        wanted = int(wanted)
+    found = [each for each in cluster.templates if wanted in (each.vmid, each.name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        return f"template: {wanted!r} is the name of {names_of(str(each.vmid) for each in found)}; name it by its VMID"
+    there_are = names_of(f"{each.vmid} {each.name!r}" for each in cluster.templates)
+    guest = next((each for each in cluster.guests if wanted in (each.vmid, each.name)), None)
+    if guest is not None:
+        return f"template: {guest.vmid} {guest.name!r} on {guest.node} is a guest, no template; templates: {there_are}"
+    return f"template: there is no template {wanted!r}; there are {there_are}"
+
+
+def shortlist(wish: VmWish, cluster: Cluster, rules: Rules) -> list[str]:
+    """Return the nodes that could take the VM whatever their bridges are, the best first."""
+    return _Judge(wish, cluster, rules).placement().shortlist()
+
+
+def choose(wish: VmWish, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
+    """Return what the wish becomes, or all that stands against it; `draw` (0 up to 1) is the chance for the VMID."""
+    judge = _Judge(wish, cluster, rules)
+    judge.check()
+    vmid = judge.vmid(draw)
+    offer = judge.place()
+    if judge.problems or vmid is None or offer is None:
+        return judge.problems
+    judge.explain(offer)
+    return judge.verdict(vmid, offer)
+
+
+def free_vmid(taken: Iterable[int], low: int, high: int, draw: float) -> int | None:
+    """Return the free number from `low` to `high` that `draw` (0 up to 1) falls on; None if all are taken."""
+    used = sorted({each for each in taken if low <= each <= high})
+    count = high - low + 1 - len(used)
+    if count <= 0:
+        return None
+    vmid = low + min(int(draw * count), count - 1)
+    for each in used:
+        if each > vmid:
+            break
+        vmid += 1
+    return vmid
+
+
+class _Judge:
+    """Holds one wish against one cluster."""
+
+    def __init__(self, wish: VmWish, cluster: Cluster, rules: Rules) -> None:
+        self.wish = wish
+        self.cluster = cluster
+        self.rules = rules
+        self.template = cluster.template
+        self.linked = self.template is not None and not wish.full
+        self.problems: list[str] = []
+        self.reasons: list[str] = []
+        self.warnings: list[str] = []
+        template = self.template
+        self.cores = wish.cores or (template.cores if template else rules.default_cores)
+        self.memory = wish.memory or (template.memory if template else rules.default_memory)
+        self.disk = wish.disk or (0 if template else rules.default_disk)
+
+    # -- what does not depend on the node ---------------------------------------------------------------------------
+
+    def check(self) -> None:
+        self._name()
+        self._sizes()
+        template = find_template(self.wish, self.cluster)
+        if isinstance(template, str):
+            self.problems.append(template)
+        elif template is None:
+            self._empty()
+        elif self.template is None:
+            self.problems.append(f"template: what {template.vmid} is made of is not known")
+        else:
+            self._clone(self.template)
+        self._words()
+
+    def _name(self) -> None:
+        name = self.wish.name
+        if not name or len(name) > MAX_NAME or not all(_LABEL.match(each) for each in name.split(".")):
+            self.problems.append(
+                f"name: {name!r} is no DNS name: use 1 to {MAX_NAME} of a-z 0-9 and -, beginning and ending with a "
+                "letter or digit"
+            )
+        others = [*self.cluster.guests, *self.cluster.templates]
+        other = next((each for each in others if each.name.lower() == name.lower()), None)
+        if other is not None and name:
+            self.problems.append(f"name: {name!r} is guest {other.vmid} on {other.node} already; use another name")
+
+    def _sizes(self) -> None:
+        for name, value, least, unit in (
+            ("cores", self.wish.cores, 1, ""),
+            ("memory", self.wish.memory, 16, " MiB"),
+            ("disk", self.wish.disk, 1, " GiB"),
+        ):
+            if value is not None and value < least:
+                self.problems.append(f"{name}: {value}{unit} is too little; use {least} or more")
+
+    def _clone(self, template: TemplateView) -> None:
+        main = template.main_disk
+        if self.wish.disk is not None and not main:
+            self.problems.append(f"disk: template {template.vmid} has no disk that could be {self.wish.disk} GiB large")
+        elif self.wish.disk is not None and self.wish.disk < template.disks[main]:
+            self.problems.append(
+                f"disk: {self.wish.disk} GiB is smaller than {main} of template {template.vmid} "
+                f"({template.disks[main]:g} GiB), and a disk cannot shrink; use that or more"
+            )
+        if self.wish.iso is not None:
+            self.problems.append("iso: only an empty VM boots from an ISO image; leave iso or template out")
+        if self.wish.bridge is not None and template.bridges != {self.wish.bridge}:
+            self.problems.append(
+                f"bridge: a clone keeps its template's network ({names_of(sorted(template.bridges))}); leave bridge out"
+            )
+        if self.linked and self.wish.storage is not None and self.wish.storage not in template.storages:
+            self.problems.append(
+                f"storage: a linked clone lies on its template's storage ({names_of(template.storages)}); leave "
+                "storage out, or ask for a full clone"
+            )
+
+    def _empty(self) -> None:
+        self.problems += [
+            f"{name}: cloud-init needs a template with a cloud-init drive; name one as template"
+            for name in _CLOUD_INIT
+            if getattr(self.wish, name)
+        ]
+        if self.wish.iso is None:
+            self.warnings.append("the VM is empty: it has no system until one is installed or a template is named")
+
+    def _words(self) -> None:
+        bad = [each for each in self.wish.tags if not _TAG.match(each)]
+        if bad:
+            self.problems.append(f"tags: {names_of(map(repr, bad))}: use lower case letters, digits and _ + . -")
+
+    def vmid(self, draw: float) -> int | None:
+        low, high, wanted = self.rules.vmid_min, self.rules.vmid_max, self.wish.vmid
+        if wanted is None:
+            drawn = free_vmid(self.cluster.taken, low, high, draw)
+            if drawn is None:
+                self.problems.append(f"vmid: none is free from {low} to {high}; widen the range of the specialist")
+            else:
+                self.reasons.append(f"vmid {drawn}: drawn from the free ones of {low} to {high}")
+            return drawn
+        if not low <= wanted <= high:
+            self.problems.append(f"vmid: {wanted} is not from {low} to {high}; leave it out, and a free one is drawn")
+        if wanted in self.cluster.taken:
+            who = next(each for each in (*self.cluster.guests, *self.cluster.templates) if each.vmid == wanted)
+            self.problems.append(f"vmid: {wanted} is {who.name!r} on {who.node}; leave it out, and a free one is drawn")
+        return wanted
+
+    # -- where it goes and what comes of it ---------------------------------------------------------------------
+
+    def placement(self) -> Placement:
+        need = Need(self.cores, self.memory, self.disk)
+        return Placement(self.wish, self.cluster, self.rules, need)
+
+    def place(self) -> Offer | None:
+        if self.wish.template is not None and self.template is None:
+            return None  # what the VM needs is not known, and that is noted already
+        best = self.placement().best()
+        if isinstance(best, Offer):
+            return best
+        self.problems += best
+        return None
+
+    def explain(self, offer: Offer) -> None:
+        wish, template = self.wish, self.template
+        if wish.node is None:
+            online = sum(each.status == "online" for each in self.cluster.nodes)
+            free = f"{offer.free / 1024:.0f} GiB"
+            self.reasons.append(f"node {offer.node.node}: most free memory ({free}) of {online} online nodes")
+        source = f"as template {template.vmid}" if template else "the specialist's default"
+        if wish.cores is None:
+            self.reasons.append(f"cores {self.cores}: {source}")
+        if wish.memory is None:
+            self.reasons.append(f"memory {self.memory} MiB: {source}")
+        if wish.disk is None and template is None:
+            self.reasons.append(f"disk {self.disk} GiB: {source}")
+        if wish.storage is None:
+            which = f"storage {offer.storage}: most free space" if offer.storage else "storage: the template's"
+            self.reasons.append(which)
+        if wish.bridge is None and offer.bridge:
+            self.reasons.append(f"bridge {offer.bridge}: there on {offer.node.node}")
+
+    def verdict(self, vmid: int, offer: Offer) -> ValidatedVm:
+        wish = self.wish
+        create: dict[str, Any] = {"vmid": vmid, "node": offer.node.node, "name": wish.name}
+        configure: dict[str, Any] = {"vmid": vmid, "name": wish.name, "start": wish.start}
+        if self.template is None:
+            create |= {"storage": offer.storage, "bridge": offer.bridge}
+            create |= {"cores": self.cores, "memory": self.memory, "disk": self.disk}
+            create |= _given(wish, "iso", "tags")
+        else:
+            create |= {"template": self.template.vmid, "full": wish.full}
+            create |= {"storage": offer.storage} if offer.storage else {}
+            configure |= _given(wish, *_UPDATES, *_CLOUD_INIT)
+            main = self.template.main_disk
+            if wish.disk is not None and wish.disk > self.template.disks[main]:
+                configure |= {"disk": main, "size": wish.disk}
+        create |= _given(wish, "pool", "description")
+        return ValidatedVm(vmid, offer.node.node, create, configure, self.reasons, self.warnings)
+
+
+def _given(wish: VmWish, *names: str) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(wish, name))}

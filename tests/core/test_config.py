@@ -1,0 +1,409 @@
+"""The configuration: its layers, its errors in one line, its secrets."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentd import config as configuration
+from agentd import sections
+from agentd.config import Config, load, plugin_settings, show
+from agentd.errors import ConfigError
+from agentd.messages import Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PLUGINS = ("orchestrator", "monitor", "mcp-bridge")
+
+
+class Settings(BaseModel):
+    """What a plugin of the tests may have set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    interval: float = Field(default=10.0, gt=0, description="seconds between two looks")
+    disks: tuple[str, ...] = ()
+
+
+def written(where: Path, text: str, env: Mapping[str, str] | None = None) -> Config:
+    """Load `text` as agentd.toml."""
+    path = where / "agentd.toml"
+    path.write_text(text)
+    return load(path, env or {}, PLUGINS)
+
+
+def test_no_file_means_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file the daemon has every default, and no Proxmox."""
+    monkeypatch.setattr(configuration, "DEFAULT_PATH", tmp_path / "agentd.toml")
+    config = load(None, {}, PLUGINS)
+
+    assert config.bus.servers == ("nats://127.0.0.1:4222",)
+    assert config.proxmox is None
+    assert config.policy.default_tier is Tier.READ
+    assert config.web.host == "127.0.0.1"
+    assert config.principal == sections.user_name()
+    assert "." not in config.node.name
+
+
+def test_named_file_must_exist(tmp_path: Path) -> None:
+    """A file that was named and is not there is an error with its whole path."""
+    path = tmp_path / "away.toml"
+    with pytest.raises(ConfigError) as by_argument:
+        load(path, {}, PLUGINS)
+    with pytest.raises(ConfigError) as by_variable:
+        load(None, {"AGENTD_CONFIG": str(path)}, PLUGINS)
+
+    assert str(by_argument.value) == str(by_variable.value) == f"{path}: cannot be read: No such file or directory"
+    assert by_argument.value.exit_code == 78
+
+
+def test_layers_come_in_order(tmp_path: Path) -> None:
+    """conf.d overrides the file, in the order of names, and the environment overrides both."""
+    parts = tmp_path / "conf.d"
+    parts.mkdir()
+    (parts / "20-b.toml").write_text('[bus]\ntimeout = 3\n[log]\nlevel = "error"')
+    (parts / "10-a.toml").write_text('[bus]\ntimeout = 2\nsync = "1s"')
+    config = written(tmp_path, "[bus]\ntimeout = 1\nreplicas = 3", {"AGENTD_LOG__LEVEL": "debug"})
+
+    assert (config.bus.replicas, config.bus.sync, config.bus.timeout, config.log.level) == (3, "1s", 3.0, "debug")
+    assert config.origins["bus.replicas"] == "agentd.toml"
+    assert config.origins["bus.timeout"] == "conf.d/20-b.toml"
+    assert config.origins["log.level"] == "AGENTD_LOG__LEVEL"
+
+
+tables = st.recursive(
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 9), max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), st.integers(0, 9) | inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def leaves(table: dict[str, Any], prefix: str = "") -> dict[str, int]:
+    """Return each value by its dotted key."""
+    found: dict[str, int] = {}
+    for key, value in table.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+@given(tables, tables)
+def test_merge_keeps_what_is_not_replaced(below: dict[str, Any], above: dict[str, Any]) -> None:
+    """Each value of the upper layer is in force, what it does not name stays, and twice is as once."""
+    origins: dict[str, str] = {}
+    merged: dict[str, Any] = {}
+    configuration.merge(merged, below, "below", origins)
+    configuration.merge(merged, above, "above", origins)
+    again = copy.deepcopy(merged)
+    configuration.merge(again, above, "above", {})
+
+    assert leaves(above).items() <= leaves(merged).items()
+    assert all(origins[key] == "above" for key in leaves(above))
+    assert all(merged[key] == value for key, value in below.items() if key not in above)
+    assert merged.keys() == below.keys() | above.keys()
+    assert again == merged
+
+
+ERRORS = {
+    "[bus]\nserver = 1": 'bus.server: unknown key; did you mean "servers"?',
+    "[bsu]\nx = 1": 'bsu: unknown section; did you mean "bus"?',
+    "[web]\nqqq = 1": "web.qqq: unknown key; there are allow_remote, host, port, enabled, allowed_hosts",
+    "[bus]\ntimeout = 'soon'": 'bus.timeout: should be a number, not "soon"',
+    "[bus]\nservers = 'nats://a'": 'bus.servers: should be a list, not "nats://a"',
+    "[bus]\nservers = []": "bus.servers: should not be empty: addresses like nats://host:4222 or tls://host:4222; "
+    "any that works is taken",
+    "[bus]\nservers = ['nats://u:p@h,x']": 'bus.servers[0]: cannot be "nats://***@h,x": addresses like '
+    "nats://host:4222 or tls://host:4222; any that works is taken",
+    "bus = 3": "bus: should be a table, not 3",
+    "[bus]\nreplicas = 2": "bus.replicas: should be 1 or 3, not 2: copies of each stream: 3 with three or more "
+    "servers, else 1",
+    "[bus]\nnkey_file = 'a'\ncreds_file = 'b'": "bus: nkey_file and creds_file exclude each other",
+    "[bus]\npassword_file = 'a'": "bus: password_file needs user",
+    "[bus]\ntls_key_file = 'a'": "bus: tls_cert_file and tls_key_file go together",
+    "[bus.admin]\nnkey = 'SU'": 'bus.admin.nkey: unknown key; did you mean "nkey_file"?',
+    "[[bus.queues]]\nname = 'a b'\nin_flight = 2": "bus.queues[0].name: 'a b' is not <service>[@<node>][+<class>]",
+    "[[bus.queues]]\nname = 'ab'\nin_flght = 2": 'bus.queues[0].in_flght: unknown key; did you mean "in_flight"?',
+    "[proxmox]\ntoken_id = 'a@pve!b'": "proxmox.url: is missing: address of a node or of a name for all of them: "
+    "https://pve1:8006",
+    "[proxmox]\nurl = 'http://pve1:8006'": "proxmox.url: should be https://host:8006; http would show the token to "
+    "the network",
+    "[proxmox]\nurl = 'https://a'\ntimeout = 10": "proxmox.timeout: should be greater than or equal to 35, not 10: "
+    "seconds for an answer; Proxmox itself waits 10 s for a lock and 22 to 30 s for a dead node",
+    "[proxmox]\nurl = 'https://a'\ncalls_per_node = 3": "proxmox.calls_per_node: should be less than or equal to 2, "
+    "not 3: calls under way at once per node; three protected calls fill all workers of pvedaemon",
+    "[proxmox]\nurl = 'https://a'\nvmid_min = 500\nvmid_max = 300": "proxmox: vmid_min 500 is above vmid_max 300",
+    "[policy.principals]\nbob = 'opera'": "policy.principals.bob: should be 'read', 'operate', 'destroy' or 'exec', "
+    'not "opera"',
+    "[policy.principals]\n'bob.x' = 'read'": "policy.principals.bob.x: 'bob.x' is not an id; use 1 to 64 of "
+    "A-Z a-z 0-9 _ and -",
+    "[web]\nhost = '0.0.0.0'": "web.host: 0.0.0.0 can be reached by other machines; set web.allow_remote = true if "
+    "that is meant",
+    "[instances.a]\nroles = ['moniter']": "instances.a.roles: no role 'moniter' is installed; "
+    'did you mean "monitor"?',
+}
+
+
+@pytest.mark.parametrize(("text", "line"), ERRORS.items(), ids=[text.replace("\n", " ") for text in ERRORS])
+def test_error_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    """A fault is told in one line that names file, dotted key and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        written(tmp_path, text)
+
+    assert str(caught.value) == f"agentd.toml: {line}"
+
+
+def test_error_names_the_file_that_set_it(tmp_path: Path) -> None:
+    """A fault in conf.d is told of that file, not of the main one."""
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/10-log.toml").write_text('[log]\nlevel = "loud"')
+    with pytest.raises(ConfigError) as caught:
+        written(tmp_path, '[log]\nlevel = "info"')
+
+    assert str(caught.value) == (
+        "conf.d/10-log.toml: log.level: should be 'debug', 'info', 'warning' or 'error', not \"loud\": "
+        "lowest level that is logged"
+    )
+
+
+def test_broken_toml_is_told_with_its_place(tmp_path: Path) -> None:
+    """A file that is not TOML is told with its path and the parser's reason."""
+    with pytest.raises(ConfigError, match=r"agentd\.toml: is not TOML: .*line 1"):
+        written(tmp_path, "[bus\nx = 1")
+
+
+def test_environment_sets_lists_and_numbers(tmp_path: Path) -> None:
+    """A list is separated by commas in the environment, and numbers are read."""
+    env = {"AGENTD_BUS__SERVERS": "nats://a:4222, nats://b:4222", "AGENTD_BUS__TIMEOUT": "2.5"}
+    config = written(tmp_path, "", env)
+
+    assert config.bus.servers == ("nats://a:4222", "nats://b:4222")
+    assert config.bus.timeout == 2.5
+
+
+def test_environment_finds_names_with_dashes_and_capitals(tmp_path: Path) -> None:
+    """A variable sets a key that is spelt with dashes or capitals, because variables have neither."""
+    env = {
+        "AGENTD_MCP_BRIDGE__INTERVAL": "2",
+        "AGENTD_INSTANCES__MCP_BRIDGE__PORT": "9001",
+        "AGENTD_POLICY__PRINCIPALS__BOB": "operate",
+        "AGENTD_MCP_BRIDGE__DISKS": "sda,sdb",
+    }
+    config = written(tmp_path, "[policy.principals]\nBob = 'read'", env)
+    settings = plugin_settings(config, "mcp-bridge", Settings)
+
+    assert settings == Settings(interval=2, disks=("sda", "sdb"))
+    assert config.instance("mcp-bridge").port == 9001
+    assert config.policy.principals == {"Bob": Tier.OPERATE}
+
+
+@pytest.mark.parametrize(
+    ("variable", "line"),
+    [
+        ("AGENTD_BUS__SERVER", 'AGENTD_BUS__SERVER: bus.server: unknown key; did you mean "servers"?'),
+        ("AGENTD_BUZ__SERVERS", 'AGENTD_BUZ__SERVERS: buz: unknown section; did you mean "bus"?'),
+        ("AGENTD_BUS_SERVERS", "AGENTD_BUS_SERVERS: unknown variable; did you mean AGENTD_BUS__SERVERS?"),
+        ("AGENTD_QQQ", "AGENTD_QQQ: unknown variable; settings are AGENTD_<SECTION>__<KEY>"),
+        ("AGENTD_BUS__TIMEOUT", 'AGENTD_BUS__TIMEOUT: bus.timeout: should be a number, not "x"'),
+    ],
+)
+def test_misspelt_variable_is_an_error(tmp_path: Path, variable: str, line: str) -> None:
+    """A variable that sets nothing is an error, and reserved ones are not."""
+    reserved = {"AGENTD_FACTS": "x", "AGENTD_PVE_PYTHON": "x", "AGENTD_TEST_CRASH": "x", "PATH": "x"}
+    written(tmp_path, "", reserved)
+    with pytest.raises(ConfigError) as caught:
+        written(tmp_path, "", {variable: "x", **reserved})
+
+    assert str(caught.value) == line
+
+
+def test_plugin_settings_are_checked_as_the_core(tmp_path: Path) -> None:
+    """A plugin's section has the same errors, and defaults where it is absent."""
+    config = written(tmp_path, "[monitor]\nintervals = 3")
+    with pytest.raises(ConfigError) as unknown:
+        plugin_settings(config, "monitor", Settings)
+    with pytest.raises(ConfigError) as small:
+        plugin_settings(written(tmp_path, "[monitor]\ninterval = 0"), "monitor", Settings)
+
+    assert str(unknown.value) == 'agentd.toml: monitor.intervals: unknown key; did you mean "interval"?'
+    assert str(small.value) == (
+        "agentd.toml: monitor.interval: should be greater than 0, not 0: seconds between two looks"
+    )
+    assert plugin_settings(config, "orchestrator", Settings) == Settings()
+
+
+def test_instance_is_its_role_by_default(tmp_path: Path) -> None:
+    """An instance without a section plays the role of its name; one with a section plays what it says."""
+    config = written(tmp_path, "[web]\nport = 1\n[instances.all]\nroles = ['orchestrator', 'monitor']\nslots = 4")
+
+    assert config.instance("monitor") == configuration.Instance("monitor", ("monitor",), 1, 32)
+    assert config.instance("all") == configuration.Instance("all", ("orchestrator", "monitor"), 1, 4)
+    assert config.instance("late", ["late"]).roles == ("late",)
+
+
+def test_unknown_instance_lists_the_known_ones(tmp_path: Path) -> None:
+    """An instance that nobody knows is an error that names the nearest, or all."""
+    config = written(tmp_path, "[instances.all]\nroles = ['monitor']")
+    with pytest.raises(ConfigError) as near:
+        config.instance("orchestartor")
+    with pytest.raises(ConfigError) as far:
+        config.instance("x")
+
+    assert str(near.value) == "instance 'orchestartor' is not known; did you mean \"orchestrator\"?"
+    assert str(far.value) == "instance 'x' is not known; there are all, mcp-bridge, monitor, orchestrator"
+
+
+def test_credentials_are_found_without_being_asked_for(tmp_path: Path) -> None:
+    """Credentials of systemd stand in for secrets that are not set, and are read when they are needed."""
+    (tmp_path / "agentd-proxmox-token").write_text("agentd@pve!full=5ec2e7\n")
+    (tmp_path / "agentd-bus-password").write_text("hunter2\n")
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    config = written(tmp_path, "[bus]\nuser = 'n1'\n[proxmox]\nurl = 'https://a:8006/'", env)
+
+    assert config.proxmox is not None
+    assert config.proxmox.token() == "5ec2e7"
+    assert config.bus.password() == "hunter2"
+    assert config.bus.nkey_seed() is None
+    assert config.proxmox.url == "https://a:8006"
+    assert config.origins["proxmox.token_file"] == "credential agentd-proxmox-token"
+
+
+def test_set_secret_wins_over_a_credential(tmp_path: Path) -> None:
+    """A credential that lies there does not replace what the configuration says."""
+    (tmp_path / "agentd-bus-nkey").write_text("SU")
+    (tmp_path / "agentd-bus-password").write_text("x")
+    config = written(tmp_path, "[bus]\ncreds_file = 'c'", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+    assert (config.bus.creds_file, config.bus.nkey_file, config.bus.password_file) == ("c", None, None)
+
+
+def test_named_credential_needs_its_directory(tmp_path: Path) -> None:
+    """`credential:NAME` is resolved under systemd; without it the error says what the unit lacks."""
+    (tmp_path / "tok").write_text("s")
+    text = "[proxmox]\nurl = 'https://a'\ntoken_file = 'credential:tok'"
+    inside = written(tmp_path, text, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).proxmox
+    outside = written(tmp_path, text).proxmox
+
+    assert inside is not None
+    assert inside.token() == "s"
+    assert outside is not None
+    with pytest.raises(ConfigError) as caught:
+        outside.token()
+    assert str(caught.value) == (
+        "proxmox.token_file: credential:tok: there is no CREDENTIALS_DIRECTORY; the systemd unit needs "
+        "LoadCredential=tok"
+    )
+
+
+def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
+    """A secret's file that is missing, empty or not text is an error of one line."""
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff")
+    login = sections.Login(user="u", nkey_file=str(tmp_path / "away"))
+    admin = sections.Admin(user="u", password_file=str(tmp_path / "empty"))
+    with pytest.raises(ConfigError) as missing:
+        login.nkey_seed()
+    with pytest.raises(ConfigError) as empty:
+        admin.password()
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        sections.read_secret(str(tmp_path / "binary"), "x")
+    with pytest.raises(ConfigError, match=r"^proxmox\.token_file: not set"):
+        sections.Proxmox(url="https://a").token()
+
+    assert str(missing.value) == f"bus.nkey_file: cannot read {tmp_path}/away: No such file or directory"
+    assert str(empty.value) == f"bus.admin.password_file: {tmp_path}/empty is empty"
+
+
+def test_inbox_is_ones_own() -> None:
+    """Who has an identity has an inbox of its own, so that nobody else reads its answers."""
+    assert sections.Bus().inbox("monitor-pve1") == "_INBOX"
+    assert sections.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX_n_1"
+    assert sections.Bus(nkey_file="f").inbox("monitor-pve1") == "_INBOX_monitor-pve1"
+    assert sections.Bus(inbox_prefix="_MINE", nkey_file="f").inbox("x") == "_MINE"
+
+
+def test_admin_login_takes_the_tls_of_the_bus() -> None:
+    """[bus.admin] needs no second copy of the CA, and without it the daemon's identity is used."""
+    bus = sections.Bus(tls_ca_file="ca", admin=sections.Admin(nkey_file="adm"))
+
+    assert (bus.admin_login().nkey_file, bus.admin_login().tls_ca_file) == ("adm", "ca")
+    assert sections.Bus().admin_login() == sections.Bus()
+
+
+def test_show_is_toml_without_secrets(tmp_path: Path) -> None:
+    """What is shown can be parsed, says where each value came from, and holds no secret."""
+    text = """
+        [proxmox]
+        url = "https://pve1:8006"
+        [policy.principals]
+        bob = "operate"
+        [[bus.queues]]
+        name = "mcp-proxmox+migrate"
+        in_flight = 2
+        [monitor]
+        webhook = "https://u:hunter2@hook"
+        targets = [{ api_token = "hunter2", name = "a\\"b" }]
+        "odd key" = true
+        [monitor.mail]
+        password = "hunter2"
+    """
+    shown = show(written(tmp_path, text, {"AGENTD_BUS__SERVERS": "nats://u:hunter2@a:4222"}))
+    parsed = tomllib.loads(shown)
+
+    assert "hunter2" not in shown
+    assert 'servers = ["nats://***@a:4222"]  # AGENTD_BUS__SERVERS\n' in shown
+    assert "calls_per_node = 2  # default\n" in shown
+    assert parsed["bus"]["queues"] == [{"name": "mcp-proxmox+migrate", "in_flight": 2}]
+    assert parsed["policy"]["principals"] == {"bob": "operate"}
+    assert parsed["monitor"]["targets"] == [{"api_token": "***", "name": 'a"b'}]
+    assert parsed["monitor"]["mail"] == {"password": "***"}
+    assert parsed["monitor"]["odd key"] is True
+
+
+def test_wrong_value_of_a_secret_is_not_repeated(tmp_path: Path) -> None:
+    """An error does not say the value of a key that is named like a secret."""
+
+    class Mail(BaseModel):
+        password: int
+
+    config = written(tmp_path, "[monitor]\npassword = 'hunter2'")
+    with pytest.raises(ConfigError) as caught:
+        plugin_settings(config, "monitor", Mail)
+
+    assert str(caught.value) == 'agentd.toml: monitor.password: should be a whole number, not "***"'
+
+
+def test_every_setting_says_its_meaning() -> None:
+    """Each setting of the core has a description, which `agentd check` and the errors show."""
+    for kind in vars(sections).values():
+        if isinstance(kind, type) and issubclass(kind, sections.Section):
+            for name, field in kind.model_fields.items():
+                assert field.description, f"{kind.__name__}.{name}"
+
+
+def test_remote_page_can_be_meant(tmp_path: Path) -> None:
+    """An address that others can reach is accepted once that is said."""
+    config = written(tmp_path, "[web]\nhost = '0.0.0.0'\nallow_remote = true")
+
+    assert config.web.host == "0.0.0.0"  # noqa: S104
+
+
+@pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("pve1", False)])
+def test_loopback_is_known(host: str, local: bool) -> None:  # noqa: FBT001
+    """Only addresses of this machine count as loopback."""
+    assert sections.is_loopback(host) is local
+
+
+def test_user_without_a_name_has_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user that /etc/passwd does not know is named by its number."""
+    monkeypatch.setattr(os, "getuid", lambda: 999_999)
+
+    assert sections.user_name() == "uid999999"
+    assert sections.as_id("a b@c") == "a_b_c"

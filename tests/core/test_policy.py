@@ -1,0 +1,96 @@
+"""The policy: who may use which tool."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd import sections
+from agentd.errors import Denied
+from agentd.messages import Tier
+from agentd.policy import Policy
+
+tiers = st.sampled_from(list(Tier))
+
+
+def test_nobody_is_trusted_by_default() -> None:
+    """Without a word in the configuration everybody may read and no more."""
+    policy = Policy.of(sections.Policy())
+
+    assert policy == Policy()
+    assert policy.tier_of("bob", plain=False) is Tier.READ
+    assert policy.tier_of("bob", plain=True) is Tier.READ
+    assert policy.tier_of_plain_agent("legacy-1") is Tier.READ
+
+
+def test_named_principal_has_its_tier() -> None:
+    """A principal that is named has the tier that is written there, up or down."""
+    section = sections.Policy(default_tier=Tier.OPERATE, principals={"bob": Tier.DESTROY, "eve": Tier.READ})
+    policy = Policy.of(section)
+
+    assert policy.tier_of("bob", plain=False) is Tier.DESTROY
+    assert policy.tier_of("eve", plain=False) is Tier.READ
+    assert policy.tier_of("ann", plain=False) is Tier.OPERATE
+
+
+def test_plain_subject_proves_nobody() -> None:
+    """On the plain subject a name counts for nothing: the tier is that of the subject."""
+    named = sections.Policy(default_tier=Tier.OPERATE, plain_tier=Tier.READ, principals={"bob": Tier.DESTROY})
+
+    assert Policy.of(named).tier_of("bob", plain=True) is Tier.READ
+    assert Policy.of(sections.Policy(default_tier=Tier.OPERATE)).tier_of("", plain=True) is Tier.OPERATE
+
+
+def test_plain_agent_gets_more_only_by_name() -> None:
+    """A plain agent is given tasks above read only if the configuration names it, whatever the default."""
+    policy = Policy.of(sections.Policy(default_tier=Tier.OPERATE, plain_agents={"legacy-1": Tier.OPERATE}))
+
+    assert policy.tier_of_plain_agent("legacy-1") is Tier.OPERATE
+    assert policy.tier_of_plain_agent("legacy-2") is Tier.READ
+
+
+@given(granted=tiers, needed=tiers)
+def test_tier_covers_those_below_and_never_destroys(granted: Tier, needed: Tier) -> None:
+    """A tool may be used exactly if the tier covers it and it neither destroys nor executes."""
+    allowed = granted.rank >= needed.rank and needed in {Tier.READ, Tier.OPERATE}
+    if allowed:
+        Policy().allow("a_tool", needed, granted)
+    else:
+        with pytest.raises(Denied):
+            Policy().allow("a_tool", needed, granted)
+
+
+@pytest.mark.parametrize(
+    ("principal", "plain", "line"),
+    [
+        ("bob", False, 'create_vm needs tier operate; bob has read; grant it with [policy.principals] bob = "operate"'),
+        (
+            "",
+            False,
+            'create_vm needs tier operate; the principal has read; grant it with [policy.principals] NAME = "operate"',
+        ),
+        (
+            "",
+            True,
+            'create_vm needs tier operate; the plain subject has read; grant it with [policy] plain_tier = "operate"',
+        ),
+    ],
+)
+def test_refusal_says_how_it_is_granted(principal: str, plain: bool, line: str) -> None:  # noqa: FBT001
+    """Who is refused reads what is needed, what there is, and the line that grants it."""
+    with pytest.raises(Denied) as caught:
+        Policy().allow("create_vm", Tier.OPERATE, Tier.READ, principal=principal, plain=plain)
+
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("tier", [Tier.DESTROY, Tier.EXEC])
+def test_destroying_is_refused_to_everybody(tier: Tier) -> None:
+    """A tool that destroys or executes is refused even to who holds every tier."""
+    with pytest.raises(Denied) as caught:
+        Policy().allow("destroy_vm", tier, Tier.EXEC, principal="root")
+
+    assert str(caught.value) == (
+        f"destroy_vm is of tier {tier}: plans and approvals are needed, which this version does not have"
+    )

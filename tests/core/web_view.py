@@ -1,0 +1,304 @@
+"""A small network in memory: what `agentd.web` is shown in tests, faithful to the Protocol `View`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, now
+from agentd.web.status import OVER
+from agentd.web.view import (
+    Event,
+    EventKind,
+    Identity,
+    PluginState,
+    PluginStatus,
+    QuarantinedTool,
+    Reason,
+    RoleState,
+    Step,
+    TaskView,
+    TimelineEntry,
+    WorkflowDetail,
+    WorkflowSummary,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.errors import AgentdError
+
+WORKFLOW_STATES = [
+    "planned",
+    "waiting_approval",
+    "running",
+    "completed",
+    "completed_with_warnings",
+    "failed",
+    "cancelling",
+    "cancelled",
+    "compensating",
+    "compensated",
+    "compensation_failed",
+]
+TASK_STATES = [
+    "waiting",
+    "assigned",
+    "running",
+    "completed",
+    "completed_with_warnings",
+    "failed",
+    "skipped",
+    "cancelled",
+]
+PLAN = ("validate", "create", "configure")
+TOOLS = {"validate": "validate_vm_parameters", "create": "create_vm", "configure": "configure_vm"}
+
+
+class MemoryView:
+    """Keep lists and hand them out; with `fault` set the network does not answer."""
+
+    def __init__(self) -> None:
+        self.at = now()
+        self.fault: AgentdError | None = None
+        self.slow = 0.0
+        self.me = Identity(
+            instance="orchestrator",
+            node="pve1",
+            agent_id="orchestrator-pve1",
+            version="0.1.0",
+            started=self.ago(hours=77),
+            roles=[RoleState("orchestrator", ready=True)],
+        )
+        self.plugin_list = [PluginState("orchestrator", PluginStatus.LOADED)]
+        self.reasons: list[Reason] = []
+        self.agent_list: list[AgentRegistration] = []
+        self.service_list: list[ServiceRegistration] = []
+        self.details: dict[str, WorkflowDetail] = {}
+        self.reports: list[MetricReport] = []
+        self.alert_list: list[Alert] = []
+        self.asked: list[str] = []
+        self.queues: set[asyncio.Queue[Event | None]] = set()
+        self.followed = asyncio.Event()
+        self.left = asyncio.Event()
+
+    def ago(self, **length: float) -> datetime:
+        """Return the time that was so long ago."""
+        return self.at - timedelta(**length)
+
+    def identity(self) -> Identity:
+        """Say who this daemon is."""
+        return self.me
+
+    def plugins(self) -> list[PluginState]:
+        """List plugins."""
+        return self.plugin_list
+
+    def readiness(self) -> list[Reason]:
+        """Say why not ready."""
+        return self.reasons
+
+    async def agents(self) -> list[AgentRegistration]:
+        """List agents."""
+        await self._network("agents")
+        return self.agent_list
+
+    async def services(self) -> list[ServiceRegistration]:
+        """List services."""
+        await self._network("services")
+        return self.service_list
+
+    async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
+        """List workflows, those not over first."""
+        await self._network("workflows")
+        found = [summary(each) for each in self.details.values() if status in ("", each.status)]
+        found.sort(key=lambda each: (each.status in OVER, -each.updated.timestamp()))
+        return found[:limit]
+
+    async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
+        """Return one workflow."""
+        await self._network("workflow")
+        return self.details.get(workflow_id)
+
+    async def tasks(self) -> list[TaskView]:
+        """List tasks at work."""
+        await self._network("tasks")
+        return [t for each in self.details.values() for t in each.tasks if t.status in ("assigned", "running")]
+
+    async def metrics(self) -> list[MetricReport]:
+        """List reports."""
+        await self._network("metrics")
+        return self.reports
+
+    async def alerts(self) -> list[Alert]:
+        """List alerts."""
+        await self._network("alerts")
+        return self.alert_list
+
+    async def prometheus(self) -> bytes:
+        """Return metrics."""
+        return b"# HELP agentd_up Whether it runs.\n# TYPE agentd_up gauge\nagentd_up 1.0\n"
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield what `tell` was given, until `hang_up`."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.queues.add(queue)
+        self.followed.set()
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self.queues.discard(queue)
+            self.left.set()
+
+    def tell(self, kind: EventKind, data: WorkflowSummary | AgentRegistration | Alert) -> None:
+        """Send an event to whoever listens."""
+        for queue in self.queues:
+            queue.put_nowait(Event(kind, data))
+
+    def hang_up(self) -> None:
+        """End every iterator over events."""
+        for queue in self.queues:
+            queue.put_nowait(None)
+
+    async def _network(self, question: str) -> None:
+        self.asked.append(question)
+        if self.slow:
+            await asyncio.sleep(self.slow)
+        if self.fault is not None:
+            raise self.fault
+
+    def add_workflow(  # noqa: PLR0913
+        self,
+        workflow_id: str,
+        statuses: list[str],
+        status: str,
+        age: float,
+        *,
+        kind: str = "vm_deployment",
+        error: str = "",
+        requester: str = "anna",
+        after: dict[int, list[str]] | None = None,
+    ) -> WorkflowDetail:
+        """Add a workflow whose tasks follow one another."""
+        made = self.ago(seconds=age)
+        names = PLAN if kind == "vm_deployment" else [f"step{each + 1}" for each in range(len(statuses))]
+        tasks = [self._task(workflow_id, made, place, name, statuses) for place, name in enumerate(names)]
+        for place, earlier in (after or {}).items():
+            tasks[place] = msgspec.structs.replace(tasks[place], after=earlier)
+        detail = WorkflowDetail(
+            workflow_id=workflow_id,
+            workflow_type=kind,
+            status=status,
+            requester=requester,
+            created=made,
+            updated=self.ago(seconds=age / 3),
+            done=sum(each.startswith("completed") for each in statuses),
+            total=len(statuses),
+            error=error,
+            steps=[Step(each.name, each.status) for each in tasks],
+            tasks=tasks,
+            timeline=[TimelineEntry(made, "requested"), TimelineEntry(made, f"planned {len(tasks)} tasks")],
+        )
+        self.details[workflow_id] = detail
+        return detail
+
+    def _task(self, workflow_id: str, made: datetime, place: int, name: str, statuses: list[str]) -> TaskView:
+        status = statuses[place]
+        begun = status not in ("waiting", "skipped")
+        agents = ("specialist-pve2", "mcp-bridge-pve3")
+        return TaskView(
+            workflow_id=workflow_id,
+            name=name,
+            tool=TOOLS.get(name, "drain_node"),
+            status=status,
+            queue=("specialist", "mcp-proxmox@pve3")[place % 2],
+            attempt=int(begun),
+            agent=agents[place % 2] if begun and status != "assigned" else "",
+            started=made + timedelta(seconds=4 * place) if begun else None,
+            finished=made + timedelta(seconds=4 * place + 3.5) if status in OVER else None,
+            error="storage local-lvm: not enough space" if status == "failed" else "",
+            warnings=["guest agent not installed"] if status == "completed_with_warnings" else [],
+            after=[PLAN[place - 1] if name in PLAN else f"step{place}"] if place else [],
+        )
+
+
+def summary(detail: WorkflowDetail) -> WorkflowSummary:
+    """Return a workflow without its tasks and history."""
+    return WorkflowSummary(**{name: getattr(detail, name) for name in WorkflowSummary.__struct_fields__})
+
+
+def busy_network() -> MemoryView:
+    """Return a network with a bit of everything: what a screenshot shows."""
+    view = MemoryView()
+    roles = [RoleState(name, ready=True) for name in ("orchestrator", "specialist", "monitor")]
+    bridge = RoleState("mcp-bridge", ready=False, reason="port 8001 is in use; choose another `web.port`")
+    warnings = ["Proxmox TLS is not verified; set `proxmox.fingerprint`"]
+    view.me = Identity("all", "pve1", "all-pve1", "0.1.0", view.ago(hours=77), [*roles, bridge], warnings)
+    view.plugin_list = [
+        *(PluginState(each.name, PluginStatus.LOADED) for each in [*roles, bridge]),
+        PluginState(
+            "proxmox",
+            PluginStatus.LOADED,
+            quarantined=[QuarantinedTool("clone_vm", "a tool has a docstring: it is what an AI client reads")],
+        ),
+        PluginState("cloud", PluginStatus.BLOCKED, "no section `[cloud]`"),
+        PluginState("ceph-tools", PluginStatus.BROKEN, "No module named 'rados'"),
+    ]
+    view.reasons = [Reason("mcp-bridge", bridge.reason)]
+    agent = AgentRegistration
+    view.agent_list = [
+        agent("orchestrator-pve1", load=0.12, node="pve1", role="orchestrator", version="0.1.0", timestamp=view.at),
+        agent("specialist-pve2", load=0.55, status="busy", role="specialist", version="0.1.0", timestamp=view.at),
+        agent("mcp-bridge-pve3", load=0.91, status="busy", role="mcp-bridge", version="0.1.0", timestamp=view.at),
+        agent("monitor-pve2", status="draining", role="monitor", version="0.0.9", timestamp=view.ago(seconds=9)),
+        agent("specialist-pve4", load=0.2, role="specialist", version="0.1.0", timestamp=view.ago(minutes=7)),
+        agent("backup-script", timestamp=view.ago(seconds=21)),
+    ]
+    tools = ["create_vm", "start_vm", "stop_vm", "migrate_vm", "delete_vm", "list_vms", "create_snapshot", "backup_vm"]
+    view.service_list = [
+        ServiceRegistration("mcp-proxmox", "proxmox", timestamp=view.at, tools=tools),
+        ServiceRegistration("specialist", "specialist", timestamp=view.at, tools=["validate_vm_parameters"]),
+        ServiceRegistration("mcp-filesystem", "filesystem", timestamp=view.ago(minutes=12), tools=["read_file"]),
+    ]
+    view.reports = [
+        MetricReport("specialist-pve2", view.at, {"host_cpu_percent": 38.2, "host_memory_percent": 71.0}),
+        MetricReport("mcp-bridge-pve3", view.at, {"host_cpu_percent": 86.0, "host_memory_percent": 52.4}),
+    ]
+    view.alert_list = [Alert("high_cpu", "pve3: CPU at 86 % for 5 min", view.ago(minutes=4), "monitor-pve2")]
+    _add_workflows(view)
+    return view
+
+
+def _add_workflows(view: MemoryView) -> None:
+    done = ["completed"] * 3
+    view.add_workflow("web2-7f31", ["completed", "running", "waiting"], "running", 14)
+    view.add_workflow("db1-resize", ["completed", "assigned", "waiting"], "running", 33)
+    half = [*["completed"] * 3, "completed_with_warnings", "running", *["waiting"] * 4]
+    fan = {2: ["step1"], 3: ["step1"], 4: ["step2", "step3", "step4"], 6: ["step5"], 7: ["step6", "step7"]}
+    view.add_workflow("maint-pve4", half, "running", 42, kind="node_maintenance", requester="ops", after=fan)
+    view.add_workflow("purge-old", ["completed", "waiting"], "waiting_approval", 900, kind="guest_cleanup")
+    view.add_workflow("web1-0a2c", done, "completed", 4000)
+    warned = ["completed", "completed", "completed_with_warnings"]
+    view.add_workflow("mail-9c1d", warned, "completed_with_warnings", 9000)
+    failed = ["completed", "failed", "skipped"]
+    error = "create: storage local-lvm: not enough space (needs 32 GiB, 11 GiB free)"
+    view.add_workflow("cache-41be", failed, "failed", 20000, error=error)
+    view.add_workflow("nightly-verify", done, "compensated", 90000, kind="vm_deployment", requester="timer")
+    view.add_workflow("scratch-2", ["cancelled", "skipped", "skipped"], "cancelled", 200000)
+
+
+def large_network() -> MemoryView:
+    """Return 50 agents and 200 workflows of six tasks."""
+    large = MemoryView()
+    large.agent_list = [
+        AgentRegistration(f"specialist-pve{n}", load=n / 50, role="specialist", version="0.1.0", timestamp=large.at)
+        for n in range(50)
+    ]
+    for n in range(200):
+        tasks = ["completed"] * 3 + ["running", "waiting", "waiting"]
+        large.add_workflow(f"w{n}", tasks, "running", 50 + n, kind="six")
+    return large

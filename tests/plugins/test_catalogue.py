@@ -1,0 +1,94 @@
+"""The built-in workflows: the tasks that they become, and that both sides mean the same by a wish."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from agentd import messages
+from agentd.errors import InvalidMessage
+from agentd.messages import Tier
+from agentd.workflows import result_of
+from agentd_orchestrator.catalogue import DEFINITIONS, HealthCheck, VmDeployment
+from agentd_orchestrator.workflow import check_plan
+from agentd_specialist.cluster import VmWish
+from agentd_specialist.tools import ConfigureVm, SummarizeHealth
+
+PLANS = {each.name: each for each in DEFINITIONS}
+
+
+def test_what_there_is() -> None:
+    """The seed's workflows are there under their names."""
+    assert set(PLANS) == {"vm_deployment", "health_check"}
+    assert all(each.description for each in DEFINITIONS)
+
+
+def test_vm_deployment_is_the_seeds_three_tasks() -> None:
+    """Names, services and deadlines are the seed's; a taken VMID goes back to the validation."""
+    plan = PLANS["vm_deployment"].plan(VmDeployment("app", memory=512))
+
+    check_plan(plan)
+    assert [(each.name, each.tool, each.queue, each.deadline, each.tier, each.after) for each in plan] == [
+        ("validate_vm_parameters", "validate_vm_parameters", "specialist", 300.0, Tier.READ, []),
+        ("create_vm", "create_vm", "mcp-proxmox", 900.0, Tier.OPERATE, ["validate_vm_parameters"]),
+        ("configure_vm", "configure_vm", "specialist", 600.0, Tier.OPERATE, ["create_vm"]),
+    ]
+    validate, create, configure = plan
+    assert validate.parameters == {"name": "app", "memory": 512}
+    assert create.parameters == result_of("validate_vm_parameters", "create")
+    assert create.redo == {"vmid_taken": "validate_vm_parameters"}
+    assert configure.parameters == result_of("validate_vm_parameters", "configure")
+
+
+def test_health_check_reads_three_lists_at_once() -> None:
+    """The lists do not wait for each other, the summary waits for all."""
+    plan = PLANS["health_check"].plan(HealthCheck())
+
+    check_plan(plan)
+    *lists, summary = plan
+    assert [each.name for each in lists] == ["list_nodes", "list_storages", "list_vms"]
+    assert all(not each.after and each.tier is Tier.READ and each.deadline == 120.0 for each in plan[:3])
+    assert summary.after == ["list_nodes", "list_storages", "list_vms"]
+    assert summary.parameters == {
+        "nodes": result_of("list_nodes"),
+        "storages": result_of("list_storages"),
+        "vms": result_of("list_vms"),
+    }
+    assert set(summary.parameters) <= set(SummarizeHealth.__struct_fields__)
+
+
+def test_health_check_of_one_node_asks_for_that_node() -> None:
+    """The filter reaches each list that knows nodes, and the summary."""
+    nodes, storages, guests, summary = PLANS["health_check"].plan(HealthCheck("pve1"))
+
+    assert nodes.parameters == {}
+    assert storages.parameters == {"node": "pve1"}
+    assert guests.parameters == {"limit": 500, "node": "pve1"}
+    assert summary.parameters["node"] == "pve1"
+
+
+def test_a_deployment_and_a_wish_are_the_same() -> None:
+    """The workflow's parameters are those of the tool that checks them: fields, types, order and defaults."""
+    described = [
+        [(each.name, each.type, each.default, each.default_factory) for each in msgspec.structs.fields(kind)]
+        for kind in (VmDeployment, VmWish)
+    ]
+
+    assert repr(described[0]) == repr(described[1])
+
+
+def test_only_the_name_is_needed_and_strangers_are_refused() -> None:
+    """A misspelt parameter is an error that names it, in the request already."""
+    assert messages.convert({"name": "app"}, VmDeployment) == VmDeployment("app")
+    with pytest.raises(InvalidMessage, match="`name`"):
+        messages.convert({}, VmDeployment)
+    with pytest.raises(InvalidMessage, match="ram"):
+        messages.convert({"name": "app", "ram": 1}, VmDeployment)
+
+
+def test_what_a_clone_is_configured_with_is_what_configure_vm_takes() -> None:
+    """No parameter of the wish is lost on its way."""
+    wish = {each.name for each in msgspec.structs.fields(VmWish)}
+    takes = {each.name for each in msgspec.structs.fields(ConfigureVm)}
+
+    assert takes - wish == {"size"}

@@ -1,0 +1,189 @@
+"""The bridge: its gate beside the status page, who may come in, and what a daemon without it never loads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+import uvicorn
+from mcp.client.client import Client
+from starlette.applications import Starlette
+
+import agentd_mcp
+from agentd import logs
+from agentd.messages import Outcome, Tier, ToolReply
+from agentd.role import Health, Role
+from agentd.tools import Tool, Toolbox, collect
+from agentd_mcp.role import Bridge, BridgeSettings
+from agentd_specialist.settings import SpecialistSettings
+from agentd_specialist.tools import Domain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+VALID = {"vmid": 100, "node": "pve1", "create": {}, "configure": {}, "reasons": []}
+
+
+class Worker:
+    """As much of the worker as the bridge uses."""
+
+    def __init__(self) -> None:
+        """Note what is asked."""
+        self.served: list[str] = []
+        self.asked: list[tuple[str, dict[str, Any], str]] = []
+
+    async def serve(self, service: str, stopping: asyncio.Event, *, drain: float, version: str) -> None:
+        """Wait for the stop."""
+        assert drain
+        assert version
+        self.served.append(service)
+        await stopping.wait()
+
+    async def perform_here(
+        self, asked: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None]
+    ) -> ToolReply:
+        """Answer."""
+        progress("looking")
+        self.asked.append((asked.name, parameters, principal))
+        return ToolReply(status=Outcome.COMPLETED, result=VALID)
+
+
+def surroundings(**changes: Any) -> Any:  # noqa: ANN401 - stands for a Context
+    """Return what a bridge touches, with the specialist's tools in the place of Proxmox'."""
+    offered = collect(Domain(SpecialistSettings()), service="mcp-proxmox")
+    return SimpleNamespace(
+        settings=changes.get("settings", BridgeSettings()),
+        node="pve1",
+        tools={each.name: each for each in offered if isinstance(each, Tool)},
+        config=SimpleNamespace(
+            web=SimpleNamespace(host=changes.get("host", "127.0.0.1"), allowed_hosts=()),
+            drain=SimpleNamespace(timeout=1.0),
+        ),
+        policy=SimpleNamespace(tier_of=lambda _principal, *, plain: Tier.DESTROY if plain else Tier.READ),
+        worker=Worker(),
+        log=logs.get_logger(),
+        health=Health(),
+        stopping=asyncio.Event(),
+    )
+
+
+@contextlib.asynccontextmanager
+async def page(bridge: Bridge) -> AsyncIterator[str]:
+    """Serve the bridge's routes as the instance's web server does; yield the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        app = Starlette(routes=bridge.routes)
+        server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="warning"))
+        answering = asyncio.create_task(server.serve(sockets=[listening]))
+        async with asyncio.timeout(5):
+            while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
+                await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+        server.should_exit = True
+        await answering
+
+
+@contextlib.asynccontextmanager
+async def running(bridge: Bridge, context: Any) -> AsyncIterator[None]:  # noqa: ANN401
+    """Run the bridge."""
+    task = asyncio.create_task(bridge.run(context))
+    async with asyncio.timeout(10):
+        while not context.worker.served:  # noqa: ASYNC110 - it is ready when it serves
+            await asyncio.sleep(0.01)
+    yield
+    context.stopping.set()
+    await task
+
+
+def test_the_plugin_brings_a_role() -> None:
+    """The hooks return what the supervisor wants."""
+    assert isinstance(agentd_mcp.agentd_role(), Role)
+    assert agentd_mcp.agentd_settings() is BridgeSettings
+    assert agentd_mcp.agentd_role().port == 8001
+
+
+async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
+    """Before and after there is a reason instead of tools; a role that runs again serves again."""
+    bridge = Bridge()
+    async with page(bridge) as url, httpx2.AsyncClient() as http:
+        before = await http.get(url)
+        for _ in range(2):
+            context = surroundings()
+            async with running(bridge, context), Client(url) as client:
+                listed = [each.name for each in (await client.list_tools()).tools]
+                wish = {"name": "app"}
+                called = await client.call_tool("validate_vm_parameters", wish)
+            after = await http.get(url)
+
+            assert context.worker.served == ["mcp-proxmox"]
+            assert context.health.ready
+            assert listed == ["summarize_health", "validate_vm_parameters"]
+            assert called.structured_content == VALID
+            assert context.worker.asked == [("validate_vm_parameters", wish, "mcp")]
+            assert (after.status_code, after.text) == (503, "MCP is not served: stopping\n")
+
+    assert (before.status_code, before.text) == (503, "MCP is not served: starting\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"settings": BridgeSettings(mcp=False)}, "[mcp-bridge] mcp = false"),
+        ({"host": "192.0.2.1"}, "it asks nobody who they are, so it is served on a loopback address only"),
+    ],
+    ids=["off", "remote"],
+)
+async def test_without_mcp_the_queue_is_served_all_the_same(changes: dict[str, Any], reason: str) -> None:
+    """What keeps MCP away keeps no task away, and is told at the gate."""
+    bridge, context = Bridge(), surroundings(**changes)
+    async with running(bridge, context), page(bridge) as url, httpx2.AsyncClient() as http:
+        answer = await http.post(url, json={})
+
+    assert answer.status_code == 503
+    assert reason in answer.text
+    assert context.health.ready
+
+
+async def test_without_the_sdk_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK is an extra: without it the bridge works for the network."""
+    monkeypatch.setitem(sys.modules, "agentd_mcp.serve", None)
+    monkeypatch.delattr(agentd_mcp, "serve", raising=False)
+    bridge, context = Bridge(), surroundings()
+    async with running(bridge, context):
+        reason = bridge.gate.reason
+
+    assert "install agentd[mcp]" in reason
+
+
+def test_what_does_not_serve_mcp_never_loads_the_sdk() -> None:
+    """Loading every face, role and setting loads no SDK; it costs 35 MB and half a second."""
+    code = (
+        "import sys, agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator\n"
+        "from agentd.tools import Toolbox\n"
+        "for each in (agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator):\n"
+        "    each.agentd_settings(), each.agentd_role()\n"
+        "agentd_specialist.agentd_tools(Toolbox('pve1', None, None))\n"
+        "agentd_orchestrator.agentd_workflows()\n"
+        "print(*sorted({'mcp', 'mcp_types'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "\n", "")
+
+
+def test_the_specialist_needs_no_proxmox_of_its_own() -> None:
+    """Its tools are offered where the configuration names no Proxmox."""
+    from agentd_specialist import agentd_tools
+
+    assert {each.name for each in agentd_tools(Toolbox("pve1", None, None))} == {
+        "validate_vm_parameters",
+        "configure_vm",
+        "summarize_health",
+    }

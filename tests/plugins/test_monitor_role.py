@@ -1,0 +1,199 @@
+"""The monitor on a real NATS server: what is heard becomes an alert, told once, whoever watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from agentd import logs, subjects
+from agentd.bus import Bus, Received
+from agentd.config import BusSettings
+from agentd.embedded import nats_server
+from agentd.messages import Alert, Heartbeat, MetricReport, now
+from agentd.metrics import Metrics
+from agentd.provision import provision
+from agentd.role import Context, Health
+from agentd_monitor import role as at_work
+from agentd_monitor.role import Monitor
+from agentd_monitor.settings import MonitorSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+QUICK = MonitorSettings(hold=0, offline_after=0.4, stuck_after=0.4)
+
+
+class Network:
+    """A NATS server with streams, and the alerts that were published on it."""
+
+    def __init__(self, url: str) -> None:
+        """Keep the address."""
+        self.url = url
+        self.heard: list[Alert] = []
+        self.bus: Bus
+
+    async def connect(self, name: str) -> Bus:
+        """Return a connection."""
+        bus = Bus(BusSettings(servers=(self.url,)), name, logs.get_logger())
+        await bus.connect(wait=5)
+        return bus
+
+    async def listen(self, received: Received) -> None:
+        """Keep an alert."""
+        self.heard.append(received.decode(Alert))
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+        async with asyncio.timeout(10):
+            while not what():  # noqa: ASYNC110 - anything may make it so
+                await asyncio.sleep(0.02)
+
+    def states(self) -> list[tuple[str, str]]:
+        """Return the alerts that were heard, short."""
+        return [(each.alert_type, each.state) for each in self.heard]
+
+    @contextlib.asynccontextmanager
+    async def monitor(self, settings: MonitorSettings = QUICK, name: str = "monitor-pve1") -> AsyncIterator[Context]:
+        """Run a monitor."""
+        bus = await self.connect(name)
+        context = SimpleNamespace(
+            bus=bus,
+            settings=settings,
+            metrics=Metrics(),
+            log=logs.get_logger(),
+            health=Health(),
+            stopping=asyncio.Event(),
+        )
+        running = asyncio.create_task(Monitor().run(cast("Context", context)))
+        await self.until(lambda: context.health.ready or running.done())
+        yield cast("Context", context)
+        context.stopping.set()
+        await running
+        await bus.close()
+
+
+@pytest.fixture
+async def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Network]:
+    """Start a server and provision it; monitors tick fast."""
+    monkeypatch.setattr(at_work, "TICK", 0.05)
+    with nats_server(tmp_path) as url:
+        found = Network(url)
+        found.bus = await found.connect("test")
+        await provision(found.bus)
+        await found.bus.subscribe(subjects.ALL_ALERTS, found.listen)
+        yield found
+        await found.bus.close()
+
+
+def beat(status: str = "available") -> Heartbeat:
+    """Return a heartbeat of now."""
+    return Heartbeat("a1", now(), status)
+
+
+async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) -> None:
+    """The alert is published once, lies in the bucket, is counted, and is resolved by a heartbeat."""
+    async with network.monitor() as context:
+        await network.bus.publish(subjects.heartbeat("a1"), beat())
+        await network.until(lambda: bool(network.heard))
+        await asyncio.sleep(0.3)
+        stored = await network.bus.kv_list(subjects.ALERTS)
+        counted = (await context.metrics.render()).decode()
+        await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
+        await network.until(lambda: len(network.heard) > 1)
+
+    assert network.states() == [("agent_offline", "firing"), ("agent_offline", "resolved")]
+    assert [each.decode(Alert) for each in stored.values()] == network.heard[:1]
+    assert 'agentd_alerts_firing{type="agent_offline"} 1' in counted
+    assert 'agentd_agents{status="lost"} 1' in counted
+    (after,) = (await network.bus.kv_list(subjects.ALERTS)).values()
+    assert after.decode(Alert).state == "resolved"
+
+
+async def test_two_monitors_tell_an_alert_once(network: Network) -> None:
+    """Whoever writes the bucket first publishes; the other is silent."""
+    async with network.monitor(), network.monitor(name="monitor-pve2"):
+        for _ in range(2):
+            report = MetricReport("a1", now(), {"host_cpu_percent": 99.0}, {"node": "pve1"})
+            await network.bus.publish(subjects.metrics("a1"), report)
+            await asyncio.sleep(0.1)
+        await network.until(lambda: bool(network.heard))
+        await asyncio.sleep(0.5)
+
+    assert network.states() == [("high_cpu", "firing")]
+
+
+async def test_a_restart_tells_nothing_again(network: Network) -> None:
+    """What was firing is taken over from the bucket, and ends when its cause does."""
+    async with network.monitor():
+        await network.bus.publish(subjects.heartbeat("a1"), beat())
+        await network.until(lambda: bool(network.heard))
+    async with network.monitor():
+        await asyncio.sleep(0.8)
+        before = network.states()
+        await network.bus.publish(subjects.heartbeat("a1"), beat())
+        await network.until(lambda: len(network.heard) > 1)
+
+    assert before == [("agent_offline", "firing")]
+    assert network.states()[:2] == [("agent_offline", "firing"), ("agent_offline", "resolved")]
+
+
+async def test_what_stopped_while_nobody_watched_is_missed(network: Network) -> None:
+    """Heartbeats and workflows of before the start come from the streams."""
+    await network.bus.store(subjects.heartbeat("a1"), beat())
+    event = {"workflow_id": "w1", "workflow_type": "health_check", "status": "running"}
+    await network.bus.store(subjects.event("w1"), event)
+    await network.bus.store(subjects.event("w2"), event | {"workflow_id": "w2", "status": "completed"})
+    async with network.monitor():
+        await network.until(lambda: len(network.heard) > 1)
+        await network.bus.store(subjects.event("w1"), event | {"status": "completed"})
+        await network.until(lambda: ("workflow_stuck", "resolved") in network.states())
+
+    assert sorted(network.states()) == [
+        ("agent_offline", "firing"),
+        ("workflow_stuck", "firing"),
+        ("workflow_stuck", "resolved"),
+    ]
+
+
+async def test_a_strange_message_is_passed_over(network: Network) -> None:
+    """What cannot be understood stops nothing."""
+    async with network.monitor():
+        await network.bus.publish(subjects.heartbeat("a1"), b"not JSON")
+        await network.bus.publish(subjects.metrics("a1"), b'{"agent_id": 3}')
+        await network.bus.publish(subjects.heartbeat("a1"), beat())
+        await network.until(lambda: bool(network.heard))
+
+    assert network.states() == [("agent_offline", "firing")]
+
+
+async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
+    """A reload ends an alert that the new threshold would not make."""
+    bus = await network.connect("monitor-pve1")
+    monitor = Monitor()
+    context: Any = SimpleNamespace(
+        bus=bus,
+        settings=QUICK,
+        metrics=Metrics(),
+        log=logs.get_logger(),
+        health=Health(),
+        stopping=asyncio.Event(),
+    )
+    running = asyncio.create_task(monitor.run(context))
+    await network.until(lambda: context.health.ready)
+    for _ in range(2):
+        await network.bus.publish(subjects.metrics("a1"), MetricReport("a1", now(), {"cpu_percent": 91.0}))
+        await asyncio.sleep(timedelta(milliseconds=50).total_seconds())
+    await network.until(lambda: bool(network.heard))
+    monitor.reload(MonitorSettings(agent_trigger=99, agent_clear=95))
+    await network.until(lambda: len(network.heard) > 1)
+    context.stopping.set()
+    await running
+    await bus.close()
+
+    assert network.states() == [("high_cpu", "firing"), ("high_cpu", "resolved")]

@@ -1,0 +1,271 @@
+"""The specialist's tools: against the Proxmox tools themselves on a simulated cluster, and the summary of health."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import pytest
+from pydantic import ValidationError
+
+from agentd.errors import Rejected
+from agentd.messages import Tier, plain
+from agentd.role import Health, Role
+from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd_proxmox import agentd_tools as proxmox_tools
+from agentd_proxmox.settings import ToolSettings
+from agentd_specialist import agentd_tools
+from agentd_specialist.role import Specialist
+from agentd_specialist.settings import SpecialistSettings
+from agentd_specialist.summary import GuestState, NodeState, StorageState, summarize
+from proxmox_access import Steer, connect
+from pve.client import FakePve, available
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+R = TypeVar("R")
+GIB = 2**30
+
+
+def named(offered: list[Tool | BrokenTool]) -> dict[str, Tool]:
+    """Return tools by name; none may be broken."""
+    assert not [each for each in offered if isinstance(each, BrokenTool)]
+    return by_name(each for each in offered if isinstance(each, Tool))
+
+
+class Direct:
+    """A call that runs the tools which it uses in this process, and notes the steps."""
+
+    def __init__(self, others: dict[str, Tool], key: str = "w1.task") -> None:
+        """Keep the tools that may be used."""
+        self.others = others
+        self.key = key
+        self.principal = "tester"
+        self.tier = Tier.OPERATE
+        self.steps: list[str] = []
+        self.warnings: list[str] = []
+
+    def left(self) -> float:
+        """Return plenty."""
+        return 60.0
+
+    def warn(self, text: str) -> None:
+        """Keep a warning."""
+        self.warnings.append(text)
+
+    def progress(self, text: str) -> None:
+        """Need no progress."""
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Have an effect, without a record."""
+        return await look() or Found(await act() or "", adopted=False)
+
+    async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
+        """Run the other tool at once."""
+        assert service == "mcp-proxmox"
+        assert step not in self.steps
+        self.steps.append(step)
+        found = self.others[tool]
+        answer = await found.run(Direct(self.others, f"{self.key}.{step}"), found.parse(parameters))
+        return msgspec.convert(plain(answer), result)
+
+
+class Bench:
+    """Both services, called as the worker calls them."""
+
+    def __init__(self, proxmox: dict[str, Tool]) -> None:
+        """Collect the specialist's tools."""
+        self.proxmox = proxmox
+        self.specialist = named(agentd_tools(Toolbox("pve1", None, SpecialistSettings(vmid_min=500, vmid_max=599))))
+
+    async def run(self, tool: str, parameters: dict[str, Any]) -> tuple[Any, Direct]:
+        """Run a tool and return its plain result and its call."""
+        found = self.specialist.get(tool) or self.proxmox[tool]
+        call = Direct(self.proxmox, f"w1.{tool}")
+        return plain(await found.run(call, found.parse(parameters))), call
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[FakePve]:
+    """Run one simulator for this file."""
+    if not available():
+        pytest.skip("the simulator's environment is not there (.venv-pve)")
+    with FakePve(cluster="demo") as running:
+        yield running
+
+
+@pytest.fixture
+async def bench(simulator: FakePve) -> AsyncIterator[Bench]:
+    """Offer both services on a cluster as it was at first."""
+    await Steer(simulator).reset()
+    proxmox = connect(simulator)
+    yield Bench(named(proxmox_tools(Toolbox("pve1", proxmox, ToolSettings(lock_wait=3, ha_wait=1)))))
+    await proxmox.close()
+
+
+async def test_a_wish_becomes_a_running_vm(bench: Bench) -> None:
+    """What validate_vm_parameters returns is what the other two take, and the VM is as it was wished."""
+    wish = {"name": "shop", "template": "debian-12", "cores": 3, "memory": 1536, "disk": 5, "tags": ["shop"]}
+    valid, _ = await bench.run("validate_vm_parameters", wish | {"ipconfig0": "ip=dhcp"})
+    created, _ = await bench.run("create_vm", valid["create"])
+    ready, call = await bench.run("configure_vm", valid["configure"])
+    guest, _ = await bench.run("get_vm", {"vmid": valid["vmid"]})
+
+    assert 500 <= valid["vmid"] <= 599
+    assert valid["reasons"]
+    assert created["vmid"] == valid["vmid"]
+    assert call.steps == ["update", "resize", "start"]
+    assert ready == {
+        "vmid": valid["vmid"],
+        "node": valid["node"],
+        "name": "shop",
+        "status": "running",
+        "done": ["set cores, memory, tags, ipconfig0", "scsi0 has 5 GiB", "started"],
+    }
+    assert (guest["cores"], guest["memory"], guest["tags"], guest["disks"]["scsi0"]) == (3, 1536, ["shop"], 5)
+
+
+async def test_an_empty_vm_is_made_and_left_off(bench: Bench) -> None:
+    """Without a template and without start there is a VM, and nobody touches it again."""
+    valid, call = await bench.run("validate_vm_parameters", {"name": "bare", "node": "pve2", "start": False})
+    await bench.run("create_vm", valid["create"])
+    ready, second = await bench.run("configure_vm", valid["configure"])
+
+    assert call.warnings == ["the VM is empty: it has no system until one is installed or a template is named"]
+    assert second.steps == ["look"]
+    assert (ready["node"], ready["status"], ready["done"]) == ("pve2", "stopped", [])
+
+
+async def test_configuring_twice_changes_nothing_more(bench: Bench) -> None:
+    """A task that is run again finds everything done."""
+    valid, _ = await bench.run("validate_vm_parameters", {"name": "twice", "template": 9000, "memory": 512})
+    await bench.run("create_vm", valid["create"])
+    first, _ = await bench.run("configure_vm", valid["configure"])
+    second, call = await bench.run("configure_vm", valid["configure"])
+
+    assert first == second
+    assert call.warnings == []
+
+
+async def test_a_wish_that_cannot_be_granted_says_everything_at_once(bench: Bench) -> None:
+    """The error is one line for each thing, from the cluster as it is."""
+    wish = {"name": "web-01", "vmid": 100, "node": "pve1", "bridge": "vmbr9", "memory": 10_000_000}
+    with pytest.raises(Rejected) as caught:
+        await bench.run("validate_vm_parameters", wish)
+
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "the VM cannot be made so:"
+    assert {each.partition(":")[0] for each in lines[1:]} == {"name", "vmid", "memory", "bridge"}
+
+
+async def test_a_missing_bridge_is_named_with_those_there_are(bench: Bench) -> None:
+    """Bridges are asked of the nodes that could take the VM otherwise."""
+    with pytest.raises(Rejected, match="bridge: pve1 has no vmbr9; it has vmbr0"):
+        await bench.run("validate_vm_parameters", {"name": "x", "node": "pve1", "bridge": "vmbr9"})
+
+
+async def test_health_is_summed_up_from_the_lists(bench: Bench) -> None:
+    """The results of the three lists are what summarize_health takes."""
+    nodes, _ = await bench.run("list_nodes", {})
+    storages, _ = await bench.run("list_storages", {})
+    vms, _ = await bench.run("list_vms", {"limit": 2})
+    found, call = await bench.run("summarize_health", {"nodes": nodes, "storages": storages, "vms": vms})
+
+    assert len(call.steps) == 1
+    assert (found["nodes"], found["guests"]) == (3, vms["total"])
+    assert found["status"] in {"ok", "warning"}
+
+
+async def test_health_of_one_node_leaves_the_others_out(bench: Bench) -> None:
+    """With a node only that one is judged; one that does not exist is an error."""
+    nodes, _ = await bench.run("list_nodes", {})
+    storages, _ = await bench.run("list_storages", {"node": "pve1"})
+    vms, _ = await bench.run("list_vms", {"node": "pve1", "limit": 500})
+    lists = {"nodes": nodes, "storages": storages, "vms": vms}
+    found, _ = await bench.run("summarize_health", {**lists, "node": "pve1"})
+
+    assert found["nodes"] == 1
+    with pytest.raises(Rejected, match="no node 'pve9'"):
+        await bench.run("summarize_health", {**lists, "node": "pve9"})
+
+
+async def test_the_role_serves_its_queue_until_the_stop() -> None:
+    """The worker does the work; the role is ready once it serves."""
+    served: list[tuple[str, float]] = []
+
+    async def serve(service: str, stopping: asyncio.Event, *, drain: float) -> None:
+        served.append((service, drain))
+        await stopping.wait()
+
+    context: Any = SimpleNamespace(
+        worker=SimpleNamespace(serve=serve),
+        config=SimpleNamespace(drain=SimpleNamespace(timeout=7.0)),
+        health=Health(),
+        stopping=asyncio.Event(),
+    )
+    running = asyncio.create_task(Specialist().run(context))
+    await asyncio.sleep(0)
+    context.stopping.set()
+    await running
+
+    assert isinstance(Specialist(), Role)
+    assert context.health.ready
+    assert served == [("specialist", 7.0)]
+
+
+def test_a_range_of_vmids_is_in_order() -> None:
+    """A range that holds nothing is refused when the daemon starts."""
+    with pytest.raises(ValidationError, match="vmid_min"):
+        SpecialistSettings(vmid_min=200, vmid_max=199)
+
+
+def test_a_healthy_cluster_is_called_so() -> None:
+    """Nothing to tell is told in a line that counts what was looked at."""
+    found = summarize(
+        [NodeState("pve1", "online", 10.0, 64 * GIB, 54 * GIB)],
+        [StorageState("shared", each, "available", shared=True, total=100, used=85) for each in ("pve1", "pve2")],
+        [GuestState(100, "web", "pve1", "running")],
+    )
+
+    assert (found.status, found.verdict, found.findings) == ("ok", "all well: 1 nodes, 1 storages, 1 guests", [])
+
+
+def test_findings_name_what_needs_attention_the_worst_first() -> None:
+    """Each of the things that health looks at, at its edge, and none that follows from another."""
+    found = summarize(
+        [
+            NodeState("pve1", "online", 86.0, 100 * GIB, 86 * GIB),
+            NodeState("pve2", "offline", 0.0, 64 * GIB),
+        ],
+        [
+            StorageState("local", "pve1", "available", total=100, used=86),
+            StorageState("tank", "pve1", "available", total=100, used=96),
+            StorageState("nfs", "pve1", "unknown", shared=True),
+            StorageState("local", "pve2", "unknown"),
+        ],
+        [
+            GuestState(100, "web", "pve1", "stopped", onboot=True),
+            GuestState(101, "db", "pve1", "running", lock="backup"),
+            GuestState(102, "far", "pve2", "stopped", onboot=True),
+        ],
+        quorate=False,
+    )
+
+    assert [(each.severity, each.text) for each in found.findings] == [
+        ("critical", "not quorate: nothing can be changed"),
+        ("critical", "node pve2 is offline"),
+        ("critical", "storage pve1/tank: 96 % full"),
+        ("critical", "storage nfs on pve1 is not active (unknown)"),
+        ("warning", "node pve1: memory at 86 %"),
+        ("warning", "node pve1: CPU at 86 %"),
+        ("warning", "storage pve1/local: 86 % full"),
+        ("warning", "guest 100 'web' on pve1 is stopped, and starts at boot"),
+        ("warning", "guest 101 'db' on pve1 is locked (backup)"),
+    ]
+    assert found.status == "critical"
+    assert found.verdict == "4 critical, 5 warning: not quorate: nothing can be changed"

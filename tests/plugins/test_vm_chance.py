@@ -1,0 +1,116 @@
+"""Whatever cluster, wish and chance: what the specialist chooses is possible, and it never says nothing."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd_specialist.cluster import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView, VmWish
+from agentd_specialist.vm import choose, free_vmid
+
+
+@given(
+    taken=st.sets(st.integers(95, 215)),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_a_drawn_vmid_is_free_and_in_range(taken: set[int], draw: float) -> None:
+    """Whatever is taken and whatever chance says."""
+    found = free_vmid(taken, 100, 199, draw)
+
+    if found is None:
+        assert set(range(100, 200)) <= taken
+    else:
+        assert 100 <= found <= 199
+        assert found not in taken
+
+
+@given(count=st.integers(1, 50))
+def test_every_free_vmid_can_be_drawn(count: int) -> None:
+    """Chance reaches each of them, each as often."""
+    drawn = [free_vmid([101, 103], 100, 101 + count, (index + 0.5) / count) for index in range(count)]
+
+    free = [each for each in range(100, 102 + count) if each not in {101, 103}]
+    assert set(drawn) <= set(free)
+    assert len(set(drawn)) == min(count, len(free))
+
+
+NAMES = st.sampled_from(["pve1", "pve2", "pve3", "pve4"])
+STORAGES = st.sampled_from(["local-lvm", "shared", "tank"])
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> Cluster:
+    """Draw any cluster: nodes in any state, storages with any room."""
+    names = draw(st.lists(NAMES, unique=True))
+    nodes = [
+        NodeView(
+            name,
+            draw(st.sampled_from(["online", "offline", "unknown"])),
+            draw(st.integers(0, 8)),
+            64 * GIB,
+            draw(st.integers(0, 64)) * GIB,
+        )
+        for name in names
+    ]
+    storages = [
+        StorageView(
+            storage,
+            name,
+            draw(st.sampled_from(["available", "unknown"])),
+            storage == "shared",
+            draw(st.sampled_from([["images"], ["iso"], []])),
+            draw(st.integers(0, 64)) * GIB,
+        )
+        for name in names
+        for storage in draw(st.lists(STORAGES, unique=True))
+    ]
+    guests = [GuestView(vmid, f"vm-{vmid}", "pve1") for vmid in draw(st.sets(st.integers(100, 109)))]
+    bridges = {name: draw(st.lists(st.sampled_from(["vmbr0", "vmbr1"]), unique=True)) for name in names}
+    template = draw(
+        st.none() | st.builds(TemplateView, st.just(9000), st.just("t"), NAMES, storages=st.lists(STORAGES))
+    )
+    templates = [] if template is None else [GuestView(9000, "t", template.node)]
+    return Cluster(nodes, storages, guests, templates, template, bridges)
+
+
+WISHES = st.builds(
+    VmWish,
+    st.just("app"),
+    vmid=st.none() | st.integers(98, 112),
+    node=st.none() | NAMES,
+    full=st.booleans(),
+    memory=st.none() | st.integers(1, 100_000),
+    disk=st.none() | st.integers(0, 100),
+    storage=st.none() | STORAGES,
+)
+
+
+@given(cluster=clusters(), wish=WISHES, draw=st.floats(0, 1, exclude_max=True))
+def test_whatever_is_wished_the_answer_is_possible_or_explained(cluster: Cluster, wish: VmWish, draw: float) -> None:
+    """Never an offline node, never a taken VMID, never too little room, and never silence."""
+    rules = Rules(vmid_min=100, vmid_max=110)
+    wish = msgspec.structs.replace(wish, template=None if cluster.template is None else 9000)
+
+    found = choose(wish, cluster, rules, draw)
+
+    if isinstance(found, list):
+        assert found
+        assert all(each.partition(":")[0] in VmWish.__struct_fields__ for each in found)
+        return
+    home = next(each for each in cluster.nodes if each.node == found.node)
+    assert home.status == "online"
+    assert wish.node in {None, found.node}
+    assert found.vmid not in cluster.taken
+    assert 100 <= found.vmid <= 110
+    assert home.memory - home.memory_used >= (wish.memory or 0) * 2**20
+    assert (wish.vmid is None) == any(each.startswith("vmid") for each in found.reasons)
+    assert (wish.node is None) == any(each.startswith("node") for each in found.reasons)
+    if "storage" in found.create:
+        (on,) = [
+            each for each in cluster.storages if (each.node, each.storage) == (found.node, found.create["storage"])
+        ]
+        assert on.usable
+        assert on.free >= (wish.disk or 0) * GIB
+    if cluster.template is not None and found.node != cluster.template.node:
+        assert set(cluster.template.storages) == {"shared"}
