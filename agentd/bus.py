@@ -488,9 +488,16 @@ class Bus:
 
     async def last_many(self, stream: str, subject_filter: str) -> list[Stored]:
         """Return the last message of every subject that matches, in the order of their sequences."""
+        return await self._read(stream, subject_filter, "last_per_subject")
+
+    async def every(self, stream: str, subject_filter: str) -> list[Stored]:
+        """Return every message whose subject matches, the oldest first."""
+        return await self._read(stream, subject_filter, "all")
+
+    async def _read(self, stream: str, subject_filter: str, policy: str) -> list[Stored]:
         config = {
             "filter_subject": subject_filter,
-            "deliver_policy": "last_per_subject",
+            "deliver_policy": policy,
             "ack_policy": "none",
             "mem_storage": True,
             "num_replicas": 1,

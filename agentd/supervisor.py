@@ -85,7 +85,7 @@ class Supervisor:
         """Run until a signal says stop; return the exit code."""
         self._catch_signals()
         async with contextlib.AsyncExitStack() as stack:
-            journal = Journal(self.config.node.state_dir / f"{self.name}.journal")
+            journal = await asyncio.to_thread(Journal, self.config.node.state_dir / f"{self.name}.journal")
             stack.callback(journal.close)
             await self._start_page(stack)
             await self._connect(stack)
@@ -110,7 +110,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self.bus.spawn(self.reload()))
 
     async def _start_page(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.config.web
@@ -249,11 +249,11 @@ class Supervisor:
             self.log.info("stopping")
         self.stopping.set()
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Take over what can change while running: the log level and the roles' own settings (SIGHUP)."""
         self._systemd.reloading()
         try:
-            config = self._reload()
+            config = await asyncio.to_thread(self._reload)
             plugins = Plugins(config, wanted(config, self.instance.roles))
             settings = {name: plugins.settings(name) for name in self.roles}
         except ConfigError as error:
@@ -272,7 +272,7 @@ class Supervisor:
             self.stop()
             return "draining: no new work; the process ends when what runs is finished"
         if action == "reload":
-            self.reload()
+            await self.reload()
             return "reloaded"
         message = f"action: unknown {action!r}; there are drain, reload"
         raise InvalidMessage(message)
@@ -304,6 +304,11 @@ class Supervisor:
             for name in services
         ]
         return Presence(agent, offered, self.metrics.snapshot())
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether every role works."""
+        return bool(self._running) and not self.readiness()
 
     # -- the page's view ----------------------------------------------------------------------------------------------
 

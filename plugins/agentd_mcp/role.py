@@ -12,6 +12,8 @@ loopback address only.  The SDK is imported in `run`, so a daemon without this r
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,7 +82,7 @@ class Bridge:
     async def run(self, context: Context) -> None:
         """Take work until the context says stop."""
         async with AsyncExitStack() as stack:
-            face = self._face(context)
+            face = await self._face(context)
             if face is not None:
                 await stack.enter_async_context(face.lifespan())
                 stack.callback(self._close, "stopping")
@@ -98,7 +100,7 @@ class Bridge:
     def _close(self, reason: str) -> None:
         self.gate.app, self.gate.reason = None, reason
 
-    def _face(self, context: Context) -> McpFace | None:
+    async def _face(self, context: Context) -> McpFace | None:
         """Return the MCP face of this service's tools, or None with the reason at the gate."""
         settings: BridgeSettings = context.settings
         if not settings.mcp:
@@ -109,7 +111,7 @@ class Bridge:
             context.log.warning("MCP is not served", reason=self.gate.reason)
             return None
         try:
-            from agentd_mcp import serve
+            serve = await asyncio.to_thread(importlib.import_module, "agentd_mcp.serve")  # half a second
         except ImportError as error:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)

@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -201,3 +203,11 @@ def test_closed_stream_does_not_stop_the_work() -> None:
     logs.get_logger().info("x")
 
     assert stream.closed
+
+
+def test_rich_is_not_loaded_for_the_log() -> None:
+    """A daemon's log does not load rich, and who wants rich afterwards gets it."""
+    code = "import sys, agentd.logs; print('rich' in sys.modules); import rich.console; print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "True"]

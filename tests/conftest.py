@@ -1,0 +1,63 @@
+"""Fixtures of all tests: the facts that were recorded from the real Proxmox, servers, and what a test may not do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import uvloop
+from blockbuster import BlockBuster, blockbuster_ctx
+from harness import NatsServer, Net
+
+from pve.client import FakePve
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+OURS = ["agentd", *(f"agentd_{name}" for name in ("orchestrator", "specialist", "monitor", "mcp", "proxmox"))]
+
+pytest_plugins = ["ci_skips"]
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test on the loop that daemons run on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """Fail a test in which code of ours blocks the event loop; the test itself may."""
+    with blockbuster_ctx(OURS) as active:
+        yield active
+
+
+@pytest.fixture(scope="session")
+def facts() -> Path:
+    """Return the folder of recorded facts about Proxmox; they are not part of the project."""
+    folder = Path(os.environ.get("AGENTD_FACTS", "../shared"))
+    if not (folder / "pve" / "recorded").is_dir():
+        pytest.skip("no recorded facts here: set AGENTD_FACTS")
+    return folder
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """Run a nats-server of the test's own."""
+    with NatsServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def pve(tmp_path: Path) -> Iterator[FakePve]:
+    """Run a simulated Proxmox VE of the test's own: three nodes, storages, a template, some guests."""
+    with FakePve(directory=tmp_path / "pve") as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def net(tmp_path: Path, nats_server: NatsServer, pve: FakePve) -> Net:
+    """Return the configuration of a network on this NATS and this Proxmox."""
+    return Net(tmp_path, nats_server.url, pve)

@@ -1,0 +1,287 @@
+"""What tests stand on: a real nats-server, daemons in this process or in their own, a client.
+
+    with NatsServer(tmp_path) as nats: ...
+    net = Net(tmp_path, nats.url, pve)          # configuration of every instance of a test
+    async with net.client() as bus: ...         # a provisioned connection
+    async with net.here("all", roles=[...]): …  # a Supervisor in this loop
+    with net.daemon("worker", roles=[...]) as daemon: daemon.ready(); daemon.kill()   # `agentd run worker`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from agentd import config, logs, plugins, provision
+from agentd.bus import Bus
+from agentd.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from pve.client import FakePve
+
+T = TypeVar("T")
+
+ALL_ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+START = 20.0
+"""Seconds that any process of a test may take to start on a busy machine."""
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(found: Callable[[], T | None], what: str, seconds: float = START) -> T:
+    """Return what `found` returns once it is true; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        result = found()
+        if result:
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s")
+
+
+async def eventually(found: Callable[[], Awaitable[T | None]], what: str, seconds: float = START) -> T:
+    """Return what `found` returns once it is true; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        result = await found()
+        if result:
+            return result
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s")
+
+
+class NatsServer:
+    """A real nats-server on a free port of loopback, with its data in a directory; restarts keep both."""
+
+    def __init__(self, directory: Path, *, extra: str = "", scheme: str = "nats") -> None:
+        """Keep where its data lies; `extra` is added to its configuration."""
+        self.directory = directory / "nats"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.extra = extra
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start it and wait until JetStream answers its health check."""
+        monitor = free_port()
+        config_file = self.directory / "nats.conf"
+        config_file.write_text(
+            f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{monitor}"\n'
+            f'jetstream {{ store_dir: "{self.directory / "js"}" }}\n{self.extra}\n'
+        )
+        with (self.directory / "log").open("ab") as log:
+            command = [str(SCRIPTS / "nats-server"), "-c", str(config_file)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        until(lambda: _healthy(f"http://127.0.0.1:{monitor}/healthz"), f"nats-server ({self.directory / 'log'})")
+        return self
+
+    def kill(self) -> None:
+        """End it as a power switch would end the process."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): connections stay, nothing answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on (SIGCONT)."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Stop it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+class Daemon:
+    """One `agentd run NAME` in a process of its own, with blockbuster and coverage active in it."""
+
+    def __init__(self, directory: Path, config_file: Path, name: str, environment: dict[str, str]) -> None:
+        """Keep how to start it."""
+        self.name = name
+        self.log = directory / f"{name}.log"
+        self.config_file = config_file
+        self.environment = environment
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **more: str) -> Self:
+        """Start it; `more` are further environment variables."""
+        here = str(Path(__file__).parent / "child")
+        environment = os.environ | {"AGENTD_TEST_BLOCKBUSTER": "1", "PYTHONPATH": here} | self.environment | more
+        with self.log.open("ab") as log:
+            command = [str(SCRIPTS / "agentd"), "--config", str(self.config_file), "run", self.name]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return self
+
+    def ready(self, seconds: float = START) -> Self:
+        """Wait until it says that it is ready."""
+        until(lambda: self.exit_code is not None or b'"ready"' in self.log.read_bytes(), f"{self.name} ready", seconds)
+        assert self.exit_code is None, self.log.read_text()
+        return self
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        assert self.process is not None
+        return self.process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def wait(self, seconds: float = START) -> int:
+        """Wait for its end; return the exit code."""
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait; a daemon that does not go within the drain time is a failure."""
+        if self.process is not None and self.exit_code is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            self.wait(45)
+
+    def __enter__(self) -> Self:
+        """Start, and wait until it is ready."""
+        return self.start().ready()
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self.stop()
+
+
+class Net:
+    """The configuration that all instances of a test share, and ways to run them."""
+
+    def __init__(self, directory: Path, nats_url: str, pve: FakePve | None = None) -> None:
+        """Keep where NATS and Proxmox are."""
+        self.directory = directory
+        self.nats_url = nats_url
+        self.pve = pve
+        self.settings: dict[str, Any] = {
+            "node": {"name": "pve1", "state_dir": str(directory / "state")},
+            "bus": {"servers": [nats_url]},
+            "policy": {"default_tier": "operate"},
+            "web": {"port": 0},
+            "log": {"format": "json", "level": "debug"},
+            "client": {"principal": "tester"},
+            "instances": {"all": {"roles": list(ALL_ROLES)}},
+        }
+        if pve is not None:
+            self.use_token("full")
+
+    def use_token(self, name: str) -> None:
+        """Let the daemons speak to Proxmox with this token of the simulator."""
+        assert self.pve is not None
+        token_id, _, secret = self.pve.tokens[name].partition("=")
+        file = self.directory / f"token-{name}"
+        file.write_text(secret)
+        self.settings["proxmox"] = {
+            "url": self.pve.url,
+            "token_id": token_id,
+            "token_file": str(file),
+            "ca_file": str(self.pve.ca),
+        }
+
+    def config_file(self) -> Path:
+        """Write the configuration as it is now; return its path."""
+        file = self.directory / "agentd.toml"
+        file.write_text(_toml(self.settings))
+        return file
+
+    def config(self) -> config.Config:
+        """Return the configuration as a daemon would read it."""
+        return config.load(self.config_file(), {}, plugins.installed())
+
+    def daemon(self, name: str, roles: tuple[str, ...] = (), **environment: str) -> Daemon:
+        """Return the daemon `agentd run NAME`, not started yet."""
+        self.settings["instances"].setdefault(name, {"roles": list(roles) or [name]})
+        return Daemon(self.directory, self.config_file(), name, environment)
+
+    @contextlib.asynccontextmanager
+    async def client(self, name: str = "client") -> AsyncIterator[Bus]:
+        """Yield a connection on which everything is provisioned."""
+        settings = await asyncio.to_thread(self.config)
+        bus = Bus(settings.bus, name, logs.get_logger())
+        await bus.connect(wait=START)
+        try:
+            await provision.provision(bus)
+            yield bus
+        finally:
+            await bus.close()
+
+    @contextlib.asynccontextmanager
+    async def here(self, name: str = "all") -> AsyncIterator[Supervisor]:
+        """Yield a running Supervisor in this loop, ready; at the end it must stop with code 0."""
+        supervisor = await asyncio.to_thread(lambda: Supervisor(self.config(), name, reload=self.config))
+        running = asyncio.create_task(supervisor.run())
+
+        async def ready() -> bool:
+            if running.done():
+                await running
+            return supervisor.is_ready
+
+        try:
+            await eventually(ready, f"{name} ready")
+            yield supervisor
+        finally:
+            supervisor.stop()
+            code = await running
+        assert code == 0
+
+
+def _toml(value: dict[str, Any], at: str = "") -> str:
+    """Return nested tables as TOML."""
+    plain = "".join(f"{key} = {json.dumps(each)}\n" for key, each in value.items() if not isinstance(each, dict))
+    tables = "".join(
+        f"\n[{at}{key}]\n{_toml(each, f'{at}{key}.')}" for key, each in value.items() if isinstance(each, dict)
+    )
+    return plain + tables
