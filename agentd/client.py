@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentd import network, subjects
 from agentd.errors import BusUnavailable, TemporaryError, UsageError
-from agentd.messages import Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowResponse, WorkflowSignal, digest
+from agentd.messages import ControlReply, ControlRequest, Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowResponse, WorkflowSignal, digest
 from agentd.worker import call_tool
 from agentd.workflows import Workflow
 
@@ -36,6 +36,17 @@ async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     subjects.check_id(request.workflow_id)
     message_id = f"{principal}.{request.workflow_id}.{digest([request.workflow_type, request.parameters])[:16]}"
     return await bus.store(subjects.request(principal), request, msg_id=message_id)
+
+
+def conflict_digest(request: WorkflowRequest) -> str:
+    """Return the digest under which a refusal is told when the id belongs to another request."""
+    return digest([request.workflow_type, request.parameters, request.dry_run])
+
+
+async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
+    """Tell one agent to drain or reload; raises NoResponder when there is none of that id."""
+    subjects.check_id(agent_id, "agent")
+    return await bus.request(subjects.control(agent_id), ControlRequest(action), ControlReply)
 
 
 async def cancel(bus: Bus, principal: str, workflow_id: str, reason: str) -> None:

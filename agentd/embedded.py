@@ -10,6 +10,7 @@ import ctypes
 import json
 import select
 import signal
+import socket
 import subprocess
 import sysconfig
 import time
@@ -76,6 +77,17 @@ def _ports(process: subprocess.Popen[bytes], directory: Path, log: Path) -> str:
     last = log.read_text(errors="replace").strip().splitlines()[-1:]
     message = f"nats-server does not start; the end of {log} says: {' '.join(last)}"
     raise ConfigError(message)
+
+
+def preferred_port(port: int) -> int:
+    """Return `port` if it is free on loopback, else 0 for any free one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+        return port
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import pytest
 from agentd import logs, subjects
 from agentd.bus import Bus, Received
 from agentd.config import BusSettings
-from agentd.embedded import nats_server
 from agentd.messages import Alert, Heartbeat, MetricReport, now
 from agentd.metrics import Metrics
 from agentd.provision import provision
@@ -24,7 +23,8 @@ from agentd_monitor.settings import MonitorSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+
+    from harness import NatsServer
 
 QUICK = MonitorSettings(hold=0, offline_after=0.4, stuck_after=0.4)
 
@@ -79,16 +79,15 @@ class Network:
 
 
 @pytest.fixture
-async def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Network]:
-    """Start a server and provision it; monitors tick fast."""
+async def network(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Network]:
+    """Provision a server; monitors tick fast."""
     monkeypatch.setattr(at_work, "TICK", 0.05)
-    with nats_server(tmp_path) as url:
-        found = Network(url)
-        found.bus = await found.connect("test")
-        await provision(found.bus)
-        await found.bus.subscribe(subjects.ALL_ALERTS, found.listen)
-        yield found
-        await found.bus.close()
+    found = Network(nats_server.url)
+    found.bus = await found.connect("test")
+    await provision(found.bus)
+    await found.bus.subscribe(subjects.ALL_ALERTS, found.listen)
+    yield found
+    await found.bus.close()
 
 
 def beat(status: str = "available") -> Heartbeat:

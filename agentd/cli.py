@@ -1,0 +1,403 @@
+"""The command line: parse, load, run, turn an error into one line and an exit code.
+
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 cancelled · 65 rejected · 69 NATS away · 75 not over yet, or to be
+started again · 77 not allowed · 78 the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+import msgspec
+import uvloop
+
+from agentd import config as configuration
+from agentd import logs, plugins
+from agentd.bus import Bus
+from agentd.errors import AgentdError, TemporaryError, UsageError
+from agentd.messages import WorkflowRequest, plain
+from agentd.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from agentd.config import Config
+    from agentd.messages import WorkflowResponse
+
+T = TypeVar("T")
+CONNECT = 5.0
+"""Seconds that a command waits for NATS."""
+EXIT_CODES = {"completed": 0, "completed_with_warnings": 0, "cancelled": 3, "rejected": 65, "conflict": 65, "expired": 65}
+
+
+@dataclass(frozen=True)
+class App:
+    """What every command gets: where the configuration lies, and how to print."""
+
+    path: Path | None
+    as_json: bool
+
+    def config(self) -> Config:
+        """Read the configuration; raises ConfigError."""
+        return configuration.load(self.path, os.environ, plugins.installed())
+
+    @contextlib.asynccontextmanager
+    async def bus(self, *, admin: bool = False) -> AsyncIterator[tuple[Bus, Config]]:
+        """Connect to NATS as the principal of this machine; raises BusUnavailable after a few seconds."""
+        config = self.config()
+        bus = Bus(config.bus, config.principal, logs.get_logger())
+        await bus.connect(wait=CONNECT, login=config.bus.admin_login() if admin else None)
+        try:
+            yield bus, config
+        finally:
+            await bus.close()
+
+    def show(self, value: object, table: str) -> None:
+        """Print `value` as JSON, or as the table of that name."""
+        if self.as_json:
+            click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+        else:
+            from agentd import tables
+
+            tables.show(table, value)
+
+
+passes = click.make_pass_decorator(App)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on uvloop."""
+    return uvloop.run(work)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agentd")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="agentd.toml; default: /etc/agentd/agentd.toml")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.pass_context
+def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
+    """Run durable work on a Proxmox VE cluster."""
+    context.obj = App(path, as_json)
+
+
+# -- daemons ------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("instance")
+@passes
+def run(app: App, instance: str) -> None:
+    """Run the daemon INSTANCE: a role (orchestrator, specialist, monitor, mcp-bridge) or [instances.INSTANCE]."""
+    from agentd.supervisor import Supervisor
+
+    config = app.config()
+    logs.configure(config.log.level, config.log.format)
+    supervisor = Supervisor(config, instance, reload=app.config)
+    sys.exit(run_async(supervisor.run()))
+
+
+@cli.command()
+@click.option("--state", type=click.Path(path_type=Path), help="Where NATS and agentd keep their data.")
+@click.option("--port", default=4222, show_default=True, help="Port of the embedded nats-server.")
+@passes
+def up(app: App, state: Path | None, port: int) -> None:
+    """Run every role in one process, with an embedded nats-server."""
+    from agentd import demo
+
+    sys.exit(demo.up(app.config(), state, port))
+
+
+@cli.command(name="demo")
+@click.option("--once", is_flag=True, help="End when the workflow is over.")
+@click.option("--state", type=click.Path(path_type=Path), help="Where the demo keeps its data.")
+@passes
+def demo_command(app: App, state: Path | None, *, once: bool) -> None:
+    """Deploy one VM on a simulated Proxmox, shown live."""
+    from agentd import demo
+
+    del app
+    sys.exit(demo.demo(state, once=once))
+
+
+@cli.command()
+@click.option("--show", is_flag=True, help="Print what is in force and where it comes from; secrets are hidden.")
+@passes
+def check(app: App, *, show: bool) -> None:
+    """Check the configuration and the plugins; nothing is started."""
+    config = app.config()
+    names = {*config.instances, *plugins.wanted(config, ())} or set()
+    roles = {role for name in config.instances for role in config.instance(name).roles}
+    found = plugins.Plugins(config, plugins.wanted(config, roles or names & set(plugins.installed())))
+    for name in found.loaded():
+        found.settings(name)
+    if show:
+        click.echo(configuration.show(config))
+        return
+    app.show(list(found.status.values()), "plugins")
+    if any(each.status == plugins.BROKEN for each in found.status.values()):
+        sys.exit(78)
+
+
+@cli.command()
+@passes
+def provision(app: App) -> None:
+    """Make the streams, buckets and consumers that are missing, with [bus.admin]'s login."""
+    from agentd import provision as provisioning
+
+    async def work() -> list[str]:
+        async with app.bus(admin=True) as (bus, config):
+            return await provisioning.provision(bus, [(each.name, each.in_flight) for each in config.bus.queues])
+
+    app.show(run_async(work()) or ["everything is there"], "lines")
+
+
+@cli.command()
+@passes
+def doctor(app: App) -> None:
+    """Look whether NATS, its rights, the clock and Proxmox are as they must be."""
+    from agentd import doctor as examination
+
+    findings = run_async(examination.examine(app.config(), logs.get_logger()))
+    app.show(findings, "findings")
+    sys.exit(0 if all(each.good for each in findings) else 1)
+
+
+# -- workflows ------------------------------------------------------------------------------------------------------------
+
+
+def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return `KEY=VALUE` arguments as parameters; a value that is JSON is taken as JSON, else as text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            message = f"{pair!r} is not KEY=VALUE"
+            raise UsageError(message)
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+@cli.command()
+@click.argument("workflow_type", metavar="TYPE")
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--id", "workflow_id", help="Id of the workflow; sending the same one again is the same request.")
+@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@click.option("--timeout", type=float, help="Seconds that the workflow may take.")
+@click.option("--dry-run", is_flag=True, help="Plan only.")
+@passes
+def submit(  # noqa: PLR0913 - one parameter for each option
+    app: App,
+    workflow_type: str,
+    pairs: tuple[str, ...],
+    workflow_id: str | None,
+    timeout: float | None,
+    *,
+    wait: bool,
+    dry_run: bool,
+) -> None:
+    """Ask for a workflow: agentd submit vm_deployment name=web1 memory=2048 --wait."""
+    from agentd import client
+
+    request = WorkflowRequest(
+        workflow_type=workflow_type,
+        workflow_id=workflow_id or client.new_id(workflow_type),
+        parameters=parameters_of(pairs),
+        timeout=timeout,
+        dry_run=dry_run,
+    )
+
+    async def work() -> WorkflowResponse | None:
+        async with app.bus() as (bus, config):
+            await client.submit(bus, config.principal, msgspec.structs.replace(request, requester_id=config.principal))
+            if not wait:
+                return None
+            return await _follow(app, bus, request.workflow_id, client.conflict_digest(request))
+
+    answer = run_async(work())
+    if answer is None:
+        told = {"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}
+        app.show(told, "submitted")
+    else:
+        _finish(app, answer)
+
+
+async def _follow(app: App, bus: Bus, workflow_id: str, conflict: str = "", wait: float | None = None) -> Any:  # noqa: ANN401
+    from agentd import client, tables
+
+    show = (lambda _state: None) if app.as_json else tables.Steps().show
+    return await client.follow(bus, workflow_id, show, wait=wait, conflict=conflict)
+
+
+def _finish(app: App, answer: WorkflowResponse) -> NoReturn:
+    app.show(answer, "answer")
+    sys.exit(EXIT_CODES.get(answer.status, 1))
+
+
+@cli.command()
+@click.argument("workflow_id", metavar="ID")
+@click.option("--timeout", type=float, help="Seconds after which to stop watching; the workflow goes on.")
+@passes
+def watch(app: App, workflow_id: str, timeout: float | None) -> None:
+    """Show the steps of a workflow until it is over; the exit code is its result."""
+    from agentd import network
+
+    async def work() -> WorkflowResponse:
+        async with app.bus() as (bus, _):
+            if await network.state(bus, workflow_id) is None:
+                message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
+                raise UsageError(message)
+            answer: WorkflowResponse = await _follow(app, bus, workflow_id, wait=timeout)
+            return answer
+
+    _finish(app, run_async(work()))
+
+
+@cli.command()
+@click.option("--limit", default=20, show_default=True)
+@click.option("--status", default="", help="Only those that stand so.")
+@passes
+def workflows(app: App, limit: int, status: str) -> None:
+    """List workflows: those not over first, then the latest."""
+    from agentd import network
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await network.workflows(bus, limit, status)
+
+    app.show(run_async(work()), "workflows")
+
+
+@cli.command()
+@click.argument("workflow_id", metavar="ID")
+@passes
+def show(app: App, workflow_id: str) -> None:
+    """Show a workflow: its tasks, attempts, agents, errors and timeline."""
+    from agentd import network
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await (network.state if app.as_json else network.workflow)(bus, workflow_id)
+
+    found = run_async(work())
+    if found is None:
+        message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
+        raise UsageError(message)
+    app.show(found, "workflow")
+
+
+@cli.command()
+@click.argument("workflow_id", metavar="ID")
+@click.option("--reason", default="", help="Stands in the timeline.")
+@click.option("--wait", is_flag=True, help="Wait until it is over; exit code 3 when it was cancelled.")
+@passes
+def cancel(app: App, workflow_id: str, reason: str, *, wait: bool) -> None:
+    """Begin no new task of a workflow; the running one finishes, and what is left is named."""
+    from agentd import client
+
+    async def work() -> WorkflowResponse | None:
+        async with app.bus() as (bus, config):
+            await client.cancel(bus, config.principal, workflow_id, reason)
+            return await _follow(app, bus, workflow_id) if wait else None
+
+    answer = run_async(work())
+    if answer is not None:
+        _finish(app, answer)
+    app.show({"workflow_id": workflow_id, "watch": f"agentd watch {workflow_id}"}, "submitted")
+
+
+# -- agents and tools -------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@passes
+def agents(app: App) -> None:
+    """List the agents that live."""
+    from agentd import network
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await network.agents(bus)
+
+    app.show(run_async(work()), "agents")
+
+
+@cli.command()
+@click.argument("agent_id", metavar="AGENT")
+@passes
+def drain(app: App, agent_id: str) -> None:
+    """Let an agent take no new work and end when what runs is finished (systemd may start it again)."""
+    from agentd import client
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await client.control(bus, agent_id, "drain")
+
+    app.show(run_async(work()), "control")
+
+
+@cli.command()
+@passes
+def tools(app: App) -> None:
+    """List the tools that agents offer now."""
+    from agentd import network
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await network.services(bus)
+
+    app.show(run_async(work()), "tools")
+
+
+@cli.command()
+@click.argument("tool")
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--key", default="", help="Repeating a call with its key is the same call: <word>.<word>[.<word>].")
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for the end.")
+@passes
+def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float) -> None:
+    """Call a tool: agentd call list_vms node=pve1."""
+    from agentd import client
+    from agentd.policy import Policy
+
+    async def work() -> object:
+        async with app.bus() as (bus, config):
+            tier = Policy.of(config.policy).tier_of(config.principal, plain=False)
+            note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {text}", err=True))
+            return await client.call(
+                bus, config.principal, tier, tool, parameters_of(pairs), seconds=timeout, key=key, progress=note
+            )
+
+    app.show(run_async(work()), "reply")
+
+
+def main() -> NoReturn:
+    """Run a command; every error that was raised on purpose is one line and an exit code."""
+    logs.configure("error", "console")
+    try:
+        cli(standalone_mode=False)
+    except AgentdError as error:
+        retry = " (it may pass; try again)" if isinstance(error, TemporaryError) and error.exit_code != 75 else ""  # noqa: PLR2004
+        click.echo(f"agentd: {error}{retry}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("agentd: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

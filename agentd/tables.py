@@ -1,0 +1,188 @@
+"""How the command line shows things to a person; with --json none of this is used."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agentd.messages import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentd.workflows import Workflow
+
+SYMBOLS = {
+    "completed": "[green]✓[/]",
+    "completed_with_warnings": "[yellow]![/]",
+    "failed": "[red]✗[/]",
+    "rejected": "[red]✗[/]",
+    "expired": "[red]✗[/]",
+    "conflict": "[red]✗[/]",
+    "cancelled": "[dim]⊘[/]",
+    "cancelling": "[yellow]⊘[/]",
+    "assigned": "[blue]▶[/]",
+    "running": "[blue]▶[/]",
+    "waiting": "[dim]·[/]",
+    "skipped": "[dim]-[/]",
+}
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def symbol(status: str) -> str:
+    """Return a sign and the word for a status."""
+    return f"{SYMBOLS.get(status, '·')} {status}"
+
+
+def age(when: datetime | None) -> str:
+    """Return how long ago something was."""
+    if when is None:
+        return ""
+    seconds = max(0, round((datetime.now(UTC) - when).total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+class Steps:
+    """Prints what is new in a workflow's timeline."""
+
+    def __init__(self) -> None:
+        """Begin with nothing printed."""
+        self._printed = 0
+        self._begun: datetime | None = None
+
+    def show(self, state: Workflow) -> None:
+        """Print the entries that were not printed yet."""
+        self._begun = self._begun or state.created
+        for entry in state.timeline[self._printed :]:
+            seconds = (entry.at - self._begun).total_seconds()
+            task = f"[bold]{escape(entry.task)}[/] " if entry.task else ""
+            attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
+            agent = f" [dim]by {escape(entry.agent)}[/]" if entry.agent else ""
+            sign = SYMBOLS.get(entry.what, " ")
+            console.print(f"  {seconds:7.2f} s  {sign} {task}{attempt}{escape(entry.what)}{agent}")
+        self._printed = len(state.timeline)
+
+
+def show(name: str, value: Any) -> None:  # noqa: ANN401 - each table has its own
+    """Print `value` as the table called `name`."""
+    TABLES[name](value)
+
+
+def _rows(columns: list[str], rows: list[list[str]], empty: str) -> None:
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _workflows(found: list[Any]) -> None:
+    rows = [
+        [each.workflow_id, each.workflow_type, symbol(each.status), f"{each.done}/{each.total}", age(each.updated),
+         escape(each.error)]
+        for each in found
+    ]  # fmt: skip
+    _rows(["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help")
+
+
+def _workflow(found: Any) -> None:  # noqa: ANN401
+    console.print(f"[bold]{found.workflow_id}[/]  {found.workflow_type}  {symbol(found.status)}  by {found.requester}")
+    if found.error:
+        console.print(f"[red]{escape(found.error)}[/]")
+    console.print()
+    rows = [
+        [each.name, symbol(each.status), str(each.attempt), each.agent or each.queue, ", ".join(each.after),
+         escape(each.error or "; ".join(each.warnings))]
+        for each in found.tasks
+    ]  # fmt: skip
+    _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
+    console.print()
+    for entry in found.timeline:
+        seconds = (entry.at - found.created).total_seconds()
+        console.print(f"  {seconds:8.2f} s  {entry.task:<28} {escape(entry.what)} [dim]{entry.agent}[/]")
+
+
+def _agents(found: list[Any]) -> None:
+    rows = [
+        [each.agent_id, each.role, each.node, each.status, f"{each.load:.0%}", each.version, age(each.timestamp),
+         each.url]
+        for each in found
+    ]  # fmt: skip
+    columns = ["AGENT", "ROLE", "NODE", "STATUS", "LOAD", "VERSION", "HEARD", "PAGE"]
+    _rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
+
+
+def _tools(found: list[Any]) -> None:
+    rows = [[tool, each.service_id] for each in found for tool in each.tools]
+    _rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
+
+
+def _answer(answer: Any) -> None:  # noqa: ANN401
+    console.print(f"{symbol(answer.status)}  {answer.workflow_id}")
+    if answer.error:
+        console.print(f"[red]{escape(answer.error)}[/]")
+    for name, task in answer.result.get("tasks", {}).items():
+        for warning in task.get("warnings", []):
+            console.print(f"[yellow]{name}: {escape(warning)}[/]")
+    vm = answer.result.get("tasks", {}).get("configure_vm", {}).get("result")
+    if isinstance(vm, dict) and "vmid" in vm:
+        console.print(f"VM {vm['vmid']} {escape(str(vm.get('name', '')))} on {vm.get('node')}: {vm.get('status')}")
+
+
+def _reply(reply: Any) -> None:  # noqa: ANN401
+    console.print(escape(json.dumps(plain(reply.result), indent=2, ensure_ascii=False)))
+    for warning in reply.warnings:
+        console.print(f"[yellow]{escape(warning)}[/]")
+
+
+def _findings(found: list[Any]) -> None:
+    rows = [
+        ["[green]✓[/]" if each.good else "[red]✗[/]", each.what, escape(each.text), "" if each.good else each.advice]
+        for each in found
+    ]
+    _rows(["", "WHAT", "FOUND", "DO"], rows, "nothing to look at")
+
+
+def _plugins(found: list[Any]) -> None:
+    rows = [[each.name, each.status, escape(each.reason)] for each in found]
+    rows += [[f"  {tool.name}", "quarantined", escape(tool.reason)] for each in found for tool in each.quarantined]
+    _rows(["PLUGIN", "STATUS", "REASON"], rows, "no plugins")
+
+
+def _lines(lines: list[str]) -> None:
+    for line in lines:
+        console.print(escape(line))
+
+
+def _submitted(told: dict[str, str]) -> None:
+    console.print(f"{told['workflow_id']}: asked for; watch it with [bold]{told['watch']}[/]")
+
+
+def _control(reply: Any) -> None:  # noqa: ANN401
+    console.print(f"{reply.agent_id}: {escape(reply.message)}")
+
+
+TABLES: dict[str, Callable[[Any], None]] = {
+    "workflows": _workflows,
+    "workflow": _workflow,
+    "agents": _agents,
+    "tools": _tools,
+    "answer": _answer,
+    "reply": _reply,
+    "findings": _findings,
+    "plugins": _plugins,
+    "lines": _lines,
+    "submitted": _submitted,
+    "control": _control,
+}
