@@ -18,8 +18,6 @@ from agentd.tools import Call, Found, Repeat, Tool, Toolbox, collect, tool
 from agentd.version import __version__
 from agentd.workflows import Definition, TaskSpec, result_of
 
-
-
 __all__ = [
     "AgentdError",
     "Call",

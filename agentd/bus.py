@@ -385,9 +385,7 @@ class Bus:
 
         return on_message
 
-    async def serve(
-        self, name: str, *, version: str, description: str, endpoints: dict[str, Handler]
-    ) -> Subscription:
+    async def serve(self, name: str, *, version: str, description: str, endpoints: dict[str, Handler]) -> Subscription:
         """Offer `endpoints` (subject → handler) as a NATS micro service that `$SRV.INFO` describes."""
         service = await micro.add_service(self._nc, name=name, version=version, description=description)
         for subject, handler in endpoints.items():
@@ -612,9 +610,7 @@ async def _unsubscribe(sub: NatsSubscription) -> None:
 
 def _stored(msg: Msg) -> Stored:
     meta = msg.metadata
-    return Stored(
-        msg.subject, meta.sequence.stream, msg.data, meta.timestamp.astimezone(UTC), dict(msg.headers or {})
-    )
+    return Stored(msg.subject, meta.sequence.stream, msg.data, meta.timestamp.astimezone(UTC), dict(msg.headers or {}))
 
 
 def _options(settings: BusSettings, login: Login, identity: str) -> dict[str, Any]:

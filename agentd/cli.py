@@ -6,7 +6,6 @@ started again · 77 not allowed · 78 the configuration is wrong.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -22,7 +21,7 @@ import uvloop
 from agentd import config as configuration
 from agentd import logs, plugins
 from agentd.bus import Bus
-from agentd.errors import AgentdError, TemporaryError, UsageError
+from agentd.errors import AgentdError, UsageError
 from agentd.messages import WorkflowRequest, plain
 from agentd.version import __version__
 
@@ -35,7 +34,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONNECT = 5.0
 """Seconds that a command waits for NATS."""
-EXIT_CODES = {"completed": 0, "completed_with_warnings": 0, "cancelled": 3, "rejected": 65, "conflict": 65, "expired": 65}
+EXIT_CODES = {
+    "completed": 0,
+    "completed_with_warnings": 0,
+    "cancelled": 3,
+    "rejected": 65,
+    "conflict": 65,
+    "expired": 65,
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agentd")
-@click.option("--config", "path", type=click.Path(path_type=Path), help="agentd.toml; default: /etc/agentd/agentd.toml")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Default: /etc/agentd/agentd.toml.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.pass_context
 def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
@@ -88,7 +94,7 @@ def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
     context.obj = App(path, as_json)
 
 
-# -- daemons ------------------------------------------------------------------------------------------------------------
+# -- daemons -------------------------------------------------------------------------------------------------------
 
 
 @cli.command()
@@ -133,9 +139,7 @@ def demo_command(app: App, state: Path | None, *, once: bool) -> None:
 def check(app: App, *, show: bool) -> None:
     """Check the configuration and the plugins; nothing is started."""
     config = app.config()
-    names = {*config.instances, *plugins.wanted(config, ())} or set()
-    roles = {role for name in config.instances for role in config.instance(name).roles}
-    found = plugins.Plugins(config, plugins.wanted(config, roles or names & set(plugins.installed())))
+    found = plugins.Plugins(config, set(plugins.installed()))
     for name in found.loaded():
         found.settings(name)
     if show:
@@ -170,7 +174,7 @@ def doctor(app: App) -> None:
     sys.exit(0 if all(each.good for each in findings) else 1)
 
 
-# -- workflows ------------------------------------------------------------------------------------------------------------
+# -- workflows -----------------------------------------------------------------------------------------------------
 
 
 def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -219,7 +223,8 @@ def submit(  # noqa: PLR0913 - one parameter for each option
 
     async def work() -> WorkflowResponse | None:
         async with app.bus() as (bus, config):
-            await client.submit(bus, config.principal, msgspec.structs.replace(request, requester_id=config.principal))
+            mine = msgspec.structs.replace(request, requester_id=config.principal)
+            await client.submit(bus, config.principal, mine)
             if not wait:
                 return None
             return await _follow(app, bus, request.workflow_id, client.conflict_digest(request))
@@ -232,7 +237,9 @@ def submit(  # noqa: PLR0913 - one parameter for each option
         _finish(app, answer)
 
 
-async def _follow(app: App, bus: Bus, workflow_id: str, conflict: str = "", wait: float | None = None) -> Any:  # noqa: ANN401
+async def _follow(
+    app: App, bus: Bus, workflow_id: str, conflict: str = "", wait: float | None = None
+) -> WorkflowResponse:
     from agentd import client, tables
 
     show = (lambda _state: None) if app.as_json else tables.Steps().show
@@ -257,8 +264,7 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
             if await network.state(bus, workflow_id) is None:
                 message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
                 raise UsageError(message)
-            answer: WorkflowResponse = await _follow(app, bus, workflow_id, wait=timeout)
-            return answer
+            return await _follow(app, bus, workflow_id, wait=timeout)
 
     _finish(app, run_async(work()))
 
@@ -316,7 +322,7 @@ def cancel(app: App, workflow_id: str, reason: str, *, wait: bool) -> None:
     app.show({"workflow_id": workflow_id, "watch": f"agentd watch {workflow_id}"}, "submitted")
 
 
-# -- agents and tools -------------------------------------------------------------------------------------------------------
+# -- agents and tools ----------------------------------------------------------------------------------------------
 
 
 @cli.command()
@@ -387,8 +393,7 @@ def main() -> NoReturn:
     try:
         cli(standalone_mode=False)
     except AgentdError as error:
-        retry = " (it may pass; try again)" if isinstance(error, TemporaryError) and error.exit_code != 75 else ""  # noqa: PLR2004
-        click.echo(f"agentd: {error}{retry}", err=True)
+        click.echo(f"agentd: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -9,18 +9,30 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentd import network, subjects
 from agentd.errors import BusUnavailable, TemporaryError, UsageError
-from agentd.messages import ControlReply, ControlRequest, Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowResponse, WorkflowSignal, digest
+from agentd.messages import (
+    ControlReply,
+    ControlRequest,
+    Tier,
+    ToolCall,
+    ToolReply,
+    WorkflowRequest,
+    WorkflowResponse,
+    WorkflowSignal,
+    digest,
+)
 from agentd.worker import call_tool
-from agentd.workflows import Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agentd.bus import Bus, Received
+    from agentd.workflows import Workflow
+
+T = TypeVar("T")
 
 POLL = 2.0
 """Seconds after which a waiting client reads the state itself: an event may have been missed while reconnecting."""
@@ -105,7 +117,7 @@ async def follow(
             await each.stop()
 
 
-async def _patient(asking: Any) -> Any:  # noqa: ANN401 - what is asked for
+async def _patient(asking: Awaitable[T]) -> T | None:
     """Ask; while NATS is away there is nothing to say yet."""
     try:
         return await asking
@@ -145,5 +157,3 @@ async def service_of(bus: Bus, tool: str) -> str:
         message = f"no agent offers a tool {tool!r}; there are {there}"
         raise UsageError(message)
     return offered[tool]
-
-

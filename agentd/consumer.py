@@ -43,7 +43,7 @@ MAX_PAUSE = 30.0
 """Longest pause in seconds before a message is delivered again."""
 
 
-class GiveUp(AgentdError):  # noqa: N818 - it says what to do
+class GiveUp(AgentdError):
     """This message can never be handled: end it and keep it among the dead letters."""
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import uvloop
 
-from agentd import client, config, embedded, logs, plugins, provision, tables
+from agentd import client, config, embedded, logs, plugins, provision, sections, tables
 from agentd.bus import Bus
 from agentd.messages import WorkflowRequest
 from agentd.supervisor import Supervisor
@@ -70,7 +70,7 @@ def up(given: Config, state: Path | None, port: int) -> int:
     state = state or default_state("up")
     with embedded.nats_server(state / "nats", port) as url:
         bus = given.bus.model_copy(update={"servers": (url,)})
-        instances = {**given.instances, INSTANCE: config.sections.InstanceSection(roles=ROLES)}
+        instances = {**given.instances, INSTANCE: sections.InstanceSection(roles=ROLES)}
         node = given.node.model_copy(update={"state_dir": state})
         here = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
         logs.configure(here.log.level, here.log.format)
@@ -141,8 +141,7 @@ async def _demo(supervisor: Supervisor, file: Path, begun: float, *, once: bool)
 async def _story(supervisor: Supervisor, file: Path, begun: float, *, once: bool) -> WorkflowResponse:
     """Deploy one VM and show each step; then, unless `once`, let everything go on until Ctrl-C."""
     out = tables.console
-    while not supervisor.is_ready:
-        await asyncio.sleep(0.02)
+    await supervisor.ready.wait()
     out.print(f"[bold]agentd[/] is up after {time.monotonic() - begun:.1f} s: {', '.join(supervisor.roles)}")
     out.print("on an embedded nats-server and a simulated Proxmox VE of three nodes")
     out.print(f"  status page  {supervisor.url}")

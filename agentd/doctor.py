@@ -123,5 +123,3 @@ def _rights(token: str, permissions: dict[str, list[str]]) -> Finding:
         advice = f"pveum acl modify / --tokens '{token}' --roles PVEVMAdmin,PVEDatastoreUser,PVEAuditor"
         return Finding("proxmox rights", good=False, text=f"{token} lacks {', '.join(missing)}", advice=advice)
     return Finding("proxmox rights", good=True, text=f"{token} has what a deployment needs")
-
-

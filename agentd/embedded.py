@@ -14,12 +14,14 @@ import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentd.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 START: Final = 15.0
 """Seconds that a server has to say that it is ready."""

@@ -53,14 +53,14 @@ class UsageError(AgentdError):
     code = "usage"
 
 
-class InvalidMessage(AgentdError):  # noqa: N818 - the field's word, as in every protocol library
+class InvalidMessage(AgentdError):
     """Say which field of which message cannot be understood."""
 
     exit_code = 65  # EX_DATAERR
     code = "invalid"
 
 
-class Denied(AgentdError):  # noqa: N818
+class Denied(AgentdError):
     """Say who may not do what, and which right is missing."""
 
     exit_code = 77  # EX_NOPERM
@@ -104,13 +104,13 @@ class NoResponder(BusUnavailable):
     code = "no_responder"
 
 
-class StaleWrite(BusError):  # noqa: N818
+class StaleWrite(BusError):
     """Somebody else wrote this subject first: reload, then decide again."""
 
     code = "stale_write"
 
 
-class NotProvisioned(BusError):  # noqa: N818
+class NotProvisioned(BusError):
     """A stream, bucket or consumer does not exist: `agentd provision` makes it."""
 
     code = "not_provisioned"
@@ -140,32 +140,32 @@ class UnknownOutcome(TemporaryError):
     code = "unknown_outcome"
 
 
-class Rejected(PermanentError):  # noqa: N818
+class Rejected(PermanentError):
     """A request was refused before anything was done."""
 
     exit_code = 65
     code = "rejected"
 
 
-class NotFound(PermanentError):  # noqa: N818
+class NotFound(PermanentError):
     """What was asked for does not exist."""
 
     code = "not_found"
 
 
-class ConfigChanged(PermanentError):  # noqa: N818
+class ConfigChanged(PermanentError):
     """Somebody changed the configuration since it was read: read it again, then decide again."""
 
     code = "config_changed"
 
 
-class VmidTaken(PermanentError):  # noqa: N818
+class VmidTaken(PermanentError):
     """The VMID belongs to a guest that is not ours."""
 
     code = "vmid_taken"
 
 
-class TaskFailed(PermanentError):  # noqa: N818
+class TaskFailed(PermanentError):
     """A Proxmox task ended in an error; `log` holds its last lines."""
 
     code = "task_failed"
@@ -176,7 +176,7 @@ class TaskFailed(PermanentError):  # noqa: N818
         self.log = log
 
 
-class Fenced(PermanentError):  # noqa: N818
+class Fenced(PermanentError):
     """Another process holds the claim on this effect, or the task was cancelled."""
 
     code = "fenced"

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import fcntl
 import mmap
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SLOT: Final = 256
 """Bytes of one entry: its length in two bytes, then the reply subject; JetStream's have up to about 150."""

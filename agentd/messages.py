@@ -57,7 +57,7 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Ask for a workflow.  `timeout` in seconds counts from the start, `start_by` from when NATS stored the request."""
+    """Ask for a workflow; `timeout` (s) counts from its start, `start_by` from when NATS stored the request."""
 
     workflow_type: str
     workflow_id: str = ""

@@ -7,7 +7,7 @@ line say the same.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentd import subjects
 from agentd.errors import BusUnavailable, InvalidMessage
@@ -16,7 +16,7 @@ from agentd.web.view import Event, EventKind, Step, TaskView, TimelineEntry, Wor
 from agentd.workflows import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from agentd.bus import Bus, Handler, Received
     from agentd.web.view import Identity, PluginState, Reason
@@ -152,9 +152,7 @@ def detail(found: Workflow) -> WorkflowDetail:
     return WorkflowDetail(
         **{name: getattr(short, name) for name in short.__struct_fields__},
         tasks=[task_view(found.workflow_id, name, task) for name, task in found.tasks.items()],
-        timeline=[
-            TimelineEntry(each.at, each.what, each.task, each.attempt, each.agent) for each in found.timeline
-        ],
+        timeline=[TimelineEntry(each.at, each.what, each.task, each.attempt, each.agent) for each in found.timeline],
     )
 
 
@@ -185,7 +183,7 @@ class DaemonView:
         identity: Callable[[], Identity],
         plugins: Callable[[], list[PluginState]],
         readiness: Callable[[], list[Reason]],
-        prometheus: Callable[[], Awaitable[bytes]],
+        prometheus: Callable[[], Coroutine[Any, Any, bytes]],
     ) -> None:
         """Keep whom to ask; the names are those of `agentd.web.view.View`."""
         self.identity = identity

@@ -104,7 +104,8 @@ class Plugins:
     def settings(self, name: str) -> Settings:
         """Return the checked section `[<name>]`; raises ConfigError naming the key."""
         kind = self._ask(name, "agentd_settings") or Settings
-        return configuration.plugin_settings(self._config, name, kind)
+        found: Settings = configuration.plugin_settings(self._config, name, kind)
+        return found
 
     def role(self, name: str) -> Role:
         """Return the role that plugin `name` brings; raises ConfigError with the reason if it cannot."""

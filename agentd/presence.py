@@ -116,5 +116,7 @@ class Announcer:
         last = self._describe()
         agent = msgspec.structs.replace(last.agent, status="offline")
         await self._bus.publish(subjects.AGENT_REGISTER, agent)
-        await self._bus.publish(subjects.heartbeat(self._agent), messages.Heartbeat(self._agent, messages.now(), "offline"))
+        await self._bus.publish(
+            subjects.heartbeat(self._agent), messages.Heartbeat(self._agent, messages.now(), "offline")
+        )
         await self._try(self._bus.kv_delete(subjects.LIVE, self._agent))

@@ -66,6 +66,8 @@ class Supervisor:
         self.log: Logger = logs.get_logger(agent=self.agent_id)
         self.started = now()
         self.stopping = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set when every role has worked for the first time."""
         self.draining = False
         self.metrics = Metrics(__version__)
         self.plugins = Plugins(config, wanted(config, self.instance.roles))
@@ -208,13 +210,12 @@ class Supervisor:
     async def _tell_systemd(self) -> None:
         """Say READY once every role works, and feed the watchdog while the loop turns."""
         told = ""
-        ready = False
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
         while not self.stopping.is_set():
             reasons = self.readiness()
             status = "; ".join(f"{each.source}: {each.text}" for each in reasons) or "working"
-            if not reasons and not ready:
-                ready = True
+            if not reasons and not self.ready.is_set():
+                self.ready.set()
                 self._systemd.ready(status)
                 self.log.info("ready", roles=list(self.roles))
             elif status != told:
@@ -222,7 +223,7 @@ class Supervisor:
             told = status
             self._systemd.alive()
             self._measure()
-            await self._pause(0.05 if not ready else every)
+            await self._pause(every if self.ready.is_set() else 0.05)
         self._systemd.stopping()
 
     def _measure(self) -> None:
@@ -232,7 +233,7 @@ class Supervisor:
             self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
 
     async def _watch_bus(self) -> None:
-        """A closed connection does not come back: leave, and let systemd start us again."""
+        """Leave when the connection is closed for good, so that systemd starts us again."""
         closed = asyncio.ensure_future(self.bus.closed.wait())
         stopping = asyncio.ensure_future(self.stopping.wait())
         await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -257,7 +258,7 @@ class Supervisor:
             plugins = Plugins(config, wanted(config, self.instance.roles))
             settings = {name: plugins.settings(name) for name in self.roles}
         except ConfigError as error:
-            self.log.error("not reloaded", reason=str(error))  # the old configuration stays in force
+            self.log.exception("not reloaded", reason=str(error))  # the old configuration stays in force
         else:
             logs.set_level(config.log.level)
             for name, role in self.roles.items():
@@ -342,12 +343,10 @@ class Supervisor:
         offset = self.bus.clock_offset
         if abs(offset) > MAX_CLOCK_OFFSET:
             reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))
-        for name in self.roles if not self._running else ():
-            reasons.append(Reason(name, "waiting for NATS"))
-        for each in self._running:
-            if not each.context.health.ready:
-                reasons.append(Reason(each.role.name, each.context.health.reason))
-        return reasons
+        if not self._running:
+            return [*reasons, *(Reason(name, "waiting for NATS") for name in self.roles)]
+        health = [(each.role.name, each.context.health) for each in self._running]
+        return [*reasons, *(Reason(name, each.reason) for name, each in health if not each.ready)]
 
 
 def _first(error: BaseException) -> str:

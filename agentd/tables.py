@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ SYMBOLS = {
     "skipped": "[dim]-[/]",
 }
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+"""Lines are not broken where no person reads them on a screen."""
 
 
 def symbol(status: str) -> str:

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 import msgspec
 
 from agentd.errors import InvalidMessage
-from agentd.messages import Tier
 
 if TYPE_CHECKING:
+    from agentd.messages import Tier
     from agentd.proxmox import Proxmox
 
 R = TypeVar("R")
@@ -125,7 +125,7 @@ class Tool:
         """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
         unknown = set(parameters) - set(_field_names(self.parameters)) if isinstance(parameters, dict) else set()
         if unknown:
-            message = f"{self.name}: unknown parameter {sorted(unknown)[0]!r}; there are {_listed(self.parameters)}"
+            message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
         try:
             return msgspec.convert(parameters, self.parameters)

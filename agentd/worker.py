@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd import effects, subjects
-from agentd.version import __version__
 from agentd.consumer import PROGRESS, Consumer, Job
 from agentd.crash import crash_point
 from agentd.errors import (
@@ -49,6 +48,7 @@ from agentd.messages import (
     plain,
 )
 from agentd.tools import Found, Repeat, Tool
+from agentd.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -192,7 +192,9 @@ async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and 
         progress(reply.progress)
         await asyncio.sleep(0.1)  # another process may hold it: then `running` comes at once
         if time.monotonic() > until:
-            message = f"{tool} still runs ({reply.progress or 'no progress known'}); call it again with the key {call.key}"
+            message = (
+                f"{tool} still runs ({reply.progress or 'no progress known'}); call it again with the key {call.key}"
+            )
             raise TemporaryError(message)
     if reply.error is not None:
         raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry)
@@ -235,7 +237,9 @@ class Worker:
         total = self.slots * max(1, len(self.consumers))
         return min(1.0, sum(each.active for each in self.consumers) / total)
 
-    async def serve(self, service: str, stopping: asyncio.Event, *, drain: float = 30.0, version: str = __version__) -> None:
+    async def serve(
+        self, service: str, stopping: asyncio.Event, *, drain: float = 30.0, version: str = __version__
+    ) -> None:
         """Take the assignments of the queue `service` and calls of its tools until `stopping` is set."""
         consumer = Consumer(
             self.bus,
@@ -524,7 +528,9 @@ async def _renewing(claim: effects.Claim) -> Any:  # noqa: ANN401 - contextlib's
 def _recorded(record: EffectRecord) -> ToolReply:
     """Return what a record says that was found instead of claimed."""
     if record.phase == effects.CANCELLED:
-        return ToolReply(status=Outcome.CANCELLED, error=TaskError(code="cancelled", message="cancelled before it began"))
+        return ToolReply(
+            status=Outcome.CANCELLED, error=TaskError(code="cancelled", message="cancelled before it began")
+        )
     if record.phase == effects.CLAIMED:
         return ToolReply(status="running", progress=f"in the hands of {record.owner}")
     if record.error is not None:

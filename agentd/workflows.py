@@ -7,16 +7,18 @@ carries it, so that whoever watches reads the same as who decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from agentd import subjects
 from agentd.messages import TaskError, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VERSION: Final = 1
 """Version of the state's form; an orchestrator leaves states of a higher one to newer orchestrators."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 from blockbuster import BlockBuster, blockbuster_ctx
-from harness import NatsServer, Net
 
+from harness import NatsServer, Net
 from pve.client import FakePve
 
 if TYPE_CHECKING:

@@ -13,9 +13,8 @@ from agentd.audit import verify
 from agentd.messages import AuditRecord, EffectRecord, WorkflowRequest
 
 if TYPE_CHECKING:
-    from harness import Net
-
     from agentd.workflows import Workflow
+    from harness import Net
 
 WISH = {"name": "web1", "template": 9000, "memory": 2048, "disk": 8, "tags": ["web"]}
 
@@ -39,6 +38,7 @@ async def test_one_vm_is_deployed(net: Net) -> None:
 
     # The VM is there as it was wished for; Proxmox was asked once to make it, and it bears our mark.
     vm = net.pve.found(vmid)
+    assert vm is not None
     assert (vm["name"], vm["status"]) == ("web1", "running")
     assert vm["config"]["memory"] in {2048, "2048"}
     assert "agentd:walk.create_vm" in vm["description"]

@@ -37,6 +37,8 @@ WORKFLOW: Final[dict[str, Look]] = {
     "compensating": Look("compensating", "warn", "undo", "<"),
     "compensated": Look("compensated", "warn", "undo", "<"),
     "compensation_failed": Look("compensation failed", "bad", "cross", "X"),
+    "rejected": Look("rejected", "warn", "cross", "x"),
+    "expired": Look("expired", "warn", "cross", "x"),
 }
 TASK: Final[dict[str, Look]] = {
     "waiting": Look("waiting", "idle", "ring", "."),
@@ -72,7 +74,16 @@ LEVEL: Final[dict[str, Look]] = {
 }
 
 OVER: Final = frozenset(
-    {"completed", "completed_with_warnings", "failed", "cancelled", "compensated", "compensation_failed"}
+    {
+        "completed",
+        "completed_with_warnings",
+        "failed",
+        "cancelled",
+        "compensated",
+        "compensation_failed",
+        "rejected",
+        "expired",
+    }
 )
 """What a workflow or a task doesn't leave again."""
 

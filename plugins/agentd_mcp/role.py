@@ -111,11 +111,12 @@ class Bridge:
             context.log.warning("MCP is not served", reason=self.gate.reason)
             return None
         try:
-            serve = await asyncio.to_thread(importlib.import_module, "agentd_mcp.serve")  # half a second
+            await asyncio.to_thread(importlib.import_module, "agentd_mcp.serve")  # half a second off the loop
         except ImportError as error:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)
             return None
+        from agentd_mcp import serve  # loaded already; by this way with its types
 
         def resolve(_request: object) -> Principal:
             return serve.Principal(PRINCIPAL, context.policy.tier_of(PRINCIPAL, plain=False))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @hookimpl
 def agentd_settings() -> type[Settings]:
     """Return the type of the section `[orchestrator]`."""
-    from agentd_orchestrator.role import OrchestratorSettings  # noqa: PLC0415
+    from agentd_orchestrator.role import OrchestratorSettings
 
     return OrchestratorSettings
 
@@ -22,7 +22,7 @@ def agentd_settings() -> type[Settings]:
 @hookimpl
 def agentd_role() -> Role:
     """Return the orchestrator."""
-    from agentd_orchestrator.role import Orchestrator  # noqa: PLC0415
+    from agentd_orchestrator.role import Orchestrator
 
     return Orchestrator()
 
@@ -30,6 +30,6 @@ def agentd_role() -> Role:
 @hookimpl
 def agentd_workflows() -> list[Definition]:
     """Return the built-in workflows."""
-    from agentd_orchestrator.catalogue import DEFINITIONS  # noqa: PLC0415
+    from agentd_orchestrator.catalogue import DEFINITIONS
 
     return DEFINITIONS

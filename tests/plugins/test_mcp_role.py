@@ -85,9 +85,11 @@ async def page(bridge: Bridge) -> AsyncIterator[str]:
         async with asyncio.timeout(5):
             while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
                 await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
-        server.should_exit = True
-        await answering
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+        finally:
+            server.should_exit = True
+            await answering
 
 
 @contextlib.asynccontextmanager
@@ -95,11 +97,13 @@ async def running(bridge: Bridge, context: Any) -> AsyncIterator[None]:  # noqa:
     """Run the bridge."""
     task = asyncio.create_task(bridge.run(context))
     async with asyncio.timeout(10):
-        while not context.worker.served:  # noqa: ASYNC110 - it is ready when it serves
+        while not context.worker.served and not task.done():  # noqa: ASYNC110 - it is ready when it serves
             await asyncio.sleep(0.01)
-    yield
-    context.stopping.set()
-    await task
+    try:
+        yield
+    finally:
+        context.stopping.set()
+        await task
 
 
 def test_the_plugin_brings_a_role() -> None:
