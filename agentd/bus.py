@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 import nats
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from agentd.sections import Login
 
 M = TypeVar("M")
+Delivery: TypeAlias = "Msg"
+"""What a pull request brings: a message of a stream, or a status without data."""
 
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 MSG_ID = "Nats-Msg-Id"
@@ -58,6 +60,8 @@ PING_INTERVAL = 5
 """Seconds between PINGs."""
 SILENCE = 8.0
 """Seconds without a PONG after which the transport is aborted."""
+DRAIN = 2.0
+"""Seconds that the server may take to confirm that a subscription has ended."""
 WORKERS = 256
 """Requests of other agents that are answered at the same time."""
 
@@ -130,6 +134,25 @@ class Subscription:
         await self._stop()
 
 
+class Pull:
+    """An inbox for what pull requests bring; `stop` ends it."""
+
+    def __init__(self, inbox: str, sub: NatsSubscription) -> None:
+        """Keep the subject and the subscription behind it."""
+        self.inbox = inbox
+        self._sub = sub
+
+    async def stop(self) -> None:
+        """Take no more; what the server had sent already still arrives, unless it does not answer."""
+        drain: Callable[[], Awaitable[None]] = self._sub.drain
+        ending = asyncio.ensure_future(_lenient(drain()))
+        await asyncio.wait([ending], timeout=DRAIN)  # not wait_for: cancelling its flush() kills the read loop
+
+    async def cut(self) -> None:
+        """Take no more; what is under way is dropped."""
+        await _unsubscribe(self._sub)
+
+
 @dataclass
 class _Waiting:
     future: asyncio.Future[Msg]
@@ -160,6 +183,7 @@ class Bus:
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
         self._slots = asyncio.Semaphore(WORKERS)
+        self._connecting = False
 
     @property
     def connected(self) -> bool:
@@ -184,6 +208,8 @@ class Bus:
         """
         options = _options(self.settings, login or self.settings, self.agent)
         prefix = str(options["inbox_prefix"])
+        servers = ", ".join(self.settings.servers)
+        self._connecting = True
         try:
             async with asyncio.timeout(wait):
                 await self._nc.connect(
@@ -202,19 +228,24 @@ class Bus:
                     **options,
                 )
         except TimeoutError as error:
-            servers = ", ".join(self.settings.servers)
             message = f"no NATS at {servers} ({self.problem}): start it, or name it under [bus] servers"
             raise BusUnavailable(message) from error
-        except nats.errors.AuthorizationError as error:
-            message = "NATS refuses these credentials: see nkey_file, creds_file, user under [bus]"
-            raise Denied(message) from error
-        except (nats.errors.Error, OSError, ssl.SSLError) as error:
-            message = f"NATS at {', '.join(self.settings.servers)}: {error}"
+        except (nats.errors.Error, OSError) as error:
+            message = f"NATS at {servers}: {error}"
             raise BusUnavailable(message) from error
+        finally:
+            self._connecting = False
+            if not self.connected:
+                self._start_anew()
         self.problem = ""
         self._inbox = f"{prefix}.{self._nc._nuid.next().decode()}"  # noqa: SLF001
         await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_reply, pending_msgs_limit=1 << 20)
         self._background = [asyncio.create_task(self._pump()), asyncio.create_task(self._watchdog())]
+
+    def _start_anew(self) -> None:
+        """Drop a client that did not connect: each `connect` would add the same servers to its list."""
+        _abort(self._nc)
+        self._nc = Client()
 
     async def close(self) -> None:
         """Hand what is still to be sent to the server, then disconnect."""
@@ -238,7 +269,10 @@ class Bus:
                 try:
                     await self._nc.publish(subject, data, reply, headers)
                 except nats.errors.Error as error:
-                    self._fail(reply, BusUnavailable(f"cannot publish {subject}: {error or type(error).__name__}"))
+                    self._fail(reply, BusUnavailable(f"cannot publish {subject}: {_text(error)}"))
+                except Exception as error:  # noqa: BLE001 - one bad message must not end the only publisher
+                    self._log.exception("a message cannot be sent", subject=subject)
+                    self._fail(reply, BusError(f"cannot publish {subject}: {_text(error)}"))
 
     async def _watchdog(self) -> None:
         """Abort a transport that has not answered a PING for SILENCE seconds."""
@@ -258,11 +292,17 @@ class Bus:
                 _abort(self._nc)
 
     async def _on_error(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
+        text = _text(error)
         self.problem = text if not self.connected else self.problem
+        if self._connecting and _is_refusal(text):
+            # nats-py would try for ever; it calls this from our own `connect`, so this ends it.
+            message = f"NATS refuses these credentials ({text}): see nkey_file, creds_file, user under [bus]"
+            raise Denied(message)
         if "permissions violation" in text.lower():
             self._deny(text)
-        self._log.debug("NATS says", error=text)
+            self._log.warning("NATS does not allow it", error=text)
+        else:
+            self._log.debug("NATS says", error=text)
 
     def _deny(self, text: str) -> None:
         """Fail what waits for the subject that the server just refused: it sends no other answer."""
@@ -294,7 +334,7 @@ class Bus:
                 await work
             except asyncio.CancelledError:
                 raise
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it is, it is told
                 self._log.exception("background work failed")
 
         task = asyncio.create_task(run())
@@ -406,12 +446,12 @@ class Bus:
 
         return on_request
 
-    async def pull(self, inbox_name: str, on_message: Callable[[Msg], Awaitable[None]]) -> tuple[str, NatsSubscription]:
-        """Subscribe to an inbox of our own for pulled messages; return its subject and the subscription."""
+    async def pull(self, inbox_name: str, on_message: Callable[[Delivery], Awaitable[None]]) -> Pull:
+        """Subscribe to an inbox of our own for pulled messages."""
         self._token += 1
         inbox = f"{self._inbox}-{inbox_name}-{self._token}"
-        limits = {"pending_msgs_limit": 1 << 20, "pending_bytes_limit": 1 << 30}
-        return inbox, await self._nc.subscribe(inbox, cb=on_message, **limits)
+        sub = await self._nc.subscribe(inbox, cb=on_message, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 30)
+        return Pull(inbox, sub)
 
     # -- JetStream ----------------------------------------------------------------------------------------------
 
@@ -514,17 +554,17 @@ class Bus:
             if _status(msg) or len(found) >= pending:
                 done.set()
 
-        inbox, sub = await self.pull("list", on_message)
+        pull = await self.pull("list", on_message)
         try:
             request = msgspec.json.encode({"batch": pending, "no_wait": True})
-            self.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made['name']}", request, inbox)
+            self.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made['name']}", request, pull.inbox)
             async with asyncio.timeout(self.settings.timeout):
                 await done.wait()
         except TimeoutError as error:
             message = f"NATS did not deliver {subject_filter} in time"
             raise BusUnavailable(message) from error
         finally:
-            await _unsubscribe(sub)
+            await pull.cut()
             self.send(f"$JS.API.CONSUMER.DELETE.{stream}.{made['name']}")
         return found
 
@@ -546,10 +586,10 @@ class Bus:
             if expect != 0:
                 raise
         marker = await self.last(f"KV_{bucket}", subject)
-        if marker is None or not _is_gone(marker):
+        if marker is not None and not _is_gone(marker):
             error = f"{bucket}/{key} exists already"
             raise StaleWrite(error)
-        return await self.store(subject, message, ttl=ttl, expect=marker.seq)
+        return await self.store(subject, message, ttl=ttl, expect=0 if marker is None else marker.seq)
 
     async def kv_delete(self, bucket: str, key: str) -> None:
         """Delete a key; one that is not there is deleted already."""
@@ -567,6 +607,15 @@ class _NoMessage(BusError):
 
 def _bytes(message: object) -> bytes:
     return message if isinstance(message, bytes) else messages.encode(message)
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _is_refusal(text: str) -> bool:
+    """Tell whether the server refused who we say that we are."""
+    return any(words in text.lower() for words in ("authorization violation", "authentication"))
 
 
 def _status(msg: Msg) -> str:
@@ -604,8 +653,13 @@ def _abort(client: Client) -> None:
 
 
 async def _unsubscribe(sub: NatsSubscription) -> None:
-    with contextlib.suppress(nats.errors.Error):
-        await sub.unsubscribe()
+    await _lenient(sub.unsubscribe())
+
+
+async def _lenient(ending: Awaitable[None]) -> None:
+    """End something; on a connection that is gone it has ended already."""
+    with contextlib.suppress(nats.errors.Error, OSError):
+        await ending
 
 
 def _stored(msg: Msg) -> Stored:

@@ -22,7 +22,7 @@ from agentd import config as configuration
 from agentd import logs, plugins
 from agentd.bus import Bus
 from agentd.errors import AgentdError, UsageError
-from agentd.messages import WorkflowRequest, plain
+from agentd.messages import WorkflowRequest, plain, request_digest
 from agentd.version import __version__
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
             await client.submit(bus, config.principal, mine)
             if not wait:
                 return None
-            return await _follow(app, bus, request.workflow_id, client.conflict_digest(request))
+            return await _follow(app, bus, request.workflow_id, request_digest(request))
 
     answer = run_async(work())
     if answer is None:
@@ -238,12 +238,12 @@ def submit(  # noqa: PLR0913 - one parameter for each option
 
 
 async def _follow(
-    app: App, bus: Bus, workflow_id: str, conflict: str = "", wait: float | None = None
+    app: App, bus: Bus, workflow_id: str, requested: str = "", wait: float | None = None
 ) -> WorkflowResponse:
     from agentd import client, tables
 
     show = (lambda _state: None) if app.as_json else tables.Steps().show
-    return await client.follow(bus, workflow_id, show, wait=wait, conflict=conflict)
+    return await client.follow(bus, workflow_id, show, wait=wait, requested=requested)
 
 
 def _finish(app: App, answer: WorkflowResponse) -> NoReturn:

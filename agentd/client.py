@@ -22,7 +22,7 @@ from agentd.messages import (
     WorkflowRequest,
     WorkflowResponse,
     WorkflowSignal,
-    digest,
+    request_digest,
 )
 from agentd.worker import call_tool
 
@@ -46,13 +46,8 @@ def new_id(workflow_type: str) -> str:
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     """Store a request; return its sequence.  Sending it again with the same id is the same request."""
     subjects.check_id(request.workflow_id)
-    message_id = f"{principal}.{request.workflow_id}.{digest([request.workflow_type, request.parameters])[:16]}"
+    message_id = f"{principal}.{request.workflow_id}.{request_digest(request)[:16]}"
     return await bus.store(subjects.request(principal), request, msg_id=message_id)
-
-
-def conflict_digest(request: WorkflowRequest) -> str:
-    """Return the digest under which a refusal is told when the id belongs to another request."""
-    return digest([request.workflow_type, request.parameters, request.dry_run])
 
 
 async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
@@ -73,20 +68,18 @@ async def cancel(bus: Bus, principal: str, workflow_id: str, reason: str) -> Non
     await bus.store(subjects.signal(principal, workflow_id), WorkflowSignal("cancel", reason))
 
 
-async def answer(bus: Bus, workflow_id: str, conflict: str = "") -> WorkflowResponse | None:
-    """Return the answer to a request if it is there; `conflict` is the digest of a request that may be refused."""
-    names = [workflow_id] + ([f"{workflow_id}-conflict-{conflict[:8]}"] if conflict else [])
-    for name in names:
-        stored = await bus.last(subjects.WORKFLOWS, subjects.response(name))
-        if stored is not None:
-            return stored.decode(WorkflowResponse)
-    return None
+async def answer(bus: Bus, workflow_id: str) -> WorkflowResponse | None:
+    """Return the answer to a request if it is there."""
+    stored = await bus.last(subjects.WORKFLOWS, subjects.response(workflow_id))
+    return None if stored is None else stored.decode(WorkflowResponse)
 
 
 async def follow(
-    bus: Bus, workflow_id: str, show: Callable[[Workflow], None], *, wait: float | None, conflict: str = ""
+    bus: Bus, workflow_id: str, show: Callable[[Workflow], None], *, wait: float | None, requested: str = ""
 ) -> WorkflowResponse:
     """Show each change of a workflow until it is answered; return the answer.
+
+    requested  digest of what we asked for under this id: if the id is another request's, the refusal is the answer
 
     Raises TemporaryError after `wait` seconds: the workflow goes on without us.
     """
@@ -102,9 +95,11 @@ async def follow(
         while True:
             changed.clear()
             state = await _patient(network.state(bus, workflow_id))
-            if state is not None:
+            mine = state is None or requested in {"", state.digest}
+            if state is not None and mine:
                 show(state)
-            found = await _patient(answer(bus, workflow_id, conflict))
+            name = workflow_id if mine else subjects.conflict(workflow_id, requested)
+            found = await _patient(answer(bus, name))
             if found is not None:
                 return found
             left = POLL if until is None else min(POLL, until - time.monotonic())

@@ -24,10 +24,7 @@ from agentd import messages
 from agentd.errors import AgentdError, TemporaryError
 
 if TYPE_CHECKING:
-    from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
-
-    from agentd.bus import Bus
+    from agentd.bus import Bus, Delivery, Pull
     from agentd.journal import Journal
     from agentd.logs import Logger
 
@@ -44,7 +41,7 @@ MAX_PAUSE = 30.0
 
 
 class GiveUp(AgentdError):
-    """This message can never be handled: end it and keep it among the dead letters."""
+    """A message can never be handled: end it and keep it among the dead letters."""
 
 
 @dataclass
@@ -93,7 +90,7 @@ class Consumer:
         self._reported = 0.0
         self._asked = 0
         self._asked_at = 0.0
-        self._inbox = ""
+        self._pull: Pull | None = None
         self._stopping = False
         self._active: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._idle = asyncio.Event()
@@ -106,24 +103,24 @@ class Consumer:
 
     async def run(self, stopping: asyncio.Event, *, drain: float = 30.0) -> None:
         """Work until `stopping` is set, then finish what runs within `drain` seconds or hand it back."""
-        self._inbox, sub = await self._bus.pull(self.durable, self._on_message)
+        await self._again()
         self._bus.on_reconnect.append(self._again)
         try:
-            await self._again()
             while not stopping.is_set():
                 await _wait(stopping, 1.0)
                 self._tick()
         finally:
             self._bus.on_reconnect.remove(self._again)
-            await self._finish(sub, drain)
+            await self._finish(drain)
 
     def resume(self) -> None:
         """Ask for work again after `paused` was cleared."""
         self._ask()
 
-    async def _finish(self, sub: Subscription, drain: float) -> None:
+    async def _finish(self, drain: float) -> None:
         self._stopping = True
-        await sub.drain()
+        if self._pull is not None:
+            await self._pull.stop()
         until = time.monotonic() + drain
         while self._active and time.monotonic() < until:
             await _wait(self._idle, 1.0)
@@ -135,18 +132,22 @@ class Consumer:
         await asyncio.gather(*(task for _, task in left), return_exceptions=True)
 
     async def _again(self) -> None:
-        """Ask anew: whatever was asked before, the server has forgotten."""
+        """Ask anew, under a new subject: what was asked before may still count at a server that did not restart."""
+        before, self._pull = self._pull, await self._bus.pull(self.durable, self._on_message)
         self._asked = 0
         self._ask()
+        if before is not None:
+            await before.stop()
 
     def _ask(self) -> None:
         free = self._slots - len(self._active) - self._asked
-        if self._stopping or self.paused or free <= 0 or not (free >= self._slots / 2 or self._asked == 0):
+        worth_it = free > 0 and (free >= self._slots / 2 or self._asked == 0)
+        if self._pull is None or self._stopping or self.paused or not worth_it:
             return
         self._asked += free
         self._asked_at = time.monotonic()
         request = msgspec.json.encode({"batch": free, "expires": int(EXPIRES * 1e9)})
-        self._bus.send(self._next, request, self._inbox)
+        self._bus.send(self._next, request, self._pull.inbox)
 
     def _tick(self) -> None:
         """Forget pull requests that the server must have ended, and report on what runs."""
@@ -164,7 +165,7 @@ class Consumer:
             if job.until is None or now < job.until:
                 self._bus.send(job.reply, b"+WPI")
 
-    async def _on_message(self, msg: Msg) -> None:
+    async def _on_message(self, msg: Delivery) -> None:
         status = "" if msg.headers is None else msg.headers.get("Status", "")
         if status:
             self._on_status(status, msg)
@@ -172,8 +173,8 @@ class Consumer:
         self._asked = max(0, self._asked - 1)
         self.problem = ""
         job = _job(msg)
-        if self._stopping:
-            self._nak(job, 0.0)
+        if self._stopping or len(self._active) >= self._slots:
+            self._nak(job, 0.0)  # a pull request that we took for ended was not
             return
         self._idle.clear()
         if self._journal is not None:
@@ -183,10 +184,11 @@ class Consumer:
         if self._asked == 0:
             self._ask()
 
-    def _on_status(self, status: str, msg: Msg) -> None:
+    def _on_status(self, status: str, msg: Delivery) -> None:
         """408 and 404: the request ended unfilled; 409 and 503: the consumer moved, or is not there."""
         headers = msg.headers or {}
         if status in {"408", "404"}:
+            self.problem = ""
             self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))
             self._ask()
             return
@@ -206,7 +208,7 @@ class Consumer:
         except GiveUp as error:
             self._log.error("gave up a message", subject=job.subject, reason=str(error))
             self._bus.send(job.reply, f"+TERM {error}".encode())
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug of the handler's: the message comes again
             self._log.exception("a message was not handled", subject=job.subject, delivered=job.delivered)
             self._nak(job, min(0.5 * 2 ** min(job.delivered, 10), MAX_PAUSE))
         else:
@@ -231,7 +233,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
     task.cancel()
 
 
-def _job(msg: Msg) -> Job:
+def _job(msg: Delivery) -> Job:
     """Read the delivery's figures from its reply subject, `$JS.ACK.…` in its old or its new form."""
     tokens = msg.reply.split(".")
     shift = 2 if len(tokens) > 9 else 0  # noqa: PLR2004 - the new form has a domain and an account hash

@@ -101,22 +101,25 @@ class Claim:
     async def write(self, **changes: Any) -> None:  # noqa: ANN401 - fields of EffectRecord
         """Change fields of the record; raises Fenced, BusUnavailable."""
         changed = msgspec.structs.replace(self.record, **changes)
-        try:
-            self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
-        except StaleWrite as error:
-            await self._reread(changed, error)
+        while True:
+            try:
+                self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
+            except StaleWrite as error:
+                self._seq = await self._seq_of_ours(changed, error)
+            else:
+                break
         self.record = changed
         self._written = time.monotonic()
 
-    async def _reread(self, changed: EffectRecord, error: StaleWrite) -> None:
-        """A write that timed out may be there: then it is ours; else somebody holds a higher epoch."""
+    async def _seq_of_ours(self, changed: EffectRecord, error: StaleWrite) -> int:
+        """Return where a write of ours lies that timed out and was stored; else somebody holds a higher epoch."""
         stored = await self._bus.last(subjects.EFFECTS, self._subject)
         now = None if stored is None else stored.decode(EffectRecord)
         if stored is None or now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
             holder = "nobody" if now is None else now.owner
             message = f"{changed.key}: the effect record is in the hands of {holder}"
             raise Fenced(message) from error
-        self._seq = await self._bus.store(self._subject, changed, expect=stored.seq)
+        return stored.seq
 
     async def renew(self) -> None:
         """Write the record again as it is; others see that its owner lives, and a fenced owner learns it."""

@@ -307,8 +307,12 @@ def decode(data: bytes, kind: type[M]) -> M:
     try:
         return decoder.decode(data)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        text = f"{getattr(kind, '__name__', kind)}: {error}"
-        raise InvalidMessage(text) from error
+        raise InvalidMessage(fault(error, kind.__name__)) from error
+
+
+def request_digest(request: WorkflowRequest) -> str:
+    """Return what makes two requests with one id the same request: their type and parameters."""
+    return digest([request.workflow_type, request.parameters, request.dry_run])
 
 
 def convert(value: object, kind: type[M]) -> M:
@@ -316,8 +320,14 @@ def convert(value: object, kind: type[M]) -> M:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        text = f"{getattr(kind, '__name__', kind)}: {error}"
-        raise InvalidMessage(text) from error
+        raise InvalidMessage(fault(error, getattr(kind, "__name__", str(kind)))) from error
+
+
+def fault(error: Exception, where: str) -> str:
+    """Return msgspec's complaint with its field first: `WorkflowRequest.priority: expected int, got str`."""
+    text, _, at = str(error).partition(" - at `$")
+    text = text.replace("`", "").replace(" | null", " or nothing")
+    return f"{where}{at.rstrip('`')}: {text[:1].lower()}{text[1:]}"
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - JSON values

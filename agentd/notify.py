@@ -19,7 +19,7 @@ class Systemd:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if path else None
         if self._socket is not None:
-            self._socket.setblocking(False)
+            self._socket.settimeout(0)
 
     @property
     def watchdog(self) -> float | None:

@@ -98,7 +98,7 @@ class Announcer:
         for service in now.services:
             await self._bus.publish(subjects.SERVICE_REGISTER, service)
 
-    async def _discovered(self, received: Received) -> None:
+    async def _discovered(self, _: Received) -> None:
         await self.register()
 
     async def _controlled(self, received: Received) -> None:

@@ -133,6 +133,11 @@ def effect_key(workflow: str, task: str, step: str | None = None) -> str:
     return f"{workflow}.{task}" if step is None else f"{workflow}.{task}.{step}"
 
 
+def conflict(workflow: str, digest: str) -> str:
+    """<workflow>-conflict-<digest>: under which id a request is refused whose id is another's."""
+    return f"{workflow}-conflict-{digest[:8]}"
+
+
 def audit(agent: str) -> str:
     """ai.audit.<agent>."""
     return f"ai.audit.{agent}"

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 import msgspec
 
 from agentd.errors import InvalidMessage
+from agentd.messages import fault
 
 if TYPE_CHECKING:
     from agentd.messages import Tier
@@ -130,8 +131,7 @@ class Tool:
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
-            message = f"{self.name}: {error}"
-            raise InvalidMessage(message) from error
+            raise InvalidMessage(fault(error, self.name)) from error
 
     def input_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the parameters, with `type: object` at its root as MCP demands."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from agentd.web.view import TaskView
 
-WIDTH, HEIGHT = 188, 44
+WIDTH, HEIGHT = 226, 44
 _GAP_X, _GAP_Y, _MARGIN = 40, 16, 4
 LARGEST: Final = 60
 """More tasks than this are a list: nobody reads such a picture."""

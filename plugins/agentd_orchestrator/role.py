@@ -19,8 +19,9 @@ from agentd.messages import (
     WorkflowRequest,
     WorkflowResponse,
     WorkflowSignal,
-    convert,
+    fault,
     now,
+    request_digest,
 )
 from agentd.role import Settings
 from agentd_orchestrator import workflow as wf
@@ -119,7 +120,7 @@ class Orchestrator:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
             begin = wf.Begin(broken, [], principal, tier, refused=str(error))
         state = await self._engine.feed(given_id, begin, delivered=job.delivered)
-        if state is not None and state.digest != wf.digest_of(begin.request):
+        if state is not None and state.digest != request_digest(begin.request):
             await self._conflict(begin, state)
 
     def _plan(self, request: WorkflowRequest, principal: str, tier: Tier, job: Job) -> wf.Begin:
@@ -149,13 +150,13 @@ class Orchestrator:
 
     async def _conflict(self, begin: wf.Begin, state: wf.Workflow) -> None:
         """Tell that this id is another workflow's; the answer of that one stays its own."""
-        wanted = wf.digest_of(begin.request)
+        wanted = request_digest(begin.request)
         text = (
             f"workflow_id: {state.workflow_id!r} is a {state.workflow_type} with other parameters "
             f"({state.status}); use another id"
         )
         answer = WorkflowResponse(state.workflow_id, "conflict", {}, text, self._context.agent_id)
-        subject = subjects.response(f"{state.workflow_id}-conflict-{wanted[:8]}")
+        subject = subjects.response(subjects.conflict(state.workflow_id, wanted))
         await self._context.bus.store(subject, answer, ttl=KEPT)
 
     # -- what else comes in -------------------------------------------------------------------------------------------
@@ -210,7 +211,10 @@ def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> msgspec
     if unknown:
         message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"
         raise InvalidMessage(message)
-    return convert(request.parameters, kind)
+    try:
+        return msgspec.convert(request.parameters, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidMessage(fault(error, "parameters")) from error
 
 
 def _peek(data: bytes, field: str) -> str:

@@ -27,7 +27,7 @@ from agentd.messages import (
     Tier,
     WorkflowRequest,
     WorkflowResponse,
-    digest,
+    request_digest,
 )
 from agentd.workflows import DONE, Effect, Entry, Status, TaskSpec, TaskState, TaskStatus, Workflow
 
@@ -124,7 +124,7 @@ def begin(given: Begin, at: datetime) -> Workflow:
         requester_id=request.requester_id or given.principal,
         principal=given.principal,
         tier=given.tier,
-        digest=digest_of(request),
+        digest=request_digest(request),
         created=at,
         updated=at,
         priority=request.priority,
@@ -141,11 +141,6 @@ def begin(given: Begin, at: datetime) -> Workflow:
     state = _note(state, at, f"requested by {state.requester_id}")
     state = replace(state, outbox=[Effect("timeout", at=state.deadline)])
     return _advance(state, at)
-
-
-def digest_of(request: WorkflowRequest) -> str:
-    """Return what makes two requests with one id the same request: their type and parameters."""
-    return digest([request.workflow_type, request.parameters, request.dry_run])
 
 
 # -- what an input does -----------------------------------------------------------------------------------------
@@ -376,8 +371,29 @@ def response(state: Workflow, agent_id: str) -> WorkflowResponse:
         if task.warnings:
             shown["warnings"] = task.warnings
         tasks[name] = shown
-    result = {"tasks": tasks} if tasks else {}
+    result: dict[str, Any] = {"tasks": tasks} if tasks else {}
+    if state.status in {Status.FAILED, Status.CANCELLED}:
+        result["left"] = left_behind(state)
     return WorkflowResponse(state.workflow_id, str(state.status), result, state.error, agent_id)
+
+
+def left_behind(state: Workflow) -> list[str]:
+    """Name what a workflow that ended early has done to the world, and what it may have done."""
+    left: list[str] = []
+    for name, task in state.tasks.items():
+        if task.spec.tier is Tier.READ or not task.attempt:
+            continue
+        if task.status in DONE:
+            left.append(f"{name}: {_thing(task.result)}")
+        elif task.error is not None and task.error.code == "deadline":
+            left.append(f"{name}: not known, its deadline passed while it ran")
+    return left
+
+
+def _thing(result: object) -> str:
+    if isinstance(result, dict) and "vmid" in result:
+        return f"VM {result['vmid']} {result.get('name', '')} on {result.get('node', 'an unknown node')}"
+    return "done"
 
 
 def check_plan(plan: list[TaskSpec]) -> None:

@@ -1,0 +1,177 @@
+"""The command line as a person types it: exact lines, exit codes, `--json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import SCRIPTS, until
+
+if TYPE_CHECKING:
+    from harness import Net
+
+ROOT = Path(__file__).parent.parent
+
+
+def agentd(
+    *arguments: str, config: Path | None = None, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    command = [str(SCRIPTS / "agentd"), *(["--config", str(config)] if config else []), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd, env=os.environ | environment
+    )
+
+
+def test_version() -> None:
+    """A newcomer learns what there is without any configuration."""
+    assert agentd("--version").stdout == "agentd, version 0.1.0\n"
+    assert "submit" in agentd("--help").stdout
+
+
+def test_config_typo(tmp_path: Path) -> None:
+    """A typo in the configuration is one line with the file, the key and the nearest known one; nothing starts."""
+    file = tmp_path / "agentd.toml"
+    file.write_text('[bus]\nserver = ["nats://127.0.0.1:4222"]\n')
+
+    done = agentd("run", "orchestrator", config=file)
+
+    assert done.stderr == 'agentd: agentd.toml: bus.server: unknown key; did you mean "servers"?\n'
+    assert done.returncode == 78
+
+
+def test_unknown_instance(tmp_path: Path) -> None:
+    """A role that nobody brings is one line with those that there are."""
+    file = tmp_path / "agentd.toml"
+    file.write_text("")
+
+    done = agentd("run", "orchestra", config=file)
+
+    assert done.stderr.startswith("agentd: instance 'orchestra' is not known; did you mean \"orchestrator\"?")
+    assert done.returncode == 78
+
+
+def test_no_nats(tmp_path: Path) -> None:
+    """Without NATS a command says where it looked and what to do, and fails as unavailable."""
+    file = tmp_path / "agentd.toml"
+    file.write_text('[bus]\nservers = ["nats://127.0.0.1:1"]\n')
+
+    done = agentd("agents", config=file)
+
+    assert done.stderr.startswith("agentd: no NATS at nats://127.0.0.1:1")
+    assert done.stderr.endswith("start it, or name it under [bus] servers\n")
+    assert (done.stdout, done.returncode) == ("", 69)
+
+
+def test_demo_needs_its_simulator(tmp_path: Path) -> None:
+    """Outside a checkout the demo says in one line what to do, and leaves nothing running."""
+    done = agentd("demo", "--once", "--state", str(tmp_path / "state"), cwd=tmp_path)
+
+    assert done.stderr == (
+        f"agentd: no simulated Proxmox in {tmp_path}: run `make demo` in a checkout of agentd, it sets it up\n"
+    )
+    assert done.returncode == 2
+
+
+def test_demo_twice(tmp_path: Path) -> None:
+    """The demo deploys a VM and ends with 0, also a second time on the same state."""
+    for _ in range(2):
+        done = agentd("demo", "--once", "--state", str(tmp_path), cwd=ROOT)
+
+        assert done.returncode == 0, done.stderr
+        assert "configure_vm completed" in done.stdout
+        assert "running" in done.stdout.splitlines()[-1]
+
+
+def test_demo_goes_on_until_ctrl_c(tmp_path: Path) -> None:
+    """Without --once everything goes on; Ctrl-C ends it, with code 0 and nothing left running."""
+    log = tmp_path / "out"
+    with log.open("wb") as out:
+        command = [str(SCRIPTS / "agentd"), "demo", "--state", str(tmp_path / "state")]
+        demo = subprocess.Popen(command, stdout=out, cwd=ROOT)
+    try:
+        until(lambda: "Ctrl-C ends it" in log.read_text() or demo.poll() is not None, "the demo's story", 60)
+        servers = _children(demo.pid)
+        demo.send_signal(signal.SIGINT)
+        code = demo.wait(30)
+    finally:
+        demo.kill()
+
+    assert code == 0, log.read_text()
+    assert len(servers) == 2
+    assert not [pid for pid in servers if Path(f"/proc/{pid}").exists()]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_commands(net: Net) -> None:
+    """Each command answers for a person, and with --json for a program; the exit code of --wait is the result."""
+    file = net.config_file()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return agentd(*arguments, config=file)
+
+    made = run("provision")
+    assert "made stream AI_WORKFLOWS" in made.stdout
+    assert run("provision").stdout == "everything is there\n"
+    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
+        doctor = run("doctor")
+        wanted = run("--json", "submit", "vm_deployment", "name=cli1", "template=9000", "--id", "w1", "--wait")
+        again = run("submit", "vm_deployment", "name=cli2", "--id", "w1", "--wait")
+        wrong = run("submit", "vm_deployment", "name=x", "memory=much", "--wait")
+        unknown = run("call", "list_vmss")
+        nodes = json.loads(run("--json", "call", "list_nodes").stdout)
+        listed = json.loads(run("--json", "workflows").stdout)
+        shown = run("show", "w1")
+        agents = json.loads(run("--json", "agents").stdout)
+        over = run("cancel", "w1")
+        planned = json.loads(run("--json", "submit", "health_check", "--dry-run", "--wait").stdout)
+
+    assert doctor.returncode == 0, doctor.stdout
+    answer = json.loads(wanted.stdout)
+    assert (wanted.returncode, answer["status"]) == (0, "completed")
+    assert again.returncode == 65
+    assert "workflow_id: 'w1' is a vm_deployment with other parameters (completed); use another id" in again.stdout
+    assert wrong.returncode == 65
+    assert "parameters.memory: expected int or nothing, got str" in wrong.stdout
+    assert unknown.stderr.startswith("agentd: no agent offers a tool 'list_vmss'; there are configure_vm, ")
+    assert unknown.returncode == 2
+    assert [each["node"] for each in nodes["result"]["nodes"]] == ["pve1", "pve2", "pve3"]
+    assert {each["workflow_id"]: each["status"] for each in listed}["w1"] == "completed"
+    assert "configure_vm" in shown.stdout
+    assert [each["agent_id"] for each in agents] == ["all-pve1"]
+    assert (over.returncode, over.stderr) == (2, "agentd: workflow 'w1' is over: completed\n")
+    assert (planned["status"], {each["status"] for each in planned["result"]["tasks"].values()}) == (
+        "completed",
+        {"skipped"},
+    )
+
+
+async def test_cancel(net: Net) -> None:
+    """Cancel begins no new task, lets the running one finish, and the answer names what is left."""
+    assert net.pve is not None
+    net.pve.durations(qmclone=2.0)
+    file = net.config_file()
+    agentd("provision", config=file)
+    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
+        agentd("submit", "vm_deployment", "name=gone", "template=9000", "--id", "c1", config=file)
+        until(lambda: bool(net.pve and net.pve.log("POST", "clone")), "the clone's begin")
+        done = agentd("--json", "cancel", "c1", "--reason", "changed my mind", "--wait", config=file)
+
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["status"]) == (3, "cancelled")
+    assert answer["error"] == "cancelled by tester: changed my mind"
+    assert {name: task["status"] for name, task in answer["result"]["tasks"].items()} == {
+        "validate_vm_parameters": "completed",
+        "create_vm": "completed",
+        "configure_vm": "cancelled",
+    }
+    made = answer["result"]["tasks"]["create_vm"]["result"]
+    assert answer["result"]["left"] == [f"create_vm: VM {made['vmid']} gone on {made['node']}"]
+    assert net.pve.found(made["vmid"]) is not None
