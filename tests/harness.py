@@ -77,23 +77,34 @@ class NatsServer:
         self.directory = directory / "nats"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
+        self.monitor = free_port()
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.extra = extra
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Start it and wait until JetStream answers its health check."""
-        monitor = free_port()
-        config_file = self.directory / "nats.conf"
-        config_file.write_text(
-            f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{monitor}"\n'
-            f'jetstream {{ store_dir: "{self.directory / "js"}" }}\n{self.extra}\n'
-        )
+        config_file = self._configure()
         with (self.directory / "log").open("ab") as log:
             command = [str(SCRIPTS / "nats-server"), "-c", str(config_file)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        until(lambda: _healthy(f"http://127.0.0.1:{monitor}/healthz"), f"nats-server ({self.directory / 'log'})")
+        until(lambda: _healthy(f"http://127.0.0.1:{self.monitor}/healthz"), f"nats-server ({self.directory / 'log'})")
         return self
+
+    def _configure(self) -> Path:
+        config_file = self.directory / "nats.conf"
+        config_file.write_text(
+            f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor}"\n'
+            f'jetstream {{ store_dir: "{self.directory / "js"}" }}\n{self.extra}\n'
+        )
+        return config_file
+
+    def reload(self, extra: str) -> None:
+        """Change the configuration of the running server (SIGHUP)."""
+        assert self.process is not None
+        self.extra = extra
+        self._configure()
+        self.process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
         """End it as a power switch would end the process."""

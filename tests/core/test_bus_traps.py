@@ -1,0 +1,331 @@
+"""The bus in bad weather: one test for each way in which a long-lived NATS client was seen to die (bus.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentd import bus as bus_module
+from agentd import messages, subjects
+from agentd.bus import Bus
+from agentd.errors import BusUnavailable, StaleWrite
+from agentd.provision import provision
+from agentd.supervisor import Supervisor
+from core.jetstream import Lines, answers, connected, settings
+from harness import NatsServer, Net, eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agentd.bus import Received
+
+EVENT = subjects.event("w1")
+FLOOD = 40
+"""Mebibytes that fill every buffer between us and a server that does not read."""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a silent server be given up after two seconds instead of eight."""
+    monkeypatch.setattr(bus_module, "PING_INTERVAL", 0.5)
+    monkeypatch.setattr(bus_module, "SILENCE", 2.0)
+
+
+async def _flood(bus: Bus) -> None:
+    """Fill the out-buffer, and wait until the only publisher is stuck in it."""
+    for _ in range(FLOOD):
+        bus.send("flood", b"x" * 1_000_000)
+    await asyncio.sleep(0.5)
+
+
+async def _count_abandoned() -> int:
+    gc.collect()
+    return sum(isinstance(each, (asyncio.Task, bus_module._Waiting)) for each in gc.get_objects())  # noqa: SLF001
+
+
+async def test_a_cancelled_wait_leaves_the_connection_hearing(bus: Bus, nats_server: NatsServer) -> None:
+    """Trap 1: whoever is cancelled while waiting, or stops a pull at a frozen server, does not deafen the rest."""
+    heard = asyncio.Event()
+
+    async def hear(_: Received) -> None:
+        heard.set()
+
+    await bus.subscribe("here", hear)
+    pull = await bus.pull("test", lambda _: asyncio.sleep(0))
+    nats_server.pause()
+    asked = [asyncio.create_task(bus.last(subjects.WORKFLOWS, EVENT)) for _ in range(50)]
+    await asyncio.sleep(0)
+    for each in asked:
+        each.cancel()
+    begun = time.monotonic()
+    await pull.stop()
+    stopped = time.monotonic() - begun
+    nats_server.resume()
+    await bus.publish("here", b"")
+    async with asyncio.timeout(3):
+        await heard.wait()
+
+    assert stopped < 4
+    assert bus.counters["reconnects"] == 0
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_frozen_server_blocks_nobody(nats_server: NatsServer) -> None:
+    """Trap 2: while the server is frozen and every buffer full, each call ends in time and the loop turns."""
+    async with connected(nats_server.url, timeout=1.0) as bus:
+        await provision(bus)
+        nats_server.pause()
+        begun = time.monotonic()
+        await _flood(bus)
+        await bus.publish("here", b"")
+        with pytest.raises(BusUnavailable, match="did not answer"):
+            await bus.store(EVENT, b"1")
+        took = time.monotonic() - begun
+        nats_server.resume()
+        await answers(bus)
+
+        assert took < 3
+        assert await bus.store(EVENT, b"2")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_frozen_server_is_left_for_another(tmp_path: Path) -> None:
+    """Trap 2: a server that is silent, with full buffers, is left; subscriptions move with us."""
+    heard = asyncio.Event()
+
+    async def hear(_: Received) -> None:
+        heard.set()
+
+    async def there() -> bool:
+        return bus.connected and bool(bus.counters["watchdog_aborts"])
+
+    with NatsServer(tmp_path / "one") as one, NatsServer(tmp_path / "two") as two:
+        by_url = {one.url: one, two.url: two}
+        async with connected(one.url, two.url) as bus:
+            await bus.subscribe("here", hear)
+            frozen = by_url.pop(_server_of(bus))
+            frozen.pause()
+            await _flood(bus)
+            await eventually(there, "connected to the other server", 15)
+            (left,) = by_url
+            async with connected(left, agent="other") as other:
+                await answers(bus)
+                await other.publish("here", b"")
+                async with asyncio.timeout(5):
+                    await heard.wait()
+
+            assert _server_of(bus) == left
+            assert bus.counters["reconnects"] >= 1
+            frozen.resume()
+
+
+def _server_of(bus: Bus) -> str:
+    found = bus._nc.connected_url  # noqa: SLF001 - only the test needs to know
+    assert found is not None
+    return f"nats://{found.netloc}"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_silence_ends_a_connection(nats_server: NatsServer) -> None:
+    """Trap 2: a server that does not answer a PING is given up, even though the socket stands; the log tells."""
+    lines = Lines()
+    bus = Bus(settings(nats_server.url), "tester", lines)  # type: ignore[arg-type]
+    await bus.connect(wait=10)
+    nats_server.pause()
+
+    async def lost() -> bool:
+        return not bus.connected
+
+    await eventually(lost, "the connection is given up", 10)
+
+    assert bus.problem
+    assert "NATS is silent, aborting the connection" in lines.events("warning")
+    nats_server.resume()
+    await answers(bus)
+    assert bus.problem == ""
+    await bus.close()
+
+
+async def test_closing_while_frozen(nats_server: NatsServer) -> None:
+    """Traps 2 and 11: closing ends in time although the server reads nothing and publishing swallows cancels."""
+    bus = Bus(settings(nats_server.url), "tester", Lines())  # type: ignore[arg-type]
+    await bus.connect(wait=10)
+    nats_server.pause()
+    await _flood(bus)
+    begun = time.monotonic()
+    async with asyncio.timeout(30):
+        await bus.close()
+    nats_server.resume()
+
+    assert time.monotonic() - begun < 12
+
+
+USERS = 'authorization {{ users: [ {{ user: "tester", password: "{}" }} ] }}'
+
+
+async def test_closed_for_good_is_noticed(tmp_path: Path) -> None:
+    """Trap 3: a server that no longer knows us closes the client for good; `closed` says so and calls fail at once."""
+    password = tmp_path / "password"
+    password.write_text("old")
+    with NatsServer(tmp_path, extra=USERS.format("old")) as server:
+        async with connected(server.url, user="tester", password_file=str(password)) as bus:
+            server.reload(USERS.format("new"))
+            async with asyncio.timeout(10):
+                await bus.closed.wait()
+
+            assert not bus.connected
+            assert bus.problem
+            begun = time.monotonic()
+            with pytest.raises(BusUnavailable, match="closed"):
+                await bus.store(EVENT, b"1")
+            assert time.monotonic() - begun < 1
+
+
+async def test_a_daemon_whose_connection_was_closed_leaves(tmp_path: Path) -> None:
+    """Trap 3: the daemon exits with 75, upon which systemd starts it again."""
+    password = tmp_path / "password"
+    password.write_text("old")
+    with NatsServer(tmp_path, extra=USERS.format("old")) as server:
+        net = Net(tmp_path, server.url)
+        net.settings["bus"] |= {"user": "tester", "password_file": str(password)}
+        async with net.client():
+            pass
+        config = await asyncio.to_thread(net.config)
+        supervisor = Supervisor(config, "orchestrator", reload=net.config)
+        running = asyncio.create_task(supervisor.run())
+
+        async def ready() -> bool:
+            return supervisor.is_ready
+
+        await eventually(ready, "the daemon is ready")
+        server.reload(USERS.format("new"))
+        async with asyncio.timeout(30):
+            code = await running
+
+    assert code == 75
+
+
+async def test_stored_though_timed_out(nats_server: NatsServer) -> None:
+    """Trap 4: what timed out may be stored later; trying again tells, and doubles nothing."""
+    async with connected(nats_server.url, timeout=0.5) as bus:
+        await provision(bus)
+        nats_server.pause()
+        with pytest.raises(BusUnavailable):
+            await bus.store(EVENT, b"1", expect=0)
+        with pytest.raises(BusUnavailable):
+            await bus.store(subjects.request("me"), b"{}", msg_id="r1")
+        nats_server.resume()
+        await answers(bus)
+        with pytest.raises(StaleWrite):
+            await bus.store(EVENT, b"1", expect=0)
+        await bus.store(subjects.request("me"), b"{}", msg_id="r1")
+
+        assert [each.data for each in await bus.every(subjects.WORKFLOWS, EVENT)] == [b"1"]
+        assert (await bus.api(f"STREAM.INFO.{subjects.REQUESTS}"))["state"]["messages"] == 1
+
+
+async def test_whoever_holds_a_view_lists_again(bus: Bus, nats_server: NatsServer) -> None:
+    """Trap 5: what changed while we were away is read again after the reconnection, within two seconds of it."""
+    view: dict[str, bytes] = {}
+    listed = asyncio.Event()
+
+    async def look_again() -> None:
+        view.clear()
+        view.update({key: each.data for key, each in (await bus.kv_list(subjects.CONF)).items()})
+        listed.set()
+
+    async def fails() -> None:
+        raise ValueError
+
+    await bus.kv_put(subjects.CONF, "a", b"1")
+    await look_again()
+    listed.clear()
+    bus.on_reconnect += [fails, look_again]
+    nats_server.kill()
+    nats_server.start()
+    async with connected(nats_server.url, agent="other") as other:
+        await other.kv_put(subjects.CONF, "b", b"2")
+    async with asyncio.timeout(10):
+        await listed.wait()
+    if "b" not in view:  # we were back before the other one had written: the watch itself would tell
+        await look_again()
+
+    assert view == {"a": b"1", "b": b"2"}
+
+
+async def test_an_expired_key_is_not_there(bus: Bus) -> None:
+    """Trap 6: a key that expired reads as absent although its marker is kept, and may be put as a new one."""
+    await bus.kv_put(subjects.LIVE, "a", b"1", ttl=1, expect=0)
+    await bus.kv_put(subjects.LIVE, "stays", b"2")
+
+    async def gone() -> bool:
+        return await bus.kv_get(subjects.LIVE, "a") is None
+
+    await eventually(gone, "the key has expired")
+    marker = await bus.last("KV_live", "$KV.live.a")
+
+    assert marker is not None
+    assert marker.data == b""
+    assert marker.headers["Nats-Marker-Reason"] == "MaxAge"
+    assert list(await bus.kv_list(subjects.LIVE)) == ["stays"]
+    assert await bus.kv_put(subjects.LIVE, "a", b"3", ttl=20, expect=0)
+    found = await bus.kv_get(subjects.LIVE, "a")
+    assert found is not None
+    assert found.data == b"3"
+    with pytest.raises(StaleWrite):
+        await bus.kv_put(subjects.LIVE, "a", b"4", expect=0)
+
+
+async def test_nothing_is_used_up_while_away(nats_server: NatsServer) -> None:
+    """Traps 7 and 12: a thousand calls that fail while the server is away leave nothing behind them."""
+    async with connected(nats_server.url, timeout=0.5) as bus:
+        await provision(bus)
+        await bus.store(EVENT, b"0")
+        before = await _count_abandoned()
+        nats_server.kill()
+        results = await asyncio.gather(*(bus.store(EVENT, b"1") for _ in range(1000)), return_exceptions=True)
+        assert all(isinstance(each, BusUnavailable) for each in results)
+        results.clear()
+        nats_server.start()
+        await answers(bus)
+        stored = await asyncio.gather(*(bus.store(EVENT, b"2") for _ in range(1000)))
+
+        assert len(set(stored)) == 1000
+        assert await _count_abandoned() < before + 50
+
+
+async def test_a_slow_handler_blocks_no_other(bus: Bus) -> None:
+    """Trap 10: while one message or call is being handled for long, the next is handled."""
+    release, heard = asyncio.Event(), asyncio.Event()
+
+    async def slow_once(received: Received) -> None:
+        if received.data == b'"slow"':
+            await release.wait()
+        heard.set()
+        await received.respond(messages.ControlRequest("done"))
+
+    await bus.subscribe("here", slow_once)
+    served = await bus.serve("ops", version="1.0.0", description="d", endpoints={"ops.go": slow_once})
+    await bus.publish("here", "slow")
+    await bus.publish("here", "quick")
+    async with asyncio.timeout(5):
+        await heard.wait()
+    waiting = asyncio.create_task(bus.request("ops.go", "slow", messages.ControlRequest, wait=10))
+    await bus.request("ops.go", "quick", messages.ControlRequest, wait=2)
+
+    assert not waiting.done()
+    release.set()
+    await waiting
+    await served.stop()
+
+
+async def test_a_strange_error_does_not_deafen(bus: Bus) -> None:
+    """Trap 11: whatever nats-py reports to us while it reads, reading goes on."""
+    for error in (ValueError(), RuntimeError("Permissions Violation for what?"), OSError(5, "I/O")):
+        await bus._on_error(error)  # noqa: SLF001 - nats-py calls it from its read loop
+
+    assert await bus.store(EVENT, b"1")
