@@ -61,7 +61,7 @@ PING_INTERVAL = 5
 SILENCE = 8.0
 """Seconds without a PONG after which the transport is aborted."""
 DRAIN = 2.0
-"""Seconds that the server may take to confirm that a subscription has ended."""
+"""Seconds that the server may take to confirm the end of a subscription or a connection."""
 WORKERS = 256
 """Requests of other agents that are answered at the same time."""
 
@@ -184,6 +184,7 @@ class Bus:
         self._background: list[asyncio.Task[None]] = []
         self._slots = asyncio.Semaphore(WORKERS)
         self._connecting = False
+        self._closing = False
 
     @property
     def connected(self) -> bool:
@@ -253,15 +254,21 @@ class Bus:
             if not self._out or not self.connected:
                 break
             await asyncio.sleep(0.01)
-        for task in [*self._background, *self._tasks]:
+        self._closing = True
+        self._out.clear()
+        tasks = [*self._background, *self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._background, *self._tasks, return_exceptions=True)
-        with contextlib.suppress(nats.errors.Error, TimeoutError):
-            await asyncio.wait_for(self._nc.close(), 5)
+        closing = asyncio.ensure_future(_lenient(self._nc.close()))
+        # Not wait_for, which waits for what it has cancelled: nats-py swallows that, and a frozen server blocks it.
+        await asyncio.wait([closing, *tasks], timeout=DRAIN)
+        if not closing.done():
+            _abort(self._nc)
+            await asyncio.wait([closing, *tasks], timeout=DRAIN)
 
     async def _pump(self) -> None:
         """Be the one caller of nats-py's publish: if it blocks, only the pump does."""
-        while True:
+        while not self._closing:  # a cancel may be swallowed by the publish that it meets
             await self._wake.wait()
             self._wake.clear()
             while self._out:
@@ -283,7 +290,8 @@ class Bus:
             now = time.monotonic()
             seen = self._nc._pongs_received  # noqa: SLF001 - nats-py offers no other sign of life
             stopped_ourselves = now - before > 3  # noqa: PLR2004 - SIGSTOP or a blocked loop: no reason to blame NATS
-            if seen != pongs or not self.connected or stopped_ourselves:
+            in_use = self.connected or _is_stuck(self._nc)
+            if seen != pongs or not in_use or stopped_ourselves:
                 pongs, heard = seen, now
             elif now - heard > SILENCE:
                 self.counters["watchdog_aborts"] += 1
@@ -646,10 +654,21 @@ def _parse_headers(raw: bytes) -> dict[str, str]:
 
 def _abort(client: Client) -> None:
     """Cut the socket: nats-py's own way waits for a peer that does not answer."""
-    transport = client._transport  # noqa: SLF001
-    writer = getattr(transport, "_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
+    transport = _socket(client)
+    if transport is not None:
+        transport.abort()
+
+
+def _is_stuck(client: Client) -> bool:
+    """Tell whether a reconnection waits for the old socket to take what it still holds."""
+    transport = _socket(client)
+    return transport is not None and transport.get_write_buffer_size() > 0
+
+
+def _socket(client: Client) -> asyncio.WriteTransport | None:
+    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
+    found: asyncio.WriteTransport | None = None if writer is None else writer.transport
+    return found
 
 
 async def _unsubscribe(sub: NatsSubscription) -> None:
