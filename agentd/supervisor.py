@@ -223,7 +223,10 @@ class Supervisor:
             told = status
             self._systemd.alive()
             self._measure()
-            await self._pause(every if self.ready.is_set() else 0.05)
+            pause, before = every if self.ready.is_set() else 0.05, time.monotonic()
+            await self._pause(pause)
+            if not self.stopping.is_set():
+                self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - before - pause))
         self._systemd.stopping()
 
     def _measure(self) -> None:

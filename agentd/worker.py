@@ -412,6 +412,7 @@ class Worker:
         """Run a tool, whatever it takes, and return how it ended; raises only errors of the bus."""
         tool = performance.tool
         begun = time.monotonic()
+        self.metrics.tasks_in_flight.inc()
         try:
             self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
             parsed = tool.parse(parameters)
@@ -427,6 +428,8 @@ class Worker:
             raise BusUnavailable(message, delay=2.0) from error  # who holds it will tell how it ended
         except AgentdError as error:
             reply = ToolReply(status=Outcome.FAILED, error=_task_error(error))
+        finally:
+            self.metrics.tasks_in_flight.dec()
         self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
         return reply
 
@@ -480,6 +483,7 @@ class Worker:
                 pause = min(error.delay * 2 ** min(tries - 1, 5), 15.0)
                 if performance.left() < pause:
                     return _failed(performance, _task_error(error))
+                self.metrics.task_retries.labels(performance.tool.name).inc()
                 performance.progress(f"waiting: {error}")
                 if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
                     await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing

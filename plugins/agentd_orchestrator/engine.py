@@ -119,6 +119,8 @@ class Engine:
                 self._metrics.event_conflicts.inc()
                 self._states.pop(workflow_id, None)
                 continue
+            if state is None:
+                self._metrics.workflow_started(changed.workflow_type)
             crash_point("after-commit")
             await self._emit(changed)
             self._remember(changed, seq)
