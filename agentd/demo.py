@@ -19,7 +19,7 @@ import uvloop
 
 from agentd import client, config, embedded, logs, plugins, provision, sections, tables
 from agentd.bus import Bus
-from agentd.messages import WorkflowRequest
+from agentd.messages import Tier, WorkflowRequest
 from agentd.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def up(given: Config, state: Path | None, port: int) -> int:
         instances = {**given.instances, INSTANCE: sections.InstanceSection(roles=ROLES)}
         node = given.node.model_copy(update={"state_dir": state})
         here = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
+        if "policy" not in given.model_fields_set:  # whoever may start it on loopback may also use it
+            here = here.model_copy(update={"policy": sections.Policy(default_tier=Tier.OPERATE)})
         logs.configure(here.log.level, here.log.format)
         supervisor = Supervisor(here, INSTANCE, reload=lambda: here)
         click.echo(f"NATS  {url}")

@@ -61,7 +61,13 @@ def nats_server(directory: Path, port: int = -1) -> Iterator[str]:
     log = directory / "nats.log"
     with log.open("ab") as output:
         command = [binary, "-c", config, "--ports_file_dir", directory]
-        process = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_end_with_parent)  # noqa: S603, PLW1509
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdout=output,
+            stderr=output,
+            process_group=0,  # a Ctrl-C in the terminal is ours alone to answer
+            preexec_fn=_end_with_parent,  # noqa: PLW1509
+        )
     try:
         yield _ports(process, directory, log)
     finally:
@@ -107,6 +113,7 @@ def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, floa
             command,
             stdout=subprocess.PIPE,
             stderr=errors,
+            process_group=0,
             preexec_fn=_end_with_parent,  # noqa: PLW1509
         )
     try:

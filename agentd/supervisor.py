@@ -24,7 +24,7 @@ from agentd.network import DaemonView
 from agentd.notify import Systemd
 from agentd.plugins import Plugins, wanted
 from agentd.policy import Policy
-from agentd.presence import Announcer
+from agentd.presence import LEASE, Announcer
 from agentd.proxmox import Proxmox
 from agentd.role import Context, Health, Role
 from agentd.subjects import agent_id
@@ -100,7 +100,7 @@ class Supervisor:
                 for each in self._running:
                     group.create_task(self._keep_running(each))
                 announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log)
-                group.create_task(announcer.run(self.stopping))
+                group.create_task(self._announce(announcer))
                 group.create_task(self._tell_systemd())
                 group.create_task(self._watch_bus())
         self.log.info("stopped", code=self._exit_code)
@@ -206,6 +206,15 @@ class Supervisor:
                 await self.stopping.wait()
 
     # -- while it runs ------------------------------------------------------------------------------------------------
+
+    async def _announce(self, announcer: Announcer) -> None:
+        """Announce the instance once it works, or after a while in which it did not."""
+        ready = asyncio.ensure_future(self.ready.wait())
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait([ready, stopping], timeout=LEASE / 4, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        stopping.cancel()
+        await announcer.run(self.stopping)
 
     async def _tell_systemd(self) -> None:
         """Say READY once every role works, and feed the watchdog while the loop turns."""

@@ -248,10 +248,11 @@ def _cancel(state: Workflow, given: Cancel, at: datetime) -> Workflow:
 
 
 def _wind_down(state: Workflow, at: datetime) -> Workflow:
-    """Begin nothing more; stop what nobody has begun; wait for the rest."""
+    """Begin nothing more; stop what nobody has begun; wait for what may be changing the world."""
     tasks = dict(state.tasks)
     for name, task in state.tasks.items():
-        if task.status is TaskStatus.WAITING:
+        reading = task.status is TaskStatus.ASSIGNED and task.spec.tier is Tier.READ
+        if task.status is TaskStatus.WAITING or reading:
             tasks[name] = replace(task, status=TaskStatus.CANCELLED, finished_at=at, retry_at=None)
         elif task.status is TaskStatus.ASSIGNED:
             state = _add(state, Effect("entomb", name, task.attempt))
