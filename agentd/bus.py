@@ -32,7 +32,7 @@ import msgspec
 import nats
 import nats.errors
 from nats import micro
-from nats.aio.client import Client
+from nats.aio.client import Client, RawCredentials
 
 from agentd import messages
 from agentd.errors import BusError, BusUnavailable, ConfigError, Denied, NoResponder, NotProvisioned, StaleWrite
@@ -207,7 +207,7 @@ class Bus:
 
         Raises BusUnavailable after that time, Denied when the server refuses these credentials.
         """
-        options = _options(self.settings, login or self.settings, self.agent)
+        options = await asyncio.to_thread(_options, self.settings, login or self.settings, self.agent)
         prefix = str(options["inbox_prefix"])
         servers = ", ".join(self.settings.servers)
         self._connecting = True
@@ -301,7 +301,9 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         text = _text(error)
-        self.problem = text if not self.connected else self.problem
+        if not self.connected:
+            self.problem = text
+            _abort(self._nc)  # nats-py leaves the socket of an attempt that failed to the garbage collector
         if self._connecting and _is_refusal(text):
             # nats-py would try for ever; it calls this from our own `connect`, so this ends it.
             message = f"NATS refuses these credentials ({text}): see nkey_file, creds_file, user under [bus]"
@@ -692,13 +694,23 @@ def _options(settings: BusSettings, login: Login, identity: str) -> dict[str, An
     if login.nkey_file:
         options["nkeys_seed_str"] = login.nkey_seed()
     elif login.creds_file:
-        options["user_credentials"] = login.creds_file
+        options["user_credentials"] = _credentials(login)
     elif login.user:
         options |= {"user": login.user, "password": login.password()}
     secure = any(url.startswith(("tls:", "wss:")) for url in settings.servers)
     if secure or login.tls_ca_file or login.tls_cert_file:
         options["tls"] = _tls(login)
     return options
+
+
+def _credentials(login: Login) -> RawCredentials:
+    """Read the credentials file here: nats-py reads it in the loop, and for ever if it holds no JWT."""
+    text = login.creds()
+    for part in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
+        if part not in text:
+            message = f"bus.creds_file: {login.creds_file} is not a credentials file: it has no line {part!r}"
+            raise ConfigError(message)
+    return RawCredentials(text)
 
 
 def _tls(login: Login) -> ssl.SSLContext:

@@ -132,8 +132,12 @@ def load(path: Path | None, env: Mapping[str, str], known_plugins: Collection[st
 
 
 def plugin_settings(config: Config, name: str, kind: type[B]) -> B:
-    """Return the section of plugin `name` as its own settings type, with the same one-line errors."""
-    return _validate(kind, config.plugins.get(name, {}), config.origins, name)
+    """Return the section of plugin `name` as its own settings type, with the same one-line errors.
+
+    `enabled = true` in any plugin's section loads it where no role needs it; it is not the plugin's own.
+    """
+    own = {key: value for key, value in config.plugins.get(name, {}).items() if key != "enabled"}
+    return _validate(kind, own, config.origins, name)
 
 
 def show(config: Config) -> str:

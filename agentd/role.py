@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseModel):
-    """Base of a role's own settings: an unknown key is an error."""
+    """Base of a plugin's own settings: an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

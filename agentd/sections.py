@@ -154,6 +154,10 @@ class Login(Section):
         """Read the NKey's seed, if one is set."""
         return read_secret(self.nkey_file, f"{self.table}.nkey_file") if self.nkey_file else None
 
+    def creds(self) -> str:
+        """Read the credentials file, if one is set."""
+        return read_secret(self.creds_file, f"{self.table}.creds_file") if self.creds_file else ""
+
     def password(self) -> str | None:
         """Read the password, if one is set."""
         return read_secret(self.password_file, f"{self.table}.password_file") if self.password_file else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from agentd import __version__, logs
 from agentd.bus import Bus
-from agentd.errors import BusUnavailable, ConfigError, InvalidMessage
+from agentd.errors import BusUnavailable, ConfigError, InvalidMessage, TemporaryError
 from agentd.journal import Journal
 from agentd.ledger import Ledger
 from agentd.messages import AgentRegistration, Presence, ServiceRegistration, now
@@ -251,7 +251,7 @@ class Supervisor:
         await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
         if self.bus.closed.is_set() and not self.stopping.is_set():
             self.log.error("NATS closed the connection for good: leaving, to be started again")
-            self._exit_code = BusUnavailable.exit_code
+            self._exit_code = TemporaryError.exit_code
             self.stopping.set()
         closed.cancel()
         stopping.cancel()

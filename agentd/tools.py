@@ -251,7 +251,7 @@ def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
 
 
 def _field_names(kind: type[msgspec.Struct]) -> list[str]:
-    return [each.encode_name for each in msgspec.structs.fields(kind)]
+    return list(kind.__struct_encode_fields__)  # `structs.fields` resolves all annotations: 100 µs
 
 
 def _listed(kind: type[msgspec.Struct]) -> str:

@@ -72,14 +72,15 @@ async def eventually(found: Callable[[], Awaitable[T | None]], what: str, second
 class NatsServer:
     """A real nats-server on a free port of loopback, with its data in a directory; restarts keep both."""
 
-    def __init__(self, directory: Path, *, extra: str = "", scheme: str = "nats") -> None:
-        """Keep where its data lies; `extra` is added to its configuration."""
+    def __init__(self, directory: Path, *, extra: str = "", jetstream: str = "", scheme: str = "nats") -> None:
+        """Keep where its data lies; `extra` is added to its configuration, `jetstream` to that of JetStream."""
         self.directory = directory / "nats"
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.monitor = free_port()
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.extra = extra
+        self.jetstream = jetstream
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
@@ -95,7 +96,7 @@ class NatsServer:
         config_file = self.directory / "nats.conf"
         config_file.write_text(
             f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor}"\n'
-            f'jetstream {{ store_dir: "{self.directory / "js"}" }}\n{self.extra}\n'
+            f'jetstream {{ store_dir: "{self.directory / "js"}"\n{self.jetstream} }}\n{self.extra}\n'
         )
         return config_file
 
@@ -202,7 +203,11 @@ class Daemon:
 
     def __enter__(self) -> Self:
         """Start, and wait until it is ready."""
-        return self.start().ready()
+        try:
+            return self.start().ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def __exit__(self, *_: object) -> None:
         """Stop."""

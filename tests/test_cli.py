@@ -135,7 +135,7 @@ async def test_commands(net: Net) -> None:
 
     assert doctor.returncode == 0, doctor.stdout
     answer = json.loads(wanted.stdout)
-    assert (wanted.returncode, answer["status"]) == (0, "completed")
+    assert (wanted.returncode, answer["status"]) == (0, "completed"), wanted.stdout
     assert again.returncode == 65
     assert "workflow_id: 'w1' is a vm_deployment with other parameters (completed); use another id" in again.stdout
     assert wrong.returncode == 65

@@ -206,7 +206,7 @@ class Orchestrator:
 
 def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> msgspec.Struct:
     """Return the request's parameters as the definition wants them; raises InvalidMessage naming the field."""
-    known = [each.encode_name for each in msgspec.structs.fields(kind)]
+    known = kind.__struct_encode_fields__
     unknown = sorted(set(request.parameters) - set(known))
     if unknown:
         message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"

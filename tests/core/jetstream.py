@@ -26,9 +26,14 @@ def settings(*servers: str, **login: Any) -> sections.Bus:  # noqa: ANN401 - key
 
 
 @contextlib.asynccontextmanager
-async def connected(*servers: str, agent: str = "tester", **login: Any) -> AsyncIterator[Bus]:  # noqa: ANN401
+async def connected(
+    *servers: str,
+    agent: str = "tester",
+    log: Any = None,  # noqa: ANN401 - a Logger, or Lines
+    **login: Any,  # noqa: ANN401 - keys of [bus]
+) -> AsyncIterator[Bus]:
     """Yield a connection; closing it afterwards must not take long."""
-    bus = Bus(settings(*servers, **login), agent, logs.get_logger())
+    bus = Bus(settings(*servers, **login), agent, log or logs.get_logger())
     await bus.connect(wait=START)
     try:
         yield bus

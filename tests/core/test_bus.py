@@ -157,14 +157,12 @@ async def test_a_handler_that_fails_is_told(nats_server: NatsServer) -> None:
             raise ValueError(received.data)
         got.set()
 
-    bus = Bus(settings(nats_server.url), "tester", lines)  # type: ignore[arg-type]
-    await bus.connect(wait=10)
-    await bus.subscribe("here", handle)
-    await bus.publish("here", b"bad")
-    await bus.publish("here", b"good")
-    async with asyncio.timeout(5):
-        await got.wait()
-    await bus.close()
+    async with connected(nats_server.url, log=lines) as bus:
+        await bus.subscribe("here", handle)
+        await bus.publish("here", b"bad")
+        await bus.publish("here", b"good")
+        async with asyncio.timeout(5):
+            await got.wait()
 
     assert "background work failed" in lines.events("exception")
 

@@ -177,7 +177,7 @@ async def test_warnings_stand_beside_the_result() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({}, "greet: Object missing required field `name`"),
+        ({}, "greet: object missing required field name"),
         ({"name": 3}, "greet.name: expected str, got int"),
         ({"name": "Ada", "loud": True}, "greet: unknown parameter 'loud'; there are name, times"),
         ({"name": "nobody"}, "denied: mcp may not greet nobody"),

@@ -1,0 +1,415 @@
+"""The work loop: who gets a message when, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from agentd import consumer, subjects
+from agentd.bus import _abort
+from agentd.consumer import Consumer, GiveUp, Job
+from agentd.errors import TemporaryError
+from agentd.provision import provision
+from core.jetstream import (
+    Lines,
+    Seen,
+    all_acked,
+    answers,
+    connected,
+    consumer_info,
+    make_consumer,
+    make_stream,
+)
+from harness import NatsServer, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.bus import Bus
+
+
+@pytest_asyncio.fixture
+async def work(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """Yield a connection with a stream WORK and a consumer `w` of it."""
+    async with connected(nats_server.url) as bus:
+        await make_stream(bus, "WORK", "work.>", retention="workqueue")
+        await make_consumer(bus, "WORK", "w", max_ack_pending=10_000)
+        yield bus
+
+
+@contextlib.asynccontextmanager
+async def working(
+    bus: Bus, handle: consumer.Handle, *, slots: int = 4, log: Lines | None = None, drain: float = 0.0
+) -> AsyncIterator[Consumer]:
+    """Run a consumer of `w`; at the end it must stop by itself."""
+    loop = Consumer(bus, "WORK", "w", handle, slots=slots, log=log or Lines(), journal=None)  # type: ignore[arg-type]
+    stopping = asyncio.Event()
+    running = asyncio.create_task(loop.run(stopping, drain=drain))
+    try:
+        yield loop
+    finally:
+        stopping.set()
+        async with asyncio.timeout(drain + 15):
+            await running
+
+
+async def put(bus: Bus, count: int) -> list[bytes]:
+    """Store `count` messages; return their bodies."""
+    bodies = [b"%d" % number for number in range(count)]
+    await asyncio.gather(*(bus.store("work.a", body) for body in bodies))
+    return bodies
+
+
+class Slow(Seen):
+    """A handler that waits until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = asyncio.Event()
+        self.changed = asyncio.Event()
+
+    async def __call__(self, job: Job) -> None:
+        """Wait for the release."""
+        await super().__call__(job)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.changed.set()
+        try:
+            await self.release.wait()
+        finally:
+            self.running -= 1
+
+    async def reach(self, number: int) -> None:
+        """Wait until `number` handlers run."""
+
+        async def reached() -> bool:
+            return self.running >= number
+
+        await eventually(reached, f"{number} handlers run")
+
+
+async def test_each_message_once(work: Bus) -> None:
+    """A thousand messages are handled once each, and the job says what the server knows of it."""
+    seen = Seen()
+    bodies = await put(work, 1000)
+    async with working(work, seen, slots=16):
+        await all_acked(work, "WORK", "w")
+
+    assert sorted(seen.bodies) == sorted(bodies)
+    first = min(seen.jobs, key=lambda job: job.sequence)
+    assert (first.sequence, first.delivered, first.subject) == (1, 1, "work.a")
+    assert abs(time.time() - first.stored.timestamp()) < 30
+
+
+async def test_never_more_than_slots(work: Bus) -> None:
+    """At most `slots` handlers run, and no message is taken that has no slot: another worker could have it."""
+    slow = Slow()
+    await put(work, 30)
+    async with working(work, slow, slots=3) as loop:
+        await slow.reach(3)
+        info = await consumer_info(work, "WORK", "w")
+        active = loop.active
+        slow.release.set()
+        await all_acked(work, "WORK", "w")
+
+    assert active == 3
+    assert info["num_ack_pending"] == 3
+    assert slow.most == 3
+    assert len(slow.bodies) == 30
+
+
+async def test_slots_over_a_lost_connection(work: Bus) -> None:
+    """A connection that broke and came back does not let the same worker take twice its slots."""
+    slow = Slow()
+    async with working(work, slow, slots=4):
+
+        async def waiting() -> bool:
+            return bool((await consumer_info(work, "WORK", "w"))["num_waiting"])
+
+        await eventually(waiting, "the consumer has asked")
+        _abort(work._nc)  # noqa: SLF001 - a broken socket, while the server stays up
+        await eventually(_reconnected(work), "the connection is back")
+        await put(work, 20)
+        await slow.reach(4)
+        info = await consumer_info(work, "WORK", "w")
+        slow.release.set()
+        await all_acked(work, "WORK", "w")
+
+    assert slow.most == 4
+    assert info["num_ack_pending"] == 4
+    assert all(job.delivered == 1 for job in slow.jobs)
+
+
+def _reconnected(bus: Bus):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    async def reconnected() -> bool:
+        return bus.counters["reconnects"] > 0 and bus.connected
+
+    return reconnected
+
+
+async def test_a_slow_handler_blocks_no_other(work: Bus) -> None:
+    """Trap 10: while one message takes long, the others are handled."""
+    release, seen = asyncio.Event(), Seen()
+
+    async def handle(job: Job) -> None:
+        if job.data == b"0":
+            await release.wait()
+        await seen(job)
+
+    await put(work, 10)
+    async with working(work, handle, slots=2, drain=5):
+
+        async def others() -> bool:
+            return len(seen.bodies) == 9
+
+        await eventually(others, "the others are handled")
+        release.set()
+        await all_acked(work, "WORK", "w")
+
+
+async def test_an_exception_is_told_and_tried_again(work: Bus) -> None:
+    """A handler's bug is logged, and the message comes again after a pause that grows; it is never thrown away."""
+    lines, at = Lines(), []
+
+    async def handle(job: Job) -> None:
+        at.append(time.monotonic())
+        if job.delivered < 3:
+            raise ZeroDivisionError
+
+    await put(work, 1)
+    async with working(work, handle, log=lines):
+        await all_acked(work, "WORK", "w")
+
+    assert lines.events("exception") == ["a message was not handled"] * 2
+    assert at[1] - at[0] > 0.9
+    assert at[2] - at[1] > 1.9
+
+
+async def test_temporary_error(work: Bus) -> None:
+    """TemporaryError says when the message comes again, and is no error in the log."""
+    lines, at = Lines(), []
+
+    async def handle(job: Job) -> None:
+        at.append(time.monotonic())
+        if job.delivered == 1:
+            raise TemporaryError("not yet", delay=0.5)
+
+    await put(work, 1)
+    async with working(work, handle, log=lines):
+        await all_acked(work, "WORK", "w")
+
+    assert 0.4 < at[1] - at[0] < 5
+    assert lines.events("error", "exception") == []
+
+
+async def test_give_up_keeps_a_dead_letter(bus: Bus) -> None:
+    """GiveUp ends a message for good; the server's advisory with the reason lies in AI_DEAD."""
+    lines = Lines()
+
+    async def handle(_: Job) -> None:
+        raise GiveUp("it is not JSON")
+
+    sequence = await bus.store(subjects.request("me"), b"nonsense")
+    loop = Consumer(bus, subjects.REQUESTS, subjects.ORCH_REQUESTS, handle, slots=1, log=lines, journal=None)  # type: ignore[arg-type]
+    stopping = asyncio.Event()
+    running = asyncio.create_task(loop.run(stopping))
+    await all_acked(bus, subjects.REQUESTS, subjects.ORCH_REQUESTS)
+
+    async def buried() -> bool:
+        return bool(await bus.every(subjects.DEAD, "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>"))
+
+    await eventually(buried, "the advisory is stored")
+    stopping.set()
+    await running
+    (dead,) = await bus.every(subjects.DEAD, "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>")
+    advisory = dead.decode(dict)
+
+    assert (advisory["stream"], advisory["stream_seq"]) == (subjects.REQUESTS, sequence)
+    assert "it is not JSON" in advisory["reason"]
+    assert lines.events("error") == ["gave up a message"]
+
+
+async def test_a_long_job_keeps_its_message(
+    nats_server: NatsServer, work: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that takes longer than ack_wait is reported as in progress: nobody else gets it."""
+    monkeypatch.setattr(consumer, "PROGRESS", 0.5)
+    await make_consumer(work, "WORK", "w", ack_wait=2, max_ack_pending=10_000)
+    slow, other = Slow(), Seen()
+    await put(work, 1)
+    async with working(work, slow, drain=5), connected(nats_server.url, agent="other") as second:
+        await slow.reach(1)
+        async with working(second, other):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(6):
+                    await _until(lambda: bool(other.bodies))
+            slow.release.set()
+            await all_acked(work, "WORK", "w")
+
+    assert other.bodies == []
+    assert [job.delivered for job in slow.jobs] == [1]
+
+
+async def test_after_its_deadline_it_is_not_kept(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job past its deadline is no longer reported: a handler that hangs does not hold its message for ever."""
+    monkeypatch.setattr(consumer, "PROGRESS", 0.5)
+    await make_consumer(work, "WORK", "w", ack_wait=2, max_ack_pending=10_000)
+    again = asyncio.Event()
+
+    async def hang(job: Job) -> None:
+        job.until = time.monotonic()
+        if job.delivered > 1:
+            again.set()
+            return
+        await asyncio.Event().wait()
+
+    await put(work, 1)
+    async with working(work, hang), asyncio.timeout(15):
+        await again.wait()
+
+
+async def _until(found) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    while not found():
+        await asyncio.sleep(0.02)
+
+
+async def test_drain_hands_back(nats_server: NatsServer, work: Bus) -> None:
+    """What is not done when the time to stop is over goes to another worker at once, not after ack_wait."""
+    slow, other = Slow(), Seen()
+    await put(work, 3)
+    async with working(work, slow, slots=2, drain=0.2):
+        await slow.reach(2)
+    stopped = time.monotonic()
+    async with connected(nats_server.url, agent="other") as second, working(second, other):
+        await all_acked(second, "WORK", "w")
+    took = time.monotonic() - stopped
+
+    assert took < 5
+    assert sorted(other.bodies) == [b"0", b"1", b"2"]
+    assert slow.running == 0, "the handlers were cancelled"
+
+
+async def test_drain_finishes(work: Bus) -> None:
+    """What is done within the time to stop is acknowledged; nothing new is begun."""
+    slow = Slow()
+    await put(work, 5)
+    async with working(work, slow, slots=1, drain=10):
+        await slow.reach(1)
+        asyncio.get_running_loop().call_later(0.5, slow.release.set)
+    await answers(work)
+    info = await consumer_info(work, "WORK", "w")
+
+    assert slow.bodies == [b"0"]
+    assert (info["num_pending"], info["num_ack_pending"]) == (4, 0)
+
+
+async def test_nothing_is_pulled_into_a_stopped_worker(nats_server: NatsServer, work: Bus) -> None:
+    """Trap 9: after a stop no open pull swallows a message."""
+    seen = Seen()
+    for _ in range(5):
+        async with working(work, seen):
+            await put(work, 1)
+    async with connected(nats_server.url, agent="other") as second, working(second, seen):
+        begun = time.monotonic()
+        await put(work, 20)
+        await all_acked(work, "WORK", "w")
+
+    assert time.monotonic() - begun < 10
+    assert len(seen.bodies) == 25
+
+
+async def test_a_deleted_consumer(bus: Bus) -> None:
+    """Trap 8: a consumer that is gone is told with what to do; once provisioned again, work goes on by itself."""
+    seen = Seen()
+    loop = Consumer(bus, subjects.INPUT, subjects.ORCH_INPUT, seen, slots=2, log=Lines(), journal=None)  # type: ignore[arg-type]
+    stopping = asyncio.Event()
+    running = asyncio.create_task(loop.run(stopping))
+
+    async def idle() -> bool:
+        return bool((await consumer_info(bus, subjects.INPUT, subjects.ORCH_INPUT))["num_waiting"])
+
+    await eventually(idle, "the consumer has asked")
+    await bus.api(f"CONSUMER.DELETE.{subjects.INPUT}.{subjects.ORCH_INPUT}")
+
+    async def told() -> bool:
+        return "agentd provision" in loop.problem
+
+    await eventually(told, "the problem is told")
+    assert subjects.ORCH_INPUT in loop.problem
+    await provision(bus)
+    await bus.store(subjects.complete("a", "w", "t"), b"{}")
+    await all_acked(bus, subjects.INPUT, subjects.ORCH_INPUT)
+
+    assert len(seen.bodies) == 1
+    assert loop.problem == ""
+    stopping.set()
+    await running
+
+
+async def test_a_problem_ends_without_work(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that is back says so although there is nothing to do."""
+    monkeypatch.setattr(consumer, "EXPIRES", 1.0)
+    loop = Consumer(bus, subjects.INPUT, "late", Seen(), slots=2, log=Lines(), journal=None)  # type: ignore[arg-type]
+    stopping = asyncio.Event()
+    running = asyncio.create_task(loop.run(stopping))
+
+    async def told() -> bool:
+        return bool(loop.problem)
+
+    async def over() -> bool:
+        return not loop.problem
+
+    await eventually(told, "the problem is told")
+    await bus.api(f"CONSUMER.DELETE.{subjects.INPUT}.{subjects.ORCH_INPUT}")
+    await make_consumer(bus, subjects.INPUT, "late")
+    await eventually(over, "the problem is over")
+    stopping.set()
+    await running
+
+
+async def test_pause(work: Bus) -> None:
+    """A paused consumer takes nothing more, and goes on when it is resumed."""
+    seen = Seen()
+    async with working(work, seen, slots=1) as loop:
+        await put(work, 1)
+        await all_acked(work, "WORK", "w")
+        loop.paused = True
+        await put(work, 10)
+        taken = len(seen.bodies)
+        loop.paused = False
+        loop.resume()
+        await all_acked(work, "WORK", "w")
+
+    assert taken <= 2, "one pull request may have been open"
+    assert len(seen.bodies) == 11
+
+
+async def test_a_killed_server_loses_and_doubles_nothing(nats_server: NatsServer, work: Bus) -> None:
+    """After kill -9 and restart of NATS, twice, each of 600 messages was handled once, by two workers."""
+    seen = Seen()
+
+    async def handle(job: Job) -> None:
+        await asyncio.sleep(0.005)
+        await seen(job)
+
+    async with connected(nats_server.url, agent="other") as second:
+        bodies = await put(work, 600)
+        async with working(work, handle, slots=2, drain=5), working(second, handle, slots=2, drain=5):
+            for enough in (100, 300):
+                await _until(lambda enough=enough: len(seen.bodies) >= enough)
+                nats_server.kill()
+                nats_server.start()
+                await answers(work)
+                await answers(second)
+            await all_acked(work, "WORK", "w")
+
+    doubled = len(seen.bodies) - len(set(seen.bodies))
+    assert set(seen.bodies) == set(bodies), "nothing is lost"
+    assert doubled <= 16, "only what was unanswered when the server died may come again"
+    first = [job for job in seen.jobs if job.delivered == 1]
+    assert len({job.data for job in first}) == len(first), "no first delivery is doubled"
