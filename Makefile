@@ -14,7 +14,6 @@ ARGS ?=
 PVE := .venv-pve
 LINT := .venv-lint
 LOCK := .venv-lock
-MUTANTS := .venv-mutants
 BIN := $(VENV)/bin
 
 QUIET := -qq --disable-pip-version-check --no-input
@@ -49,27 +48,14 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 bench: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## measure (ARGS: pytest's)
 	$(BIN)/pytest tests/bench --timeout=0 $(ARGS)
 
-# The pure files, each against the tests of its name (workflow.py: test_workflow.py, anywhere below tests/).
-# mutmut wants packages at the root, so it works in a copy that is laid out flat.
-PURE := agentd/policy.py agentd/audit.py \
-	agentd_orchestrator/workflow.py agentd_specialist/vm.py agentd_monitor/alerts.py
-PURE_TESTS := $(sort $(foreach name,$(basename $(notdir $(PURE))),$(shell find tests -name test_$(name).py)))
-
-mutants: $(MUTANTS)/mutants.stamp ## change the pure files a little: does a test notice? (ARGS: mutmut run's)
-	rm -rf $(MUTANTS)/tree && mkdir $(MUTANTS)/tree
-	cp -R agentd plugins/agentd_* tests pyproject.toml $(MUTANTS)/tree
-	{ echo '[mutmut]'; echo 'source_paths='; ls -d agentd plugins/agentd_* | sed 's|^plugins/||; s|^|    |'; \
-	  echo 'only_mutate='; printf '    %s\n' $(PURE); \
-	  echo 'pytest_add_cli_args_test_selection='; printf '    %s\n' $(PURE_TESTS); } >$(MUTANTS)/tree/setup.cfg
-	cd $(MUTANTS)/tree && ../bin/mutmut run $(ARGS)
-	cd $(MUTANTS)/tree && ../bin/mutmut results
+mutants: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## switch each safety answer off: is its test red? (ARGS: names)
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 lock: $(LOCK)/lock.stamp ## resolve the locks anew (ARGS=--upgrade takes newer versions)
 	$(COMPILE) --extra server --extra mcp --group build pyproject.toml -o requirements/agentd.txt
 	$(COMPILE) --group test -c requirements/agentd.txt -o requirements/test.txt
 	$(COMPILE) --extra mcp --group lint -c requirements/agentd.txt -c requirements/test.txt pyproject.toml \
 		-o requirements/lint.txt
-	$(COMPILE) --group mutants -c requirements/agentd.txt -c requirements/test.txt -o requirements/mutants.txt
 COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate $(ARGS)
 
@@ -102,11 +88,6 @@ $(PVE)/pve.stamp: tests/pve/requirements.txt
 $(LINT)/lint.stamp: requirements/lint.txt
 	$(PYTHON) -m venv --clear $(LINT)
 	$(LINT)/bin/python $(LOCKED) -r $<
-	touch $@
-
-$(MUTANTS)/mutants.stamp: requirements/agentd.txt requirements/test.txt requirements/mutants.txt
-	$(PYTHON) -m venv --clear $(MUTANTS)
-	$(MUTANTS)/bin/python $(LOCKED) $(addprefix -r ,$^)
 	touch $@
 
 $(LOCK)/lock.stamp:

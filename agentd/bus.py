@@ -229,7 +229,10 @@ class Bus:
                     **options,
                 )
         except TimeoutError as error:
-            message = f"no NATS at {servers} ({self.problem}): start it, or name it under [bus] servers"
+            hint = "start it, or name it under [bus] servers"
+            if "certificate" in self.problem.lower():
+                hint = "see tls_ca_file and tls_cert_file under [bus]"
+            message = f"no NATS at {servers} ({self.problem}): {hint}"
             raise BusUnavailable(message) from error
         except (nats.errors.Error, OSError) as error:
             message = f"NATS at {servers}: {error}"

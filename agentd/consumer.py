@@ -193,7 +193,8 @@ class Consumer:
             self._ask()
             return
         if status in {"409", "503"}:
-            text = headers.get("Description", "nobody answers: run `agentd provision`")
+            # A 503 has no description; nats-py takes the next header for one.
+            text = headers.get("Description", "") if status == "409" else "it is not there: run `agentd provision`"
             self.problem = f"consumer {self.durable}: {text}"
             self._asked = 0  # the next tick asks again: at once would be a storm
 

@@ -69,8 +69,11 @@ DELIVERIES = 10
 The first design said 3.  A worker that is killed in the middle of each of five steps, and a NATS server that
 is killed twice, use that up while nothing is wrong with the task; a drain hands it back once more.
 """
-CALL_WAIT = 5.0
-"""Seconds after which a call that still runs is answered with `running`; the caller asks again with its key."""
+CALL_WAIT = 2.0
+"""Seconds after which a call that still runs is answered with `running`; the caller asks again with its key.
+
+Whoever has heard nothing for twice as long takes the other side for dead, and asks again: another may answer.
+"""
 INLINE = 16 * 1024
 """Bytes of a result above which it goes to the bucket `results` and is carried by reference."""
 CALL_DEADLINE = 900.0
@@ -181,7 +184,7 @@ async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and 
     call = msgspec.structs.replace(call, deadline=_after(seconds))
     while True:
         try:
-            reply = await bus.request(subjects.tool_call(service, tool), call, ToolReply, wait=CALL_WAIT * 3)
+            reply = await bus.request(subjects.tool_call(service, tool), call, ToolReply, wait=CALL_WAIT * 2)
         except BusUnavailable:
             if time.monotonic() + 1 > until:
                 raise

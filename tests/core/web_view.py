@@ -43,6 +43,8 @@ WORKFLOW_STATES = [
     "compensating",
     "compensated",
     "compensation_failed",
+    "rejected",
+    "expired",
 ]
 TASK_STATES = [
     "waiting",
