@@ -60,7 +60,7 @@ def nats_server(directory: Path, port: int = -1) -> Iterator[str]:
     config.write_text(NATS_CONFIG.format(port=port, data=directory / "jetstream"))
     log = directory / "nats.log"
     with log.open("ab") as output:
-        command = [binary, "-c", config, "--ports_file_dir", directory]
+        command = [str(each) for each in (binary, "-c", config, "--ports_file_dir", directory)]
         process = subprocess.Popen(  # noqa: S603
             command,
             stdout=output,
@@ -107,7 +107,8 @@ def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, floa
         message = f"no simulated Proxmox in {checkout}: run `make demo` in a checkout of agentd, it sets it up"
         raise UsageError(message)
     directory.mkdir(parents=True, exist_ok=True)
-    command = [python, launcher, "--dir", directory, "--cluster", "demo", "--durations", json.dumps(durations)]
+    command = [str(each) for each in (python, launcher, "--dir", directory, "--cluster", "demo")]
+    command += ["--durations", json.dumps(durations)]
     with (directory / "simulator.log").open("ab") as errors:
         process = subprocess.Popen(  # noqa: S603
             command,

@@ -48,7 +48,7 @@ class Outcome(StrEnum):
 
 
 class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a task failed: `code` for programs (errors.py), `message` for people, `retry` whether another try may help."""
+    """Why a task failed: `code` for programs (errors.py), `message` for people, `retry` if another try may help."""
 
     code: str
     message: str

@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,7 +28,7 @@ from agentd.crash import crash_point
 from agentd.effects import entomb
 from agentd.errors import BusUnavailable, StaleWrite, TemporaryError
 from agentd.messages import CriticalError, TimerDue, now
-from agentd.workflows import VERSION
+from agentd.workflows import VERSION, Effect, Workflow
 from agentd_orchestrator import workflow as wf
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ KEPT = 30 * 86_400.0
 """Seconds that a workflow that is over, and the answer to it, stay: within them the same id is the same workflow."""
 CACHE = 10_000
 """Open workflows whose state is kept in memory; one that is not is read again."""
+REFRESHED = 500
+"""States that are compared with the leader's at a time."""
 BROKEN_AFTER = 3
 """Deliveries after which an input that `decide` cannot take ends its workflow, so that a person looks."""
 NEWER_DELAY = 10.0
@@ -48,7 +51,7 @@ NEWER_DELAY = 10.0
 @dataclass
 class _Given:
     value: wf.Input
-    done: asyncio.Future[wf.Workflow | None]
+    done: asyncio.Future[Workflow | None]
     delivered: int
     new: bool
     """Nothing is known of this workflow yet, as far as we can tell without reading."""
@@ -70,20 +73,20 @@ class Engine:
         self._metrics = metrics
         self._log = log
         self._queues: dict[str, _Queue] = {}
-        self._states: OrderedDict[str, tuple[int, wf.Workflow]] = OrderedDict()
+        self._states: OrderedDict[str, tuple[int, Workflow]] = OrderedDict()
 
     @property
     def open(self) -> int:
         """Return how many open workflows this process knows of."""
         return len(self._states)
 
-    async def feed(self, workflow_id: str, given: wf.Input, *, delivered: int = 1) -> wf.Workflow | None:
+    async def feed(self, workflow_id: str, given: wf.Input, *, delivered: int = 1) -> Workflow | None:
         """Decide over `given`; return the workflow's state once it is committed and its outbox sent.
 
         Raises BusUnavailable or TemporaryError when the input has to come again.
         """
         queue = self._queues.setdefault(workflow_id, _Queue())
-        done: asyncio.Future[wf.Workflow | None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Workflow | None] = asyncio.get_running_loop().create_future()
         queue.waiting.append(_Given(given, done, delivered, new=isinstance(given, wf.Begin) and delivered == 1))
         if queue.task is None:
             queue.task = asyncio.create_task(self._work(workflow_id, queue))
@@ -106,11 +109,15 @@ class Engine:
                         each.done.set_result(state)
         del self._queues[workflow_id]
 
-    async def _transition(self, workflow_id: str, batch: list[_Given]) -> wf.Workflow | None:
+    async def _transition(self, workflow_id: str, batch: list[_Given]) -> Workflow | None:
         while True:
+            remembered = workflow_id in self._states
             seq, state = await self._load(workflow_id, batch)
             crash_point("before-commit")
             changed = self._fold(workflow_id, state, batch)
+            if changed is None and remembered:
+                self._states.pop(workflow_id, None)  # another orchestrator may have gone on: ask before it is dropped
+                continue
             if changed is None:
                 return state
             try:
@@ -127,7 +134,7 @@ class Engine:
             crash_point("before-input-ack")
             return changed
 
-    def _fold(self, workflow_id: str, state: wf.Workflow | None, batch: list[_Given]) -> wf.Workflow | None:
+    def _fold(self, workflow_id: str, state: Workflow | None, batch: list[_Given]) -> Workflow | None:
         """Fold the inputs into one state, None for no change; one that cannot be decided is told, the others go on."""
         at = self._bus.server_time()
         start = current = wf.cleared(state)
@@ -136,7 +143,7 @@ class Engine:
                 continue
             try:
                 current = wf.decide(current, each.value, at)
-            except Exception as error:  # a bug in decide: this input alone is blamed
+            except Exception as error:  # noqa: BLE001 - a bug in decide: this input alone is blamed
                 self._log.exception("cannot decide", workflow=workflow_id, given=type(each.value).__name__)
                 self._metrics.decide_errors.inc()
                 if each.delivered < BROKEN_AFTER:
@@ -153,7 +160,7 @@ class Engine:
 
     # -- reading and writing ------------------------------------------------------------------------------------------
 
-    async def _load(self, workflow_id: str, batch: list[_Given]) -> tuple[int, wf.Workflow | None]:
+    async def _load(self, workflow_id: str, batch: list[_Given]) -> tuple[int, Workflow | None]:
         """Return the last event's sequence and state; what we did not commit ourselves is emitted again."""
         if workflow_id in self._states:
             return self._states[workflow_id]
@@ -167,13 +174,13 @@ class Engine:
         if version > VERSION:
             message = f"{workflow_id}: written by a newer orchestrator (state version {version})"
             raise TemporaryError(message, delay=NEWER_DELAY)
-        state = stored.decode(wf.Workflow)
+        state = stored.decode(Workflow)
         await self._emit(state)
         if not state.over:
             self._remember(state, stored.seq)
         return stored.seq, state
 
-    def _remember(self, state: wf.Workflow, seq: int) -> None:
+    def _remember(self, state: Workflow, seq: int) -> None:
         if state.over:
             self._states.pop(state.workflow_id, None)
             return
@@ -182,7 +189,23 @@ class Engine:
         if len(self._states) > CACHE:
             self._states.popitem(last=False)
 
-    async def _commit(self, state: wf.Workflow, expect: int) -> int:
+    async def refresh(self) -> None:
+        """Forget what another orchestrator has carried on or ended; asked while too many seem to be open."""
+        oldest = [(each, seq) for each, (seq, _) in islice(self._states.items(), REFRESHED)]
+        try:
+            found = await asyncio.gather(
+                *(self._bus.last(subjects.WORKFLOWS, subjects.event(each)) for each, _ in oldest)
+            )
+        except BusUnavailable:
+            return
+        for (workflow_id, seq), stored in zip(oldest, found, strict=True):
+            if workflow_id in self._queues or self._states.get(workflow_id, (0, None))[0] != seq:
+                continue
+            self._states.move_to_end(workflow_id)
+            if stored is None or stored.seq != seq:
+                del self._states[workflow_id]
+
+    async def _commit(self, state: Workflow, expect: int) -> int:
         subject = subjects.event(state.workflow_id)
         if state.over:
             seq = await self._bus.store(subject, state, expect=expect, ttl=KEPT, headers={ROLLUP: "sub"})
@@ -192,14 +215,14 @@ class Engine:
             return seq
         return await self._bus.store(subject, state, expect=expect)
 
-    async def _emit(self, state: wf.Workflow) -> None:
+    async def _emit(self, state: Workflow) -> None:
         """Send the outbox; what lies there already was sent before."""
         results = await asyncio.gather(*(self._send(state, each) for each in state.outbox), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _send(self, state: wf.Workflow, effect: wf.Effect) -> None:
+    async def _send(self, state: Workflow, effect: Effect) -> None:
         try:
             match effect.kind:
                 case "assign":
@@ -217,7 +240,7 @@ class Engine:
             self._log.debug("sent before", workflow=state.workflow_id, kind=effect.kind, task=effect.task)
         crash_point("in-outbox")
 
-    async def _assign(self, state: wf.Workflow, effect: wf.Effect) -> None:
+    async def _assign(self, state: Workflow, effect: Effect) -> None:
         message = wf.assignment(state, effect.task, effect.attempt)
         if message is None:  # an older event's outbox, sent again: the state has gone on
             return
@@ -225,7 +248,7 @@ class Engine:
         left = (message.deadline - self._bus.server_time()).total_seconds()
         await self._bus.store(subject, message, expect=0, ttl=max(left, 0.0) + 3600.0)
 
-    async def _arm(self, workflow_id: str, effect: wf.Effect) -> None:
+    async def _arm(self, workflow_id: str, effect: Effect) -> None:
         """Let JetStream send a message when it is time: `@at` is the server's clock."""
         attempt = f"r{effect.attempt}" if effect.kind == "retry" else str(effect.attempt)
         at = effect.at or datetime.fromtimestamp(time.time(), UTC)

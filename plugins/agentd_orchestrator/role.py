@@ -24,6 +24,7 @@ from agentd.messages import (
     request_digest,
 )
 from agentd.role import Settings
+from agentd.workflows import Status, TaskSpec, Workflow
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.engine import KEPT, Engine
 
@@ -88,6 +89,8 @@ class Orchestrator:
                 context.health.down(problem)
             else:
                 context.health.up()
+            if self._engine.open >= max_open:
+                await self._engine.refresh()
             full = self._engine.open >= max_open
             if self._requests.paused and not full:
                 self._requests.paused = False
@@ -130,25 +133,32 @@ class Orchestrator:
         waited = (context.bus.server_time() - job.stored).total_seconds()
         if waited > request.start_by:
             text = f"waited {waited:.0f} s to be started; it was to start within {request.start_by:.0f} s"
-            return wf.Begin(request, [], principal, tier, refused=text, status=wf.Status.EXPIRED)
+            return wf.Begin(request, [], principal, tier, refused=text, status=Status.EXPIRED)
         try:
-            definition = context.workflows.get(request.workflow_type)
-            if definition is None:
-                text = f"workflow_type: unknown {request.workflow_type!r}; there are {', '.join(sorted(context.workflows))}"
-                raise Rejected(text)
-            plan = definition.plan(_parameters(request, definition.parameters))
-            wf.check_plan(plan)
-            if request.timeout is not None and request.timeout <= 0:
-                text = f"timeout: {request.timeout:g} s is over already"
-                raise Rejected(text)
-            for each in plan:
-                if each.tier is not Tier.READ:
-                    context.policy.allow(each.tool, each.tier, tier, principal=principal, plain=plain)
+            plan = self._tasks(request, principal, tier, plain=plain)
         except (Rejected, Denied, InvalidMessage) as error:
             return wf.Begin(request, [], principal, tier, refused=str(error))
         return wf.Begin(request, plan, principal, tier)
 
-    async def _conflict(self, begin: wf.Begin, state: wf.Workflow) -> None:
+    def _tasks(self, request: WorkflowRequest, principal: str, tier: Tier, *, plain: bool) -> list[TaskSpec]:
+        """Return the checked plan; raises Rejected, Denied, InvalidMessage."""
+        context = self._context
+        definition = context.workflows.get(request.workflow_type)
+        if definition is None:
+            known = ", ".join(sorted(context.workflows))
+            message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
+            raise Rejected(message)
+        if request.timeout is not None and request.timeout <= 0:
+            message = f"timeout: {request.timeout:g} s is over already"
+            raise Rejected(message)
+        plan = definition.plan(_parameters(request, definition.parameters))
+        wf.check_plan(plan)
+        for each in plan:
+            if each.tier is not Tier.READ:
+                context.policy.allow(each.tool, each.tier, tier, principal=principal, plain=plain)
+        return plan
+
+    async def _conflict(self, begin: wf.Begin, state: Workflow) -> None:
         """Tell that this id is another workflow's; the answer of that one stays its own."""
         wanted = request_digest(begin.request)
         text = (
@@ -183,10 +193,7 @@ class Orchestrator:
     async def _on_signal(self, job: Job) -> None:
         _, _, _, principal, workflow = job.subject.split(".")
         try:
-            signal = job.decode(WorkflowSignal)
-            if signal.action != "cancel":
-                message = f"action: unknown {signal.action!r}; there is cancel"
-                raise InvalidMessage(message)
+            signal = _signal(job)
             subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
@@ -202,6 +209,15 @@ class Orchestrator:
             message = f"{workflow}.{due.task}: a completion is waiting to be handled"
             raise TemporaryError(message, delay=0.5)
         await self._engine.feed(workflow, wf.Due(due.kind, due.task, due.attempt), delivered=job.delivered)
+
+
+def _signal(job: Job) -> WorkflowSignal:
+    """Return the signal; raises InvalidMessage for one that does not exist."""
+    signal = job.decode(WorkflowSignal)
+    if signal.action != "cancel":
+        message = f"action: unknown {signal.action!r}; there is cancel"
+        raise InvalidMessage(message)
+    return signal
 
 
 def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> msgspec.Struct:

@@ -94,7 +94,9 @@ def cleared(state: Workflow | None) -> Workflow | None:
     return None if state is None else replace(state, outbox=[])
 
 
-def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | None:
+def decide(  # noqa: PLR0911 - one exit for each input
+    state: Workflow | None, given: Input, at: datetime
+) -> Workflow | None:
     """Return the state after `given`; the very same object when it changes nothing."""
     if state is None:
         return begin(given, at) if isinstance(given, Begin) else None
@@ -172,7 +174,7 @@ def _error_of(completion: TaskCompletion) -> TaskError:
 
 
 def _failed(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
-    """An attempt failed: go back, try again, or give up."""
+    """Go back, try again, or give up, after an attempt has failed."""
     task = replace(task, error=error)
     going_on = not state.failing and state.status is Status.RUNNING
     back_to = task.spec.redo.get(error.code)
@@ -214,7 +216,7 @@ def _in_order(state: Workflow) -> list[tuple[str, TaskState]]:
     return list(ordered.items())
 
 
-def _due(state: Workflow, given: Due, at: datetime) -> Workflow:
+def _due(state: Workflow, given: Due, at: datetime) -> Workflow:  # noqa: PLR0911 - stray timers leave early
     if given.kind == "timeout":
         if state.failing or state.status is Status.CANCELLING:
             return state

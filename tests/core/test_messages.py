@@ -1,0 +1,172 @@
+"""The messages on the wire: an old and a new daemon, and any other NATS client, understand each other."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples_settings
+from hypothesis import strategies as st
+
+from agentd import messages, workflows
+from agentd.errors import InvalidMessage
+from agentd.messages import MAX_MESSAGE, Tier, WorkflowRequest
+
+EXAMPLES = Path(__file__).parent / "examples"
+KINDS: dict[str, type[Any]] = {
+    name: each
+    for name, each in vars(messages).items()
+    if isinstance(each, type) and issubclass(each, msgspec.Struct) and each.__module__ == "agentd.messages"
+} | {"Workflow": workflows.Workflow}
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+st.register_type_strategy(Any, _JSON)  # type: ignore[arg-type]
+
+
+def _values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 - any type of a field
+    """Return values of a message's field, down to the messages within it."""
+    info = msgspec.inspect.type_info(kind)
+    return _of(info)
+
+
+def _struct(info: msgspec.inspect.StructType) -> st.SearchStrategy[Any]:
+    required = {each.name: _of(each.type) for each in info.fields if each.required}
+    optional = {each.name: _of(each.type) for each in info.fields if not each.required}
+    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: info.cls(**fields))
+
+
+def _of(info: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - one line a type
+    match info:
+        case msgspec.inspect.StructType():
+            return _struct(info)
+        case msgspec.inspect.EnumType():
+            return st.sampled_from(info.cls)
+        case msgspec.inspect.UnionType():
+            return st.one_of([_of(each) for each in info.types])
+        case msgspec.inspect.ListType():
+            return st.lists(_of(info.item_type), max_size=3)
+        case msgspec.inspect.DictType():
+            return st.dictionaries(st.text(max_size=8), _of(info.value_type), max_size=3)
+        case msgspec.inspect.DateTimeType():
+            return st.datetimes(timezones=st.just(UTC))
+        case _:
+            return _plain(info)
+
+
+def _plain(info: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401
+    found: st.SearchStrategy[Any] = {
+        msgspec.inspect.AnyType: _JSON,
+        msgspec.inspect.NoneType: st.none(),
+        msgspec.inspect.BoolType: st.booleans(),
+        msgspec.inspect.IntType: st.integers(-(2**53), 2**53),
+        msgspec.inspect.FloatType: st.floats(allow_nan=False, allow_infinity=False),
+        msgspec.inspect.StrType: st.text(max_size=20),
+    }[type(info)]
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+@examples_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_round_trip(name: str, data: st.DataObject) -> None:
+    """Whatever a message may hold, it is read as it was written."""
+    message = data.draw(_values(KINDS[name]))
+
+    assert messages.decode(messages.encode(message), KINDS[name]) == message
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_stored_example(name: str) -> None:
+    """A message that an earlier version wrote still decodes to the same: this file is the contract of the wire."""
+    raw = (EXAMPLES / f"{name}.json").read_bytes()
+    message = messages.decode(raw, KINDS[name])
+
+    assert {each.name for each in msgspec.structs.fields(KINDS[name])} == set(json.loads(raw)), "every field is shown"
+    assert json.loads(messages.encode(message)) == _without_defaults(json.loads(raw), KINDS[name])
+
+
+def _without_defaults(raw: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Return `raw` without what is the default: such fields are not written."""
+    again: dict[str, Any] = json.loads(messages.encode(messages.convert(raw, kind)))
+    kept = set(again)
+    defaults = {each.name: each.default for each in msgspec.structs.fields(kind) if not each.required}
+    for key in set(raw) - kept:
+        assert raw[key] == defaults[key], f"{key} was lost"
+    return {key: again[key] if isinstance(raw[key], (dict, list)) else raw[key] for key in raw if key in kept}
+
+
+def test_every_example_is_a_message() -> None:
+    """No example stays behind for a message that is gone."""
+    assert {each.stem for each in EXAMPLES.glob("*.json")} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_unknown_fields_are_ignored(name: str) -> None:
+    """A field that a newer version has added does not disturb."""
+    raw = json.loads((EXAMPLES / f"{name}.json").read_bytes())
+
+    newer = messages.decode(json.dumps(raw | {"added_in_2031": {"a": [1]}}).encode(), KINDS[name])
+
+    assert newer == messages.decode(json.dumps(raw).encode(), KINDS[name])
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_missing_field_is_named(name: str) -> None:
+    """A message without a field that must be there is refused, naming type and field."""
+    raw = json.loads((EXAMPLES / f"{name}.json").read_bytes())
+    for each in msgspec.structs.fields(KINDS[name]):
+        if each.required:
+            without = {key: value for key, value in raw.items() if key != each.name}
+            with pytest.raises(InvalidMessage, match=rf"(?s){name}.*{each.name}"):
+                messages.decode(json.dumps(without).encode(), KINDS[name])
+
+
+def test_a_wrong_type_is_named() -> None:
+    """A field of the wrong type is refused, naming type, field and what was expected."""
+    with pytest.raises(InvalidMessage, match=r"WorkflowRequest.*priority.*int.*str|WorkflowRequest.*int.*str.*priority"):
+        messages.decode(b'{"workflow_type": "x", "priority": "high"}', WorkflowRequest)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"nonsense", b"\xff\xfe", b"[]", b"null"])
+def test_no_json(raw: bytes) -> None:
+    """What is no JSON object is refused like any other message, naming the type."""
+    with pytest.raises(InvalidMessage, match="WorkflowRequest"):
+        messages.decode(raw, WorkflowRequest)
+
+
+def test_size_limit() -> None:
+    """A message above the limit is refused before it is read; one below is not."""
+    filler = b'{"workflow_type": "%s"}'
+    with pytest.raises(InvalidMessage, match=f"at most {MAX_MESSAGE}"):
+        messages.decode(filler % (b"x" * MAX_MESSAGE), WorkflowRequest)
+
+    assert messages.decode(filler % (b"x" * (MAX_MESSAGE - 100)), WorkflowRequest)
+
+
+def test_times_have_a_zone() -> None:
+    """Times are written in UTC with a zone, so that no reader has to guess."""
+    assert messages.encode(messages.Heartbeat("a", messages.now())).split(b'"')[7].endswith(b"Z")
+
+
+def test_digest_does_not_depend_on_order() -> None:
+    """The digest of a value is of its content, not of the order of its keys."""
+    assert messages.digest({"a": 1, "b": [1, 2]}) == messages.digest({"b": [1, 2], "a": 1})
+    assert messages.digest({"a": [1, 2]}) != messages.digest({"a": [2, 1]})
+    assert len(messages.digest(None)) == 64
+
+
+def test_tiers_rise() -> None:
+    """Who may do harm of one tier may do what is less."""
+    assert [each.rank for each in (Tier.READ, Tier.OPERATE, Tier.DESTROY, Tier.EXEC)] == [0, 1, 2, 3]
+    assert Tier.OPERATE.covers(Tier.READ)
+    assert Tier.OPERATE.covers(Tier.OPERATE)
+    assert not Tier.OPERATE.covers(Tier.DESTROY)
