@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentd import network, subjects
+from agentd.calls import call_tool
 from agentd.errors import BusUnavailable, TemporaryError, UsageError
 from agentd.messages import (
     ControlReply,
@@ -24,7 +25,6 @@ from agentd.messages import (
     WorkflowSignal,
     request_digest,
 )
-from agentd.worker import call_tool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

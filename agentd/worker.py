@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import secrets
 import time
-from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from agentd import effects, subjects
+from agentd.calls import CALL_WAIT, Performance
 from agentd.consumer import PROGRESS, Consumer, Job
 from agentd.crash import crash_point
 from agentd.errors import (
@@ -28,10 +28,7 @@ from agentd.errors import (
     GuestLocked,
     InvalidMessage,
     NoQuorum,
-    PermanentError,
     TemporaryError,
-    UnknownOutcome,
-    from_code,
 )
 from agentd.messages import (
     EffectRecord,
@@ -47,12 +44,10 @@ from agentd.messages import (
     now,
     plain,
 )
-from agentd.tools import Found, Repeat, Tool
 from agentd.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-    from datetime import datetime
+    from collections.abc import Callable
 
     from agentd.bus import Bus, Received, Subscription
     from agentd.journal import Journal
@@ -60,6 +55,7 @@ if TYPE_CHECKING:
     from agentd.logs import Logger
     from agentd.metrics import Metrics
     from agentd.policy import Policy
+    from agentd.tools import Tool
 
 R = TypeVar("R")
 
@@ -69,139 +65,12 @@ DELIVERIES = 10
 The first design said 3.  A worker that is killed in the middle of each of five steps, and a NATS server that
 is killed twice, use that up while nothing is wrong with the task; a drain hands it back once more.
 """
-CALL_WAIT = 2.0
-"""Seconds after which a call that still runs is answered with `running`; the caller asks again with its key.
-
-Whoever has heard nothing for twice as long takes the other side for dead, and asks again: another may answer.
-"""
 INLINE = 16 * 1024
 """Bytes of a result above which it goes to the bucket `results` and is carried by reference."""
+LONGEST_PAUSE = 15.0
+"""Longest pause in seconds before a tool is tried again within its attempt."""
 CALL_DEADLINE = 900.0
 """Seconds for a call that names no deadline."""
-
-
-@dataclass
-class Performance:
-    """One run of a tool: what the tool sees as its Call (tools.py says what each member means)."""
-
-    worker: Worker
-    tool: Tool
-    key: str
-    principal: str
-    tier: Tier
-    attempt: int
-    until: float
-    claim: effects.Claim | None = None
-    warnings: list[str] = field(default_factory=list)
-    now_doing: str = ""
-    on_progress: Callable[[str], None] | None = None
-
-    def left(self) -> float:
-        """Return the seconds until the deadline."""
-        return self.until - time.monotonic()
-
-    def warn(self, text: str) -> None:
-        """Add a warning to the result, once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
-
-    def progress(self, text: str) -> None:
-        """Tell whoever waits what is being done now."""
-        self.now_doing = text
-        if self.on_progress is not None:
-            self.on_progress(text)
-
-    async def once(
-        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
-    ) -> Found:
-        """Have an effect once: steps 2 and 3 of effects.py."""
-        claim = self.claim
-        if claim is None:
-            message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
-            raise PermanentError(message)
-        if claim.record.upid:
-            return Found(claim.record.upid)
-        found = await look()
-        if found is not None:
-            if found.adopted:
-                self.worker.metrics.effects_adopted.labels(self.tool.name).inc()
-            await claim.settle(upid=found.upid)
-            return found
-        self._may_act(claim)
-        if not claim.fresh or self.tool.repeat is Repeat.UNSAFE:
-            await claim.write(acting=True)
-        try:
-            upid = await act() or ""
-        except UnknownOutcome:
-            claim.doubtful_since = time.monotonic()
-            raise
-        crash_point("after-post")
-        if upid:
-            await claim.settle(upid=upid)
-            crash_point("after-upid")
-        return Found(upid, adopted=False)
-
-    def _may_act(self, claim: effects.Claim) -> None:
-        """Raise if acting now could double what an unanswered act has begun."""
-        if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
-            message = f"{self.tool.name} was begun and nobody knows how it ended: look, then ask again with a new key"
-            raise PermanentError(message)
-        unsettled = effects.UNSETTLED - (time.monotonic() - claim.doubtful_since)
-        if unsettled > 0:
-            message = "the last write was not answered; Proxmox may still be starting it"
-            raise UnknownOutcome(message, delay=min(unsettled, 2.0))
-
-    async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
-        """Call another agent's tool; a repeated step is the same call."""
-        call = ToolCall(
-            parameters=parameters,
-            key=f"{self.key}.{step}" if self.key else "",
-            principal=self.principal,
-            tier=self.tier,
-            attempt=self.attempt,
-            deadline=None,
-        )
-        reply = await call_tool(self.worker.bus, service, tool, call, seconds=self.left(), progress=self.progress)
-        for warning in reply.warnings:
-            self.warn(warning)
-        return msgspec.convert(reply.result, result)
-
-
-async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and who is told
-    bus: Bus,
-    service: str,
-    tool: str,
-    call: ToolCall,
-    *,
-    seconds: float,
-    progress: Callable[[str], None] = lambda _text: None,
-) -> ToolReply:
-    """Call `tool` of `service` and wait for its end; raises the error that the other side reported.
-
-    While NATS or the other agent is away it asks again, with the same key, until `seconds` are over.
-    """
-    until = time.monotonic() + seconds
-    call = msgspec.structs.replace(call, deadline=_after(seconds))
-    while True:
-        try:
-            reply = await bus.request(subjects.tool_call(service, tool), call, ToolReply, wait=CALL_WAIT * 2)
-        except BusUnavailable:
-            if time.monotonic() + 1 > until:
-                raise
-            await asyncio.sleep(min(1.0, max(0.05, until - time.monotonic())))
-            continue
-        if reply.status != "running":
-            break
-        progress(reply.progress)
-        await asyncio.sleep(0.1)  # another process may hold it: then `running` comes at once
-        if time.monotonic() > until:
-            message = (
-                f"{tool} still runs ({reply.progress or 'no progress known'}); call it again with the key {call.key}"
-            )
-            raise TemporaryError(message)
-    if reply.error is not None:
-        raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry)
-    return reply
 
 
 class Worker:
@@ -281,7 +150,7 @@ class Worker:
         try:
             task = job.decode(TaskAssignment)
         except InvalidMessage as error:
-            self.log.error("an assignment cannot be understood", subject=job.subject, reason=str(error))
+            self.log.exception("an assignment cannot be understood", subject=job.subject, reason=str(error))
             _, _, _, _, workflow, name, attempt = job.subject.split(".")
             broken = TaskError(code=error.code, message=str(error))
             reply = ToolReply(status=Outcome.FAILED, error=broken)
@@ -307,7 +176,8 @@ class Worker:
             text = f"{self.agent_id} has no tool {task.task_type!r}; it has {', '.join(sorted(self.tools))}"
             return ToolReply(status=Outcome.FAILED, error=TaskError(code="unknown_tool", message=text))
         performance = Performance(
-            worker=self,
+            bus=self.bus,
+            metrics=self.metrics,
             tool=tool,
             key=subjects.effect_key(task.workflow_id, name),
             principal=task.principal,
@@ -379,7 +249,8 @@ class Worker:
         if call.deadline is not None:
             seconds = (call.deadline - self.bus.server_time()).total_seconds()
         performance = Performance(
-            worker=self,
+            bus=self.bus,
+            metrics=self.metrics,
             tool=tool,
             key=call.key,
             principal=call.principal,
@@ -398,7 +269,8 @@ class Worker:
     ) -> ToolReply:
         """Run one of this agent's tools for a principal that asked this very process (MCP)."""
         performance = Performance(
-            worker=self,
+            bus=self.bus,
+            metrics=self.metrics,
             tool=tool,
             key=f"mcp-{secrets.token_hex(8)}.{tool.name}",
             principal=principal,
@@ -454,8 +326,8 @@ class Worker:
         if isinstance(claim, EffectRecord):
             return _recorded(claim)
         performance.claim = claim
-        line = {"principal": performance.principal, "tool": tool.name, "tier": tool.tier, "key": key}
-        await self.ledger.write(**line, phase="before", arguments=parameters)
+        line = partial(self.ledger.write, principal=performance.principal, tool=tool.name, tier=tool.tier, key=key)
+        await line(phase="before", arguments=parameters)
         async with _renewing(claim):
             reply = await self._attempt(performance, parsed)
         phase = effects.FAILED if reply.error is not None else effects.DONE
@@ -465,7 +337,7 @@ class Worker:
             error=reply.error,
             warnings=reply.warnings,
         )
-        await self.ledger.write(**line, phase="after", outcome=reply.status, upid=claim.record.upid)
+        await line(phase="after", outcome=reply.status, upid=claim.record.upid)
         crash_point("after-done")
         return reply
 
@@ -473,32 +345,42 @@ class Worker:
         """Run the tool; what may pass is tried again until the deadline."""
         tries = 0
         while True:
-            tries += 1
             try:
-                async with asyncio.timeout(max(0.0, performance.left())):
-                    result = await performance.tool.run(performance, parsed)
-            except TimeoutError:
-                text = f"{performance.tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
-                return _failed(performance, TaskError(code="deadline", message=text, retry=True))
-            except (BusUnavailable, Fenced):
-                raise
+                return await self._try(performance, parsed)
             except TemporaryError as error:
-                pause = min(error.delay * 2 ** min(tries - 1, 5), 15.0)
+                pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
                 if performance.left() < pause:
                     return _failed(performance, _task_error(error))
-                self.metrics.task_retries.labels(performance.tool.name).inc()
-                performance.progress(f"waiting: {error}")
-                if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
-                    await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing
-                await asyncio.sleep(pause)
-            except AgentdError as error:
-                return _failed(performance, _task_error(error))
-            except Exception as error:
-                self.log.exception("a tool has a bug", tool=performance.tool.name, key=performance.key)
-                return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
-            else:
-                status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
-                return ToolReply(status=status, result=plain(result), warnings=performance.warnings)
+                if isinstance(error, BusUnavailable):
+                    raise  # whoever has the assignment or the call comes again
+                await self._wait(performance, error, pause)
+            tries += 1
+
+    async def _wait(self, performance: Performance, error: TemporaryError, pause: float) -> None:
+        self.metrics.task_retries.labels(performance.tool.name).inc()
+        performance.progress(f"waiting: {error}")
+        if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
+            await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing
+        await asyncio.sleep(pause)
+
+    async def _try(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool once; raises TemporaryError and Fenced alone."""
+        tool = performance.tool
+        try:
+            async with asyncio.timeout(max(0.0, performance.left())):
+                result = await tool.run(performance, parsed)
+        except TimeoutError:
+            text = f"{tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
+            return _failed(performance, TaskError(code="deadline", message=text, retry=True))
+        except (TemporaryError, Fenced):
+            raise
+        except AgentdError as error:
+            return _failed(performance, _task_error(error))
+        except Exception as error:
+            self.log.exception("a tool has a bug", tool=tool.name, key=performance.key)
+            return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
+        status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
+        return ToolReply(status=status, result=plain(result), warnings=performance.warnings)
 
 
 @contextlib.asynccontextmanager
@@ -553,7 +435,3 @@ def _failed(performance: Performance, error: TaskError) -> ToolReply:
 def _task_error(error: AgentdError) -> TaskError:
     retry = isinstance(error, TemporaryError) and not isinstance(error, Denied)
     return TaskError(code=error.code, message=str(error), retry=retry, log=list(getattr(error, "log", ())))
-
-
-def _after(seconds: float) -> datetime:
-    return now() + timedelta(seconds=seconds)

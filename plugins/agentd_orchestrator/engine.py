@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -32,6 +32,8 @@ from agentd.workflows import VERSION, Effect, Workflow
 from agentd_orchestrator import workflow as wf
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from agentd.bus import Bus
     from agentd.logs import Logger
     from agentd.metrics import Metrics
@@ -48,19 +50,13 @@ NEWER_DELAY = 10.0
 """Seconds before a state of a newer version is offered to another orchestrator."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Given:
     value: wf.Input
     done: asyncio.Future[Workflow | None]
     delivered: int
     new: bool
     """Nothing is known of this workflow yet, as far as we can tell without reading."""
-
-
-@dataclass
-class _Queue:
-    waiting: list[_Given] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
 
 
 class Engine:
@@ -72,7 +68,7 @@ class Engine:
         self._agent = agent_id
         self._metrics = metrics
         self._log = log
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, list[_Given]] = {}
         self._states: OrderedDict[str, tuple[int, Workflow]] = OrderedDict()
 
     @property
@@ -85,29 +81,36 @@ class Engine:
 
         Raises BusUnavailable or TemporaryError when the input has to come again.
         """
-        queue = self._queues.setdefault(workflow_id, _Queue())
         done: asyncio.Future[Workflow | None] = asyncio.get_running_loop().create_future()
-        queue.waiting.append(_Given(given, done, delivered, new=isinstance(given, wf.Begin) and delivered == 1))
-        if queue.task is None:
-            queue.task = asyncio.create_task(self._work(workflow_id, queue))
+        mine = _Given(given, done, delivered, new=isinstance(given, wf.Begin) and delivered == 1)
+        waiting = self._queues.get(workflow_id)
+        if waiting is not None:  # somebody is at it and takes ours next
+            waiting.append(mine)
+        else:
+            await self._work(workflow_id, [mine])
         return await done
 
-    async def _work(self, workflow_id: str, queue: _Queue) -> None:
-        """Take all that waits for this workflow, again and again, until nothing does."""
-        while queue.waiting:
-            batch, queue.waiting = queue.waiting, []
-            try:
-                state = await self._transition(workflow_id, batch)
-            except Exception as error:  # noqa: BLE001 - every waiting input is told; none is lost
+    async def _work(self, workflow_id: str, batch: list[_Given]) -> None:
+        """Decide over `batch`, then over what has come meanwhile, again and again, until nothing has."""
+        waiting = self._queues[workflow_id] = []
+        try:
+            while batch:
+                try:
+                    state = await self._transition(workflow_id, batch)
+                except Exception as error:  # noqa: BLE001 - every waiting input is told; none is lost
+                    self._states.pop(workflow_id, None)
+                    _tell(batch, error)
+                else:
+                    for each in batch:
+                        if not each.done.done():
+                            each.done.set_result(state)
+                batch, waiting[:] = waiting[:], []
+        finally:
+            del self._queues[workflow_id]
+            left = [*batch, *waiting]
+            if left:  # whoever began was cancelled: the others come again
                 self._states.pop(workflow_id, None)
-                for each in batch:
-                    if not each.done.done():
-                        each.done.set_exception(error)
-            else:
-                for each in batch:
-                    if not each.done.done():
-                        each.done.set_result(state)
-        del self._queues[workflow_id]
+                _tell(left, TemporaryError("this orchestrator is stopping", delay=0.0))
 
     async def _transition(self, workflow_id: str, batch: list[_Given]) -> Workflow | None:
         while True:
@@ -217,47 +220,53 @@ class Engine:
 
     async def _emit(self, state: Workflow) -> None:
         """Send the outbox; what lies there already was sent before."""
-        results = await asyncio.gather(*(self._send(state, each) for each in state.outbox), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        failed: Exception | None = None
+        under_way = [(each, self._send(state, each)) for each in state.outbox]
+        for effect, sent in under_way:
+            try:
+                if sent is not None:
+                    await sent
+            except StaleWrite:
+                self._log.debug("sent before", workflow=state.workflow_id, kind=effect.kind, task=effect.task)
+            except Exception as error:  # noqa: BLE001 - the others are waited for, then it is raised
+                failed = failed or error
+            crash_point("in-outbox")
+        if failed is not None:
+            raise failed
 
-    async def _send(self, state: Workflow, effect: Effect) -> None:
-        try:
-            match effect.kind:
-                case "assign":
-                    await self._assign(state, effect)
-                case "respond":
-                    answer = wf.response(state, self._agent)
-                    await self._bus.store(subjects.response(state.workflow_id), answer, expect=0, ttl=KEPT)
-                case "entomb":
-                    service = wf.service_of(state.tasks[effect.task].spec.queue)
-                    key = subjects.effect_key(state.workflow_id, effect.task)
-                    await entomb(self._bus, service, key, self._agent, now())
-                case _:
-                    await self._arm(state.workflow_id, effect)
-        except StaleWrite:
-            self._log.debug("sent before", workflow=state.workflow_id, kind=effect.kind, task=effect.task)
-        crash_point("in-outbox")
+    def _send(self, state: Workflow, effect: Effect) -> Awaitable[object] | None:
+        """Send one effect now; return what tells that it is stored."""
+        match effect.kind:
+            case "assign":
+                return self._assign(state, effect)
+            case "respond":
+                answer = wf.response(state, self._agent)
+                return self._bus.storing(subjects.response(state.workflow_id), answer, expect=0, ttl=KEPT)
+            case "entomb":
+                service = wf.service_of(state.tasks[effect.task].spec.queue)
+                key = subjects.effect_key(state.workflow_id, effect.task)
+                return asyncio.ensure_future(entomb(self._bus, service, key, self._agent, now()))
+            case _:
+                return self._arm(state.workflow_id, effect)
 
-    async def _assign(self, state: Workflow, effect: Effect) -> None:
+    def _assign(self, state: Workflow, effect: Effect) -> Awaitable[object] | None:
         message = wf.assignment(state, effect.task, effect.attempt)
         if message is None:  # an older event's outbox, sent again: the state has gone on
-            return
+            return None
         subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)
         left = (message.deadline - self._bus.server_time()).total_seconds()
-        await self._bus.store(subject, message, expect=0, ttl=max(left, 0.0) + 3600.0)
+        return self._bus.storing(subject, message, expect=0, ttl=max(left, 0.0) + 3600.0)
 
-    async def _arm(self, workflow_id: str, effect: Effect) -> None:
+    def _arm(self, workflow_id: str, effect: Effect) -> Awaitable[object]:
         """Let JetStream send a message when it is time: `@at` is the server's clock."""
         attempt = f"r{effect.attempt}" if effect.kind == "retry" else str(effect.attempt)
         at = effect.at or datetime.fromtimestamp(time.time(), UTC)
         headers = {
-            SCHEDULE: f"@at {at.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%S.%fZ')}",
+            SCHEDULE: f"@at {at.astimezone(UTC).isoformat(timespec='microseconds').replace('+00:00', 'Z')}",
             SCHEDULE_TARGET: subjects.due(workflow_id, effect.task, attempt),
         }
         timer = TimerDue(effect.kind, effect.task, effect.attempt)
-        await self._bus.store(subjects.timer(workflow_id, effect.task, attempt), timer, expect=0, headers=headers)
+        return self._bus.storing(subjects.timer(workflow_id, effect.task, attempt), timer, expect=0, headers=headers)
 
     async def reported(self, workflow_id: str, task: str) -> bool:
         """Tell whether a completion of `task` is stored and not handled yet: then its deadline can wait."""
@@ -266,6 +275,12 @@ class Engine:
         except BusUnavailable:
             return True
         return found is not None
+
+
+def _tell(batch: list[_Given], error: Exception) -> None:
+    for each in batch:
+        if not each.done.done():
+            each.done.set_exception(error)
 
 
 class _Version(msgspec.Struct):

@@ -29,8 +29,6 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-st.register_type_strategy(Any, _JSON)  # type: ignore[arg-type]
-
 
 def _values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 - any type of a field
     """Return values of a message's field, down to the messages within it."""

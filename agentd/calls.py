@@ -1,0 +1,159 @@
+"""One run of a tool: what the tool sees of it, and how one agent calls another's tool.
+
+`Performance` is the Call of tools.py; its `once` holds steps 2 and 3 of effects.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from agentd import effects, subjects
+from agentd.crash import crash_point
+from agentd.errors import BusUnavailable, PermanentError, TemporaryError, UnknownOutcome, from_code
+from agentd.messages import Tier, ToolCall, ToolReply, now
+from agentd.tools import Found, Repeat, Tool
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd.bus import Bus
+    from agentd.metrics import Metrics
+
+R = TypeVar("R")
+
+CALL_WAIT = 2.0
+"""Seconds after which a call that still runs is answered with `running`; the caller asks again with its key.
+
+Whoever has heard nothing for twice as long takes the other side for dead, and asks again: another may answer.
+"""
+
+
+@dataclass
+class Performance:
+    """One run of a tool: what the tool sees as its Call (tools.py says what each member means)."""
+
+    bus: Bus
+    metrics: Metrics
+    tool: Tool
+    key: str
+    principal: str
+    tier: Tier
+    attempt: int
+    until: float
+    claim: effects.Claim | None = None
+    warnings: list[str] = field(default_factory=list)
+    now_doing: str = ""
+    on_progress: Callable[[str], None] | None = None
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self.until - time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the result, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def progress(self, text: str) -> None:
+        """Tell whoever waits what is being done now."""
+        self.now_doing = text
+        if self.on_progress is not None:
+            self.on_progress(text)
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Have an effect once: steps 2 and 3 of effects.py."""
+        claim = self.claim
+        if claim is None:
+            message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
+            raise PermanentError(message)
+        if claim.record.upid:
+            return Found(claim.record.upid)
+        found = await look()
+        if found is not None:
+            if found.adopted:
+                self.metrics.effects_adopted.labels(self.tool.name).inc()
+            await claim.settle(upid=found.upid)
+            return found
+        self._may_act(claim)
+        if not claim.fresh or self.tool.repeat is Repeat.UNSAFE:
+            await claim.write(acting=True)
+        try:
+            upid = await act() or ""
+        except UnknownOutcome:
+            claim.doubtful_since = time.monotonic()
+            raise
+        crash_point("after-post")
+        if upid:
+            await claim.settle(upid=upid)
+            crash_point("after-upid")
+        return Found(upid, adopted=False)
+
+    def _may_act(self, claim: effects.Claim) -> None:
+        """Raise if acting now could double what an unanswered act has begun."""
+        if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
+            message = f"{self.tool.name} was begun and nobody knows how it ended: look, then ask again with a new key"
+            raise PermanentError(message)
+        unsettled = effects.UNSETTLED - (time.monotonic() - claim.doubtful_since)
+        if unsettled > 0:
+            message = "the last write was not answered; Proxmox may still be starting it"
+            raise UnknownOutcome(message, delay=min(unsettled, 2.0))
+
+    async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
+        """Call another agent's tool; a repeated step is the same call."""
+        call = ToolCall(
+            parameters=parameters,
+            key=f"{self.key}.{step}" if self.key else "",
+            principal=self.principal,
+            tier=self.tier,
+            attempt=self.attempt,
+            deadline=None,
+        )
+        reply = await call_tool(self.bus, service, tool, call, seconds=self.left(), progress=self.progress)
+        for warning in reply.warnings:
+            self.warn(warning)
+        return msgspec.convert(reply.result, result)
+
+
+async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and who is told
+    bus: Bus,
+    service: str,
+    tool: str,
+    call: ToolCall,
+    *,
+    seconds: float,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> ToolReply:
+    """Call `tool` of `service` and wait for its end; raises the error that the other side reported.
+
+    While NATS or the other agent is away it asks again, with the same key, until `seconds` are over.
+    """
+    until = time.monotonic() + seconds
+    call = msgspec.structs.replace(call, deadline=now() + timedelta(seconds=seconds))
+    while True:
+        try:
+            reply = await bus.request(subjects.tool_call(service, tool), call, ToolReply, wait=CALL_WAIT * 2)
+        except BusUnavailable:
+            if time.monotonic() + 1 > until:
+                raise
+            await asyncio.sleep(min(1.0, max(0.05, until - time.monotonic())))
+            continue
+        if reply.status != "running":
+            break
+        progress(reply.progress)
+        await asyncio.sleep(0.1)  # another process may hold it: then `running` comes at once
+        if time.monotonic() > until:
+            message = (
+                f"{tool} still runs ({reply.progress or 'no progress known'}); call it again with the key {call.key}"
+            )
+            raise TemporaryError(message)
+    if reply.error is not None:
+        raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry)
+    return reply

@@ -1,0 +1,235 @@
+"""Plugins: who is loaded, who is blocked, and what becomes of one that is broken."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+import pytest
+
+from agentd import hookimpl, plugins
+from agentd.errors import ConfigError
+from agentd.messages import Tier
+from agentd.plugins import Plugins, wanted
+from agentd.role import Settings
+from agentd.tools import BrokenTool, Repeat, Tool
+from agentd.workflows import Definition
+from core.test_tools import Made, Make
+from harness import Net
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agentd.config import Config
+
+ROLES = {"orchestrator", "specialist", "monitor", "mcp-bridge"}
+HEAVY = ("mcp", "libcloud", "highspy", "aiohttp", "agentd_mcp", "agentd_proxmox", "agentd_orchestrator")
+
+
+@dataclass
+class Entry:
+    """An entry point whose plugin is made on loading."""
+
+    made: Callable[[], object]
+
+    def load(self) -> object:
+        """Import the plugin."""
+        return self.made()
+
+
+def _module(**hooks: Callable[..., object]) -> SimpleNamespace:
+    return SimpleNamespace(**{name: hookimpl(hook) for name, hook in hooks.items()})
+
+
+async def _run(_call: Any, _parameters: Any) -> Made:  # noqa: ANN401
+    return Made(1)
+
+
+def _tool(name: str, service: str) -> Tool:
+    return Tool(name, service, "Do it.", Tier.READ, Repeat.IDEMPOTENT, "c", Make, Made, _run)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Return a configuration without Proxmox."""
+    return Net(tmp_path, "nats://127.0.0.1:1").config()
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that replaces what is installed."""
+
+    def replace(**made: Callable[[], object]) -> None:
+        monkeypatch.setattr(plugins, "installed", lambda: {name: Entry(each) for name, each in made.items()})
+
+    return replace
+
+
+def test_bundled_plugins_bring_their_roles(config: Config) -> None:
+    """What agentd brings comes in by entry points, loads, and brings the four roles."""
+    found = Plugins(config, ROLES)
+
+    assert {each: found.role(each).name for each in ROLES} == {each: each for each in ROLES}
+    assert set(found.loaded()) == ROLES
+    assert "vm_deployment" in found.workflows()
+
+
+def test_blocked(config: Config, install: Callable[..., None]) -> None:
+    """A plugin that the instance does not need is never imported, and its status says so."""
+
+    def import_it() -> object:
+        raise AssertionError
+
+    install(wanted=_module, other=import_it)
+    found = Plugins(config, {"wanted"})
+
+    assert found.loaded() == ["wanted"]
+    assert (found.status["other"].status, found.status["other"].reason) == (
+        plugins.BLOCKED,
+        "this instance does not need it",
+    )
+
+
+@pytest.mark.parametrize("error", [ImportError("no module named libcloud"), SyntaxError("line 3"), SystemError()])
+def test_broken_on_import(config: Config, install: Callable[..., None], error: Exception) -> None:
+    """A plugin that cannot be imported has a status and a reason; the others are loaded."""
+
+    def fail() -> object:
+        raise error
+
+    install(bad=fail, good=_module)
+    found = Plugins(config, {"bad", "good"})
+
+    assert found.loaded() == ["good"]
+    assert found.status["bad"].status == plugins.BROKEN
+    assert found.status["bad"].reason == f"{type(error).__name__}: {error}"
+    with pytest.raises(ConfigError, match=f"'bad' brings no role: {type(error).__name__}"):
+        found.role("bad")
+
+
+def test_broken_tools(config: Config, install: Callable[..., None]) -> None:
+    """A plugin whose tools cannot be made is left out with its reason; the others' tools stay."""
+
+    def fail(toolbox: object) -> object:
+        raise KeyError(str(toolbox)[:0] + "url")
+
+    install(
+        bad=lambda: _module(agentd_tools=fail),
+        good=lambda: _module(agentd_tools=lambda toolbox: [_tool(f"look_{toolbox.node}", "good")]),
+    )
+    found = Plugins(config, {"bad", "good"})
+
+    assert set(found.tools("pve1", None)) == {"look_pve1"}
+    assert found.status["bad"].status == plugins.BROKEN
+    assert found.status["bad"].reason == "KeyError: 'url'"
+    assert found.loaded() == ["good"]
+
+
+def test_quarantined_tools(config: Config, install: Callable[..., None]) -> None:
+    """A tool that does not validate, and the second of one name, are kept apart with their reasons."""
+    install(
+        one=lambda: _module(agentd_tools=lambda: [_tool("look", "one"), BrokenTool("bad", "no docstring")]),
+        two=lambda: _module(agentd_tools=lambda: [_tool("look", "two"), _tool("other", "two")]),
+    )
+    found = Plugins(config, {"one", "two"})
+    tools = found.tools("pve1", None)
+
+    assert {name: each.service for name, each in tools.items()} == {"look": "one", "other": "two"}
+    assert found.status["one"].quarantined == [BrokenTool("bad", "no docstring")]
+    assert found.status["two"].quarantined == [BrokenTool("look", "one has a tool of that name already")]
+
+
+def test_workflows_of_one_name(config: Config, install: Callable[..., None]) -> None:
+    """Of two workflows of one name the first counts, and the second plugin's status says that it was left out."""
+
+    def definition() -> Definition:
+        return Definition("same", "It does it.", Make, lambda _: [])
+
+    install(
+        one=lambda: _module(agentd_workflows=lambda: [definition()]),
+        two=lambda: _module(agentd_workflows=lambda: [definition()]),
+    )
+    found = Plugins(config, {"one", "two"})
+
+    assert set(found.workflows()) == {"same"}
+    assert "'same' is left out" in found.status["two"].reason
+
+
+def test_a_hook_with_a_typo(config: Config, install: Callable[..., None]) -> None:
+    """A hook whose name agentd does not know is an error at start that names it, not a plugin that does nothing."""
+    install(bad=lambda: _module(agentd_tolls=lambda: []))
+
+    with pytest.raises((ConfigError, pluggy.PluginValidationError), match="agentd_tolls"):
+        Plugins(config, {"bad"})
+
+
+def test_not_installed(config: Config) -> None:
+    """A plugin that is not installed is an error that names those that are."""
+    with pytest.raises(ConfigError, match=r"no plugin brings 'backup'; installed are .*monitor"):
+        Plugins(config, {"backup"})
+
+
+def test_settings(tmp_path: Path, install: Callable[..., None]) -> None:
+    """A plugin's section is checked by its own type; a wrong key is an error that names it."""
+
+    class Mine(Settings):
+        every: int = 5
+
+    install(mine=lambda: _module(agentd_settings=lambda: Mine))
+    net = Net(tmp_path, "nats://127.0.0.1:1")
+    net.settings["mine"] = {"every": 7}
+    assert Plugins(net.config(), {"mine"}).settings("mine") == Mine(every=7)
+
+    net.settings["mine"] = {"evry": 7}
+    with pytest.raises(ConfigError, match="evry"):
+        Plugins(net.config(), {"mine"}).settings("mine")
+
+
+def test_wanted(tmp_path: Path) -> None:
+    """An instance wants its roles, the Proxmox tools with the bridge, and what the configuration enables."""
+    net = Net(tmp_path, "nats://127.0.0.1:1")
+    assert wanted(net.config(), ["monitor"]) == {"monitor"}
+    assert wanted(net.config(), ["mcp-bridge"]) == {"mcp-bridge"}
+
+    secret = tmp_path / "token"
+    secret.write_text("x")
+    net.settings["proxmox"] = {"url": "https://pve1:8006", "token_file": str(secret)}
+    net.settings["specialist"] = {"enabled": True}
+    assert wanted(net.config(), ["mcp-bridge"]) == {"mcp-bridge", "mcp-proxmox", "specialist"}
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from agentd import config, plugins, supervisor
+loaded = config.load(Path(sys.argv[1]), {}, plugins.installed())
+supervisor.Supervisor(loaded, sys.argv[2], reload=lambda: loaded)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def _modules(tmp_path: Path, role: str) -> set[str]:
+    file = Net(tmp_path, "nats://127.0.0.1:1").config_file()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(file), role], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+async def test_a_monitor_host_loads_a_monitor(tmp_path: Path) -> None:
+    """An instance that monitors imports neither the MCP SDK nor anything else that another role needs."""
+    monitor, bridge = await asyncio.gather(
+        asyncio.to_thread(_modules, tmp_path / "", "monitor"), asyncio.to_thread(_modules, tmp_path / "", "mcp-bridge")
+    )
+
+    assert "agentd_monitor" in monitor
+    assert [each for each in HEAVY if each in monitor] == []
+    assert "agentd_mcp" in bridge, "the question would find it"
