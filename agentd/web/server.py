@@ -63,7 +63,9 @@ class WebServer:
         if self._serving is not None:
             raise RuntimeError("the web server is running already")
         self._streams = Streams(self._view)
-        app = await asyncio.to_thread(build, self._view, allowed_hosts=self._names, streams=self._streams)
+        app = await asyncio.to_thread(
+            build, self._view, allowed_hosts=self._names, streams=self._streams, routes=self._routes
+        )
         bound = await self._bind()
         config = uvicorn.Config(
             app,

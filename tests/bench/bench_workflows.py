@@ -118,7 +118,9 @@ def test_three_reads(floor: Path, tmp_path: Path, figures: Figures) -> None:
         mine = ours.median(lambda load, name=name: load.cpu[name])
         goal = 0.2 if name == "orchestrator" else None
         figures.add(f"c=50 CPU, {name}", mine, "s/1000", at_most=goal)
-        figures.add(f"c=50 CPU, {name} to floor", mine, "s/1000", floor=log.median(lambda load, at=theirs: load.cpu[at]))
+        figures.add(
+            f"c=50 CPU, {name} to floor", mine, "s/1000", floor=log.median(lambda load, at=theirs: load.cpu[at])
+        )
     figures.add("c=1 throughput", ours.median(_wfs, one=True), "wf/s", floor=log.median(_wfs, one=True))
     figures.add("c=1 p50", ours.median(_p50, one=True), "ms", floor=log.median(_p50, one=True), at_most=1.5)
     figures.add("c=1 p50, to pipe/hyb", ours.median(_p50, one=True), "ms", floor=pipe.median(_p50, one=True))

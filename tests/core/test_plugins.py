@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -44,8 +44,10 @@ class Entry:
         return self.made()
 
 
-def _module(**hooks: Callable[..., object]) -> SimpleNamespace:
-    return SimpleNamespace(**{name: hookimpl(hook) for name, hook in hooks.items()})
+def _module(**hooks: Callable[..., object]) -> ModuleType:
+    made = ModuleType("plugin")
+    vars(made).update({name: hookimpl(hook) for name, hook in hooks.items()})
+    return made
 
 
 async def _run(_call: Any, _parameters: Any) -> Made:  # noqa: ANN401
@@ -184,6 +186,7 @@ def test_settings(tmp_path: Path, install: Callable[..., None]) -> None:
 
     install(mine=lambda: _module(agentd_settings=lambda: Mine))
     net = Net(tmp_path, "nats://127.0.0.1:1")
+    net.settings["instances"] = {"one": {"roles": ["mine"]}}
     net.settings["mine"] = {"every": 7}
     assert Plugins(net.config(), {"mine"}).settings("mine") == Mine(every=7)
 

@@ -1,0 +1,99 @@
+"""The ledger: an agent's audit chain as AI_AUDIT keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentd import subjects
+from agentd.audit import verify
+from agentd.bus import Bus
+from agentd.errors import BusUnavailable
+from agentd.ledger import Ledger
+from agentd.messages import AuditRecord, Tier
+from agentd.provision import provision
+from core.jetstream import answers, connected
+from harness import NatsServer
+
+LINE: dict[str, Any] = {"principal": "tester", "tool": "create_vm", "tier": Tier.OPERATE, "phase": "before"}
+
+
+async def chain(bus: Bus, agent: str = "a") -> list[AuditRecord]:
+    """Return the chain as it is stored."""
+    return [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit(agent))]
+
+
+async def test_lines_form_a_chain(bus: Bus) -> None:
+    """Lines written at once are one unbroken chain, and none is lost."""
+    ledger = Ledger(bus, "a")
+    await asyncio.gather(*(ledger.write(**LINE, key=f"w.t{number}") for number in range(50)))
+
+    found = await chain(bus)
+    assert [each.seq for each in found] == list(range(1, 51))
+    assert {each.key for each in found} == {f"w.t{number}" for number in range(50)}
+    assert verify(found) is None
+
+
+async def test_each_agent_its_own(bus: Bus) -> None:
+    """Agents do not disturb each other: each has a chain of its own."""
+    one, two = Ledger(bus, "one"), Ledger(bus, "two")
+    await asyncio.gather(*(each.write(**LINE, key="k") for each in (one, two, one, two)))
+
+    assert [each.seq for each in await chain(bus, "one")] == [1, 2]
+    assert [each.seq for each in await chain(bus, "two")] == [1, 2]
+
+
+async def test_a_new_process_goes_on(bus: Bus) -> None:
+    """After a restart, and beside a process that has not stopped yet, the chain goes on unbroken."""
+    old, new = Ledger(bus, "a"), Ledger(bus, "a")
+    for ledger, key in [(old, "1"), (new, "2"), (old, "3"), (new, "4")]:
+        await ledger.write(**LINE, key=key)
+
+    found = await chain(bus)
+    assert [each.key for each in found] == ["1", "2", "3", "4"]
+    assert verify(found) is None
+
+
+async def test_a_line_that_timed_out_and_was_stored(nats_server: NatsServer) -> None:
+    """A write whose answer was lost does not break the chain: the next line follows what is stored."""
+    async with connected(nats_server.url, timeout=0.5) as bus:
+        await provision(bus)
+        ledger = Ledger(bus, "a")
+        await ledger.write(**LINE, key="1")
+        nats_server.pause()
+        with pytest.raises(BusUnavailable):
+            await ledger.write(**LINE, key="2")
+        nats_server.resume()
+        await answers(bus)
+        await ledger.write(**LINE, key="3")
+        found = await chain(bus)
+
+    assert [each.key for each in found] == ["1", "2", "3"]
+    assert verify(found) is None
+
+
+async def test_a_change_is_found(bus: Bus) -> None:
+    """A line that was changed, or left out, is found by reading the chain."""
+    ledger = Ledger(bus, "a")
+    for key in "123":
+        await ledger.write(**LINE, key=key)
+    found = await chain(bus)
+    changed = [found[0], msgspec.structs.replace(found[1], principal="nobody"), found[2]]
+
+    assert verify(found) is None
+    problem = verify(changed)
+    assert problem is not None
+    assert problem.seq == 2
+    assert verify([found[0], found[2]]) is not None
+
+
+async def test_secrets_are_not_written(bus: Bus) -> None:
+    """A password among the arguments is neither in the line nor anywhere else in the stream."""
+    await Ledger(bus, "a").write(**LINE, key="k", arguments={"name": "web1", "cipassword": "hunter2"})
+    (stored,) = await bus.every(subjects.AUDIT, subjects.audit("a"))
+
+    assert b"hunter2" not in stored.data
+    assert stored.decode(AuditRecord).arguments["name"] == "web1"

@@ -1,0 +1,189 @@
+"""Presence: who is here, on the seed's subjects and in the bucket `live`, and how one says goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from agentd import network, presence, subjects
+from agentd.client import service_of
+from agentd.errors import NoResponder, UsageError
+from agentd.messages import (
+    AgentRegistration,
+    ControlReply,
+    ControlRequest,
+    Heartbeat,
+    MetricReport,
+    Presence,
+    ServiceRegistration,
+)
+from agentd.presence import Announcer
+from core.jetstream import Lines, answers, connected
+from harness import NatsServer, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.bus import Bus, Received
+
+AGENT = AgentRegistration("worker-pve1", capabilities=["vm"], node="pve1", role="specialist")
+SERVICE = ServiceRegistration("specialist", "worker", tools=["place_vm"])
+WE = Presence(AGENT, [SERVICE], {"load": 0.5})
+
+
+async def control(action: str) -> str:
+    """Carry out nothing."""
+    return f"did {action}"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a lease last two seconds and be renewed ten times as often as it would."""
+    monkeypatch.setattr(presence, "RENEW", 0.5)
+    monkeypatch.setattr(presence, "LEASE", 2.0)
+
+
+@contextlib.asynccontextmanager
+async def announcing(bus: Bus) -> AsyncIterator[asyncio.Task[None]]:
+    """Announce us; at the end we say goodbye."""
+    stopping = asyncio.Event()
+    announcer = Announcer(bus, lambda: WE, control, Lines())  # type: ignore[arg-type]
+    running = asyncio.create_task(announcer.run(stopping))
+    try:
+        yield running
+    finally:
+        stopping.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def _is_live(bus: Bus) -> bool:
+    return bool(await network.presences(bus))
+
+
+async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
+    """An agent registers on the seed's subjects, and a reader of the bucket learns the same; then it says goodbye."""
+    heard: list[tuple[str, object]] = []
+
+    async def on_agent(received: Received) -> None:
+        heard.append(("agent", received.decode(AgentRegistration)))
+
+    async def on_service(received: Received) -> None:
+        heard.append(("service", received.decode(ServiceRegistration)))
+
+    async with connected(nats_server.url, agent="listener") as listener:
+        await listener.subscribe(subjects.AGENT_REGISTER, on_agent)
+        await listener.subscribe(subjects.SERVICE_REGISTER, on_service)
+        await answers(listener)
+        async with announcing(bus):
+            await eventually(lambda: _is_live(listener), "the lease is there")
+            live = await network.presences(listener)
+            agents, services = await network.agents(listener), await network.services(listener)
+            heard_first = list(heard)
+
+        async def goodbye() -> bool:
+            return ("agent", msgspec.structs.replace(AGENT, status="offline")) in heard
+
+        await eventually(goodbye, "the goodbye is heard")
+        left = await network.presences(listener)
+        beats = await listener.every(subjects.METRICS, subjects.heartbeat(AGENT.agent_id))
+        reports = await network.metrics(listener)
+
+    assert live == [WE]
+    assert (agents, services) == ([AGENT], [SERVICE])
+    assert sorted(heard_first, key=lambda each: each[0]) == [("agent", AGENT), ("service", SERVICE)]
+    assert left == []
+    assert [each.decode(Heartbeat).status for each in beats] == ["available", "offline"]
+    assert [(each.metrics, each.tags) for each in reports] == [
+        ({"load": 0.5}, {"node": "pve1", "role": "specialist"}),
+    ]
+    assert isinstance(reports[0], MetricReport)
+
+
+@pytest.mark.parametrize("subject", [subjects.AGENT_DISCOVERY, subjects.SERVICE_DISCOVERY])
+async def test_discovery(bus: Bus, nats_server: NatsServer, subject: str) -> None:
+    """Whoever asks who is here is told by everybody, whatever the question says."""
+    heard = asyncio.Queue[AgentRegistration]()
+
+    async def on_agent(received: Received) -> None:
+        heard.put_nowait(received.decode(AgentRegistration))
+
+    async with connected(nats_server.url, agent="listener") as listener, announcing(bus):
+        await eventually(lambda: _is_live(listener), "the lease is there")
+        await listener.subscribe(subjects.AGENT_REGISTER, on_agent)
+        await listener.publish(subject, b"not even JSON")
+        async with asyncio.timeout(5):
+            assert await heard.get() == AGENT
+
+
+async def test_control(bus: Bus) -> None:
+    """An agent carries out what it is told and says so; nonsense is answered, and the agent goes on."""
+    async with announcing(bus):
+        await eventually(lambda: _is_live(bus), "the lease is there")
+        subject = subjects.control(AGENT.agent_id)
+
+        drained = await bus.request(subject, ControlRequest("drain"), ControlReply)
+        refused = await bus.request(subject, b"[]", ControlReply)
+
+        assert drained == ControlReply("worker-pve1", done=True, message="did drain")
+        assert (refused.done, refused.agent_id) == (False, "worker-pve1")
+        assert "ControlRequest" in refused.message
+    with pytest.raises(NoResponder):
+        await bus.request(subject, ControlRequest("drain"), ControlReply)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_lease(bus: Bus) -> None:
+    """A lease lasts while its agent lives, for longer than itself, and ends by itself when the agent dies."""
+    async with announcing(bus) as running:
+        await eventually(lambda: _is_live(bus), "the lease is there")
+        first = (await bus.kv_list(subjects.LIVE))[AGENT.agent_id].seq
+
+        async def renewed_often() -> bool:
+            return (await bus.kv_list(subjects.LIVE))[AGENT.agent_id].seq >= first + 6
+
+        await eventually(renewed_often, "the lease is renewed")
+        running.cancel()  # with goodbye; then the last word is taken back, as if it had died
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+    await bus.kv_put(subjects.LIVE, AGENT.agent_id, WE, ttl=presence.LEASE)
+    assert await _is_live(bus)
+
+    async def gone() -> bool:
+        return not await _is_live(bus)
+
+    await eventually(gone, "the lease has ended", 10)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_after_an_outage(bus: Bus, nats_server: NatsServer) -> None:
+    """After an outage of NATS the agent registers again by itself, and its lease is there again."""
+    heard = asyncio.Event()
+
+    async def on_agent(_: Received) -> None:
+        heard.set()
+
+    async with connected(nats_server.url, agent="listener") as listener:
+        async with announcing(bus):
+            await eventually(lambda: _is_live(listener), "the lease is there")
+            await listener.subscribe(subjects.AGENT_REGISTER, on_agent)
+            nats_server.kill()
+            await asyncio.sleep(1)  # a renewal fails meanwhile
+            nats_server.start()
+            await answers(listener)
+            await eventually(lambda: _is_live(listener), "the lease is there again")
+            async with asyncio.timeout(10):
+                await heard.wait()
+
+
+async def test_an_agent_that_is_not_there(bus: Bus) -> None:
+    """Who asks for a tool that nobody offers is told what there is."""
+    async with announcing(bus):
+        await eventually(lambda: _is_live(bus), "the lease is there")
+        assert await service_of(bus, "place_vm") == "specialist"
+        with pytest.raises(UsageError, match="place_vm"):
+            await service_of(bus, "make_coffee")

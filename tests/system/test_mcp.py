@@ -1,0 +1,60 @@
+"""An AI client at a running daemon: the tools of the bridge over MCP, beside the status page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from mcp.client import Client
+from mcp.shared.exceptions import MCPError
+
+from agentd import subjects
+from agentd.audit import verify
+from agentd.messages import AuditRecord
+
+if TYPE_CHECKING:
+    from harness import Net
+
+
+async def test_a_client_lists_reads_and_acts(net: Net) -> None:
+    """The same tools, the same policy, the same audit: a client with tier operate starts a VM, once."""
+    net.settings["policy"]["principals"] = {"mcp": "operate"}
+    async with net.client() as bus, net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
+        tools = {each.name: each for each in (await client.list_tools()).tools}
+        nodes = await client.call_tool("list_nodes", {})
+        started = await client.call_tool("start_vm", {"vmid": 101})
+        wrong = await client.call_tool("start_vm", {"vmid": "many"})
+        chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
+
+    assert {"create_vm", "list_vms", "start_vm"} <= set(tools)
+    assert tools["list_vms"].annotations is not None
+    assert tools["list_vms"].annotations.read_only_hint
+    assert nodes.structured_content is not None
+    assert [each["node"] for each in nodes.structured_content["nodes"]] == ["pve1", "pve2", "pve3"]
+    assert not started.is_error
+    assert net.pve is not None
+    vm = net.pve.found(101)
+    assert vm is not None
+    assert vm["status"] == "running"
+    assert wrong.is_error
+    assert [(each.principal, each.tool, each.phase) for each in chain] == [
+        ("mcp", "start_vm", "before"),
+        ("mcp", "start_vm", "after"),
+    ]
+    assert verify(chain) is None
+
+
+async def test_a_client_reads_by_default(net: Net) -> None:
+    """Without a tier of its own a client neither sees nor calls what changes something."""
+    net.settings["policy"] = {"default_tier": "read"}
+    async with net.client(), net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
+        names = {each.name for each in (await client.list_tools()).tools}
+        with pytest.raises(MCPError, match="there is no tool 'start_vm' within tier read"):
+            await client.call_tool("start_vm", {"vmid": 101})
+
+    assert "list_vms" in names
+    assert "start_vm" not in names
+    assert net.pve is not None
+    vm = net.pve.found(101)
+    assert vm is not None
+    assert vm["status"] == "stopped"
