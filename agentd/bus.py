@@ -206,6 +206,7 @@ class Bus:
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
         self._slots = asyncio.Semaphore(WORKERS)
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking for the running one costs a getpid()
         self._connecting = False
         self._closing = False
 
@@ -233,6 +234,7 @@ class Bus:
         options = await asyncio.to_thread(_options, self.settings, login or self.settings, self.agent)
         prefix = str(options["inbox_prefix"])
         servers = ", ".join(self.settings.servers)
+        self._loop = asyncio.get_running_loop()
         self._connecting = True
         try:
             async with asyncio.timeout(wait):
@@ -398,7 +400,7 @@ class Bus:
         self, subject: str, data: bytes, wait: float | None, headers: dict[str, str] | None
     ) -> asyncio.Future[Msg]:
         """Publish with a reply subject now; the future is given the first answer, or why there is none."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
         if self._nc.is_closed:
             future.set_exception(BusUnavailable("the connection to NATS is closed"))

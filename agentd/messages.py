@@ -31,11 +31,14 @@ class Tier(StrEnum):
     @property
     def rank(self) -> int:
         """0 for read to 3 for exec, for comparison."""
-        return list(Tier).index(self)
+        return _RANKS[self]
 
     def covers(self, other: Tier) -> bool:
         """Tell whether who holds this tier may use a tool of tier `other`."""
         return self.rank >= other.rank
+
+
+_RANKS = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 class Outcome(StrEnum):

@@ -20,6 +20,7 @@ class Systemd:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if path else None
         if self._socket is not None:
             self._socket.settimeout(0)
+        self._unsent = ""
 
     @property
     def watchdog(self) -> float | None:
@@ -53,5 +54,12 @@ class Systemd:
         self._send("WATCHDOG=1")
 
     def _send(self, text: str) -> None:
-        if self._socket is not None:
+        if self._socket is None:
+            return
+        text = f"{self._unsent}{text}"
+        try:
             self._socket.sendto(text.encode(), self._address)
+        except OSError:  # full (systemd is busy) or gone: no reason to end the work; the next message comes in a second
+            self._unsent = "READY=1\n" if "READY=1" in text else ""
+        else:
+            self._unsent = ""

@@ -72,7 +72,11 @@ class Plugins:
             else:
                 self._manager.set_blocked(name)
                 self.status[name] = PluginStatus(name, BLOCKED, "this instance does not need it")
-        self._manager.check_pending()
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            message = f"a plugin implements a hook that there is not: {error}"
+            raise ConfigError(message) from error
 
     def _load(self, name: str, entry: EntryPoint) -> None:
         try:

@@ -160,7 +160,9 @@ class Daemon:
 
     def start(self, **more: str) -> Self:
         """Start it; `more` are further environment variables."""
-        here = str(Path(__file__).parent / "child")
+        here = os.pathsep.join([str(Path(__file__).parent / "child"), os.environ.get("PYTHONPATH", "")]).rstrip(
+            os.pathsep
+        )
         environment = os.environ | {"AGENTD_TEST_BLOCKBUSTER": "1", "PYTHONPATH": here} | self.environment | more
         with self.log.open("ab") as log:
             command = [str(SCRIPTS / "agentd"), "--config", str(self.config_file), "run", self.name]

@@ -28,7 +28,7 @@ from agentd.crash import crash_point
 from agentd.effects import entomb
 from agentd.errors import BusUnavailable, StaleWrite, TemporaryError
 from agentd.messages import CriticalError, TimerDue, now
-from agentd.workflows import VERSION, Effect, Workflow
+from agentd.workflows import TERMINAL, VERSION, Effect, Workflow
 from agentd_orchestrator import workflow as wf
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Engine:
         stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
         if stored is None:
             return 0, None
-        version = msgspec.json.decode(stored.data, type=_Version).v
+        version = msgspec.json.decode(stored.data, type=_Head).v
         if version > VERSION:
             message = f"{workflow_id}: written by a newer orchestrator (state version {version})"
             raise TemporaryError(message, delay=NEWER_DELAY)
@@ -268,6 +268,16 @@ class Engine:
         timer = TimerDue(effect.kind, effect.task, effect.attempt)
         return self._bus.storing(subjects.timer(workflow_id, effect.task, attempt), timer, expect=0, headers=headers)
 
+    async def ended(self, workflow_id: str) -> bool:
+        """Tell whether the workflow is over: most timers fire after that, and then one look is all they cost."""
+        if workflow_id in self._states:
+            return False
+        stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
+        if stored is None:
+            return True
+        head = msgspec.json.decode(stored.data, type=_Head)
+        return head.v <= VERSION and head.status in TERMINAL
+
     async def reported(self, workflow_id: str, task: str) -> bool:
         """Tell whether a completion of `task` is stored and not handled yet: then its deadline can wait."""
         try:
@@ -283,5 +293,6 @@ def _tell(batch: list[_Given], error: Exception) -> None:
             each.done.set_exception(error)
 
 
-class _Version(msgspec.Struct):
+class _Head(msgspec.Struct):
     v: int = 1
+    status: str = ""

@@ -205,6 +205,8 @@ class Orchestrator:
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
         workflow = job.subject.split(".")[3]
+        if await self._engine.ended(workflow):
+            return
         if due.kind == "deadline" and await self._engine.reported(workflow, due.task):
             message = f"{workflow}.{due.task}: a completion is waiting to be handled"
             raise TemporaryError(message, delay=0.5)

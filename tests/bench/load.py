@@ -79,7 +79,7 @@ async def main() -> None:
     port, width, seconds, warm, kind, parameters = sys.argv[1:]
     loop = Loop(await Raw.connect(int(port), "load"), kind, json.loads(parameters))
     await loop.measure(int(width), float(warm))
-    print("START", flush=True)
+    print("START", flush=True)  # noqa: T201 - the protocol with systems.py
     whole, took = await loop.measure(int(width), float(seconds))
     n = len(took)
     result = {
@@ -88,7 +88,7 @@ async def main() -> None:
         "p50": round(took[n // 2] * 1e3, 3),
         "p99": round(took[int(n * 0.99)] * 1e3, 3),
     }
-    print("RESULT", json.dumps(result), flush=True)
+    print("RESULT", json.dumps(result), flush=True)  # noqa: T201 - the protocol with systems.py
 
 
 uvloop.run(main())

@@ -16,7 +16,7 @@ from agentd import provision
 from harness import NatsServer, Net
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pve.client import FakePve
 
@@ -134,13 +134,13 @@ class Agentd:
     """Instances of agentd on one server, each a process; `shares` names the roles of each."""
 
     def __init__(
-        self, directory: Path, server: NatsServer, shares: dict[str, tuple[str, ...]], pve: FakePve | None = None
+        self, directory: Path, server: NatsServer, shares: Mapping[str, tuple[str, ...]], pve: FakePve | None = None
     ) -> None:
         """Write the configuration and make what must exist in JetStream."""
         self.server = server
         self.net = Net(directory, server.url, pve)
         self.net.settings["log"]["level"] = "info"
-        asyncio.run(_provision(self.net))
+        asyncio.run(provisioned(self.net))
         self.net.settings["bench"] = {"enabled": True}
         self.net.settings["instances"] = {
             name: {"roles": list(roles), "slots": SLOTS} for name, roles in shares.items()
@@ -159,7 +159,7 @@ class Agentd:
                 self.pids[name] = daemon.process.pid
             yield self
 
-    def load(  # noqa: PLR0913 - what, how wide, how long, and the floor's client
+    def load(
         self, floor: Path, width: int, seconds: float, kind: str = "bench_read", wish: dict[str, Any] = WISH
     ) -> Load:
         """Run the client of agentd."""
@@ -167,7 +167,8 @@ class Agentd:
         return measured([*command, kind, json.dumps(wish)], self.pids, {"PYTHONPATH": str(floor)})
 
 
-async def _provision(net: Net) -> None:
+async def provisioned(net: Net) -> None:
+    """Make what must exist in JetStream, the bench's queue too."""
     async with net.client() as bus:
         await provision.provision(bus, [("bench", SLOTS)])
 

@@ -1,6 +1,6 @@
 """Takes messages from a durable consumer, notes them in a journal and never answers; a test kills it.
 
-    hold.py NATS_URL STREAM DURABLE JOURNAL SLOTS
+hold.py NATS_URL STREAM DURABLE JOURNAL SLOTS
 """
 
 from __future__ import annotations

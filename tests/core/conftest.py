@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest_asyncio
 
 from agentd.provision import provision
-from core.jetstream import connected
+from core.jetstream import connected, make_consumer, make_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,4 +21,13 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
     """Yield a connection on which everything is provisioned."""
     async with connected(nats_server.url) as bus:
         await provision(bus)
+        yield bus
+
+
+@pytest_asyncio.fixture
+async def work(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """Yield a connection with a stream WORK and a consumer `w` of it."""
+    async with connected(nats_server.url) as bus:
+        await make_stream(bus, "WORK", "work.>", retention="workqueue")
+        await make_consumer(bus, "WORK", "w", max_ack_pending=10_000)
         yield bus

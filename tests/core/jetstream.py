@@ -13,7 +13,7 @@ from agentd.errors import BusUnavailable
 from harness import START, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from agentd.consumer import Job
 
@@ -129,3 +129,11 @@ class Seen:
         """Take a job; subclasses do more."""
         self.jobs.append(job)
         self.bodies.append(job.data)
+
+    def at_least(self, number: int) -> Callable[[], Awaitable[bool]]:
+        """Return what tells whether so many came."""
+
+        async def enough() -> bool:
+            return len(self.bodies) >= number
+
+        return enough

@@ -116,7 +116,9 @@ async def test_credentials_file(tmp_path: Path) -> None:
     limits = unlimited | {"imports": -1, "exports": -1, "wildcards": True, "conn": -1, "leaf": -1}
     operator_jwt = _jwt({"sub": _public(operator), "name": "O", "nats": {"type": "operator", "version": 2}}, operator)
     account_jwt, system_jwt = (
-        _jwt({"sub": _public(seed), "name": "A", "nats": {"limits": allowed, "type": "account", "version": 2}}, operator)
+        _jwt(
+            {"sub": _public(seed), "name": "A", "nats": {"limits": allowed, "type": "account", "version": 2}}, operator
+        )
         for seed, allowed in ((account, limits | disk), (system, limits))
     )
     user_jwt = _jwt({"sub": _public(user), "name": "U", "nats": unlimited | {"type": "user", "version": 2}}, account)

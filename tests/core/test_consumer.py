@@ -7,90 +7,19 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-import pytest_asyncio
-
 from agentd import consumer, subjects
-from agentd.bus import _abort
-from agentd.consumer import Consumer, GiveUp, Job
-from agentd.errors import StaleWrite, TemporaryError
-from agentd.provision import provision
-from core.jetstream import (
-    Lines,
-    Seen,
-    all_acked,
-    answers,
-    connected,
-    consumer_info,
-    make_consumer,
-    make_stream,
-)
-from harness import NatsServer, eventually
+from agentd.consumer import Consumer, GiveUp
+from agentd.errors import TemporaryError
+from core.jetstream import Lines, Seen, all_acked, answers, connected, consumer_info, make_consumer
+from core.working import Slow, put, working
+from harness import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    import pytest
 
     from agentd.bus import Bus
-
-
-@pytest_asyncio.fixture
-async def work(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """Yield a connection with a stream WORK and a consumer `w` of it."""
-    async with connected(nats_server.url) as bus:
-        await make_stream(bus, "WORK", "work.>", retention="workqueue")
-        await make_consumer(bus, "WORK", "w", max_ack_pending=10_000)
-        yield bus
-
-
-@contextlib.asynccontextmanager
-async def working(
-    bus: Bus, handle: consumer.Handle, *, slots: int = 4, log: Lines | None = None, drain: float = 0.0
-) -> AsyncIterator[Consumer]:
-    """Run a consumer of `w`; at the end it must stop by itself."""
-    loop = Consumer(bus, "WORK", "w", handle, slots=slots, log=log or Lines(), journal=None)  # type: ignore[arg-type]
-    stopping = asyncio.Event()
-    running = asyncio.create_task(loop.run(stopping, drain=drain))
-    try:
-        yield loop
-    finally:
-        stopping.set()
-        async with asyncio.timeout(drain + 15):
-            await running
-
-
-async def put(bus: Bus, count: int) -> list[bytes]:
-    """Store `count` messages; return their bodies."""
-    bodies = [b"%d" % number for number in range(count)]
-    await asyncio.gather(*(bus.store("work.a", body) for body in bodies))
-    return bodies
-
-
-class Slow(Seen):
-    """A handler that waits until it is released."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.release = asyncio.Event()
-        self.changed = asyncio.Event()
-
-    async def __call__(self, job: Job) -> None:
-        """Wait for the release."""
-        await super().__call__(job)
-        self.running += 1
-        self.most = max(self.most, self.running)
-        self.changed.set()
-        try:
-            await self.release.wait()
-        finally:
-            self.running -= 1
-
-    async def reach(self, number: int) -> None:
-        """Wait until `number` handlers run."""
-
-        async def reached() -> bool:
-            return self.running >= number
-
-        await eventually(reached, f"{number} handlers run")
+    from agentd.consumer import Job
+    from harness import NatsServer
 
 
 async def test_each_message_once(work: Bus) -> None:
@@ -121,35 +50,6 @@ async def test_never_more_than_slots(work: Bus) -> None:
     assert info["num_ack_pending"] == 3
     assert slow.most == 3
     assert len(slow.bodies) == 30
-
-
-async def test_slots_over_a_lost_connection(work: Bus) -> None:
-    """A connection that broke and came back does not let the same worker take twice its slots."""
-    slow = Slow()
-    async with working(work, slow, slots=4):
-
-        async def waiting() -> bool:
-            return bool((await consumer_info(work, "WORK", "w"))["num_waiting"])
-
-        await eventually(waiting, "the consumer has asked")
-        _abort(work._nc)  # noqa: SLF001 - a broken socket, while the server stays up
-        await eventually(_reconnected(work), "the connection is back")
-        await put(work, 20)
-        await slow.reach(4)
-        info = await consumer_info(work, "WORK", "w")
-        slow.release.set()
-        await all_acked(work, "WORK", "w")
-
-    assert slow.most == 4
-    assert info["num_ack_pending"] == 4
-    assert all(job.delivered == 1 for job in slow.jobs)
-
-
-def _reconnected(bus: Bus) -> Callable[[], Awaitable[bool]]:
-    async def reconnected() -> bool:
-        return bus.counters["reconnects"] > 0 and bus.connected
-
-    return reconnected
 
 
 async def test_a_slow_handler_blocks_no_other(work: Bus) -> None:
@@ -245,9 +145,8 @@ async def test_a_long_job_keeps_its_message(
     async with working(work, slow, drain=5), connected(nats_server.url, agent="other") as second:
         await slow.reach(1)
         async with working(second, other):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(6):
-                    await _until(lambda: bool(other.bodies))
+            with contextlib.suppress(AssertionError):
+                await eventually(other.at_least(1), "the other one gets it", 6)
             slow.release.set()
             await all_acked(work, "WORK", "w")
 
@@ -271,11 +170,6 @@ async def test_after_its_deadline_it_is_not_kept(work: Bus, monkeypatch: pytest.
     await put(work, 1)
     async with working(work, hang), asyncio.timeout(15):
         await again.wait()
-
-
-async def _until(found: Callable[[], bool]) -> None:
-    while not found():
-        await asyncio.sleep(0.02)
 
 
 async def test_drain_hands_back(nats_server: NatsServer, work: Bus) -> None:
@@ -323,55 +217,6 @@ async def test_nothing_is_pulled_into_a_stopped_worker(nats_server: NatsServer, 
     assert len(seen.bodies) == 25
 
 
-async def test_a_deleted_consumer(bus: Bus) -> None:
-    """Trap 8: a consumer that is gone is told with what to do; once provisioned again, work goes on by itself."""
-    seen = Seen()
-    loop = Consumer(bus, subjects.INPUT, subjects.ORCH_INPUT, seen, slots=2, log=Lines(), journal=None)  # type: ignore[arg-type]
-    stopping = asyncio.Event()
-    running = asyncio.create_task(loop.run(stopping))
-
-    async def idle() -> bool:
-        return bool((await consumer_info(bus, subjects.INPUT, subjects.ORCH_INPUT))["num_waiting"])
-
-    await eventually(idle, "the consumer has asked")
-    await bus.api(f"CONSUMER.DELETE.{subjects.INPUT}.{subjects.ORCH_INPUT}")
-
-    async def told() -> bool:
-        return "agentd provision" in loop.problem
-
-    await eventually(told, "the problem is told")
-    assert subjects.ORCH_INPUT in loop.problem
-    await provision(bus)
-    await bus.store(subjects.complete("a", "w", "t"), b"{}")
-    await all_acked(bus, subjects.INPUT, subjects.ORCH_INPUT)
-
-    assert len(seen.bodies) == 1
-    assert loop.problem == ""
-    stopping.set()
-    await running
-
-
-async def test_a_problem_ends_without_work(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A consumer that is back says so although there is nothing to do."""
-    monkeypatch.setattr(consumer, "EXPIRES", 1.0)
-    loop = Consumer(bus, subjects.INPUT, "late", Seen(), slots=2, log=Lines(), journal=None)  # type: ignore[arg-type]
-    stopping = asyncio.Event()
-    running = asyncio.create_task(loop.run(stopping))
-
-    async def told() -> bool:
-        return bool(loop.problem)
-
-    async def over() -> bool:
-        return not loop.problem
-
-    await eventually(told, "the problem is told")
-    await bus.api(f"CONSUMER.DELETE.{subjects.INPUT}.{subjects.ORCH_INPUT}")
-    await make_consumer(bus, subjects.INPUT, "late")
-    await eventually(over, "the problem is over")
-    stopping.set()
-    await running
-
-
 async def test_pause(work: Bus) -> None:
     """A paused consumer takes nothing more, and goes on when it is resumed."""
     seen = Seen()
@@ -387,33 +232,3 @@ async def test_pause(work: Bus) -> None:
 
     assert taken <= 2, "one pull request may have been open"
     assert len(seen.bodies) == 11
-
-
-async def test_a_killed_server_loses_and_doubles_nothing(nats_server: NatsServer, work: Bus) -> None:
-    """After kill -9 and restart of NATS, twice, each of 600 messages has had its effect exactly once."""
-    await make_stream(work, "DONE", "done.*")
-    seen, again = Seen(), Seen()
-
-    async def handle(job: Job) -> None:
-        await asyncio.sleep(0.005)
-        try:
-            await work.store(f"done.{job.data.decode()}", b"", expect=0)
-        except StaleWrite:
-            await again(job)  # what was unanswered when the server died comes again
-        await seen(job)
-
-    async with connected(nats_server.url, agent="other") as second:
-        bodies = await put(work, 600)
-        async with working(work, handle, slots=2, drain=5), working(second, handle, slots=2, drain=5):
-            for enough in (100, 300):
-                await _until(lambda enough=enough: len(seen.bodies) >= enough)
-                nats_server.kill()
-                nats_server.start()
-                await answers(work)
-                await answers(second)
-            await all_acked(work, "WORK", "w")
-
-        effects = await work.every("DONE", "done.*")
-
-    assert sorted(each.subject for each in effects) == sorted(f"done.{body.decode()}" for body in bodies)
-    assert len(again.bodies) <= 16, "at most what ran when the server died, twice, comes again"

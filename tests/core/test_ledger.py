@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from agentd import subjects
 from agentd.audit import verify
-from agentd.bus import Bus
 from agentd.errors import BusUnavailable
 from agentd.ledger import Ledger
 from agentd.messages import AuditRecord, Tier
 from agentd.provision import provision
 from core.jetstream import answers, connected
-from harness import NatsServer
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from harness import NatsServer
 
 LINE: dict[str, Any] = {"principal": "tester", "tool": "create_vm", "tier": Tier.OPERATE, "phase": "before"}
 

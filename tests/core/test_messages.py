@@ -30,6 +30,7 @@ _JSON = st.recursive(
     max_leaves=6,
 )
 
+
 def _values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 - any type of a field
     """Return values of a message's field, down to the messages within it."""
     info = msgspec.inspect.type_info(kind)
@@ -130,7 +131,9 @@ def test_a_missing_field_is_named(name: str) -> None:
 
 def test_a_wrong_type_is_named() -> None:
     """A field of the wrong type is refused, naming type, field and what was expected."""
-    with pytest.raises(InvalidMessage, match=r"WorkflowRequest.*priority.*int.*str|WorkflowRequest.*int.*str.*priority"):
+    with pytest.raises(
+        InvalidMessage, match=r"WorkflowRequest.*priority.*int.*str|WorkflowRequest.*int.*str.*priority"
+    ):
         messages.decode(b'{"workflow_type": "x", "priority": "high"}', WorkflowRequest)
 
 
@@ -147,7 +150,7 @@ def test_size_limit() -> None:
     with pytest.raises(InvalidMessage, match=f"at most {MAX_MESSAGE}"):
         messages.decode(filler % (b"x" * MAX_MESSAGE), WorkflowRequest)
 
-    assert messages.decode(filler % (b"x" * (MAX_MESSAGE - 100)), WorkflowRequest)
+    assert len(messages.decode(filler % (b"x" * (MAX_MESSAGE - 100)), WorkflowRequest).workflow_type) > 500_000
 
 
 def test_times_have_a_zone() -> None:

@@ -167,17 +167,16 @@ async def test_after_an_outage(bus: Bus, nats_server: NatsServer) -> None:
     async def on_agent(_: Received) -> None:
         heard.set()
 
-    async with connected(nats_server.url, agent="listener") as listener:
-        async with announcing(bus):
-            await eventually(lambda: _is_live(listener), "the lease is there")
-            await listener.subscribe(subjects.AGENT_REGISTER, on_agent)
-            nats_server.kill()
-            await asyncio.sleep(1)  # a renewal fails meanwhile
-            nats_server.start()
-            await answers(listener)
-            await eventually(lambda: _is_live(listener), "the lease is there again")
-            async with asyncio.timeout(10):
-                await heard.wait()
+    async with connected(nats_server.url, agent="listener") as listener, announcing(bus):
+        await eventually(lambda: _is_live(listener), "the lease is there")
+        await listener.subscribe(subjects.AGENT_REGISTER, on_agent)
+        nats_server.kill()
+        await asyncio.sleep(1)  # a renewal fails meanwhile
+        nats_server.start()
+        await answers(listener)
+        await eventually(lambda: _is_live(listener), "the lease is there again")
+        async with asyncio.timeout(10):
+            await heard.wait()
 
 
 async def test_an_agent_that_is_not_there(bus: Bus) -> None:

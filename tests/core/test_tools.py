@@ -62,7 +62,7 @@ class Broken:
     async def undocumented(self, call: Call, p: Make) -> Made:  # noqa: D102
         raise NotImplementedError
 
-    @tool(**READ)  # type: ignore[arg-type]
+    @tool(**READ)  # type: ignore[arg-type, type-var]
     def blocking(self, call: Call, p: Make) -> Made:
         """Block."""
         raise NotImplementedError

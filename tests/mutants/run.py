@@ -1,0 +1,157 @@
+"""Switches each safety answer off, one at a time, and demands that its test turns red.
+
+    python tests/mutants/run.py [NAME…] [--jobs N]
+
+A mutant is `tests/mutants/NAME.patch`: lines `# breaks: what it breaks` and `# red: tests/path::test`, then a
+patch for `git apply`.  The tree is copied, the patch applied to the copy, and that one test run against it, in
+child processes too.  Red means an assertion or a time-out of the test, not code that does not import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TREE = ("agentd", "plugins", "tests", "pyproject.toml")
+LINKED = (".venv-pve", "node_modules")
+LIMIT = 150
+"""Seconds for one mutant."""
+BROKEN_CODE = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One patch, what it breaks, and the test that must notice."""
+
+    path: Path
+    breaks: str
+    red: str
+
+    @property
+    def name(self) -> str:
+        """Return the name by which it is called."""
+        return self.path.stem
+
+    @classmethod
+    def read(cls, path: Path) -> Mutant:
+        """Read a patch; raises ValueError if it does not say what it is for."""
+        found: dict[str, str] = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if not line.startswith("#"):
+                break
+            key, _, value = line.removeprefix("#").partition(":")
+            found[key.strip()] = value.strip()
+        try:
+            return cls(path, found["breaks"], found["red"])
+        except KeyError as error:
+            message = f"{path.name}: no line '# {error.args[0]}:' at its top"
+            raise ValueError(message) from error
+
+
+def judge(mutant: Mutant) -> tuple[bool, str]:
+    """Run the mutant's test against a copy with its patch; return whether it was noticed, and how."""
+    with tempfile.TemporaryDirectory(prefix=f"mutant-{mutant.name}-") as directory:
+        copy = Path(directory) / "tree"
+        _copy(copy)
+        applied = _run(["git", "apply", "-p1", str(mutant.path)], copy)
+        if applied.returncode:
+            return False, f"does not apply: {applied.stdout.strip().splitlines()[-1]}"
+        where = _run([sys.executable, "-c", "import agentd; print(agentd.__file__)"], copy).stdout.strip()
+        if not where.startswith(str(copy)):
+            return False, f"the test would import {where}"
+        return _test(mutant, copy)
+
+
+def _copy(copy: Path) -> None:
+    copy.mkdir()
+    for name in TREE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", ".ruff_cache"))
+        else:
+            shutil.copy2(source, copy / name)
+    for name in LINKED:
+        if (ROOT / name).exists():
+            (copy / name).symlink_to(ROOT / name)
+
+
+def _run(command: list[str], copy: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that imports the copy, before anything that is installed."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(copy), str(copy / "plugins")]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GIT_CEILING_DIRECTORIES": str(copy.parent),
+        "AGENTD_FACTS": os.environ.get("AGENTD_FACTS", str(ROOT.parent / "shared")),
+        "TMPDIR": str(copy.parent),
+    }
+    return subprocess.run(
+        command,
+        cwd=copy,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def _test(mutant: Mutant, copy: Path) -> tuple[bool, str]:
+    report = copy / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", mutant.red]
+    try:
+        done = _run(command, copy)
+    except subprocess.TimeoutExpired:
+        return True, f"not over after {LIMIT} s"
+    if done.returncode == 0:
+        return False, "SURVIVED: the test passes"
+    if "++ Timeout ++" in done.stdout:
+        return True, "time-out"
+    if not report.exists():
+        return False, f"no report: {(done.stdout.strip().splitlines() or ['nothing'])[-1]}"
+    return _read(report)
+
+
+def _read(report: Path) -> tuple[bool, str]:
+    root = ET.parse(report).getroot()  # noqa: S314 - pytest has just written it
+    failure = root.find(".//failure")
+    if failure is None:
+        return False, "the test was not run, or failed before it began"
+    said = next(iter(failure.get("message", "").splitlines()), "").strip()
+    if said.startswith(BROKEN_CODE):
+        return False, f"the mutant does not run: {said}"
+    return True, said
+
+
+def main() -> int:
+    """Judge the mutants that were named, or all; return 1 if one was not noticed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    mutants = [Mutant.read(path) for path in sorted(Path(__file__).parent.glob("*.patch"))]
+    unknown = set(arguments.names) - {each.name for each in mutants}
+    if unknown:
+        parser.error(f"no mutant {', '.join(sorted(unknown))}")
+    mutants = [each for each in mutants if not arguments.names or each.name in arguments.names]
+    survivors = 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for mutant, (noticed, how) in zip(mutants, pool.map(judge, mutants), strict=True):
+            survivors += not noticed
+            print(f"{'red  ' if noticed else 'ALIVE'}  {mutant.name:28} {mutant.breaks}", flush=True)  # noqa: T201
+            print(f"       {'':28} {how[:140]}", flush=True)  # noqa: T201
+    print(f"{len(mutants)} mutants, {survivors} not noticed")  # noqa: T201
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
