@@ -151,7 +151,11 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one task; `attempt` counts from 1, `deadline` and `retry_at` belong to the attempt."""
+    """What became of one task; `attempt` counts from 1, `deadline` and `retry_at` belong to the attempt.
+
+    retried  how often it was tried again
+    redone   how often it sent the workflow back to an earlier task
+    """
 
     spec: TaskSpec
     status: TaskStatus = TaskStatus.WAITING
@@ -161,6 +165,8 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
     assigned_at: datetime | None = None
     finished_at: datetime | None = None
     agent: str = ""
+    retried: int = 0
+    redone: int = 0
     result: Any = None
     error: TaskError | None = None
     warnings: list[str] = []

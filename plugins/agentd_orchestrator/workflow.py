@@ -35,8 +35,12 @@ MAX_REDO: Final = 5
 """How often a task may send the workflow back to an earlier one."""
 MAX_BACKOFF: Final = 300.0
 """Longest pause in seconds before a retry."""
-MAX_TASKS: Final = 2000
-"""Tasks of one plan; more would not fit the largest message with their results."""
+MAX_TASKS: Final = 1000
+"""Tasks of one plan: they take half of the largest state, the other half is for their results."""
+MAX_TIMEOUT: Final = 30 * 86_400.0
+"""Longest time-out of a workflow in seconds: effect records, by which nothing is done twice, are kept for as long."""
+LINES_KEPT: Final = 50
+"""Lines of the timeline that are kept of a workflow that has outgrown the largest state."""
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -118,7 +122,6 @@ def decide(  # noqa: PLR0911 - one exit for each input
 def begin(given: Begin, at: datetime) -> Workflow:
     """Return the first state of a workflow: running, or ended at once when it is refused or only planned."""
     request = given.request
-    seconds = sum(each.deadline for each in given.plan) if request.timeout is None else request.timeout
     state = Workflow(
         workflow_id=request.workflow_id,
         workflow_type=request.workflow_type,
@@ -131,12 +134,14 @@ def begin(given: Begin, at: datetime) -> Workflow:
         updated=at,
         priority=request.priority,
         parameters=request.parameters,
-        deadline=at + timedelta(seconds=seconds),
-        tasks={each.name: TaskState(each) for each in given.plan},
     )
     if given.refused:
-        state = replace(state, error=given.refused, tasks={}, deadline=None)
+        state = replace(state, error=given.refused)
         return _finish(_note(state, at, f"{given.status}: {given.refused}"), at, given.status)
+    seconds = sum(each.deadline for each in given.plan) if request.timeout is None else request.timeout
+    state = replace(
+        state, deadline=at + timedelta(seconds=seconds), tasks={each.name: TaskState(each) for each in given.plan}
+    )
     if request.dry_run:
         skipped = {name: replace(task, status=TaskStatus.SKIPPED) for name, task in state.tasks.items()}
         return _finish(_note(replace(state, tasks=skipped), at, "planned only (dry run)"), at, Status.COMPLETED)
@@ -158,6 +163,9 @@ def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
     task = replace(task, agent=completion.agent_id, finished_at=at, warnings=completion.warnings)
     if completion.status is Outcome.FAILED:
         return _failed(state, given.task, task, _error_of(completion), at)
+    if completion.status is Outcome.CANCELLED and _going_on(state):
+        error = TaskError("cancelled", f"{completion.agent_id or 'an agent'} cancelled it, and nobody asked for that")
+        return _failed(state, given.task, task, error, at)
     if completion.status is Outcome.CANCELLED:
         task = replace(task, status=TaskStatus.CANCELLED)
     else:
@@ -165,6 +173,11 @@ def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
         task = replace(task, status=status, result=completion.result, error=None)
     state = _with(state, given.task, task, at, str(task.status))
     return _advance(state, at)
+
+
+def _going_on(state: Workflow) -> bool:
+    """Tell whether tasks are still begun: nothing has failed for good, and nobody has cancelled."""
+    return not state.failing and state.status is Status.RUNNING
 
 
 def _error_of(completion: TaskCompletion) -> TaskError:
@@ -176,14 +189,15 @@ def _error_of(completion: TaskCompletion) -> TaskError:
 def _failed(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
     """Go back, try again, or give up, after an attempt has failed."""
     task = replace(task, error=error)
-    going_on = not state.failing and state.status is Status.RUNNING
+    going_on = _going_on(state)
     back_to = task.spec.redo.get(error.code)
-    if going_on and back_to is not None and task.attempt <= MAX_REDO:
+    if going_on and back_to is not None and task.redone < MAX_REDO:
+        task = replace(task, redone=task.redone + 1)
         state = _with(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
         return _advance(_rewind(state, back_to), at)
-    if going_on and error.retry and task.attempt <= task.spec.retries:
-        retry_at = at + timedelta(seconds=min(task.spec.backoff * 2 ** (task.attempt - 1), MAX_BACKOFF))
-        task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at)
+    if going_on and error.retry and task.retried < task.spec.retries:
+        retry_at = at + timedelta(seconds=min(task.spec.backoff * 2.0 ** min(task.retried, 32), MAX_BACKOFF))
+        task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at, retried=task.retried + 1)
         state = _with(state, name, task, at, f"failed, to be tried again: {error.message}")
         return _add(state, Effect("retry", name, task.attempt + 1, retry_at))
     task = replace(task, status=TaskStatus.FAILED)
@@ -200,7 +214,11 @@ def _rewind(state: Workflow, back_to: str) -> Workflow:
         if again.intersection(task.spec.after):
             again.add(name)
     tasks = {
-        name: TaskState(task.spec, attempt=task.attempt, error=task.error) if name in again else task
+        name: TaskState(
+            task.spec, attempt=task.attempt, error=task.error, retried=task.retried, redone=task.redone
+        )
+        if name in again
+        else task
         for name, task in state.tasks.items()
     }
     return replace(state, tasks=tasks)
@@ -231,7 +249,7 @@ def _due(state: Workflow, given: Due, at: datetime) -> Workflow:  # noqa: PLR091
     if task.status is not TaskStatus.ASSIGNED or given.attempt != task.attempt:
         return state
     text = f"no result within {task.spec.deadline:g} s of attempt {task.attempt}"
-    if not state.failing and state.status is Status.RUNNING:
+    if _going_on(state):
         return _failed(state, given.task, task, TaskError("deadline", text, retry=True), at)
     task = replace(task, status=TaskStatus.CANCELLED, finished_at=at, error=TaskError("deadline", text))
     return _advance(_with(state, given.task, task, at, f"{text}; what it did is not known"), at)
@@ -266,7 +284,7 @@ def _wind_down(state: Workflow, at: datetime) -> Workflow:
 
 def _advance(state: Workflow, at: datetime) -> Workflow:
     """Assign what is ready; end the workflow when nothing is left to wait for."""
-    if not state.failing and state.status is Status.RUNNING:
+    if _going_on(state):
         for name, task in state.tasks.items():
             ready = task.status is TaskStatus.WAITING and task.retry_at is None
             if ready and all(state.tasks[each].status in DONE for each in task.spec.after):
@@ -355,7 +373,10 @@ def _resolve(value: Any, state: Workflow) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, dict):
         if "$result" in value:
             result = state.tasks[value["$result"]].result
-            return result.get(value["field"]) if "field" in value and isinstance(result, dict) else result
+            if "field" not in value or not isinstance(result, dict):
+                return result
+            # A large result lies in the bucket `results`: the worker takes the field when it has fetched it.
+            return result | {"field": value["field"]} if "$stored" in result else result.get(value["field"])
         return {key: _resolve(each, state) for key, each in value.items()}
     if isinstance(value, list):
         return [_resolve(each, state) for each in value]
@@ -432,7 +453,18 @@ def _check_order(plan: list[TaskSpec]) -> None:
             before[each.name] = set(each.after).union(*(before[other] for other in each.after))
             strangers = set(each.redo.values()) - before[each.name]
             if strangers:
-                message = f"task {each.name}: goes back to {strangers.pop()!r}, which does not come before it"
+                message = f"task {each.name}: goes back to {min(strangers)!r}, which does not come before it"
+                raise Rejected(message)
+            unknown = [other for other in _wanted_by(each.parameters) if other not in before[each.name]]
+            if unknown:
+                message = f"task {each.name}: wants the result of {unknown[0]!r}, which does not come before it"
                 raise Rejected(message)
         done.update(each.name for each in ready)
         left = [each for each in left if each.name not in done]
+
+
+def _wanted_by(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
+    """Return the tasks whose results stand in `value`; what is no task's name is returned as it is."""
+    if isinstance(value, dict):
+        return [value["$result"]] if "$result" in value else _wanted_by(list(value.values()))
+    return [name for each in value for name in _wanted_by(each)] if isinstance(value, list) else []

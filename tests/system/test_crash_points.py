@@ -11,20 +11,19 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import eventually
 
 from agentd import client, subjects
 from agentd.audit import verify
 from agentd.crash import POINTS
 from agentd.messages import AuditRecord, EffectRecord, WorkflowRequest
+from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from harness import Daemon, Net
-
     from agentd.bus import Bus
+    from harness import Daemon, Net
 
 ORCHESTRATORS = {"before-commit", "after-commit", "in-outbox", "before-input-ack"}
 ROLES = ("orchestrator", "specialist", "mcp-bridge")
