@@ -23,6 +23,8 @@ from agentd.messages import (
     WorkflowRequest,
     WorkflowResponse,
     WorkflowSignal,
+    check_size,
+    encode,
     request_digest,
 )
 
@@ -46,8 +48,10 @@ def new_id(workflow_type: str) -> str:
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     """Store a request; return its sequence.  Sending it again with the same id is the same request."""
     subjects.check_id(request.workflow_id)
+    data = encode(request)
+    check_size(data, WorkflowRequest)
     message_id = f"{principal}.{request.workflow_id}.{request_digest(request)[:16]}"
-    return await bus.store(subjects.request(principal), request, msg_id=message_id)
+    return await bus.store(subjects.request(principal), data, msg_id=message_id)
 
 
 async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:

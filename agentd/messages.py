@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -18,6 +18,13 @@ from agentd.errors import InvalidMessage
 
 MAX_MESSAGE = 512 * 1024
 """Largest message in bytes that agentd accepts; half of the server's default max_payload of 1 MiB."""
+MAX_STATE = 960 * 1024
+"""Largest state of a workflow in bytes, and largest answer made of it: max_payload, less room for headers."""
+MAX_REQUEST = 128 * 1024
+"""Largest request in bytes: its parameters stand in the state, in its plan and in the first assignment."""
+
+Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time that is reckoned with; one without a zone is an error.  Times that are only shown may lack it."""
 
 
 class Tier(StrEnum):
@@ -62,6 +69,8 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
 class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ask for a workflow; `timeout` (s) counts from its start, `start_by` from when NATS stored the request."""
 
+    MAX_BYTES: ClassVar[int] = MAX_REQUEST
+
     workflow_type: str
     workflow_id: str = ""
     parameters: dict[str, Any] = {}
@@ -82,6 +91,8 @@ class WorkflowSignal(msgspec.Struct, frozen=True, omit_defaults=True):
 class WorkflowResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """Answer a request once it is over, or say why it was rejected."""
 
+    MAX_BYTES: ClassVar[int] = MAX_STATE
+
     workflow_id: str
     status: str
     result: dict[str, Any] = {}
@@ -97,7 +108,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     task_type: str
     assigned_to: str
     parameters: dict[str, Any]
-    deadline: datetime
+    deadline: Zoned
     attempt: int = 1
     dependencies: list[str] = []
     tier: Tier = Tier.READ
@@ -136,7 +147,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     principal: str = ""
     tier: Tier = Tier.READ
     attempt: int = 1
-    deadline: datetime | None = None
+    deadline: Zoned | None = None
 
 
 class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -301,9 +312,7 @@ def decode(data: bytes, kind: type[M]) -> M:
 
     Raises InvalidMessage, naming the type, the field and the fault.
     """
-    if len(data) > MAX_MESSAGE:
-        message = f"{kind.__name__}: {len(data)} bytes; at most {MAX_MESSAGE} are accepted"
-        raise InvalidMessage(message)
+    check_size(data, kind)
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
@@ -311,6 +320,15 @@ def decode(data: bytes, kind: type[M]) -> M:
         return decoder.decode(data)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidMessage(fault(error, kind.__name__)) from error
+    except RecursionError as error:
+        raise InvalidMessage(f"{kind.__name__}: it is nested too deeply") from error
+
+
+def check_size(data: bytes, kind: type[object]) -> None:
+    """Raise InvalidMessage if `data` is larger than a message of type `kind` may be."""
+    most = getattr(kind, "MAX_BYTES", MAX_MESSAGE)
+    if len(data) > most:
+        raise InvalidMessage(f"{kind.__name__}: {len(data)} bytes; at most {most} are accepted")
 
 
 def request_digest(request: WorkflowRequest) -> str:
@@ -330,7 +348,8 @@ def fault(error: Exception, where: str) -> str:
     """Return msgspec's complaint with its field first: `WorkflowRequest.priority: expected int, got str`."""
     text, _, at = str(error).partition(" - at `$")
     text = text.replace("`", "").replace(" | null", " or nothing")
-    return f"{where}{at.rstrip('`')}: {text[:1].lower()}{text[1:]}"
+    text = text if text.startswith("JSON") else text[:1].lower() + text[1:]
+    return f"{where}{at.rstrip('`')}: {text}"
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - JSON values

@@ -57,6 +57,17 @@ def check_id(value: str, field: str = "workflow_id") -> str:
     return value
 
 
+def check_key(value: str) -> str:
+    """Return `value` if it may be the key of an effect (`<workflow>.<task>[.<step>]`), else raise InvalidMessage."""
+    tokens = value.split(".")
+    if len(tokens) not in {2, 3}:
+        message = f"key: {value!r} is not <workflow>.<task> or <workflow>.<task>.<step>"
+        raise InvalidMessage(message)
+    for each in tokens:
+        check_id(each, "key")
+    return value
+
+
 def check_task(value: str) -> str:
     """Return `value` if it may name a task of a plan, else raise InvalidMessage."""
     if not _TASK.match(value):

@@ -214,7 +214,8 @@ class Worker:
         if isinstance(value, dict):
             if "$stored" in value:
                 stored = await self.bus.kv_get(subjects.RESULTS, value["$stored"])
-                return None if stored is None else msgspec.json.decode(stored.data)
+                found = None if stored is None else msgspec.json.decode(stored.data)
+                return found.get(value["field"]) if "field" in value and isinstance(found, dict) else found
             return {key: await self._expand(each) for key, each in value.items()}
         if isinstance(value, list):
             return [await self._expand(each) for each in value]
@@ -243,8 +244,8 @@ class Worker:
         if not call.key and tool.tier is not Tier.READ:
             message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
             raise InvalidMessage(message)
-        for token in call.key.split(".") if call.key else ():
-            subjects.check_id(token, "key")
+        if call.key:
+            subjects.check_key(call.key)
         seconds = CALL_DEADLINE
         if call.deadline is not None:
             seconds = (call.deadline - self.bus.server_time()).total_seconds()

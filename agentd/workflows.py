@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
 from agentd import subjects
-from agentd.messages import TaskError, Tier
+from agentd.messages import MAX_STATE, TaskError, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,6 +174,8 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole state of a workflow, as each event carries it."""
+
+    MAX_BYTES: ClassVar[int] = MAX_STATE
 
     workflow_id: str
     workflow_type: str

@@ -30,7 +30,7 @@ from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.crash import crash_point
 from agentd.effects import entomb
 from agentd.errors import BusUnavailable, StaleWrite, TemporaryError
-from agentd.messages import CriticalError, TimerDue, now
+from agentd.messages import CriticalError, TimerDue, encode, now
 from agentd.workflows import TERMINAL, VERSION, Effect, Workflow
 from agentd_orchestrator import workflow as wf
 
@@ -126,8 +126,9 @@ class Engine:
                 continue
             if changed is None:
                 return state
+            changed, data = self._fitting(changed)
             try:
-                seq = await self._commit(changed, seq)
+                seq = await self._commit(changed, data, seq)
             except StaleWrite:
                 self._metrics.event_conflicts.inc()
                 self._states.pop(workflow_id, None)
@@ -157,8 +158,17 @@ class Engine:
                     continue
                 text = f"deciding over {type(each.value).__name__} failed {each.delivered} times: {error}"
                 self._bus.spawn(self._alarm(workflow_id, text))
-                current = wf.decide(current, wf.Broken(text), at)
+                current = wf.decide(current, wf.broken(each.value, text), at)
         return None if current is start else current
+
+    def _fitting(self, state: Workflow) -> tuple[Workflow, bytes]:
+        """Return the state as one event can carry it, and its bytes: what does not fit would be stuck for ever."""
+        data = encode(state)
+        if len(data) <= Workflow.MAX_BYTES:
+            return state, data
+        state = wf.overgrown(state, len(data))
+        self._log.error("a workflow has grown too large", workflow=state.workflow_id, reason=state.error)
+        return state, encode(state)
 
     async def _alarm(self, workflow_id: str, text: str) -> None:
         error = CriticalError("orchestrator", f"{workflow_id}: {text}", now())
@@ -211,15 +221,15 @@ class Engine:
             if stored is None or stored.seq != seq:
                 del self._states[workflow_id]
 
-    async def _commit(self, state: Workflow, expect: int) -> int:
+    async def _commit(self, state: Workflow, data: bytes, expect: int) -> int:
         subject = subjects.event(state.workflow_id)
         if state.over:
-            seq = await self._bus.store(subject, state, expect=expect, ttl=KEPT, headers={ROLLUP: "sub"})
+            seq = await self._bus.store(subject, data, expect=expect, ttl=KEPT, headers={ROLLUP: "sub"})
             self._metrics.workflow_finished(
                 state.workflow_type, state.status, (state.updated - state.created).total_seconds()
             )
             return seq
-        return await self._bus.store(subject, state, expect=expect)
+        return await self._bus.store(subject, data, expect=expect)
 
     async def _emit(self, state: Workflow) -> None:
         """Send the outbox; what lies there already was sent before."""

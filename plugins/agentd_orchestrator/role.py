@@ -26,7 +26,7 @@ from agentd.messages import (
 from agentd.role import Settings
 from agentd.workflows import Status, TaskSpec, Workflow
 from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.engine import KEPT, Engine
+from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 
 if TYPE_CHECKING:
     from agentd.role import Context
@@ -113,11 +113,10 @@ class Orchestrator:
         plain = job.subject == subjects.WORKFLOW_REQUEST
         principal = "plain" if plain else job.subject.split(".")[3]
         tier = self._context.policy.tier_of(principal, plain=plain)
-        given_id = f"req-{job.sequence}"
+        wanted, given_id = _peek(job.data, "workflow_id"), f"req-{job.sequence}"
         try:
-            request = job.decode(WorkflowRequest)
-            given_id = subjects.check_id(request.workflow_id) if request.workflow_id else given_id
-            request = msgspec.structs.replace(request, workflow_id=given_id)
+            given_id = subjects.check_id(wanted) if wanted else given_id
+            request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
             begin = self._plan(request, principal, tier, job)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
@@ -138,6 +137,12 @@ class Orchestrator:
             plan = self._tasks(request, principal, tier, plain=plain)
         except (Rejected, Denied, InvalidMessage) as error:
             return wf.Begin(request, [], principal, tier, refused=str(error))
+        except Exception as error:
+            if job.delivered < BROKEN_AFTER:
+                raise
+            context.log.exception("a plan cannot be made", workflow=request.workflow_id, kind=request.workflow_type)
+            text = f"the plan of {request.workflow_type} cannot be made: {type(error).__name__}: {error}"
+            return wf.Begin(request, [], principal, tier, refused=text, status=Status.FAILED)
         return wf.Begin(request, plan, principal, tier)
 
     def _tasks(self, request: WorkflowRequest, principal: str, tier: Tier, *, plain: bool) -> list[TaskSpec]:
@@ -150,6 +155,9 @@ class Orchestrator:
             raise Rejected(message)
         if request.timeout is not None and request.timeout <= 0:
             message = f"timeout: {request.timeout:g} s is over already"
+            raise Rejected(message)
+        if request.timeout is not None and request.timeout > wf.MAX_TIMEOUT:
+            message = f"timeout: {request.timeout:g} s is too long; at most {wf.MAX_TIMEOUT:.0f} s"
             raise Rejected(message)
         plan = definition.plan(_parameters(request, definition.parameters))
         wf.check_plan(plan)
@@ -239,7 +247,7 @@ def _peek(data: bytes, field: str) -> str:
     """Return a text field of a message that cannot be understood as a whole, as far as it can."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     found = value.get(field, "") if isinstance(value, dict) else ""
     return found if isinstance(found, str) else ""

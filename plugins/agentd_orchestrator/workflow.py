@@ -39,8 +39,10 @@ MAX_TASKS: Final = 1000
 """Tasks of one plan: they take half of the largest state, the other half is for their results."""
 MAX_TIMEOUT: Final = 30 * 86_400.0
 """Longest time-out of a workflow in seconds: effect records, by which nothing is done twice, are kept for as long."""
-LINES_KEPT: Final = 50
-"""Lines of the timeline that are kept of a workflow that has outgrown the largest state."""
+MAX_TEXT: Final = 4000
+"""Characters that are kept of an error, a warning or a reason: it stands in the state more than once."""
+MAX_LINES: Final = 50
+"""Warnings and lines of a log that are kept of a task, and of the timeline of a workflow that has grown too large."""
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -83,6 +85,11 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 Input = Begin | Ended | Due | Cancel | Broken
+
+
+def broken(given: Input, error: str) -> Input:
+    """Return what is decided over in the place of `given`, which cannot be."""
+    return replace(given, plan=[], refused=error, status=Status.FAILED) if isinstance(given, Begin) else Broken(error)
 
 
 def fold(state: Workflow | None, inputs: list[Input], at: datetime) -> Workflow | None:
@@ -160,7 +167,8 @@ def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
         return state
     if completion.service_id != service_of(task.spec.queue):
         return state
-    task = replace(task, agent=completion.agent_id, finished_at=at, warnings=completion.warnings)
+    warnings = [each[:MAX_TEXT] for each in completion.warnings[:MAX_LINES]]
+    task = replace(task, agent=completion.agent_id, finished_at=at, warnings=warnings)
     if completion.status is Outcome.FAILED:
         return _failed(state, given.task, task, _error_of(completion), at)
     if completion.status is Outcome.CANCELLED and _going_on(state):
@@ -181,9 +189,10 @@ def _going_on(state: Workflow) -> bool:
 
 
 def _error_of(completion: TaskCompletion) -> TaskError:
-    if isinstance(completion.error, TaskError):
-        return completion.error
-    return TaskError(code="failed", message=completion.error or "failed without saying why")
+    error = completion.error
+    if not isinstance(error, TaskError):
+        error = TaskError("failed", error or "failed without saying why")
+    return replace(error, message=error.message[:MAX_TEXT], log=[each[:MAX_TEXT] for each in error.log[-MAX_LINES:]])
 
 
 def _failed(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
@@ -262,7 +271,7 @@ def _seconds(state: Workflow) -> int:
 def _cancel(state: Workflow, given: Cancel, at: datetime) -> Workflow:
     if state.status is Status.CANCELLING:
         return state
-    text = f"cancelled by {given.principal}" + (f": {given.reason}" if given.reason else "")
+    text = f"cancelled by {given.principal}" + (f": {given.reason[:MAX_TEXT]}" if given.reason else "")
     state = replace(_note(state, at, text), status=Status.CANCELLING, error=state.error or text)
     return _wind_down(state, at)
 
@@ -339,6 +348,20 @@ def _note(state: Workflow, at: datetime, what: str, name: str = "", task: TaskSt
 
 def _add(state: Workflow, *effects: Effect) -> Workflow:
     return replace(state, outbox=[*state.outbox, *effects])
+
+
+def overgrown(state: Workflow, size: int) -> Workflow:
+    """Return `state`, which one event cannot carry, ended and without what makes it large."""
+    text = f"its state takes {size} bytes, and one event carries {Workflow.MAX_BYTES}"
+    state = replace(state, parameters={}, outbox=[], error=text, failing=True, timeline=state.timeline[-MAX_LINES:])
+    tasks = {name: _bare(task) for name, task in state.tasks.items() if task.attempt}
+    return _finish(_note(replace(state, tasks=tasks), state.updated, text), state.updated, Status.FAILED)
+
+
+def _bare(task: TaskState) -> TaskState:
+    spec = TaskSpec(task.spec.name, task.spec.tool, task.spec.queue, task.spec.tier)
+    status = task.status if task.status in DONE else TaskStatus.CANCELLED
+    return TaskState(spec, status, task.attempt, finished_at=task.finished_at, agent=task.agent)
 
 
 # -- what is derived from a state ---------------------------------------------------------------------------------

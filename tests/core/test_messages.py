@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from agentd import messages, workflows
 from agentd.errors import InvalidMessage
-from agentd.messages import MAX_MESSAGE, Tier, WorkflowRequest
+from agentd.messages import MAX_MESSAGE, MAX_REQUEST, CriticalError, Tier, ToolCall, WorkflowRequest
 
 EXAMPLES = Path(__file__).parent / "examples"
 KINDS: dict[str, type[Any]] = {
@@ -145,12 +145,28 @@ def test_no_json(raw: bytes) -> None:
 
 
 def test_size_limit() -> None:
-    """A message above the limit is refused before it is read; one below is not."""
-    filler = b'{"workflow_type": "%s"}'
+    """A message above the limit of its kind is refused before it is read; one below is not."""
+    request = b'{"workflow_type": "%s"}'
+    error = b'{"service_id": "s", "timestamp": "2026-01-01T00:00:00Z", "error": "%s"}'
+    with pytest.raises(InvalidMessage, match=f"at most {MAX_REQUEST}"):
+        messages.decode(request % (b"x" * MAX_REQUEST), WorkflowRequest)
     with pytest.raises(InvalidMessage, match=f"at most {MAX_MESSAGE}"):
-        messages.decode(filler % (b"x" * MAX_MESSAGE), WorkflowRequest)
+        messages.decode(error % (b"x" * MAX_MESSAGE), CriticalError)
 
-    assert len(messages.decode(filler % (b"x" * (MAX_MESSAGE - 100)), WorkflowRequest).workflow_type) > 500_000
+    assert len(messages.decode(request % (b"x" * (MAX_REQUEST - 100)), WorkflowRequest).workflow_type) > 130_000
+    assert len(messages.decode(error % (b"x" * (MAX_MESSAGE - 100)), CriticalError).error) > 500_000
+
+
+def test_too_deep() -> None:
+    """A message that would exhaust the parser's stack is refused like any other that cannot be read."""
+    with pytest.raises(InvalidMessage, match="WorkflowRequest: it is nested too deeply"):
+        messages.decode(b'{"workflow_type": "x", "parameters": {"a": ' + b"[" * 100_000, WorkflowRequest)
+
+
+def test_a_deadline_has_a_zone() -> None:
+    """A time that is reckoned with must say its zone: guessing it could be hours wrong."""
+    with pytest.raises(InvalidMessage, match="ToolCall.deadline: expected datetime with a timezone component"):
+        messages.decode(b'{"parameters": {}, "deadline": "2026-01-01T00:00:00"}', ToolCall)
 
 
 def test_times_have_a_zone() -> None:

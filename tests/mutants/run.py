@@ -10,8 +10,10 @@ child processes too.  Red means an assertion or a time-out of the test, not code
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("agentd", "plugins", "tests", "pyproject.toml")
 LINKED = (".venv-pve", "node_modules")
-LIMIT = 150
+LIMIT = 120
 """Seconds for one mutant."""
 BROKEN_CODE = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError")
 
@@ -93,16 +95,22 @@ def _run(command: list[str], copy: Path) -> subprocess.CompletedProcess[str]:
         "AGENTD_FACTS": os.environ.get("AGENTD_FACTS", str(ROOT.parent / "shared")),
         "TMPDIR": str(copy.parent),
     }
-    return subprocess.run(
+    process = subprocess.Popen(
         command,
         cwd=copy,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=LIMIT,
-        check=False,
+        start_new_session=True,
     )
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # servers that a test left behind when its time was up
+        process.wait()
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def _test(mutant: Mutant, copy: Path) -> tuple[bool, str]:

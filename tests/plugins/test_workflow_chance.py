@@ -55,12 +55,14 @@ def inputs(draw: st.DrawFn) -> wf.Input:
 
 
 def begun(plan: list[TaskSpec]) -> Workflow:
+    """Return the first state of a workflow."""
     state = wf.fold(None, [wf.Begin(WorkflowRequest("test", "w"), plan, "alice", Tier.OPERATE)], T0)
     assert state is not None
     return state
 
 
 def play(state: Workflow, given_: list[wf.Input], check: Callable[[Workflow, Workflow, wf.Input], None]) -> Workflow:
+    """Decide over each input in turn; `check` sees every change."""
     for number, each in enumerate(given_):
         changed = wf.fold(state, [each], T0 + timedelta(seconds=number))
         if changed is not None:

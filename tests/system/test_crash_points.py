@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -44,7 +44,7 @@ class Cast:
         self.deaths: list[tuple[str, int]] = []
         self._watch: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Cast:
+    async def __aenter__(self) -> Self:
         """Start all of them at once, and wait until they are ready."""
         for name, daemon in self.daemons.items():
             daemon.start(**self.environment.get(name, {}))
