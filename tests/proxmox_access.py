@@ -34,13 +34,13 @@ class Access:
         return self.secret
 
 
-def access(pve: FakePve, token: str = "full", **changes: Any) -> Access:  # noqa: ANN401, S107 - the name of a token
+def access(pve: FakePve, token: str = "full", **changes: Any) -> Access:  # noqa: S107 - the name of a token
     """Return how to reach the simulator with one of its tokens."""
     token_id, _, secret = pve.tokens[token].partition("=")
     return dataclasses.replace(Access(pve.url, token_id, secret, pve.ca), **changes)
 
 
-def connect(pve: FakePve, token: str = "full", **changes: Any) -> Proxmox:  # noqa: ANN401, S107
+def connect(pve: FakePve, token: str = "full", **changes: Any) -> Proxmox:  # noqa: S107
     """Return the real client for the simulator."""
     return Proxmox(access(pve, token, **changes))
 
@@ -56,7 +56,7 @@ class Steer:
         """Return an async version of the method `name`."""
         method = getattr(self._pve, name)
 
-        async def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        async def call(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(method, *args, **kwargs)
 
         return call

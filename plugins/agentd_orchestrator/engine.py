@@ -126,7 +126,7 @@ class Engine:
                 continue
             if changed is None:
                 return state
-            changed, data = self._fitting(changed)
+            changed, data = self._fitting(changed, new=state is None)
             try:
                 seq = await self._commit(changed, data, seq)
             except StaleWrite:
@@ -161,12 +161,12 @@ class Engine:
                 current = wf.decide(current, wf.broken(each.value, text), at)
         return None if current is start else current
 
-    def _fitting(self, state: Workflow) -> tuple[Workflow, bytes]:
+    def _fitting(self, state: Workflow, *, new: bool) -> tuple[Workflow, bytes]:
         """Return the state as one event can carry it, and its bytes: what does not fit would be stuck for ever."""
         data = encode(state)
         if len(data) <= Workflow.MAX_BYTES:
             return state, data
-        state = wf.overgrown(state, len(data))
+        state = wf.overgrown(state, len(data), new=new)
         self._log.error("a workflow has grown too large", workflow=state.workflow_id, reason=state.error)
         return state, encode(state)
 

@@ -44,6 +44,9 @@ MAX_TEXT: Final = 4000
 MAX_LINES: Final = 50
 """Warnings and lines of a log that are kept of a task, and of the timeline of a workflow that has grown too large."""
 
+UNKNOWN: Final = {"deadline": "its deadline passed while it ran", "abandoned": "the workflow ended while it ran"}
+"""Errors after which it is not known what a task has done to the world."""
+
 
 class Begin(msgspec.Struct, frozen=True):
     """A request with its plan; `refused` says why it is not carried out, and with which status."""
@@ -121,7 +124,8 @@ def decide(  # noqa: PLR0911 - one exit for each input
         case Cancel():
             return _cancel(state, given, at)
         case Broken():
-            return _finish(_note(replace(state, error=given.error, failing=True), at, given.error), at, Status.FAILED)
+            state = replace(state, error=given.error, failing=True, tasks=_abandoned(state))
+            return _finish(_note(state, at, given.error), at, Status.FAILED)
         case _:
             return state
 
@@ -223,9 +227,7 @@ def _rewind(state: Workflow, back_to: str) -> Workflow:
         if again.intersection(task.spec.after):
             again.add(name)
     tasks = {
-        name: TaskState(
-            task.spec, attempt=task.attempt, error=task.error, retried=task.retried, redone=task.redone
-        )
+        name: TaskState(task.spec, attempt=task.attempt, error=task.error, retried=task.retried, redone=task.redone)
         if name in again
         else task
         for name, task in state.tasks.items()
@@ -350,18 +352,31 @@ def _add(state: Workflow, *effects: Effect) -> Workflow:
     return replace(state, outbox=[*state.outbox, *effects])
 
 
-def overgrown(state: Workflow, size: int) -> Workflow:
+def overgrown(state: Workflow, size: int, *, new: bool) -> Workflow:
     """Return `state`, which one event cannot carry, ended and without what makes it large."""
     text = f"its state takes {size} bytes, and one event carries {Workflow.MAX_BYTES}"
-    state = replace(state, parameters={}, outbox=[], error=text, failing=True, timeline=state.timeline[-MAX_LINES:])
-    tasks = {name: _bare(task) for name, task in state.tasks.items() if task.attempt}
-    return _finish(_note(replace(state, tasks=tasks), state.updated, text), state.updated, Status.FAILED)
+    kept = {} if new else _abandoned(state)
+    tasks = {name: _bare(task) for name, task in kept.items()}
+    state = replace(state, parameters={}, tasks=tasks, outbox=[], error=text, timeline=state.timeline[-MAX_LINES:])
+    return _finish(_note(state, state.updated, text), state.updated, Status.REJECTED if new else Status.FAILED)
 
 
 def _bare(task: TaskState) -> TaskState:
     spec = TaskSpec(task.spec.name, task.spec.tool, task.spec.queue, task.spec.tier)
-    status = task.status if task.status in DONE else TaskStatus.CANCELLED
-    return TaskState(spec, status, task.attempt, finished_at=task.finished_at, agent=task.agent)
+    error = None if task.error is None else TaskError(task.error.code, task.error.message[:100])
+    return TaskState(spec, task.status, task.attempt, finished_at=task.finished_at, agent=task.agent, error=error)
+
+
+def _abandoned(state: Workflow) -> dict[str, TaskState]:
+    """Return the tasks of a workflow that ends at once: nobody waits for what runs."""
+    tasks = dict(state.tasks)
+    for name, task in tasks.items():
+        if task.status is TaskStatus.ASSIGNED:
+            error = TaskError("abandoned", "the workflow ended while it ran")
+            tasks[name] = replace(task, status=TaskStatus.CANCELLED, error=error)
+        elif task.status is TaskStatus.WAITING:
+            tasks[name] = replace(task, status=TaskStatus.CANCELLED, retry_at=None)
+    return tasks
 
 
 # -- what is derived from a state ---------------------------------------------------------------------------------
@@ -432,8 +447,8 @@ def left_behind(state: Workflow) -> list[str]:
             continue
         if task.status in DONE:
             left.append(f"{name}: {_thing(task.result)}")
-        elif task.error is not None and task.error.code == "deadline":
-            left.append(f"{name}: not known, its deadline passed while it ran")
+        elif task.error is not None and task.error.code in UNKNOWN:
+            left.append(f"{name}: not known, {UNKNOWN[task.error.code]}")
     return left
 
 

@@ -105,7 +105,7 @@ class Worker:
         context.health.up()
         await context.worker.serve(SERVICE, context.stopping)
 
-    def reload(self, settings: Any) -> None:  # noqa: ANN401 - the protocol's
+    def reload(self, settings: Any) -> None:
         """Have no settings."""
 
 

@@ -29,7 +29,7 @@ class Figures:
 
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
-    def add(  # noqa: PLR0913 - a row of the table
+    def add(
         self,
         name: str,
         value: float,

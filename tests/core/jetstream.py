@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 
 
-def settings(*servers: str, **login: Any) -> sections.Bus:  # noqa: ANN401 - keys of [bus]
+def settings(*servers: str, **login: Any) -> sections.Bus:
     """Return the section [bus] with these servers; an answer may take two seconds."""
     return sections.Bus(servers=servers, **{"timeout": 2.0} | login)
 
@@ -29,8 +29,8 @@ def settings(*servers: str, **login: Any) -> sections.Bus:  # noqa: ANN401 - key
 async def connected(
     *servers: str,
     agent: str = "tester",
-    log: Any = None,  # noqa: ANN401 - a Logger, or Lines
-    **login: Any,  # noqa: ANN401 - keys of [bus]
+    log: Any = None,
+    **login: Any,
 ) -> AsyncIterator[Bus]:
     """Yield a connection; closing it afterwards must not take long."""
     bus = Bus(settings(*servers, **login), agent, log or logs.get_logger())
@@ -43,12 +43,12 @@ async def connected(
         assert time.monotonic() - begun < 10, "the connection does not close"
 
 
-async def make_stream(bus: Bus, name: str, *names: str, **config: Any) -> None:  # noqa: ANN401
+async def make_stream(bus: Bus, name: str, *names: str, **config: Any) -> None:
     """Make a stream that captures `names`."""
     await bus.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": list(names), "storage": "file"} | config)
 
 
-async def make_consumer(bus: Bus, stream: str, durable: str, *, ack_wait: float = 30.0, **config: Any) -> None:  # noqa: ANN401
+async def make_consumer(bus: Bus, stream: str, durable: str, *, ack_wait: float = 30.0, **config: Any) -> None:
     """Make a durable pull consumer as `agentd provision` makes them, but for its times."""
     body = {"durable_name": durable, "ack_policy": "explicit", "ack_wait": int(ack_wait * SECOND), "max_deliver": -1}
     await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{durable}", {"stream_name": stream, "config": body | config})

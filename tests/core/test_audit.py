@@ -45,7 +45,7 @@ def chain(length: int = LENGTH, agent: str = "mcp-bridge-pve1") -> list[AuditRec
     return records
 
 
-def forged(record: AuditRecord, **fields: Any) -> AuditRecord:  # noqa: ANN401
+def forged(record: AuditRecord, **fields: Any) -> AuditRecord:
     """Return `record` with other fields and a hash that fits them."""
     other = msgspec.structs.replace(record, **fields)
     return msgspec.structs.replace(other, hash=hash_of(other))

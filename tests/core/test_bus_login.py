@@ -213,7 +213,7 @@ def _name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _certificate(name: x509.Name, key: Any, issuer: x509.Name) -> x509.CertificateBuilder:  # noqa: ANN401
+def _certificate(name: x509.Name, key: Any, issuer: x509.Name) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(issuer, name, key, x509.random_serial_number())
     return builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))

@@ -26,13 +26,13 @@ RETRY = TaskError("deadline", "too late", retry=True)
 FINAL = TaskError("rejected", "no")
 
 
-def record(phase: str, **more: Any) -> EffectRecord:  # noqa: ANN401 - fields of EffectRecord
+def record(phase: str, **more: Any) -> EffectRecord:
     """Return a record of another process's, of the first attempt."""
     plain = EffectRecord("w.t", "create_vm", 3, "other", phase, now(), digest="d1")
     return msgspec.structs.replace(plain, **more)
 
 
-def wanted(**more: Any) -> Wanted:  # noqa: ANN401 - fields of Wanted
+def wanted(**more: Any) -> Wanted:
     """Return what we want, changed."""
     return Wanted(**{name: getattr(WANTED, name) for name in WANTED.__dataclass_fields__} | more)
 
@@ -65,14 +65,14 @@ def test_judge(found: EffectRecord | None, want: Wanted, age: float, verdict: Ve
     assert judge(found, want, age=age) is verdict
 
 
-async def take(bus: Bus, **more: Any) -> Claim:  # noqa: ANN401 - fields of Wanted
+async def take(bus: Bus, **more: Any) -> Claim:
     """Claim, and demand that it is ours."""
     found = await claim(bus, wanted(**more), now())
     assert isinstance(found, Claim), found
     return found
 
 
-async def refused(bus: Bus, **more: Any) -> EffectRecord:  # noqa: ANN401 - fields of Wanted
+async def refused(bus: Bus, **more: Any) -> EffectRecord:
     """Claim, and demand that it is not ours; return the record that is in the way."""
     found = await claim(bus, wanted(**more), now())
     assert isinstance(found, EffectRecord)

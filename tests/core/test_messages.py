@@ -31,7 +31,7 @@ _JSON = st.recursive(
 )
 
 
-def _values(kind: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401 - any type of a field
+def _values(kind: Any) -> st.SearchStrategy[Any]:
     """Return values of a message's field, down to the messages within it."""
     info = msgspec.inspect.type_info(kind)
     return _of(info)
@@ -43,7 +43,7 @@ def _struct(info: msgspec.inspect.StructType) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries(required, optional=optional).map(lambda fields: info.cls(**fields))
 
 
-def _of(info: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - one line a type
+def _of(info: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one line a type
     match info:
         case msgspec.inspect.StructType():
             return _struct(info)
@@ -61,7 +61,7 @@ def _of(info: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401, PLR0911 - one lin
             return _plain(info)
 
 
-def _plain(info: Any) -> st.SearchStrategy[Any]:  # noqa: ANN401
+def _plain(info: Any) -> st.SearchStrategy[Any]:
     found: st.SearchStrategy[Any] = {
         msgspec.inspect.AnyType: _JSON,
         msgspec.inspect.NoneType: st.none(),
@@ -165,7 +165,7 @@ def test_too_deep() -> None:
 
 def test_a_deadline_has_a_zone() -> None:
     """A time that is reckoned with must say its zone: guessing it could be hours wrong."""
-    with pytest.raises(InvalidMessage, match="ToolCall.deadline: expected datetime with a timezone component"):
+    with pytest.raises(InvalidMessage, match=r"ToolCall\.deadline: expected datetime with a timezone component"):
         messages.decode(b'{"parameters": {}, "deadline": "2026-01-01T00:00:00"}', ToolCall)
 
 

@@ -49,7 +49,7 @@ def _module(**hooks: Callable[..., object]) -> ModuleType:
     return made
 
 
-async def _run(_call: Any, _parameters: Any) -> Made:  # noqa: ANN401
+async def _run(_call: Any, _parameters: Any) -> Made:
     return Made(1)
 
 

@@ -32,7 +32,7 @@ class Answer:
         """Return the body as text."""
         return self.body.decode()
 
-    def json(self) -> Any:  # noqa: ANN401
+    def json(self) -> Any:
         """Return the body as JSON values."""
         return json.loads(self.body)
 

@@ -173,7 +173,7 @@ class MemoryView:
         if self.fault is not None:
             raise self.fault
 
-    def add_workflow(  # noqa: PLR0913
+    def add_workflow(
         self,
         workflow_id: str,
         statuses: list[str],

@@ -56,7 +56,7 @@ class Worker:
         return ToolReply(status=Outcome.COMPLETED, result=VALID)
 
 
-def surroundings(**changes: Any) -> Any:  # noqa: ANN401 - stands for a Context
+def surroundings(**changes: Any) -> Any:
     """Return what a bridge touches, with the specialist's tools in the place of Proxmox'."""
     offered = collect(Domain(SpecialistSettings()), service="mcp-proxmox")
     return SimpleNamespace(
@@ -93,7 +93,7 @@ async def page(bridge: Bridge) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running(bridge: Bridge, context: Any) -> AsyncIterator[None]:  # noqa: ANN401
+async def running(bridge: Bridge, context: Any) -> AsyncIterator[None]:
     """Run the bridge."""
     task = asyncio.create_task(bridge.run(context))
     async with asyncio.timeout(10):

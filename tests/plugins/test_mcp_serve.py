@@ -288,5 +288,5 @@ async def test_one_malformed_tool_is_left_out_alone() -> None:
     assert "not an object in JSON" in face.broken[0].reason
 
 
-def _texts(answer: Any) -> list[str]:  # noqa: ANN401 - the SDK's result
+def _texts(answer: Any) -> list[str]:
     return [each.text for each in answer.content]

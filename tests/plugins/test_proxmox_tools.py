@@ -81,7 +81,7 @@ class Bench:
         assert not [each for each in found if isinstance(each, BrokenTool)]
         self.tools = by_name(each for each in found if isinstance(each, Tool))
 
-    async def once(self, tool: str, call: MemoryCall | None = None, **parameters: Any) -> Any:  # noqa: ANN401
+    async def once(self, tool: str, call: MemoryCall | None = None, **parameters: Any) -> Any:
         """Call a tool once."""
         call = call or MemoryCall()
         before = call.times
@@ -91,7 +91,7 @@ class Bench:
         assert msgspec.convert(msgspec.to_builtins(result), type(result)) == result
         return result
 
-    async def until_done(self, tool: str, call: MemoryCall, **parameters: Any) -> Any:  # noqa: ANN401
+    async def until_done(self, tool: str, call: MemoryCall, **parameters: Any) -> Any:
         """Call a tool again after what passes, as the worker does."""
         while True:
             try:

@@ -35,7 +35,7 @@ DEBIAN = TemplateView(
 )
 
 
-def lab(**changes: Any) -> Cluster:  # noqa: ANN401 - fields of Cluster
+def lab(**changes: Any) -> Cluster:
     """Return three nodes: pve1 busy, pve2 with the most free memory, pve3 offline."""
     storages = []
     for node, free in (("pve1", 100), ("pve2", 50), ("pve3", 500)):
@@ -58,12 +58,12 @@ def lab(**changes: Any) -> Cluster:  # noqa: ANN401 - fields of Cluster
     return replace(found, **changes)
 
 
-def clones(template: TemplateView = DEBIAN, **changes: Any) -> Cluster:  # noqa: ANN401
+def clones(template: TemplateView = DEBIAN, **changes: Any) -> Cluster:
     """Return the lab with a template that was looked at."""
     return lab(template=template, **changes)
 
 
-def agreed(cluster: Cluster | None = None, draw: float = 0.0, **wish: Any) -> ValidatedVm:  # noqa: ANN401
+def agreed(cluster: Cluster | None = None, draw: float = 0.0, **wish: Any) -> ValidatedVm:
     """Return what a wish becomes; it must be granted."""
     found = choose(VmWish(**{"name": "app"} | wish), cluster or lab(), RULES, draw)
 
@@ -71,7 +71,7 @@ def agreed(cluster: Cluster | None = None, draw: float = 0.0, **wish: Any) -> Va
     return found
 
 
-def refused(cluster: Cluster | None = None, **wish: Any) -> list[str]:  # noqa: ANN401
+def refused(cluster: Cluster | None = None, **wish: Any) -> list[str]:
     """Return what stands against a wish; there must be something."""
     found = choose(VmWish(**{"name": "app"} | wish), cluster or lab(), RULES, 0.0)
 

@@ -23,8 +23,10 @@ def plans(draw: st.DrawFn) -> list[TaskSpec]:
     """Return a plan of one to six tasks whose dependencies point backwards."""
     plan: list[TaskSpec] = []
     for number in range(draw(st.integers(1, 6))):
-        after = draw(st.lists(st.sampled_from([each.name for each in plan]), unique=True)) if plan else []
-        redo = {"vmid_taken": after[0]} if after and draw(st.booleans()) else {}
+        names = [each.name for each in plan]
+        after: list[str] = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
+        going_back: bool = draw(st.booleans())
+        redo = {"vmid_taken": after[0]} if after and going_back else {}
         tier = draw(st.sampled_from([Tier.READ, Tier.OPERATE]))
         retries = draw(st.integers(0, 2))
         plan.append(TaskSpec(f"t{number}", "tool", "svc", tier, after=after, redo=redo, retries=retries, backoff=1.0))

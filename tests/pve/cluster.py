@@ -48,7 +48,7 @@ def disk(storage: str, vmid: int, gib: int, prefix: str = "vm") -> str:
     return f"{storage}:{name},size={gib}G"
 
 
-def vm(vmid: int, name: str, node: str, **more: Any) -> Cluster:  # noqa: ANN401 - options are of many kinds
+def vm(vmid: int, name: str, node: str, **more: Any) -> Cluster:
     """Describe a VM with the usual configuration."""
     memory, gib, storage = more.pop("memory", 2048), more.pop("disk", 16), more.pop("storage", "local-lvm")
     mac = f"BC:24:11:00:{vmid // 256 % 256:02X}:{vmid % 256:02X}"
@@ -61,7 +61,7 @@ def vm(vmid: int, name: str, node: str, **more: Any) -> Cluster:  # noqa: ANN401
     return {"type": "qemu", "vmid": vmid, "name": name, "node": node, "config": config | more.pop("config", {}), **more}
 
 
-def container(vmid: int, name: str, node: str, **more: Any) -> Cluster:  # noqa: ANN401 - as vm
+def container(vmid: int, name: str, node: str, **more: Any) -> Cluster:
     """Describe a container with the usual configuration."""
     config = {
         "arch": "amd64", "cores": 1, "memory": 512, "swap": 512, "ostype": "debian", "hostname": name,

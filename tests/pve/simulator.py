@@ -85,7 +85,7 @@ async def read_body(request: Request) -> Values:
     return data
 
 
-class Unauthorised(Exception):  # noqa: N818 - it is an answer
+class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 

@@ -76,7 +76,7 @@ class Tasks(FakePve):  # type: ignore[misc] # untyped
             due, record["due"] = record["due"], 0
             await asyncio.sleep(due)
 
-    async def task(  # noqa: PLR0913, PLR0917 - fakepve's own signature
+    async def task(
         self,
         node: str,
         ttype: str,

@@ -12,7 +12,15 @@ import pytest
 
 from agentd import client, network, subjects
 from agentd.errors import AgentdError, InvalidMessage
-from agentd.messages import MAX_REQUEST, Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowResponse
+from agentd.messages import (
+    MAX_REQUEST,
+    Tier,
+    ToolCall,
+    ToolReply,
+    WorkflowRequest,
+    WorkflowResponse,
+    request_digest,
+)
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -98,7 +106,7 @@ async def test_the_same_again(net: Net) -> None:
         other = WorkflowRequest("health_check", "same", {"node": "pve2"})
         await client.submit(bus, "tester", other)
         refusal = await eventually(
-            lambda: client.answer(bus, subjects.conflict("same", client.request_digest(other))), "a refusal"
+            lambda: client.answer(bus, subjects.conflict("same", request_digest(other))), "a refusal"
         )
         answers = await bus.every(subjects.WORKFLOWS, subjects.response("same"))
 
@@ -234,7 +242,7 @@ WRONG = (
 async def test_a_token_that_may_not(net: Net, token: str, line: str) -> None:
     """A token without rights, or a wrong one, fails the deployment with what is missing; nothing is made."""
     assert net.pve is not None
-    if token == "wrong":  # noqa: S105
+    if token == "wrong":  # noqa: S105 - its name
         net.use_token("full")
         (net.directory / "token-full").write_text("00000000-0000-0000-0000-000000000000")
     else:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 ORCHESTRATORS = {"before-commit", "after-commit", "in-outbox", "before-input-ack"}
 ROLES = ("orchestrator", "specialist", "mcp-bridge")
-TEMPLATE = {"template": 9000, "memory": 2048}
-EMPTY = {"memory": 1024, "disk": 4}
+TEMPLATE: dict[str, object] = {"template": 9000, "memory": 2048}
+EMPTY: dict[str, object] = {"memory": 1024, "disk": 4}
 
 
 class Cast:

@@ -1,0 +1,440 @@
+"""The engine over a real JetStream: many orchestrators are as one, and whatever was cut off is made good.
+
+There is no Proxmox here: a task is done by an agent of the test's own, which reads assignments and answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from agentd import client, logs, network, subjects
+from agentd.consumer import Consumer, Job
+from agentd.errors import TemporaryError
+from agentd.messages import (
+    Outcome,
+    TaskAssignment,
+    TaskCompletion,
+    TaskError,
+    Tier,
+    WorkflowRequest,
+    WorkflowResponse,
+    encode,
+)
+from agentd.metrics import Metrics
+from agentd.workflows import Definition, Status, TaskSpec, TaskStatus, Workflow
+from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.engine import Engine
+from core.jetstream import consumer_info
+from harness import Net, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from agentd.bus import Bus
+    from harness import NatsServer
+
+QUEUE = "specialist"
+Answer = TaskCompletion | None
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """A workflow of the test has no parameters."""
+
+
+def task(name: str, *after: str, deadline: float = 60.0, **more: Any) -> TaskSpec:
+    """Return a task for the test's agent."""
+    return TaskSpec(name, name, QUEUE, Tier.READ, after=list(after), deadline=deadline, **more)
+
+
+def begin(*plan: TaskSpec, name: str = "w1", **request: Any) -> wf.Begin:
+    """Return a request with its plan."""
+    return wf.Begin(WorkflowRequest("test", name, **request), list(plan), "tester", Tier.READ)
+
+
+def ended(name: str, attempt: int = 1, *, workflow: str = "w1", result: Any = None) -> wf.Ended:
+    """Return the completion of an attempt."""
+    return wf.Ended(
+        name,
+        TaskCompletion(
+            f"{workflow}.{name}", Outcome.COMPLETED, workflow, attempt, result=result, agent_id="a", service_id=QUEUE
+        ),
+    )
+
+
+def engine(bus: Bus, name: str = "o1") -> Engine:
+    """Return an engine as an orchestrator has it."""
+    return Engine(bus, name, Metrics(), logs.get_logger())
+
+
+def completion(given: TaskAssignment, error: TaskError | None = None) -> TaskCompletion:
+    """Return how an agent says that it has done what it was given, or not."""
+    return TaskCompletion(
+        given.task_id,
+        Outcome.COMPLETED if error is None else Outcome.FAILED,
+        given.workflow_id,
+        given.attempt,
+        error=error,
+        agent_id="fake",
+        service_id=QUEUE,
+    )
+
+
+class Agent:
+    """An agent of the test's own: answers each assignment as `how` says, `times` times over."""
+
+    def __init__(self, bus: Bus, how: Callable[[TaskAssignment], Answer] = completion, times: int = 1) -> None:
+        """Keep how it answers."""
+        self.bus = bus
+        self.how = how
+        self.times = times
+        self.given: list[TaskAssignment] = []
+        self.hold: set[str] = set()
+        self.release = asyncio.Event()
+
+    async def __call__(self, job: Job) -> None:
+        """Take one assignment."""
+        given = job.decode(TaskAssignment)
+        self.given.append(given)
+        name = given.task_id.rpartition(".")[2]
+        if name in self.hold:
+            await self.release.wait()
+        answer = self.how(given)
+        for _ in range(self.times if answer is not None else 0):
+            await self.bus.store(subjects.complete("fake", given.workflow_id, name), answer)
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[Agent]:
+        """Work until the end of the test."""
+        log = logs.get_logger()
+        loop = Consumer(self.bus, subjects.WORKFLOWS, QUEUE, self, slots=64, log=log, journal=None)
+        stopping = asyncio.Event()
+        running = asyncio.create_task(loop.run(stopping, drain=5))
+        try:
+            yield self
+        finally:
+            self.release.set()
+            stopping.set()
+            await running
+
+
+@pytest.fixture
+def quiet_net(tmp_path: Path, nats_server: NatsServer) -> Net:
+    """Return the configuration of a network without Proxmox."""
+    return Net(tmp_path, nats_server.url)
+
+
+@pytest_asyncio.fixture
+async def bus(quiet_net: Net) -> AsyncIterator[Bus]:
+    """Yield a connection on which everything is provisioned."""
+    async with quiet_net.client() as bus:
+        yield bus
+
+
+@contextlib.asynccontextmanager
+async def orchestrators(net: Net, plan: Callable[[Nothing], list[TaskSpec]], count: int = 1) -> AsyncIterator[None]:
+    """Run orchestrators that know the workflow `test` with this plan."""
+    names = [f"orchestrator{number}" for number in range(count)]
+    net.settings["instances"] |= {name: {"roles": ["orchestrator"]} for name in names}
+    async with contextlib.AsyncExitStack() as stack:
+        for name in names:
+            daemon = await stack.enter_async_context(net.here(name))
+            daemon.workflows["test"] = Definition("test", "A test's own.", Nothing, plan)
+        yield
+
+
+async def ask(bus: Bus, name: str = "w1", wait: float = 45) -> WorkflowResponse:
+    """Ask for the workflow `test` and wait for its end."""
+    await client.submit(bus, "tester", WorkflowRequest("test", name, timeout=60.0))
+    return await client.follow(bus, name, lambda _: None, wait=wait)
+
+
+def diamond(_: Nothing) -> list[TaskSpec]:
+    """Return six tasks, three of which wait for one, and one for all of them."""
+    middle = [task(f"m{number}", "first") for number in range(3)]
+    return [task("first"), *middle, task("last", "m0", "m1", "m2"), task("gate", "last")]
+
+
+async def test_three_orchestrators_are_as_one(quiet_net: Net, bus: Bus) -> None:
+    """Requests and completions twice each, three orchestrators: one chain of events, one assignment, one answer."""
+    names = [f"w{number}" for number in range(8)]
+    agent = Agent(bus, times=2)
+    agent.hold = {"gate"}
+    async with orchestrators(quiet_net, diamond, 3), agent.working():
+        for name in names * 2:
+            await bus.store(subjects.request("tester"), WorkflowRequest("test", name))
+
+        async def at_the_gate() -> bool:
+            return sum(each.task_id.endswith(".gate") for each in agent.given) == len(names)
+
+        await eventually(at_the_gate, "all are at the gate", 60)
+        events = {name: await bus.every(subjects.WORKFLOWS, subjects.event(name)) for name in names}
+        agent.release.set()
+        answers = [await client.follow(bus, name, lambda _: None, wait=45) for name in names]
+        responses = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
+
+    # Each event was written in the knowledge of the one before it, and only adds to what that one tells.
+    for chain in events.values():
+        expected = [int(each.headers["Nats-Expected-Last-Subject-Sequence"]) for each in chain]
+        assert expected == [0, *(each.seq for each in chain[:-1])]
+        lines = [each.decode(Workflow).timeline for each in chain]
+        assert all(later[: len(earlier)] == earlier for earlier, later in zip(lines, lines[1:], strict=False))
+
+    # Nothing was assigned twice, and everybody is answered once.
+    counted = Counter((each.task_id, each.attempt) for each in agent.given)
+    assert set(counted.values()) == {1}
+    assert len(counted) == 6 * len(names)
+    assert [each.status for each in answers] == ["completed"] * len(names)
+    assert sorted(each.subject for each in responses) == sorted(subjects.response(name) for name in names)
+
+
+async def test_engines_that_race_commit_once(bus: Bus) -> None:
+    """Two engines that are given the same input at the same time write one event of it, not two."""
+    one, two = engine(bus, "o1"), engine(bus, "o2")
+    plan = [task("a"), task("b", "a")]
+    begun = await asyncio.gather(one.feed("w1", begin(*plan)), two.feed("w1", begin(*plan)))
+    gone_on = await asyncio.gather(*(each.feed("w1", ended("a")) for each in (one, two, one, two)))
+    events = await bus.every(subjects.WORKFLOWS, subjects.event("w1"))
+    assigned = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
+
+    assert begun[0] is not None
+    assert {each.tasks["b"].attempt for each in gone_on if each is not None} == {1}
+    assert len(events) == 2
+    assert [each.subject for each in assigned] == [
+        subjects.assign(QUEUE, "w1", "a", 1),
+        subjects.assign(QUEUE, "w1", "b", 1),
+    ]
+
+
+async def test_inputs_of_one_workflow_become_one_event(bus: Bus) -> None:
+    """What comes while an event is on its way is decided over together: a fan-out costs few events."""
+    only = engine(bus)
+    names = [f"t{number}" for number in range(100)]
+    await only.feed("w1", begin(*(task(name) for name in names)))
+    states = await asyncio.gather(*(only.feed("w1", ended(name)) for name in names))
+    stored = await bus.last(subjects.WORKFLOWS, subjects.event("w1"))
+
+    assert {each.status for each in states if each is not None} <= {Status.RUNNING, Status.COMPLETED}
+    assert stored is not None
+    assert stored.decode(Workflow).status is Status.COMPLETED
+    assert stored.seq - 202 - 1 <= 4, "100 assignments, 100 timers, the time-out, the first event and an answer"
+
+
+async def test_a_cut_emission_is_made_good(bus: Bus) -> None:
+    """An event whose outbox was never sent is sent by whoever loads it, on whatever input, even one that is stray."""
+    state = wf.fold(None, [begin(task("a"))], datetime.now(UTC))
+    await bus.store(subjects.event("w1"), state, expect=0)
+    before = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
+    await engine(bus).feed("w1", ended("nobody"))
+    again = await engine(bus, "o2").feed("w1", begin(task("a")), delivered=2)
+    assigned = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
+    timers = await bus.every(subjects.WORKFLOWS, subjects.timer("w1", "*", "*"))
+
+    assert before == []
+    assert again == state
+    assert [each.subject for each in assigned] == [subjects.assign(QUEUE, "w1", "a", 1)]
+    assert [each.subject for each in timers] == [subjects.timer("w1", "_", "0"), subjects.timer("w1", "a", "1")]
+
+
+async def test_a_cut_answer_is_made_good(bus: Bus) -> None:
+    """A workflow that is over and was not answered is answered when its last input comes again, and once only."""
+    state = wf.fold(None, [begin(task("a")), ended("a", result=7)], datetime.now(UTC))
+    await bus.store(subjects.event("w1"), state, expect=0)
+    await asyncio.gather(*(engine(bus, f"o{number}").feed("w1", ended("a")) for number in range(3)))
+    answers = await bus.every(subjects.WORKFLOWS, subjects.response("w1"))
+
+    assert [each.decode(WorkflowResponse).result for each in answers] == [
+        {"tasks": {"a": {"status": "completed", "result": 7}}}
+    ]
+
+
+async def test_a_newer_state_is_left_alone(bus: Bus) -> None:
+    """A state that a newer orchestrator wrote is not touched: the input comes again later, perhaps to a newer one."""
+    state = wf.fold(None, [begin(task("a"))], datetime.now(UTC))
+    newer = msgspec.json.decode(encode(state)) | {"v": 2, "unheard_of": True}
+    seq = await bus.store(subjects.event("w1"), newer, expect=0)
+    with pytest.raises(TemporaryError, match=r"w1: written by a newer orchestrator \(state version 2\)") as caught:
+        await engine(bus).feed("w1", ended("a"))
+    stored = await bus.last(subjects.WORKFLOWS, subjects.event("w1"))
+
+    assert caught.value.delay == 10.0
+    assert stored is not None
+    assert stored.seq == seq
+    assert not await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>"), "not even its outbox is sent"
+
+
+async def test_a_retry_waits_for_its_timer(quiet_net: Net, bus: Bus) -> None:
+    """An error that may pass is tried again by a schedule of JetStream, not before its time."""
+
+    def second_time(given: TaskAssignment) -> Answer:
+        return completion(given, TaskError("temporary", "not yet", retry=True) if given.attempt == 1 else None)
+
+    agent = Agent(bus, second_time)
+    async with orchestrators(quiet_net, lambda _: [task("a", backoff=1.0)]), agent.working():
+        answer = await ask(bus)
+        state = await network.state(bus, "w1")
+
+    assert answer.status == "completed"
+    assert [each.attempt for each in agent.given] == [1, 2]
+    assert state is not None
+    at = {each.what: each.at for each in state.timeline if each.task}
+    assert at["completed"] - at["failed, to be tried again: not yet"] >= timedelta(seconds=1)
+
+
+async def test_a_deadline_gives_the_task_to_another(quiet_net: Net, bus: Bus) -> None:
+    """An agent that never answers loses the task at its deadline; what it says later changes nothing."""
+    agent = Agent(bus, lambda given: None if given.attempt == 1 else completion(given))
+    async with orchestrators(quiet_net, lambda _: [task("a", deadline=1.0, backoff=0.1)]), agent.working():
+        answer = await ask(bus)
+        late = completion(agent.given[0], TaskError("broken", "late"))
+        await bus.store(subjects.complete("fake", "w1", "a"), late)
+        state = await network.state(bus, "w1")
+
+    assert answer.status == "completed", answer
+    assert [each.attempt for each in agent.given] == [1, 2]
+    assert state is not None
+    assert "failed, to be tried again: no result within 1 s of attempt 1" in [each.what for each in state.timeline]
+    assert state.tasks["a"].status is TaskStatus.COMPLETED
+
+
+async def test_the_time_out_ends_the_workflow(quiet_net: Net, bus: Bus) -> None:
+    """A workflow that is not done in its time is answered by the server's clock, agents or not."""
+    async with orchestrators(quiet_net, lambda _: [task("a")]):
+        request = WorkflowRequest("test", "w1", timeout=1.0)
+        await client.submit(bus, "tester", request)
+        answer = await client.follow(bus, "w1", lambda _: None, wait=45)
+
+    assert (answer.status, answer.error) == ("failed", "not done within 1 s")
+
+
+async def test_a_waiting_completion_moves_the_deadline(quiet_net: Net, bus: Bus) -> None:
+    """A deadline that passes while the result waits to be read does not throw the work away."""
+    agent = Agent(bus)
+    async with orchestrators(quiet_net, lambda _: [task("a", deadline=2.0)]):
+        # From here on completions are stored, and no orchestrator gets them.
+        await _pause(bus, seconds=60)
+        async with agent.working():
+            asked = asyncio.create_task(ask(bus))
+
+            async def put_off() -> bool:
+                due = await consumer_info(bus, subjects.WORKFLOWS, subjects.ORCH_DUE)
+                return bool(due["num_redelivered"])
+
+            await eventually(put_off, "the deadline comes again")
+            waiting = await engine(bus, "o2").reported("w1", "a")
+            await _pause(bus, seconds=0)
+            answer = await asked
+        state = await network.state(bus, "w1")
+
+    assert waiting
+    assert not await engine(bus, "o3").reported("w1", "a")
+    assert answer.status == "completed"
+    assert state is not None
+    assert state.tasks["a"].attempt == 1
+
+
+async def _pause(bus: Bus, *, seconds: float) -> None:
+    until = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+    await bus.api(f"CONSUMER.PAUSE.{subjects.INPUT}.{subjects.ORCH_INPUT}", {"pause_until": until} if seconds else {})
+
+
+async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
+    """An input that decide stumbles over comes again, twice; then the workflow ends, and a person is told."""
+    told: list[dict[str, Any]] = []
+    heard = asyncio.Event()
+
+    async def on_alarm(received: Any) -> None:
+        told.append(received.decode(dict))
+        heard.set()
+
+    listening = await bus.subscribe(subjects.critical_error("*"), on_alarm)
+    only = engine(bus)
+    await only.feed("w1", begin(task("a"), task("b", "a", deadline=1e300), timeout=60.0))
+    for delivered in (1, 2):
+        with pytest.raises(OverflowError):
+            await only.feed("w1", ended("a"), delivered=delivered)
+    state = await only.feed("w1", ended("a"), delivered=3)
+    answer = await client.answer(bus, "w1")
+    async with asyncio.timeout(10):
+        await heard.wait()
+    await listening.stop()
+
+    assert state is not None
+    assert state.status is Status.FAILED
+    assert state.error.startswith("deciding over Ended failed 3 times: ")
+    assert answer is not None
+    assert answer.error == state.error
+    assert [each["error"] for each in told] == [f"w1: {state.error}"]
+
+
+async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
+    """Even the first input may be the one: who asked is told, and is not left waiting."""
+    only = engine(bus)
+    with pytest.raises(OverflowError):
+        await only.feed("w1", begin(task("a", deadline=1e300)))
+    state = await only.feed("w1", begin(task("a", deadline=1e300)), delivered=3)
+    answer = await client.answer(bus, "w1")
+
+    assert state is not None
+    assert answer is not None
+    assert (answer.status, answer.error) == ("failed", state.error)
+    assert answer.error.startswith("deciding over Begin failed 3 times: ")
+
+
+async def test_a_plan_with_a_bug_is_answered(quiet_net: Net, bus: Bus) -> None:
+    """A definition that raises costs its request, not the queue: the third time it is answered with the error."""
+
+    def buggy(_: Nothing) -> list[TaskSpec]:
+        raise KeyError("node")
+
+    begun = time.monotonic()
+    async with orchestrators(quiet_net, buggy):
+        answer = await ask(bus)
+
+    assert (answer.status, answer.error) == ("failed", "the plan of test cannot be made: KeyError: 'node'")
+    assert time.monotonic() - begun < 30
+
+
+async def test_a_workflow_that_outgrows_an_event_ends(bus: Bus) -> None:
+    """Results that one event cannot carry end the workflow with the reason; before, it was stuck without a word."""
+    only = engine(bus)
+    names = [f"t{number}" for number in range(12)]
+    await only.feed("w1", begin(*(task(name) for name in names)))
+    state: Workflow | None = None
+    for name in names:
+        state = await only.feed("w1", ended(name, result="x" * 100_000))
+        if state is None or state.over:
+            break
+    stored = await bus.last(subjects.WORKFLOWS, subjects.event("w1"))
+    answer = await client.answer(bus, "w1")
+
+    assert stored is not None
+    assert stored.decode(Workflow) == state
+    assert answer is not None
+    assert answer.status == "failed"
+    assert answer.error.startswith("its state takes 10")
+    assert answer.error.endswith("bytes, and one event carries 983040")
+    assert [each["status"] for each in answer.result["tasks"].values()] == ["completed"] * 10 + ["cancelled"] * 2
+
+
+async def test_a_plan_that_no_event_carries_is_answered(bus: Bus) -> None:
+    """A plan that does not fit one event is refused before anything of it begins."""
+    large = {"text": "x" * 100_000}
+    plan = [task(f"t{number}", parameters=large) for number in range(20)]
+    state = await engine(bus).feed("w1", begin(*plan))
+    answer = await client.answer(bus, "w1")
+
+    assert state is not None
+    assert (state.status, state.tasks) == (Status.REJECTED, {})
+    assert answer is not None
+    assert answer.error == state.error
+    assert not await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
