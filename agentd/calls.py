@@ -16,7 +16,7 @@ import msgspec
 from agentd import effects, subjects
 from agentd.crash import crash_point
 from agentd.errors import BusUnavailable, PermanentError, TemporaryError, UnknownOutcome, from_code
-from agentd.messages import Tier, ToolCall, ToolReply, now
+from agentd.messages import Tier, ToolCall, ToolReply
 from agentd.tools import Found, Repeat, Tool
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and 
     While NATS or the other agent is away it asks again, with the same key, until `seconds` are over.
     """
     until = time.monotonic() + seconds
-    call = msgspec.structs.replace(call, deadline=now() + timedelta(seconds=seconds))
+    call = msgspec.structs.replace(call, deadline=bus.server_time() + timedelta(seconds=seconds))
     while True:
         try:
             reply = await bus.request(subjects.tool_call(service, tool), call, ToolReply, wait=CALL_WAIT * 2)

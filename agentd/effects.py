@@ -16,6 +16,7 @@ process may still wake up.  What helps there is that ids are fixed beforehand an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -24,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd import subjects
-from agentd.consumer import ACK_WAIT
+from agentd.consumer import ACK_WAIT, PROGRESS
 from agentd.crash import crash_point
 from agentd.errors import BusUnavailable, Fenced, PermanentError, StaleWrite
 from agentd.messages import EffectRecord
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from datetime import datetime
 
     from agentd.bus import Bus
@@ -53,6 +55,7 @@ class Verdict(Enum):
 class Wanted:
     """The effect that a call wants to have.
 
+    owner     `<agent>/<process>`
     takeover  the caller knows that no other live process is at it: JetStream has delivered the assignment to us
     """
 
@@ -68,7 +71,9 @@ class Wanted:
 def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict:
     """Tell what `record`, last written `age` seconds ago by the server's clock, means for who wants the effect.
 
-    A failure is the answer of its own attempt for ever; the next attempt begins anew.
+    A failure is the answer of its own attempt for ever; the next attempt begins anew.  What a process of this very
+    agent held before is free: its journal's lock lets no two of them live.  An attempt that is delivered once more
+    after the next one has begun takes nothing over: it has been answered.
     """
     if record is None or (record.phase == FAILED and record.attempt < wanted.attempt):
         return Verdict.TAKE
@@ -76,22 +81,24 @@ def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict
         return Verdict.CANCELLED
     if record.phase in {DONE, FAILED}:
         return Verdict.DONE if record.digest == wanted.digest else Verdict.CONFLICT
-    stale = wanted.takeover or record.owner == wanted.owner or age > ACK_WAIT
+    ours = record.owner.partition("/")[0] == wanted.owner.partition("/")[0]
+    stale = age > ACK_WAIT or ((wanted.takeover or ours) and wanted.attempt >= record.attempt)
     return Verdict.TAKE if stale else Verdict.BUSY
 
 
 class Claim:
     """A claim on one record; every write raises Fenced once somebody else holds it."""
 
-    def __init__(self, bus: Bus, subject: str, record: EffectRecord, seq: int) -> None:
-        """Keep the record as it was just written."""
+    def __init__(self, bus: Bus, subject: str, record: EffectRecord, seq: int, written: float) -> None:
+        """Keep the record as it was just written; it was sent at `written`."""
         self.record = record
         self.doubtful_since = -UNSETTLED
         self.resumed = record.epoch > 1
         self._bus = bus
         self._subject = subject
         self._seq = seq
-        self._written = time.monotonic()
+        self._written = written
+        self._writing = asyncio.Lock()
 
     @property
     def fresh(self) -> bool:
@@ -99,17 +106,22 @@ class Claim:
         return time.monotonic() - self._written < ACK_WAIT / 2
 
     async def write(self, **changes: Any) -> None:  # noqa: ANN401 - fields of EffectRecord
-        """Change fields of the record; raises Fenced, BusUnavailable."""
-        changed = msgspec.structs.replace(self.record, **changes)
-        while True:
-            try:
-                self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
-            except StaleWrite as error:
-                self._seq = await self._seq_of_ours(changed, error)
-            else:
-                break
-        self.record = changed
-        self._written = time.monotonic()
+        """Change fields of the record; raises Fenced, BusUnavailable.
+
+        One write at a time: a renewal that began before a UPID was written down would write it away again.
+        """
+        async with self._writing:
+            changed = msgspec.structs.replace(self.record, **changes)
+            while True:
+                begun = time.monotonic()
+                try:
+                    self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
+                except StaleWrite as error:
+                    self._seq = await self._seq_of_ours(changed, error)
+                else:
+                    break
+            self.record = changed
+            self._written = begun
 
     async def _seq_of_ours(self, changed: EffectRecord, error: StaleWrite) -> int:
         """Return where a write of ours lies that timed out and was stored; else somebody holds a higher epoch."""
@@ -153,12 +165,13 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
         if verdict is not Verdict.TAKE and record is not None:
             return record
         taken = _taken(record, wanted, now)
+        begun = time.monotonic()  # not when the answer came: a process may be stopped in between
         try:
             seq = await bus.store(subject, taken, expect=0 if stored is None else stored.seq)
         except StaleWrite:
             continue
         crash_point("after-claim")
-        return Claim(bus, subject, taken, seq)
+        return Claim(bus, subject, taken, seq, begun)
 
 
 def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> EffectRecord:
@@ -189,3 +202,34 @@ async def entomb(bus: Bus, service: str, key: str, owner: str, now: datetime) ->
     except StaleWrite:
         return False
     return True
+
+
+@contextlib.asynccontextmanager
+async def renewing(claim: Claim) -> AsyncIterator[None]:
+    """Renew the claim every ten seconds; a claim that was lost cancels what runs under it."""
+    runner = asyncio.current_task()
+    lost: list[Fenced] = []
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS)
+            try:
+                await claim.renew()
+            except BusUnavailable:
+                continue  # the freshness check before an act says what this means
+            except Fenced as error:
+                lost.append(error)
+                if runner is not None:
+                    runner.cancel()
+                return
+
+    task = asyncio.create_task(renew())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost and runner is not None and runner.uncancel() >= 0:
+            raise lost[0] from None
+        raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -8,7 +8,6 @@ writes the result down.  What may pass is tried again here, within the deadline,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from functools import partial
@@ -18,7 +17,7 @@ import msgspec
 
 from agentd import effects, subjects
 from agentd.calls import CALL_WAIT, Performance
-from agentd.consumer import PROGRESS, Consumer, Job
+from agentd.consumer import Consumer, Job
 from agentd.crash import crash_point
 from agentd.errors import (
     AgentdError,
@@ -28,6 +27,7 @@ from agentd.errors import (
     GuestLocked,
     InvalidMessage,
     NoQuorum,
+    PermanentError,
     TemporaryError,
 )
 from agentd.messages import (
@@ -101,7 +101,7 @@ class Worker:
         self.slots = slots
         self.consumers: list[Consumer] = []
         self.journal = journal
-        self._calls: dict[str, tuple[Performance, asyncio.Task[ToolReply]]] = {}
+        self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
 
     @property
     def load(self) -> float:
@@ -129,7 +129,7 @@ class Worker:
         finally:
             self.consumers.remove(consumer)
             await endpoint.stop()
-            running = [task for _, task in self._calls.values()]
+            running = [task for _, _, task in self._calls.values()]
             if running:
                 await asyncio.wait(running, timeout=drain)
 
@@ -167,6 +167,9 @@ class Worker:
             reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
         else:
             reply = await self._run_assignment(task, name, seconds)
+        if reply.status == "running":
+            self.log.warning("answered before, and tried anew since", task=task.task_id, attempt=task.attempt)
+            return
         await self._complete(reply, task.workflow_id, name, task.attempt, service)
         crash_point("before-ack")
 
@@ -239,11 +242,16 @@ class Worker:
             await received.respond(ToolReply(status="running", progress=performance.now_doing))
 
     def _begin(self, tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
-        if call.key and call.key in self._calls:
-            return self._calls[call.key]
         if not call.key and tool.tier is not Tier.READ:
             message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
             raise InvalidMessage(message)
+        asked = digest([tool.name, call.parameters, call.tier])
+        if call.key in self._calls:
+            same, performance, task = self._calls[call.key]
+            if same != asked:
+                message = f"{call.key}: runs now with another tool, parameters or tier; use another key"
+                raise PermanentError(message)
+            return performance, task
         if call.key:
             subjects.check_key(call.key)
         seconds = CALL_DEADLINE
@@ -261,9 +269,14 @@ class Worker:
         )
         task = asyncio.create_task(self.perform(performance, call.parameters, takeover=False))
         if call.key:
-            self._calls[call.key] = (performance, task)
-            task.add_done_callback(lambda _: self._calls.pop(call.key, None))
+            self._calls[call.key] = (asked, performance, task)
+            task.add_done_callback(partial(self._forget, call.key))
         return performance, task
+
+    def _forget(self, key: str, task: asyncio.Task[ToolReply]) -> None:
+        self._calls.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone, and asyncio would complain that nobody looked
 
     async def perform_here(
         self, tool: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None] | None = None
@@ -325,11 +338,12 @@ class Worker:
         )
         claim = await effects.claim(self.bus, wanted, now())
         if isinstance(claim, EffectRecord):
-            return _recorded(claim)
+            reply = _recorded(claim)
+            return reply if takeover else msgspec.structs.replace(reply, result=await self._expand(reply.result))
         performance.claim = claim
         line = partial(self.ledger.write, principal=performance.principal, tool=tool.name, tier=tool.tier, key=key)
         await line(phase="before", arguments=parameters)
-        async with _renewing(claim):
+        async with effects.renewing(claim):
             reply = await self._attempt(performance, parsed)
         phase = effects.FAILED if reply.error is not None else effects.DONE
         await claim.settle(
@@ -367,52 +381,27 @@ class Worker:
     async def _try(self, performance: Performance, parsed: object) -> ToolReply:
         """Run the tool once; raises TemporaryError and Fenced alone."""
         tool = performance.tool
+        scope = asyncio.timeout(max(0.0, performance.left()))
         try:
-            async with asyncio.timeout(max(0.0, performance.left())):
-                result = await tool.run(performance, parsed)
-        except TimeoutError:
+            async with scope:
+                result = plain(await tool.run(performance, parsed))
+        except TimeoutError as error:
+            if not scope.expired():
+                return self._bug(performance, error)
             text = f"{tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
             return _failed(performance, TaskError(code="deadline", message=text, retry=True))
         except (TemporaryError, Fenced):
             raise
         except AgentdError as error:
             return _failed(performance, _task_error(error))
-        except Exception as error:
-            self.log.exception("a tool has a bug", tool=tool.name, key=performance.key)
-            return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises, the daemon lives
+            return self._bug(performance, error)
         status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
-        return ToolReply(status=status, result=plain(result), warnings=performance.warnings)
+        return ToolReply(status=status, result=result, warnings=performance.warnings)
 
-
-@contextlib.asynccontextmanager
-async def _renewing(claim: effects.Claim) -> Any:  # noqa: ANN401 - contextlib's own type is private
-    """Renew the claim every ten seconds; a claim that was lost cancels what runs under it."""
-    runner = asyncio.current_task()
-    lost: list[Fenced] = []
-
-    async def renew() -> None:
-        while True:
-            await asyncio.sleep(PROGRESS)
-            try:
-                await claim.renew()
-            except BusUnavailable:
-                continue  # the freshness check before an act says what this means
-            except Fenced as error:
-                lost.append(error)
-                if runner is not None:
-                    runner.cancel()
-                return
-
-    task = asyncio.create_task(renew())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if lost and runner is not None and runner.uncancel() >= 0:
-            raise lost[0] from None
-        raise
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    def _bug(self, performance: Performance, error: Exception) -> ToolReply:
+        self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)
+        return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
 
 
 def _recorded(record: EffectRecord) -> ToolReply:

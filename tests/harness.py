@@ -117,6 +117,8 @@ class NatsServer:
         """Freeze it (SIGSTOP): connections stay, nothing answers."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+        until(lambda: all(_is_stopped(each) for each in threads.iterdir()), "every thread of nats-server stands")
 
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
@@ -137,6 +139,10 @@ class NatsServer:
     def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
+
+
+def _is_stopped(thread: Path) -> bool:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _healthy(url: str) -> bool:

@@ -493,7 +493,7 @@ def _check_order(plan: list[TaskSpec]) -> None:
             if strangers:
                 message = f"task {each.name}: goes back to {min(strangers)!r}, which does not come before it"
                 raise Rejected(message)
-            unknown = [other for other in _wanted_by(each.parameters) if other not in before[each.name]]
+            unknown = [other for other in _wanted_by(each.parameters) if other not in sorted(before[each.name])]
             if unknown:
                 message = f"task {each.name}: wants the result of {unknown[0]!r}, which does not come before it"
                 raise Rejected(message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agentd import consumer, subjects
 from agentd.consumer import Consumer, GiveUp
 from agentd.errors import TemporaryError
-from core.jetstream import Lines, Seen, all_acked, answers, connected, consumer_info, make_consumer
+from core.jetstream import Lines, Seen, all_acked, connected, consumer_info, make_consumer
 from core.working import Slow, put, working
 from harness import eventually
 
@@ -195,11 +195,13 @@ async def test_drain_finishes(work: Bus) -> None:
     async with working(work, slow, slots=1, drain=10):
         await slow.reach(1)
         asyncio.get_running_loop().call_later(0.5, slow.release.set)
-    await answers(work)
-    info = await consumer_info(work, "WORK", "w")
 
+    async def acknowledged() -> bool:
+        return not (await consumer_info(work, "WORK", "w"))["num_ack_pending"]
+
+    await eventually(acknowledged, "what was begun is acknowledged", 10)
     assert slow.bodies == [b"0"]
-    assert (info["num_pending"], info["num_ack_pending"]) == (4, 0)
+    assert (await consumer_info(work, "WORK", "w"))["num_pending"] == 4
 
 
 async def test_nothing_is_pulled_into_a_stopped_worker(nats_server: NatsServer, work: Bus) -> None:

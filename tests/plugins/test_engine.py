@@ -6,156 +6,26 @@ There is no Proxmox here: a task is done by an agent of the test's own, which re
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-import pytest_asyncio
 
-from agentd import client, logs, network, subjects
-from agentd.consumer import Consumer, Job
+from agentd import client, network, subjects
 from agentd.errors import TemporaryError
-from agentd.messages import (
-    Outcome,
-    TaskAssignment,
-    TaskCompletion,
-    TaskError,
-    Tier,
-    WorkflowRequest,
-    WorkflowResponse,
-    encode,
-)
-from agentd.metrics import Metrics
-from agentd.workflows import Definition, Status, TaskSpec, TaskStatus, Workflow
+from agentd.messages import TaskAssignment, TaskCompletion, TaskError, WorkflowRequest, WorkflowResponse, encode
+from agentd.workflows import Status, TaskSpec, TaskStatus, Workflow
 from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.engine import Engine
 from core.jetstream import consumer_info
-from harness import Net, eventually
+from fake_agent import QUEUE, Agent, Nothing, ask, begin, completion, ended, engine, orchestrators, task
+from harness import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
     from agentd.bus import Bus
-    from harness import NatsServer
-
-QUEUE = "specialist"
-Answer = TaskCompletion | None
-
-
-class Nothing(msgspec.Struct, frozen=True):
-    """A workflow of the test has no parameters."""
-
-
-def task(name: str, *after: str, deadline: float = 60.0, **more: Any) -> TaskSpec:
-    """Return a task for the test's agent."""
-    return TaskSpec(name, name, QUEUE, Tier.READ, after=list(after), deadline=deadline, **more)
-
-
-def begin(*plan: TaskSpec, name: str = "w1", **request: Any) -> wf.Begin:
-    """Return a request with its plan."""
-    return wf.Begin(WorkflowRequest("test", name, **request), list(plan), "tester", Tier.READ)
-
-
-def ended(name: str, attempt: int = 1, *, workflow: str = "w1", result: Any = None) -> wf.Ended:
-    """Return the completion of an attempt."""
-    return wf.Ended(
-        name,
-        TaskCompletion(
-            f"{workflow}.{name}", Outcome.COMPLETED, workflow, attempt, result=result, agent_id="a", service_id=QUEUE
-        ),
-    )
-
-
-def engine(bus: Bus, name: str = "o1") -> Engine:
-    """Return an engine as an orchestrator has it."""
-    return Engine(bus, name, Metrics(), logs.get_logger())
-
-
-def completion(given: TaskAssignment, error: TaskError | None = None) -> TaskCompletion:
-    """Return how an agent says that it has done what it was given, or not."""
-    return TaskCompletion(
-        given.task_id,
-        Outcome.COMPLETED if error is None else Outcome.FAILED,
-        given.workflow_id,
-        given.attempt,
-        error=error,
-        agent_id="fake",
-        service_id=QUEUE,
-    )
-
-
-class Agent:
-    """An agent of the test's own: answers each assignment as `how` says, `times` times over."""
-
-    def __init__(self, bus: Bus, how: Callable[[TaskAssignment], Answer] = completion, times: int = 1) -> None:
-        """Keep how it answers."""
-        self.bus = bus
-        self.how = how
-        self.times = times
-        self.given: list[TaskAssignment] = []
-        self.hold: set[str] = set()
-        self.release = asyncio.Event()
-
-    async def __call__(self, job: Job) -> None:
-        """Take one assignment."""
-        given = job.decode(TaskAssignment)
-        self.given.append(given)
-        name = given.task_id.rpartition(".")[2]
-        if name in self.hold:
-            await self.release.wait()
-        answer = self.how(given)
-        for _ in range(self.times if answer is not None else 0):
-            await self.bus.store(subjects.complete("fake", given.workflow_id, name), answer)
-
-    @contextlib.asynccontextmanager
-    async def working(self) -> AsyncIterator[Agent]:
-        """Work until the end of the test."""
-        log = logs.get_logger()
-        loop = Consumer(self.bus, subjects.WORKFLOWS, QUEUE, self, slots=64, log=log, journal=None)
-        stopping = asyncio.Event()
-        running = asyncio.create_task(loop.run(stopping, drain=5))
-        try:
-            yield self
-        finally:
-            self.release.set()
-            stopping.set()
-            await running
-
-
-@pytest.fixture
-def quiet_net(tmp_path: Path, nats_server: NatsServer) -> Net:
-    """Return the configuration of a network without Proxmox."""
-    return Net(tmp_path, nats_server.url)
-
-
-@pytest_asyncio.fixture
-async def bus(quiet_net: Net) -> AsyncIterator[Bus]:
-    """Yield a connection on which everything is provisioned."""
-    async with quiet_net.client() as bus:
-        yield bus
-
-
-@contextlib.asynccontextmanager
-async def orchestrators(net: Net, plan: Callable[[Nothing], list[TaskSpec]], count: int = 1) -> AsyncIterator[None]:
-    """Run orchestrators that know the workflow `test` with this plan."""
-    names = [f"orchestrator{number}" for number in range(count)]
-    net.settings["instances"] |= {name: {"roles": ["orchestrator"]} for name in names}
-    async with contextlib.AsyncExitStack() as stack:
-        for name in names:
-            daemon = await stack.enter_async_context(net.here(name))
-            daemon.workflows["test"] = Definition("test", "A test's own.", Nothing, plan)
-        yield
-
-
-async def ask(bus: Bus, name: str = "w1", wait: float = 45) -> WorkflowResponse:
-    """Ask for the workflow `test` and wait for its end."""
-    await client.submit(bus, "tester", WorkflowRequest("test", name, timeout=60.0))
-    return await client.follow(bus, name, lambda _: None, wait=wait)
+    from harness import Net
 
 
 def diamond(_: Nothing) -> list[TaskSpec]:
@@ -187,7 +57,7 @@ async def test_three_orchestrators_are_as_one(quiet_net: Net, bus: Bus) -> None:
         expected = [int(each.headers["Nats-Expected-Last-Subject-Sequence"]) for each in chain]
         assert expected == [0, *(each.seq for each in chain[:-1])]
         lines = [each.decode(Workflow).timeline for each in chain]
-        assert all(later[: len(earlier)] == earlier for earlier, later in zip(lines, lines[1:], strict=False))
+        assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(lines))
 
     # Nothing was assigned twice, and everybody is answered once.
     counted = Counter((each.task_id, each.attempt) for each in agent.given)
@@ -275,7 +145,7 @@ async def test_a_newer_state_is_left_alone(bus: Bus) -> None:
 async def test_a_retry_waits_for_its_timer(quiet_net: Net, bus: Bus) -> None:
     """An error that may pass is tried again by a schedule of JetStream, not before its time."""
 
-    def second_time(given: TaskAssignment) -> Answer:
+    def second_time(given: TaskAssignment) -> TaskCompletion | None:
         return completion(given, TaskError("temporary", "not yet", retry=True) if given.attempt == 1 else None)
 
     agent = Agent(bus, second_time)
@@ -345,96 +215,3 @@ async def test_a_waiting_completion_moves_the_deadline(quiet_net: Net, bus: Bus)
 async def _pause(bus: Bus, *, seconds: float) -> None:
     until = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
     await bus.api(f"CONSUMER.PAUSE.{subjects.INPUT}.{subjects.ORCH_INPUT}", {"pause_until": until} if seconds else {})
-
-
-async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
-    """An input that decide stumbles over comes again, twice; then the workflow ends, and a person is told."""
-    told: list[dict[str, Any]] = []
-    heard = asyncio.Event()
-
-    async def on_alarm(received: Any) -> None:
-        told.append(received.decode(dict))
-        heard.set()
-
-    listening = await bus.subscribe(subjects.critical_error("*"), on_alarm)
-    only = engine(bus)
-    await only.feed("w1", begin(task("a"), task("b", "a", deadline=1e300), timeout=60.0))
-    for delivered in (1, 2):
-        with pytest.raises(OverflowError):
-            await only.feed("w1", ended("a"), delivered=delivered)
-    state = await only.feed("w1", ended("a"), delivered=3)
-    answer = await client.answer(bus, "w1")
-    async with asyncio.timeout(10):
-        await heard.wait()
-    await listening.stop()
-
-    assert state is not None
-    assert state.status is Status.FAILED
-    assert state.error.startswith("deciding over Ended failed 3 times: ")
-    assert answer is not None
-    assert answer.error == state.error
-    assert [each["error"] for each in told] == [f"w1: {state.error}"]
-
-
-async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
-    """Even the first input may be the one: who asked is told, and is not left waiting."""
-    only = engine(bus)
-    with pytest.raises(OverflowError):
-        await only.feed("w1", begin(task("a", deadline=1e300)))
-    state = await only.feed("w1", begin(task("a", deadline=1e300)), delivered=3)
-    answer = await client.answer(bus, "w1")
-
-    assert state is not None
-    assert answer is not None
-    assert (answer.status, answer.error) == ("failed", state.error)
-    assert answer.error.startswith("deciding over Begin failed 3 times: ")
-
-
-async def test_a_plan_with_a_bug_is_answered(quiet_net: Net, bus: Bus) -> None:
-    """A definition that raises costs its request, not the queue: the third time it is answered with the error."""
-
-    def buggy(_: Nothing) -> list[TaskSpec]:
-        raise KeyError("node")
-
-    begun = time.monotonic()
-    async with orchestrators(quiet_net, buggy):
-        answer = await ask(bus)
-
-    assert (answer.status, answer.error) == ("failed", "the plan of test cannot be made: KeyError: 'node'")
-    assert time.monotonic() - begun < 30
-
-
-async def test_a_workflow_that_outgrows_an_event_ends(bus: Bus) -> None:
-    """Results that one event cannot carry end the workflow with the reason; before, it was stuck without a word."""
-    only = engine(bus)
-    names = [f"t{number}" for number in range(12)]
-    await only.feed("w1", begin(*(task(name) for name in names)))
-    state: Workflow | None = None
-    for name in names:
-        state = await only.feed("w1", ended(name, result="x" * 100_000))
-        if state is None or state.over:
-            break
-    stored = await bus.last(subjects.WORKFLOWS, subjects.event("w1"))
-    answer = await client.answer(bus, "w1")
-
-    assert stored is not None
-    assert stored.decode(Workflow) == state
-    assert answer is not None
-    assert answer.status == "failed"
-    assert answer.error.startswith("its state takes 10")
-    assert answer.error.endswith("bytes, and one event carries 983040")
-    assert [each["status"] for each in answer.result["tasks"].values()] == ["completed"] * 10 + ["cancelled"] * 2
-
-
-async def test_a_plan_that_no_event_carries_is_answered(bus: Bus) -> None:
-    """A plan that does not fit one event is refused before anything of it begins."""
-    large = {"text": "x" * 100_000}
-    plan = [task(f"t{number}", parameters=large) for number in range(20)]
-    state = await engine(bus).feed("w1", begin(*plan))
-    answer = await client.answer(bus, "w1")
-
-    assert state is not None
-    assert (state.status, state.tasks) == (Status.REJECTED, {})
-    assert answer is not None
-    assert answer.error == state.error
-    assert not await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")

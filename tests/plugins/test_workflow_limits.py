@@ -216,13 +216,13 @@ def test_a_bug_ends_what_it_meets() -> None:
 )
 def test_a_result_is_handed_on(result: Any, whole: Any, field: Any) -> None:
     """A field of a result that lies in the bucket is taken by the worker that fetches it; it was lost before."""
-    parameters = {"whole": [result_of("a")], "field": result_of("a", "vmid")}
+    parameters = {"whole": [result_of("a")], "field": result_of("a", "vmid"), "plain": 1}
     state = started(spec("a"), spec("b", "a", parameters=parameters))
     state = step(state, ended(state, "a", result=result))
     message = wf.assignment(state, "b", 1)
 
     assert message is not None
-    assert message.parameters == {"whole": [whole], "field": field}
+    assert message.parameters == {"whole": [whole], "field": field, "plain": 1}
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,10 @@ def test_the_order_of_a_plan_and_of_its_inputs(order: list[str], arrival: list[i
     state = started(*plan)
     for _ in range(4):
         running = [name for name, task in state.tasks.items() if task.status is TaskStatus.ASSIGNED]
-        inputs = [*(ended(state, name) for name in running), *(wf.Due("deadline", name, 9) for name in running)]
+        inputs: list[wf.Input] = [
+            *(ended(state, name) for name in running),
+            *(wf.Due("deadline", name, 9) for name in running),
+        ]
         shuffled = [inputs[number % len(inputs)] for number in arrival] + inputs if inputs else []
         state = wf.fold(state, shuffled, T0) or state
 
