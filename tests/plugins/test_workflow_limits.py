@@ -91,10 +91,12 @@ def test_going_back_uses_up_no_retries() -> None:
     waiting = state.tasks["make"]
     state = step(state, wf.Due("retry", "make", 5))
     state = step(state, ended(state, "make", TAKEN))
+    state = step(state, ended(state, "draw"))
+    state = step(state, ended(state, "make", TAKEN))
 
     assert (waiting.status, waiting.retried, waiting.redone) == (TaskStatus.WAITING, 1, 3)
     assert state.status is Status.RUNNING
-    assert (state.tasks["draw"].attempt, state.tasks["make"].redone) == (5, 4)
+    assert (state.tasks["draw"].attempt, state.tasks["make"].redone) == (6, 5)
 
 
 @pytest.mark.parametrize(("retried", "pause"), [(0, 2), (1, 4), (5, 64), (8, 300), (5000, 300)])

@@ -260,6 +260,7 @@ async def test_a_token_that_may_not(net: Net, token: str, line: str) -> None:
 async def test_no_proxmox(net: Net) -> None:
     """Without Proxmox a workflow fails in its time with where it looked; the daemon goes on."""
     assert net.pve is not None
+    net.settings["drain"] = {"timeout": 2.0}
     async with net.client() as bus, net.here("all") as daemon:
         net.pve.stop()
         answer = await ask(bus, "vm_deployment", "none", {"name": "x"}, timeout=4.0)
