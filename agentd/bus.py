@@ -23,7 +23,7 @@ import contextlib
 import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -193,7 +193,7 @@ class Bus:
         self.problem = "not connected"
         self.clock_offset = 0.0
         self.closed = asyncio.Event()
-        self.on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.counters = {"reconnects": 0, "watchdog_aborts": 0, "timeouts": 0}
         self._log = log
         self._nc = Client()
@@ -364,7 +364,7 @@ class Bus:
         for again in self.on_reconnect:
             self.spawn(again())
 
-    def spawn(self, work: Awaitable[None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` beside everything else; an exception in it is logged, not lost."""
 
         async def run() -> None:
@@ -378,6 +378,7 @@ class Bus:
         task = asyncio.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began: or Python complains
 
     # -- asking and answering -----------------------------------------------------------------------------------
 

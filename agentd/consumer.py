@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,6 +34,12 @@ ACK_WAIT = 30.0
 """Seconds after which a message that nobody reports on goes to somebody else; a double failover takes 14.6."""
 PROGRESS = 10.0
 """Seconds between two reports that a message is being worked on."""
+HELD = ACK_WAIT - 2.0
+"""Seconds after the last report for which a message is surely still ours.
+
+After that somebody else may have it (this process was stopped, or cut off), and a NAK of our delivery would hand it to
+a third while that one works on it [seen].
+"""
 EXPIRES = 10.0
 """Seconds that one pull request stays open at the server."""
 MAX_PAUSE = 30.0
@@ -52,6 +58,7 @@ class Job:
     delivered  how often it was delivered, this time included
     stored     when the server stored it
     until      monotonic time after which it is no longer reported as in progress; None: as long as it takes
+    reported   monotonic time when the server last heard of us that we have it
     """
 
     subject: str
@@ -62,6 +69,12 @@ class Job:
     stored: datetime
     headers: dict[str, str]
     until: float | None = None
+    reported: float = field(default_factory=time.monotonic)
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether nobody else can have got this message meanwhile."""
+        return time.monotonic() - self.reported < HELD
 
     def decode(self, kind: type[M]) -> M:
         """Return the message as `kind`; raises InvalidMessage."""
@@ -157,13 +170,16 @@ class Consumer:
         self._report()
 
     def _report(self) -> None:
+        if self._journal is not None:
+            self._journal.beat()
         now = time.monotonic()
-        if now < self._reported + PROGRESS:
+        if now < self._reported + PROGRESS or not self._bus.connected:
             return
         self._reported = now
         for job, _ in self._active.values():
-            if job.until is None or now < job.until:
+            if job.ours and (job.until is None or now < job.until):
                 self._bus.send(job.reply, b"+WPI")
+                job.reported = now
 
     async def _on_message(self, msg: Delivery) -> None:
         status = "" if msg.headers is None else msg.headers.get("Status", "")
@@ -223,6 +239,9 @@ class Consumer:
             self._ask()
 
     def _nak(self, job: Job, delay: float) -> None:
+        if not job.ours:
+            self._log.warning("not handed back: somebody else may have it", subject=job.subject)
+            return
         body = b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9)
         self._bus.send(job.reply, body)
 

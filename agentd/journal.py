@@ -5,6 +5,9 @@ instead of after `ack_wait`.  A shared mapping costs no system call a message; a
 may be stale, and `ack_wait` does what it is for.  The alternative, to read one's own effect records at start,
 knows neither reads nor an orchestrator's inputs and grows with thirty days of history.
 
+What a process that has been dead for longer had open is not handed back: the server has given it to somebody else,
+and a NAK of the old delivery would give it to a third while that one works [seen].
+
 The lock on the file also keeps a second process from playing the same instance.
 """
 
@@ -12,6 +15,8 @@ from __future__ import annotations
 
 import fcntl
 import mmap
+import struct
+import time
 from typing import TYPE_CHECKING, Final
 
 from agentd.errors import ConfigError
@@ -22,6 +27,11 @@ if TYPE_CHECKING:
 SLOT: Final = 256
 """Bytes of one entry: its length in two bytes, then the reply subject; JetStream's have up to about 150."""
 SLOTS: Final = 4096
+HELD: Final = 20.0
+"""Seconds after a process's last sign of life for which nobody else has what it held: `ack_wait` less the ten
+seconds between two reports to the server."""
+
+_time = struct.Struct("d")
 
 
 class Journal:
@@ -37,10 +47,15 @@ class Journal:
             self._file.close()
             message = f"{path} is in use: this instance runs already on this machine"
             raise ConfigError(message) from error
-        self._file.truncate(SLOT * SLOTS)
-        self._map = mmap.mmap(self._file.fileno(), SLOT * SLOTS)
+        size = SLOT * (SLOTS + 1)  # the last one holds the time of the last sign of life
+        self._file.truncate(size)
+        self._map = mmap.mmap(self._file.fileno(), size)
+        (alive,) = _time.unpack_from(self._map, SLOT * SLOTS)
         self.left_open = [entry for number in range(SLOTS) if (entry := self._read(number))]
-        self._map[:] = bytes(SLOT * SLOTS)
+        if not time.time() - alive < HELD:  # a damaged file may say NaN
+            self.left_open = []
+        self._map[:] = bytes(size)
+        self.beat()
         self._free = list(range(SLOTS - 1, -1, -1))
         self._taken: dict[str, int] = {}
 
@@ -49,8 +64,13 @@ class Journal:
         length = int.from_bytes(self._map[start : start + 2], "big")
         return self._map[start + 2 : start + 2 + min(length, SLOT - 2)].decode(errors="replace")
 
+    def beat(self) -> None:
+        """Note that this process lives."""
+        _time.pack_into(self._map, SLOT * SLOTS, time.time())
+
     def add(self, reply: str) -> None:
         """Note that `reply` is not answered yet."""
+        self.beat()
         data = reply.encode()
         if not self._free or len(data) > SLOT - 2:
             return

@@ -11,7 +11,7 @@ import contextlib
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentd import __version__, logs
 from agentd.bus import Bus
@@ -81,6 +81,7 @@ class Supervisor:
         self._reload = reload
         self._systemd = Systemd()
         self._running: list[_Running] = []
+        self._worker: Worker | None = None
         self._exit_code = 0
 
     async def run(self) -> int:
@@ -95,7 +96,7 @@ class Supervisor:
                 return self._exit_code
             for reply in journal.left_open:
                 self.bus.send(reply, b"-NAK")
-            worker = self._build(journal)
+            worker = self._worker = self._build(journal)
             async with asyncio.TaskGroup() as group:
                 for each in self._running:
                     group.create_task(self._keep_running(each))
@@ -222,7 +223,7 @@ class Supervisor:
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
         while not self.stopping.is_set():
             reasons = self.readiness()
-            status = "; ".join(f"{each.source}: {each.text}" for each in reasons) or "working"
+            status = self._status()
             if not reasons and not self.ready.is_set():
                 self.ready.set()
                 self._systemd.ready(status)
@@ -266,9 +267,7 @@ class Supervisor:
         """Take over what can change while running: the log level and the roles' own settings (SIGHUP)."""
         self._systemd.reloading()
         try:
-            config = await asyncio.to_thread(self._reload)
-            plugins = Plugins(config, wanted(config, self.instance.roles))
-            settings = {name: plugins.settings(name) for name in self.roles}
+            config, settings = await asyncio.to_thread(self._read_again)
         except ConfigError as error:
             self.log.exception("not reloaded", reason=str(error))  # the old configuration stays in force
         else:
@@ -276,7 +275,18 @@ class Supervisor:
             for name, role in self.roles.items():
                 role.reload(settings[name])
             self.log.info("reloaded")
-        self._systemd.ready("working")
+        finally:  # systemd waits for it
+            self._systemd.ready(self._status())
+
+    def _read_again(self) -> tuple[Config, dict[str, Any]]:
+        """Return the configuration and the roles' settings as the files say now; loads plugins, so it takes time."""
+        config = self._reload()
+        plugins = Plugins(config, wanted(config, self.instance.roles))
+        return config, {name: plugins.settings(name) for name in self.roles}
+
+    def _status(self) -> str:
+        """Say in a line how the daemon stands, for systemd."""
+        return "; ".join(f"{each.source}: {each.text}" for each in self.readiness()) or "working"
 
     async def _control(self, action: str) -> str:
         """Carry out `ai.control.<agent>`."""
@@ -358,6 +368,8 @@ class Supervisor:
         if not self._running:
             return [*reasons, *(Reason(name, "waiting for NATS") for name in self.roles)]
         health = [(each.role.name, each.context.health) for each in self._running]
+        queues = [] if self._worker is None else self._worker.consumers
+        reasons += [Reason("queue", each.problem) for each in queues if each.problem]
         return [*reasons, *(Reason(name, each.reason) for name, each in health if not each.ready)]
 
 

@@ -342,7 +342,13 @@ class Worker:
             return reply if takeover else msgspec.structs.replace(reply, result=await self._expand(reply.result))
         performance.claim = claim
         line = partial(self.ledger.write, principal=performance.principal, tool=tool.name, tier=tool.tier, key=key)
-        await line(phase="before", arguments=parameters)
+        try:
+            await line(phase="before", arguments=parameters)
+        except BusUnavailable:
+            raise  # the assignment or the call comes again
+        except AgentdError as error:
+            await claim.settle(phase=effects.FAILED, error=_task_error(error))
+            raise
         async with effects.renewing(claim):
             reply = await self._attempt(performance, parsed)
         phase = effects.FAILED if reply.error is not None else effects.DONE

@@ -1,0 +1,232 @@
+"""A service `probe` with small tools that note what they did, and a worker that serves it on a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agentd import subjects
+from agentd.audit import verify
+from agentd.ledger import Ledger
+from agentd.messages import AuditRecord, EffectRecord, TaskAssignment, TaskCompletion, Tier
+from agentd.metrics import Metrics
+from agentd.policy import Policy
+from agentd.tools import Call, Found, Repeat, Tool, by_name, collect, tool
+from agentd.worker import Worker
+from core.jetstream import Lines, all_acked
+from harness import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from agentd.bus import Bus, Stored
+
+SERVICE = "probe"
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a tool is asked for."""
+
+    number: int = 0
+    text: str = ""
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a tool answers."""
+
+    upid: str = ""
+    text: str = ""
+
+
+async def _nothing(_: Call) -> None:
+    """Do nothing."""
+
+
+class Probe:
+    """The tools; a test may replace `on_look`, `on_act` and `afterwards`, which are called on the way.
+
+    world  what was made, by the key that made it
+    told   everything that happened, in order
+    """
+
+    def __init__(self) -> None:
+        self.world: dict[str, str] = {}
+        self.told: list[str] = []
+        self.used: list[str] = []
+        self.at_work = asyncio.Event()
+        self.on_look: Callable[[Call], Awaitable[None]] = _nothing
+        self.on_act: Callable[[Call], Awaitable[None]] = _nothing
+        self.afterwards: Callable[[Call], Awaitable[None]] = _nothing
+
+    @property
+    def looks(self) -> int:
+        """Return how often the world was looked at."""
+        return self.told.count("look")
+
+    @property
+    def acts(self) -> int:
+        """Return how often the world was changed."""
+        return self.told.count("act")
+
+    async def hang(self, _: Call) -> None:
+        """Work for ever."""
+        self.at_work.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.told.append("cancelled")
+            raise
+
+    async def _once(self, call: Call, *, blind: bool = False) -> Done:
+        async def look() -> Found | None:
+            self.told.append("look")
+            await self.on_look(call)
+            return None if blind or call.key not in self.world else Found(self.world[call.key])
+
+        async def act() -> str:
+            self.told.append("act")
+            self.world[call.key] = f"UPID:{call.key}:{self.acts}"
+            await self.on_act(call)
+            return self.world[call.key]
+
+        found = await call.once(look, act)
+        self.used.append(found.upid)
+        await self.afterwards(call)
+        return Done(found.upid)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="probing")
+    async def read_it(self, call: Call, p: Wish) -> Done:
+        """Read."""
+        self.told.append("read")
+        await self.afterwards(call)
+        return Done(text=p.text)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="probing")
+    async def touch_it(self, call: Call, p: Wish) -> Done:  # noqa: ARG002 - every tool has parameters
+        """Touch the world, though it says that it only reads."""
+        return await self._once(call)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="probing")
+    async def idempotent(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+        """Do what may be done twice."""
+        return await self._once(call, blind=True)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="probing")
+    async def marked(self, call: Call, p: Wish) -> Done:
+        """Make something that bears our mark."""
+        made = await self._once(call)
+        return Done(made.upid, p.text)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="probing")
+    async def probed(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+        """Make it so, unless it is so."""
+        return await self._once(call)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="probing")
+    async def unsafe(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+        """Do what cannot be seen afterwards."""
+        return await self._once(call, blind=True)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="probing")
+    async def wipe(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+        """Destroy it."""
+        return await self._once(call)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="probing")
+    async def shell(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
+        """Run a command."""
+        return await self._once(call)
+
+    def tools(self) -> dict[str, Tool]:
+        """Return the tools by name."""
+        return by_name(each for each in collect(self, service=SERVICE) if isinstance(each, Tool))
+
+
+def a_worker(bus: Bus, probe: Probe, name: str = "a", log: Lines | None = None) -> Worker:
+    """Return a worker of the agent `name`, not serving yet."""
+    return Worker(
+        bus,
+        name,
+        probe.tools(),
+        policy=Policy(default_tier=Tier.OPERATE),
+        ledger=Ledger(bus, name),
+        metrics=Metrics("test"),
+        log=log or Lines(),  # type: ignore[arg-type]
+        slots=8,
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(worker: Worker, *, drain: float = 0.0) -> AsyncIterator[Worker]:
+    """Let `worker` serve; at the end it hands back what still runs after `drain` seconds."""
+    stopping = asyncio.Event()
+    running = asyncio.create_task(worker.serve(SERVICE, stopping, drain=drain, version="1.0.0"))
+
+    async def serves() -> bool:
+        if running.done():
+            await running
+        return bool(worker.consumers)
+
+    try:
+        await eventually(serves, "the worker serves")
+        yield worker
+    finally:
+        stopping.set()
+        async with asyncio.timeout(drain * 2 + 15):
+            await running
+
+
+async def assign(bus: Bus, tool_name: str, wish: dict[str, Any] | None = None, **more: Any) -> None:
+    """Assign a task; without more it is attempt 1 of `w.t` with a minute's time.  Twice is a redelivery."""
+    workflow, task, attempt = more.pop("workflow", "w"), more.pop("task", "t"), more.pop("attempt", 1)
+    message = TaskAssignment(
+        task_id=f"{workflow}.{task}",
+        workflow_id=workflow,
+        task_type=tool_name,
+        assigned_to=SERVICE,
+        parameters=wish or {},
+        deadline=bus.server_time() + timedelta(seconds=more.pop("seconds", 60.0)),
+        attempt=attempt,
+        tier=more.pop("tier", Tier.OPERATE),
+        principal="tester",
+    )
+    assert not more
+    await bus.store(subjects.assign(SERVICE, workflow, task, attempt), message)
+
+
+async def completions(bus: Bus, agent: str = "a", task: str = "t") -> int:
+    """Return how many completions of a task lie there."""
+    subject = subjects.complete(agent, "w", task)
+    info = await bus.api(f"STREAM.INFO.{subjects.INPUT}", {"subjects_filter": subject})
+    return int((info["state"].get("subjects") or {}).get(subject, 0))
+
+
+async def completion(bus: Bus, agent: str = "a", task: str = "t", *, number: int = 1) -> TaskCompletion:
+    """Wait until a task was completed `number` times, and its assignment acknowledged; return the last completion."""
+
+    async def told() -> Stored | None:
+        if await completions(bus, agent, task) < number:
+            return None
+        return await bus.last(subjects.INPUT, subjects.complete(agent, "w", task))
+
+    found = await eventually(told, f"completion {number} of {task} by {agent}")
+    await all_acked(bus, subjects.WORKFLOWS, SERVICE)
+    return found.decode(TaskCompletion)
+
+
+async def record(bus: Bus, key: str = "w.t") -> EffectRecord:
+    """Return the effect record of `key`."""
+    found = await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, key))
+    assert found is not None
+    return found.decode(EffectRecord)
+
+
+async def audit(bus: Bus, agent: str = "a") -> list[AuditRecord]:
+    """Return the audit chain of an agent; it must be unbroken."""
+    chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit(agent))]
+    assert verify(chain) is None
+    return chain

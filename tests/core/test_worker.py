@@ -1,0 +1,506 @@
+"""The worker: an effect once, whoever dies when, and an answer for every assignment.
+
+A small service `probe` (probe.py) on a real nats-server; a worker that is stopped with no time to drain stands for a
+process that died, and its successor for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from agentd import effects, subjects
+from agentd.errors import (
+    BusUnavailable,
+    GuestLocked,
+    NoQuorum,
+    PermanentError,
+    ProxmoxUnavailable,
+    UnknownOutcome,
+    VmidTaken,
+)
+from agentd.messages import EffectRecord, Outcome, TaskCompletion, Tier, digest, now
+from agentd.provision import provision
+from core.jetstream import Lines, all_acked, connected, consumer_info
+from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, completions, record, serving
+from harness import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from agentd.bus import Bus
+    from agentd.tools import Call
+    from harness import NatsServer
+
+
+@pytest_asyncio.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """Yield a connection with a queue of the service `probe`."""
+    async with connected(nats_server.url) as bus:
+        await provision(bus, [(SERVICE, 16)])
+        yield bus
+
+
+@pytest.fixture
+def probe() -> Probe:
+    """Return the tools."""
+    return Probe()
+
+
+def _spy(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Note what the worker stores among what its tool does."""
+    real = bus.store
+
+    async def store(subject: str, message: Any, **more: Any) -> int:
+        sequence = await real(subject, message, **more)
+        if isinstance(message, EffectRecord):
+            probe.told.append(f"record {message.phase}{' with UPID' if message.upid else ''}")
+        elif subject.startswith("ai.audit."):
+            probe.told.append(f"audit {message.phase}")
+        elif isinstance(message, TaskCompletion):
+            info = await consumer_info(bus, subjects.WORKFLOWS, SERVICE)
+            probe.told.append(f"completion, {info['num_ack_pending']} not acknowledged")
+        return sequence
+
+    monkeypatch.setattr(bus, "store", store)
+
+
+async def _other_takes(bus: Bus, **settled: Any) -> effects.Claim:
+    """Let another process claim the effect of `w.t`, as one does that got the assignment again."""
+    wanted = effects.Wanted(SERVICE, "w.t", "marked", digest({}), attempt=1, owner="other/1", takeover=True)
+    claim = await effects.claim(bus, wanted, now())
+    assert isinstance(claim, effects.Claim)
+    if settled:
+        await claim.settle(**settled)
+    return claim
+
+
+async def _dies_while(bus: Bus, probe: Probe, name: str = "a") -> None:
+    """Let a worker take what is assigned, and die while its tool hangs."""
+    async with serving(a_worker(bus, probe, name)):
+        await probe.at_work.wait()
+    probe.at_work.clear()
+
+
+async def test_the_five_steps(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim, look, act and write the UPID down, write the result down, tell, and only then acknowledge."""
+    async with serving(a_worker(bus, probe)):
+        _spy(bus, probe, monkeypatch)
+        await assign(bus, "marked", {"text": "x"})
+        told = await completion(bus)
+
+    assert probe.told == [
+        "record claimed",
+        "audit before",
+        "look",
+        "act",
+        "record claimed with UPID",
+        "record done with UPID",
+        "audit after",
+        "completion, 1 not acknowledged",
+    ]
+    assert (told.status, told.attempt, told.task_id, told.service_id) == (Outcome.COMPLETED, 1, "w.t", SERVICE)
+    assert told.result == {"upid": "UPID:w.t:1", "text": "x"}
+
+
+async def test_two_lines_of_audit(bus: Bus, probe: Probe) -> None:
+    """Who had what done is written before and after an act; what only reads leaves no line."""
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked", {"text": "x"})
+        await assign(bus, "read_it", task="r")
+        await completion(bus)
+        await completion(bus, task="r")
+    before, after = await audit(bus)
+
+    assert (before.phase, before.principal, before.tool, before.key) == ("before", "tester", "marked", "w.t")
+    assert (before.tier, before.outcome, before.upid) == (Tier.OPERATE, "", "")
+    assert (after.phase, after.key, after.outcome, after.upid) == ("after", "w.t", "completed", "UPID:w.t:1")
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> None:
+    """An assignment that comes again after its end is answered from the record, by another worker as well."""
+    if status == "failed":
+        probe.on_look = _raising(VmidTaken("a stranger sits there"))
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        first = await completion(bus)
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe, "b")):
+        again = await completion(bus, "b")
+
+    assert probe.looks == 1
+    assert (again.status, again.result, again.error) == (first.status, first.result, first.error)
+    assert (again.error is None) is (status == "done")
+
+
+async def test_a_failed_attempt_and_the_next(bus: Bus, probe: Probe) -> None:
+    """A failure is the answer of its own attempt, and the next attempt begins anew."""
+    probe.on_act = _raising(PermanentError("no"), times=1)
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "idempotent")
+        first = await completion(bus)
+        await assign(bus, "idempotent", attempt=2)
+        second = await completion(bus, number=2)
+
+    assert first.error is not None
+    assert (first.status, first.attempt) == (Outcome.FAILED, 1)
+    assert (second.status, second.attempt, second.error) == (Outcome.COMPLETED, 2, None)
+    assert probe.acts == 2
+
+
+async def test_an_old_attempt_comes_late(bus: Bus, probe: Probe) -> None:
+    """An attempt that comes again while the next one runs takes nothing over, and is answered by nobody."""
+    probe.on_act = _raising(PermanentError("no"), times=1)
+    probe.afterwards = probe.hang
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "idempotent")
+        await completion(bus)
+        await assign(bus, "idempotent", attempt=2)
+        await probe.at_work.wait()
+        claimed = await record(bus)
+        async with serving(a_worker(bus, probe, "b")):
+            await assign(bus, "idempotent")
+            await assign(bus, "idempotent")
+
+            async def acknowledged() -> bool:
+                info = await consumer_info(bus, subjects.WORKFLOWS, SERVICE)
+                return bool(info["num_ack_pending"] == 1 and not info["num_pending"])
+
+            await eventually(acknowledged, "the late ones are acknowledged")
+
+        assert await record(bus) == claimed
+    assert (claimed.attempt, claimed.epoch, probe.acts) == (2, 2, 2)
+    assert await completions(bus, "b") == 0
+
+
+@pytest.mark.parametrize(
+    ("tool", "acts", "status"),
+    [
+        ("idempotent", 2, Outcome.COMPLETED),
+        ("marked", 1, Outcome.COMPLETED),
+        ("probed", 1, Outcome.COMPLETED),
+        ("unsafe", 1, Outcome.FAILED),
+    ],
+)
+async def test_dies_before_the_upid_is_known(bus: Bus, probe: Probe, tool: str, acts: int, status: Outcome) -> None:
+    """Who takes over looks first: what is there is adopted, what cannot be seen is not repeated but asked about."""
+    probe.on_act = probe.hang
+    await assign(bus, tool)
+    await _dies_while(bus, probe)
+    probe.on_act = _nothing
+    async with serving(a_worker(bus, probe, "b")):
+        told = await completion(bus, "b")
+
+    assert (probe.acts, told.status) == (acts, status)
+    if tool == "unsafe":
+        assert told.error is not None
+        assert "nobody knows how it ended: look, then ask again" in str(told.error)
+    elif acts == 1:
+        assert probe.used == ["UPID:w.t:1"]
+
+
+@pytest.mark.parametrize("tool", ["idempotent", "marked", "probed", "unsafe"])
+async def test_the_upid_of_an_interrupted_run(bus: Bus, probe: Probe, tool: str) -> None:
+    """Who takes over after the UPID was written down waits for that task: it neither looks nor acts."""
+    probe.afterwards = probe.hang
+    await assign(bus, tool)
+    await _dies_while(bus, probe)
+    probe.afterwards = _nothing
+    async with serving(a_worker(bus, probe, "b")):
+        told = await completion(bus, "b")
+
+    assert told.status == Outcome.COMPLETED
+    assert (probe.looks, probe.acts) == (1, 1)
+    assert probe.used == ["UPID:w.t:1", "UPID:w.t:1"]
+    assert (await record(bus)).epoch == 2
+
+
+async def _nothing(_: Call) -> None:
+    """Do nothing."""
+
+
+def _raising(error: Exception, times: int = 1_000_000) -> Callable[[Call], Awaitable[None]]:
+    """Return what raises `error` so many times."""
+    left = times
+
+    async def step(_: Call) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise error
+
+    return step
+
+
+async def test_an_answer_was_lost(bus: Bus, probe: Probe) -> None:
+    """An act that was not answered is looked for, and adopted if it happened."""
+    probe.on_act = _raising(UnknownOutcome("cut", delay=0.1), times=1)
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.COMPLETED
+    assert (probe.looks, probe.acts, probe.used) == (2, 1, ["UPID:w.t:1"])
+
+
+async def test_an_act_was_lost(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An act that was not answered and is not to be found is repeated only once it would be to be found."""
+    monkeypatch.setattr(effects, "UNSETTLED", 1.5)
+    at: list[float] = []
+
+    async def act(call: Call) -> None:
+        at.append(asyncio.get_running_loop().time())
+        if len(at) == 1:
+            del probe.world[call.key]
+            raise UnknownOutcome("lost", delay=0.1)
+
+    probe.on_act = act
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.COMPLETED
+    assert (probe.acts, len(at)) == (2, 2)
+    assert at[1] - at[0] >= 1.5
+    assert probe.looks > 2
+
+
+@pytest.mark.parametrize(
+    ("error", "acts"),
+    [(GuestLocked("locked", delay=0.1), 2), (NoQuorum("none", delay=0.1), 2), (ProxmoxUnavailable("away"), 1)],
+    ids=["locked", "no quorum", "away"],
+)
+async def test_what_passes(bus: Bus, probe: Probe, error: Exception, acts: int) -> None:
+    """A task that did nothing (a lock, no quorum) is forgotten and begun again; any other is waited for."""
+    probe.afterwards = _raising(error, times=1)
+    await assign(bus, "idempotent")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.COMPLETED
+    assert probe.acts == acts
+    assert probe.used == ["UPID:w.t:1", f"UPID:w.t:{acts}"]
+
+
+async def test_fenced_while_it_runs(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose effect another process has claimed is stopped, writes nothing and answers nothing."""
+    monkeypatch.setattr(effects, "PROGRESS", 0.1)
+    probe.afterwards = probe.hang
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        await probe.at_work.wait()
+        await _other_takes(bus, phase=effects.DONE, result={"upid": "other's"})
+
+        async def stopped() -> bool:
+            return "cancelled" in probe.told
+
+        await eventually(stopped, "the run is stopped")
+        told = await completion(bus)
+
+    assert probe.told == ["look", "act", "cancelled"]
+    assert told.result == {"upid": "other's"}, "the assignment came again, and the other's result was found"
+    assert (await record(bus)).owner == "other/1"
+
+
+async def test_fenced_before_it_acts(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has looked for too long makes sure of its claim before it acts: another may have taken over."""
+    monkeypatch.setattr(effects, "ACK_WAIT", 0.4)
+
+    async def stopped_for_a_while(_: Call) -> None:
+        await asyncio.sleep(0.3)
+        await _other_takes(bus, phase=effects.DONE, result={"upid": "other's"})
+
+    probe.on_look = stopped_for_a_while
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert probe.told == ["look"]
+    assert told.result == {"upid": "other's"}
+
+
+async def test_a_renewal_meets_a_upid(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal that begins while the UPID is on its way does not write it away again."""
+    claim = await _other_takes(bus)
+    real, arrived, go = bus.store, asyncio.Event(), asyncio.Event()
+
+    async def store(subject: str, message: Any, **more: Any) -> int:
+        sequence = await real(subject, message, **more)
+        if message.upid and not arrived.is_set():
+            arrived.set()
+            await go.wait()
+        return sequence
+
+    monkeypatch.setattr(bus, "store", store)
+    settling = asyncio.create_task(claim.settle(upid="UPID:x"))
+    await arrived.wait()
+    renewing = asyncio.create_task(claim.renew())
+    await asyncio.wait([renewing], timeout=0.5)
+    go.set()
+    await asyncio.gather(settling, renewing)
+
+    assert ((await record(bus)).upid, claim.record.upid) == ("UPID:x", "UPID:x")
+
+
+async def test_cancelled_before_it_began(bus: Bus, probe: Probe) -> None:
+    """A task with a tombstone is not begun; the orchestrator is told that it was cancelled."""
+    assert await effects.entomb(bus, SERVICE, "w.t", "orchestrator", now())
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.CANCELLED
+    assert probe.told == []
+
+
+async def test_deadline(bus: Bus, probe: Probe) -> None:
+    """What is not done by its deadline is stopped and failed; the next attempt knows the UPID, for it may still run."""
+    probe.afterwards = probe.hang
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked", seconds=1.5)
+        first = await completion(bus)
+        probe.afterwards = _nothing
+        await assign(bus, "marked", attempt=2)
+        second = await completion(bus, number=2)
+
+    assert first.error is not None
+    assert not isinstance(first.error, str)
+    assert (first.error.code, first.error.retry) == ("deadline", True)
+    assert second.status == Outcome.COMPLETED
+    assert (probe.acts, probe.used) == (1, ["UPID:w.t:1", "UPID:w.t:1"])
+
+
+async def test_too_late(bus: Bus, probe: Probe) -> None:
+    """An assignment whose deadline is over is not begun, nor answered: the orchestrator's timer has the word."""
+    lines = Lines()
+    await assign(bus, "marked", seconds=-1)
+    async with serving(a_worker(bus, probe, log=lines)):
+        await all_acked(bus, subjects.WORKFLOWS, SERVICE)
+
+    assert probe.told == []
+    assert await completions(bus) == 0
+    assert lines.events("warning") == ["too late, not started"]
+
+
+async def test_unknown_tool(bus: Bus, probe: Probe) -> None:
+    """A tool that does not exist is an answer that names those that do."""
+    await assign(bus, "nonsense")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "unknown_tool"
+    assert "'nonsense'; it has idempotent, marked, probed" in told.error.message
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[", b"\xff\xfe", b'{"task_id": 1}'])
+async def test_malformed_assignment(bus: Bus, probe: Probe, body: bytes) -> None:
+    """What cannot be understood is answered by what its subject says, and acknowledged."""
+    await bus.store(subjects.assign(SERVICE, "w", "t", 3), body)
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert (told.status, told.attempt, told.task_id, told.error.code) == (Outcome.FAILED, 3, "w.t", "invalid")
+
+
+@pytest.mark.parametrize("wish", [{"number": "four"}, {"colour": "red"}])
+async def test_wrong_parameters(bus: Bus, probe: Probe, wish: dict[str, Any]) -> None:
+    """Parameters that the tool does not take are refused before anything is claimed, with the field."""
+    await assign(bus, "marked", wish)
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "invalid"
+    assert next(iter(wish)) in told.error.message
+    assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "w.t")) is None
+
+
+async def test_other_parameters(bus: Bus, probe: Probe) -> None:
+    """A key that was used with other parameters is refused: the first effect stays the only one."""
+    await assign(bus, "marked", {"text": "x"})
+    async with serving(a_worker(bus, probe)):
+        await completion(bus)
+        await assign(bus, "marked", {"text": "y"}, attempt=2)
+        told = await completion(bus, number=2)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert "with other parameters" in told.error.message
+    assert probe.acts == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), TimeoutError("x"), KeyError("x")])
+@pytest.mark.parametrize("tool", ["marked", "read_it"])
+async def test_a_bug(bus: Bus, probe: Probe, tool: str, error: Exception) -> None:
+    """A tool with a bug fails alone, with the traceback in the log; the worker goes on."""
+    lines = Lines()
+    probe.afterwards = _raising(error, times=1)
+    async with serving(a_worker(bus, probe, log=lines)):
+        await assign(bus, tool)
+        told = await completion(bus)
+        await assign(bus, tool, task="u")
+        second = await completion(bus, task="u")
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert (told.error.code, told.error.message) == ("bug", f"{type(error).__name__}: {error}")
+    assert lines.events("error") == ["a tool has a bug"]
+    assert second.status == Outcome.COMPLETED
+
+
+async def test_nats_is_away_for_a_tool(bus: Bus, probe: Probe) -> None:
+    """A tool that cannot reach the bus has failed at nothing: its assignment comes again."""
+    probe.afterwards = _raising(BusUnavailable("away", delay=0.1), times=1)
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.COMPLETED
+    assert (probe.acts, (await record(bus)).epoch) == (1, 2)
+
+
+async def test_a_large_result(bus: Bus, probe: Probe) -> None:
+    """A large result goes by reference; the next task gets it, or a field of it, in full."""
+    text = "x" * 20_000
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked", {"text": text})
+        first = await completion(bus)
+        await assign(bus, "read_it", {"text": first.result | {"field": "text"}}, task="u")
+        second = await completion(bus, task="u")
+        await assign(bus, "marked", {"text": text})
+        again = await completion(bus, number=2)
+    whole = await bus.kv_get(subjects.RESULTS, "w.u")
+
+    assert first.result.keys() == {"$stored", "bytes"}
+    assert first.result["$stored"] == "w.t"
+    assert again.result == first.result
+    assert second.result["$stored"] == "w.u"
+    assert whole is not None
+    assert msgspec.json.decode(whole.data)["text"] == text
+
+
+async def test_a_reader_that_acts(bus: Bus, probe: Probe) -> None:
+    """A tool of tier read has no claim, so it cannot touch the world."""
+    await assign(bus, "touch_it")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.FAILED
+    assert probe.told == []
+
+
+@pytest.mark.parametrize(("tool", "tier"), [("wipe", Tier.EXEC), ("shell", Tier.EXEC), ("marked", Tier.READ)])
+async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
+    """Nothing destroys or executes, whoever asks; nothing operates for who may only read."""
+    await assign(bus, tool, tier=tier)
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "denied"
+    assert probe.told == []

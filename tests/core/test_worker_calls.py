@@ -1,0 +1,351 @@
+"""Calls between agents, and what is refused when the audit cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from agentd import calls, subjects, worker
+from agentd.calls import call_tool
+from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError
+from agentd.journal import HELD, Journal
+from agentd.messages import Outcome, Tier, ToolCall, ToolReply
+from agentd.provision import provision
+from core.jetstream import Lines, all_acked, connected, make_consumer
+from core.probe import SERVICE, Done, Probe, a_worker, assign, audit, completion, record, serving
+from core.working import Slow, put, working
+from harness import NatsServer, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from agentd.bus import Bus
+    from agentd.consumer import Consumer, Job
+    from agentd.tools import Call
+
+KEY = "w.t.step"
+
+
+@pytest_asyncio.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """Yield a connection with a queue of the service `probe`."""
+    async with connected(nats_server.url) as bus:
+        await provision(bus, [(SERVICE, 16)])
+        yield bus
+
+
+@pytest.fixture
+def probe() -> Probe:
+    """Return the tools."""
+    return Probe()
+
+
+async def _call(bus: Bus, tool: str = "marked", *, seconds: float = 15.0, text: str = "", **more: Any) -> ToolReply:
+    call = ToolCall(**{"parameters": {"text": text}, "key": KEY, "tier": Tier.OPERATE} | more)
+    return await call_tool(bus, SERVICE, tool, call, seconds=seconds)
+
+
+async def _ask(bus: Bus, tool: str, call: ToolCall) -> ToolReply:
+    return await bus.request(subjects.tool_call(SERVICE, tool), call, ToolReply, wait=5)
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_key_joins(bus: Bus, probe: Probe) -> None:
+    """A call that is repeated while it runs, or after its end, is the same call: one act, one answer."""
+    release = asyncio.Event()
+
+    async def wait(_: Call) -> None:
+        probe.at_work.set()
+        await release.wait()
+
+    probe.afterwards = wait
+    async with serving(a_worker(bus, probe)):
+        asked = [asyncio.create_task(_call(bus)) for _ in range(3)]
+        await probe.at_work.wait()
+        release.set()
+        answers = await asyncio.gather(*asked)
+        late = await _call(bus)
+
+    assert (probe.looks, probe.acts) == (1, 1)
+    assert {msgspec.json.encode(each) for each in [*answers, late]} == {msgspec.json.encode(late)}
+    assert msgspec.convert(late.result, Done) == Done("UPID:w.t.step:1")
+    assert [each.phase for each in await audit(bus)] == ["before", "after"]
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "after its end"])
+async def test_a_key_of_another_call(bus: Bus, probe: Probe, running: bool) -> None:  # noqa: FBT001 - a case
+    """A key that is another call's is refused, and the other call goes on."""
+    release = asyncio.Event()
+    if not running:
+        release.set()
+
+    async def wait(_: Call) -> None:
+        probe.at_work.set()
+        await release.wait()
+
+    probe.afterwards = wait
+    async with serving(a_worker(bus, probe)):
+        first = asyncio.create_task(_call(bus, text="x"))
+        await probe.at_work.wait()
+        if not running:
+            await first
+        for tool, text in (("marked", "y"), ("probed", "y")):
+            with pytest.raises(PermanentError, match="use another key"):
+                await _call(bus, tool, text=text)
+        release.set()
+        answer = await first
+
+    assert answer.result["text"] == "x"
+    assert probe.acts == 1
+
+
+async def test_a_long_call(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that takes long is answered with what it is doing, and with its result when it is asked again."""
+    monkeypatch.setattr(worker, "CALL_WAIT", 0.2)
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        call.progress("at work")
+        await release.wait()
+        call.warn("it took long")
+
+    probe.afterwards = wait
+    call = ToolCall({}, KEY, "tester", Tier.OPERATE)
+    async with serving(a_worker(bus, probe)):
+        early = await _ask(bus, "marked", call)
+        waiting = asyncio.create_task(_call(bus))
+        await asyncio.sleep(0.5)
+        release.set()
+        with pytest.raises(AgentdError):
+            await waiting  # its parameters are others: `text` is named
+        answer = await call_tool(bus, SERVICE, "marked", call, seconds=10)
+
+    assert (early.status, early.progress) == ("running", "at work")
+    assert (answer.status, answer.warnings) == (Outcome.WARNINGS, ["it took long"])
+    assert probe.acts == 1
+
+
+async def test_nobody_there_yet(bus: Bus, probe: Probe) -> None:
+    """A call waits for an agent that offers the tool, as long as it has time."""
+    waiting = asyncio.create_task(_call(bus))
+    await asyncio.sleep(0.3)
+    async with serving(a_worker(bus, probe)):
+        answer = await waiting
+    with pytest.raises(BusUnavailable, match="nobody answers"):
+        await _call(bus, seconds=0.5)
+
+    assert answer.status == Outcome.COMPLETED
+
+
+async def test_read_and_operate(bus: Bus, probe: Probe) -> None:
+    """A read needs no key and leaves no record; what operates needs a key of the right form."""
+    async with serving(a_worker(bus, probe)):
+        read = await _call(bus, "read_it", text="x", key="")
+        for key in ("", "w", "w.t.s.u", "w.*", "w.a b"):
+            with pytest.raises(InvalidMessage, match="key"):
+                await _call(bus, key=key)
+        broken = await bus.request(subjects.tool_call(SERVICE, "marked"), b"[", ToolReply, wait=5)
+
+    assert read.result == {"upid": "", "text": "x"}
+    assert broken.error is not None
+    assert broken.error.code == "invalid"
+    assert probe.told == ["read"]
+    assert await bus.last_many(subjects.EFFECTS, "ai.effects.>") == []
+
+
+@pytest.mark.parametrize(("tool", "tier"), [("wipe", Tier.EXEC), ("shell", Tier.EXEC), ("marked", Tier.READ)])
+async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
+    """The fence stands before calls as before assignments."""
+    async with serving(a_worker(bus, probe)):
+        with pytest.raises(Denied):
+            await _call(bus, tool, tier=tier)
+
+    assert probe.told == []
+
+
+async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose callee dies is finished by the callee's next process at once, not after ack_wait."""
+    monkeypatch.setattr(calls, "CALL_WAIT", 0.3)
+    probe.afterwards = probe.hang
+    calling = asyncio.create_task(_call(bus))
+    async with serving(a_worker(bus, probe)) as first:
+        await probe.at_work.wait()
+        for _, _, task in first._calls.values():  # noqa: SLF001 - as a kill would
+            task.cancel()
+    begun = time.monotonic()
+    probe.afterwards = Probe().afterwards
+    async with serving(a_worker(bus, probe)):
+        answer = await calling
+
+    assert time.monotonic() - begun < 10
+    assert answer.status == Outcome.COMPLETED
+    assert (probe.acts, (await record(bus, KEY)).epoch) == (1, 2)
+
+
+async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that comes to a second agent while the first is at it waits for the first one's end."""
+    monkeypatch.setattr(worker, "CALL_WAIT", 0.2)
+    release = asyncio.Event()
+
+    async def wait(_: Call) -> None:
+        probe.at_work.set()
+        await release.wait()
+
+    probe.afterwards = wait
+    call = ToolCall({}, KEY, "tester", Tier.OPERATE)
+    async with serving(a_worker(bus, probe)):
+        await _ask(bus, "marked", call)
+        await probe.at_work.wait()
+        other = a_worker(bus, probe, "b")
+        task = asyncio.ensure_future(_both(bus, other, call, release))
+        answers = await task
+
+    assert [each.status for each in answers] == ["running", "completed"]
+    assert answers[0].progress.startswith("in the hands of a/")
+    assert probe.acts == 1
+
+
+async def _both(bus: Bus, other: worker.Worker, call: ToolCall, release: asyncio.Event) -> list[ToolReply]:
+    """Ask the other worker itself, for NATS would choose one of the two; before and after the first one's end."""
+    _, task = other._begin(other.tools["marked"], call)  # noqa: SLF001
+    before = await task
+    release.set()
+
+    async def done() -> ToolReply | None:
+        reply = await _ask(bus, "marked", call)
+        return reply if reply.status != "running" else None
+
+    await eventually(done, "the first one's end")
+    _, task = other._begin(other.tools["marked"], call)  # noqa: SLF001
+    return [before, await task]
+
+
+async def test_a_large_result_asked_twice(bus: Bus, probe: Probe) -> None:
+    """A large result comes back in full when a call is repeated, not as a reference that nobody can read."""
+    text = "x" * 20_000
+    async with serving(a_worker(bus, probe)):
+        first = await _call(bus, text=text)
+        again = await _call(bus, text=text)
+
+    assert first.result["text"] == text
+    assert again.result == first.result
+
+
+# -- no audit, no act -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["from the start", "later"])
+async def test_no_audit_stream(bus: Bus, probe: Probe, before: int) -> None:
+    """Without a place for the audit nothing operates, and reads go on."""
+    async with serving(a_worker(bus, probe)):
+        for number in range(before):
+            await assign(bus, "marked", task=f"before{number}")
+            await completion(bus, task=f"before{number}")
+        await bus.api(f"STREAM.DELETE.{subjects.AUDIT}")
+        await assign(bus, "marked")
+        await assign(bus, "read_it", task="r")
+        told = await completion(bus)
+        read = await completion(bus, task="r")
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "not_provisioned"
+    assert "agentd provision" in told.error.message
+    assert read.status == Outcome.COMPLETED
+    assert probe.acts == before
+
+
+async def test_audit_denied(tmp_path: Path, probe: Probe) -> None:
+    """An agent that may not write the audit may not act: it is told at once, and a redelivery does not act either."""
+    users = (
+        'authorization { users: [ {user: root, password: "p"}, '
+        '{user: agent, password: "p", permissions: {publish: {deny: "ai.audit.>"}}} ] }'
+    )
+    password = tmp_path / "password"
+    password.write_text("p")
+    with NatsServer(tmp_path, extra=users) as server:
+        async with (
+            connected(server.url, user="root", password_file=str(password)) as bus,
+            connected(server.url, agent="a", user="agent", password_file=str(password)) as ours,
+        ):
+            await provision(bus, [(SERVICE, 16)])
+            await assign(bus, "marked")
+            async with serving(a_worker(ours, probe)):
+                told = await completion(bus)
+            await assign(bus, "marked")
+            async with serving(a_worker(bus, probe)):
+                again = await completion(bus, number=2)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "denied"
+    assert again.error == told.error
+    assert probe.told == []
+
+
+# -- who has a message ------------------------------------------------------------------------------------------------
+
+
+async def test_a_stale_delivery_is_not_handed_back(nats_server: NatsServer, work: Bus) -> None:
+    """Who was stopped for longer than ack_wait leaves a message alone: another works on it, and must not be doubled."""
+    await make_consumer(work, "WORK", "w", ack_wait=1, max_ack_pending=10_000)
+    slow, other, lines = Slow(), Slow(), Lines()
+
+    async def sleep(job: Job) -> None:
+        await slow(job)
+        job.reported -= 60  # as if this process had been stopped for a minute
+        raise BusUnavailable("it comes again", delay=0.0)
+
+    await put(work, 1)
+    async with connected(nats_server.url, agent="other") as second, working(work, sleep, slots=1, log=lines) as first:
+        await slow.reach(1)
+        first.paused = True
+        async with working(second, other, slots=4, drain=5):
+            await other.reach(1)
+            slow.release.set()
+            await eventually(_no_more(first), "the first one's end")
+            keeping = asyncio.create_task(_keep(second, other))
+            await asyncio.sleep(0.7)
+            keeping.cancel()
+            seen = list(other.jobs)
+            other.release.set()
+            await all_acked(second, "WORK", "w")
+
+    assert [job.delivered for job in seen] == [2]
+    assert "not handed back: somebody else may have it" in lines.events("warning")
+
+
+async def _keep(bus: Bus, other: Slow) -> None:
+    while True:
+        bus.send(other.jobs[0].reply, b"+WPI")
+        await asyncio.sleep(0.2)
+
+
+def _no_more(loop: Consumer) -> Any:
+    async def idle() -> bool:
+        return loop.active == 0
+
+    return idle
+
+
+@pytest.mark.parametrize(("dead", "left"), [(0.0, ["reply"]), (HELD - 5, ["reply"]), (HELD + 1, []), (1e6, [])])
+def test_what_a_process_held_that_died_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: float, left: list[str]
+) -> None:
+    """What a process had open is handed back by the next one only while nobody else can have got it."""
+    real = time.time
+    first = Journal(tmp_path / "j")
+    monkeypatch.setattr(time, "time", lambda: real() - dead)
+    first.add("reply")
+    monkeypatch.setattr(time, "time", real)
+    first.close()
+
+    again = Journal(tmp_path / "j")
+    assert again.left_open == left
+    again.close()

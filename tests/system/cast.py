@@ -1,0 +1,172 @@
+"""Daemons in processes of their own that are started again when they die, and what must be so at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from agentd import client, subjects
+from agentd.audit import verify
+from agentd.messages import AuditRecord, EffectRecord, WorkflowRequest
+from harness import START, eventually, until
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from harness import Daemon, Net
+
+ROLES = ("orchestrator", "specialist", "mcp-bridge")
+TEMPLATE: dict[str, object] = {"template": 9000, "memory": 2048}
+EMPTY: dict[str, object] = {"memory": 1024, "disk": 4}
+QUIET = 45.0
+"""Seconds until nothing is pending: an acknowledgement that a dead server took with it is asked for after 30."""
+
+
+class Cast:
+    """The daemons of a test; whoever dies is started again, as systemd would."""
+
+    def __init__(self, net: Net, names: tuple[str, ...] = ROLES) -> None:
+        """Make the daemons, none started yet; `mcp-bridge2` plays the role of `mcp-bridge`."""
+        self.daemons: dict[str, Daemon] = {name: net.daemon(name, (name.rstrip("0123456789"),)) for name in names}
+        net.config_file()
+        self.deaths: list[tuple[str, int]] = []
+        self.died = asyncio.Event()
+        self._told: dict[str, int] = {}
+        self._watch: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start all of them at once, and wait until they are ready."""
+        try:
+            for name in self.daemons:
+                self._start(name)
+            await self.ready()
+        except BaseException:
+            await self._end()
+            raise
+        self._watch = asyncio.create_task(self._start_again())
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        """Stop all of them; each must go with code 0."""
+        if kind is None:
+            await self.ready()  # a process that has only just begun to start dies of the signal
+        await self._end()
+        codes = {name: daemon.exit_code for name, daemon in self.daemons.items()}
+        assert kind is not None or codes == dict.fromkeys(self.daemons, 0)
+
+    def _start(self, name: str) -> None:
+        daemon = self.daemons[name]
+        self._told[name] = self._ready_lines(daemon)
+        daemon.start()
+
+    @staticmethod
+    def _ready_lines(daemon: Daemon) -> int:
+        return daemon.log.read_bytes().count(b'"event":"ready"') if daemon.log.exists() else 0
+
+    async def ready(self) -> None:
+        """Wait until all of them, started again or not, work."""
+        for name, daemon in self.daemons.items():
+
+            def works(name: str = name, daemon: Daemon = daemon) -> bool:
+                return self._ready_lines(daemon) > self._told[name]
+
+            await asyncio.to_thread(until, works, f"{name} ready ({daemon.log})", START)
+
+    async def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await asyncio.gather(*(asyncio.to_thread(each.stop) for each in self.daemons.values()))
+
+    async def _start_again(self) -> None:
+        while True:
+            for name, daemon in self.daemons.items():
+                if daemon.exit_code is not None:
+                    self.deaths.append((name, daemon.exit_code))
+                    self.died.set()
+                    self._start(name)
+            await asyncio.sleep(0.05)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to the daemon `name`."""
+        self.daemons[name].signal(number)
+
+    def kill(self, *names: str) -> None:
+        """End these, or all, with SIGKILL."""
+        for name in names or self.daemons:
+            self.daemons[name].signal(signal.SIGKILL)
+
+
+def note(what: str, value: object) -> None:
+    """Tell a figure; pytest shows it with -rP, and of a test that fails."""
+    sys.stdout.write(f"{what}: {value}\n")
+
+
+async def deploy(bus: Bus, name: str, wish: dict[str, object] | None = None, wait: float = 90) -> float:
+    """Deploy a VM; return the seconds that it took."""
+    begun = time.monotonic()
+    request = WorkflowRequest("vm_deployment", name, {"name": name, **(TEMPLATE if wish is None else wish)})
+    await client.submit(bus, "tester", request)
+    answer = await client.follow(bus, name, lambda _state: None, wait=wait)
+    assert answer.status.startswith("completed"), answer  # an empty VM is made with a warning: it has nothing to boot
+    return time.monotonic() - begun
+
+
+async def asked(net: Net, path: str, count: int = 1) -> None:
+    """Wait until Proxmox was asked `count` times for what ends in `path`."""
+    assert net.pve is not None
+    pve = net.pve
+
+    async def logged() -> bool:
+        return len(await asyncio.to_thread(pve.log, "POST", path)) >= count
+
+    await eventually(logged, f"POST …{path}")
+
+
+async def record(bus: Bus, key: str) -> EffectRecord:
+    """Return the effect record of `key`, of the service mcp-proxmox."""
+    found = await bus.last(subjects.EFFECTS, subjects.effect("mcp-proxmox", key))
+    assert found is not None
+    return found.decode(EffectRecord)
+
+
+async def settled(bus: Bus, net: Net, *names: str) -> None:
+    """Assert what must be so once everything is quiet: each VM made and started once, each request answered once.
+
+    What was done is counted by the simulator, which knows nothing of agentd.
+    """
+    assert net.pve is not None
+    await eventually(lambda: _quiet(bus), "no pending messages", QUIET)
+    guests = [each for each in net.pve.world()["guests"] if each["name"] in names]
+    answers = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
+    records = [each.decode(EffectRecord) for each in await bus.last_many(subjects.EFFECTS, "ai.effects.>")]
+    chains: dict[str, list[AuditRecord]] = {}
+    for each in await bus.every(subjects.AUDIT, subjects.audit("*")):
+        chains.setdefault(each.subject, []).append(each.decode(AuditRecord))
+
+    assert sorted(each["name"] for each in guests) == sorted(names)
+    assert {each["status"] for each in guests} == {"running"}
+    assert len(net.pve.creates()) == len(names)
+    assert _done(net.pve.tasks("qmstart")) == len(names)
+    assert sorted(each.subject for each in answers) == sorted(subjects.response(name) for name in names)
+    assert {each.phase for each in records} == {"done"}
+    assert {agent: verify(chain) for agent, chain in chains.items()} == dict.fromkeys(chains)
+
+
+def _done(tasks: list[dict[str, Any]]) -> int:
+    return len([each for each in tasks if each["exitstatus"] == "OK"])
+
+
+async def _quiet(bus: Bus) -> bool:
+    for stream, durable in (
+        (subjects.REQUESTS, subjects.ORCH_REQUESTS),
+        (subjects.INPUT, subjects.ORCH_INPUT),
+        (subjects.WORKFLOWS, "mcp-proxmox"),
+        (subjects.WORKFLOWS, "specialist"),
+    ):
+        info = await bus.api(f"CONSUMER.INFO.{stream}.{durable}")
+        if info["num_pending"] or info["num_ack_pending"]:
+            return False
+    return True
