@@ -134,6 +134,7 @@ async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> Non
         again = await completion(bus, "b")
 
     assert probe.looks == 1
+    assert (await record(bus)).epoch == 1, "nobody has claimed it anew"
     assert (again.status, again.result, again.error) == (first.status, first.result, first.error)
     assert (again.error is None) is (status == "done")
 

@@ -205,8 +205,7 @@ async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytes
         await _ask(bus, "marked", call)
         await probe.at_work.wait()
         other = a_worker(bus, probe, "b")
-        task = asyncio.ensure_future(_both(bus, other, call, release))
-        answers = await task
+        answers = await _both(bus, other, call, release)
 
     assert [each.status for each in answers] == ["running", "completed"]
     assert answers[0].progress.startswith("in the hands of a/")
@@ -216,7 +215,8 @@ async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytes
 async def _both(bus: Bus, other: worker.Worker, call: ToolCall, release: asyncio.Event) -> list[ToolReply]:
     """Ask the other worker itself, for NATS would choose one of the two; before and after the first one's end."""
     _, task = other._begin(other.tools["marked"], call)  # noqa: SLF001
-    before = await task
+    async with asyncio.timeout(10):
+        before = await task
     release.set()
 
     async def done() -> ToolReply | None:
