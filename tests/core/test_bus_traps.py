@@ -118,7 +118,7 @@ async def test_a_frozen_server_is_left_for_another(
             frozen = by_url.pop(_server_of(bus))
             frozen.pause()
             await _flood(bus)
-            await eventually(there, "connected to the other server", 15)
+            await eventually(there, "connected to the other server", 50)
             (left,) = by_url
             async with connected(left, agent="other") as other:
                 await answers(bus)
