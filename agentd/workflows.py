@@ -24,17 +24,42 @@ VERSION: Final = 1
 """Version of the state's form; an orchestrator leaves states of a higher one to newer orchestrators."""
 
 
-class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task of a plan.
+class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What undoes a task: the call of a tool that copes with there being nothing to undo.
 
-    name        what it is called in this plan; a letter, then A-Z a-z 0-9 _ -
-    tool        which tool it calls, of the service that works on `queue`
-    parameters  for the tool; a value made by `result_of` is filled in when the task is assigned
-    after       names of the tasks that must have completed before
-    deadline    seconds that one attempt may take, from its assignment
-    retries     how many further attempts an error that may pass gets
-    backoff     seconds before the first retry; doubles each time up to five minutes
-    redo        {error code: task}: on this error go back to that earlier task instead of failing
+    It runs when the workflow fails (or is cancelled with `compensate`) after the task was begun, once everything that
+    depends on the task has been undone.  Fields are those of a TaskSpec; parameters may refer to the task itself.
+    """
+
+    tool: str
+    queue: str
+    tier: Tier
+    parameters: dict[str, Any] = {}
+    deadline: float = 300.0
+    retries: int = 5
+    backoff: float = 2.0
+
+
+class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task of a plan: the call of a tool, or a workflow of its own.
+
+    name          what it is called in this plan; a letter, then A-Z a-z 0-9 _ -
+    tool          which tool it calls, of the service that works on `queue`
+    workflow      which kind of workflow it starts and waits for, in the place of a tool
+    parameters    for the tool; what `result_of` or `template` made is filled in when the task is assigned
+    after         names of the tasks that must have completed before
+    deadline      seconds that one attempt may take; from its assignment, or from its start if `start_within` is set
+    start_within  seconds that an attempt may wait in its queue until an agent begins it
+    heartbeat     seconds after the agent's last sign of life at which an attempt is given up
+    retries       how many further attempts an error that may pass gets
+    backoff       seconds before the first retry; doubles each time up to five minutes, with jitter
+    redo          {error code: task}: on this error go back to that earlier task instead of failing
+    condition     an expression (jinja2, without braces) that must be true; otherwise the task is skipped
+    each          a list, `result_of` or `template`: one task an item, which templates know as `item` and `index`
+    window        how many items of `each` are worked on at once
+    optional      its failure is a warning of the workflow; what depends on it goes on
+    approval      what a principal other than the requester has to say yes to before the task is assigned
+    compensation  what undoes it
     """
 
     name: str
@@ -47,6 +72,15 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     retries: int = 2
     backoff: float = 2.0
     redo: dict[str, str] = {}
+    workflow: str = ""
+    start_within: float | None = None
+    heartbeat: float | None = None
+    condition: str = ""
+    each: Any = None
+    window: int = 10
+    optional: bool = False
+    approval: str = ""
+    compensation: Compensation | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,15 @@ class Definition:
 def result_of(task: str, field: str = "") -> dict[str, str]:
     """Stand for the result of `task` (or one field of it) among the parameters of a later task."""
     return {"$result": task, "field": field} if field else {"$result": task}
+
+
+def template(text: str) -> dict[str, str]:
+    """Stand for a jinja2 template among the parameters, filled in when the task is assigned.
+
+    It knows `parameters` (of the workflow), `tasks.<name>.result`, `.status`, `.error` and `.warnings` of tasks that
+    come before, `item` and `index`, and `workflow_id`.  A lone `{{ … }}` gives its value as it is, all else a text.
+    """
+    return {"$template": text}
 
 
 class Status(StrEnum):
