@@ -31,7 +31,8 @@ from agentd.messages import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.bus import Bus, Received
+    from agentd.bus import Bus
+    from agentd.connection import Received
     from agentd.workflows import Workflow
 
 T = TypeVar("T")

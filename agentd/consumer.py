@@ -24,7 +24,8 @@ from agentd import messages
 from agentd.errors import AgentdError, TemporaryError
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus, Delivery, Pull
+    from agentd.bus import Bus
+    from agentd.connection import Delivery, Pull
     from agentd.journal import Journal
     from agentd.logs import Logger
 

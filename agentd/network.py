@@ -18,7 +18,8 @@ from agentd.workflows import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from agentd.bus import Bus, Handler, Received
+    from agentd.bus import Bus
+    from agentd.connection import Handler, Received
     from agentd.web.view import Identity, PluginState, Reason
 
 STEPS_SHOWN = 50

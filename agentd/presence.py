@@ -17,7 +17,8 @@ from agentd.errors import BusError, InvalidMessage
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.bus import Bus, Received, Subscription
+    from agentd.bus import Bus
+    from agentd.connection import Received, Subscription
     from agentd.logs import Logger
 
 RENEW = 5.0

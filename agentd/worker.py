@@ -49,7 +49,8 @@ from agentd.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentd.bus import Bus, Received, Subscription
+    from agentd.bus import Bus
+    from agentd.connection import Received, Subscription
     from agentd.journal import Journal
     from agentd.ledger import Ledger
     from agentd.logs import Logger

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from agentd.bus import Received
+    from agentd.connection import Received
     from agentd.role import Context
     from agentd_monitor.settings import MonitorSettings
 

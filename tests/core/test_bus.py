@@ -19,7 +19,7 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus import Received
+    from agentd.connection import Received
 
 EVENT = subjects.event("w1")
 

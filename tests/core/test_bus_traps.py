@@ -1,4 +1,4 @@
-"""The bus in bad weather: one test for each way in which a long-lived NATS client was seen to die (bus.py)."""
+"""The bus in bad weather: one test for each way in which a long-lived NATS client was seen to die (connection.py)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import bus as bus_module
-from agentd import messages, subjects
+from agentd import connection, messages, pending, subjects
 from agentd.bus import Bus
 from agentd.errors import BusUnavailable, StaleWrite
 from agentd.provision import provision
@@ -21,7 +20,7 @@ from harness import NatsServer, Net, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus import Received
+    from agentd.connection import Received
 
 EVENT = subjects.event("w1")
 FLOOD = 40
@@ -31,8 +30,8 @@ FLOOD = 40
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a silent server be given up after four seconds instead of eight, and before nats-py does, as always."""
-    monkeypatch.setattr(bus_module, "PING_INTERVAL", 2)
-    monkeypatch.setattr(bus_module, "SILENCE", 3.5)
+    monkeypatch.setattr(connection, "PING_INTERVAL", 2)
+    monkeypatch.setattr(connection, "SILENCE", 3.5)
 
 
 async def _flood(bus: Bus) -> None:
@@ -44,7 +43,7 @@ async def _flood(bus: Bus) -> None:
 
 async def _count_abandoned() -> int:
     gc.collect()
-    return sum(isinstance(each, (asyncio.Task, bus_module._Waiting)) for each in gc.get_objects())  # noqa: SLF001
+    return sum(isinstance(each, (asyncio.Task, pending._Waiting)) for each in gc.get_objects())  # noqa: SLF001
 
 
 async def test_a_cancelled_wait_leaves_the_connection_hearing(bus: Bus, nats_server: NatsServer) -> None:
@@ -101,8 +100,8 @@ async def test_a_frozen_server_is_left_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ping: float, silence: float
 ) -> None:
     """Trap 2: a server that is silent, with full buffers, is left, whoever notices it; subscriptions move with us."""
-    monkeypatch.setattr(bus_module, "PING_INTERVAL", ping)
-    monkeypatch.setattr(bus_module, "SILENCE", silence)
+    monkeypatch.setattr(connection, "PING_INTERVAL", ping)
+    monkeypatch.setattr(connection, "SILENCE", silence)
     heard = asyncio.Event()
 
     async def hear(_: Received) -> None:

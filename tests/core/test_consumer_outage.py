@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from agentd import consumer, subjects
-from agentd.bus import _abort
+from agentd.connection import _abort
 from agentd.consumer import Consumer, Job
 from agentd.errors import StaleWrite
 from agentd.provision import provision

@@ -28,7 +28,8 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus, Received
+    from agentd.bus import Bus
+    from agentd.connection import Received
 
 AGENT = AgentRegistration("worker-pve1", capabilities=["vm"], node="pve1", role="specialist")
 SERVICE = ServiceRegistration("specialist", "worker", tools=["place_vm"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from agentd import logs, subjects
-from agentd.bus import Bus, Received
+from agentd.bus import Bus
 from agentd.config import BusSettings
 from agentd.messages import Alert, Heartbeat, MetricReport, now
 from agentd.metrics import Metrics
@@ -24,6 +24,7 @@ from agentd_monitor.settings import MonitorSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from agentd.connection import Received
     from harness import NatsServer
 
 QUICK = MonitorSettings(hold=0, offline_after=0.4, stuck_after=0.4)

@@ -1,0 +1,78 @@
+"""Questions that wait for their answer: one table and one sweep for all of them, in the place of a timer each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from agentd.errors import Denied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+A = TypeVar("A")
+
+SWEEP = 0.2
+"""Seconds between two looks at what has waited too long."""
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[A]):
+    answer: asyncio.Future[A]
+    until: float
+    subject: str
+
+
+class Pending(Generic[A]):
+    """What was asked and not answered yet, by token."""
+
+    def __init__(self, timed_out: Callable[[str], Exception]) -> None:
+        """Keep how to say that a question about a subject was not answered in time."""
+        self._timed_out = timed_out
+        self._waiting: dict[str, _Waiting[A]] = {}
+        self._last = 0
+        self._sweeping = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking for the running one costs a getpid()
+
+    def add(self, subject: str, seconds: float) -> tuple[str, asyncio.Future[A]]:
+        """Return a token for a question about `subject`, and what its answer is put into."""
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        answer: asyncio.Future[A] = loop.create_future()
+        self._last += 1
+        token = str(self._last)
+        self._waiting[token] = _Waiting(answer, time.monotonic() + seconds, subject)
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP, self._sweep)
+        return token, answer
+
+    def settle(self, token: str, answer: A) -> None:
+        """Give the answer to whoever waits for it; nobody may."""
+        waiting = self._waiting.pop(token, None)
+        if waiting is not None and not waiting.answer.done():
+            waiting.answer.set_result(answer)
+
+    def fail(self, token: str, error: Exception) -> None:
+        """Tell whoever waits that there will be no answer."""
+        waiting = self._waiting.pop(token, None)
+        if waiting is not None and not waiting.answer.done():
+            waiting.answer.set_exception(error)
+
+    def deny(self, text: str, agent: str) -> None:
+        """Fail what waits for the subject that the server refuses in `text`: it sends no other answer."""
+        for token, waiting in list(self._waiting.items()):
+            if f'"{waiting.subject.lower()}"' in text.lower():
+                self.fail(token, Denied(f"NATS does not allow {agent} to publish {waiting.subject}"))
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for token, waiting in list(self._waiting.items()):
+            if waiting.answer.done():
+                del self._waiting[token]
+            elif waiting.until < now:
+                self.fail(token, self._timed_out(waiting.subject))
+        self._sweeping = bool(self._waiting)
+        if self._sweeping:
+            asyncio.get_running_loop().call_later(SWEEP, self._sweep)
