@@ -151,6 +151,18 @@ class Bus(Connection):
             raise _api_error(msgspec.convert(result["error"], _ApiError), name)
         return result
 
+    async def durables(self, stream: str) -> set[str]:
+        """Return the names of the consumers of a stream."""
+        found: set[str] = set()
+        total = 1
+        while len(found) < total:
+            page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(found)})
+            total = int(page["total"])
+            if not page.get("consumers"):
+                break
+            found.update(page["consumers"])
+        return found
+
     async def last(self, stream: str, subject: str) -> Stored | None:
         """Return the last message on `subject`, as the leader knows it; None if there is none."""
         try:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -83,6 +84,10 @@ class Performance:
             await claim.settle(upid=found.upid)
             return found
         self._may_act(claim)
+        with claim.unbroken():
+            return await self._act(claim, act)
+
+    async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
         if not claim.fresh or self.tool.repeat is Repeat.UNSAFE:
             await claim.write(acting=True)
         try:
@@ -116,7 +121,8 @@ class Performance:
             attempt=self.attempt,
             deadline=None,
         )
-        reply = await call_tool(self.bus, service, tool, call, seconds=self.left(), progress=self.progress)
+        with self.claim.unbroken() if self.claim else contextlib.nullcontext():  # a step is short, and is ended whole
+            reply = await call_tool(self.bus, service, tool, call, seconds=self.left(), progress=self.progress)
         for warning in reply.warnings:
             self.warn(warning)
         return msgspec.convert(reply.result, result)

@@ -27,11 +27,11 @@ import msgspec
 from agentd import subjects
 from agentd.consumer import ACK_WAIT, PROGRESS
 from agentd.crash import crash_point
-from agentd.errors import BusUnavailable, Fenced, PermanentError, StaleWrite
-from agentd.messages import EffectRecord
+from agentd.errors import BusUnavailable, Fenced, PermanentError, StaleWrite, Stopped
+from agentd.messages import EffectRecord, StopHint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from datetime import datetime
 
     from agentd.bus import Bus
@@ -99,6 +99,20 @@ class Claim:
         self._seq = seq
         self._written = written
         self._writing = asyncio.Lock()
+        self.stop = asyncio.Event()
+        self.interruptible = asyncio.Event()
+        self.interruptible.set()
+        if record.stop:
+            self.stop.set()
+
+    @contextlib.contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """Do something that a stop may not interrupt: between a write to the world and knowing what came of it."""
+        self.interruptible.clear()
+        try:
+            yield
+        finally:
+            self.interruptible.set()
 
     @property
     def fresh(self) -> bool:
@@ -117,21 +131,27 @@ class Claim:
                 try:
                     self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
                 except StaleWrite as error:
-                    self._seq = await self._seq_of_ours(changed, error)
+                    self._seq, stop = await self._as_stored(changed, error)
+                    changed = msgspec.structs.replace(changed, stop=stop)
                 else:
                     break
             self.record = changed
+            if changed.stop:
+                self.stop.set()
             self._written = begun
 
-    async def _seq_of_ours(self, changed: EffectRecord, error: StaleWrite) -> int:
-        """Return where a write of ours lies that timed out and was stored; else somebody holds a higher epoch."""
+    async def _as_stored(self, changed: EffectRecord, error: StaleWrite) -> tuple[int, bool]:
+        """Return where our record lies after a write that timed out and was stored, and whether it is to be stopped.
+
+        Raises Fenced when somebody holds a higher epoch.
+        """
         stored = await self._bus.last(subjects.EFFECTS, self._subject)
         now = None if stored is None else stored.decode(EffectRecord)
         if stored is None or now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
             holder = "nobody" if now is None else now.owner
             message = f"{changed.key}: the effect record is in the hands of {holder}"
             raise Fenced(message) from error
-        return stored.seq
+        return stored.seq, now.stop
 
     async def renew(self) -> None:
         """Write the record again as it is; others see that its owner lives, and a fenced owner learns it."""
@@ -191,45 +211,85 @@ def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> Effect
         digest=wanted.digest,
         upid="" if record is None or fresh else record.upid,
         acting=False if record is None or fresh else record.acting,
+        stop=record is not None and record.stop,
     )
 
 
-async def entomb(bus: Bus, service: str, key: str, owner: str, now: datetime) -> bool:
-    """Write a tombstone so that nobody begins; return False when somebody has begun already."""
+async def entomb(  # noqa: PLR0913 - what, where, by whom, when
+    bus: Bus, service: str, key: str, owner: str, now: datetime, *, stop: bool = False
+) -> bool:
+    """Write a tombstone so that nobody begins; return False when somebody has begun already.
+
+    With `stop` whoever has begun is told to end it: in the record, and by a hint so that it is read at once.
+    """
+    subject = subjects.effect(service, key)
     tombstone = EffectRecord(key=key, tool="", epoch=1, owner=owner, phase=CANCELLED, claimed_at=now)
-    try:
-        await bus.store(subjects.effect(service, key), tombstone, expect=0)
-    except StaleWrite:
+    while True:
+        try:
+            await bus.store(subject, tombstone, expect=0)
+        except StaleWrite:
+            stored = await bus.last(subjects.EFFECTS, subject)
+        else:
+            return True
+        record = None if stored is None else stored.decode(EffectRecord)
+        if stored is None or record is None or not stop or record.stop or record.phase != CLAIMED:
+            return False
+        try:
+            await bus.store(subject, msgspec.structs.replace(record, stop=True), expect=stored.seq)
+        except StaleWrite:
+            continue  # its owner has just renewed it
+        await bus.publish(subjects.stop(service), StopHint(key))
         return False
-    return True
 
 
 @contextlib.asynccontextmanager
 async def renewing(claim: Claim) -> AsyncIterator[None]:
-    """Renew the claim every ten seconds; a claim that was lost cancels what runs under it."""
+    """Renew the claim every ten seconds; raise Fenced once it is lost, Stopped once its task is to end."""
     runner = asyncio.current_task()
-    lost: list[Fenced] = []
+    reasons: list[Fenced | Stopped] = []
 
-    async def renew() -> None:
-        while True:
-            await asyncio.sleep(PROGRESS)
-            try:
-                await claim.renew()
-            except BusUnavailable:
-                continue  # the freshness check before an act says what this means
-            except Fenced as error:
-                lost.append(error)
-                if runner is not None:
-                    runner.cancel()
-                return
+    async def watch() -> None:
+        reasons.append(await _reason_to_end(claim))
+        if runner is not None:
+            runner.cancel()
 
-    task = asyncio.create_task(renew())
+    task = asyncio.create_task(watch())
     try:
         yield
     except asyncio.CancelledError:
-        if lost and runner is not None and runner.uncancel() >= 0:
-            raise lost[0] from None
+        if reasons and runner is not None and runner.uncancel() >= 0:
+            raise reasons[0] from None
         raise
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            await asyncio.gather(task, return_exceptions=True)
+        except asyncio.CancelledError:
+            if not reasons:
+                raise
+            # The work had ended when our own watch cancelled us: its result stands.
+
+
+async def _reason_to_end(claim: Claim) -> Fenced | Stopped:
+    """Renew the claim until there is a reason to end the work under it; return the reason."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PROGRESS):
+                await claim.stop.wait()
+        if claim.stop.is_set():
+            await claim.interruptible.wait()
+            return Stopped(f"{claim.record.key}: was ended while it ran")
+        lost = await looked_at(claim)
+        if lost is not None:
+            return lost
+
+
+async def looked_at(claim: Claim) -> Fenced | None:
+    """Renew a claim, which reads what others have written into its record; return the error if it is lost."""
+    try:
+        await claim.renew()
+    except BusUnavailable:
+        return None  # the freshness check before an act says what this means
+    except Fenced as error:
+        return error
+    return None

@@ -182,6 +182,12 @@ class Fenced(PermanentError):
     code = "fenced"
 
 
+class Stopped(PermanentError):
+    """Whoever runs the workflow wants this task to end now."""
+
+    code = "cancelled"
+
+
 def from_code(code: str, message: str, *, retry: bool = False) -> AgentdError:
     """Return the error that another agent reported by `code`; an unknown one is temporary or permanent."""
     if code in _BY_CODE:

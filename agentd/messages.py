@@ -49,8 +49,9 @@ _RANKS = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 class Outcome(StrEnum):
-    """How a task ended."""
+    """How a task ended, or that it began."""
 
+    RUNNING = "running"
     COMPLETED = "completed"
     WARNINGS = "completed_with_warnings"
     FAILED = "failed"
@@ -67,7 +68,11 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Ask for a workflow; `timeout` (s) counts from its start, `start_by` from when NATS stored the request."""
+    """Ask for a workflow; `timeout` (s) counts from its start, `start_by` from when NATS stored the request.
+
+    priority  1 to 10; above 5 its tasks do not wait behind those of others
+    retry_of  a workflow that ended early and is carried on under this new id; `workflow_type` may then be empty
+    """
 
     MAX_BYTES: ClassVar[int] = MAX_REQUEST
 
@@ -79,13 +84,32 @@ class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout: float | None = None
     start_by: float = 3600.0
     dry_run: bool = False
+    retry_of: str = ""
 
 
 class WorkflowSignal(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Change a running workflow: cancel it."""
+    """Change a running workflow; `reply` is a subject on which somebody waits to hear whether it was done.
+
+    action      cancel, pause, resume, approve or reject
+    task        which one is approved or rejected
+    digest      of the approval: what was shown to who approves
+    compensate  of cancel: undo what was done
+    """
 
     action: str
     reason: str = ""
+    task: str = ""
+    digest: str = ""
+    compensate: bool = False
+    reply: str = ""
+
+
+class SignalReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say whether a WorkflowSignal was carried out, and if not, why."""
+
+    workflow_id: str
+    done: bool
+    message: str = ""
 
 
 class WorkflowResponse(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,7 +125,13 @@ class WorkflowResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Give one attempt of a task to whoever takes it from the queue; `deadline` is absolute."""
+    """Give one attempt of a task to whoever takes it from the queue; times are absolute.
+
+    start_by   until when it may be begun; who begins it says so
+    seconds    that it may take once it was begun
+    heartbeat  seconds within which whoever runs it says so again and again
+    depth      how many workflows have started one another
+    """
 
     task_id: str
     workflow_id: str
@@ -113,6 +143,10 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     dependencies: list[str] = []
     tier: Tier = Tier.READ
     principal: str = ""
+    start_by: Zoned | None = None
+    seconds: float | None = None
+    heartbeat: float | None = None
+    depth: int = 0
 
 
 class TaskCompletion(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -132,11 +166,17 @@ class TaskCompletion(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TimerDue(msgspec.Struct, frozen=True):
-    """Come back when a schedule fires: a deadline, a retry or the time-out of the whole workflow."""
+    """Come back when a schedule fires; the workflow itself knows what is due then."""
 
     kind: str
     task: str
     attempt: int
+
+
+class StopHint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tell the agents of a service to look at an effect record now: it says that the task is to end."""
+
+    key: str
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -161,7 +201,10 @@ class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Write down what an agent is about to do, is doing and did to the world; `epoch` is the fence."""
+    """Write down what an agent is about to do, is doing and did to the world; `epoch` is the fence.
+
+    stop  whoever is at it is to end it
+    """
 
     key: str
     tool: str
@@ -172,6 +215,7 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 1
     digest: str = ""
     acting: bool = False
+    stop: bool = False
     upid: str = ""
     result: Any = None
     error: TaskError | None = None
@@ -333,7 +377,8 @@ def check_size(data: bytes, kind: type[object]) -> None:
 
 def request_digest(request: WorkflowRequest) -> str:
     """Return what makes two requests with one id the same request: their type and parameters."""
-    return digest([request.workflow_type, request.parameters, request.dry_run])
+    also = [request.retry_of] if request.retry_of else []
+    return digest([request.workflow_type, request.parameters, request.dry_run, *also])
 
 
 def convert(value: object, kind: type[M]) -> M:

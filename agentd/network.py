@@ -13,7 +13,7 @@ from agentd import subjects
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.messages import AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
 from agentd.web.view import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
-from agentd.workflows import DONE, TERMINAL, TaskState, TaskStatus, Workflow
+from agentd.workflows import DONE, TERMINAL, TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -85,7 +85,7 @@ async def workflow(bus: Bus, workflow_id: str) -> WorkflowDetail | None:
 async def tasks(bus: Bus) -> list[TaskView]:
     """Return the tasks that are in a queue or in an agent's hands."""
     return [
-        task_view(found.workflow_id, name, task)
+        task_view(found, name)
         for found in await states(bus)
         if found.status not in TERMINAL
         for name, task in found.tasks.items()
@@ -152,26 +152,27 @@ def detail(found: Workflow) -> WorkflowDetail:
     short = summary(found)
     return WorkflowDetail(
         **{name: getattr(short, name) for name in short.__struct_fields__},
-        tasks=[task_view(found.workflow_id, name, task) for name, task in found.tasks.items()],
+        tasks=[task_view(found, name) for name in found.tasks],
         timeline=[TimelineEntry(each.at, each.what, each.task, each.attempt, each.agent) for each in found.timeline],
     )
 
 
-def task_view(workflow_id: str, name: str, task: TaskState) -> TaskView:
+def task_view(found: Workflow, name: str) -> TaskView:
     """Return one task as pages and the command line show it."""
+    task, spec = found.tasks[name], found.spec(name)
     return TaskView(
-        workflow_id=workflow_id,
+        workflow_id=found.workflow_id,
         name=name,
-        tool=task.spec.tool,
+        tool=spec.tool or spec.workflow,
         status=str(task.status),
-        queue=task.spec.queue,
+        queue=spec.queue,
         attempt=task.attempt,
         agent=task.agent,
         started=task.assigned_at,
         finished=task.finished_at,
         error="" if task.error is None else task.error.message,
         warnings=task.warnings,
-        after=task.spec.after,
+        after=spec.after,
     )
 
 

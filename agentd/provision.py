@@ -28,7 +28,7 @@ SECOND: Final = 1_000_000_000
 DAY: Final = 86_400 * SECOND
 MIB: Final = 1 << 20
 
-SERVICES: Final = ("mcp-proxmox", "specialist")
+QUEUES: Final = (*subjects.SERVICES, *map(subjects.urgent, subjects.SERVICES), subjects.ORCHESTRATOR)
 """Services that agentd brings; each has a queue of its own name."""
 DEFAULT_SLOTS: Final = 256
 """Unacknowledged messages of a queue over all of its workers; a concurrency class has its own number."""
@@ -155,7 +155,7 @@ def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str
 
 async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = ()) -> list[str]:
     """Make what is missing and bring the rest up to date; return a line for each thing that was changed."""
-    wanted = dict.fromkeys(SERVICES, DEFAULT_SLOTS) | dict(queues)
+    wanted = dict.fromkeys(QUEUES, DEFAULT_SLOTS) | dict(queues)
     changes: list[str] = []
     for config in streams(bus.settings.replicas):
         changes += await _stream(bus, config)

@@ -45,6 +45,8 @@ DENIED_PAUSE = 5.0
 """Seconds without a call after a 401: Proxmox delays each by 3 s, and a wrong token is not cured by asking again."""
 LOG_LINES = 10
 LOG_PAGE = 500
+HALT = 30.0
+"""Seconds that a task may take to end after it was told to."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 _UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
@@ -203,6 +205,21 @@ class Proxmox:
                 raise TemporaryError(f"the task {upid} is not known to be over after {timeout:.0f} s{trouble}")
             await asyncio.sleep(min(poll, left))
             poll = min(poll * 1.5, LONGEST_PAUSE)
+
+    async def halt(self, upid: str) -> str:
+        """End the task `upid` and wait until it is over; return its exit status.
+
+        Raises ProxmoxUnavailable, Denied, or TemporaryError if it still runs after HALT seconds.
+        """
+        if (await self.task(upid)).running:
+            await self.delete(f"/nodes/{Upid.parse(upid).node}/tasks/{upid}")
+        until = time.monotonic() + HALT
+        while time.monotonic() < until:
+            status = await self.task(upid)
+            if not status.running:
+                return status.exit
+            await asyncio.sleep(FIRST_PAUSE)
+        raise TemporaryError(f"the task {upid} was told to end and still runs after {HALT:.0f} s")
 
     async def _ended(self, status: TaskStatus) -> list[str]:
         if status.exit == "OK":

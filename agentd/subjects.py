@@ -8,9 +8,12 @@ AI_DEAD the server's advisories about messages that were given up.  `bus.provisi
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentd.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 REQUESTS: Final = "AI_REQUESTS"
 INPUT: Final = "AI_INPUT"
@@ -40,6 +43,13 @@ ALL_DUE: Final = "ai.workflows.due.>"
 ALL_HEARTBEATS: Final = "ai.heartbeat.>"
 ALL_METRICS: Final = "ai.metrics.>"
 ALL_ALERTS: Final = "ai.alerts.>"
+
+SERVICES: Final = ("specialist", "mcp-proxmox")
+"""The services that come with agentd; each has a lane for what is urgent."""
+ORCHESTRATOR: Final = "orchestrator"
+"""The queue of tasks that are workflows of their own."""
+MAX_ID: Final = 64
+"""Characters of an id."""
 
 WHOLE_WORKFLOW: Final = "_"
 """The task token of timers that belong to the workflow as a whole; no task may be named so."""
@@ -119,6 +129,17 @@ def assign(queue: str, workflow: str, task: str, attempt: int) -> str:
     return f"ai.tasks.assign.{queue}.{workflow}.{task}.{attempt}"
 
 
+def urgent(service: str) -> str:
+    """<service>+urgent: the lane of a service that nothing else waits in."""
+    return f"{service}+urgent"
+
+
+def queues_of(service: str, node: str, queues: Iterable[str]) -> list[str]:
+    """Return those of `queues` that an agent of `service` on `node` works on."""
+    mine = {service, f"{service}@{node}"}
+    return [each for each in queues if each.partition("+")[0] in mine]
+
+
 def assigns_of(queue: str) -> str:
     """ai.tasks.assign.<queue>.*.*.*: what the consumer of a queue is filtered by."""
     return f"ai.tasks.assign.{queue}.*.*.*"
@@ -157,6 +178,11 @@ def audit(agent: str) -> str:
 def tool_call(service: str, tool: str) -> str:
     """ai.tools.call.<service>.<tool>."""
     return f"ai.tools.call.{service}.{tool}"
+
+
+def stop(service: str) -> str:
+    """ai.tasks.stop.<service>."""
+    return f"ai.tasks.stop.{service}"
 
 
 def heartbeat(agent: str) -> str:

@@ -19,6 +19,7 @@ several calls, each with a key of its own.  A tool that does not validate is qua
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import typing
@@ -110,7 +111,10 @@ Run = Callable[[Call, Any], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Tool:
-    """One typed operation; `run` is bound and takes (call, parameters)."""
+    """One typed operation; `run` is bound and takes (call, parameters).
+
+    halt  ends the Proxmox task (a UPID) that a run has begun, and says what became of it
+    """
 
     name: str
     service: str
@@ -121,6 +125,7 @@ class Tool:
     parameters: type[msgspec.Struct]
     result: Any
     run: Run
+    halt: Callable[[str], Awaitable[str]] | None = None
 
     def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
         """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
@@ -179,7 +184,9 @@ def tool(*, tier: Tier, repeat: Repeat, capability: str) -> Callable[[F], F]:
     return mark
 
 
-def collect(owner: object, *, service: str) -> list[Tool | BrokenTool]:
+def collect(
+    owner: object, *, service: str, halt: Callable[[str], Awaitable[str]] | None = None
+) -> list[Tool | BrokenTool]:
     """Return the tools among the methods of `owner`; one that does not validate comes as a BrokenTool."""
     found: list[Tool | BrokenTool] = []
     for name, method in inspect.getmembers(owner, inspect.ismethod):
@@ -187,7 +194,7 @@ def collect(owner: object, *, service: str) -> list[Tool | BrokenTool]:
         if marking is None:
             continue
         try:
-            found.append(_define(name, method, marking, service))
+            found.append(dataclasses.replace(_define(name, method, marking, service), halt=halt))
         except (TypeError, ValueError, NameError) as error:
             found.append(BrokenTool(name, str(error)))
     return found

@@ -8,6 +8,7 @@ writes the result down.  What may pass is tried again here, within the deadline,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from agentd import effects, subjects
+from agentd import effects, results, subjects
 from agentd.calls import CALL_WAIT, Performance
 from agentd.consumer import Consumer, Job
 from agentd.crash import crash_point
@@ -28,11 +29,13 @@ from agentd.errors import (
     InvalidMessage,
     NoQuorum,
     PermanentError,
+    Stopped,
     TemporaryError,
 )
 from agentd.messages import (
     EffectRecord,
     Outcome,
+    StopHint,
     TaskAssignment,
     TaskCompletion,
     TaskError,
@@ -40,14 +43,13 @@ from agentd.messages import (
     ToolCall,
     ToolReply,
     digest,
-    encode,
     now,
     plain,
 )
 from agentd.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from agentd.bus import Bus
     from agentd.connection import Received, Subscription
@@ -66,8 +68,6 @@ DELIVERIES = 10
 The first design said 3.  A worker that is killed in the middle of each of five steps, and a NATS server that
 is killed twice, use that up while nothing is wrong with the task; a drain hands it back once more.
 """
-INLINE = 16 * 1024
-"""Bytes of a result above which it goes to the bucket `results` and is carried by reference."""
 LONGEST_PAUSE = 15.0
 """Longest pause in seconds before a tool is tried again within its attempt."""
 CALL_DEADLINE = 900.0
@@ -102,6 +102,7 @@ class Worker:
         self.slots = slots
         self.consumers: list[Consumer] = []
         self.journal = journal
+        self._claims: dict[str, effects.Claim] = {}
         self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
 
     @property
@@ -111,28 +112,46 @@ class Worker:
         return min(1.0, sum(each.active for each in self.consumers) / total)
 
     async def serve(
-        self, service: str, stopping: asyncio.Event, *, drain: float = 30.0, version: str = __version__
+        self,
+        service: str,
+        stopping: asyncio.Event,
+        *,
+        queues: Iterable[str] = (),
+        drain: float = 30.0,
+        version: str = __version__,
     ) -> None:
-        """Take the assignments of the queue `service` and calls of its tools until `stopping` is set."""
-        consumer = Consumer(
+        """Take assignments of `service`, of its urgent lane and of `queues`, and calls of its tools, until `stopping`.
+
+        Each queue has slots of its own, so that what is urgent never waits behind what is not.
+        """
+        lane = [subjects.urgent(service)] if service in subjects.SERVICES else []
+        consumers = [self._consumer(each, service) for each in dict.fromkeys([service, *lane, *queues])]
+        self.consumers += consumers
+        endpoints = [await self._offer(service, version)]
+        endpoints.append(await self.bus.subscribe(subjects.stop(service), self._stop_asked))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in consumers:
+                    group.create_task(each.run(stopping, drain=drain))
+        finally:
+            for each in consumers:
+                self.consumers.remove(each)
+            for endpoint in endpoints:
+                await endpoint.stop()
+            running = [task for _, _, task in self._calls.values()]
+            if running:
+                await asyncio.wait(running, timeout=drain)
+
+    def _consumer(self, queue: str, service: str) -> Consumer:
+        return Consumer(
             self.bus,
             subjects.WORKFLOWS,
-            service,
+            queue,
             lambda job: self._assigned(job, service),
             slots=self.slots,
             log=self.log,
             journal=self.journal,
         )
-        self.consumers.append(consumer)
-        endpoint = await self._offer(service, version)
-        try:
-            await consumer.run(stopping, drain=drain)
-        finally:
-            self.consumers.remove(consumer)
-            await endpoint.stop()
-            running = [task for _, _, task in self._calls.values()]
-            if running:
-                await asyncio.wait(running, timeout=drain)
 
     async def _offer(self, service: str, version: str) -> Subscription:
         mine = [each for each in self.tools.values() if each.service == service]
@@ -158,21 +177,52 @@ class Worker:
             await self._complete(reply, workflow, name, int(attempt), service)
             return
         name = task.task_id.rpartition(".")[2]
-        seconds = (task.deadline - self.bus.server_time()).total_seconds()
+        seconds = self._seconds(task, job)
         if seconds <= 0:
             self.log.warning("too late, not started", task=task.task_id, attempt=task.attempt)
-            return  # the orchestrator's own timer for this deadline has the word
+            return  # the orchestrator's own timer has the word
         job.until = time.monotonic() + seconds
         if job.delivered > DELIVERIES:
             text = f"delivered {job.delivered} times without an end: whoever runs it dies"
             reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
         else:
-            reply = await self._run_assignment(task, name, seconds)
+            async with self._saying_so(task, name, service):
+                reply = await self._run_assignment(task, name, seconds)
         if reply.status == "running":
             self.log.warning("answered before, and tried anew since", task=task.task_id, attempt=task.attempt)
             return
         await self._complete(reply, task.workflow_id, name, task.attempt, service)
         crash_point("before-ack")
+
+    def _seconds(self, task: TaskAssignment, job: Job) -> float:
+        """Return the seconds that this attempt may take from now; none is left if it was to begin earlier."""
+        now_ = self.bus.server_time()
+        if task.start_by is not None and job.delivered == 1 and now_ > task.start_by:
+            return 0.0
+        left = (task.deadline - now_).total_seconds()
+        return left if task.seconds is None else min(left, task.seconds)
+
+    @contextlib.asynccontextmanager
+    async def _saying_so(self, task: TaskAssignment, name: str, service: str) -> AsyncIterator[None]:
+        """Tell the orchestrator that the task has begun, and go on telling it, if it wants to know."""
+        if task.start_by is None and task.heartbeat is None:
+            yield
+            return
+        running = ToolReply(status=Outcome.RUNNING)
+        await self._complete(running, task.workflow_id, name, task.attempt, service)
+
+        async def beat(every: float) -> None:
+            while True:
+                await asyncio.sleep(every)
+                with contextlib.suppress(BusUnavailable):  # the next one is as good
+                    await self._complete(running, task.workflow_id, name, task.attempt, service)
+
+        beating = asyncio.create_task(beat(task.heartbeat / 3)) if task.heartbeat else None
+        try:
+            yield
+        finally:
+            if beating is not None:
+                beating.cancel()
 
     async def _run_assignment(self, task: TaskAssignment, name: str, seconds: float) -> ToolReply:
         tool = self.tools.get(task.task_type)
@@ -189,7 +239,7 @@ class Worker:
             attempt=task.attempt,
             until=time.monotonic() + seconds,
         )
-        parameters = await self._expand(task.parameters)
+        parameters = await results.expand(self.bus, task.parameters)
         return await self.perform(performance, parameters, takeover=True)
 
     async def _complete(self, reply: ToolReply, workflow: str, task: str, attempt: int, service: str) -> None:
@@ -198,7 +248,7 @@ class Worker:
             workflow_id=workflow,
             attempt=attempt,
             status=Outcome(reply.status),
-            result=await self._shrink(reply.result, subjects.effect_key(workflow, task)),
+            result=await results.shrink(self.bus, reply.result, subjects.effect_key(workflow, task)),
             error=reply.error,
             warnings=reply.warnings,
             agent_id=self.agent_id,
@@ -206,24 +256,6 @@ class Worker:
             timestamp=now(),
         )
         await self.bus.store(subjects.complete(self.agent_id, workflow, task), completion)
-
-    async def _shrink(self, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
-        data = encode(result)
-        if len(data) <= INLINE:
-            return result
-        await self.bus.kv_put(subjects.RESULTS, key, data)
-        return {"$stored": key, "bytes": len(data)}
-
-    async def _expand(self, value: Any) -> Any:  # noqa: ANN401 - JSON
-        if isinstance(value, dict):
-            if "$stored" in value:
-                stored = await self.bus.kv_get(subjects.RESULTS, value["$stored"])
-                found = None if stored is None else msgspec.json.decode(stored.data)
-                return found.get(value["field"]) if "field" in value and isinstance(found, dict) else found
-            return {key: await self._expand(each) for key, each in value.items()}
-        if isinstance(value, list):
-            return [await self._expand(each) for each in value]
-        return value
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -340,7 +372,8 @@ class Worker:
         claim = await effects.claim(self.bus, wanted, now())
         if isinstance(claim, EffectRecord):
             reply = _recorded(claim)
-            return reply if takeover else msgspec.structs.replace(reply, result=await self._expand(reply.result))
+            whole = reply.result if takeover else await results.expand(self.bus, reply.result)
+            return msgspec.structs.replace(reply, result=whole)
         performance.claim = claim
         line = partial(self.ledger.write, principal=performance.principal, tool=tool.name, tier=tool.tier, key=key)
         try:
@@ -350,18 +383,44 @@ class Worker:
         except AgentdError as error:
             await claim.settle(phase=effects.FAILED, error=_task_error(error))
             raise
-        async with effects.renewing(claim):
-            reply = await self._attempt(performance, parsed)
-        phase = effects.FAILED if reply.error is not None else effects.DONE
+        self._claims[key] = claim
+        try:
+            async with effects.renewing(claim):
+                reply = await self._attempt(performance, parsed)
+        except Stopped as error:
+            reply = await self._halted(tool, claim, error)
+        finally:
+            del self._claims[key]
+        phase = {Outcome.FAILED: effects.FAILED, Outcome.CANCELLED: effects.CANCELLED}.get(
+            Outcome(reply.status), effects.DONE
+        )
         await claim.settle(
             phase=phase,
-            result=await self._shrink(reply.result, key),
+            result=await results.shrink(self.bus, reply.result, key),
             error=reply.error,
             warnings=reply.warnings,
         )
         await line(phase="after", outcome=reply.status, upid=claim.record.upid)
         crash_point("after-done")
         return reply
+
+    async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
+        """End the Proxmox task of a tool that was stopped, and say what is known of it."""
+        upid, text = claim.record.upid, str(error)
+        if not upid or tool.halt is None:
+            text += "" if upid else "; it had begun no task in Proxmox, or a short one that is over"
+            return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
+        try:
+            text += f"; {upid} ended: {await tool.halt(upid)}"
+        except AgentdError as trouble:
+            text += f"; {upid} may still run: {trouble}"
+        return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
+
+    async def _stop_asked(self, received: Received) -> None:
+        """Look at the record of a task that is said to be stopped; what we hold is renewed, and that tells us."""
+        claim = self._claims.get(received.decode(StopHint).key)
+        if claim is not None:
+            await effects.looked_at(claim)
 
     async def _attempt(self, performance: Performance, parsed: object) -> ToolReply:
         """Run the tool; what may pass is tried again until the deadline."""

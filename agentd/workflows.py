@@ -116,6 +116,8 @@ class Status(StrEnum):
     """A person has to say yes before it goes on."""
     RUNNING = "running"
     """Tasks are being worked on, or wait for a retry."""
+    PAUSED = "paused"
+    """A principal holds it: what runs is being finished, nothing new begins, its clock stands still."""
     COMPLETED = "completed"
     """Every task has completed."""
     COMPLETED_WITH_WARNINGS = "completed_with_warnings"
@@ -129,7 +131,7 @@ class Status(StrEnum):
     COMPENSATING = "compensating"
     """What was done is being undone in reverse order."""
     COMPENSATED = "compensated"
-    """A task failed, and what was done before is undone."""
+    """It failed or was cancelled, and what had been done is undone."""
     COMPENSATION_FAILED = "compensation_failed"
     """Undoing failed: a person has to look."""
     REJECTED = "rejected"
@@ -143,10 +145,12 @@ class TaskStatus(StrEnum):
 
     WAITING = "waiting"
     """For others to complete, or for its retry."""
+    WAITING_APPROVAL = "waiting_approval"
+    """For a principal other than the requester to say yes."""
     ASSIGNED = "assigned"
     """An attempt lies in its queue, or an agent is at it."""
     RUNNING = "running"
-    """An agent has said that it began."""
+    """An agent has said that it began; of a task with `each`: its items are being worked on."""
     COMPLETED = "completed"
     """It is done."""
     COMPLETED_WITH_WARNINGS = "completed_with_warnings"
@@ -172,10 +176,19 @@ TERMINAL: Final = frozenset(
     }
 )
 DONE: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_WARNINGS, TaskStatus.SKIPPED})
+UNDER_WAY: Final = frozenset({TaskStatus.ASSIGNED, TaskStatus.RUNNING})
+UNDO: Final = "undo-"
+"""What the name of a task begins with that undoes another."""
 
 
 class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that has to leave: assign, deadline, retry, timeout, entomb or respond; bodies are derived."""
+    """Something that has to leave because of a change; its body is derived from the state.
+
+    assign   an attempt of a task            entomb  nobody may begin the task any more
+    timer    come back `at`, number `attempt`  stop    as entomb, and whoever runs it ends it
+    respond  the answer to the request       report  the end of a child, to the task that started it
+    alert    a person has to look
+    """
 
     kind: str
     task: str = subjects.WHOLE_WORKFLOW
@@ -193,19 +206,46 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     agent: str = ""
 
 
-class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one task; `attempt` counts from 1, `deadline` and `retry_at` belong to the attempt.
+class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What has to be said yes to: exactly what `digest` is made of (tool and parameters), and by whom it was."""
 
+    text: str
+    digest: str
+    asked: datetime
+    by: str = ""
+    at: datetime | None = None
+    reason: str = ""
+
+
+class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The task of another workflow that waits for this one; `depth` counts from 1."""
+
+    workflow_id: str
+    task: str
+    attempt: int
+    depth: int = 1
+
+
+class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one task; `attempt` counts from 1, times and `deadline` belong to the attempt.
+
+    spec     none for an item of a task with `each`: it is its parent's
+    parent   the task with `each` whose item this is, or the task that this one undoes
+    items    how many items a task with `each` has
+    heard    when an agent last said that it is at it
     retried  how often it was tried again
     redone   how often it sent the workflow back to an earlier task
     """
 
-    spec: TaskSpec
+    spec: TaskSpec | None
     status: TaskStatus = TaskStatus.WAITING
     attempt: int = 0
     deadline: datetime | None = None
+    start_by: datetime | None = None
     retry_at: datetime | None = None
     assigned_at: datetime | None = None
+    started_at: datetime | None = None
+    heard: datetime | None = None
     finished_at: datetime | None = None
     agent: str = ""
     retried: int = 0
@@ -213,10 +253,23 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
     result: Any = None
     error: TaskError | None = None
     warnings: list[str] = []
+    parent: str = ""
+    index: int = 0
+    item: Any = None
+    items: int = 0
+    approval: Approval | None = None
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole state of a workflow, as each event carries it."""
+    """The whole state of a workflow, as each event carries it.
+
+    deadline      when the time is up; moves while the clock stands still
+    held          since when the clock stands still: it is paused, or waits for an approval alone
+    timers, armed how many timers were set, and for when the last one is
+    undo          what was done is to be undone once nothing runs any more
+    parent        who waits for it
+    retry_of      the workflow whose work it carries on
+    """
 
     MAX_BYTES: ClassVar[int] = MAX_STATE
 
@@ -238,8 +291,51 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     timeline: list[Entry] = []
     error: str = ""
     failing: bool = False
+    undo: bool = False
+    held: datetime | None = None
+    timers: int = 0
+    armed: datetime | None = None
+    parent: Parent | None = None
+    retry_of: str = ""
+
+    def spec(self, name: str) -> TaskSpec:
+        """Return what the task `name` is; raises KeyError."""
+        task = self.tasks[name]
+        if task.spec is not None:
+            return task.spec
+        spec = self.spec(task.parent)
+        return undoing(spec) if name.startswith(UNDO) else spec
+
+    def result(self, name: str) -> Any:  # noqa: ANN401 - JSON
+        """Return the result of the task `name`; of one with `each` the results of its items, in their order."""
+        task = self.tasks[name]
+        if not task.items:
+            return [] if task.spec is not None and task.spec.each is not None else task.result
+        return [self.tasks[each].result for each in self.items(name)]
+
+    def items(self, name: str) -> list[str]:
+        """Return the names of the items of a task with `each`."""
+        return [f"{name}-{number}" for number in range(self.tasks[name].items)]
 
     @property
     def over(self) -> bool:
         """Tell whether the workflow has ended."""
         return self.status in TERMINAL
+
+
+def undoing(spec: TaskSpec) -> TaskSpec:
+    """Return the task that undoes `spec`; raises ValueError if nothing does."""
+    undo = spec.compensation
+    if undo is None:
+        message = f"{spec.name} cannot be undone"
+        raise ValueError(message)
+    return TaskSpec(
+        name=UNDO + spec.name,
+        tool=undo.tool,
+        queue=undo.queue,
+        tier=undo.tier,
+        parameters=undo.parameters,
+        deadline=undo.deadline,
+        retries=undo.retries,
+        backoff=undo.backoff,
+    )

@@ -13,8 +13,8 @@ from agentd.consumer import Consumer, Job
 from agentd.messages import Outcome, TaskAssignment, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowResponse
 from agentd.metrics import Metrics
 from agentd.workflows import Definition, TaskSpec
-from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.engine import Engine
+from agentd_orchestrator.inputs import Begin, Ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,14 +35,14 @@ def task(name: str, *after: str, deadline: float = 60.0, **more: Any) -> TaskSpe
     return TaskSpec(name, name, QUEUE, Tier.READ, after=list(after), deadline=deadline, **more)
 
 
-def begin(*plan: TaskSpec, name: str = "w1", **request: Any) -> wf.Begin:
+def begin(*plan: TaskSpec, name: str = "w1", **request: Any) -> Begin:
     """Return a request with its plan."""
-    return wf.Begin(WorkflowRequest("test", name, **request), list(plan), "tester", Tier.READ)
+    return Begin(WorkflowRequest("test", name, **request), list(plan), "tester", Tier.READ)
 
 
-def ended(name: str, attempt: int = 1, *, workflow: str = "w1", result: Any = None) -> wf.Ended:
+def ended(name: str, attempt: int = 1, *, workflow: str = "w1", result: Any = None) -> Ended:
     """Return the completion of an attempt."""
-    return wf.Ended(
+    return Ended(
         name,
         TaskCompletion(
             f"{workflow}.{name}", Outcome.COMPLETED, workflow, attempt, result=result, agent_id="a", service_id=QUEUE

@@ -29,10 +29,12 @@ from agentd import subjects
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.crash import crash_point
 from agentd.effects import entomb
-from agentd.errors import BusUnavailable, StaleWrite, TemporaryError
-from agentd.messages import CriticalError, TimerDue, encode, now
-from agentd.workflows import TERMINAL, VERSION, Effect, Workflow
+from agentd.errors import BusUnavailable, Denied, Rejected, StaleWrite, TemporaryError
+from agentd.messages import CriticalError, TimerDue, WorkflowSignal, encode, now
+from agentd.workflows import TERMINAL, UNDER_WAY, VERSION, Effect, Parent, Workflow
+from agentd_orchestrator import derived, inputs
 from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.steps import going_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -55,7 +57,7 @@ NEWER_DELAY = 10.0
 
 @dataclass(slots=True)
 class _Given:
-    value: wf.Input
+    value: inputs.Input
     done: asyncio.Future[Workflow | None]
     delivered: int
     new: bool
@@ -79,13 +81,14 @@ class Engine:
         """Return how many open workflows this process knows of."""
         return len(self._states)
 
-    async def feed(self, workflow_id: str, given: wf.Input, *, delivered: int = 1) -> Workflow | None:
+    async def feed(self, workflow_id: str, given: inputs.Input, *, delivered: int = 1) -> Workflow | None:
         """Decide over `given`; return the workflow's state once it is committed and its outbox sent.
 
-        Raises BusUnavailable or TemporaryError when the input has to come again.
+        Raises BusUnavailable or TemporaryError when the input has to come again, Rejected or Denied when it is a signal
+        that cannot be carried out.
         """
         done: asyncio.Future[Workflow | None] = asyncio.get_running_loop().create_future()
-        mine = _Given(given, done, delivered, new=isinstance(given, wf.Begin) and delivered == 1)
+        mine = _Given(given, done, delivered, new=isinstance(given, inputs.Begin) and delivered == 1)
         waiting = self._queues.get(workflow_id)
         if waiting is not None:  # somebody is at it and takes ours next
             waiting.append(mine)
@@ -120,36 +123,49 @@ class Engine:
             remembered = workflow_id in self._states
             seq, state = await self._load(workflow_id, batch)
             crash_point("before-commit")
-            changed = self._fold(workflow_id, state, batch)
+            changed, refused = self._fold(workflow_id, state, batch)
             if changed is None and remembered:
                 self._states.pop(workflow_id, None)  # another orchestrator may have gone on: ask before it is dropped
                 continue
-            if changed is None:
-                return state
-            changed, data = self._fitting(changed, new=state is None)
-            try:
-                seq = await self._commit(changed, data, seq)
-            except StaleWrite:
-                self._metrics.event_conflicts.inc()
-                self._states.pop(workflow_id, None)
-                continue
-            if state is None:
-                self._metrics.workflow_started(changed.workflow_type)
-            crash_point("after-commit")
-            await self._emit(changed)
-            self._remember(changed, seq)
+            if changed is not None:
+                changed, data = self._fitting(changed, new=state is None)
+                try:
+                    await self._carry_out(changed, data, seq, new=state is None)
+                except StaleWrite:
+                    self._metrics.event_conflicts.inc()
+                    self._states.pop(workflow_id, None)
+                    continue
+            for each, error in refused:
+                each.done.set_exception(error)
             crash_point("before-input-ack")
-            return changed
+            return changed or state
 
-    def _fold(self, workflow_id: str, state: Workflow | None, batch: list[_Given]) -> Workflow | None:
-        """Fold the inputs into one state, None for no change; one that cannot be decided is told, the others go on."""
+    async def _carry_out(self, state: Workflow, data: bytes, expect: int, *, new: bool) -> None:
+        """Commit the next event, then send its outbox; raises StaleWrite when another one was faster."""
+        seq = await self._commit(state, data, expect)
+        if new:
+            self._metrics.workflow_started(state.workflow_type)
+        crash_point("after-commit")
+        await self._emit(state)
+        self._remember(state, seq)
+
+    def _fold(
+        self, workflow_id: str, state: Workflow | None, batch: list[_Given]
+    ) -> tuple[Workflow | None, list[tuple[_Given, Exception]]]:
+        """Fold the inputs into one state, None for no change; also return those that cannot be carried out, and why.
+
+        One that cannot be decided is told at once, the others go on.
+        """
         at = self._bus.server_time()
         start = current = wf.cleared(state)
+        refused: list[tuple[_Given, Exception]] = []
         for each in batch:
             if each.done.done():
                 continue
             try:
                 current = wf.decide(current, each.value, at)
+            except (Rejected, Denied) as error:
+                refused.append((each, error))
             except Exception as error:  # noqa: BLE001 - a bug in decide: this input alone is blamed
                 self._log.exception("cannot decide", workflow=workflow_id, given=type(each.value).__name__)
                 self._metrics.decide_errors.inc()
@@ -158,8 +174,8 @@ class Engine:
                     continue
                 text = f"deciding over {type(each.value).__name__} failed {each.delivered} times: {error}"
                 self._bus.spawn(self._alarm(workflow_id, text))
-                current = wf.decide(current, wf.broken(each.value, text), at)
-        return None if current is start else current
+                current = wf.decide(current, inputs.broken(each.value, text), at)
+        return None if current is start else current, refused
 
     def _fitting(self, state: Workflow, *, new: bool) -> tuple[Workflow, bytes]:
         """Return the state as one event can carry it, and its bytes: what does not fit would be stuck for ever."""
@@ -253,17 +269,31 @@ class Engine:
             case "assign":
                 return self._assign(state, effect)
             case "respond":
-                answer = wf.response(state, self._agent)
+                answer = derived.response(state, self._agent)
                 return self._bus.storing(subjects.response(state.workflow_id), answer, expect=0, ttl=KEPT)
-            case "entomb":
-                service = wf.service_of(state.tasks[effect.task].spec.queue)
-                key = subjects.effect_key(state.workflow_id, effect.task)
-                return asyncio.ensure_future(entomb(self._bus, service, key, self._agent, now()))
+            case "report":
+                told = derived.report(state, self._agent)
+                return self._bus.storing(subjects.complete(self._agent, told.workflow_id, effect.task), told)
+            case "entomb" | "stop":
+                return self._end(state, effect)
+            case "alert":
+                return asyncio.ensure_future(self._alarm(state.workflow_id, f"{state.status}: {state.error}"))
             case _:
                 return self._arm(state.workflow_id, effect)
 
+    def _end(self, state: Workflow, effect: Effect) -> Awaitable[object]:
+        """Keep a task from being begun; with `stop` end it, whoever is at it."""
+        spec = state.spec(effect.task)
+        if spec.workflow:
+            child = derived.child_id(state.workflow_id, effect.task, effect.attempt)
+            signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", compensate=True)
+            return self._bus.storing(subjects.signal(self._agent, child), signal)
+        service = derived.service_of(spec.queue)
+        key = subjects.effect_key(state.workflow_id, effect.task)
+        return asyncio.ensure_future(entomb(self._bus, service, key, self._agent, now(), stop=effect.kind == "stop"))
+
     def _assign(self, state: Workflow, effect: Effect) -> Awaitable[object] | None:
-        message = wf.assignment(state, effect.task, effect.attempt)
+        message = derived.assignment(state, effect.task, effect.attempt)
         if message is None:  # an older event's outbox, sent again: the state has gone on
             return None
         subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)
@@ -272,14 +302,14 @@ class Engine:
 
     def _arm(self, workflow_id: str, effect: Effect) -> Awaitable[object]:
         """Let JetStream send a message when it is time: `@at` is the server's clock."""
-        attempt = f"r{effect.attempt}" if effect.kind == "retry" else str(effect.attempt)
+        whole, number = subjects.WHOLE_WORKFLOW, str(effect.attempt)
         at = effect.at or datetime.fromtimestamp(time.time(), UTC)
         headers = {
             SCHEDULE: f"@at {at.astimezone(UTC).isoformat(timespec='microseconds').replace('+00:00', 'Z')}",
-            SCHEDULE_TARGET: subjects.due(workflow_id, effect.task, attempt),
+            SCHEDULE_TARGET: subjects.due(workflow_id, whole, number),
         }
-        timer = TimerDue(effect.kind, effect.task, effect.attempt)
-        return self._bus.storing(subjects.timer(workflow_id, effect.task, attempt), timer, expect=0, headers=headers)
+        timer = TimerDue(effect.kind, whole, effect.attempt)
+        return self._bus.storing(subjects.timer(workflow_id, whole, number), timer, expect=0, headers=headers)
 
     async def ended(self, workflow_id: str) -> bool:
         """Tell whether the workflow is over: most timers fire after that, and then one look is all they cost."""
@@ -291,10 +321,27 @@ class Engine:
         head = msgspec.json.decode(stored.data, type=_Head)
         return head.v <= VERSION and head.status in TERMINAL
 
-    async def reported(self, workflow_id: str, task: str) -> bool:
-        """Tell whether a completion of `task` is stored and not handled yet: then its deadline can wait."""
+    async def read(self, workflow_id: str) -> Workflow | None:
+        """Return the state of a workflow as the leader knows it."""
+        stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
+        return None if stored is None else stored.decode(Workflow)
+
+    async def awaits(self, parent: Parent) -> bool:
+        """Tell whether the task that wants to start a workflow still waits for it."""
+        state = await self.read(parent.workflow_id)
+        task = None if state is None else state.tasks.get(parent.task)
+        return (
+            state is not None
+            and task is not None
+            and going_on(state)
+            and task.status in UNDER_WAY
+            and task.attempt == parent.attempt
+        )
+
+    async def reported(self, workflow_id: str) -> bool:
+        """Tell whether a completion of a task is stored and not handled yet: then what is due can wait."""
         try:
-            found = await self._bus.last(subjects.INPUT, f"{subjects.TASK_COMPLETE}.*.{workflow_id}.{task}")
+            found = await self._bus.last(subjects.INPUT, f"{subjects.TASK_COMPLETE}.*.{workflow_id}.*")
         except BusUnavailable:
             return True
         return found is not None

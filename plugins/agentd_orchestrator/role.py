@@ -13,20 +13,24 @@ from agentd.consumer import Consumer, GiveUp, Job
 from agentd.errors import AgentdError, Denied, InvalidMessage, Rejected, TemporaryError
 from agentd.messages import (
     DiscoveryRequest,
+    SignalReply,
+    TaskAssignment,
     TaskCompletion,
     Tier,
     TimerDue,
     WorkflowRequest,
     WorkflowResponse,
     WorkflowSignal,
-    fault,
     now,
     request_digest,
 )
+from agentd.results import expand
 from agentd.role import Settings
-from agentd.workflows import Status, TaskSpec, Workflow
-from agentd_orchestrator import workflow as wf
+from agentd.workflows import Parent, Status, Workflow
+from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
+from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
+from agentd_orchestrator.planning import Planner
 
 if TYPE_CHECKING:
     from agentd.role import Context
@@ -51,7 +55,9 @@ class Orchestrator:
         """Begin without a context."""
         self._context: Context
         self._engine: Engine
+        self._planner: Planner
         self._requests: Consumer
+        self._queues: set[str] = set()
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the plugin's own settings
         """Take over the settings that can change while it runs: none needs more than the next start."""
@@ -60,12 +66,14 @@ class Orchestrator:
         """Work until the context says stop."""
         self._context = context
         self._engine = Engine(context.bus, context.agent_id, context.metrics, context.log)
+        self._planner = Planner(context.workflows, context.policy)
         settings: OrchestratorSettings = context.settings
         self._requests = self._consumer(subjects.REQUESTS, subjects.ORCH_REQUESTS, self._on_request, 64)
         consumers = [
             self._requests,
             self._consumer(subjects.INPUT, subjects.ORCH_INPUT, self._on_input, settings.slots),
             self._consumer(subjects.WORKFLOWS, subjects.ORCH_DUE, self._on_due, settings.slots),
+            self._consumer(subjects.WORKFLOWS, subjects.ORCHESTRATOR, self._on_child, 64),
         ]
         drain = context.config.drain.timeout
         context.health.up()
@@ -117,56 +125,72 @@ class Orchestrator:
         try:
             given_id = subjects.check_id(wanted) if wanted else given_id
             request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
-            begin = self._plan(request, principal, tier, job)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
-            begin = wf.Begin(broken, [], principal, tier, refused=str(error))
+            begin = Begin(broken, [], principal, tier, refused=str(error))
+        else:
+            begin = await self._begin(request, principal, tier, job)
         state = await self._engine.feed(given_id, begin, delivered=job.delivered)
         if state is not None and state.digest != request_digest(begin.request):
             await self._conflict(begin, state)
 
-    def _plan(self, request: WorkflowRequest, principal: str, tier: Tier, job: Job) -> wf.Begin:
-        """Return the request with its plan, or with why it is refused."""
+    async def _begin(
+        self, request: WorkflowRequest, principal: str, tier: Tier, job: Job, parent: Parent | None = None
+    ) -> Begin:
+        """Return the request with its plan, or with why it is not carried out, and as what it ends then."""
         context = self._context
-        plain = job.subject == subjects.WORKFLOW_REQUEST
+        begin = Begin(request, [], principal, tier, parent=parent)
         waited = (context.bus.server_time() - job.stored).total_seconds()
-        if waited > request.start_by:
+        if waited > request.start_by and parent is None:
             text = f"waited {waited:.0f} s to be started; it was to start within {request.start_by:.0f} s"
-            return wf.Begin(request, [], principal, tier, refused=text, status=Status.EXPIRED)
+            return msgspec.structs.replace(begin, refused=text, status=Status.EXPIRED)
+        retried = await self._engine.read(request.retry_of) if request.retry_of else None
+        plain = job.subject == subjects.WORKFLOW_REQUEST
         try:
-            plan = self._tasks(request, principal, tier, plain=plain)
-        except (Rejected, Denied, InvalidMessage) as error:
-            return wf.Begin(request, [], principal, tier, refused=str(error))
+            begin = self._planner.begin(request, principal, tier, plain=plain, retried=retried, parent=parent)
         except Exception as error:
             if job.delivered < BROKEN_AFTER:
                 raise
             context.log.exception("a plan cannot be made", workflow=request.workflow_id, kind=request.workflow_type)
             text = f"the plan of {request.workflow_type} cannot be made: {type(error).__name__}: {error}"
-            return wf.Begin(request, [], principal, tier, refused=text, status=Status.FAILED)
-        return wf.Begin(request, plan, principal, tier)
+            return msgspec.structs.replace(begin, refused=text, status=Status.FAILED)
+        unserved = "" if begin.refused or request.dry_run else await self._unserved(begin)
+        return msgspec.structs.replace(begin, plan=[], carried={}, refused=unserved) if unserved else begin
 
-    def _tasks(self, request: WorkflowRequest, principal: str, tier: Tier, *, plain: bool) -> list[TaskSpec]:
-        """Return the checked plan; raises Rejected, Denied, InvalidMessage."""
-        context = self._context
-        definition = context.workflows.get(request.workflow_type)
-        if definition is None:
-            known = ", ".join(sorted(context.workflows))
-            message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
-            raise Rejected(message)
-        if request.timeout is not None and request.timeout <= 0:
-            message = f"timeout: {request.timeout:g} s is over already"
-            raise Rejected(message)
-        if request.timeout is not None and request.timeout > wf.MAX_TIMEOUT:
-            message = f"timeout: {request.timeout:g} s is too long; at most {wf.MAX_TIMEOUT:.0f} s"
-            raise Rejected(message)
-        plan = definition.plan(_parameters(request, definition.parameters))
-        wf.check_plan(plan)
-        for each in plan:
-            if each.tier is not Tier.READ:
-                context.policy.allow(each.tool, each.tier, tier, principal=principal, plain=plain)
-        return plan
+    async def _unserved(self, begin: Begin) -> str:
+        """Say which queue of the plan does not exist, if any: its task would wait for nothing."""
+        for spec in begin.plan:
+            undo = [spec.compensation.queue] if spec.compensation else []
+            for queue in (queue_of(spec, begin.request.priority), *undo):
+                if queue not in self._queues:
+                    self._queues = await self._context.bus.durables(subjects.WORKFLOWS)
+                if queue not in self._queues:
+                    hint = "name it under [[bus.queues]] and run `agentd provision`"
+                    return f"task {spec.name}: there is no queue {queue!r}; {hint}"
+        return ""
 
-    async def _conflict(self, begin: wf.Begin, state: Workflow) -> None:
+    async def _on_child(self, job: Job) -> None:
+        """Begin the workflow that a task of another one is."""
+        try:
+            task = job.decode(TaskAssignment)
+        except InvalidMessage as error:
+            raise GiveUp(str(error)) from error
+        name = task.task_id.rpartition(".")[2]
+        parent = Parent(task.workflow_id, name, task.attempt, task.depth + 1)
+        if not await self._engine.awaits(parent):
+            self._context.log.info("not begun, nobody waits for it any more", task=task.task_id, attempt=task.attempt)
+            return
+        request = WorkflowRequest(
+            task.task_type,
+            child_id(task.workflow_id, name, task.attempt),
+            await expand(self._context.bus, task.parameters),
+            requester_id=task.principal,
+            timeout=task.seconds,
+        )
+        begin = await self._begin(request, task.principal, task.tier, job, parent)
+        await self._engine.feed(request.workflow_id, begin, delivered=job.delivered)
+
+    async def _conflict(self, begin: Begin, state: Workflow) -> None:
         """Tell that this id is another workflow's; the answer of that one stays its own."""
         wanted = request_digest(begin.request)
         text = (
@@ -196,16 +220,25 @@ class Orchestrator:
             subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
-        await self._engine.feed(workflow, wf.Ended(task, completion), delivered=job.delivered)
+        await self._engine.feed(workflow, Ended(task, completion), delivered=job.delivered)
 
     async def _on_signal(self, job: Job) -> None:
+        """Carry a signal out, and tell whoever waits on its reply subject whether it was."""
         _, _, _, principal, workflow = job.subject.split(".")
         try:
-            signal = _signal(job)
+            signal = job.decode(WorkflowSignal)
             subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
-        await self._engine.feed(workflow, wf.Cancel(principal, signal.reason), delivered=job.delivered)
+        tier = self._context.policy.tier_of(principal, plain=False)
+        reply = SignalReply(workflow, done=True)
+        try:
+            await self._engine.feed(workflow, Signal(principal, tier, signal), delivered=job.delivered)
+        except (Rejected, Denied) as error:
+            self._context.log.info("a signal was refused", workflow=workflow, principal=principal, reason=str(error))
+            reply = SignalReply(workflow, done=False, message=str(error))
+        if signal.reply:
+            await self._context.bus.publish(signal.reply, reply)
 
     async def _on_due(self, job: Job) -> None:
         try:
@@ -215,32 +248,10 @@ class Orchestrator:
         workflow = job.subject.split(".")[3]
         if await self._engine.ended(workflow):
             return
-        if due.kind == "deadline" and await self._engine.reported(workflow, due.task):
-            message = f"{workflow}.{due.task}: a completion is waiting to be handled"
+        if await self._engine.reported(workflow):
+            message = f"{workflow}: a completion is waiting to be handled"
             raise TemporaryError(message, delay=0.5)
-        await self._engine.feed(workflow, wf.Due(due.kind, due.task, due.attempt), delivered=job.delivered)
-
-
-def _signal(job: Job) -> WorkflowSignal:
-    """Return the signal; raises InvalidMessage for one that does not exist."""
-    signal = job.decode(WorkflowSignal)
-    if signal.action != "cancel":
-        message = f"action: unknown {signal.action!r}; there is cancel"
-        raise InvalidMessage(message)
-    return signal
-
-
-def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> msgspec.Struct:
-    """Return the request's parameters as the definition wants them; raises InvalidMessage naming the field."""
-    known = kind.__struct_encode_fields__
-    unknown = sorted(set(request.parameters) - set(known))
-    if unknown:
-        message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"
-        raise InvalidMessage(message)
-    try:
-        return msgspec.convert(request.parameters, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidMessage(fault(error, "parameters")) from error
+        await self._engine.feed(workflow, Due(due.attempt), delivered=job.delivered)
 
 
 def _peek(data: bytes, field: str) -> str:

@@ -37,4 +37,4 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory))
-    return [each for owner in owners for each in collect(owner, service=SERVICE)]
+    return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]

@@ -10,7 +10,7 @@ from agentd.errors import InvalidMessage
 from agentd.messages import Tier
 from agentd.workflows import result_of
 from agentd_orchestrator.catalogue import DEFINITIONS, HealthCheck, VmDeployment
-from agentd_orchestrator.workflow import check_plan
+from agentd_orchestrator.plan import check_plan
 from agentd_specialist.cluster import VmWish
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth
 

@@ -96,7 +96,7 @@ async def test_inputs_of_one_workflow_become_one_event(bus: Bus) -> None:
     assert {each.status for each in states if each is not None} <= {Status.RUNNING, Status.COMPLETED}
     assert stored is not None
     assert stored.decode(Workflow).status is Status.COMPLETED
-    assert stored.seq - 202 - 1 <= 4, "100 assignments, 100 timers, the time-out, the first event and an answer"
+    assert stored.seq - 102 - 1 <= 4, "100 assignments, one timer, the first event and an answer"
 
 
 async def test_a_cut_emission_is_made_good(bus: Bus) -> None:
@@ -112,7 +112,7 @@ async def test_a_cut_emission_is_made_good(bus: Bus) -> None:
     assert before == []
     assert again == state
     assert [each.subject for each in assigned] == [subjects.assign(QUEUE, "w1", "a", 1)]
-    assert [each.subject for each in timers] == [subjects.timer("w1", "_", "0"), subjects.timer("w1", "a", "1")]
+    assert [each.subject for each in timers] == [subjects.timer("w1", "_", "1")]
 
 
 async def test_a_cut_answer_is_made_good(bus: Bus) -> None:
@@ -157,7 +157,7 @@ async def test_a_retry_waits_for_its_timer(quiet_net: Net, bus: Bus) -> None:
     assert [each.attempt for each in agent.given] == [1, 2]
     assert state is not None
     at = {each.what: each.at for each in state.timeline if each.task}
-    assert at["completed"] - at["failed, to be tried again: not yet"] >= timedelta(seconds=1)
+    assert at["completed"] - at["failed, to be tried again: not yet"] >= timedelta(seconds=0.8), "a fifth is jitter"
 
 
 async def test_a_deadline_gives_the_task_to_another(quiet_net: Net, bus: Bus) -> None:
@@ -200,13 +200,13 @@ async def test_a_waiting_completion_moves_the_deadline(quiet_net: Net, bus: Bus)
                 return bool(due["num_redelivered"])
 
             await eventually(put_off, "the deadline comes again")
-            waiting = await engine(bus, "o2").reported("w1", "a")
+            waiting = await engine(bus, "o2").reported("w1")
             await _pause(bus, seconds=0)
             answer = await asked
         state = await network.state(bus, "w1")
 
     assert waiting
-    assert not await engine(bus, "o3").reported("w1", "a")
+    assert not await engine(bus, "o3").reported("w1")
     assert answer.status == "completed"
     assert state is not None
     assert state.tasks["a"].attempt == 1

@@ -14,8 +14,8 @@ from agentd.messages import Outcome, TaskCompletion, Tier, WorkflowRequest
 from agentd.metrics import Metrics
 from agentd.provision import provision
 from agentd.workflows import TaskSpec
-from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.engine import Engine
+from agentd_orchestrator.inputs import Begin, Ended
 from core.jetstream import connected
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ def _engine(bus: Bus, name: str) -> Engine:
     return Engine(bus, name, Metrics(), logs.get_logger())
 
 
-def _begin() -> wf.Begin:
-    return wf.Begin(WorkflowRequest("two", "w1"), PLAN, "tester", Tier.READ)
+def _begin() -> Begin:
+    return Begin(WorkflowRequest("two", "w1"), PLAN, "tester", Tier.READ)
 
 
-def _done(task: str) -> wf.Ended:
+def _done(task: str) -> Ended:
     completion = TaskCompletion(f"w1.{task}", Outcome.COMPLETED, "w1", attempt=1, service_id="specialist")
-    return wf.Ended(task, completion)
+    return Ended(task, completion)
 
 
 async def test_a_completion_is_not_lost_on_who_knows_an_older_state(bus: Bus) -> None:

@@ -2,108 +2,189 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from agentd.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest
-from agentd.workflows import DONE, Status, TaskSpec, TaskStatus, Workflow
+from agentd.errors import Denied, Rejected
+from agentd.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
+from agentd.workflows import (
+    DONE,
+    TERMINAL,
+    UNDER_WAY,
+    UNDO,
+    Compensation,
+    Status,
+    TaskSpec,
+    TaskStatus,
+    Workflow,
+    template,
+)
+from agentd_orchestrator import progress
 from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.inputs import Begin, Due, Ended, Input, Signal
+from agentd_orchestrator.plan import check_plan
+from agentd_orchestrator.steps import satisfied
+from plugins.flow import T0
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T0 = datetime(2026, 1, 1, tzinfo=UTC)
-
 
 @st.composite
 def plans(draw: st.DrawFn) -> list[TaskSpec]:
-    """Return a plan of one to six tasks whose dependencies point backwards."""
+    """Return a plan of one to six tasks of every kind, whose dependencies point backwards."""
     plan: list[TaskSpec] = []
     for number in range(draw(st.integers(1, 6))):
         names = [each.name for each in plan]
         after: list[str] = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
-        going_back: bool = draw(st.booleans())
-        redo = {"vmid_taken": after[0]} if after and going_back else {}
+        more: dict[str, Any] = {}
+        several = draw(st.integers(0, 5)) == 0
+        if several:
+            more = {"each": draw(st.sampled_from([[], [1], [1, 2, 3], template("{{ [7, 8] }}"), template("none")]))}
+            more["window"] = draw(st.integers(1, 2))
+        elif after and all(each.each is None for each in plan) and draw(st.booleans()):
+            more = {"redo": {"vmid_taken": after[0]}}
+        if draw(st.integers(0, 3)) == 0:
+            more["compensation"] = Compensation("undo", "svc", Tier.OPERATE, retries=1, backoff=1.0)
+        if draw(st.integers(0, 5)) == 0:
+            more["approval"] = "may it?"
+        if draw(st.integers(0, 5)) == 0:
+            more["condition"] = draw(st.sampled_from(["true", "false", "parameters.missing > 1"]))
+        if draw(st.integers(0, 5)) == 0:
+            more |= {"start_within": 5.0, "heartbeat": 3.0}
         tier = draw(st.sampled_from([Tier.READ, Tier.OPERATE]))
-        retries = draw(st.integers(0, 2))
-        plan.append(TaskSpec(f"t{number}", "tool", "svc", tier, after=after, redo=redo, retries=retries, backoff=1.0))
+        retries, optional = draw(st.integers(0, 2)), draw(st.integers(0, 4)) == 0
+        plan.append(
+            TaskSpec(
+                f"t{number}", "tool", "svc", tier, after=after, retries=retries, backoff=1.0, optional=optional, **more
+            )
+        )
+    check_plan(plan)
     return plan
 
 
 @st.composite
-def inputs(draw: st.DrawFn) -> wf.Input:
+def inputs(draw: st.DrawFn) -> Input:
     """Return anything that may come in, right or stray."""
-    task = f"t{draw(st.integers(0, 6))}"
+    item = draw(st.sampled_from(["", "", "-0", "-1"]))
+    task = f"{draw(st.sampled_from(['', '', '', UNDO]))}t{draw(st.integers(0, 6))}{item}"
     attempt = draw(st.integers(0, 4))
-    kind = draw(st.sampled_from(["ended"] * 6 + ["deadline", "retry", "retry", "timeout", "cancel", "again"]))
-    if kind in {"deadline", "retry"}:
-        return wf.Due(kind, task, attempt)
-    if kind == "timeout":
-        return wf.Due("timeout", "_", 0)
-    if kind == "cancel":
-        return wf.Cancel("bob")
+    kind = draw(st.sampled_from(["ended"] * 8 + ["due", "due", "signal", "again"]))
+    if kind == "due":
+        return Due(attempt)
+    if kind == "signal":
+        action = draw(st.sampled_from(["cancel", "pause", "resume", "approve", "reject", "nonsense"]))
+        compensate, by = draw(st.booleans()), draw(st.sampled_from(["alice", "bob"]))
+        return Signal(by, Tier.OPERATE, WorkflowSignal(action, task=task, compensate=compensate))
     if kind == "again":
-        return wf.Begin(WorkflowRequest("test", "w"), [], "alice", Tier.OPERATE)
+        return Begin(WorkflowRequest("test", "w"), [], "alice", Tier.OPERATE)
     status = draw(st.sampled_from([Outcome.COMPLETED] * 5 + [Outcome.WARNINGS, Outcome.FAILED, Outcome.FAILED]))
+    status = draw(st.sampled_from([status, status, status, Outcome.RUNNING, Outcome.CANCELLED]))
     code = draw(st.sampled_from(["vmid_taken", "temporary", "broken"]))
     error = TaskError(code, code, retry=code == "temporary") if status is Outcome.FAILED else None
     service = draw(st.sampled_from(["svc"] * 6 + ["stranger"]))
     warnings = ["look"] if status is Outcome.WARNINGS else []
     done = TaskCompletion(f"w.{task}", status, "w", attempt, service_id=service, error=error, warnings=warnings)
-    return wf.Ended(task, done)
+    return Ended(task, done)
 
 
 def begun(plan: list[TaskSpec]) -> Workflow:
     """Return the first state of a workflow."""
-    state = wf.fold(None, [wf.Begin(WorkflowRequest("test", "w"), plan, "alice", Tier.OPERATE)], T0)
+    state = wf.fold(None, [Begin(WorkflowRequest("test", "w"), plan, "alice", Tier.OPERATE)], T0)
     assert state is not None
     return state
 
 
-def play(state: Workflow, given_: list[wf.Input], check: Callable[[Workflow, Workflow, wf.Input], None]) -> Workflow:
+def decided(state: Workflow, given_: Input, seconds: float) -> Workflow | None:
+    """Return the next state, None for no change; a signal that is refused changes nothing."""
+    if isinstance(given_, Signal) and given_.signal.task in state.tasks:
+        approval = state.tasks[given_.signal.task].approval
+        digest = "" if approval is None else approval.digest
+        signal = WorkflowSignal(given_.signal.action, task=given_.signal.task, digest=digest)
+        given_ = Signal(given_.principal, given_.tier, signal)
+    try:
+        return wf.fold(state, [given_], T0 + timedelta(seconds=seconds))
+    except (Rejected, Denied):
+        return None
+
+
+def play(state: Workflow, given_: list[Input], check: Callable[[Workflow, Workflow, Input], None]) -> Workflow:
     """Decide over each input in turn; `check` sees every change."""
     for number, each in enumerate(given_):
-        changed = wf.fold(state, [each], T0 + timedelta(seconds=number))
+        changed = decided(state, each, number)
         if changed is not None:
             check(state, changed, each)
             state = changed
     return state
 
 
-@settings(max_examples=400, deadline=None)
-@given(plans(), st.lists(inputs(), max_size=60))
-def test_whatever_comes(plan: list[TaskSpec], given_: list[wf.Input]) -> None:
-    """Nothing is assigned twice or too early, attempts only grow, the end is answered once and stays."""
-    state = begun(plan)
-    assigned = {(each.task, each.attempt) for each in state.outbox if each.kind == "assign"}
-    answers = [sum(each.kind == "respond" for each in state.outbox)]
-    cancelled: list[bool] = [False]
+class Watch:
+    """Sees every change of a workflow, and what must never be."""
 
-    def check(before: Workflow, after: Workflow, cause: wf.Input) -> None:
+    def __init__(self, state: Workflow) -> None:
+        """Begin with the first state."""
+        self.assigned: set[tuple[str, int]] = set()
+        self.answers = 0
+        self.timers = 0
+        self.most = len(state.tasks)
+        self.sees(replace(state, failing=False, undo=False, status=Status.RUNNING), state)
+
+    def __call__(self, before: Workflow, after: Workflow, _: Input) -> None:
+        """Check one change."""
         assert not before.over
+        assert len(after.timeline) >= len(before.timeline)
+        for name, task in before.tasks.items():
+            assert after.tasks[name].attempt >= task.attempt
+        self.sees(before, after)
+
+    def sees(self, before: Workflow, after: Workflow) -> None:
+        """Check what leaves: nothing twice, nothing too early, nothing after the end, one answer, one timer ahead."""
         for effect in after.outbox:
             if effect.kind == "assign":
-                assert (effect.task, effect.attempt) not in assigned
-                assigned.add((effect.task, effect.attempt))
-                spec = after.tasks[effect.task].spec
-                assert all(after.tasks[each].status in DONE for each in spec.after)
-                assert not cancelled[0]
-        answers[0] += sum(each.kind == "respond" for each in after.outbox)
-        cancelled[0] = cancelled[0] or isinstance(cause, wf.Cancel)
+                self._assigned(before, after, effect.task, effect.attempt)
+            if effect.kind == "timer":
+                assert effect.attempt == self.timers + 1
+                self.timers += 1
+        self.answers += sum(each.kind == "respond" for each in after.outbox)
+        assert self.answers == int(after.over)
+        waits = [task for task in after.tasks.values() if task.status in UNDER_WAY and not task.items]
+        assert after.over or not waits or after.armed is not None
         for name, task in after.tasks.items():
-            assert task.attempt >= before.tasks[name].attempt
-            assert task.attempt <= 1 + task.spec.retries + (wf.MAX_REDO + 1) * len(plan)
-        assert answers[0] == int(after.over)
+            if task.items:
+                spec = after.spec(name)
+                assert sum(after.tasks[each].status in UNDER_WAY for each in after.items(name)) <= spec.window
 
-    play(state, given_, check)
+    def _assigned(self, before: Workflow, after: Workflow, name: str, attempt: int) -> None:
+        assert (name, attempt) not in self.assigned
+        self.assigned.add((name, attempt))
+        spec, task = after.spec(name), after.tasks[name]
+        assert attempt <= 1 + spec.retries + (progress.MAX_REDO + 1) * self.most
+        if name.startswith(UNDO):
+            assert after.tasks[task.parent].attempt
+            assert before.failing or before.undo or after.failing or after.undo
+        else:
+            assert all(satisfied(after, each) for each in spec.after)
+            assert not before.failing
+            assert before.status != "cancelling"
+            group = after.tasks[task.parent] if task.parent else task
+            assert not spec.approval or (group.approval is not None and group.approval.by == "bob")
+
+
+@settings(max_examples=600, deadline=None)
+@given(plans(), st.lists(inputs(), max_size=60))
+def test_whatever_comes(plan: list[TaskSpec], given_: list[Input]) -> None:
+    """Nothing is assigned twice or too early, attempts only grow, the end is answered once and stays."""
+    state = begun(plan)
+    play(state, given_, Watch(state))
 
 
 @settings(max_examples=200, deadline=None)
-@given(plans(), st.lists(inputs(), max_size=40))
-def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[wf.Input]) -> None:
+@given(plans(), st.lists(inputs().filter(lambda each: not isinstance(each, Signal)), max_size=40))
+def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[Input]) -> None:
     """Folding a batch is deciding one after the other, with the outboxes joined; and deciding again is the same."""
     state = begun(plan)
     outbox = []
@@ -123,29 +204,43 @@ def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[wf.Input])
         assert wf.cleared(batch) == wf.cleared(one)
 
 
-@settings(max_examples=200, deadline=None)
-@given(plans(), st.lists(inputs(), max_size=30), st.randoms(use_true_random=False))
-def test_it_always_ends(plan: list[TaskSpec], given_: list[wf.Input], random: object) -> None:
-    """Once agents answer and timers fire, every workflow comes to its end."""
-    state = play(begun(plan), given_, lambda *_: None)
-    for _ in range(200):
-        if state.over:
-            break
-        moves: list[wf.Input] = []
-        for name, task in state.tasks.items():
-            if task.status is TaskStatus.ASSIGNED:
-                done = TaskCompletion(f"w.{name}", Outcome.COMPLETED, "w", task.attempt, service_id="svc")
-                moves.append(wf.Ended(name, done))
-            elif task.retry_at is not None:
-                moves.append(wf.Due("retry", name, task.attempt + 1))
-        random.shuffle(moves)  # type: ignore[attr-defined]
-        assert moves, "it waits for nothing that could come"
-        state = wf.fold(state, moves, T0) or state
+def moves_of(state: Workflow) -> list[Input]:
+    """Return what comes from outside if nobody fails: ends, approvals, timers, and somebody who resumes."""
+    moves: list[Input] = [Due(state.timers)] if state.armed is not None else []
+    if state.status is Status.PAUSED:
+        moves.append(Signal("bob", Tier.OPERATE, WorkflowSignal("resume")))
+    for name, task in state.tasks.items():
+        if task.status in UNDER_WAY and not task.items:
+            moves.append(
+                Ended(name, TaskCompletion(f"w.{name}", Outcome.COMPLETED, "w", task.attempt, service_id="svc"))
+            )
+        elif task.status is TaskStatus.WAITING_APPROVAL:
+            moves.append(Signal("bob", Tier.OPERATE, WorkflowSignal("approve", task=name)))
+    return moves
 
-    assert state.over
-    assert state.status in {
-        Status.COMPLETED,
-        Status.COMPLETED_WITH_WARNINGS,
-        Status.FAILED,
-        Status.CANCELLED,
-    }
+
+@settings(max_examples=400, deadline=None)
+@given(plans(), st.lists(inputs(), max_size=30), st.randoms(use_true_random=False))
+def test_it_always_ends(plan: list[TaskSpec], given_: list[Input], random: Any) -> None:
+    """Once agents answer, people decide and timers ring, every workflow comes to its end."""
+    state = begun(plan)
+    watch = Watch(state)
+    state = play(state, given_, watch)
+    seconds = len(given_)
+    rounds = 0
+    while not state.over and rounds < 300:
+        moves = moves_of(state)
+        assert moves, "it waits for nothing that could come"
+        random.shuffle(moves)
+        for move in moves:
+            changed = decided(state, move, seconds)
+            seconds += 1
+            if changed is not None:
+                watch(state, changed, move)
+                state = changed
+        rounds += 1
+
+    assert state.status in TERMINAL
+    assert all(
+        task.status in DONE or task.status in {TaskStatus.FAILED, TaskStatus.CANCELLED} for task in state.tasks.values()
+    )

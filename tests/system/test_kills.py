@@ -39,7 +39,7 @@ async def bus(net: Net) -> AsyncIterator[Bus]:
 
 async def _give_up_after(bus: Bus, seconds: float) -> None:
     """Let JetStream give a message that nobody reports on to another one after so long, not after half a minute."""
-    for stream, config in provision.consumers(dict.fromkeys(provision.SERVICES, provision.DEFAULT_SLOTS)):
+    for stream, config in provision.consumers(dict.fromkeys(provision.QUEUES, provision.DEFAULT_SLOTS)):
         body: dict[str, Any] = {"stream_name": stream, "config": config | {"ack_wait": int(seconds * 1e9)}}
         await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{config['durable_name']}", body)
 

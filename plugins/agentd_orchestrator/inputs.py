@@ -1,0 +1,62 @@
+"""What a workflow can be told: the inputs of `decide`."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from agentd.messages import TaskCompletion, Tier, WorkflowRequest, WorkflowSignal
+from agentd.workflows import Parent, Status, TaskSpec, TaskState
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """A request with its plan.
+
+    refused  why it is not carried out, and `status` how it ends then
+    carried  tasks of an earlier workflow that need not be done again, by name
+    parent   the task that waits for it
+    """
+
+    request: WorkflowRequest
+    plan: list[TaskSpec]
+    principal: str
+    tier: Tier
+    refused: str = ""
+    status: Status = Status.REJECTED
+    carried: dict[str, TaskState] = {}
+    parent: Parent | None = None
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """An agent told how an attempt ended, or that it has begun it."""
+
+    task: str
+    completion: TaskCompletion
+
+
+class Due(msgspec.Struct, frozen=True):
+    """The timer `number` of the workflow fired."""
+
+    number: int
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """A principal wants something of the workflow."""
+
+    principal: str
+    tier: Tier
+    signal: WorkflowSignal
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """Deciding failed again and again: a bug; the workflow ends, so that a person looks."""
+
+    error: str
+
+
+Input = Begin | Ended | Due | Signal | Broken
+
+
+def broken(given: Input, error: str) -> Input:
+    """Return what is decided over in the place of `given`, which cannot be."""
+    return replace(given, plan=[], refused=error, status=Status.FAILED) if isinstance(given, Begin) else Broken(error)

@@ -1,0 +1,123 @@
+"""From a request to a plan, or to why it is refused; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from agentd.errors import AgentdError, InvalidMessage, Rejected
+from agentd.messages import Tier, WorkflowRequest, fault
+from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.derived import MAX_TIMEOUT
+from agentd_orchestrator.inputs import Begin
+from agentd_orchestrator.plan import check_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agentd.policy import Policy
+    from agentd.workflows import Definition, Parent, TaskSpec, Workflow
+
+MAX_DEPTH: Final = 5
+"""Workflows that may have started one another."""
+
+
+class Planner:
+    """Makes plans of requests, after the definitions and the policy of this daemon."""
+
+    def __init__(self, definitions: Mapping[str, Definition], policy: Policy) -> None:
+        """Keep what there is and who may do what."""
+        self._definitions = definitions
+        self._policy = policy
+
+    def begin(  # noqa: PLR0913 - who asks for what, and how
+        self,
+        request: WorkflowRequest,
+        principal: str,
+        tier: Tier,
+        *,
+        plain: bool,
+        retried: Workflow | None = None,
+        parent: Parent | None = None,
+    ) -> Begin:
+        """Return the request with its plan, or with why it is refused; raises only what a definition's bug raises.
+
+        retried  the workflow that is carried on
+        parent   the task that starts this workflow
+        """
+        begin = Begin(request, [], principal, tier, parent=parent)
+        try:
+            _check(request, parent)
+            begin = _carry_on(begin, retried) if request.retry_of else replace(begin, plan=self._plan(request))
+            self._allow(begin, plain=plain)
+        except AgentdError as error:
+            return replace(begin, plan=[], carried={}, refused=str(error))
+        return begin
+
+    def _plan(self, request: WorkflowRequest) -> list[TaskSpec]:
+        definition = self._definitions.get(request.workflow_type)
+        if definition is None:
+            known = ", ".join(sorted(self._definitions))
+            message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
+            raise Rejected(message)
+        plan = definition.plan(_parameters(request, definition.parameters))
+        check_plan(plan)
+        return plan
+
+    def _allow(self, begin: Begin, *, plain: bool) -> None:
+        for each in begin.plan:
+            self._may(each.tool or each.name, each.tier, begin, plain=plain)
+            if each.compensation is not None:
+                self._may(each.compensation.tool, each.compensation.tier, begin, plain=plain)
+            if each.workflow and each.workflow not in self._definitions:
+                message = f"task {each.name}: there is no workflow {each.workflow!r}"
+                raise Rejected(message)
+
+    def _may(self, what: str, tier: Tier, begin: Begin, *, plain: bool) -> None:
+        if tier is not Tier.READ:
+            self._policy.allow(what, tier, begin.tier, principal=begin.principal, plain=plain)
+
+
+def _check(request: WorkflowRequest, parent: Parent | None) -> None:
+    if request.timeout is not None and request.timeout <= 0:
+        message = f"timeout: {request.timeout:g} s is over already"
+        raise Rejected(message)
+    if request.timeout is not None and request.timeout > MAX_TIMEOUT:
+        message = f"timeout: {request.timeout:g} s is too long; at most {MAX_TIMEOUT:.0f} s"
+        raise Rejected(message)
+    if not 1 <= request.priority <= 10:  # noqa: PLR2004 - as documented
+        message = f"priority: {request.priority} is not 1 to 10"
+        raise Rejected(message)
+    if parent is not None and parent.depth > MAX_DEPTH:
+        message = f"more than {MAX_DEPTH} workflows have started one another"
+        raise Rejected(message)
+
+
+def _carry_on(begin: Begin, old: Workflow | None) -> Begin:
+    """Return the request with what the workflow that it carries on was to do and has done."""
+    request = begin.request
+    if old is None:
+        message = f"retry_of: there is no workflow {request.retry_of!r}"
+        raise Rejected(message)
+    if request.parameters or request.workflow_type not in {"", old.workflow_type}:
+        message = f"retry_of: {old.workflow_id} is carried on as it was; leave type and parameters out"
+        raise Rejected(message)
+    tasks = wf.carried(old)
+    plan = [task.spec for task in tasks.values() if task.spec is not None]
+    request = replace(request, workflow_type=old.workflow_type, parameters=old.parameters)
+    return replace(begin, request=request, plan=plan, carried=tasks)
+
+
+def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> Any:  # noqa: ANN401 - the definition's own
+    """Return the request's parameters as the definition wants them; raises InvalidMessage naming the field."""
+    known = kind.__struct_encode_fields__
+    unknown = sorted(set(request.parameters) - set(known))
+    if unknown:
+        message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"
+        raise InvalidMessage(message)
+    try:
+        return msgspec.convert(request.parameters, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidMessage(fault(error, "parameters")) from error

@@ -1,0 +1,73 @@
+"""Workflows without anything around them: plans, inputs, and one step after the other."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agentd.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
+from agentd.workflows import TaskSpec, Workflow
+from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.inputs import Begin, Due, Ended, Input, Signal
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = T0 + timedelta(seconds=10)
+PASSING = TaskError("temporary", "later", retry=True)
+
+
+def spec(name: str, *after: str, tier: Tier = Tier.OPERATE, **more: Any) -> TaskSpec:
+    """Return a task of a plan."""
+    values: dict[str, Any] = {"tool": name, "queue": "svc", "tier": tier, "after": list(after), "deadline": 60.0}
+    return TaskSpec(name, **(values | more))
+
+
+def begin(*plan: TaskSpec, **request: Any) -> Begin:
+    """Return alice's request with its plan."""
+    return Begin(WorkflowRequest("test", "w", **request), list(plan), "alice", Tier.OPERATE)
+
+
+def started(*plan: TaskSpec, **request: Any) -> Workflow:
+    """Return the first state of a workflow."""
+    state = wf.fold(None, [begin(*plan, **request)], T0)
+    assert state is not None
+    return state
+
+
+def ended(state: Workflow, task: str, error: TaskError | str | None = None, **more: Any) -> Ended:
+    """Return the completion of the attempt that is assigned now, unless told otherwise."""
+    values: dict[str, Any] = {
+        "status": Outcome.COMPLETED if error is None else Outcome.FAILED,
+        "attempt": state.tasks[task].attempt,
+        "service_id": "svc",
+        "agent_id": "a1",
+        "error": error,
+    }
+    return Ended(task, TaskCompletion(f"w.{task}", **(values | more)))
+
+
+def cancel(reason: str = "", *, undo: bool = False, by: str = "bob") -> Signal:
+    """Return bob's wish that the workflow ends."""
+    return Signal(by, Tier.OPERATE, WorkflowSignal("cancel", reason, compensate=undo))
+
+
+def signal(action: str, by: str = "bob", tier: Tier = Tier.OPERATE, **more: Any) -> Signal:
+    """Return what somebody wants of the workflow."""
+    return Signal(by, tier, WorkflowSignal(action, **more))
+
+
+def step(state: Workflow, *inputs: Input, at: datetime = LATER) -> Workflow:
+    """Return the state after inputs that change it."""
+    changed = wf.fold(state, list(inputs), at)
+    assert changed is not None
+    return changed
+
+
+def ring(state: Workflow) -> Workflow:
+    """Return the state after its timer has rung."""
+    assert state.armed is not None
+    return step(state, Due(state.timers), at=state.armed)
+
+
+def kinds(state: Workflow) -> list[tuple[str, str, int]]:
+    """Return what leaves because of the last change."""
+    return [(each.kind, each.task, each.attempt) for each in state.outbox]
