@@ -1,8 +1,9 @@
 """The work loop: pulls messages from a durable consumer, and alone decides what becomes of each.
 
-A handler never acknowledges.  It returns (done), raises TemporaryError (again after its delay), or raises
-anything else (again, with growing pauses: a message is never thrown away because of our own fault).  Only
-`GiveUp` ends a message without success; the server then tells AI_DEAD.
+A handler never acknowledges.  It returns (done), raises BusUnavailable (again here, as long as the message is ours),
+another TemporaryError (handed back, again after its delay), or anything else (again, with growing pauses: a message is
+never thrown away because of our own fault).  Only `GiveUp` ends a message without success; the server then tells
+AI_DEAD.
 
 Why our own: nats-py has `fetch` alone, whose cancellation leaves a pull open, so that a message lands in a local
 queue while its timer runs.  Here a slot is free before a message is asked for, the pull is continuous, and a
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from agentd import messages
-from agentd.errors import AgentdError, TemporaryError
+from agentd.errors import AgentdError, BusUnavailable, TemporaryError
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -217,7 +218,7 @@ class Consumer:
 
     async def _work(self, job: Job) -> None:
         try:
-            await self._handle(job)
+            await self._patiently(job)
         except asyncio.CancelledError:
             raise
         except TemporaryError as error:
@@ -238,6 +239,25 @@ class Consumer:
             if not self._active:
                 self._idle.set()
             self._ask()
+
+    async def _patiently(self, job: Job) -> None:
+        """Handle a message; while NATS is away, again and again: its deliveries are not used up by that.
+
+        A NAK is a delivery more, and who has been delivered too often is taken for poison: ten were used up within a
+        minute in which JetStream answered now and then [seen].
+        """
+        tries = 0
+        while True:
+            try:
+                await self._handle(job)
+            except BusUnavailable as error:
+                if self._stopping or not job.ours or (job.until is not None and time.monotonic() > job.until):
+                    raise
+                tries += 1
+                self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
+                await asyncio.sleep(min(error.delay * tries, MAX_PAUSE))
+            else:
+                return
 
     def _nak(self, job: Job, delay: float) -> None:
         if not job.ours:

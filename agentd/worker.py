@@ -1,8 +1,6 @@
-"""Takes assigned tasks and calls of other agents, runs tools, keeps effect records.
+"""Takes assigned tasks and calls of other agents, has them performed, and tells how they ended.
 
-An assignment comes from the queue of its service, a call over NATS micro; both end in `_perform`, which checks
-policy and parameters, claims the effect (from tier `operate` upward), writes the audit line, runs the tool and
-writes the result down.  What may pass is tried again here, within the deadline, before anybody is told.
+An assignment comes from a queue of its service, a call over NATS micro; both end in `Performer.perform`.
 """
 
 from __future__ import annotations
@@ -14,26 +12,17 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
-from agentd import effects, results, subjects
+from agentd import results, subjects
 from agentd.calls import CALL_WAIT, Performance
 from agentd.consumer import Consumer, Job
 from agentd.crash import crash_point
 from agentd.errors import (
     AgentdError,
     BusUnavailable,
-    Denied,
-    Fenced,
-    GuestLocked,
     InvalidMessage,
-    NoQuorum,
     PermanentError,
-    Stopped,
-    TemporaryError,
 )
 from agentd.messages import (
-    EffectRecord,
     Outcome,
     StopHint,
     TaskAssignment,
@@ -44,8 +33,8 @@ from agentd.messages import (
     ToolReply,
     digest,
     now,
-    plain,
 )
+from agentd.performer import Performer, task_error
 from agentd.version import __version__
 
 if TYPE_CHECKING:
@@ -68,8 +57,6 @@ DELIVERIES = 10
 The first design said 3.  A worker that is killed in the middle of each of five steps, and a NATS server that
 is killed twice, use that up while nothing is wrong with the task; a drain hands it back once more.
 """
-LONGEST_PAUSE = 15.0
-"""Longest pause in seconds before a tool is tried again within its attempt."""
 CALL_DEADLINE = 900.0
 """Seconds for a call that names no deadline."""
 
@@ -93,16 +80,14 @@ class Worker:
         """Keep what tools are run with; `serve` begins."""
         self.bus = bus
         self.agent_id = agent_id
-        self.owner = f"{agent_id}/{secrets.token_hex(4)}"
         self.tools = tools
         self.policy = policy
-        self.ledger = ledger
+        self.performer = Performer(bus, agent_id, policy=policy, ledger=ledger, metrics=metrics, log=log)
         self.metrics = metrics
         self.log = log
         self.slots = slots
         self.consumers: list[Consumer] = []
         self.journal = journal
-        self._claims: dict[str, effects.Claim] = {}
         self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
 
     @property
@@ -128,7 +113,7 @@ class Worker:
         consumers = [self._consumer(each, service) for each in dict.fromkeys([service, *lane, *queues])]
         self.consumers += consumers
         endpoints = [await self._offer(service, version)]
-        endpoints.append(await self.bus.subscribe(subjects.stop(service), self._stop_asked))
+        endpoints.append(await self.bus.subscribe(subjects.stop(service), self._stopped))
         try:
             async with asyncio.TaskGroup() as group:
                 for each in consumers:
@@ -240,7 +225,7 @@ class Worker:
             until=time.monotonic() + seconds,
         )
         parameters = await results.expand(self.bus, task.parameters)
-        return await self.perform(performance, parameters, takeover=True)
+        return await self.performer.perform(performance, parameters, takeover=True)
 
     async def _complete(self, reply: ToolReply, workflow: str, task: str, attempt: int, service: str) -> None:
         completion = TaskCompletion(
@@ -257,6 +242,10 @@ class Worker:
         )
         await self.bus.store(subjects.complete(self.agent_id, workflow, task), completion)
 
+    async def _stopped(self, received: Received) -> None:
+        """Look at the record of a task that somebody wants to end."""
+        await self.performer.look_at(received.decode(StopHint).key)
+
     # -- calls ------------------------------------------------------------------------------------------------------
 
     async def _called(self, received: Received) -> None:
@@ -266,7 +255,7 @@ class Worker:
             tool = self.tools[received.subject.rpartition(".")[2]]
             performance, task = self._begin(tool, call)
         except AgentdError as error:
-            await received.respond(ToolReply(status=Outcome.FAILED, error=_task_error(error)))
+            await received.respond(ToolReply(status=Outcome.FAILED, error=task_error(error)))
             return
         await asyncio.wait([task], timeout=CALL_WAIT)
         if task.done():
@@ -300,7 +289,7 @@ class Worker:
             attempt=call.attempt,
             until=time.monotonic() + seconds,
         )
-        task = asyncio.create_task(self.perform(performance, call.parameters, takeover=False))
+        task = asyncio.create_task(self.performer.perform(performance, call.parameters, takeover=False))
         if call.key:
             self._calls[call.key] = (asked, performance, task)
             task.add_done_callback(partial(self._forget, call.key))
@@ -326,168 +315,4 @@ class Worker:
             until=time.monotonic() + CALL_DEADLINE,
             on_progress=progress,
         )
-        return await self.perform(performance, parameters, takeover=False)
-
-    # -- performing -------------------------------------------------------------------------------------------------
-
-    async def perform(self, performance: Performance, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
-        """Run a tool, whatever it takes, and return how it ended; raises only errors of the bus."""
-        tool = performance.tool
-        begun = time.monotonic()
-        self.metrics.tasks_in_flight.inc()
-        try:
-            self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
-            parsed = tool.parse(parameters)
-            if tool.tier is Tier.READ:
-                reply = await self._attempt(performance, parsed)
-            else:
-                reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
-        except BusUnavailable:
-            raise
-        except Fenced as error:
-            self.metrics.effects_fenced.labels(tool.name).inc()
-            message = f"{performance.key}: {error}"
-            raise BusUnavailable(message, delay=2.0) from error  # who holds it will tell how it ended
-        except AgentdError as error:
-            reply = ToolReply(status=Outcome.FAILED, error=_task_error(error))
-        finally:
-            self.metrics.tasks_in_flight.dec()
-        self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
-        return reply
-
-    async def _guarded(
-        self, performance: Performance, parameters: dict[str, Any], parsed: object, *, takeover: bool
-    ) -> ToolReply:
-        """Run a tool that touches the world, under a claim and between two audit lines."""
-        tool, key = performance.tool, performance.key
-        wanted = effects.Wanted(
-            service=tool.service,
-            key=key,
-            tool=tool.name,
-            digest=digest(parameters),
-            attempt=performance.attempt,
-            owner=self.owner,
-            takeover=takeover,
-        )
-        claim = await effects.claim(self.bus, wanted, now())
-        if isinstance(claim, EffectRecord):
-            reply = _recorded(claim)
-            whole = reply.result if takeover else await results.expand(self.bus, reply.result)
-            return msgspec.structs.replace(reply, result=whole)
-        performance.claim = claim
-        line = partial(self.ledger.write, principal=performance.principal, tool=tool.name, tier=tool.tier, key=key)
-        try:
-            await line(phase="before", arguments=parameters)
-        except BusUnavailable:
-            raise  # the assignment or the call comes again
-        except AgentdError as error:
-            await claim.settle(phase=effects.FAILED, error=_task_error(error))
-            raise
-        self._claims[key] = claim
-        try:
-            async with effects.renewing(claim):
-                reply = await self._attempt(performance, parsed)
-        except Stopped as error:
-            reply = await self._halted(tool, claim, error)
-        finally:
-            del self._claims[key]
-        phase = {Outcome.FAILED: effects.FAILED, Outcome.CANCELLED: effects.CANCELLED}.get(
-            Outcome(reply.status), effects.DONE
-        )
-        await claim.settle(
-            phase=phase,
-            result=await results.shrink(self.bus, reply.result, key),
-            error=reply.error,
-            warnings=reply.warnings,
-        )
-        await line(phase="after", outcome=reply.status, upid=claim.record.upid)
-        crash_point("after-done")
-        return reply
-
-    async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
-        """End the Proxmox task of a tool that was stopped, and say what is known of it."""
-        upid, text = claim.record.upid, str(error)
-        if not upid or tool.halt is None:
-            text += "" if upid else "; it had begun no task in Proxmox, or a short one that is over"
-            return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
-        try:
-            text += f"; {upid} ended: {await tool.halt(upid)}"
-        except AgentdError as trouble:
-            text += f"; {upid} may still run: {trouble}"
-        return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
-
-    async def _stop_asked(self, received: Received) -> None:
-        """Look at the record of a task that is said to be stopped; what we hold is renewed, and that tells us."""
-        claim = self._claims.get(received.decode(StopHint).key)
-        if claim is not None:
-            await effects.looked_at(claim)
-
-    async def _attempt(self, performance: Performance, parsed: object) -> ToolReply:
-        """Run the tool; what may pass is tried again until the deadline."""
-        tries = 0
-        while True:
-            try:
-                return await self._try(performance, parsed)
-            except TemporaryError as error:
-                pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
-                if performance.left() < pause:
-                    return _failed(performance, _task_error(error))
-                if isinstance(error, BusUnavailable):
-                    raise  # whoever has the assignment or the call comes again
-                await self._wait(performance, error, pause)
-            tries += 1
-
-    async def _wait(self, performance: Performance, error: TemporaryError, pause: float) -> None:
-        self.metrics.task_retries.labels(performance.tool.name).inc()
-        performance.progress(f"waiting: {error}")
-        if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
-            await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing
-        await asyncio.sleep(pause)
-
-    async def _try(self, performance: Performance, parsed: object) -> ToolReply:
-        """Run the tool once; raises TemporaryError and Fenced alone."""
-        tool = performance.tool
-        scope = asyncio.timeout(max(0.0, performance.left()))
-        try:
-            async with scope:
-                result = plain(await tool.run(performance, parsed))
-        except TimeoutError as error:
-            if not scope.expired():
-                return self._bug(performance, error)
-            text = f"{tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
-            return _failed(performance, TaskError(code="deadline", message=text, retry=True))
-        except (TemporaryError, Fenced):
-            raise
-        except AgentdError as error:
-            return _failed(performance, _task_error(error))
-        except Exception as error:  # noqa: BLE001 - whatever a tool raises, the daemon lives
-            return self._bug(performance, error)
-        status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
-        return ToolReply(status=status, result=result, warnings=performance.warnings)
-
-    def _bug(self, performance: Performance, error: Exception) -> ToolReply:
-        self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)
-        return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
-
-
-def _recorded(record: EffectRecord) -> ToolReply:
-    """Return what a record says that was found instead of claimed."""
-    if record.phase == effects.CANCELLED:
-        return ToolReply(
-            status=Outcome.CANCELLED, error=TaskError(code="cancelled", message="cancelled before it began")
-        )
-    if record.phase == effects.CLAIMED:
-        return ToolReply(status="running", progress=f"in the hands of {record.owner}")
-    if record.error is not None:
-        return ToolReply(status=Outcome.FAILED, error=record.error, warnings=record.warnings)
-    status = Outcome.WARNINGS if record.warnings else Outcome.COMPLETED
-    return ToolReply(status=status, result=record.result, warnings=record.warnings)
-
-
-def _failed(performance: Performance, error: TaskError) -> ToolReply:
-    return ToolReply(status=Outcome.FAILED, error=error, warnings=performance.warnings)
-
-
-def _task_error(error: AgentdError) -> TaskError:
-    retry = isinstance(error, TemporaryError) and not isinstance(error, Denied)
-    return TaskError(code=error.code, message=str(error), retry=retry, log=list(getattr(error, "log", ())))
+        return await self.performer.perform(performance, parameters, takeover=False)

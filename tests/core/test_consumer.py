@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentd import consumer, subjects
 from agentd.consumer import Consumer, GiveUp
-from agentd.errors import TemporaryError
+from agentd.errors import BusUnavailable, TemporaryError
 from core.jetstream import Lines, Seen, all_acked, connected, consumer_info, make_consumer
 from core.working import Slow, put, working
 from harness import eventually
@@ -70,6 +70,23 @@ async def test_a_slow_handler_blocks_no_other(work: Bus) -> None:
         await eventually(others, "the others are handled")
         release.set()
         await all_acked(work, "WORK", "w")
+
+
+async def test_what_keeps_nats_away_uses_up_no_deliveries(work: Bus) -> None:
+    """While NATS does not answer a message stays with who has it: who is delivered too often is taken for poison."""
+    seen = Seen()
+
+    async def handle(job: Job) -> None:
+        await seen(job)
+        if len(seen.jobs) <= 12:
+            raise BusUnavailable("JetStream is electing a leader", delay=0.01)
+
+    await put(work, 1)
+    async with working(work, handle):
+        await all_acked(work, "WORK", "w")
+
+    assert len(seen.jobs) == 13
+    assert {each.delivered for each in seen.jobs} == {1}
 
 
 async def test_an_exception_is_told_and_tried_again(work: Bus) -> None:

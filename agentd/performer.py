@@ -1,0 +1,227 @@
+"""Runs one tool to its end: policy, parameters, the claim, two audit lines, patience, a deadline, a stop.
+
+What may pass is tried again here, within the deadline, before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agentd import effects, results
+from agentd.crash import crash_point
+from agentd.errors import (
+    AgentdError,
+    BusUnavailable,
+    Denied,
+    Fenced,
+    GuestLocked,
+    NoQuorum,
+    Stopped,
+    TemporaryError,
+)
+from agentd.messages import EffectRecord, Outcome, TaskError, Tier, ToolReply, digest, now, plain
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentd.bus import Bus
+    from agentd.calls import Performance
+    from agentd.ledger import Ledger
+    from agentd.logs import Logger
+    from agentd.metrics import Metrics
+    from agentd.policy import Policy
+    from agentd.tools import Tool
+
+LONGEST_PAUSE: Final = 15.0
+"""Longest pause in seconds before a tool is tried again within its attempt."""
+
+
+class Performer:
+    """Runs the tools of one agent; `owner` is `<agent>/<process>`, by which its claims are known."""
+
+    def __init__(  # noqa: PLR0913 - all that running a tool touches
+        self, bus: Bus, agent_id: str, *, policy: Policy, ledger: Ledger, metrics: Metrics, log: Logger
+    ) -> None:
+        """Keep what tools are run with."""
+        self.owner = f"{agent_id}/{secrets.token_hex(4)}"
+        self.bus = bus
+        self.policy = policy
+        self.ledger = ledger
+        self.metrics = metrics
+        self.log = log
+        self._claims: dict[str, effects.Claim] = {}
+
+    async def look_at(self, key: str) -> None:
+        """Look at the record of an effect that is said to be stopped, if we hold it."""
+        claim = self._claims.get(key)
+        if claim is not None:
+            await effects.looked_at(claim)
+
+    async def perform(self, performance: Performance, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
+        """Run a tool, whatever it takes, and return how it ended; raises only errors of the bus."""
+        tool = performance.tool
+        begun = time.monotonic()
+        self.metrics.tasks_in_flight.inc()
+        try:
+            self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
+            parsed = tool.parse(parameters)
+            if tool.tier is Tier.READ:
+                reply = await self._attempt(performance, parsed)
+            else:
+                reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
+        except BusUnavailable:
+            raise
+        except Fenced as error:
+            self.metrics.effects_fenced.labels(tool.name).inc()
+            message = f"{performance.key}: {error}"
+            raise BusUnavailable(message, delay=2.0) from error  # who holds it will tell how it ended
+        except AgentdError as error:
+            reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
+        finally:
+            self.metrics.tasks_in_flight.dec()
+        self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
+        return reply
+
+    async def _guarded(
+        self, performance: Performance, parameters: dict[str, Any], parsed: object, *, takeover: bool
+    ) -> ToolReply:
+        """Run a tool that touches the world, if its effect is not had yet and nobody is at it."""
+        tool, key = performance.tool, performance.key
+        wanted = effects.Wanted(
+            service=tool.service,
+            key=key,
+            tool=tool.name,
+            digest=digest(parameters),
+            attempt=performance.attempt,
+            owner=self.owner,
+            takeover=takeover,
+        )
+        claim = await effects.claim(self.bus, wanted, now())
+        if isinstance(claim, EffectRecord):
+            reply = _recorded(claim)
+            whole = reply.result if takeover else await results.expand(self.bus, reply.result)
+            return msgspec.structs.replace(reply, result=whole)
+        performance.claim = claim
+        return await self._claimed(performance, claim, parameters, parsed)
+
+    async def _claimed(
+        self, performance: Performance, claim: effects.Claim, parameters: dict[str, Any], parsed: object
+    ) -> ToolReply:
+        """Run a tool whose effect is ours to have, between two audit lines, and write down how it ended."""
+        tool, key = performance.tool, performance.key
+        line = partial(self.ledger.write, principal=performance.principal, tool=tool.name, tier=tool.tier, key=key)
+        try:
+            await line(phase="before", arguments=parameters)
+        except BusUnavailable:
+            raise  # the assignment or the call comes again
+        except AgentdError as error:
+            await claim.settle(phase=effects.FAILED, error=task_error(error))
+            raise
+        self._claims[key] = claim
+        try:
+            async with effects.renewing(claim):
+                reply = await self._attempt(performance, parsed)
+        except Stopped as error:
+            reply = await self._halted(tool, claim, error)
+        finally:
+            del self._claims[key]
+        phase = {Outcome.FAILED: effects.FAILED, Outcome.CANCELLED: effects.CANCELLED}.get(
+            Outcome(reply.status), effects.DONE
+        )
+        await claim.settle(
+            phase=phase,
+            result=await results.shrink(self.bus, reply.result, key),
+            error=reply.error,
+            warnings=reply.warnings,
+        )
+        await line(phase="after", outcome=reply.status, upid=claim.record.upid)
+        crash_point("after-done")
+        return reply
+
+    async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
+        """End the Proxmox task of a tool that was stopped, and say what is known of it."""
+        upid, text = claim.record.upid, str(error)
+        if not upid or tool.halt is None:
+            text += "" if upid else "; it had begun no task in Proxmox, or a short one that is over"
+            return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
+        try:
+            text += f"; {upid} ended: {await tool.halt(upid)}"
+        except AgentdError as trouble:
+            text += f"; {upid} may still run: {trouble}"
+        return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
+
+    async def _attempt(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool; what may pass is tried again until the deadline."""
+        tries = 0
+        while True:
+            try:
+                return await self._try(performance, parsed)
+            except TemporaryError as error:
+                pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
+                if performance.left() < pause:
+                    return _failed(performance, task_error(error))
+                if isinstance(error, BusUnavailable):
+                    raise  # whoever has the assignment or the call comes again
+                await self._wait(performance, error, pause)
+            tries += 1
+
+    async def _wait(self, performance: Performance, error: TemporaryError, pause: float) -> None:
+        self.metrics.task_retries.labels(performance.tool.name).inc()
+        performance.progress(f"waiting: {error}")
+        if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
+            await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing
+        await asyncio.sleep(pause)
+
+    async def _try(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool once; raises TemporaryError and Fenced alone."""
+        tool = performance.tool
+        scope = asyncio.timeout(max(0.0, performance.left()))
+        try:
+            async with scope:
+                result = plain(await tool.run(performance, parsed))
+        except TimeoutError as error:
+            if not scope.expired():
+                return self._bug(performance, error)
+            text = f"{tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
+            return _failed(performance, TaskError(code="deadline", message=text, retry=True))
+        except (TemporaryError, Fenced):
+            raise
+        except AgentdError as error:
+            return _failed(performance, task_error(error))
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises, the daemon lives
+            return self._bug(performance, error)
+        status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
+        return ToolReply(status=status, result=result, warnings=performance.warnings)
+
+    def _bug(self, performance: Performance, error: Exception) -> ToolReply:
+        self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)
+        return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
+
+
+def _recorded(record: EffectRecord) -> ToolReply:
+    """Return what a record says that was found instead of claimed."""
+    if record.phase == effects.CANCELLED:
+        error = record.error or TaskError(code="cancelled", message="cancelled before it began")
+        return ToolReply(status=Outcome.CANCELLED, error=error)
+    if record.phase == effects.CLAIMED:
+        return ToolReply(status="running", progress=f"in the hands of {record.owner}")
+    if record.error is not None:
+        return ToolReply(status=Outcome.FAILED, error=record.error, warnings=record.warnings)
+    status = Outcome.WARNINGS if record.warnings else Outcome.COMPLETED
+    return ToolReply(status=status, result=record.result, warnings=record.warnings)
+
+
+def _failed(performance: Performance, error: TaskError) -> ToolReply:
+    return ToolReply(status=Outcome.FAILED, error=error, warnings=performance.warnings)
+
+
+def task_error(error: AgentdError) -> TaskError:
+    """Return an error as a message carries it; one that may pass says so."""
+    retry = isinstance(error, TemporaryError) and not isinstance(error, Denied)
+    return TaskError(code=error.code, message=str(error), retry=retry, log=list(getattr(error, "log", ())))
