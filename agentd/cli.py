@@ -13,24 +13,24 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 import msgspec
 import uvloop
 
 from agentd import config as configuration
-from agentd import logs, plugins
+from agentd import logs, plugins, subjects
 from agentd.bus import Bus
-from agentd.errors import AgentdError, UsageError
-from agentd.messages import WorkflowRequest, plain, request_digest
+from agentd.errors import AgentdError, Rejected, UsageError
+from agentd.messages import WorkflowRequest, WorkflowSignal, plain, request_digest
 from agentd.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from agentd.config import Config
-    from agentd.messages import WorkflowResponse
+    from agentd.messages import SignalReply, WorkflowResponse
 
 T = TypeVar("T")
 CONNECT = 5.0
@@ -41,6 +41,7 @@ EXIT_CODES = {
     "completed": 0,
     "completed_with_warnings": 0,
     "cancelled": 3,
+    "compensated": 1,
     "rejected": 65,
     "conflict": 65,
     "expired": 65,
@@ -205,14 +206,16 @@ def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--id", "workflow_id", help="Id of the workflow; sending the same one again is the same request.")
 @click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
 @click.option("--timeout", type=float, help="Seconds that the workflow may take.")
+@click.option("--priority", default=5, show_default=True, help="1 to 10; above 5 its tasks do not wait for others.")
 @click.option("--dry-run", is_flag=True, help="Plan only.")
 @passes
-def submit(  # noqa: PLR0913 - one parameter for each option
+def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     app: App,
     workflow_type: str,
     pairs: tuple[str, ...],
     workflow_id: str | None,
     timeout: float | None,
+    priority: int,
     *,
     wait: bool,
     dry_run: bool,
@@ -225,8 +228,14 @@ def submit(  # noqa: PLR0913 - one parameter for each option
         workflow_id=workflow_id or client.new_id(workflow_type),
         parameters=parameters_of(pairs),
         timeout=timeout,
+        priority=priority,
         dry_run=dry_run,
     )
+    _submit(app, request, wait=wait)
+
+
+def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
+    from agentd import client
 
     async def work() -> WorkflowResponse | None:
         async with app.bus() as (bus, config):
@@ -309,24 +318,90 @@ def show(app: App, workflow_id: str) -> None:
     app.show(found, "workflow")
 
 
-@cli.command()
-@click.argument("workflow_id", metavar="ID")
-@click.option("--reason", default="", help="Stands in the timeline.")
-@click.option("--wait", is_flag=True, help="Wait until it is over; exit code 3 when it was cancelled.")
-@passes
-def cancel(app: App, workflow_id: str, reason: str, *, wait: bool) -> None:
-    """Begin no new task of a workflow; the running one finishes, and what is left is named."""
+REASON: Final = click.option("--reason", default="", help="Stands in the timeline.")
+ID: Final = click.argument("workflow_id", metavar="ID")
+
+
+def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = False) -> None:
+    """Send a signal and say what came of it; with `wait` show the steps until the workflow is over."""
     from agentd import client
 
-    async def work() -> WorkflowResponse | None:
+    async def work() -> tuple[SignalReply, WorkflowResponse | None]:
         async with app.bus() as (bus, config):
-            await client.cancel(bus, config.principal, workflow_id, reason)
-            return await _follow(app, bus, workflow_id) if wait else None
+            if wanted.action in {"approve", "reject"}:
+                reply = await client.decide(bus, config.principal, workflow_id, wanted.task, wanted)
+            else:
+                reply = await client.signal(bus, config.principal, workflow_id, wanted)
+            return reply, await _follow(app, bus, workflow_id) if wait and reply.done else None
 
-    answer = run_async(work())
+    reply, answer = run_async(work())
+    if not reply.done:
+        raise Rejected(reply.message)
     if answer is not None:
         _finish(app, answer)
     app.show({"workflow_id": workflow_id, "watch": f"agentd watch {workflow_id}"}, "submitted")
+
+
+@cli.command()
+@ID
+@REASON
+@click.option("--undo", is_flag=True, help="Undo what was done, where the plan says how.")
+@click.option("--wait", is_flag=True, help="Wait until it is over; exit code 3 when it was cancelled.")
+@passes
+def cancel(app: App, workflow_id: str, reason: str, *, undo: bool, wait: bool) -> None:
+    """Begin no new task of a workflow and end the running one; what is left is named."""
+    _signal(app, workflow_id, WorkflowSignal("cancel", reason, compensate=undo), wait=wait)
+
+
+@cli.command()
+@ID
+@REASON
+@passes
+def pause(app: App, workflow_id: str, reason: str) -> None:
+    """Hold a workflow: what runs is finished, nothing new begins, its clock stands still."""
+    _signal(app, workflow_id, WorkflowSignal("pause", reason))
+
+
+@cli.command()
+@ID
+@REASON
+@passes
+def resume(app: App, workflow_id: str, reason: str) -> None:
+    """Let a paused workflow go on."""
+    _signal(app, workflow_id, WorkflowSignal("resume", reason))
+
+
+@cli.command()
+@ID
+@click.argument("task", default="")
+@REASON
+@passes
+def approve(app: App, workflow_id: str, task: str, reason: str) -> None:
+    """Say yes to what a workflow waits for, just as `agentd show ID` shows it; not to one's own."""
+    _signal(app, workflow_id, WorkflowSignal("approve", reason, task=task))
+
+
+@cli.command()
+@ID
+@click.argument("task", default="")
+@REASON
+@passes
+def reject(app: App, workflow_id: str, task: str, reason: str) -> None:
+    """Say no to what a workflow waits for: it fails, and what was done is undone where the plan says how."""
+    _signal(app, workflow_id, WorkflowSignal("reject", reason, task=task))
+
+
+@cli.command()
+@ID
+@click.option("--id", "new_id", help="Id of the workflow that carries it on.")
+@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@passes
+def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None:
+    """Carry on a workflow that failed or was cancelled, under a new id: what was done is not done again."""
+    from agentd import client
+
+    subjects.check_id(workflow_id)
+    _submit(app, WorkflowRequest("", new_id or client.new_id(workflow_id), retry_of=workflow_id), wait=wait)
 
 
 # -- agents and tools ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a person or a script asks of the network: submit, wait, cancel, call.
+"""What a person or a script asks of the network: submit, wait, signal, call.
 
 A request is sent under the principal's own subject and stored; its id makes sending it again the same request.
 The answer is read from the stream, so that waiting may begin late, stop and begin again.
@@ -11,12 +11,15 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from agentd import network, subjects
 from agentd.calls import call_tool
 from agentd.errors import BusUnavailable, TemporaryError, UsageError
 from agentd.messages import (
     ControlReply,
     ControlRequest,
+    SignalReply,
     Tier,
     ToolCall,
     ToolReply,
@@ -27,15 +30,18 @@ from agentd.messages import (
     encode,
     request_digest,
 )
+from agentd.workflows import TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd.bus import Bus
     from agentd.connection import Received
-    from agentd.workflows import Workflow
 
 T = TypeVar("T")
+
+ANSWERED = 10.0
+"""Seconds within which an orchestrator says whether it has carried out a signal."""
 
 POLL = 2.0
 """Seconds after which a waiting client reads the state itself: an event may have been missed while reconnecting."""
@@ -61,16 +67,61 @@ async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
     return await bus.request(subjects.control(agent_id), ControlRequest(action), ControlReply)
 
 
-async def cancel(bus: Bus, principal: str, workflow_id: str, reason: str) -> None:
-    """Ask for the end of a workflow; raises UsageError if there is none of that id, or it is over."""
-    state = await network.state(bus, workflow_id)
+async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
+    """Ask for a change of a running workflow; return whether an orchestrator carried it out, and if not, why.
+
+    Raises UsageError if there is no such workflow or it is over, TemporaryError if nobody answers in time: the signal
+    is stored all the same, and will be carried out.
+    """
+    await _running(bus, workflow_id)
+    heard: asyncio.Queue[SignalReply] = asyncio.Queue()
+
+    async def on_reply(received: Received) -> None:
+        heard.put_nowait(received.decode(SignalReply))
+
+    inbox = bus.inbox("signal")
+    subscription = await bus.subscribe(inbox, on_reply)
+    try:
+        await bus.store(subjects.signal(principal, workflow_id), msgspec.structs.replace(wanted, reply=inbox))
+        async with asyncio.timeout(ANSWERED):
+            return await heard.get()
+    except TimeoutError as error:
+        message = f"no orchestrator has answered within {ANSWERED:.0f} s; {wanted.action} is stored and will be done"
+        raise TemporaryError(message) from error
+    finally:
+        await subscription.stop()
+
+
+async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
+    """Approve or reject what a workflow waits for, just as it is shown now.
+
+    task  may be "" when only one waits
+
+    Raises UsageError when it waits for nothing, and what `signal` raises.
+    """
+    state = await _running(bus, workflow_id)
+    waiting = {name: each.approval for name, each in state.tasks.items() if each.status is TaskStatus.WAITING_APPROVAL}
+    name = task or (next(iter(waiting)) if len(waiting) == 1 else "")
+    approval = waiting.get(name)
+    if approval is None:
+        there = f"; what waits: {', '.join(waiting)}" if waiting else ""
+        message = (
+            f"{workflow_id}: {f'{task} does not wait' if task else 'name the task that waits'} for an approval{there}"
+        )
+        raise UsageError(message)
+    exact = msgspec.structs.replace(wanted, task=name, digest=approval.digest)
+    return await signal(bus, principal, workflow_id, exact)
+
+
+async def _running(bus: Bus, workflow_id: str) -> Workflow:
+    state = await network.state(bus, subjects.check_id(workflow_id))
     if state is None:
         message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
         raise UsageError(message)
     if state.over:
         message = f"workflow {workflow_id!r} is over: {state.status}"
         raise UsageError(message)
-    await bus.store(subjects.signal(principal, workflow_id), WorkflowSignal("cancel", reason))
+    return state
 
 
 async def answer(bus: Bus, workflow_id: str) -> WorkflowResponse | None:

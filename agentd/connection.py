@@ -375,10 +375,14 @@ class Connection:
 
         return on_request
 
+    def inbox(self, name: str) -> str:
+        """Return a subject that only we may subscribe to, and nobody has used before."""
+        self._pulls += 1
+        return f"{self._inbox}-{name}-{self._pulls}"
+
     async def pull(self, inbox_name: str, on_message: Callable[[Delivery], Awaitable[None]]) -> Pull:
         """Subscribe to an inbox of our own for pulled messages."""
-        self._pulls += 1
-        inbox = f"{self._inbox}-{inbox_name}-{self._pulls}"
+        inbox = self.inbox(inbox_name)
         sub = await self._nc.subscribe(inbox, cb=on_message, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 30)
         return Pull(inbox, sub)
 

@@ -19,6 +19,7 @@ from agentd.messages import (
     ToolReply,
     WorkflowRequest,
     WorkflowResponse,
+    WorkflowSignal,
     request_digest,
 )
 from harness import eventually
@@ -277,4 +278,4 @@ async def test_a_client_checks_before_it_asks(net: Net) -> None:
         with pytest.raises(InvalidMessage, match="workflow_id: 'a b' is not an id"):
             await client.submit(bus, "tester", WorkflowRequest("health_check", "a b"))
         with pytest.raises(AgentdError, match="there is no workflow 'ghost'"):
-            await client.cancel(bus, "tester", "ghost", "")
+            await client.signal(bus, "tester", "ghost", WorkflowSignal("cancel"))

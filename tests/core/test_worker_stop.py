@@ -1,0 +1,207 @@
+"""A task that is to end while it runs, and one that tells that it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from agentd import effects, subjects
+from agentd.messages import Outcome, TaskAssignment, TaskCompletion, TaskError, Tier, now
+from agentd.provision import provision
+from core.jetstream import all_acked, connected
+from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, record, serving
+from harness import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.bus import Bus
+    from agentd.worker import Worker
+    from harness import NatsServer
+
+
+@pytest_asyncio.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """Yield a connection with a queue of the service `probe`."""
+    async with connected(nats_server.url) as bus:
+        await provision(bus, [(SERVICE, 16)])
+        yield bus
+
+
+@pytest.fixture
+def probe() -> Probe:
+    """Return the tools."""
+    return Probe()
+
+
+def halting(worker: Worker, halted: list[str]) -> Worker:
+    """Return the worker with tools whose Proxmox tasks end when they are told to."""
+
+    async def halt(upid: str) -> str:
+        halted.append(upid)
+        return "stopped: unexpected status"
+
+    worker.tools = {name: replace(each, halt=halt) for name, each in worker.tools.items()}
+    return worker
+
+
+async def stop(bus: Bus) -> bool:
+    """Let an orchestrator end the task `w.t`; tell whether nobody had begun it."""
+    return await effects.entomb(bus, SERVICE, "w.t", "o1", now(), stop=True)
+
+
+async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> None:
+    """Whoever runs a task hears at once that it is to end, ends what it began in Proxmox, and says what it left."""
+    halted: list[str] = []
+    probe.afterwards = probe.hang
+    async with serving(halting(a_worker(bus, probe), halted)):
+        await assign(bus, "marked")
+        await probe.at_work.wait()
+        async with asyncio.timeout(5):
+            begun_before = not await stop(bus)
+            told = await completion(bus)
+    again = effects.Wanted(SERVICE, "w.t", "marked", "", attempt=1, owner="b/2", takeover=True)
+
+    assert begun_before
+    assert told.status is Outcome.CANCELLED
+    assert isinstance(told.error, TaskError)
+    assert told.error.message == "w.t: was ended while it ran; UPID:w.t:1 ended: stopped: unexpected status"
+    assert halted == ["UPID:w.t:1"]
+    assert probe.told == ["look", "act", "cancelled"]
+    assert (await record(bus)).phase == effects.CANCELLED
+    assert effects.judge(await record(bus), again, age=0.0) is effects.Verdict.CANCELLED
+    assert [(each.phase, each.outcome) for each in await audit(bus)] == [("before", ""), ("after", "cancelled")]
+
+
+async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) -> None:
+    """Between a write to Proxmox and its UPID nothing is interrupted: the UPID would be lost, and its task run on."""
+    halted: list[str] = []
+    released = asyncio.Event()
+
+    async def act(_: Any) -> None:
+        probe.at_work.set()
+        await released.wait()
+
+    probe.on_act = act
+    probe.afterwards = probe.hang
+    async with serving(halting(a_worker(bus, probe), halted)) as worker:
+        await assign(bus, "marked")
+        await probe.at_work.wait()
+        await stop(bus)
+
+        async def heard() -> bool:
+            return any(claim.stop.is_set() for claim in worker.performer._claims.values())  # noqa: SLF001
+
+        await eventually(heard, "the stop is heard")
+        released.set()
+        told = await completion(bus)
+
+    assert told.status is Outcome.CANCELLED
+    assert halted == ["UPID:w.t:1"]
+
+
+async def test_who_takes_over_a_stopped_task_ends_it(bus: Bus, probe: Probe) -> None:
+    """A stop outlives whoever was at the task: the next one does not go on with it, and ends what was begun."""
+    halted: list[str] = []
+    probe.afterwards = probe.hang
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked")
+        await probe.at_work.wait()
+    await stop(bus)
+    async with serving(halting(a_worker(bus, probe, "b"), halted)):
+        told = await completion(bus, "b")
+
+    assert told.status is Outcome.CANCELLED
+    assert halted == ["UPID:w.t:1"]
+    assert probe.acts == 1
+
+
+async def test_a_task_that_nobody_has_begun_is_not_begun(bus: Bus, probe: Probe) -> None:
+    """A tombstone lies where the claim would: who takes the assignment says that it was cancelled."""
+    buried = await stop(bus)
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked")
+        told = await completion(bus)
+
+    assert buried
+    assert told.status is Outcome.CANCELLED
+    assert probe.told == []
+
+
+async def test_what_is_over_is_not_stopped(bus: Bus, probe: Probe) -> None:
+    """A stop that comes too late changes no record: the result stands."""
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked")
+        await completion(bus)
+    await stop(bus)
+
+    assert (await record(bus)).phase == effects.DONE
+
+
+# -- telling that it runs -----------------------------------------------------------------------------------------
+
+
+async def _assigned(bus: Bus, tool: str = "read_it", **more: Any) -> None:
+    deadline = bus.server_time() + timedelta(seconds=60)
+    message = TaskAssignment("w.t", "w", tool, SERVICE, {}, deadline, tier=Tier.OPERATE, principal="tester", **more)
+    await bus.store(subjects.assign(SERVICE, "w", "t", 1), message)
+
+
+async def _told(bus: Bus) -> list[TaskCompletion]:
+    stored = await bus.api(f"STREAM.INFO.{subjects.INPUT}", {"subjects_filter": subjects.complete("a", "w", "t")})
+    first = max(1, int(stored["state"]["first_seq"]))
+    found = []
+    for number in range(first, int(stored["state"]["last_seq"]) + 1):
+        message = (await bus.api(f"STREAM.MSG.GET.{subjects.INPUT}", {"seq": number}))["message"]
+        found.append(_decoded(message["data"]))
+    return found
+
+
+def _decoded(data: str) -> TaskCompletion:
+
+    return msgspec.json.decode(base64.b64decode(data), type=TaskCompletion)
+
+
+async def test_who_begins_says_so_and_says_that_it_lives(bus: Bus, probe: Probe) -> None:
+    """With a heartbeat the orchestrator hears of the beginning, and again and again until the end."""
+    probe.afterwards = probe.hang
+    async with serving(a_worker(bus, probe)):
+        await _assigned(bus, heartbeat=0.3, start_by=bus.server_time() + timedelta(seconds=30))
+
+        async def several() -> bool:
+            return len(await _told(bus)) >= 3
+
+        await eventually(several, "it says so three times")
+    said = await _told(bus)
+
+    assert {(each.status, each.attempt, each.agent_id, each.service_id) for each in said} == {
+        (Outcome.RUNNING, 1, "a", SERVICE)
+    }
+
+
+async def test_too_late_to_begin(bus: Bus, probe: Probe) -> None:
+    """An attempt that nobody began in time is not begun later: the orchestrator has given it up."""
+    await _assigned(bus, start_by=bus.server_time() - timedelta(seconds=1))
+    async with serving(a_worker(bus, probe)):
+        await all_acked(bus, subjects.WORKFLOWS, SERVICE)
+
+    assert probe.told == []
+    assert await _told(bus) == []
+
+
+async def test_the_time_of_a_task_counts_from_its_beginning(bus: Bus, probe: Probe) -> None:
+    """`seconds` bound the run itself, however long it waited in its queue."""
+    probe.afterwards = probe.hang
+    async with serving(a_worker(bus, probe)):
+        await _assigned(bus, seconds=0.2)
+        told = await completion(bus)
+
+    assert isinstance(told.error, TaskError)
+    assert told.error.code == "deadline"
