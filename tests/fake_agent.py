@@ -30,6 +30,12 @@ class Nothing(msgspec.Struct, frozen=True):
     """A workflow of the test has no parameters."""
 
 
+class Name(msgspec.Struct, frozen=True):
+    """A workflow that another one starts has a name."""
+
+    n: str = ""
+
+
 def task(name: str, *after: str, deadline: float = 60.0, **more: Any) -> TaskSpec:
     """Return a task for the test's agent."""
     return TaskSpec(name, name, QUEUE, Tier.READ, after=list(after), deadline=deadline, **more)
@@ -107,14 +113,21 @@ class Agent:
 
 
 @contextlib.asynccontextmanager
-async def orchestrators(net: Net, plan: Callable[[Nothing], list[TaskSpec]], count: int = 1) -> AsyncIterator[None]:
-    """Run orchestrators that know the workflow `test` with this plan."""
+async def orchestrators(
+    net: Net,
+    plan: Callable[[Nothing], list[TaskSpec]],
+    count: int = 1,
+    children: dict[str, Callable[[Name], list[TaskSpec]]] | None = None,
+) -> AsyncIterator[None]:
+    """Run orchestrators that know the workflow `test` with this plan, and those that it starts, by name."""
     names = [f"orchestrator{number}" for number in range(count)]
     net.settings["instances"] |= {name: {"roles": ["orchestrator"]} for name in names}
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
             daemon = await stack.enter_async_context(net.here(name))
             daemon.workflows["test"] = Definition("test", "A test's own.", Nothing, plan)
+            for child, of in (children or {}).items():
+                daemon.workflows[child] = Definition(child, "One that another one starts.", Name, of)
         yield
 
 

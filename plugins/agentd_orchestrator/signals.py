@@ -71,8 +71,6 @@ def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
 
 def _resume(state: Workflow, given: Signal, at: datetime) -> Workflow:
     if state.status is not Status.PAUSED:
-        if state.timeline and state.timeline[-1].what.startswith("resumed"):
-            return state
         message = f"{state.workflow_id} is {_doing(state)}, not paused"
         raise Rejected(message)
     state = replace(note(state, at, f"resumed {_why(given)}"), status=Status.RUNNING)

@@ -1,0 +1,258 @@
+"""What workflows can be, over a real JetStream with orchestrators of its own: children, approvals, pauses, retries."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import client, network, subjects
+from agentd.errors import TemporaryError, UsageError
+from agentd.messages import (
+    CriticalError,
+    TaskAssignment,
+    TaskCompletion,
+    TaskError,
+    Tier,
+    WorkflowRequest,
+    WorkflowResponse,
+    WorkflowSignal,
+)
+from agentd.workflows import Compensation, Status, TaskSpec, Workflow, result_of, template
+from agentd_orchestrator import workflow as wf
+from fake_agent import QUEUE, Agent, Nothing, ask, begin, completion, orchestrators, task
+from harness import eventually
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from agentd.connection import Received
+    from harness import Net
+
+
+async def until(bus: Bus, status: Status, name: str = "w1") -> Workflow:
+    """Wait until a workflow stands so."""
+
+    async def stands() -> Workflow | None:
+        state = await network.state(bus, name)
+        return state if state is not None and state.status is status else None
+
+    return await eventually(stands, f"{name} is {status}", 45)
+
+
+async def follow(bus: Bus, name: str = "w1") -> WorkflowResponse:
+    """Wait for the end of a workflow."""
+    return await client.follow(bus, name, lambda _: None, wait=45)
+
+
+async def test_an_approval_by_somebody_else(quiet_net: Net, bus: Bus) -> None:
+    """The requester cannot approve, another principal can, and hears that it was done."""
+    agent = Agent(bus)
+    async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a", approval="Go on?")], 2), agent.working():
+        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await until(bus, Status.WAITING_APPROVAL)
+        own = await client.decide(bus, "tester", "w1", "", WorkflowSignal("approve"))
+        with pytest.raises(UsageError, match="w1: a does not wait for an approval; what waits: b"):
+            await client.decide(bus, "boss", "w1", "a", WorkflowSignal("approve"))
+        said = await client.decide(bus, "boss", "w1", "", WorkflowSignal("approve", "fine"))
+        answer = await follow(bus)
+        with pytest.raises(UsageError, match="workflow 'w1' is over: completed"):
+            await client.signal(bus, "boss", "w1", WorkflowSignal("pause"))
+
+    assert (own.done, own.message) == (False, "tester asked for w1: somebody else has to approve b")
+    assert said.done
+    assert answer.status == "completed"
+
+
+async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
+    """While nobody runs a signal is stored; whoever comes next carries it out."""
+    plan = [task("a", approval="Go on?")]
+    async with orchestrators(quiet_net, lambda _: plan):
+        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        waiting = await until(bus, Status.WAITING_APPROVAL)
+    approval = waiting.tasks["a"].approval
+    assert approval is not None
+    wanted = WorkflowSignal("approve", task="a", digest=approval.digest)
+    await bus.store(subjects.signal("boss", "w1"), wanted)
+    agent = Agent(bus)
+    async with orchestrators(quiet_net, lambda _: plan), agent.working():
+        answer = await follow(bus)
+
+    assert answer.status == "completed"
+    assert len(agent.given) == 1
+
+
+async def test_nobody_answers_a_signal(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an orchestrator the client says that the signal is stored."""
+    monkeypatch.setattr(client, "ANSWERED", 0.3)
+    state = wf.fold(None, [begin(task("a"))], datetime.now(UTC))
+    await bus.store(subjects.event("w1"), state, expect=0)
+
+    with pytest.raises(TemporaryError, match="no orchestrator has answered within 0 s; pause is stored"):
+        await client.signal(bus, "boss", "w1", WorkflowSignal("pause"))
+
+
+async def test_pause_and_resume(quiet_net: Net, bus: Bus) -> None:
+    """A paused workflow finishes what runs and begins nothing until it is resumed."""
+    agent = Agent(bus)
+    agent.hold = {"a"}
+    async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 2), agent.working():
+        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+
+        async def given() -> bool:
+            return bool(agent.given)
+
+        await eventually(given, "a is given")
+        paused = await client.signal(bus, "boss", "w1", WorkflowSignal("pause"))
+        agent.release.set()
+
+        async def a_done() -> bool:
+            state = await network.state(bus, "w1")
+            return state is not None and state.tasks["a"].status == "completed"
+
+        await eventually(a_done, "a is done")
+        names = [each.task_id for each in agent.given]
+        await client.signal(bus, "boss", "w1", WorkflowSignal("resume"))
+        answer = await follow(bus)
+
+    assert paused.done
+    assert names == ["w1.a"]
+    assert answer.status == "completed"
+
+
+def family(_: Nothing) -> list[TaskSpec]:
+    """Return a plan with a workflow of its own for each of two names, and what takes their results."""
+    child = TaskSpec(
+        "each",
+        "",
+        subjects.ORCHESTRATOR,
+        Tier.READ,
+        workflow="child",
+        each=["x", "y"],
+        parameters={"n": template("{{ item }}")},
+    )
+    return [child, task("end", "each", parameters={"all": result_of("each")})]
+
+
+async def test_a_workflow_of_workflows(quiet_net: Net, bus: Bus) -> None:
+    """Children are begun once each by whoever gets them, and tell their parent how they ended."""
+    agent = Agent(bus)
+    children = {"child": lambda p: [task("one", parameters={"n": p.n})]}
+    async with orchestrators(quiet_net, family, 3, children), agent.working():
+        answer = await ask(bus)
+    end = next(each for each in agent.given if each.task_id == "w1.end")
+
+    assert answer.status == "completed", answer
+    assert sorted(each.task_id for each in agent.given) == ["w1--each-0.one", "w1--each-1.one", "w1.end"]
+    assert [each["workflow_id"] for each in end.parameters["all"]] == ["w1--each-0", "w1--each-1"]
+
+
+async def test_a_child_ends_with_its_parent(quiet_net: Net, bus: Bus) -> None:
+    """Cancelling a workflow cancels those that it has started; nothing goes on behind its back."""
+    agent = Agent(bus)
+    agent.hold = {"one"}
+    plan = [TaskSpec("c", "", subjects.ORCHESTRATOR, Tier.READ, workflow="child", parameters={"n": "x"})]
+    children = {"child": lambda _: [task("one"), task("two", "one")]}
+    async with orchestrators(quiet_net, lambda _: plan, 2, children), agent.working():
+        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await until(bus, Status.RUNNING, "w1--c")
+        await client.signal(bus, "tester", "w1", WorkflowSignal("cancel"))
+        answer = await follow(bus)
+        child = await network.state(bus, "w1--c")
+        agent.release.set()
+
+    assert answer.status == "cancelled"
+    assert child is not None
+    assert child.status is Status.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("workflow", "text"),
+    [("ghost", "task c: there is no workflow 'ghost'"), ("test", "more than 5 workflows have started one another")],
+)
+async def test_a_child_that_cannot_be(quiet_net: Net, bus: Bus, workflow: str, text: str) -> None:
+    """An unknown kind is refused at once; workflows that start one another for ever are stopped."""
+    plan = [TaskSpec("c", "", subjects.ORCHESTRATOR, Tier.READ, workflow=workflow)]
+    async with orchestrators(quiet_net, lambda _: plan):
+        answer = await ask(bus)
+
+    assert answer.status in {"rejected", "failed"}
+    assert text in answer.error
+
+
+async def test_a_queue_that_does_not_exist(quiet_net: Net, bus: Bus) -> None:
+    """A task that nobody could ever get is refused, with what to do."""
+    plan = [TaskSpec("a", "a", "specialist+disk-pve1", Tier.READ)]
+    async with orchestrators(quiet_net, lambda _: plan):
+        answer = await ask(bus)
+
+    assert (answer.status, answer.error) == (
+        "rejected",
+        "task a: there is no queue 'specialist+disk-pve1'; name it under [[bus.queues]] and run `agentd provision`",
+    )
+
+
+async def test_what_failed_is_carried_on(quiet_net: Net, bus: Bus) -> None:
+    """A retry is a workflow of its own that begins where the other one ended."""
+    broken = [True]
+
+    def how(given: TaskAssignment) -> TaskCompletion:
+        bad = given.task_id.endswith(".b") and broken[0]
+        return completion(given, TaskError("broken", "no disk") if bad else None)
+
+    agent = Agent(bus, how)
+    async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")]), agent.working():
+        first = await ask(bus)
+        broken[0] = False
+        await client.submit(bus, "tester", WorkflowRequest("", "w2", retry_of="w1"))
+        second = await follow(bus, "w2")
+        await client.submit(bus, "tester", WorkflowRequest("", "w3", retry_of="w2"))
+        third = await follow(bus, "w3")
+        await client.submit(bus, "tester", WorkflowRequest("", "w4", retry_of="ghost"))
+        fourth = await follow(bus, "w4")
+
+    assert (first.status, second.status) == ("failed", "completed")
+    assert [each.task_id for each in agent.given] == ["w1.a", "w1.b", "w2.b"]
+    assert (third.status, third.error) == (
+        "rejected",
+        "retry_of: w2 is completed: there is nothing to carry on; ask anew",
+    )
+    assert fourth.error == "retry_of: there is no workflow 'ghost'"
+
+
+async def test_an_undoing_that_fails_is_told_aloud(quiet_net: Net, bus: Bus) -> None:
+    """A person hears of it by a critical error, and the answer names what is left."""
+    heard: asyncio.Queue[CriticalError] = asyncio.Queue()
+
+    async def on_error(received: Received) -> None:
+        heard.put_nowait(received.decode(CriticalError))
+
+    await bus.subscribe(subjects.critical_error("orchestrator"), on_error)
+    undo = Compensation("undo", QUEUE, Tier.READ, retries=0)
+    plan = [task("a", compensation=undo), task("b", "a")]
+    bad = {"w1.b", "w1.undo-a"}
+    agent = Agent(bus, lambda given: completion(given, TaskError("x", "no") if given.task_id in bad else None))
+    async with orchestrators(quiet_net, lambda _: plan), agent.working():
+        answer = await ask(bus)
+        async with asyncio.timeout(10):
+            told = await heard.get()
+
+    assert answer.status == "compensation_failed"
+    assert told.error == "w1: compensation_failed: b: no"
+
+
+async def test_what_is_urgent_does_not_wait(quiet_net: Net, bus: Bus) -> None:
+    """The tasks of an urgent workflow lie in a lane of their own."""
+    async with orchestrators(quiet_net, lambda _: [task("a")]):
+        await client.submit(bus, "tester", WorkflowRequest("test", "w1", priority=9))
+
+        async def assigned() -> list[Any]:
+            return await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
+
+        found = await eventually(assigned, "it is assigned")
+        await client.submit(bus, "tester", WorkflowRequest("test", "w2", priority=11))
+        wrong = await follow(bus, "w2")
+
+    assert [each.subject for each in found] == [subjects.assign(subjects.urgent(QUEUE), "w1", "a", 1)]
+    assert (wrong.status, wrong.error) == ("rejected", "priority: 11 is not 1 to 10")
