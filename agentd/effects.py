@@ -94,6 +94,7 @@ class Claim:
         self.record = record
         self.doubtful_since = -UNSETTLED
         self.resumed = record.epoch > 1
+        self.stoppable = False
         self._bus = bus
         self._subject = subject
         self._seq = seq
@@ -273,12 +274,17 @@ async def renewing(claim: Claim) -> AsyncIterator[None]:
 async def _reason_to_end(claim: Claim) -> Fenced | Stopped:
     """Renew the claim until there is a reason to end the work under it; return the reason."""
     while True:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PROGRESS):
-                await claim.stop.wait()
         if claim.stop.is_set():
             await claim.interruptible.wait()
-            return Stopped(f"{claim.record.key}: was ended while it ran")
+            if claim.stoppable or not claim.record.upid:
+                return Stopped(f"{claim.record.key}: was ended while it ran")
+            await asyncio.sleep(PROGRESS)  # it is finished whole
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROGRESS):
+                    await claim.stop.wait()
+            if claim.stop.is_set():
+                continue
         lost = await looked_at(claim)
         if lost is not None:
             return lost

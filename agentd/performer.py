@@ -123,6 +123,7 @@ class Performer:
         except AgentdError as error:
             await claim.settle(phase=effects.FAILED, error=task_error(error))
             raise
+        claim.stoppable = tool.stoppable
         self._claims[key] = claim
         try:
             async with effects.renewing(claim):

@@ -113,7 +113,8 @@ Run = Callable[[Call, Any], Awaitable[Any]]
 class Tool:
     """One typed operation; `run` is bound and takes (call, parameters).
 
-    halt  ends the Proxmox task (a UPID) that a run has begun, and says what became of it
+    stoppable  ended half-way it leaves nothing half-made; one that is not is finished once it has begun
+    halt       ends the Proxmox task (a UPID) that a run has begun, and says what became of it
     """
 
     name: str
@@ -125,6 +126,7 @@ class Tool:
     parameters: type[msgspec.Struct]
     result: Any
     run: Run
+    stoppable: bool = False
     halt: Callable[[str], Awaitable[str]] | None = None
 
     def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
@@ -169,16 +171,17 @@ class _Marking:
     tier: Tier
     repeat: Repeat
     capability: str
+    stoppable: bool
 
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
-def tool(*, tier: Tier, repeat: Repeat, capability: str) -> Callable[[F], F]:
+def tool(*, tier: Tier, repeat: Repeat, capability: str, stoppable: bool = False) -> Callable[[F], F]:
     """Mark an async method `(self, call, p: SomeStruct) -> SomeStruct` as a tool; its docstring describes it."""
 
     def mark(method: F) -> F:
-        method.__agentd_tool__ = _Marking(tier, repeat, capability)  # type: ignore[attr-defined]
+        method.__agentd_tool__ = _Marking(tier, repeat, capability, stoppable)  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -224,6 +227,7 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
         parameters=parameters,
         result=result,
         run=method,
+        stoppable=marking.stoppable,
     )
     if not made.description:
         message = "a tool has a docstring: it is what an AI client reads"

@@ -65,7 +65,7 @@ class Power:
         """Stop a VM or container at once, as if its plug were pulled; shutdown_vm is the gentle way."""
         return await self._switch(call, await self.inventory.find(p.vmid, p.name), "stop", STOPPED)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
     async def shutdown_vm(self, call: Call, p: Shutdown) -> fields.Guest:
         """Ask a guest to shut down and wait; with `force` it is stopped when its patience is over."""
         at = await self.inventory.find(p.vmid, p.name)

@@ -170,7 +170,7 @@ class Domain:
             call.warn(warning)
         return verdict
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_configuration")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_configuration", stoppable=True)
     async def configure_vm(self, call: Call, p: ConfigureVm) -> ConfiguredVm:
         """Give a VM its size, tags and cloud-init, grow its disk, start it and wait until it runs.
 

@@ -115,7 +115,7 @@ class Probe:
         """Do what may be done twice."""
         return await self._once(call, blind=True)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="probing")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="probing", stoppable=True)
     async def marked(self, call: Call, p: Wish) -> Done:
         """Make something that bears our mark."""
         made = await self._once(call)

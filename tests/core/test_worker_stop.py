@@ -107,6 +107,31 @@ async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) ->
     assert halted == ["UPID:w.t:1"]
 
 
+async def test_what_would_be_left_half_made_is_finished(bus: Bus, probe: Probe) -> None:
+    """A tool that cannot be ended cleanly goes on once it has begun; before, it is not begun."""
+    released, halted = asyncio.Event(), list[str]()
+
+    async def afterwards(_: Any) -> None:
+        probe.at_work.set()
+        await released.wait()
+
+    probe.afterwards = afterwards
+    async with serving(halting(a_worker(bus, probe), halted)) as worker:
+        await assign(bus, "probed")
+        await probe.at_work.wait()
+        await stop(bus)
+
+        async def heard() -> bool:
+            return any(claim.stop.is_set() for claim in worker.performer._claims.values())  # noqa: SLF001
+
+        await eventually(heard, "the stop is heard")
+        released.set()
+        told = await completion(bus)
+
+    assert told.status is Outcome.COMPLETED
+    assert halted == []
+
+
 async def test_who_takes_over_a_stopped_task_ends_it(bus: Bus, probe: Probe) -> None:
     """A stop outlives whoever was at the task: the next one does not go on with it, and ends what was begun."""
     halted: list[str] = []
