@@ -1,0 +1,1 @@
+"""Histories of real runs, and how they are recorded and replayed."""

@@ -1,0 +1,143 @@
+"""Record the histories that lie here: real daemons in this process, a real NATS, the simulated Proxmox.
+
+    python tests/histories/record.py
+
+Do it when a decision was changed on purpose, and look at what differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from agentd import client, network
+from agentd.messages import TaskError, WorkflowRequest, WorkflowSignal
+from agentd.provision import provision
+from agentd.workflows import Compensation, Status, TaskSpec, result_of, template
+from agentd_orchestrator import workflow as wf
+from fake_agent import QUEUE, Agent, Nothing, completion, orchestrators, task
+from harness import NatsServer, Net, eventually
+from histories import history
+from pve.client import FakePve
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from agentd.bus import Bus
+    from agentd.workflows import Workflow
+    from agentd_orchestrator.inputs import Input
+
+HERE = Path(__file__).parent
+
+
+class Recorder:
+    """Notes every decision of this process, by workflow."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[history.Line]] = {}
+        self._decide = wf.decide
+
+    def decide(self, state: Workflow | None, given: Input, at: datetime) -> Workflow | None:
+        """Decide, and note it."""
+        after = self._decide(state, given, at)
+        if after is not None:
+            self.lines.setdefault(after.workflow_id, []).append(history.line(given, at, state, after))
+        return after
+
+
+def plan(_: Nothing) -> list[TaskSpec]:
+    """Return a plan with a bit of everything."""
+    undo = Compensation(
+        "undo", QUEUE, task("x").tier, parameters={"of": result_of("first", "n")}, retries=1, backoff=0.1
+    )
+    return [
+        task("first", compensation=undo, backoff=0.1),
+        task("skipped", "first", condition="tasks.first.result.n > 5"),
+        task("each", "first", each=template("{{ [1, 2, 3] }}"), window=2, compensation=undo),
+        task("asked", "skipped", "each", approval="Go on?"),
+        task("last", "asked", retries=0),
+    ]
+
+
+def how(given: Any) -> Any:
+    """Fail the first attempt of the first task, and the last task."""
+    name = given.task_id.partition(".")[2]
+    if name == "first" and given.attempt == 1:
+        return completion(given, TaskError("temporary", "not yet", retry=True))
+    answer = completion(given, TaskError("broken", "no disk") if name == "last" else None)
+    return type(answer)(**{**{key: getattr(answer, key) for key in answer.__struct_fields__}, "result": {"n": 2}})
+
+
+async def everything(net: Net, bus: Bus) -> None:
+    """Run a workflow that fails at its end and is undone, with an approval and a pause on the way."""
+    async with orchestrators(net, plan), Agent(bus, how).working():
+        await client.submit(bus, "tester", WorkflowRequest("test", "compensated"))
+        await _until(bus, "compensated", Status.WAITING_APPROVAL)
+        await client.signal(bus, "boss", "compensated", WorkflowSignal("pause", "lunch"))
+        await client.signal(bus, "boss", "compensated", WorkflowSignal("resume"))
+        await client.decide(bus, "boss", "compensated", "", WorkflowSignal("approve", "fine"))
+        await client.follow(bus, "compensated", lambda _: None, wait=60)
+
+
+async def deployments(net: Net, bus: Bus) -> None:
+    """Deploy a VM, ask for the cluster's health, and cancel a deployment."""
+    assert net.pve is not None
+    async with net.here("all"):
+        for kind, name, parameters in (
+            ("vm_deployment", "deployed", {"name": "web1", "template": 9000}),
+            ("health_check", "healthy", {}),
+            ("vm_deployment", "cancelled", {"name": "web2", "template": 9000}),
+        ):
+            if name == "cancelled":
+                net.pve.durations(qmclone=2.0)
+            await client.submit(bus, "tester", WorkflowRequest(kind, name, parameters))
+            if name == "cancelled":
+                await eventually(_created(bus), "the clone is under way")
+                await client.signal(bus, "tester", name, WorkflowSignal("cancel", "not needed"))
+            await client.follow(bus, name, lambda _: None, wait=60)
+
+
+def _created(bus: Bus) -> Callable[[], Awaitable[bool]]:
+    async def under_way() -> bool:
+        state = await network.state(bus, "cancelled")
+        return state is not None and "create_vm" in state.tasks and state.tasks["create_vm"].attempt > 0
+
+    return under_way
+
+
+async def _until(bus: Bus, name: str, status: Status) -> None:
+    async def stands() -> bool:
+        state = await network.state(bus, name)
+        return state is not None and state.status is status
+
+    await eventually(stands, f"{name} is {status}", 60)
+
+
+async def main() -> None:
+    """Record all."""
+    recorder, decide = Recorder(), wf.decide
+    wf.decide = recorder.decide
+    for scene in (everything, deployments):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            NatsServer(Path(folder)) as nats,
+            FakePve(directory=Path(folder) / "pve") as pve,
+        ):
+            net = Net(Path(folder), nats.url, pve)
+            async with net.client() as bus:
+                await provision(bus)
+                await scene(net, bus)
+    wf.decide = decide
+    for name, lines in recorder.lines.items():
+        history.write(HERE / f"{name}.jsonl", lines)
+        sys.stdout.write(f"{name}: {len(lines)} inputs, {history.replay(lines).status}\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
