@@ -13,7 +13,7 @@ from agentd import subjects
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.messages import AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
 from agentd.web.view import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
-from agentd.workflows import DONE, TERMINAL, TaskStatus, Workflow
+from agentd.workflows import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -157,6 +157,12 @@ def detail(found: Workflow) -> WorkflowDetail:
     )
 
 
+def _asks(workflow_id: str, name: str, task: TaskState) -> str:
+    if task.approval is None or task.status is not TaskStatus.WAITING_APPROVAL:
+        return ""
+    return f"{task.approval.text} (agentd approve {workflow_id} {name}, by somebody else than who asked)"
+
+
 def task_view(found: Workflow, name: str) -> TaskView:
     """Return one task as pages and the command line show it."""
     task, spec = found.tasks[name], found.spec(name)
@@ -172,7 +178,8 @@ def task_view(found: Workflow, name: str) -> TaskView:
         finished=task.finished_at,
         error="" if task.error is None else task.error.message,
         warnings=task.warnings,
-        after=spec.after,
+        after=[] if task.parent else spec.after,
+        asks=_asks(found.workflow_id, name, task),
     )
 
 

@@ -30,6 +30,11 @@ SYMBOLS = {
     "assigned": "[blue]▶[/]",
     "running": "[blue]▶[/]",
     "waiting": "[dim]·[/]",
+    "waiting_approval": "[yellow]?[/]",
+    "paused": "[yellow]=[/]",
+    "compensating": "[yellow]<[/]",
+    "compensated": "[yellow]<[/]",
+    "compensation_failed": "[red]✗[/]",
     "skipped": "[dim]-[/]",
 }
 
@@ -105,7 +110,7 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
     console.print()
     rows = [
         [each.name, symbol(each.status), str(each.attempt), each.agent or each.queue, ", ".join(each.after),
-         escape(each.error or "; ".join(each.warnings))]
+         escape(each.asks or each.error or "; ".join(each.warnings))]
         for each in found.tasks
     ]  # fmt: skip
     _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")

@@ -29,6 +29,7 @@ WORKFLOW: Final[dict[str, Look]] = {
     "planned": Look("planned", "idle", "ring", "."),
     "waiting_approval": Look("waits for approval", "warn", "pause", "="),
     "running": _RUN,
+    "paused": Look("paused", "warn", "pause", "="),
     "completed": _DONE,
     "completed_with_warnings": _WARN,
     "failed": _FAIL,
@@ -42,6 +43,7 @@ WORKFLOW: Final[dict[str, Look]] = {
 }
 TASK: Final[dict[str, Look]] = {
     "waiting": Look("waiting", "idle", "ring", "."),
+    "waiting_approval": Look("waits for approval", "warn", "pause", "="),
     "assigned": Look("assigned", "run", "dot", "o"),
     "running": _RUN,
     "completed": _DONE,

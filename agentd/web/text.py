@@ -53,7 +53,7 @@ def workflow_text(workflow: WorkflowDetail) -> str:
 
 def _task(task: TaskView) -> tuple[str, ...]:
     how = look(status.TASK, task.status)
-    notes = "; ".join(_short(text) for text in (task.error, *task.warnings) if text)
+    notes = "; ".join(_short(text) for text in (task.asks, task.error, *task.warnings) if text)
     return (
         f"  {how.mark} {task.name}",
         task.tool,

@@ -69,7 +69,12 @@ class WorkflowSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskView(msgspec.Struct, frozen=True, kw_only=True):
-    """One task; `started` is when its present attempt was assigned, `after` names the tasks it waits for."""
+    """One task.
+
+    started  when its present attempt was assigned
+    after    the tasks that it waits for
+    asks     what it waits for a yes to, and how to say it
+    """
 
     workflow_id: str
     name: str
@@ -83,6 +88,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     warnings: list[str] = []
     after: list[str] = []
+    asks: str = ""
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):

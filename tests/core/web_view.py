@@ -35,6 +35,7 @@ WORKFLOW_STATES = [
     "planned",
     "waiting_approval",
     "running",
+    "paused",
     "completed",
     "completed_with_warnings",
     "failed",
@@ -48,6 +49,7 @@ WORKFLOW_STATES = [
 ]
 TASK_STATES = [
     "waiting",
+    "waiting_approval",
     "assigned",
     "running",
     "completed",
