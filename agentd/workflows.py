@@ -263,6 +263,7 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole state of a workflow, as each event carries it.
 
+    v             version of the form; its default is 1 for ever, for a default is not written
     deadline      when the time is up; moves while the clock stands still
     held          since when the clock stands still: it is paused, or waits for an approval alone
     timers, armed how many timers were set, and for when the last one is
@@ -282,7 +283,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str
     created: datetime
     updated: datetime
-    v: int = VERSION
+    v: int = 1
     priority: int = 5
     parameters: dict[str, Any] = {}
     deadline: datetime | None = None

@@ -24,6 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from agentd import subjects
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
@@ -73,6 +74,8 @@ class Engine:
         self._agent = agent_id
         self._metrics = metrics
         self._log = log
+        self.writes = VERSION
+        """Version that new states are written in: the highest that every orchestrator knows."""
         self._queues: dict[str, list[_Given]] = {}
         self._states: OrderedDict[str, tuple[int, Workflow]] = OrderedDict()
 
@@ -128,6 +131,8 @@ class Engine:
                 self._states.pop(workflow_id, None)  # another orchestrator may have gone on: ask before it is dropped
                 continue
             if changed is not None:
+                if state is None:
+                    changed = replace(changed, v=self.writes)
                 changed, data = self._fitting(changed, new=state is None)
                 try:
                     await self._carry_out(changed, data, seq, new=state is None)

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from agentd import subjects
 from agentd.consumer import Consumer, GiveUp, Job
-from agentd.errors import AgentdError, Denied, InvalidMessage, Rejected, TemporaryError
+from agentd.errors import AgentdError, BusError, Denied, InvalidMessage, Rejected, TemporaryError
 from agentd.messages import (
     DiscoveryRequest,
+    Presence,
     SignalReply,
     TaskAssignment,
     TaskCompletion,
@@ -26,7 +27,7 @@ from agentd.messages import (
 )
 from agentd.results import expand
 from agentd.role import Settings
-from agentd.workflows import Parent, Status, Workflow
+from agentd.workflows import VERSION, Parent, Status, Workflow
 from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
@@ -34,6 +35,10 @@ from agentd_orchestrator.planning import Planner
 
 if TYPE_CHECKING:
     from agentd.role import Context
+
+
+VERSIONS_EVERY = 5.0
+"""Seconds between two looks at which versions the orchestrators know."""
 
 
 class OrchestratorSettings(Settings):
@@ -76,10 +81,12 @@ class Orchestrator:
             self._consumer(subjects.WORKFLOWS, subjects.ORCHESTRATOR, self._on_child, 64),
         ]
         drain = context.config.drain.timeout
+        self._engine.writes = await self._version()
         context.health.up()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discover(settings.discovery_every))
             group.create_task(self._watch(consumers, settings.max_open))
+            group.create_task(self._agree())
             for each in consumers:
                 group.create_task(each.run(context.stopping, drain=drain))
 
@@ -104,6 +111,19 @@ class Orchestrator:
                 self._requests.paused = False
                 self._requests.resume()
             self._requests.paused = full
+
+    async def _agree(self) -> None:
+        """Write states in a version that every orchestrator of the network knows: an old one may still be at work."""
+        while not await _stopped(self._context.stopping, VERSIONS_EVERY):
+            try:
+                self._engine.writes = await self._version()
+            except BusError as error:
+                self._context.log.info("cannot read who lives", reason=str(error))
+
+    async def _version(self) -> int:
+        living = await self._context.bus.kv_list(subjects.LIVE)
+        agents = [each.decode(Presence).agent for each in living.values()]
+        return min([VERSION, *(each.state_version for each in agents if self.name in each.role)])
 
     async def _discover(self, every: float) -> None:
         bus = self._context.bus

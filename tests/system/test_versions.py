@@ -1,0 +1,80 @@
+"""Two versions of the daemon at once, as during a rollout: neither breaks what the other one has begun."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import agentd
+from agentd import client, network
+from agentd.messages import WorkflowRequest
+from agentd.workflows import VERSION, Workflow
+from harness import eventually
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from harness import Net
+
+AGENTS = ("specialist", "mcp-bridge")
+
+
+def newer(folder: Path) -> str:
+    """Copy agentd into `folder` as its next version, whose states have a version of their own; return PYTHONPATH."""
+    here = Path(agentd.__file__).parent
+    shutil.copytree(here, folder / "agentd")
+    for plugin in here.parent.glob("agentd_*"):
+        if plugin.suffix != ".dist-info" and plugin.is_dir() and (plugin / "__init__.py").exists():
+            shutil.copytree(plugin, folder / plugin.name)
+    for plugin in (here.parent / "plugins").glob("agentd_*"):
+        shutil.copytree(plugin, folder / plugin.name)
+    file = folder / "agentd" / "workflows.py"
+    text, count = re.subn(
+        r"^VERSION: Final = \d+$", f"VERSION: Final = {VERSION + 1}", file.read_text(), flags=re.MULTILINE
+    )
+    assert count == 1
+    file.write_text(text)
+    return os.pathsep.join([str(folder), str(Path(__file__).parents[1] / "child")])
+
+
+async def begin(bus: Bus, name: str) -> Workflow:
+    """Ask for a VM; return the state once it is begun."""
+    await client.submit(bus, "tester", WorkflowRequest("vm_deployment", name, {"name": name, "template": 9000}))
+
+    async def begun() -> Workflow | None:
+        return await network.state(bus, name)
+
+    return await eventually(begun, f"{name} is begun", 45)
+
+
+async def test_an_old_and_a_new_daemon(net: Net, tmp_path: Path) -> None:
+    """States are written so that the oldest orchestrator understands them; what is newer is left to newer ones."""
+    assert net.pve is not None
+    path = newer(tmp_path / "next")
+    net.pve.durations(qmclone=2.0)
+    async with net.client() as bus:
+        with (
+            net.daemon("agents", AGENTS),
+            net.daemon("old", ("orchestrator",)) as old,
+            net.daemon("new", ("orchestrator",), PYTHONPATH=path),
+        ):
+            together = [await begin(bus, f"both{number}") for number in range(4)]
+            ends = [await client.follow(bus, each.workflow_id, lambda _: None, wait=60) for each in together]
+            old.stop()
+
+            async def on_its_own() -> Workflow | None:
+                alone = await begin(bus, client.new_id("alone"))
+                return alone if alone.v > VERSION else None
+
+            alone = await eventually(on_its_own, "the new one writes its own version", 60)
+            old.start()
+            old.ready()
+            ends.append(await client.follow(bus, alone.workflow_id, lambda _: None, wait=90))
+
+    assert {each.v for each in together} == {VERSION}
+    assert {each.status for each in ends} == {"completed"}, ends
+    for each in ends:
+        vmid = each.result["tasks"]["create_vm"]["result"]["vmid"]
+        assert len([entry for entry in net.pve.log("POST", "clone") if entry["body"].get("newid") == str(vmid)]) == 1
