@@ -165,7 +165,7 @@ def provision(app: App) -> None:
 
     async def work() -> list[str]:
         async with app.bus(admin=True) as (bus, config):
-            return await provisioning.provision(bus, [(each.name, each.in_flight) for each in config.bus.queues])
+            return await provisioning.provision(bus, *provisioning.wanted(config.bus))
 
     app.show(run_async(work()) or ["everything is there"], "lines")
 

@@ -90,7 +90,7 @@ async def _provision(here: Config) -> None:
     bus = Bus(here.bus, "provision", logs.get_logger())
     await bus.connect(wait=10)
     try:
-        await provision.provision(bus, [(each.name, each.in_flight) for each in here.bus.queues])
+        await provision.provision(bus, *provision.wanted(here.bus))
     finally:
         await bus.close()
 

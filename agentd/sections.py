@@ -174,6 +174,11 @@ class Queue(Section):
 
     name: str = Field(description="<service>[@<node>][+<class>]")
     in_flight: int = Field(ge=1, description="tasks under way at once over all agents, such as 2 for migrations")
+    plain: Literal["no", "pull", "push"] = Field(
+        default="no",
+        description="how a plain agent of this name gets its tasks: it pulls from the durable consumer and "
+        "acknowledges, or the server publishes them to ai.tasks.assign.<name>, once, with no limit in flight",
+    )
 
     @field_validator("name")
     @classmethod
@@ -182,6 +187,12 @@ class Queue(Section):
             return subjects.check_queue(value)
         except InvalidMessage as error:
             raise ValueError(str(error).removeprefix("queue: ")) from error
+
+    @model_validator(mode="after")
+    def _bare(self) -> Self:
+        if self.plain == "push" and not set("@+").isdisjoint(self.name):
+            raise ValueError(f"{self.name}: a queue that is pushed bears the agent's name, without @ and +")
+        return self
 
 
 class Bus(Login):

@@ -25,6 +25,7 @@ from agentd.messages import (
 )
 from agentd.role import Settings
 from agentd.workflows import Status, TaskSpec, Workflow
+from agentd_orchestrator import plain as plain_agents
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 
@@ -72,6 +73,7 @@ class Orchestrator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discover(settings.discovery_every))
             group.create_task(self._watch(consumers, settings.max_open))
+            group.create_task(plain_agents.PlainAgents(context).run())
             for each in consumers:
                 group.create_task(each.run(context.stopping, drain=drain))
 
@@ -161,6 +163,7 @@ class Orchestrator:
             raise Rejected(message)
         plan = definition.plan(_parameters(request, definition.parameters))
         wf.check_plan(plan)
+        plain_agents.check(plan, context.config.bus.queues, context.policy)
         for each in plan:
             if each.tier is not Tier.READ:
                 context.policy.allow(each.tool, each.tier, tier, principal=principal, plain=plain)
@@ -192,7 +195,7 @@ class Orchestrator:
             if len(tokens) == 6:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
                 workflow, task = tokens[4], tokens[5]
             else:
-                workflow, _, task = completion.task_id.rpartition(".")
+                workflow, task, completion = await plain_agents.filled(self._context, completion)
             subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
