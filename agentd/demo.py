@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import uvloop
 
-from agentd import client, config, embedded, logs, plugins, provision, sections, tables
+from agentd import client, config, embedded, logs, plugins, provision, schedules, sections, tables
 from agentd.bus import Bus
 from agentd.messages import Tier, WorkflowRequest
 from agentd.supervisor import Supervisor
@@ -91,6 +91,7 @@ async def _provision(here: Config) -> None:
     await bus.connect(wait=10)
     try:
         await provision.provision(bus, *provision.wanted(here.bus))
+        await schedules.provision(bus, here.schedules)
     finally:
         await bus.close()
 

@@ -26,6 +26,7 @@ from agentd.messages import (
 from agentd.role import Settings
 from agentd.workflows import Status, TaskSpec, Workflow
 from agentd_orchestrator import plain as plain_agents
+from agentd_orchestrator import schedules
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 
@@ -211,6 +212,9 @@ class Orchestrator:
         await self._engine.feed(workflow, wf.Cancel(principal, signal.reason), delivered=job.delivered)
 
     async def _on_due(self, job: Job) -> None:
+        if schedules.is_firing(job.subject):
+            await schedules.fire(self._context, job)
+            return
         try:
             due = job.decode(TimerDue)
         except InvalidMessage as error:
