@@ -294,6 +294,11 @@ async def test_nonsense_and_floods(quiet_net: Net, capfd: pytest.CaptureFixture[
         listening = await bus.subscribe(subjects.assign_plain(NAME), work)
         answer = await submitted(bus, "first")
         await listening.stop()
+
+        async def full() -> bool:
+            return len(await listed(bus)) >= KNOWN
+
+        await eventually(full, "as many strangers are listed as may be")
         agents = {each.agent_id: each for each in await network.agents(bus)}
         services = await network.services(bus)
     lines = [line for line in capfd.readouterr().err.splitlines() if '"warning"' in line]
