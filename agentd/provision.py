@@ -9,6 +9,7 @@ Running it twice changes nothing; settings that differ are brought up to date.  
 - only orchestrators write AI_WORKFLOWS: on a stream with schedules whoever may publish one subject can inject
   into any other of it
 - AI_EFFECTS keeps one record a key and denies purge and deletion: a record must outlive its assignment
+- AI_METRICS lies in memory and anybody may write to it: it is bounded, the oldest goes
 - `ack_wait` 30 s never redelivered under a live worker through two faults; 10 s did
 """
 
@@ -83,6 +84,7 @@ def streams(replicas: int) -> list[dict[str, Any]]:
             "storage": "memory",
             "num_replicas": 1,
             "max_age": 3600 * SECOND,
+            "max_bytes": 64 * MIB,
             "max_msgs_per_subject": 60,
             "allow_direct": True,
         },

@@ -49,6 +49,9 @@ LOST: Final = "lost"
 
 DONE: Final = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS})
 
+WATCHED: Final = 1000
+"""Agents that are watched at once: anybody may register, and who floods must not fill the memory and the bucket."""
+
 PATIENT: Final = frozenset({"waiting_approval", "paused"})
 """States in which a workflow waits for a person, for as long as it takes."""
 
@@ -240,6 +243,8 @@ class AlertBook:
     # -- agents and workflows -------------------------------------------------------------------------------------
 
     def _heard(self, agent: str, status: str, at: datetime) -> list[Alert]:
+        if agent not in self._agents and len(self._agents) >= WATCHED:
+            return []
         drained = status == DRAINED
         self._agents[agent] = _Agent(at, status)
         back = f"agent {agent} {'stopped by itself' if drained else 'is back'}"
@@ -297,6 +302,8 @@ class AlertBook:
         source = report.tags.get("node", report.agent_id) if scope == "host" else report.agent_id
         fresh = _Level(kind, scope, source)
         key = fingerprint(kind, fresh.labels)
+        if key not in self._levels and len(self._levels) >= len(READINGS) * WATCHED:
+            return []
         level = self._levels.setdefault(key, fresh)
         trigger, clear = self._thresholds.band(scope)
         firing = key in self._firing

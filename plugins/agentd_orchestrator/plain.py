@@ -20,13 +20,14 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from agentd import subjects
 from agentd.errors import BusError, Denied, InvalidMessage, StaleWrite
+from agentd.logs import Seldom
 from agentd.messages import (
     AgentRegistration,
     DiscoveryRequest,
@@ -59,8 +60,6 @@ PAUSE: Final = 0.5
 """Seconds between two rounds of writing."""
 KNOWN: Final = 200
 """Plain agents that are kept at once."""
-SELDOM: Final = 10.0
-"""Seconds between two log lines about what cannot be understood."""
 OFFLINE: Final = "offline"
 
 
@@ -148,8 +147,7 @@ class PlainAgents:
         self._context = context
         self._known: dict[str, _Known] = {}
         self._gone: set[str] = set()
-        self._complained = -SELDOM
-        self._unsaid = 0
+        self._seldom = Seldom(context.log)
 
     async def run(self) -> None:
         """Listen until the context says stop; write what was heard twice a second, however much it was."""
@@ -177,7 +175,7 @@ class PlainAgents:
             try:
                 note(received.decode(kind))
             except InvalidMessage as error:
-                self._complain("cannot be understood", subject=received.subject, reason=str(error))
+                self._seldom.warning("cannot be understood", subject=received.subject, reason=str(error))
 
         return handler
 
@@ -213,7 +211,7 @@ class PlainAgents:
             self._known[name] = _Known(presence, at)
             self._gone.discard(name)
         else:
-            self._complain("too many plain agents; this one is not shown", agent=name, most=KNOWN)
+            self._seldom.warning("too many plain agents; this one is not shown", agent=name, most=KNOWN)
 
     def _room(self, at: float) -> bool:
         """Tell whether one more can be kept, once those that were not heard for long are forgotten."""
@@ -235,7 +233,7 @@ class PlainAgents:
                     await self._context.bus.kv_delete(subjects.LIVE, name)
                 self._gone.discard(name)
         except BusError as error:  # the next heartbeat makes it good, or the lease ends
-            self._complain("the leases of plain agents cannot be kept", reason=str(error))
+            self._seldom.warning("the leases of plain agents cannot be kept", reason=str(error))
 
     async def _renew(self, name: str, presence: Presence) -> None:
         expect = await self._foreign(name)
@@ -250,18 +248,9 @@ class PlainAgents:
         """Return the sequence of a plain agent's lease, 0 for none; None if the id is one of our own daemons'."""
         stored = await self._context.bus.kv_get(subjects.LIVE, name)
         if stored is not None and stored.decode(Presence).agent.version:
-            self._complain("a plain agent uses the id of an agentd daemon", agent=name)
+            self._seldom.warning("a plain agent uses the id of an agentd daemon", agent=name)
             return None
         return 0 if stored is None else stored.seq
-
-    def _complain(self, text: str, **more: Any) -> None:  # noqa: ANN401 - what the log takes
-        """Log it, but not as often as somebody may send it."""
-        at = time.monotonic()
-        if at - self._complained < SELDOM:
-            self._unsaid += 1
-            return
-        self._context.log.warning(text, unsaid=self._unsaid, **more)
-        self._complained, self._unsaid = at, 0
 
 
 @dataclass

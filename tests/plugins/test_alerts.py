@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport
-from agentd_monitor.alerts import AlertBook, Thresholds, WorkflowView, fingerprint, fingerprint_of
+from agentd_monitor.alerts import WATCHED, AlertBook, Thresholds, WorkflowView, fingerprint, fingerprint_of
 from agentd_monitor.settings import MonitorSettings
 
 if TYPE_CHECKING:
@@ -371,3 +371,16 @@ def test_a_schedule_whose_last_run_failed() -> None:
     assert first[0].message == "schedule night-ly: cron-night-ly-7 failed"
     assert second + cancelled + other + nobodys == []
     assert told(by_hand) == [("schedule_failed", "night-ly", "resolved")]
+
+
+def test_an_agent_that_floods() -> None:
+    """Whoever registers under ever new names fills neither memory nor alerts, and those before are still watched."""
+    seen = book()
+    beat(seen, 0, "known")
+    for number in range(WATCHED + 100):
+        beat(seen, 1, f"stranger{number}")
+        report(seen, 1, f"stranger{number}", cpu_percent=99.0)
+
+    lost = told(seen.tick(at(200)))
+    assert len(lost) == WATCHED
+    assert ("agent_offline", "known", "firing") in lost
