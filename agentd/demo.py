@@ -82,6 +82,7 @@ def up(given: Config, state: Path | None, port: int) -> int:
 
 
 async def _up(supervisor: Supervisor) -> int:
+    schedules.check(supervisor.config, supervisor.workflows)
     await _provision(supervisor.config)
     return await supervisor.run()
 

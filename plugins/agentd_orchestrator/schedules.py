@@ -12,17 +12,24 @@ import asyncio
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 from msgspec.structs import replace
 
 from agentd import cron, schedules, subjects
 from agentd.consumer import GiveUp
 from agentd.errors import InvalidMessage, StaleWrite, TemporaryError
 from agentd.messages import ScheduleDue, ScheduleRun
-from agentd.workflows import Workflow
+from agentd.workflows import TERMINAL
 
 if TYPE_CHECKING:
     from agentd.consumer import Job
     from agentd.role import Context
+
+
+class _Head(msgspec.Struct):
+    """What has to be known of a run, whichever version wrote it."""
+
+    status: str = ""
 
 
 def is_firing(subject: str) -> bool:
@@ -69,7 +76,11 @@ async def _noted(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleR
     asked: ScheduleRun | None = fresh
     if last is not None and schedule.overlap == "skip":
         found = await bus.last(subjects.WORKFLOWS, subjects.event(last.workflow_id))
-        if found is None or not found.decode(Workflow).over:
+        if found is None:  # not begun yet; or, long after its time to start, kept no longer
+            runs = (job.stored - last.begun).total_seconds() <= schedule.start_by
+        else:
+            runs = msgspec.json.decode(found.data, type=_Head).status not in TERMINAL
+        if runs:
             context.log.warning("not begun: the last one is not over", schedule=schedule.name, last=last.workflow_id)
             note = replace(last, fired=job.stored, skipped=last.skipped + 1)
             asked = last if found is None else None  # who noted it may have died before asking: asked again, it is one

@@ -108,6 +108,11 @@ async def until_listed(bus: Bus, *, here: bool = True) -> None:
     await eventually(so, f"the plain agent is listed: {here}")
 
 
+async def held(bus: Bus) -> bool:
+    """Tell whether the plain agent holds a task that it has not acknowledged."""
+    return bool((await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}"))["num_ack_pending"])
+
+
 # -- at work ----------------------------------------------------------------------------------------------------------
 
 
@@ -140,12 +145,7 @@ async def test_a_node_agent_dies_with_its_task(quiet_net: Net, node: Path) -> No
             await until_listed(bus)
             agent.freeze()  # it has asked for work, and what it is given now it will not do
             await client.submit(bus, "tester", WorkflowRequest("text", "first", timeout=60.0))
-
-            async def taken() -> bool:
-                info = await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}")
-                return bool(info["num_ack_pending"])
-
-            await eventually(taken, "the frozen agent was given the task")
+            await eventually(lambda: held(bus), "the frozen agent was given the task")
             agent.kill()
             with agent:
                 answer = await client.follow(bus, "first", lambda _: None, wait=60)
@@ -154,6 +154,31 @@ async def test_a_node_agent_dies_with_its_task(quiet_net: Net, node: Path) -> No
     assert answer.status == "completed", answer
     assert state is not None
     assert state.tasks["count"].attempt == 2
+
+
+async def test_a_task_that_a_node_agent_did_not_acknowledge(quiet_net: Net, node: Path) -> None:
+    """What an agent took and did not acknowledge is delivered to the next one, in the same attempt."""
+
+    def tasks(wish: Text) -> list[TaskSpec]:
+        return [counting(parameters={"text": wish.text})]
+
+    async with prepared(quiet_net) as bus, daemons(quiet_net, tasks):
+        config = (await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}"))["config"]
+        sooner = {"stream_name": subjects.WORKFLOWS, "config": config | {"ack_wait": 2_000_000_000}}
+        await bus.api(f"CONSUMER.DURABLE.CREATE.{subjects.WORKFLOWS}.{NAME}", sooner)
+        with PlainAgent(node, quiet_net.directory, quiet_net.nats_url, NAME) as agent:
+            await until_listed(bus)
+            agent.freeze()
+            await client.submit(bus, "tester", WorkflowRequest("text", "first"))
+            await eventually(lambda: held(bus), "the frozen agent was given the task")
+            agent.kill()
+            with agent:
+                answer = await client.follow(bus, "first", lambda _: None, wait=60)
+        state = await network.state(bus, "first")
+
+    assert answer.status == "completed", answer
+    assert state is not None
+    assert state.tasks["count"].attempt == 1
 
 
 async def test_core_nats_is_enough(quiet_net: Net) -> None:

@@ -234,6 +234,17 @@ async def test_a_run_that_was_noted_and_never_asked_for(quiet_net: Net, bus: Bus
     assert events[0].subject == subjects.event("cron-tick-7")
 
 
+async def test_a_last_run_that_is_kept_no_longer(quiet_net: Net, bus: Bus) -> None:
+    """A schedule that comes so seldom that its last run is forgotten is begun, not taken for one that still runs."""
+    at = bus.server_time() - timedelta(days=31)
+    await bus.kv_put(subjects.CONF, subjects.schedule_key(NAME), ScheduleRun("cron-tick-7", begun=at, fired=at))
+    async with orchestrators(quiet_net, one), Agent(bus).working():
+        await put(bus)
+        events = await until_begun(bus, 2)
+
+    assert subjects.event("cron-tick-7") not in {each.subject for each in events}
+
+
 async def test_too_late(quiet_net: Net, bus: Bus) -> None:
     """A firing that is found after its start_by is an expired workflow, not a late one."""
     due = schedules.due(NAME, every_second(start_by=0.2))
