@@ -147,10 +147,11 @@ class PlainAgents:
         self._context = context
         self._known: dict[str, _Known] = {}
         self._gone: set[str] = set()
+        self._news = asyncio.Event()
         self._seldom = Seldom(context.log)
 
     async def run(self) -> None:
-        """Listen until the context says stop; write what was heard twice a second, however much it was."""
+        """Listen until the context says stop; write what was heard, at most twice a second, however much it was."""
         bus, stopping = self._context.bus, self._context.stopping
         hearing = [
             await bus.subscribe(subjects.AGENT_REGISTER, self._hears(AgentRegistration, self._registered)),
@@ -162,13 +163,22 @@ class PlainAgents:
             await bus.publish(subjects.AGENT_DISCOVERY, asked)
             await bus.publish(subjects.SERVICE_DISCOVERY, asked)
             while not stopping.is_set():
+                await self._news_or(stopping)
+                await self._write()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(PAUSE):
                         await stopping.wait()
-                await self._write()
         finally:
             for each in hearing:
                 await each.stop()
+
+    async def _news_or(self, stopping: asyncio.Event) -> None:
+        """Wait until there is something to write, or it is time to go."""
+        waiting = [asyncio.ensure_future(each.wait()) for each in (self._news, stopping)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+        self._news.clear()
 
     def _hears(self, kind: type[M], note: Callable[[M], None]) -> Callable[[Received], Awaitable[None]]:
         async def handler(received: Received) -> None:
@@ -204,12 +214,16 @@ class PlainAgents:
         if presence.agent.status == OFFLINE:
             if self._known.pop(name, None) is not None:
                 self._gone.add(name)
+                self._news.set()
         elif known is not None:
             known.due = known.due or known.presence != presence or at - known.written > RENEW
             known.presence, known.heard = presence, at
+            if known.due:
+                self._news.set()
         elif self._room(at):
             self._known[name] = _Known(presence, at)
             self._gone.discard(name)
+            self._news.set()
         else:
             self._seldom.warning("too many plain agents; this one is not shown", agent=name, most=KNOWN)
 
