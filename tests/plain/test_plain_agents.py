@@ -108,6 +108,11 @@ async def until_listed(bus: Bus, *, here: bool = True) -> None:
     await eventually(so, f"the plain agent is listed: {here}")
 
 
+async def asking(bus: Bus) -> bool:
+    """Tell whether the plain agent has asked for a task."""
+    return bool((await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}"))["num_waiting"])
+
+
 async def held(bus: Bus) -> bool:
     """Tell whether the plain agent holds a task that it has not acknowledged."""
     return bool((await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{NAME}"))["num_ack_pending"])
@@ -142,7 +147,7 @@ async def test_a_node_agent_dies_with_its_task(quiet_net: Net, node: Path) -> No
 
     async with prepared(quiet_net) as bus, daemons(quiet_net, tasks):
         with PlainAgent(node, quiet_net.directory, quiet_net.nats_url, NAME) as agent:
-            await until_listed(bus)
+            await eventually(lambda: asking(bus), "the agent asks for work")
             agent.freeze()  # it has asked for work, and what it is given now it will not do
             await client.submit(bus, "tester", WorkflowRequest("text", "first", timeout=60.0))
             await eventually(lambda: held(bus), "the frozen agent was given the task")
@@ -167,7 +172,7 @@ async def test_a_task_that_a_node_agent_did_not_acknowledge(quiet_net: Net, node
         sooner = {"stream_name": subjects.WORKFLOWS, "config": config | {"ack_wait": 2_000_000_000}}
         await bus.api(f"CONSUMER.DURABLE.CREATE.{subjects.WORKFLOWS}.{NAME}", sooner)
         with PlainAgent(node, quiet_net.directory, quiet_net.nats_url, NAME) as agent:
-            await until_listed(bus)
+            await eventually(lambda: asking(bus), "the agent asks for work")
             agent.freeze()
             await client.submit(bus, "tester", WorkflowRequest("text", "first"))
             await eventually(lambda: held(bus), "the frozen agent was given the task")
