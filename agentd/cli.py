@@ -146,10 +146,13 @@ def demo_command(app: App, state: Path | None, *, once: bool) -> None:
 @passes
 def check(app: App, *, show: bool) -> None:
     """Check the configuration and the plugins; nothing is started."""
+    from agentd import schedules
+
     config = app.config()
     found = plugins.Plugins(config, set(plugins.installed()))
     for name in found.loaded():
         found.settings(name)
+    schedules.check(config, found.workflows())
     if show:
         click.echo(configuration.show(config))
         return
@@ -161,12 +164,18 @@ def check(app: App, *, show: bool) -> None:
 @cli.command()
 @passes
 def provision(app: App) -> None:
-    """Make the streams, buckets and consumers that are missing, with [bus.admin]'s login."""
+    """Make the streams, buckets and consumers that are missing, put [schedules] in force; with [bus.admin]'s login."""
     from agentd import provision as provisioning
+    from agentd import schedules
 
     async def work() -> list[str]:
         async with app.bus(admin=True) as (bus, config):
-            return await provisioning.provision(bus, [(each.name, each.in_flight) for each in config.bus.queues])
+            made = await provisioning.provision(bus, *provisioning.wanted(config.bus))
+            return made + await schedules.provision(bus, config.schedules)
+
+    checked = app.config()
+    if checked.schedules:
+        schedules.check(checked, plugins.Plugins(checked, set(plugins.installed())).workflows())
 
     app.show(run_async(work()) or ["everything is there"], "lines")
 
@@ -402,6 +411,46 @@ def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None
 
     subjects.check_id(workflow_id)
     _submit(app, WorkflowRequest("", new_id or client.new_id(workflow_id), retry_of=workflow_id), wait=wait)
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def schedules(context: click.Context) -> None:
+    """List schedules: when they come next, and what became of the last run."""
+    if context.invoked_subcommand is not None:
+        return
+    from agentd import schedules as scheduling
+
+    app: App = context.obj
+
+    async def work() -> object:
+        async with app.bus() as (bus, config):
+            await bus.measure_clock(subjects.WORKFLOWS)
+            return await scheduling.schedules(bus, config.schedules)
+
+    app.show(run_async(work()), "schedules")
+
+
+@schedules.command(name="run")
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@passes
+def run_schedule(app: App, name: str, *, wait: bool) -> None:
+    """Begin the workflow of the schedule NAME now, once more, in your own name."""
+    from agentd import client
+    from agentd import schedules as scheduling
+
+    async def work() -> tuple[WorkflowRequest, WorkflowResponse | None]:
+        async with app.bus() as (bus, config):
+            request = await scheduling.by_hand(bus, name)
+            await client.submit(bus, config.principal, request)
+            answer = await _follow(app, bus, request.workflow_id, request_digest(request)) if wait else None
+            return request, answer
+
+    request, answer = run_async(work())
+    if answer is not None:
+        _finish(app, answer)
+    app.show({"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}, "submitted")
 
 
 # -- agents and tools ----------------------------------------------------------------------------------------------

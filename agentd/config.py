@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT_PATH: Final = Path("/etc/agentd/agentd.toml")
-CORE: Final = ("node", "client", "bus", "proxmox", "policy", "web", "log", "drain", "instances")
+CORE: Final = ("node", "client", "bus", "proxmox", "policy", "web", "log", "drain", "instances", "schedules")
 RESERVED: Final = ("AGENTD_CONFIG", "AGENTD_FACTS", "AGENTD_PVE_PYTHON")
 """Variables that are no settings, beside AGENTD_TEST_*."""
 
@@ -77,6 +77,7 @@ class Config(sections.Section):
     log: sections.Log = Field(default_factory=sections.Log)
     drain: sections.Drain = Field(default_factory=sections.Drain)
     instances: dict[sections.Id, sections.InstanceSection] = Field(default={})
+    schedules: dict[sections.ScheduleName, sections.Schedule] = Field(default={})
     plugins: dict[str, Raw] = Field(default={}, description="each plugin's section as it was written: plugin_settings")
     known_plugins: tuple[str, ...] = Field(default=(), exclude=True)
     origins: Origins = Field(default={}, exclude=True, repr=False)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import uvloop
 
-from agentd import client, config, embedded, logs, plugins, provision, sections, tables
+from agentd import client, config, embedded, logs, plugins, provision, schedules, sections, tables
 from agentd.bus import Bus
 from agentd.messages import Tier, WorkflowRequest
 from agentd.supervisor import Supervisor
@@ -82,6 +82,7 @@ def up(given: Config, state: Path | None, port: int) -> int:
 
 
 async def _up(supervisor: Supervisor) -> int:
+    schedules.check(supervisor.config, supervisor.workflows)
     await _provision(supervisor.config)
     return await supervisor.run()
 
@@ -90,7 +91,8 @@ async def _provision(here: Config) -> None:
     bus = Bus(here.bus, "provision", logs.get_logger())
     await bus.connect(wait=10)
     try:
-        await provision.provision(bus, [(each.name, each.in_flight) for each in here.bus.queues])
+        await provision.provision(bus, *provision.wanted(here.bus))
+        await schedules.provision(bus, here.schedules)
     finally:
         await bus.close()
 

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -97,6 +98,26 @@ class Logger(structlog.BoundLoggerBase):
         if LEVELS[level] >= self._logger.threshold:
             args, _ = self._process_event(level, event, values)
             self._logger.write(str(args[0]), level)
+
+
+class Seldom:
+    """Warns of what anybody may cause, but not as often as they may: the log is for those who read it."""
+
+    def __init__(self, log: Logger, every: float = 10.0) -> None:
+        """Keep the log and the seconds between two lines."""
+        self._log = log
+        self._every = every
+        self._said = -every
+        self._unsaid = 0
+
+    def warning(self, event: str, **values: object) -> None:
+        """Log it with how many there were since the last line, or only count it."""
+        at = time.monotonic()
+        if at - self._said < self._every:
+            self._unsaid += 1
+            return
+        self._log.warning(event, unsaid=self._unsaid, **values)
+        self._said, self._unsaid = at, 0
 
 
 class _FromLibraries(logging.Handler):

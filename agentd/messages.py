@@ -179,6 +179,29 @@ class StopHint(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str
 
 
+class ScheduleDue(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Begin a workflow because it is time: what a schedule of the configuration has JetStream send, again and again."""
+
+    name: str
+    workflow_type: str
+    cron: str
+    timezone: str
+    principal: str
+    parameters: dict[str, Any] = {}
+    overlap: str = "skip"
+    start_by: float = 3600.0
+    timeout: float | None = None
+
+
+class ScheduleRun(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Note what the last firing of a schedule became; `skipped` counts those since that found it still running."""
+
+    workflow_id: str
+    begun: datetime
+    fired: datetime
+    skipped: int = 0
+
+
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     """Call another agent's tool; `key` (`<workflow>.<task>.<step>`) makes the repeated call the same call."""
 

@@ -9,6 +9,7 @@ Running it twice changes nothing; settings that differ are brought up to date.  
 - only orchestrators write AI_WORKFLOWS: on a stream with schedules whoever may publish one subject can inject
   into any other of it
 - AI_EFFECTS keeps one record a key and denies purge and deletion: a record must outlive its assignment
+- AI_METRICS lies in memory and anybody may write to it: it is bounded, the oldest goes
 - `ack_wait` 30 s never redelivered under a live worker through two faults; 10 s did
 """
 
@@ -20,8 +21,9 @@ from agentd import subjects
 from agentd.errors import BusError, ConfigError, NotProvisioned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
+    from agentd import sections
     from agentd.bus import Bus
 
 SECOND: Final = 1_000_000_000
@@ -82,6 +84,7 @@ def streams(replicas: int) -> list[dict[str, Any]]:
             "storage": "memory",
             "num_replicas": 1,
             "max_age": 3600 * SECOND,
+            "max_bytes": 64 * MIB,
             "max_msgs_per_subject": 60,
             "allow_direct": True,
         },
@@ -119,9 +122,10 @@ def _bucket(name: str, replicas: int, *, max_age: int, marker: int) -> dict[str,
     return config
 
 
-def consumers(queues: dict[str, int]) -> list[tuple[str, dict[str, Any]]]:
+def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tuple[str, dict[str, Any]]]:
     """Return (stream, configuration) of every durable consumer; `queues` gives each queue its limit in flight.
 
+    The tasks of the queues in `pushed` are published by the server: for plain agents that speak core NATS only.
     Raises ConfigError for a queue whose name cannot be a token.
     """
     made = [
@@ -136,8 +140,20 @@ def consumers(queues: dict[str, int]) -> list[tuple[str, dict[str, Any]]]:
             message = f"bus.queues: {error}"
             raise ConfigError(message) from error
         # A durable's name may hold neither dots nor wildcards; a queue's has none.
-        made.append((subjects.WORKFLOWS, _consumer(name, subjects.assigns_of(name), in_flight)))
+        config = _pushing(name) if name in pushed else _consumer(name, subjects.assigns_of(name), in_flight)
+        made.append((subjects.WORKFLOWS, config))
     return made
+
+
+def _pushing(agent: str) -> dict[str, Any]:
+    """Return the consumer of a plain agent: while it listens, the server publishes each assignment to it, once."""
+    return {
+        "durable_name": agent,
+        "ack_policy": "none",
+        "deliver_policy": "all",
+        "deliver_subject": subjects.assign_plain(agent),
+        "filter_subject": subjects.assigns_of(agent),
+    }
 
 
 def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str, Any]:
@@ -153,13 +169,19 @@ def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str
     return config | ({"filter_subject": filter_subject} if filter_subject else {})
 
 
-async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = ()) -> list[str]:
+def wanted(section: sections.Bus) -> tuple[list[tuple[str, int]], set[str]]:
+    """Return the queues that `[bus.queues]` asks for with their limits, and those that are pushed."""
+    queues = [(each.name, each.in_flight) for each in section.queues]
+    return queues, {each.name for each in section.queues if each.plain == "push"}
+
+
+async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Collection[str] = ()) -> list[str]:
     """Make what is missing and bring the rest up to date; return a line for each thing that was changed."""
-    wanted = dict.fromkeys(QUEUES, DEFAULT_SLOTS) | dict(queues)
+    slots = dict.fromkeys(QUEUES, DEFAULT_SLOTS) | dict(queues)
     changes: list[str] = []
     for config in streams(bus.settings.replicas):
         changes += await _stream(bus, config)
-    for stream, config in consumers(wanted):
+    for stream, config in consumers(slots, pushed):
         changes += await _durable(bus, stream, config)
     return changes
 
@@ -191,7 +213,11 @@ async def _durable(bus: Bus, stream: str, config: dict[str, Any]) -> list[str]:
     if there is not None and not _differences(there, config):
         return []
     body = {"stream_name": stream, "config": config if there is None else there | config}
-    await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body, wait=10)
+    try:
+        await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body, wait=10)
+    except BusError as error:
+        message = f"consumer {name} of {stream} cannot be made as configured (bus.queues): {error}"
+        raise ConfigError(message) from error
     return [f"{'made' if there is None else 'changed'} consumer {name} of {stream}"]
 
 

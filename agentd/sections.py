@@ -12,13 +12,15 @@ import os
 import pwd
 import re
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from agentd import subjects
+from agentd import cron, subjects
 from agentd.errors import ConfigError, InvalidMessage
 from agentd.messages import Tier
 
@@ -174,6 +176,11 @@ class Queue(Section):
 
     name: str = Field(description="<service>[@<node>][+<class>]")
     in_flight: int = Field(ge=1, description="tasks under way at once over all agents, such as 2 for migrations")
+    plain: Literal["no", "pull", "push"] = Field(
+        default="no",
+        description="how a plain agent of this name gets its tasks: it pulls from the durable consumer and "
+        "acknowledges, or the server publishes them to ai.tasks.assign.<name>, once, with no limit in flight",
+    )
 
     @field_validator("name")
     @classmethod
@@ -182,6 +189,12 @@ class Queue(Section):
             return subjects.check_queue(value)
         except InvalidMessage as error:
             raise ValueError(str(error).removeprefix("queue: ")) from error
+
+    @model_validator(mode="after")
+    def _bare(self) -> Self:
+        if self.plain == "push" and not set("@+").isdisjoint(self.name):
+            raise ValueError(f"{self.name}: a queue that is pushed bears the agent's name, without @ and +")
+        return self
 
 
 class Bus(Login):
@@ -212,6 +225,53 @@ class Bus(Login):
         tls = ("tls_ca_file", "tls_cert_file", "tls_key_file")
         inherited = {key: getattr(self, key) for key in tls if getattr(self.admin, key) is None}
         return self.admin.model_copy(update=inherited)
+
+
+class Schedule(Section):
+    """A workflow that is begun again and again, by the clock; `agentd provision` puts it in force."""
+
+    workflow: str = Field(description="kind of workflow, as `agentd submit` takes it")
+    cron: str = Field(
+        description="minute hour day month weekday; a time that a change of clocks leaves out is not made up for"
+    )
+    timezone: str = Field(default="UTC", description="whose clock is meant: a name like Europe/Berlin")
+    parameters: dict[str, Any] = Field(default={}, description="of the workflow")
+    principal: Id = Field(default="cron", description="who asks for it; what that may do stands under [policy]")
+    enabled: bool = Field(default=True, description="false: not in force")
+    overlap: Literal["skip", "allow"] = Field(
+        default="skip", description="skip: not begun while the last one is not over"
+    )
+    start_by: float = Field(
+        default=3600.0, gt=0, le=86_400, description="seconds after its time in which it may still be begun"
+    )
+    timeout: float | None = Field(default=None, gt=0, description="seconds that the workflow may take")
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone {value!r}; it is a name like UTC or Europe/Berlin") from error
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        parsed = cron.parse(value)
+        if cron.following(parsed, datetime.now(UTC), UTC) is None:
+            raise ValueError(f"{value!r} never comes")
+        return value
+
+
+def _schedule(value: str) -> str:
+    if len(value) > 40:  # noqa: PLR2004 - the id of its workflow has a prefix and a number, and 64 characters
+        raise ValueError(f"{value!r} is too long for a schedule; at most 40 characters")
+    return value
+
+
+ScheduleName = Annotated[Id, AfterValidator(_schedule)]
+"""Name of a schedule: a part of the ids of its workflows."""
 
 
 class Proxmox(Section):

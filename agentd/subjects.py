@@ -40,6 +40,7 @@ AGENT_DISCOVERY: Final = "ai.agents.discovery.request"
 SERVICE_DISCOVERY: Final = "ai.mcp.discovery.request"
 ALL_EVENTS: Final = "ai.workflows.event.*"
 ALL_DUE: Final = "ai.workflows.due.>"
+ALL_CRON: Final = "ai.workflows.timer.*._.cron"
 ALL_HEARTBEATS: Final = "ai.heartbeat.>"
 ALL_METRICS: Final = "ai.metrics.>"
 ALL_ALERTS: Final = "ai.alerts.>"
@@ -53,6 +54,9 @@ MAX_ID: Final = 64
 
 WHOLE_WORKFLOW: Final = "_"
 """The task token of timers that belong to the workflow as a whole; no task may be named so."""
+
+CRON: Final = "cron"
+"""The last token of a schedule's timer, where others have an attempt, and what the ids of its workflows begin with."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _TASK = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
@@ -122,6 +126,32 @@ def timer(workflow: str, task: str, attempt: str) -> str:
 def due(workflow: str, task: str, attempt: str) -> str:
     """ai.workflows.due.<workflow>.<task>.<attempt>: where a timer's message arrives."""
     return f"ai.workflows.due.{workflow}.{task}.{attempt}"
+
+
+def cron_timer(name: str) -> str:
+    """ai.workflows.timer.cron-<name>._.cron: where a schedule lies."""
+    return timer(f"{CRON}-{name}", WHOLE_WORKFLOW, CRON)
+
+
+def cron_due(name: str) -> str:
+    """ai.workflows.due.cron-<name>._.cron: where its firings arrive."""
+    return due(f"{CRON}-{name}", WHOLE_WORKFLOW, CRON)
+
+
+def cron_workflow(name: str, firing: int | str) -> str:
+    """cron-<name>-<firing>: the workflow that a firing becomes; `firing` is its sequence, or of who runs it by hand."""
+    return f"{CRON}-{name}-{firing}"
+
+
+def schedule_of(workflow: str) -> str:
+    """Return the schedule that the workflow belongs to, "" for none."""
+    begun, _, _ = workflow.rpartition("-")
+    return begun.removeprefix(f"{CRON}-") if begun.startswith(f"{CRON}-") else ""
+
+
+def schedule_key(name: str) -> str:
+    """schedule.<name>: the key in the bucket `conf` under which the last run stands."""
+    return f"schedule.{name}"
 
 
 def assign(queue: str, workflow: str, task: str, attempt: int) -> str:

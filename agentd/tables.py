@@ -6,6 +6,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.markup import escape
@@ -135,6 +136,27 @@ def _tools(found: list[Any]) -> None:
     _rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
 
 
+def _schedules(found: list[Any]) -> None:
+    rows = [
+        [each.name, each.workflow, each.cron, each.timezone, _when(each.next, each.timezone), _when(each.next, ""),
+         f"{symbol(each.status)} {age(each.begun)}" if each.last else "never", each.last, str(each.skipped or ""),
+         escape(each.state)]
+        for each in found
+    ]  # fmt: skip
+    columns = ["SCHEDULE", "WORKFLOW", "CRON", "ZONE", "NEXT THERE", "NEXT HERE", "LAST", "AS", "SKIPPED", "STATE"]
+    _rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
+    for each in found:
+        if each.error:
+            console.print(f"[red]{each.name}: {escape(each.error)}[/]")
+
+
+def _when(moment: datetime | None, zone: str) -> str:
+    """Return a moment on the clock of `zone`, or of this machine."""
+    if moment is None:
+        return ""
+    return f"{moment.astimezone(ZoneInfo(zone) if zone else None):%a %Y-%m-%d %H:%M:%S}"
+
+
 def _answer(answer: Any) -> None:  # noqa: ANN401
     console.print(f"{symbol(answer.status)}  {answer.workflow_id}")
     if answer.error:
@@ -185,6 +207,7 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "workflow": _workflow,
     "agents": _agents,
     "tools": _tools,
+    "schedules": _schedules,
     "answer": _answer,
     "reply": _reply,
     "findings": _findings,

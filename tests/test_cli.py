@@ -175,3 +175,45 @@ async def test_cancel(net: Net) -> None:
     made = answer["result"]["tasks"]["create_vm"]["result"]
     assert answer["result"]["left"] == [f"create_vm: VM {made['vmid']} gone on {made['node']}"]
     assert net.pve.found(made["vmid"]) is not None
+
+
+async def test_schedules(net: Net) -> None:
+    """A schedule is configured, checked, put in force, listed with its next time and its last run, and run by hand."""
+    schedule = {"workflow": "health_check", "cron": "30 2 * * *", "timezone": "Europe/Berlin"}
+    net.settings["schedules"] = {"nightly": schedule}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return agentd(*arguments, config=net.config_file())
+
+    checked = run("check")
+    made = run("provision")
+    with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
+        by_hand = run("--json", "schedules", "run", "nightly", "--wait")
+        strange = run("schedules", "run", "never")
+        net.settings["schedules"]["often"] = schedule | {"cron": "* * * * * *", "timezone": "UTC"}
+        more = run("provision")
+
+        def begun() -> dict[str, str] | None:
+            found = {each["name"]: each for each in json.loads(run("--json", "schedules").stdout)}
+            return found["often"] if found["often"]["status"] == "completed" else None
+
+        last = until(begun, "the schedule has run", 60)
+        shown = run("schedules").stdout
+        net.settings["schedules"] = {"nightly": schedule | {"workflow": "health_chek"}}
+        wrong = run("check")
+        refused = run("provision")
+        net.settings["schedules"] = {}
+        gone = run("provision")
+
+    assert checked.returncode == 0, checked.stderr
+    assert "made schedule nightly: 0 30 2 * * * Europe/Berlin" in made.stdout
+    assert more.stdout == "made schedule often: * * * * * * UTC\n"
+    assert json.loads(by_hand.stdout)["status"].startswith("completed"), by_hand.stdout
+    assert strange.stderr == "agentd: no schedule 'never' is in force; `agentd schedules` lists them\n"
+    assert last["last"].startswith("cron-often-")
+    assert " 02:30:00" in shown
+    assert "in force" in shown
+    assert (wrong.returncode, refused.returncode) == (78, 78)
+    assert wrong.stderr == refused.stderr
+    assert wrong.stderr.startswith("agentd: schedules.nightly.workflow: unknown 'health_chek'; there are health_check")
+    assert set(gone.stdout.splitlines()) == {"removed schedule nightly", "removed schedule often"}

@@ -2,6 +2,7 @@
 
     high_cpu, high_memory   a host at 85 %, an agent itself at 90 %
     agent_offline           two minutes without a heartbeat; an agent that said `offline` itself was drained
+    schedule_failed         the last run of a schedule did not complete; a run that does clears it
     workflow_stuck          thirty minutes without a change while it should move; waiting for a person is not stuck
 
 The rules, each learnt from somebody's mail storm:
@@ -25,7 +26,8 @@ from typing import Final
 import msgspec
 
 from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport, digest
-from agentd.workflows import TERMINAL
+from agentd.subjects import schedule_of
+from agentd.workflows import TERMINAL, Status
 
 FIRING: Final = "firing"
 RESOLVED: Final = "resolved"
@@ -34,15 +36,21 @@ HIGH_CPU: Final = "high_cpu"
 HIGH_MEMORY: Final = "high_memory"
 AGENT_OFFLINE: Final = "agent_offline"
 WORKFLOW_STUCK: Final = "workflow_stuck"
+SCHEDULE_FAILED: Final = "schedule_failed"
 
-KINDS: Final = (HIGH_CPU, HIGH_MEMORY, AGENT_OFFLINE, WORKFLOW_STUCK)
-SEVERITY: Final = {HIGH_CPU: "warning", HIGH_MEMORY: "warning", AGENT_OFFLINE: "critical", WORKFLOW_STUCK: "warning"}
+KINDS: Final = (HIGH_CPU, HIGH_MEMORY, AGENT_OFFLINE, WORKFLOW_STUCK, SCHEDULE_FAILED)
+SEVERITY: Final = dict.fromkeys(KINDS, "warning") | {AGENT_OFFLINE: "critical"}
 
 DRAINED: Final = "offline"
 """The status by which an agent says itself that it goes."""
 
 LOST: Final = "lost"
 """The status of an agent that fell silent."""
+
+DONE: Final = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS})
+
+WATCHED: Final = 1000
+"""Agents that are watched at once: anybody may register, and who floods must not fill the memory and the bucket."""
 
 PATIENT: Final = frozenset({"waiting_approval", "paused"})
 """States in which a workflow waits for a person, for as long as it takes."""
@@ -62,6 +70,7 @@ class WorkflowView(msgspec.Struct, frozen=True):
     workflow_id: str
     status: str
     workflow_type: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,7 +232,9 @@ class AlertBook:
             self._workflows.pop(view.workflow_id, None)
         else:
             self._workflows[view.workflow_id] = _Workflow(view, at)
-        return self._resolve(key, f"workflow {view.workflow_id} moves again: {view.status}", at, over=over)
+        moved = self._resolve(key, f"workflow {view.workflow_id} moves again: {view.status}", at, over=over)
+        schedule = schedule_of(view.workflow_id)
+        return moved + (self._scheduled(schedule, view, at) if schedule and over else [])
 
     def tick(self, at: datetime) -> list[Alert]:
         """Notice what was not heard until `at`."""
@@ -232,6 +243,8 @@ class AlertBook:
     # -- agents and workflows -------------------------------------------------------------------------------------
 
     def _heard(self, agent: str, status: str, at: datetime) -> list[Alert]:
+        if agent not in self._agents and len(self._agents) >= WATCHED:
+            return []
         drained = status == DRAINED
         self._agents[agent] = _Agent(at, status)
         back = f"agent {agent} {'stopped by itself' if drained else 'is back'}"
@@ -273,12 +286,24 @@ class AlertBook:
             changed.append(self._fire(WORKFLOW_STUCK, {"workflow": name}, text, name, at))
         return changed
 
+    def _scheduled(self, schedule: str, view: WorkflowView, at: datetime) -> list[Alert]:
+        """Judge a schedule by its last run; one that a person cancelled says nothing."""
+        key = fingerprint(SCHEDULE_FAILED, {"schedule": schedule})
+        if view.status in DONE:
+            return self._resolve(key, f"schedule {schedule}: {view.workflow_id} {view.status}", at, over=True)
+        if view.status == Status.CANCELLED or key in self._firing:
+            return []
+        text = f"schedule {schedule}: {view.workflow_id} {view.status}" + (f": {view.error}" if view.error else "")
+        return [self._fire(SCHEDULE_FAILED, {"schedule": schedule}, text, schedule, at)]
+
     # -- values and thresholds ------------------------------------------------------------------------------------
 
     def _read(self, kind: str, scope: str, report: MetricReport, value: float, at: datetime) -> list[Alert]:
         source = report.tags.get("node", report.agent_id) if scope == "host" else report.agent_id
         fresh = _Level(kind, scope, source)
         key = fingerprint(kind, fresh.labels)
+        if key not in self._levels and len(self._levels) >= len(READINGS) * WATCHED:
+            return []
         level = self._levels.setdefault(key, fresh)
         trigger, clear = self._thresholds.band(scope)
         firing = key in self._firing

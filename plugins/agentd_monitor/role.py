@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentd import subjects
 from agentd.errors import BusUnavailable, InvalidMessage, StaleWrite
+from agentd.logs import Seldom
 from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport, decode, now
 from agentd_monitor.alerts import DRAINED, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
 
@@ -46,6 +47,7 @@ class Monitor:
         """Begin without a context."""
         self._context: Context
         self._settings: MonitorSettings
+        self._seldom: Seldom
         self._book: AlertBook
         self._ticked: datetime
         self._unsaid: dict[str, Alert] = {}
@@ -54,6 +56,7 @@ class Monitor:
     async def run(self, context: Context) -> None:
         """Watch until the context says stop."""
         self._context, self._settings = context, context.settings
+        self._seldom = Seldom(context.log)
         self._ticked = now()
         self._book = AlertBook(self._settings.thresholds(), self._ticked)
         stored = await context.bus.kv_list(subjects.ALERTS)
@@ -126,7 +129,7 @@ class Monitor:
         try:
             message = decode(data, kind)
         except InvalidMessage as error:
-            self._context.log.warning("a message cannot be understood", subject=subject, reason=str(error))
+            self._seldom.warning("a message cannot be understood", subject=subject, reason=str(error))
             return
         self._tell(observe(message, at))
 

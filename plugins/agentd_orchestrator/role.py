@@ -28,6 +28,8 @@ from agentd.messages import (
 from agentd.results import expand
 from agentd.role import Settings
 from agentd.workflows import VERSION, Parent, Status, Workflow
+from agentd_orchestrator import plain as plain_agents
+from agentd_orchestrator import schedules
 from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
@@ -87,6 +89,7 @@ class Orchestrator:
             group.create_task(self._discover(settings.discovery_every))
             group.create_task(self._watch(consumers, settings.max_open))
             group.create_task(self._agree())
+            group.create_task(plain_agents.PlainAgents(context).run())
             for each in consumers:
                 group.create_task(each.run(context.stopping, drain=drain))
 
@@ -168,6 +171,9 @@ class Orchestrator:
         plain = job.subject == subjects.WORKFLOW_REQUEST
         try:
             begin = self._planner.begin(request, principal, tier, plain=plain, retried=retried, parent=parent)
+            plain_agents.check(begin.plan, context.config.bus.queues, context.policy)
+        except Denied as error:
+            return msgspec.structs.replace(begin, plan=[], carried={}, refused=str(error))
         except Exception as error:
             if job.delivered < BROKEN_AFTER:
                 raise
@@ -236,7 +242,7 @@ class Orchestrator:
             if len(tokens) == 6:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
                 workflow, task = tokens[4], tokens[5]
             else:
-                workflow, _, task = completion.task_id.rpartition(".")
+                workflow, task, completion = await plain_agents.filled(self._context, completion)
             subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
@@ -261,6 +267,9 @@ class Orchestrator:
             await self._context.bus.publish(signal.reply, reply)
 
     async def _on_due(self, job: Job) -> None:
+        if schedules.is_firing(job.subject):
+            await schedules.fire(self._context, job)
+            return
         try:
             due = job.decode(TimerDue)
         except InvalidMessage as error:

@@ -130,6 +130,9 @@ ERRORS = {
     "[bus]\ntls_key_file = 'a'": "bus: tls_cert_file and tls_key_file go together",
     "[bus.admin]\nnkey = 'SU'": 'bus.admin.nkey: unknown key; did you mean "nkey_file"?',
     "[[bus.queues]]\nname = 'a b'\nin_flight = 2": "bus.queues[0].name: 'a b' is not <service>[@<node>][+<class>]",
+    "[[bus.queues]]\nname = 'a+b'\nin_flight = 2\nplain = 'push'": (
+        "bus.queues[0]: a+b: a queue that is pushed bears the agent's name, without @ and +"
+    ),
     "[[bus.queues]]\nname = 'ab'\nin_flght = 2": 'bus.queues[0].in_flght: unknown key; did you mean "in_flight"?',
     "[proxmox]\ntoken_id = 'a@pve!b'": "proxmox.url: is missing: address of a node or of a name for all of them: "
     "https://pve1:8006",
@@ -360,7 +363,7 @@ def test_show_is_toml_without_secrets(tmp_path: Path) -> None:
     assert "hunter2" not in shown
     assert 'servers = ["nats://***@a:4222"]  # AGENTD_BUS__SERVERS\n' in shown
     assert "calls_per_node = 2  # default\n" in shown
-    assert parsed["bus"]["queues"] == [{"name": "mcp-proxmox+migrate", "in_flight": 2}]
+    assert parsed["bus"]["queues"] == [{"name": "mcp-proxmox+migrate", "in_flight": 2, "plain": "no"}]
     assert parsed["policy"]["principals"] == {"bob": "operate"}
     assert parsed["monitor"]["targets"] == [{"api_token": "***", "name": 'a"b'}]
     assert parsed["monitor"]["mail"] == {"password": "***"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport
-from agentd_monitor.alerts import AlertBook, Thresholds, WorkflowView, fingerprint, fingerprint_of
+from agentd_monitor.alerts import WATCHED, AlertBook, Thresholds, WorkflowView, fingerprint, fingerprint_of
 from agentd_monitor.settings import MonitorSettings
 
 if TYPE_CHECKING:
@@ -354,3 +354,33 @@ def test_settings_are_checked_and_reach_the_book() -> None:
         MonitorSettings(host_trigger=70)
     with pytest.raises(ValidationError, match="agent_clear"):
         MonitorSettings(agent_clear=95)
+
+
+def test_a_schedule_whose_last_run_failed() -> None:
+    """A scheduled run that fails raises one alert, however many fail; one that completes, by hand too, clears it."""
+    seen = book()
+
+    first = move(seen, 1, "failed", "cron-night-ly-7")
+    second = move(seen, 2, "expired", "cron-night-ly-9")
+    cancelled = move(seen, 3, "cancelled", "cron-night-ly-10")
+    other = move(seen, 4, "completed", "cron-night-7")
+    by_hand = move(seen, 5, "completed_with_warnings", "cron-night-ly-m3fa2")
+    nobodys = move(seen, 6, "failed", "w1") + move(seen, 7, "failed", "cron-x")
+
+    assert told(first) == [("schedule_failed", "night-ly", "firing")]
+    assert first[0].message == "schedule night-ly: cron-night-ly-7 failed"
+    assert second + cancelled + other + nobodys == []
+    assert told(by_hand) == [("schedule_failed", "night-ly", "resolved")]
+
+
+def test_an_agent_that_floods() -> None:
+    """Whoever registers under ever new names fills neither memory nor alerts, and those before are still watched."""
+    seen = book()
+    beat(seen, 0, "known")
+    for number in range(WATCHED + 100):
+        beat(seen, 1, f"stranger{number}")
+        report(seen, 1, f"stranger{number}", cpu_percent=99.0)
+
+    lost = told(seen.tick(at(200)))
+    assert len(lost) == WATCHED
+    assert ("agent_offline", "known", "firing") in lost

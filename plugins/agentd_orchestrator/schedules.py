@@ -1,0 +1,92 @@
+"""What a schedule's firing becomes: a request like any other, under an id that is made of the firing.
+
+The order that makes it safe: the run is noted (compare-and-set in the bucket `conf`), the request is stored, the firing
+is acknowledged.  A firing that comes again finds its own note and asks again, which is the same request; two
+orchestrators that get one firing ask for one workflow.  From the request on everything is as for any other one: who
+asks is the schedule's principal, and the policy has the word when the workflow is begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+from msgspec.structs import replace
+
+from agentd import cron, schedules, subjects
+from agentd.consumer import GiveUp
+from agentd.errors import InvalidMessage, StaleWrite, TemporaryError
+from agentd.messages import ScheduleDue, ScheduleRun
+from agentd.workflows import TERMINAL
+
+if TYPE_CHECKING:
+    from agentd.consumer import Job
+    from agentd.role import Context
+
+
+class _Head(msgspec.Struct):
+    """What has to be known of a run, whichever version wrote it."""
+
+    status: str = ""
+
+
+def is_firing(subject: str) -> bool:
+    """Tell whether a timer's message is a schedule's: ai.workflows.due.cron-<name>._.cron."""
+    return subject.endswith(f".{subjects.CRON}")
+
+
+async def fire(context: Context, job: Job) -> None:
+    """Ask for the workflow of a firing, unless the one before it still runs and that is not wanted."""
+    try:
+        schedule = job.decode(ScheduleDue)
+        again = await asyncio.to_thread(_comes_again, schedule, job)  # a time zone is a file
+    except (InvalidMessage, ValueError) as error:
+        raise GiveUp(str(error)) from error
+    if again:
+        context.log.info("the clock was put back: not begun again", schedule=schedule.name)
+        return
+    begun = await _noted(context, schedule, job)
+    if begun is None:
+        return
+    waited = (context.bus.server_time() - begun.begun).total_seconds()
+    request = schedules.request(schedule, begun.workflow_id, waited)
+    await context.bus.store(subjects.request(schedule.principal), request, msg_id=begun.workflow_id)
+
+
+def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
+    """Tell whether the clock has shown this time of day before; a zone that is not known here is the server's."""
+    try:
+        zone = ZoneInfo(schedule.timezone)
+    except ZoneInfoNotFoundError:
+        return False
+    return cron.comes_again(cron.parse(schedule.cron), job.stored, zone)
+
+
+async def _noted(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleRun | None:
+    """Note what this firing becomes; return the run whose workflow is to be asked for, None for none."""
+    bus, key = context.bus, subjects.schedule_key(schedule.name)
+    stored = await bus.kv_get(subjects.CONF, key)
+    last = None if stored is None else stored.decode(ScheduleRun)
+    if last is not None and last.fired >= job.stored:  # noted before a crash, or a later one came
+        return last if last.begun == job.stored else None
+    fresh = ScheduleRun(subjects.cron_workflow(schedule.name, job.sequence), begun=job.stored, fired=job.stored)
+    note = fresh
+    asked: ScheduleRun | None = fresh
+    if last is not None and schedule.overlap == "skip":
+        found = await bus.last(subjects.WORKFLOWS, subjects.event(last.workflow_id))
+        if found is None:  # not begun yet; or, long after its time to start, kept no longer
+            runs = (job.stored - last.begun).total_seconds() <= schedule.start_by
+        else:
+            runs = msgspec.json.decode(found.data, type=_Head).status not in TERMINAL
+        if runs:
+            context.log.warning("not begun: the last one is not over", schedule=schedule.name, last=last.workflow_id)
+            note = replace(last, fired=job.stored, skipped=last.skipped + 1)
+            asked = last if found is None else None  # who noted it may have died before asking: asked again, it is one
+    try:
+        await bus.kv_put(subjects.CONF, key, note, expect=0 if stored is None else stored.seq)
+    except StaleWrite as error:
+        message = f"{schedule.name}: another orchestrator notes a run of it"
+        raise TemporaryError(message, delay=0.2) from error
+    return asked
