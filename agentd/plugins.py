@@ -124,9 +124,9 @@ class Plugins:
         """Return the tools of all plugins by name; what does not validate is quarantined with its reason."""
         found: dict[str, Tool] = {}
         for name in self.loaded():
-            settings = self.settings(name)
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
             try:
-                offered = self._ask(name, "agentd_tools", toolbox=Toolbox(node, proxmox, settings)) or []
+                offered = self._ask(name, "agentd_tools", toolbox=toolbox) or []
             except Exception as error:  # noqa: BLE001
                 self._break(name, error)
                 continue

@@ -33,6 +33,8 @@ from agentd.errors import InvalidMessage
 from agentd.messages import fault
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentd.messages import Tier
     from agentd.proxmox import Proxmox
 
@@ -144,11 +146,15 @@ class Tool:
 
 @dataclass(frozen=True)
 class Toolbox:
-    """What a plugin may bind its tools to; `proxmox` is None where the configuration names no Proxmox."""
+    """What a plugin may bind its tools to; `proxmox` is None where the configuration names no Proxmox.
+
+    state_dir  where a plugin may keep what it can fetch again; None: in memory
+    """
 
     node: str
     proxmox: Proxmox | None
     settings: Any
+    state_dir: Path | None = None
 
 
 @dataclass(frozen=True)

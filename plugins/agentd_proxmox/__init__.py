@@ -27,14 +27,17 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     if toolbox.proxmox is None:
         return []
     from agentd.tools import collect
+    from agentd_proxmox.api import Api
     from agentd_proxmox.cluster import Cluster
     from agentd_proxmox.create import Creation
     from agentd_proxmox.guests import Guests
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.power import Power
+    from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
 
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
-    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory))
+    api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
+    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory), api)
     return [each for owner in owners for each in collect(owner, service=SERVICE)]
