@@ -158,6 +158,16 @@ class Toolbox:
 
 
 @dataclass(frozen=True)
+class Right:
+    """A privilege of Proxmox that tools need on a path, and from which tier on; `{…}` stands for any name."""
+
+    privilege: str
+    path: str
+    tier: Tier
+    tools: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BrokenTool:
     """A tool that was left out, and why."""
 

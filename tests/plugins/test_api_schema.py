@@ -136,7 +136,7 @@ class TestPaths:
         known = catalogue(SMALL)
 
         with pytest.raises(errors.NotFound, match=r"is no path of Proxmox VE 9\.9; near are .*/config"):
-            known.resolve("GET", "/nodes/pve1/qemu/100/confg")
+            known.resolve("GET", "/nodes/pve1/qemu/100/configg")
         with pytest.raises(errors.NotFound, match="has no PUT; it has GET, POST"):
             known.resolve("PUT", AT)
 
@@ -170,7 +170,7 @@ class TestChecks:
             ({"cipassword": "x"}, "cipassword: goes with ciuser only"),
             ({"delete": ["net0", "a b"]}, "delete: 'a b' cannot stand in a list"),
             ({"delete": "net0,!"}, "delete: '!' is not a name"),
-            ({"net0": "virtio,brige=vmbr0"}, "net0: 'brige' is no property; did you mean bridge?"),
+            ({"net0": "virtio,bridgge=vmbr0"}, "net0: 'bridgge' is no property; did you mean bridge?"),
             ({"net0": "virtio,tag=9999"}, "net0: tag: 9999 is above 4094"),
             ({"net0": "virtio,tag=1,tag=2"}, "net0: tag is given twice"),
             ({"net0": {"model": "virtio", "bridge": "a,b"}}, "net0: bridge: a ',' "),
