@@ -373,6 +373,7 @@ class Proxmox:
 
     def _refused(self, method: str, path: str, error: ResourceException) -> AgentdError:
         body = error.errors or {}
+        method = "GET" if method == "FILE" else method
         found = classify(
             method, error.status_code, error.content or "", body.get("errors"), body, path=path, token=self.user
         )
