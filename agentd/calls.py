@@ -22,6 +22,7 @@ from agentd.tools import Found, Repeat, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
     from agentd.bus import Bus
     from agentd.metrics import Metrics
@@ -51,6 +52,12 @@ class Performance:
     warnings: list[str] = field(default_factory=list)
     now_doing: str = ""
     on_progress: Callable[[str], None] | None = None
+
+    @property
+    def begun(self) -> datetime | None:
+        """Return since when the effect may have happened; None if nobody has begun it."""
+        claim = self.claim
+        return claim.record.claimed_at if claim is not None and claim.record.acting else None
 
     def left(self) -> float:
         """Return the seconds until the deadline."""

@@ -181,11 +181,17 @@ def provision(app: App) -> None:
 
 
 @cli.command()
+@click.option(
+    "--roles", is_flag=True, help="Print the commands that make the least roles in Proxmox; nothing is changed."
+)
 @passes
-def doctor(app: App) -> None:
+def doctor(app: App, *, roles: bool) -> None:
     """Look whether NATS, its rights, the clock and Proxmox are as they must be."""
     from agentd import doctor as examination
 
+    if roles:
+        app.show(run_async(examination.roles(app.config())), "lines")
+        return
     findings = run_async(examination.examine(app.config(), logs.get_logger()))
     app.show(findings, "findings")
     sys.exit(0 if all(each.good for each in findings) else 1)

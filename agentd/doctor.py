@@ -5,26 +5,31 @@ Each finding says what to do; `agentd doctor` prints them and fails if one is ba
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd import provision, subjects
+from agentd import plugins, provision, subjects
+from agentd.answers import role_for
 from agentd.bus import Bus
-from agentd.errors import AgentdError, BusError, NotProvisioned
-from agentd.messages import Heartbeat, now
+from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
+from agentd.messages import Heartbeat, Tier, now
 from agentd.proxmox import Proxmox
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
     from agentd.config import Config
     from agentd.logs import Logger
+    from agentd.tools import Right
 
 MAX_OFFSET = 2.0
 """Seconds that our clock may differ from the server's."""
 OLDEST = (2, 15)
 """The oldest nats-server that has what the streams need."""
-NEEDED = {"VM.Audit", "VM.Allocate", "VM.PowerMgmt", "Datastore.Audit", "Datastore.AllocateSpace", "Sys.Audit"}
-"""Rights on `/` that a deployment needs; a narrower path is enough for one who knows what it deploys."""
+ROLES = ((Tier.READ, "AgentdRead"), (Tier.OPERATE, "AgentdOperate"))
+"""The roles in Proxmox that `agentd doctor --roles` makes: one for looking, one for all that is not refused."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -105,21 +110,77 @@ async def _proxmox(config: Config) -> list[Finding]:
         if not config.proxmox.verify:
             advice = "set ca_file and remove verify = false"
             findings.append(Finding("proxmox certificate", good=False, text="is not verified", advice=advice))
-        return [*findings, _rights(config.proxmox.token_id, await proxmox.permissions())]
+        held = await proxmox.permissions()
+        return [*findings, *compare(config.proxmox.token_id, held, await _needed(config, proxmox))]
     except AgentdError as error:
         return [Finding("proxmox", good=False, text=str(error), advice="see [proxmox] in the configuration")]
     finally:
         await proxmox.close()
 
 
-def _rights(token: str, permissions: dict[str, list[str]]) -> Finding:
-    """Tell a token that may see nothing from a cluster that has nothing."""
-    held = {right for rights in permissions.values() for right in rights}
-    if not held:
-        advice = f"pveum acl modify / --tokens '{token}' --roles PVEAuditor (and its user the same)"
-        return Finding("proxmox rights", good=False, text=f"{token} is blind: it has no right anywhere", advice=advice)
-    missing = sorted(NEEDED - held)
-    if missing:
-        advice = f"pveum acl modify / --tokens '{token}' --roles PVEVMAdmin,PVEDatastoreUser,PVEAuditor"
-        return Finding("proxmox rights", good=False, text=f"{token} lacks {', '.join(missing)}", advice=advice)
-    return Finding("proxmox rights", good=True, text=f"{token} has what a deployment needs")
+async def roles(config: Config) -> list[str]:
+    """Return the commands that make the roles that the tools need, and give them to the token; raises AgentdError."""
+    if config.proxmox is None:
+        raise ConfigError("there is no [proxmox] in the configuration: no rights are needed")
+    proxmox = Proxmox(config.proxmox)
+    try:
+        needed = await _needed(config, proxmox)
+    finally:
+        await proxmox.close()
+    lines = [f"pveum role add {role} -privs '{','.join(_privileges(needed, tier))}'" for tier, role in ROLES]
+    token, widest = config.proxmox.token_id, ROLES[-1][1]
+    return [*lines, *(_modify("/", kind, who, widest) for kind, who in _both(token))]
+
+
+async def _needed(config: Config, proxmox: Proxmox) -> list[Right]:
+    learned = await asyncio.to_thread(_learners, config, proxmox)
+    return [right for learn in learned for right in await learn()]
+
+
+def _learners(config: Config, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
+    return plugins.Plugins(config, set(plugins.installed())).rights(config.node.name, proxmox)
+
+
+def _privileges(needed: Iterable[Right], tier: Tier) -> list[str]:
+    return sorted({each.privilege for each in needed if tier.covers(each.tier)})
+
+
+def _both(token: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("users", token.partition("!")[0]), ("tokens", token)  # with privilege separation both need it
+
+
+def _modify(path: str, kind: str, who: str, role: str) -> str:
+    return f"pveum acl modify {path} --{kind} '{who}' --roles {role}"
+
+
+def compare(token: str, held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:
+    """Compare what the token may with what the tools need; a blind token is told from a cluster that has nothing."""
+    if not any(held.values()):
+        advice = f"{_modify('/', 'tokens', token, 'PVEAuditor')} (and its user the same)"
+        return [
+            Finding("proxmox rights", good=False, text=f"{token} is blind: it has no right anywhere", advice=advice)
+        ]
+    missing = [each for each in needed if not _held(held, each)]
+    if not missing:
+        return [Finding("proxmox rights", good=True, text=f"{token} has all that the tools need")]
+    return [_missing(token, each) for each in missing]
+
+
+def _held(held: dict[str, list[str]], right: Right) -> bool:
+    """Tell whether the privilege is held anywhere that the path may mean: on it, above it, or on a part of it."""
+    root = right.path.partition("{")[0].rstrip("/") or "/"
+    above = {"/"} | {root[:end] for end in range(1, len(root) + 1) if root[end : end + 1] in {"", "/"}}
+    below = (root + "/", "/pool/") if root in {"/vms", "/storage"} else (root + "/",)
+    parts = below if "{" in right.path else ()
+    return any(right.privilege in found for path, found in held.items() if path in above or path.startswith(parts))
+
+
+def _missing(token: str, right: Right) -> Finding:
+    root = right.path.partition("{")[0].rstrip("/") or "/"
+    tools = ", ".join(right.tools[:4]) + (" and others" if len(right.tools) > len(right.tools[:4]) else "")
+    return Finding(
+        "proxmox rights",
+        good=False,
+        text=f"{token} lacks {right.privilege} on {right.path}, which {tools} need",
+        advice=" && ".join(_modify(root, kind, who, role_for(right.privilege)) for kind, who in _both(token)),
+    )

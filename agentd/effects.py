@@ -207,7 +207,8 @@ def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> Effect
         epoch=1 if record is None else record.epoch + 1,
         owner=wanted.owner,
         phase=CLAIMED,
-        claimed_at=now,
+        # What may have happened happened since its first owner began, not since we took over.
+        claimed_at=now if record is None or fresh or not record.acting else record.claimed_at,
         attempt=wanted.attempt,
         digest=wanted.digest,
         upid="" if record is None or fresh else record.upid,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from agentd.role import Role, Settings
-    from agentd.tools import BrokenTool, Tool, Toolbox
+    from agentd.tools import BrokenTool, Right, Tool, Toolbox
     from agentd.workflows import Definition
 
 PROJECT = "agentd"
@@ -38,3 +40,8 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:  # type: ignore[e
 @hookspec
 def agentd_workflows() -> list[Definition]:  # type: ignore[empty-body]
     """Return the plugin's workflow definitions; asked by every instance that plays the orchestrator."""
+
+
+@hookspec
+def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]]:  # type: ignore[empty-body]
+    """Return how to learn which rights in Proxmox the plugin's tools need; `agentd doctor` asks and awaits it."""

@@ -20,10 +20,11 @@ from agentd.role import Role, Settings
 from agentd.tools import BrokenTool, Tool, Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from agentd.config import Config
     from agentd.proxmox import Proxmox
+    from agentd.tools import Right
     from agentd.workflows import Definition
 
 GROUP = "agentd"
@@ -124,9 +125,9 @@ class Plugins:
         """Return the tools of all plugins by name; what does not validate is quarantined with its reason."""
         found: dict[str, Tool] = {}
         for name in self.loaded():
-            settings = self.settings(name)
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
             try:
-                offered = self._ask(name, "agentd_tools", toolbox=Toolbox(node, proxmox, settings)) or []
+                offered = self._ask(name, "agentd_tools", toolbox=toolbox) or []
             except Exception as error:  # noqa: BLE001
                 self._break(name, error)
                 continue
@@ -141,6 +142,14 @@ class Plugins:
         if isinstance(offered, Tool):
             offered = BrokenTool(offered.name, f"{found[offered.name].service} has a tool of that name already")
         self.status[plugin].quarantined.append(offered)
+
+    def rights(self, node: str, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
+        """Return how to learn the rights that the tools of each plugin need."""
+        found = []
+        for name in self.loaded():
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
+            found.append(self._ask(name, "agentd_rights", toolbox=toolbox))
+        return [each for each in found if each is not None]
 
     def workflows(self) -> dict[str, Definition]:
         """Return the workflow definitions of all plugins by name."""

@@ -34,7 +34,7 @@ from agentd.answers import TaskStatus, Upid, classify, failure, one_line, task_s
 from agentd.errors import AgentdError, ConfigError, Denied, ProxmoxUnavailable, Rejected, TemporaryError, UnknownOutcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     Observe = Callable[[str, str, float], None]
 
@@ -43,6 +43,9 @@ THREADS_KEPT_BACK = 4
 CONNECT_TIMEOUT = 10.0
 DENIED_PAUSE = 5.0
 """Seconds without a call after a 401: Proxmox delays each by 3 s, and a wrong token is not cured by asking again."""
+READS = ("GET", "FILE")
+FILE_LIMIT = 32 << 20
+"""Bytes of a file beside the API; the schema of PVE 9.2 has about 3 MB."""
 LOG_LINES = 10
 LOG_PAGE = 500
 HALT = 30.0
@@ -62,6 +65,8 @@ class Access(Protocol):
     def token_id(self) -> str: ...  # noqa: D102
     @property
     def ca_file(self) -> object: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str | None: ...  # noqa: D102
     @property
     def verify(self) -> bool: ...  # noqa: D102
     @property
@@ -97,6 +102,28 @@ def _object(response: requests.Response) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - one kind for "this is not what Proxmox sends"
     return body
+
+
+class _Pinned(HTTPAdapter):
+    """Trust one certificate by its SHA-256 fingerprint, whoever signed it; nothing is sent before it is compared."""
+
+    def __init__(self, fingerprint: str) -> None:
+        """Keep the fingerprint; HTTPAdapter makes its pools at once."""
+        self._fingerprint = fingerprint
+        super().__init__(pool_connections=1, pool_maxsize=THREADS)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as requests hands it on
+        """Let every connection compare the fingerprint."""
+        super().init_poolmanager(*args, assert_fingerprint=self._fingerprint, **kwargs)
+
+
+def _bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise ValueError(f"more than {limit} bytes")
+        yield chunk
 
 
 def encode(params: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +189,14 @@ class Proxmox:
     async def delete(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
         """Return the data of DELETE `path`, often a UPID."""
         return (await self._call("DELETE", path, params)).get("data")
+
+    async def document(self, path: str) -> bytes:
+        """Return a file that pveproxy serves beside the API, such as its schema; raises ProxmoxUnavailable."""
+        answer = await self._in_thread("FILE", _safe(path), {})
+        if isinstance(answer, AgentdError):
+            raise answer
+        data: bytes = answer["data"]
+        return data
 
     async def permissions(self) -> dict[str, list[str]]:
         """Return the token's privileges by path; {} is a blind token, for which every list is empty."""
@@ -268,6 +303,8 @@ class Proxmox:
         return await asyncio.shield(future)
 
     def _limits(self, method: str, path: str) -> list[asyncio.Semaphore]:
+        if method == "FILE":
+            return [self._room]
         if method == "GET" and (_UNCOUNTED.match(path) or not path.startswith("/nodes/")):
             return []
         found = _NODE.match(path + "/")
@@ -282,7 +319,7 @@ class Proxmox:
                 return self._api
             url = urlsplit(self.settings.url)
             user, _, name = self.user.partition("!")
-            ca_file = self.settings.ca_file
+            ca_file, pinned = self.settings.ca_file, self.settings.fingerprint
             backend = Backend(
                 url.hostname or "",
                 port=url.port or 8006,
@@ -290,13 +327,15 @@ class Proxmox:
                 user=user,
                 token_name=name,
                 token_value=self.settings.token().rpartition("=")[2],  # Proxmox shows it as user@realm!name=secret
-                verify_ssl=self.settings.verify and (str(ca_file) if ca_file else True),
-                timeout=(CONNECT_TIMEOUT, self.settings.timeout),
+                verify_ssl=self.settings.verify and not pinned and (str(ca_file) if ca_file else True),
+                timeout=self._timeouts,
             )
             session = backend.get_session()
             session.trust_env = False
             session.max_redirects = 0  # Proxmox sends none, and the token is for nobody else
-            session.mount("https://", HTTPAdapter(pool_connections=1, pool_maxsize=THREADS))
+            session.mount(
+                "https://", _Pinned(pinned) if pinned else HTTPAdapter(pool_connections=1, pool_maxsize=THREADS)
+            )
             if self._session is not None:
                 self._session.close()
             self._session = session
@@ -306,7 +345,7 @@ class Proxmox:
     def _send(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
         """Send one request (in a thread) and return the answer or the error; nothing is raised."""
         try:
-            verb = getattr(self._connect()(path.lstrip("/")), method.lower())
+            verb = self._verb(method, path)
         except ConfigError as error:
             return error
         started = time.monotonic()
@@ -315,7 +354,7 @@ class Proxmox:
                 answer: dict[str, Any] = verb(**params)
             except requests.ConnectionError:
                 # A kept connection that pveproxy closed just now; a read may be sent again, but not after a time-out.
-                if method != "GET" or time.monotonic() - started > 1.0:
+                if method not in READS or time.monotonic() - started > 1.0:
                     raise
                 answer = verb(**params)
         except ResourceException as error:
@@ -328,8 +367,30 @@ class Proxmox:
             return ConfigError(f"proxmox: {one_line(error)}")
         return answer
 
+    def _verb(self, method: str, path: str) -> Callable[..., dict[str, Any]]:
+        api = self._connect()
+        if method == "FILE":
+            return lambda: self._file(path)
+        verb: Callable[..., dict[str, Any]] = getattr(api(path.lstrip("/")), method.lower())
+        return verb
+
+    def _file(self, path: str) -> dict[str, Any]:
+        """Return what lies beside the API; the token is for the API alone and stays here."""
+        assert self._session is not None  # noqa: S101 - _connect has made it
+        url = self.settings.url + path
+        with self._session.get(url, headers={"Authorization": None}, stream=True, timeout=self._timeouts) as answer:
+            if answer.status_code != requests.codes.ok:
+                raise ResourceException(answer.status_code, answer.reason, answer.reason)
+            data = b"".join(_bounded(answer.iter_content(1 << 16), FILE_LIMIT))
+        return {"data": data}
+
+    @property
+    def _timeouts(self) -> tuple[float, float]:
+        return (CONNECT_TIMEOUT, self.settings.timeout)
+
     def _refused(self, method: str, path: str, error: ResourceException) -> AgentdError:
         body = error.errors or {}
+        method = "GET" if method == "FILE" else method
         found = classify(
             method, error.status_code, error.content or "", body.get("errors"), body, path=path, token=self.user
         )
@@ -341,8 +402,14 @@ class Proxmox:
 
 def _lost(method: str, path: str, error: requests.RequestException) -> AgentdError:
     """Return what a request without an answer means: it counts whether it can have been sent."""
-    where = f"{method} {path}"
+    where = f"{'GET' if method == 'FILE' else method} {path}"
     cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
+    if "Fingerprints did not match" in str(error):
+        return ProxmoxUnavailable(
+            f"{where}: the server's certificate is not the pinned one; if it was renewed, set proxmox.fingerprint anew"
+            f" ({one_line(cause)})",
+            delay=30.0,
+        )
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return ProxmoxUnavailable(f"{where}: the server's certificate is not trusted: {one_line(cause)}", delay=30.0)
     # urllib3 is requests' own affair: its error is known by its name (and NameResolutionError is one).
@@ -355,6 +422,6 @@ def _lost(method: str, path: str, error: requests.RequestException) -> AgentdErr
 
 
 def _unanswered(method: str, text: str) -> AgentdError:
-    if method == "GET":
+    if method in READS:
         return ProxmoxUnavailable(text, delay=2.0)
     return UnknownOutcome(f"{text}; it may have happened", delay=2.0)

@@ -287,6 +287,10 @@ class Proxmox(Section):
     ca_file: str | None = Field(
         default=None, description="CA of the API: /etc/pve/pve-root-ca.pem; default: the system's"
     )
+    fingerprint: str | None = Field(
+        default=None,
+        description="SHA-256 fingerprint of the node's certificate (pvenode cert info); pins it instead of ca_file",
+    )
     verify: bool = Field(default=True, description="check the certificate; false lets anybody between read the token")
     timeout: float = Field(
         default=40.0,
@@ -309,6 +313,22 @@ class Proxmox(Section):
         if parts.scheme != "https" or not parts.hostname or parts.username:
             raise ValueError("should be https://host:8006; http would show the token to the network")
         return value.rstrip("/")
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _fingerprint(cls, value: str | None) -> str | None:
+        digits = (value or "").replace(":", "").lower()
+        if value is not None and not re.fullmatch(r"[0-9a-f]{64}", digits):
+            raise ValueError("should be a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons")
+        return digits or None
+
+    @model_validator(mode="after")
+    def _trust(self) -> Self:
+        if self.fingerprint and self.ca_file:
+            raise ValueError("fingerprint and ca_file exclude each other: pin the certificate or trust its CA")
+        if self.fingerprint and not self.verify:
+            raise ValueError("fingerprint needs verify = true")
+        return self
 
     @model_validator(mode="after")
     def _range(self) -> Self:

@@ -34,6 +34,8 @@ from agentd.errors import InvalidMessage
 from agentd.messages import fault
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentd.messages import Tier
     from agentd.proxmox import Proxmox
 
@@ -151,11 +153,25 @@ class Tool:
 
 @dataclass(frozen=True)
 class Toolbox:
-    """What a plugin may bind its tools to; `proxmox` is None where the configuration names no Proxmox."""
+    """What a plugin may bind its tools to; `proxmox` is None where the configuration names no Proxmox.
+
+    state_dir  where a plugin may keep what it can fetch again; None: in memory
+    """
 
     node: str
     proxmox: Proxmox | None
     settings: Any
+    state_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Right:
+    """A privilege of Proxmox that tools need on a path, and from which tier on; `{…}` stands for any name."""
+
+    privilege: str
+    path: str
+    tier: Tier
+    tools: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Access:
     token_id: str
     secret: str
     ca_file: Path | str | None = None
+    fingerprint: str | None = None
     verify: bool = True
     timeout: float = 35.0
     calls_per_node: int = 2

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from agentd.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from agentd.role import Settings
-    from agentd.tools import BrokenTool, Tool, Toolbox
+    from agentd.tools import BrokenTool, Right, Tool, Toolbox
 
 SERVICE = "mcp-proxmox"
 
@@ -27,14 +29,33 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     if toolbox.proxmox is None:
         return []
     from agentd.tools import collect
+    from agentd_proxmox.api import Api
     from agentd_proxmox.cluster import Cluster
     from agentd_proxmox.create import Creation
     from agentd_proxmox.guests import Guests
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.power import Power
+    from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
 
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
-    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory))
+    api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
+    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory), api)
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
+
+
+@hookimpl
+def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | None:
+    """Return how to learn the rights that the tools need; None where the configuration names no Proxmox."""
+    if toolbox.proxmox is None:
+        return None
+    from agentd_proxmox import rights
+    from agentd_proxmox.schemas import Schemas
+
+    schemas = Schemas(toolbox.proxmox, toolbox.state_dir)
+
+    async def ask() -> list[Right]:
+        return rights.rights(await schemas.catalogue())
+
+    return ask

@@ -1,0 +1,120 @@
+"""Which rights the tools need, from what they call and from what the node's schema says of each method; pure.
+
+CALLS says which methods a tool calls; a test runs the tools and compares it with what arrived.  The schema's
+permission checks turn that into privileges.  Where the schema says `user: all` and tells the rest in words, or takes
+any of several privileges by what is changed, WORDS says what the tool needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agentd.errors import NotFound
+from agentd.messages import Tier
+from agentd.tools import Right
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentd_proxmox.schema import Catalogue
+
+    Needed = set[tuple[str, str]]
+    """Privilege and the path that it is needed on, with variables."""
+
+_RESOURCES = "GET /cluster/resources"
+_PERMISSIONS = "GET /access/permissions"
+_TASK = ("GET /nodes/{node}/tasks/{upid}/status", "GET /nodes/{node}/tasks/{upid}/log")
+_TASKS = "GET /nodes/{node}/tasks"
+_PLACES = (_RESOURCES, _PERMISSIONS)
+
+
+def _guest(*suffixes: str) -> tuple[str, ...]:
+    """Return methods of both kinds of guests: `GET /config` and so on."""
+    pairs = (each.split(" ") for each in suffixes)
+    return tuple(f"{verb} /nodes/{{node}}/{kind}/{{vmid}}{rest}" for verb, rest in pairs for kind in ("qemu", "lxc"))
+
+
+_READ = (*_PLACES, *_guest("GET /config", "GET /status/current"))
+_POWER = (*_READ, *_TASK, _TASKS)
+
+CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
+    "list_nodes": (Tier.READ, ("GET /nodes", "GET /cluster/status")),
+    "get_node": (Tier.READ, ("GET /nodes", "GET /nodes/{node}/status")),
+    "list_storages": (Tier.READ, _PLACES),
+    "list_bridges": (Tier.READ, ("GET /nodes/{node}/network",)),
+    "list_tasks": (Tier.READ, (_TASKS, "GET /cluster/tasks")),
+    "get_task": (Tier.READ, _TASK),
+    "list_vms": (Tier.READ, _PLACES),
+    "list_templates": (Tier.READ, _PLACES),
+    "get_vm": (Tier.READ, _READ),
+    "next_vmids": (Tier.READ, _PLACES),
+    "start_vm": (Tier.OPERATE, (*_POWER, *_guest("POST /status/start"))),
+    "stop_vm": (Tier.OPERATE, (*_POWER, *_guest("POST /status/stop"))),
+    "shutdown_vm": (Tier.OPERATE, (*_POWER, *_guest("POST /status/shutdown"))),
+    "reboot_vm": (Tier.OPERATE, (*_POWER, *_guest("POST /status/reboot"))),
+    "update_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
+    "resize_disk": (Tier.OPERATE, (*_POWER, "PUT /nodes/{node}/qemu/{vmid}/resize")),
+    "create_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone")),
+}
+"""What each tool may call, with its tier."""
+
+_CONFIG = ("CPU", "Cloudinit", "Memory", "Network", "Options")
+WORDS: dict[str, Needed] = {
+    "list_vms": {("VM.Audit", "/vms/{vmid}")},
+    "list_templates": {("VM.Audit", "/vms/{vmid}")},
+    "next_vmids": {("VM.Audit", "/vms/{vmid}")},
+    "list_storages": {("Datastore.Audit", "/storage/{storage}")},
+    "list_nodes": {("Sys.Audit", "/nodes/{node}")},
+    "list_tasks": {("Sys.Audit", "/nodes/{node}")},
+    "update_vm": {(f"VM.Config.{each}", "/vms/{vmid}") for each in _CONFIG},
+    "resize_disk": {("Datastore.AllocateSpace", "/storage/{storage}")},
+    "create_vm": {
+        ("VM.Allocate", "/vms/{vmid}"),
+        ("Datastore.AllocateSpace", "/storage/{storage}"),
+        ("SDN.Use", "/sdn/zones/{zone}/{bridge}"),
+        *((f"VM.Config.{each}", "/vms/{vmid}") for each in (*_CONFIG, "CDROM", "Disk", "HWType")),
+    },
+}
+"""What the schema says in words alone, or leaves to what is changed: a bridge without SDN lies under /sdn/zones too."""
+
+
+def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
+    """Return what a permission check of the schema asks for: of alternatives the first.
+
+    One of several privileges (`any`) is for WORDS to name, unless there is only one.
+    """
+    if not isinstance(check, list) or not check:
+        return set()
+    if check[0] == "perm":
+        several = "any" in check and len(check[2]) > 1
+        return set() if several else {(each, check[1]) for each in check[2]}
+    if check[0] == "and":
+        return {each for part in check[1:] for each in needed(part)}
+    return needed(check[1]) if check[0] == "or" else set()
+
+
+def rights(catalogue: Catalogue) -> list[Right]:
+    """Return the privileges that the tools need, each with its path and who needs it.
+
+    A method that this version does not have needs none.
+    """
+    found: dict[tuple[str, str], tuple[Tier, list[str]]] = {}
+    for tool, (tier, keys) in CALLS.items():
+        for privilege, path in sorted(_of(catalogue, tool, keys)):
+            lowest, tools = found.get((privilege, path), (tier, []))
+            found[privilege, path] = (lowest if tier.covers(lowest) else tier, [*tools, tool])
+    return [Right(privilege, path, tier, tuple(tools)) for (privilege, path), (tier, tools) in sorted(found.items())]
+
+
+def _of(catalogue: Catalogue, tool: str, keys: Iterable[str]) -> Needed:
+    needs = set(WORDS.get(tool, set()))
+    for key in keys:
+        verb, _, path = key.partition(" ")
+        try:
+            info = catalogue.resolve(verb, path).info
+        except NotFound:
+            continue
+        needs |= {
+            (each, where.replace("{newid}", "{vmid}")) for each, where in needed(info["permissions"].get("check"))
+        }
+    return needs
