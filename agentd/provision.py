@@ -9,6 +9,7 @@ Running it twice changes nothing; settings that differ are brought up to date.  
 - only orchestrators write AI_WORKFLOWS: on a stream with schedules whoever may publish one subject can inject
   into any other of it
 - AI_EFFECTS keeps one record a key and denies purge and deletion: a record must outlive its assignment
+- AI_DEAD drops its oldest when it is full: refusing new letters would leave what is poisoned in the inputs, for ever
 - `ack_wait` 30 s never redelivered under a live worker through two faults; 10 s did
 """
 
@@ -87,12 +88,11 @@ def streams(replicas: int) -> list[dict[str, Any]]:
         },
         {
             "name": subjects.DEAD,
-            "subjects": [
-                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
-                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
-            ],
+            "subjects": [subjects.ALL_DEAD, *subjects.ADVISORIES],
             **file,
             "max_age": 30 * DAY,
+            "max_bytes": 64 * MIB,
+            "discard": "old",
         },
         _bucket(subjects.LIVE, replicas, max_age=0, marker=300),
         _bucket(subjects.CONF, replicas, max_age=0, marker=0),
