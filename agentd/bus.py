@@ -21,7 +21,7 @@ import msgspec
 
 from agentd import messages
 from agentd.connection import Connection, as_bytes, status_of
-from agentd.errors import BusError, BusUnavailable, NotProvisioned, StaleWrite
+from agentd.errors import BusError, BusFull, BusUnavailable, NotProvisioned, StaleWrite
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,7 +39,14 @@ ROLLUP = "Nats-Rollup"
 
 _GONE = ("KV-Operation", "Nats-Marker-Reason")
 _STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
-_FULL = {10002, 10023, 10047, 10077, 10122}
+_ROOM = "JetStream has no room; let its account have more (max_file), or make room: `agentd doctor` says what takes it"
+_FULL = {
+    10002: _ROOM,
+    10023: _ROOM,
+    10047: _ROOM,
+    10077: "the stream is full until what waits in it is worked off: is an orchestrator at work? see its /readyz",
+    10122: _ROOM,
+}
 
 
 class _ApiError(msgspec.Struct):
@@ -165,8 +172,15 @@ class Bus(Connection):
 
     async def last(self, stream: str, subject: str) -> Stored | None:
         """Return the last message on `subject`, as the leader knows it; None if there is none."""
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def message(self, stream: str, seq: int) -> Stored | None:
+        """Return the message of that sequence, as the leader knows it; None if it is gone."""
+        return await self._get(stream, {"seq": seq})
+
+    async def _get(self, stream: str, which: dict[str, Any]) -> Stored | None:
         try:
-            answer = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", which)
         except _NoMessage:
             return None
         found = answer["message"]
@@ -280,7 +294,9 @@ def _api_error(error: _ApiError, subject: str) -> BusError:
         return _NoMessage(text)
     if error.err_code in {_NO_STREAM, _NO_CONSUMER}:
         return NotProvisioned(f"{text}: run `agentd provision`")
-    if error.err_code == _IN_PROGRESS or error.err_code in _FULL or error.code in {408, 503}:
+    if error.err_code in _FULL:
+        return BusFull(f"{text}: {_FULL[error.err_code]}")
+    if error.err_code == _IN_PROGRESS or error.code in {408, 503}:
         return BusUnavailable(text)
     return BusError(f"{text} ({error.err_code})")
 

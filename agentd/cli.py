@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import sys
@@ -81,6 +82,23 @@ class App:
 
 
 passes = click.make_pass_decorator(App)
+ELSEWHERE = {"dead": "agentd.cli_dead", "export": "agentd.cli_export"}
+"""Commands that have a file of their own, which imports this one."""
+
+
+class Commands(click.Group):
+    """The commands of this file, and those of others, which are loaded when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return every name."""
+        return sorted({*super().list_commands(ctx), *ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one command."""
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name)
+        return found
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
@@ -88,7 +106,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agentd")
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Default: /etc/agentd/agentd.toml.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

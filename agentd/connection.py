@@ -142,6 +142,11 @@ class Connection:
         """Return the version of the server that we are connected to."""
         return str(self._nc._server_info.get("version", "")) if self.connected else ""  # noqa: SLF001
 
+    @property
+    def max_payload(self) -> int:
+        """Return the largest message in bytes, headers included, that the server takes."""
+        return int(self._nc.max_payload)
+
     def server_time(self) -> datetime:
         """Return the NATS server's time as far as it is known."""
         return datetime.fromtimestamp(time.time() + self.clock_offset, UTC)

@@ -2,8 +2,8 @@
 
 A handler never acknowledges.  It returns (done), raises BusUnavailable (again here, as long as the message is ours),
 another TemporaryError (handed back, again after its delay), or anything else (again, with growing pauses: a message is
-never thrown away because of our own fault).  Only `GiveUp` ends a message without success; the server then tells
-AI_DEAD.
+never thrown away because of our own fault).  `GiveUp`, and a fault of ours that is there each time, end a message
+without success: it is kept among the dead letters first (dead.py), and one that cannot be kept comes again.
 
 Why our own: nats-py has `fetch` alone, whose cancellation leaves a pull open, so that a message lands in a local
 queue while its timer runs.  Here a slot is free before a message is asked for, the pull is continuous, and a
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from agentd import messages
-from agentd.errors import AgentdError, BusUnavailable, TemporaryError
+from agentd import dead, messages
+from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, TemporaryError
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -46,6 +46,14 @@ EXPIRES = 10.0
 """Seconds that one pull request stays open at the server."""
 MAX_PAUSE = 30.0
 """Longest pause in seconds before a message is delivered again."""
+
+
+BUGS = 20
+"""Times that a message may meet a fault of ours in this process, over eight minutes, before it is given up.
+
+One that comes again for ever takes a place among those that the server hands out; a thousand of them would stop all
+others.  Errors of NATS do not count: an outage may last.
+"""
 
 
 class GiveUp(AgentdError):
@@ -82,6 +90,19 @@ class Job:
         """Return the message as `kind`; raises InvalidMessage."""
         return messages.decode(self.data, kind)
 
+    def letter(self, stream: str, agent_id: str, reason: str) -> messages.DeadLetter:
+        """Return what a dead letter says of this message, which lay in `stream` and which `agent_id` gives up."""
+        return messages.DeadLetter(
+            stream=stream,
+            sequence=self.sequence,
+            subject=self.subject,
+            reason=reason,
+            agent_id=agent_id,
+            stored=self.stored,
+            delivered=self.delivered,
+            headers=self.headers,
+        )
+
 
 Handle = Callable[[Job], Awaitable[None]]
 
@@ -97,6 +118,9 @@ class Consumer:
         self.problem = ""
         self.paused = False
         self._bus = bus
+        self._stream = stream
+        self._bugs: dict[int, int] = {}
+        self._full = ("", 0.0)
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._handle = handle
         self._slots = slots
@@ -116,6 +140,12 @@ class Consumer:
         """Return how many messages are being handled now."""
         return len(self._active)
 
+    @property
+    def full(self) -> str:
+        """Return why JetStream had no room for what a message led to; empty once one is done, or it is long ago."""
+        text, until = self._full
+        return text if time.monotonic() < until else ""
+
     async def run(self, stopping: asyncio.Event, *, drain: float = 30.0) -> None:
         """Work until `stopping` is set, then finish what runs within `drain` seconds or hand it back."""
         await self._again()
@@ -128,8 +158,16 @@ class Consumer:
             self._bus.on_reconnect.remove(self._again)
             await self._finish(drain)
 
+    async def pause(self) -> None:
+        """Take nothing more, also not what an open pull request would bring: it could bring `slots` messages."""
+        if not self.paused:
+            self.paused = True
+            if self._pull is not None and self._bus.connected:
+                await self._again()
+
     def resume(self) -> None:
-        """Ask for work again after `paused` was cleared."""
+        """Take work again."""
+        self.paused = False
         self._ask()
 
     async def _finish(self, drain: float) -> None:
@@ -221,16 +259,11 @@ class Consumer:
             await self._patiently(job)
         except asyncio.CancelledError:
             raise
-        except TemporaryError as error:
-            self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
-            self._nak(job, min(error.delay * job.delivered, MAX_PAUSE))
-        except GiveUp as error:
-            self._log.error("gave up a message", subject=job.subject, reason=str(error))
-            self._bus.send(job.reply, f"+TERM {error}".encode())
-        except Exception:  # noqa: BLE001 - a bug of the handler's: the message comes again
-            self._log.exception("a message was not handled", subject=job.subject, delivered=job.delivered)
-            self._nak(job, min(0.5 * 2 ** min(job.delivered, 10), MAX_PAUSE))
+        except Exception as error:  # noqa: BLE001 - a bug of the handler's is one too: the message comes again
+            await self._failed(job, error)
         else:
+            self._full = ("", 0.0)
+            self._bugs.pop(job.sequence, None)
             self._bus.send(job.reply, b"+ACK")
         finally:
             self._active.pop(job.reply, None)
@@ -254,10 +287,47 @@ class Consumer:
                 if self._stopping or not job.ours or (job.until is not None and time.monotonic() > job.until):
                     raise
                 tries += 1
+                if isinstance(error, BusFull):
+                    self._full = (str(error), time.monotonic() + MAX_PAUSE + 2)
                 self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
                 await asyncio.sleep(min(error.delay * tries, MAX_PAUSE))
             else:
                 return
+
+    async def _failed(self, job: Job, error: Exception) -> None:
+        """Decide what becomes of a message that was not handled."""
+        if isinstance(error, TemporaryError):
+            self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
+            self._nak(job, min(error.delay * job.delivered, MAX_PAUSE))
+        elif isinstance(error, GiveUp):
+            await self._give_up(job, str(error))
+        else:
+            self._log.exception("a message was not handled", subject=job.subject, delivered=job.delivered)
+            if self._is_hopeless(job, error):
+                await self._give_up(job, f"{type(error).__name__}: {error} ({BUGS} times)")
+            else:
+                self._nak(job, min(0.5 * 2 ** min(job.delivered, 10), MAX_PAUSE))
+
+    def _is_hopeless(self, job: Job, error: Exception) -> bool:
+        """Count a fault; tell whether this message has met too many."""
+        if isinstance(error, BusError):
+            return False
+        self._bugs[job.sequence] = self._bugs.get(job.sequence, 0) + 1
+        return self._bugs[job.sequence] >= BUGS
+
+    async def _give_up(self, job: Job, reason: str) -> None:
+        """Keep a message among the dead letters, then end it."""
+        self._log.error("gave up a message", subject=job.subject, reason=reason)
+        try:
+            await dead.bury(
+                self._bus, dead.GIVEN_UP, self.durable, job.letter(self._stream, self._bus.agent, reason), job.data
+            )
+        except AgentdError as error:
+            self._log.error("a dead letter cannot be kept", subject=job.subject, reason=str(error))
+            self._nak(job, min(1.0 * job.delivered, MAX_PAUSE))
+            return
+        self._bugs.pop(job.sequence, None)
+        self._bus.send(job.reply, f"+TERM {reason}".encode())
 
     def _nak(self, job: Job, delay: float) -> None:
         if not job.ours:

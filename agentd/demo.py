@@ -69,7 +69,8 @@ def up(given: Config, state: Path | None, port: int) -> int:
     """Run every role in this process beside an embedded nats-server; return the exit code."""
     state = state or default_state("up")
     with embedded.nats_server(state / "nats", port) as url:
-        bus = given.bus.model_copy(update={"servers": (url,)})
+        room = given.bus.max_storage or embedded.room(state / "nats")
+        bus = given.bus.model_copy(update={"servers": (url,), "max_storage": room})
         instances = {**given.instances, INSTANCE: sections.InstanceSection(roles=ROLES)}
         node = given.node.model_copy(update={"state_dir": state})
         here = given.model_copy(update={"bus": bus, "instances": instances, "node": node})

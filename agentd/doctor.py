@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd import plugins, provision, subjects
+from agentd import plugins, provision, storage, subjects
 from agentd.answers import role_for
 from agentd.bus import Bus
 from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
-from agentd.messages import Heartbeat, Tier, now
+from agentd.messages import MAX_STATE, Heartbeat, Tier, now
 from agentd.proxmox import Proxmox
 
 if TYPE_CHECKING:
@@ -87,7 +87,31 @@ async def _jetstream(bus: Bus, config: Config) -> list[Finding]:
         Finding("clock", abs(offset) <= MAX_OFFSET, f"{offset:+.3f} s beside the NATS server's", "run an NTP client")
     )
     findings.append(await _may_write(bus))
-    return findings
+    findings.append(_payload(bus))
+    return [*findings, *await _storage(bus)]
+
+
+def _payload(bus: Bus) -> Finding:
+    """Look whether one message can hold the state of a workflow."""
+    good = bus.max_payload >= MAX_STATE
+    text = f"messages of {bus.max_payload} bytes"
+    advice = f"set max_payload of nats-server to 1MB: workflows whose state is larger than {bus.max_payload} bytes fail"
+    return Finding("max_payload", good, text, "" if good else advice)
+
+
+async def _storage(bus: Bus) -> list[Finding]:
+    """Look how full NATS is, and what takes the room."""
+    try:
+        rooms, sizes = await storage.everything(bus)
+    except AgentdError as error:
+        return [Finding("storage", good=False, text=str(error), advice="let this user ask $JS.API.INFO")]
+    full = [each for each in rooms if each.share >= storage.FULL]
+    if full:
+        return [Finding("storage", good=False, text=each.text, advice=storage.advice(each, sizes)) for each in full]
+    account = await storage.account(bus)
+    used = f"{sum(sizes.values()) / storage.MIB:.1f} MiB in use"
+    unknown = f"{used}, of nobody knows how much: set max_file of the account, or max_storage under [bus]"
+    return [Finding("storage", good=True, text="; ".join(each.text for each in account) or unknown)]
 
 
 async def _may_write(bus: Bus) -> Finding:

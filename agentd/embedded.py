@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -72,6 +73,12 @@ def nats_server(directory: Path, port: int = -1) -> Iterator[str]:
         yield _ports(process, directory, log)
     finally:
         _stop(process)
+
+
+def room(directory: Path) -> int:
+    """Return how many bytes JetStream may take: what it has, and of the free disk what nats-server takes at most."""
+    taken = sum(each.stat().st_size for each in directory.rglob("*") if each.is_file())
+    return taken + shutil.disk_usage(directory).free * 3 // 4
 
 
 def _ports(process: subprocess.Popen[bytes], directory: Path, log: Path) -> str:

@@ -7,6 +7,7 @@
     ├── Denied                 policy, NATS or Proxmox permissions say no
     ├── BusError
     │   ├── BusUnavailable     no NATS, or no answer in time (temporary)
+    │   │   └── BusFull        JetStream has no room for a message (temporary)
     │   ├── StaleWrite         somebody wrote this subject first: reload and decide again
     │   ├── NoResponder        nobody on the network offers this (temporary)
     │   └── NotProvisioned     a stream, bucket or consumer is missing
@@ -96,6 +97,12 @@ class BusUnavailable(BusError, TemporaryError):
     """NATS is not reachable or did not answer in time."""
 
     code = "bus_unavailable"
+
+
+class BusFull(BusUnavailable):
+    """A stream, the account or the server has no room: nothing was stored, and it can be once there is room."""
+
+    code = "bus_full"
 
 
 class NoResponder(BusUnavailable):

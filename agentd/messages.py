@@ -349,6 +349,37 @@ class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
     state: str = "firing"
 
 
+class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say where a message was that was given up, why and by whom; the message itself is the body beside it.
+
+    stored     when it was stored, and as which `sequence` of which `stream`
+    headers    those that it had: in AI_DEAD they would act on AI_DEAD
+    cut        it, its headers or its reason did not fit beside this, and is not whole
+    replay_of  the letter that it was replayed from, 0 for none
+    """
+
+    stream: str
+    sequence: int
+    subject: str
+    reason: str
+    agent_id: str
+    stored: datetime
+    delivered: int = 1
+    size: int = 0
+    headers: dict[str, str] = {}
+    cut: bool = False
+    replay_of: int = 0
+
+
+class DeadMark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say what became of a dead letter: replaying, replayed (as which message of its stream) or dropped."""
+
+    action: str
+    principal: str
+    timestamp: Zoned
+    sequence: int = 0
+
+
 class CriticalError(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tell that a service met an error that it could not handle."""
 

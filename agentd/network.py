@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from agentd import subjects
+from agentd.dead import letters
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.messages import AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
 from agentd.web.view import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from agentd.bus import Bus
     from agentd.connection import Handler, Received
+    from agentd.dead import Letter
     from agentd.web.view import Identity, PluginState, Reason
 
 STEPS_SHOWN = 50
@@ -228,6 +230,10 @@ class DaemonView:
     async def alerts(self) -> list[Alert]:
         """List the alerts that are firing."""
         return await alerts(self._asked())
+
+    async def dead(self) -> list[Letter]:
+        """List the dead letters that wait for a person."""
+        return [each for each in await letters(self._asked()) if each.open]
 
     def events(self) -> AsyncIterator[Event]:
         """Yield live changes."""

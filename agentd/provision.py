@@ -10,6 +10,7 @@ Running it twice changes nothing; settings that differ are brought up to date.  
   into any other of it
 - AI_EFFECTS keeps one record a key and denies purge and deletion: a record must outlive its assignment
 - AI_METRICS lies in memory and anybody may write to it: it is bounded, the oldest goes
+- AI_DEAD drops its oldest when it is full: refusing new letters would leave what is poisoned in the inputs, for ever
 - `ack_wait` 30 s never redelivered under a live worker through two faults; 10 s did
 """
 
@@ -90,12 +91,11 @@ def streams(replicas: int) -> list[dict[str, Any]]:
         },
         {
             "name": subjects.DEAD,
-            "subjects": [
-                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
-                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
-            ],
+            "subjects": [subjects.ALL_DEAD, *subjects.ADVISORIES],
             **file,
             "max_age": 30 * DAY,
+            "max_bytes": 64 * MIB,
+            "discard": "old",
         },
         _bucket(subjects.LIVE, replicas, max_age=0, marker=300),
         _bucket(subjects.CONF, replicas, max_age=0, marker=0),

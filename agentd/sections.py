@@ -212,6 +212,12 @@ class Bus(Login):
         default="always",
         description="what the servers' jetstream.sync_interval is set to; told by `agentd doctor`, set in nats-server",
     )
+    max_storage: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        description="bytes that JetStream may take (its max_file_store, or what the disk has), where the account has "
+        "no limit of its own: at 70 % of it an alert is raised and no request is begun",
+    )
     timeout: float = Field(default=5.0, gt=0, le=60, description="seconds to wait for an answer of NATS")
     admin: Admin | None = Field(
         default=None, description="the identity that `agentd provision` uses; default: the daemon's"

@@ -2,7 +2,7 @@
 
 Streams: AI_REQUESTS and AI_INPUT are work queues, AI_WORKFLOWS is the state of all workflows and is written
 by orchestrators alone, AI_EFFECTS holds effect records, AI_AUDIT the hash chains, AI_METRICS what may be lost,
-AI_DEAD the server's advisories about messages that were given up.  `bus.provision` makes them.
+AI_DEAD the messages that were given up, with the reason, and the server's advisories.  `provision` makes them.
 """
 
 from __future__ import annotations
@@ -44,6 +44,12 @@ ALL_CRON: Final = "ai.workflows.timer.*._.cron"
 ALL_HEARTBEATS: Final = "ai.heartbeat.>"
 ALL_METRICS: Final = "ai.metrics.>"
 ALL_ALERTS: Final = "ai.alerts.>"
+ALL_DEAD: Final = "ai.dead.>"
+ALL_DEAD_MARKS: Final = "ai.dead.mark.*"
+ADVISORIES: Final = (
+    "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
+    "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
+)
 
 SERVICES: Final = ("specialist", "mcp-proxmox")
 """The services that come with agentd; each has a lane for what is urgent."""
@@ -233,6 +239,16 @@ def alert(kind: str) -> str:
 def critical_error(service: str) -> str:
     """ai.critical_errors.<service>."""
     return f"ai.critical_errors.{service}"
+
+
+def dead(why: str, consumer: str, key: str) -> str:
+    """ai.dead.<why>.<consumer>.<key>: a message that was given up; `why` is given-up, poisoned or broken."""
+    return f"ai.dead.{why}.{consumer}.{key}"
+
+
+def dead_mark(letter: int) -> str:
+    """ai.dead.mark.<letter>: what became of the dead letter of that sequence."""
+    return f"ai.dead.mark.{letter}"
 
 
 def control(agent: str) -> str:

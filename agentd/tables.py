@@ -202,6 +202,29 @@ def _control(reply: Any) -> None:  # noqa: ANN401
     console.print(f"{reply.agent_id}: {escape(reply.message)}")
 
 
+def _dead(found: list[Any]) -> None:
+    rows = [
+        [str(each.number), age(each.when), each.stream, each.subject or f"message {each.sequence}", each.agent_id,
+         f"{each.size} B", each.state, _harmless(each.reason[:200])]
+        for each in found
+    ]  # fmt: skip
+    _rows(["LETTER", "WHEN", "STREAM", "SUBJECT", "GIVEN UP BY", "SIZE", "STATE", "REASON"], rows, "no dead letters")
+
+
+def _letter(found: dict[str, Any]) -> None:
+    for name, value in found["letter"].items():
+        console.print(f"[bold]{name:<12}[/] {_harmless(str(value))}")
+    for name, value in found["headers"].items():
+        console.print(f"[bold]header[/]       {_harmless(f'{name}: {value}')}")
+    console.print()
+    console.print(_harmless(found["note"] or found["body"]))
+
+
+def _harmless(text: str) -> str:
+    """Return what a stranger wrote without characters that a terminal obeys."""
+    return escape("".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text))
+
+
 TABLES: dict[str, Callable[[Any], None]] = {
     "workflows": _workflows,
     "workflow": _workflow,
@@ -215,4 +238,6 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "lines": _lines,
     "submitted": _submitted,
     "control": _control,
+    "dead": _dead,
+    "letter": _letter,
 }

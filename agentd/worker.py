@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentd import results, subjects
+from agentd import dead, results, subjects
 from agentd.calls import CALL_WAIT, Performance
 from agentd.consumer import Consumer, Job
 from agentd.crash import crash_point
@@ -169,6 +169,7 @@ class Worker:
         job.until = time.monotonic() + seconds
         if job.delivered > DELIVERIES:
             text = f"delivered {job.delivered} times without an end: whoever runs it dies"
+            await self._bury(job, service, text)
             reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
         else:
             async with self._saying_so(task, name, service):
@@ -208,6 +209,16 @@ class Worker:
         finally:
             if beating is not None:
                 beating.cancel()
+
+    async def _bury(self, job: Job, service: str, reason: str) -> None:
+        """Keep a poisoned assignment for a person to look at; its workflow is told in any case."""
+        letter = job.letter(subjects.WORKFLOWS, self.agent_id, reason)
+        try:
+            await dead.bury(self.bus, dead.POISONED, service, letter, job.data)
+        except BusUnavailable:
+            raise
+        except AgentdError as error:
+            self.log.error("a dead letter cannot be kept", subject=job.subject, reason=str(error))  # noqa: TRY400
 
     async def _run_assignment(self, task: TaskAssignment, name: str, seconds: float) -> ToolReply:
         tool = self.tools.get(task.task_type)

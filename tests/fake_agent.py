@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from agentd.bus import Bus
+    from agentd.supervisor import Supervisor
     from harness import Net
 
 QUEUE = "specialist"
@@ -118,17 +119,19 @@ async def orchestrators(
     plan: Callable[[Nothing], list[TaskSpec]],
     count: int = 1,
     children: dict[str, Callable[[Name], list[TaskSpec]]] | None = None,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[list[Supervisor]]:
     """Run orchestrators that know the workflow `test` with this plan, and those that it starts, by name."""
     names = [f"orchestrator{number}" for number in range(count)]
     net.settings["instances"] |= {name: {"roles": ["orchestrator"]} for name in names}
+    daemons: list[Supervisor] = []
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
             daemon = await stack.enter_async_context(net.here(name))
             daemon.workflows["test"] = Definition("test", "A test's own.", Nothing, plan)
             for child, of in (children or {}).items():
                 daemon.workflows[child] = Definition(child, "One that another one starts.", Name, of)
-        yield
+            daemons.append(daemon)
+        yield daemons
 
 
 async def ask(bus: Bus, name: str = "w1", wait: float = 45) -> WorkflowResponse:

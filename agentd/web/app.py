@@ -88,6 +88,7 @@ class Site:
             "tasks": view.tasks,
             "metrics": view.metrics,
             "alerts": view.alerts,
+            "dead": view.dead,
         }
         return [
             Route("/", self.status),

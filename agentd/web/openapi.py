@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from agentd.dead import Letter
 from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration
 from agentd.web.overview import Overview
 from agentd.web.view import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
@@ -36,6 +37,7 @@ _PATHS: dict[str, tuple[str, Any, tuple[tuple[str, dict[str, Any]], ...]]] = {
     "/api/tasks": ("Tasks that are assigned or running", list[TaskView], ()),
     "/api/metrics": ("The latest report of each agent", list[MetricReport], ()),
     "/api/alerts": ("Alerts that are firing", list[Alert], ()),
+    "/api/dead": ("Messages that were given up and wait for a person", list[Letter], ()),
     "/api/plugins": ("Plugins of this daemon", list[PluginState], ()),
 }
 

@@ -18,6 +18,8 @@ from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegis
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentd.dead import Letter
+
 
 class RoleState(msgspec.Struct, frozen=True):
     """Tell whether a role of this instance is ready, and if not, why."""
@@ -199,6 +201,10 @@ class View(Protocol):
 
     async def alerts(self) -> list[Alert]:
         """List the alerts that are firing."""
+        ...
+
+    async def dead(self) -> list[Letter]:
+        """List the dead letters that wait for a person, the oldest first."""
         ...
 
     async def prometheus(self) -> bytes:

@@ -4,6 +4,8 @@
     agent_offline           two minutes without a heartbeat; an agent that said `offline` itself was drained
     schedule_failed         the last run of a schedule did not complete; a run that does clears it
     workflow_stuck          thirty minutes without a change while it should move; waiting for a person is not stuck
+    dead_letters            messages of a stream were given up, and nobody has replayed or dropped them yet
+    nats_storage            the account or a stream with a limit is 70 % full
 
 The rules, each learnt from somebody's mail storm:
 - one reading proves nothing: a value must stay beyond its threshold for `hold` seconds, over two readings at least,
@@ -38,8 +40,11 @@ AGENT_OFFLINE: Final = "agent_offline"
 WORKFLOW_STUCK: Final = "workflow_stuck"
 SCHEDULE_FAILED: Final = "schedule_failed"
 
-KINDS: Final = (HIGH_CPU, HIGH_MEMORY, AGENT_OFFLINE, WORKFLOW_STUCK, SCHEDULE_FAILED)
-SEVERITY: Final = dict.fromkeys(KINDS, "warning") | {AGENT_OFFLINE: "critical"}
+DEAD_LETTERS: Final = "dead_letters"
+NATS_STORAGE: Final = "nats_storage"
+
+KINDS: Final = (HIGH_CPU, HIGH_MEMORY, AGENT_OFFLINE, WORKFLOW_STUCK, SCHEDULE_FAILED, DEAD_LETTERS, NATS_STORAGE)
+SEVERITY: Final = dict.fromkeys(KINDS, "warning") | {AGENT_OFFLINE: "critical", NATS_STORAGE: "critical"}
 
 DRAINED: Final = "offline"
 """The status by which an agent says itself that it goes."""
@@ -235,6 +240,22 @@ class AlertBook:
         moved = self._resolve(key, f"workflow {view.workflow_id} moves again: {view.status}", at, over=over)
         schedule = schedule_of(view.workflow_id)
         return moved + (self._scheduled(schedule, view, at) if schedule and over else [])
+
+    def observe_dead(self, stream: str, waiting: int, text: str, at: datetime) -> list[Alert]:
+        """Note how many dead letters of a stream wait for a person."""
+        return self._judge(DEAD_LETTERS, {"stream": stream}, text, at, bad=waiting > 0, good=not waiting)
+
+    def observe_storage(self, what: str, text: str, at: datetime, *, full: bool, eased: bool) -> list[Alert]:
+        """Note how full NATS is; between `full` and `eased` all stays as it is."""
+        return self._judge(NATS_STORAGE, {"what": what}, text, at, bad=full, good=eased)
+
+    def _judge(  # noqa: PLR0913 - what it is about, what it says, and what follows from it
+        self, kind: str, labels: dict[str, str], text: str, at: datetime, *, bad: bool, good: bool
+    ) -> list[Alert]:
+        key = fingerprint(kind, labels)
+        if bad and key not in self._firing:
+            return [self._fire(kind, labels, text, next(iter(labels.values())), at)]
+        return self._resolve(key, text, at) if good else []
 
     def tick(self, at: datetime) -> list[Alert]:
         """Notice what was not heard until `at`."""

@@ -13,10 +13,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentd import subjects
-from agentd.errors import BusUnavailable, InvalidMessage, StaleWrite
+from agentd.errors import BusFull, BusUnavailable, InvalidMessage, StaleWrite
 from agentd.logs import Seldom
 from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport, decode, now
 from agentd_monitor.alerts import DRAINED, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
+from agentd_monitor.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,8 +50,10 @@ class Monitor:
         self._settings: MonitorSettings
         self._seldom: Seldom
         self._book: AlertBook
+        self._survey: Survey
         self._ticked: datetime
         self._unsaid: dict[str, Alert] = {}
+        self._unrecorded: dict[str, Alert] = {}
         self._news = asyncio.Event()
 
     async def run(self, context: Context) -> None:
@@ -68,7 +71,9 @@ class Monitor:
             ),
             await context.bus.subscribe(subjects.ALL_METRICS, self._hears(MetricReport, self._book.observe_metrics)),
             await context.bus.subscribe(subjects.ALL_EVENTS, self._hears(WorkflowView, self._book.observe_workflow)),
+            await context.bus.subscribe(subjects.ALL_DEAD, self._on_dead),
         ]
+        self._survey = Survey(context, self._book, self._tell)
         try:
             await self._catch_up()
             await self._watch()
@@ -95,6 +100,7 @@ class Monitor:
         try:
             while not stopping.done():
                 self._tick(now())
+                await self._survey.look(now())
                 await self._say()
                 news = asyncio.create_task(self._news.wait())
                 await asyncio.wait({stopping, news}, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
@@ -111,6 +117,11 @@ class Monitor:
             self._book.resume(at)
         self._ticked = at
         self._tell(self._book.tick(at))
+
+    async def _on_dead(self, _: Received) -> None:
+        """Look at once when a letter was written, or one was closed."""
+        self._survey.hurry()
+        self._news.set()
 
     # -- hearing ----------------------------------------------------------------------------------------------------
 
@@ -144,18 +155,42 @@ class Monitor:
         """Record and publish what changed; while NATS is away it stays unsaid and is tried again."""
         context = self._context
         self._news.clear()
+        problem = self._survey.problem
         try:
             for key, alert in list(self._unsaid.items()):
-                if await self._record(key, alert):
-                    await context.bus.publish(subjects.alert(alert.alert_type), alert)
-                    context.log.warning("alert", state=alert.state, kind=alert.alert_type, text=alert.message)
-                if self._unsaid.get(key) is alert:
-                    del self._unsaid[key]
+                try:
+                    await self._say_one(key, alert)
+                except BusFull as error:
+                    problem = f"alerts cannot be kept: {error}"
         except BusUnavailable as error:
-            context.health.down(f"alerts cannot be told: {error}")
+            problem = f"alerts cannot be told: {error}"
+        if problem:
+            context.health.down(problem)
         else:
             context.health.up()
         self._measure()
+
+    async def _say_one(self, key: str, alert: Alert) -> None:
+        """Record and publish an alert; when NATS has no room for the record, publish at once and record later.
+
+        Only then each monitor tells it: that there is no room is what somebody has to hear.
+        """
+        try:
+            new = await self._record(key, alert)
+        except BusFull:
+            if self._unrecorded.get(key) is not alert:
+                self._unrecorded[key] = alert
+                await self._publish(alert)
+            raise
+        told = self._unrecorded.pop(key, None)
+        if (told is None and new) or (told is not None and told.state != alert.state):
+            await self._publish(alert)
+        if self._unsaid.get(key) is alert:
+            del self._unsaid[key]
+
+    async def _publish(self, alert: Alert) -> None:
+        await self._context.bus.publish(subjects.alert(alert.alert_type), alert)
+        self._context.log.warning("alert", state=alert.state, kind=alert.alert_type, text=alert.message)
 
     def _measure(self) -> None:
         metrics = self._context.metrics

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from agentd import subjects
+from agentd import dead, subjects
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.crash import crash_point
 from agentd.effects import entomb
 from agentd.errors import BusUnavailable, Denied, Rejected, StaleWrite, TemporaryError
-from agentd.messages import CriticalError, TimerDue, WorkflowSignal, encode, now
+from agentd.messages import CriticalError, DeadLetter, TimerDue, WorkflowSignal, encode, now
 from agentd.workflows import TERMINAL, UNDER_WAY, VERSION, Effect, Parent, Workflow
 from agentd_orchestrator import derived, inputs
 from agentd_orchestrator import workflow as wf
@@ -45,13 +45,18 @@ if TYPE_CHECKING:
     from agentd.metrics import Metrics
 
 KEPT = 30 * 86_400.0
-"""Seconds that a workflow that is over, and the answer to it, stay: within them the same id is the same workflow."""
+"""Seconds that a workflow that is over, and the answer to it, stay: within them the same id is the same workflow.
+
+No more than effect records and stored results stay (provision.py), which the state refers to; `keep` makes it less.
+"""
 CACHE = 10_000
 """Open workflows whose state is kept in memory; one that is not is read again."""
 REFRESHED = 500
 """States that are compared with the leader's at a time."""
 BROKEN_AFTER = 3
 """Deliveries after which an input that `decide` cannot take ends its workflow, so that a person looks."""
+HEADERS = 4096
+"""Bytes that the headers and the protocol may take of the server's max_payload."""
 NEWER_DELAY = 10.0
 """Seconds before a state of a newer version is offered to another orchestrator."""
 
@@ -68,8 +73,9 @@ class _Given:
 class Engine:
     """Decides for every workflow whose inputs this process gets."""
 
-    def __init__(self, bus: Bus, agent_id: str, metrics: Metrics, log: Logger) -> None:
-        """Begin with nothing in memory."""
+    def __init__(self, bus: Bus, agent_id: str, metrics: Metrics, log: Logger, *, kept: float = KEPT) -> None:
+        """Begin with nothing in memory; a workflow that is over stays for `kept` seconds."""
+        self._kept = kept
         self._bus = bus
         self._agent = agent_id
         self._metrics = metrics
@@ -178,22 +184,30 @@ class Engine:
                     each.done.set_exception(error)
                     continue
                 text = f"deciding over {type(each.value).__name__} failed {each.delivered} times: {error}"
-                self._bus.spawn(self._alarm(workflow_id, text))
+                self._bus.spawn(self._bury(workflow_id, text, each))
                 current = wf.decide(current, inputs.broken(each.value, text), at)
         return None if current is start else current, refused
 
     def _fitting(self, state: Workflow, *, new: bool) -> tuple[Workflow, bytes]:
         """Return the state as one event can carry it, and its bytes: what does not fit would be stuck for ever."""
         data = encode(state)
-        if len(data) <= Workflow.MAX_BYTES:
+        most = min(Workflow.MAX_BYTES, self._bus.max_payload - HEADERS)
+        if len(data) <= most:
             return state, data
-        state = wf.overgrown(state, len(data), new=new)
+        state = wf.overgrown(state, len(data), most, new=new)
         self._log.error("a workflow has grown too large", workflow=state.workflow_id, reason=state.error)
         return state, encode(state)
 
     async def _alarm(self, workflow_id: str, text: str) -> None:
         error = CriticalError("orchestrator", f"{workflow_id}: {text}", now())
         await self._bus.publish(subjects.critical_error("orchestrator"), error)
+
+    async def _bury(self, workflow_id: str, text: str, given: _Given) -> None:
+        """Tell of an input that ended its workflow, and keep it."""
+        await self._alarm(workflow_id, text)
+        subject = subjects.event(workflow_id)
+        letter = DeadLetter(subjects.WORKFLOWS, 0, subject, text, self._agent, now(), delivered=given.delivered)
+        await dead.bury(self._bus, dead.BROKEN, subjects.ORCH_INPUT, letter, encode(given.value))
 
     # -- reading and writing ------------------------------------------------------------------------------------------
 
@@ -245,7 +259,7 @@ class Engine:
     async def _commit(self, state: Workflow, data: bytes, expect: int) -> int:
         subject = subjects.event(state.workflow_id)
         if state.over:
-            seq = await self._bus.store(subject, data, expect=expect, ttl=KEPT, headers={ROLLUP: "sub"})
+            seq = await self._bus.store(subject, data, expect=expect, ttl=self._kept, headers={ROLLUP: "sub"})
             self._metrics.workflow_finished(
                 state.workflow_type, state.status, (state.updated - state.created).total_seconds()
             )
@@ -275,7 +289,7 @@ class Engine:
                 return self._assign(state, effect)
             case "respond":
                 answer = derived.response(state, self._agent)
-                return self._bus.storing(subjects.response(state.workflow_id), answer, expect=0, ttl=KEPT)
+                return self._bus.storing(subjects.response(state.workflow_id), answer, expect=0, ttl=self._kept)
             case "report":
                 told = derived.report(state, self._agent)
                 return self._bus.storing(subjects.complete(self._agent, told.workflow_id, effect.task), told)

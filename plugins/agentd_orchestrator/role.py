@@ -34,6 +34,7 @@ from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
 from agentd_orchestrator.planning import Planner
+from agentd_orchestrator.room import Room
 
 if TYPE_CHECKING:
     from agentd.role import Context
@@ -48,6 +49,12 @@ class OrchestratorSettings(Settings):
 
     slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
     max_open: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
+    keep: float = Field(
+        KEPT / 86_400,
+        ge=1,
+        le=KEPT / 86_400,
+        description="days that workflows that are over, and their answers, stay; to have them longer: `agentd export`",
+    )
     discovery_every: float = Field(60.0, ge=1, description="seconds between two discovery requests")
 
 
@@ -72,7 +79,9 @@ class Orchestrator:
     async def run(self, context: Context) -> None:
         """Work until the context says stop."""
         self._context = context
-        self._engine = Engine(context.bus, context.agent_id, context.metrics, context.log)
+        self._engine = Engine(
+            context.bus, context.agent_id, context.metrics, context.log, kept=context.settings.keep * 86_400
+        )
         self._planner = Planner(context.workflows, context.policy)
         settings: OrchestratorSettings = context.settings
         self._requests = self._consumer(subjects.REQUESTS, subjects.ORCH_REQUESTS, self._on_request, 64)
@@ -99,21 +108,24 @@ class Orchestrator:
         return Consumer(context.bus, stream, durable, handle, slots=slots, log=context.log, journal=journal)
 
     async def _watch(self, consumers: list[Consumer], max_open: int) -> None:
-        """Say what keeps work from coming, and take no requests while too many workflows are open."""
+        """Say what keeps work from coming; take no requests while NATS is full or too many workflows are open."""
         context = self._context
+        room = Room(context.bus)
         while not await _stopped(context.stopping, 1.0):
-            problem = next((each.problem for each in consumers if each.problem), "")
+            await room.look()
+            refused = next((each.full for each in consumers if each.full), "")
+            problem = next((each.problem for each in consumers if each.problem), "") or refused or room.problem
             if problem:
                 context.health.down(problem)
             else:
                 context.health.up()
             if self._engine.open >= max_open:
                 await self._engine.refresh()
-            full = self._engine.open >= max_open
-            if self._requests.paused and not full:
-                self._requests.paused = False
+            full = self._engine.open >= max_open or bool(refused or room.problem)
+            if full:
+                await self._requests.pause()
+            elif self._requests.paused:
                 self._requests.resume()
-            self._requests.paused = full
 
     async def _agree(self) -> None:
         """Write states in a version that every orchestrator of the network knows: an old one may still be at work."""
@@ -225,7 +237,7 @@ class Orchestrator:
         )
         answer = WorkflowResponse(state.workflow_id, "conflict", {}, text, self._context.agent_id)
         subject = subjects.response(subjects.conflict(state.workflow_id, wanted))
-        await self._context.bus.store(subject, answer, ttl=KEPT)
+        await self._context.bus.store(subject, answer, ttl=self._context.settings.keep * 86_400)
 
     # -- what else comes in -------------------------------------------------------------------------------------------
 

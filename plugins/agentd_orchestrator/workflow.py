@@ -186,9 +186,9 @@ def _error_of(completion: TaskCompletion) -> TaskError:
 # -- what ends at once --------------------------------------------------------------------------------------------
 
 
-def overgrown(state: Workflow, size: int, *, new: bool) -> Workflow:
-    """Return `state`, which one event cannot carry, ended and without what makes it large."""
-    text = f"its state takes {size} bytes, and one event carries {Workflow.MAX_BYTES}"
+def overgrown(state: Workflow, size: int, most: int = Workflow.MAX_BYTES, *, new: bool) -> Workflow:
+    """Return `state`, which one event of at most `most` bytes cannot carry, ended and without what makes it large."""
+    text = f"its state takes {size} bytes, and one event carries {most}"
     kept = {} if new else _abandoned(state, state.updated)
     tasks = {name: _bare(task) for name, task in kept.items()}
     state = replace(state, parameters={}, tasks=tasks, outbox=[], error=text, timeline=state.timeline[-MAX_LINES:])

@@ -29,6 +29,7 @@ from agentd.web.view import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentd.dead import Letter
     from agentd.errors import AgentdError
 
 WORKFLOW_STATES = [
@@ -141,6 +142,11 @@ class MemoryView:
         """List alerts."""
         await self._network("alerts")
         return self.alert_list
+
+    async def dead(self) -> list[Letter]:
+        """List dead letters."""
+        await self._network("dead")
+        return []
 
     async def prometheus(self) -> bytes:
         """Return metrics."""

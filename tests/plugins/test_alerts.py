@@ -384,3 +384,33 @@ def test_an_agent_that_floods() -> None:
     lost = told(seen.tick(at(200)))
     assert len(lost) == WATCHED
     assert ("agent_offline", "known", "firing") in lost
+
+
+# -- dead letters and storage --------------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_told_until_none_is_open() -> None:
+    """One alert a stream, told once however many letters come, and resolved when nobody has to look any more."""
+    seen = book()
+    first = seen.observe_dead("AI_INPUT", 1, "a dead letter", at(0))
+    more = seen.observe_dead("AI_INPUT", 5, "five", at(10))
+    other = seen.observe_dead("AI_WORKFLOWS", 0, "none", at(10))
+    gone = seen.observe_dead("AI_INPUT", 0, "none", at(20))
+
+    assert told(first) == [("dead_letters", "AI_INPUT", "firing")]
+    assert (more, other) == ([], [])
+    assert told(gone) == [("dead_letters", "AI_INPUT", "resolved")]
+    assert not seen.firing()
+
+
+def test_storage_has_two_thresholds() -> None:
+    """Full raises, eased clears, and what is between leaves all as it is."""
+    seen = book()
+    steps = [(False, True), (True, False), (True, False), (False, False), (False, True), (False, False)]
+    changed = [
+        told(seen.observe_storage("AI_INPUT", "x", at(seconds), full=full, eased=eased))
+        for seconds, (full, eased) in enumerate(steps)
+    ]
+
+    assert [each[0][2] if each else "" for each in changed] == ["", "firing", "", "", "resolved", ""]
+    assert changed[1] == [("nats_storage", "AI_INPUT", "firing")]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import client, subjects
+from agentd import client, dead, subjects
 from agentd.workflows import Status, TaskSpec, Workflow
 from fake_agent import Nothing, ask, begin, ended, engine, orchestrators, task
+from harness import eventually
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -37,6 +38,7 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
     async with asyncio.timeout(10):
         await heard.wait()
     await listening.stop()
+    (letter,) = await eventually(lambda: dead.letters(bus), "a dead letter") or []
 
     assert state is not None
     assert state.status is Status.FAILED
@@ -44,6 +46,8 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
     assert answer is not None
     assert answer.error == state.error
     assert [each["error"] for each in told] == [f"w1: {state.error}"]
+    assert (letter.why, letter.subject, letter.reason) == ("broken", subjects.event("w1"), state.error)
+    assert b'"task_id":"w1.a"' in (await dead.body(bus, letter)).data
 
 
 async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from agentd import logs, subjects
+from agentd import dead, logs, subjects
 from agentd.bus import Bus
 from agentd.config import BusSettings
-from agentd.messages import Alert, Heartbeat, MetricReport, now
+from agentd.messages import Alert, DeadLetter, Heartbeat, MetricReport, now
 from agentd.metrics import Metrics
 from agentd.provision import provision
 from agentd.role import Context, Health
 from agentd_monitor import role as at_work
+from agentd_monitor import survey
 from agentd_monitor.role import Monitor
 from agentd_monitor.settings import MonitorSettings
 
@@ -197,3 +198,75 @@ async def test_new_thresholds_take_effect_at_once(network: Network) -> None:
     await bus.close()
 
     assert network.states() == [("high_cpu", "firing"), ("high_cpu", "resolved")]
+
+
+async def test_dead_letters_are_told_and_counted(network: Network) -> None:
+    """A letter is told at once and counted; dropped, its alert ends; a restart neither repeats nor forgets it."""
+
+    async def bury(number: int) -> None:
+        letter = DeadLetter(subjects.INPUT, number, "ai.tasks.complete.a.w.t", "not JSON", "o1", now())
+        await dead.bury(network.bus, dead.GIVEN_UP, subjects.ORCH_INPUT, letter, b"x")
+
+    async with network.monitor() as context:
+        await bury(1)
+        await network.until(lambda: bool(network.heard))
+        counted = (await context.metrics.render()).decode()
+        await bury(2)
+    async with network.monitor() as context:
+        for each in await dead.letters(network.bus):
+            await dead.drop(network.bus, each, "alice")
+        await network.until(lambda: len(network.heard) > 1)
+        after = (await context.metrics.render()).decode()
+
+    assert network.states() == [("dead_letters", "firing"), ("dead_letters", "resolved")]
+    assert network.heard[0].message == (
+        "a dead letter of AI_INPUT: ai.tasks.complete.a.w.t: not JSON; look with `agentd dead show 1`"
+    )
+    assert 'agentd_dead_letters_open{stream="AI_INPUT"} 1' in counted
+    assert 'agentd_dead_letters_total{stream="AI_INPUT"} 1' in counted
+    assert 'agentd_dead_letters_open{stream="AI_INPUT"} 0' in after
+
+
+async def test_a_stream_that_fills_up_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 70 % of its limit a stream is told with what to do, and resolved once it has room; sizes are metrics."""
+    monkeypatch.setattr(survey, "EVERY", 0.05)
+    config = (await network.bus.api(f"STREAM.INFO.{subjects.INPUT}"))["config"]
+    await network.bus.api(f"STREAM.UPDATE.{subjects.INPUT}", config | {"max_bytes": 1 << 20})
+    async with network.monitor() as context:
+        for _ in range(8):
+            await network.bus.store(subjects.complete("a", "w", "t"), b"x" * 95_000)
+        await network.until(lambda: bool(network.heard))
+        shown = (await context.metrics.render()).decode()
+        await network.bus.api(f"STREAM.PURGE.{subjects.INPUT}")
+        await network.until(lambda: len(network.heard) > 1)
+
+    assert network.states() == [("nats_storage", "firing"), ("nats_storage", "resolved")]
+    assert network.heard[0].message == (
+        "AI_INPUT is 73% full (0.7 of 1 MiB); completions and signals wait: is an orchestrator at work? see its /readyz"
+    )
+    assert network.heard[0].severity == "critical"
+    assert 'agentd_storage_share{what="AI_INPUT"} 0.7' in shown
+    assert 'agentd_stream_bytes{stream="AI_INPUT"} 76' in shown
+
+
+async def test_a_monitor_that_may_not_look(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AI_DEAD the monitor says that it cannot look, and goes on with everything else."""
+    monkeypatch.setattr(survey, "EVERY", 0.05)
+    await network.bus.api(f"STREAM.DELETE.{subjects.DEAD}")
+    bus = await network.connect("monitor-pve1")
+    context: Any = SimpleNamespace(
+        bus=bus, settings=QUICK, metrics=Metrics(), log=logs.get_logger(), health=Health(), stopping=asyncio.Event()
+    )
+    running = asyncio.create_task(Monitor().run(context))
+    await network.until(lambda: "cannot be looked at" in context.health.reason)
+    await network.bus.publish(subjects.heartbeat("a1"), beat())
+    await network.until(lambda: bool(network.heard))
+    reason = context.health.reason
+    await provision(network.bus)
+    await network.until(lambda: context.health.ready)
+    context.stopping.set()
+    await running
+    await bus.close()
+
+    assert network.states() == [("agent_offline", "firing")]
+    assert reason.endswith("run `agentd provision`")

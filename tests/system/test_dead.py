@@ -1,0 +1,105 @@
+"""`agentd dead`, as a person types it, over a network at work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+from agentd import subjects
+from harness import eventually
+from test_cli import agentd
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from agentd.bus import Bus
+    from harness import Net
+
+
+async def listed(net: Net, *arguments: str) -> list[dict[str, Any]]:
+    """Return `agentd --json dead`."""
+    done = await run(net, "--json", "dead", *arguments)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+async def run(net: Net, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one command."""
+    return await asyncio.to_thread(agentd, *arguments, config=net.config_file())
+
+
+def get(url: str) -> Any:
+    """Return what a daemon's API answers."""
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
+        return json.load(answer)
+
+
+async def given_up(bus: Bus, count: int) -> None:
+    """Wait until the orchestrator has given up so many messages."""
+
+    async def there() -> bool:
+        return len(await bus.every(subjects.DEAD, subjects.dead("given-up", "*", "*"))) >= count
+
+    await eventually(there, f"{count} dead letters")
+
+
+async def test_a_person_finds_and_replays(net: Net) -> None:
+    """What was given up is listed, shown, replayed by number or all at once, and dropped after a question."""
+    async with net.client() as bus, net.here("all") as daemon:
+        nothing = await run(net, "dead")
+        await bus.store(subjects.complete("plain", "w", "t"), b'{"task_id": 1}', headers={"X-From": "\x1b[2Jme"})
+        await bus.store(subjects.complete("bob", "w", "u"), b"melted")
+        await given_up(bus, 2)
+        completion, other = await listed(net)
+        served = await asyncio.to_thread(get, f"{daemon.url}/api/dead")
+        shown = await run(net, "dead", "show", str(completion["number"]))
+        table = await run(net, "dead")
+        replayed = await run(net, "dead", "replay", str(other["number"]), "4711")
+        await given_up(bus, 3)
+        again = (await listed(net))[-1]
+        whole = await run(net, "dead", "replay", "--all")
+        await given_up(bus, 4)
+        rest = await listed(net)
+        refused = await run(net, "dead", "drop", str(again["number"]))
+        dropped = await run(net, "--json", "dead", "drop", "--yes", *(str(each["number"]) for each in rest))
+        after = await listed(net)
+        everything = await listed(net, "--all", "--stream", "AI_INPUT")
+
+    assert [each["number"] for each in served] == [completion["number"], other["number"]]
+    assert nothing.stdout == "no dead letters\n"
+    assert completion["reason"] == "TaskCompletion.task_id: expected str, got int"
+    assert (completion["stream"], completion["agent_id"], completion["size"]) == ("AI_INPUT", "all-pve1", 14)
+    assert '{"task_id": 1}' in shown.stdout
+    assert "X-From: \ufffd[2Jme" in shown.stdout, "a terminal must not obey what a stranger wrote"
+    assert "ai.tasks.complete.plain.w.t" in table.stdout
+    assert "ai.tasks.complete.bob.w.u" in table.stdout
+    assert (replayed.returncode, replayed.stderr) == (1, "")
+    assert replayed.stdout.splitlines() == [
+        f"letter {other['number']}: published again as 3 on ai.tasks.complete.bob.w.u",
+        "there is no dead letter 4711; `agentd dead --all` lists them, and they stay 30 days",
+    ]
+    assert (again["subject"], again["replay_of"]) == ("ai.tasks.complete.bob.w.u", other["number"])
+    assert whole.stdout.splitlines() == [
+        f"letter {completion['number']}: published again as 4 on ai.tasks.complete.plain.w.t"
+    ], "a replay that failed is not replayed with all others"
+    assert [each["replay_of"] for each in rest] == [other["number"], completion["number"]]
+    assert refused.returncode != 0
+    assert "drop it without replaying?" in refused.stderr + refused.stdout
+    assert json.loads(dropped.stdout) == [{"letter": each["number"], "dropped": True} for each in rest]
+    assert after == []
+    assert [each["state"] for each in everything] == ["replayed", "replayed", "dropped", "dropped"]
+
+
+async def test_wrong_usage(net: Net) -> None:
+    """What does not exist is told in one line."""
+    async with net.client():
+        neither = await run(net, "dead", "replay")
+        ghost = await run(net, "dead", "show", "9")
+
+    assert neither.stderr == "agentd: name the letters to replay, or --all; `agentd dead` lists them\n"
+    assert neither.returncode == 2
+    assert ghost.stderr == "agentd: there is no dead letter 9; `agentd dead --all` lists them, and they stay 30 days\n"
+    assert ghost.returncode == 1

@@ -1,0 +1,364 @@
+"""What happens at each limit of NATS: who asks is told, what runs waits and goes on, nothing is lost.
+
+Streams are shrunk, and the account is given little room and more again, on a real nats-server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from agentd import client, doctor, logs, network, storage, subjects
+from agentd.errors import BusFull, BusUnavailable
+from agentd.messages import Alert, WorkflowRequest
+from agentd_monitor import survey
+from agentd_orchestrator import room
+from fake_agent import Agent, Nothing, ask, completion, orchestrators, task
+from harness import NatsServer, Net, eventually
+from pve.client import FakePve
+from test_cli import agentd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from agentd.bus import Bus
+    from agentd.supervisor import Supervisor
+    from agentd.workflows import TaskSpec
+
+MIB = 1 << 20
+ACCOUNT = """
+accounts {{
+  A {{ jetstream {{ max_file: {room}, max_mem: 64MB }}, users: [{{ user: a, password: a }}] }}
+  SYS {{ users: [{{ user: s, password: s }}] }}
+}}
+system_account: SYS
+no_auth_user: a
+"""
+
+
+def three(_: Nothing) -> list[TaskSpec]:
+    """Return a plan of three tasks in a row."""
+    return [task("a"), task("b", "a"), task("c", "b")]
+
+
+@pytest.fixture
+def quiet_net(tmp_path: Path, nats_server: NatsServer) -> Net:
+    """Return the configuration of a network without Proxmox."""
+    return Net(tmp_path, nats_server.url)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often how full NATS is."""
+    monkeypatch.setattr(room, "EVERY", 0.2)
+    monkeypatch.setattr(survey, "EVERY", 0.2)
+
+
+async def shrink(bus: Bus, stream: str, size: int) -> None:
+    """Let a stream hold no more than this."""
+    config = (await bus.api(f"STREAM.INFO.{stream}"))["config"]
+    await bus.api(f"STREAM.UPDATE.{stream}", config | {"max_bytes": size})
+
+
+async def fill(bus: Bus, subject: str, *, size: int = 100_000) -> int:
+    """Store junk until there is no room; return how much was stored."""
+    number = 0
+    with contextlib.suppress(BusFull):
+        while True:
+            await bus.store(subject.format(number), b"x" * size)
+            number += 1
+    return number
+
+
+async def hold(bus: Bus, stream: str, durable: str, seconds: float) -> None:
+    """Let a consumer hand out nothing for a time, as if all who pull were away; 0 ends it."""
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    await bus.api(f"CONSUMER.PAUSE.{stream}.{durable}", {"pause_until": until.isoformat()})
+
+
+async def running(bus: Bus, workflow_id: str, name: str) -> None:
+    """Wait until a task is under way."""
+
+    async def assigned() -> bool:
+        state = await network.state(bus, workflow_id)
+        return state is not None and state.tasks[name].assigned_at is not None
+
+    await eventually(assigned, f"{name} is assigned")
+
+
+async def readyz(daemon: Supervisor, words: str) -> str:
+    """Wait until /readyz of a daemon says 503 with these words; return all that it says."""
+
+    def get() -> str:
+        try:
+            with urllib.request.urlopen(f"{daemon.url}/readyz?format=text", timeout=5):  # noqa: S310 - loopback
+                return ""
+        except urllib.error.HTTPError as error:
+            text: str = error.read().decode()
+            return text if words in text else ""
+
+    return await eventually(lambda: asyncio.to_thread(get), words, 40) or ""
+
+
+async def _ask_until_refused(bus: Bus) -> tuple[int, BusFull]:
+    """Submit workflows until there is no room; return how many were taken, and what was said then."""
+    waiting = 0
+    while True:
+        try:
+            await client.submit(bus, "tester", WorkflowRequest("test", f"waiting{waiting}", timeout=60.0))
+        except BusFull as error:
+            return waiting, error
+        waiting += 1
+
+
+async def test_requests_are_full(quiet_net: Net) -> None:
+    """Who asks is told that there is no room and what to do; what runs goes on, what waits is done in its turn."""
+    async with quiet_net.client() as bus:
+        await shrink(bus, subjects.REQUESTS, 20_000)
+        agent = Agent(bus)
+        agent.hold = {"b"}
+        async with orchestrators(quiet_net, three), agent.working():
+            await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=60.0))
+            await running(bus, "before", "b")
+            await hold(bus, subjects.REQUESTS, subjects.ORCH_REQUESTS, 60)
+            waiting, refused = await _ask_until_refused(bus)
+            line = await asyncio.to_thread(agentd, "submit", "test", config=quiet_net.config_file())
+            agent.release.set()
+            before = await client.follow(bus, "before", lambda _: None, wait=45)
+            await hold(bus, subjects.REQUESTS, subjects.ORCH_REQUESTS, 0)
+            after = [await client.follow(bus, f"waiting{number}", lambda _: None, wait=45) for number in range(waiting)]
+            again = await ask(bus, "again")
+
+    assert str(refused) == (
+        "ai.workflows.request.tester: maximum bytes exceeded: the stream is full until what waits in it is worked "
+        "off: is an orchestrator at work? see its /readyz"
+    )
+    assert line.stderr == f"agentd: {refused}\n"
+    assert line.returncode == 69
+    assert waiting > 10
+    assert {each.status for each in [before, *after, again]} == {"completed"}
+
+
+async def test_inputs_are_full(net: Net) -> None:
+    """A completion that finds no room waits with its agent, and comes in when there is: nothing is done again."""
+    async with net.client() as bus, net.here("all") as daemon:
+        await shrink(bus, subjects.INPUT, 200_000)
+        await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 60)
+        await fill(bus, subjects.complete("a", "ghost", "t"), size=1000)
+        wish = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
+        await client.submit(bus, "tester", wish)
+        await running(bus, "web1", "validate_vm_parameters")
+
+        async def refused() -> bool:
+            assert daemon._worker is not None  # noqa: SLF001 - nobody else knows which of its queues stands still
+            return any(each.full for each in daemon._worker.consumers)  # noqa: SLF001
+
+        await eventually(refused, "the completion finds no room")
+        await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 0)
+        answer = await client.follow(bus, "web1", lambda _: None, wait=60)
+
+    assert answer.status.startswith("completed")
+    assert net.pve is not None
+    assert len(net.pve.creates()) == 1
+
+
+@contextlib.asynccontextmanager
+async def small(tmp_path: Path) -> AsyncIterator[tuple[NatsServer, Net, Bus]]:
+    """Yield a network in an account of 40 MiB, whose streams reserve little of it."""
+    with NatsServer(tmp_path, extra=ACCOUNT.format(room="1GB")) as server:
+        net = Net(tmp_path, server.url)
+        async with net.client() as bus:
+            for stream in (subjects.REQUESTS, subjects.INPUT, subjects.DEAD):
+                await shrink(bus, stream, 4 * MIB)
+            await limit(server, bus, "40MB")
+            yield server, net, bus
+
+
+async def limit(server: NatsServer, bus: Bus, room: str) -> None:
+    """Give the account another limit."""
+    server.reload(ACCOUNT.format(room=room))
+    wanted = int(room.removesuffix("MB")) * MIB
+
+    async def there() -> bool:
+        try:
+            info = await bus.api("INFO", wait=1.0)
+        except BusUnavailable:
+            return False
+        return bool(info["limits"]["max_storage"] == wanted)
+
+    await eventually(there, f"the account has {room}")
+
+
+async def test_the_account_is_full(tmp_path: Path) -> None:
+    """Running workflows wait while every event is refused, and end when there is room; no request is begun before."""
+    async with small(tmp_path) as (server, net, bus):
+        agent = Agent(bus)
+        agent.hold = {"b"}
+        alerts: list[Alert] = []
+        net.settings["instances"]["m"] = {"roles": ["monitor"]}
+
+        async def on_alert(received: Any) -> None:
+            alerts.append(received.decode(Alert))
+
+        await bus.subscribe(subjects.alert(">"), on_alert)
+        async with net.here("m"), orchestrators(net, three) as (orchestrator,), agent.working():
+            await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
+            await running(bus, "before", "b")
+            await fill(bus, "ai.effects.junk.w.t{}")
+            await fill(bus, "ai.effects.junk.v.t{}", size=100)
+            agent.release.set()
+
+            async def told() -> list[Alert] | None:
+                return [each for each in alerts if each.alert_type == "nats_storage"] or None
+
+            (alert,) = await eventually(told, "an alert") or []
+            reasons = await readyz(orchestrator, "the NATS account")
+            await limit(server, bus, "41MB")  # room for a request, and more than 70 % full all the same
+            await client.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
+            await asyncio.sleep(2)
+            stands = await network.state(bus, "before")
+            begun = await network.state(bus, "late")
+            await limit(server, bus, "200MB")
+            before = await client.follow(bus, "before", lambda _: None, wait=60)
+            late = await client.follow(bus, "late", lambda _: None, wait=60)
+
+            async def resolved() -> bool:
+                return ("nats_storage", "resolved") in [(each.alert_type, each.state) for each in alerts]
+
+            await eventually(resolved, "the alert is resolved")
+
+    assert "no new requests are taken: the NATS account is 100% full (40.0 of 40 MiB)" in reasons
+    assert stands is not None
+    assert begun is None, "no request is begun while there is no room"
+    assert (before.status, late.status) == ("completed", "completed")
+    assert alert.message.startswith("the NATS account is ")
+    assert "most is in AI_EFFECTS" in alert.message
+
+
+async def test_from_70_percent_on_nothing_is_begun(tmp_path: Path) -> None:
+    """At 70 % of the account what runs ends, requests wait, and are begun below 65 %; doctor says why."""
+    async with small(tmp_path) as (server, net, bus):
+        agent = Agent(bus)
+        agent.hold = {"b"}
+        async with orchestrators(net, three) as (orchestrator,), agent.working():
+            await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
+            await running(bus, "before", "b")
+            for number in range(29):
+                await bus.store(f"ai.effects.junk.w.t{number}", b"x" * (MIB * 98 // 100))
+            reasons = await readyz(orchestrator, "no new requests")
+            await client.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
+            agent.release.set()
+            before = await client.follow(bus, "before", lambda _: None, wait=45)
+            begun = await network.state(bus, "late")
+            found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+            await limit(server, bus, "60MB")
+            late = await client.follow(bus, "late", lambda _: None, wait=45)
+            better = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+
+    (told,) = [each for each in found if not each.good]
+    assert before.status == "completed"
+    assert begun is None
+    assert late.status == "completed"
+    assert reasons.startswith("orchestrator: no new requests are taken: the NATS account is 71% full (28.4 of 40 MiB)")
+    assert (told.what, told.text) == ("storage", "the NATS account is 71% full (28.4 of 40 MiB)")
+    assert told.advice.startswith("most is in AI_EFFECTS 28.4 MiB")
+    assert all(each.good for each in better)
+    assert [each.text for each in better if each.what == "storage"] == ["the NATS account is 47% full (28.4 of 60 MiB)"]
+
+
+async def test_the_server_is_full(tmp_path: Path) -> None:
+    """Without a limit of the account the refusal itself tells; work goes on when there is room again."""
+    with NatsServer(tmp_path, jetstream="max_file_store: 640MB") as server:
+        net = Net(tmp_path, server.url)
+        async with net.client() as bus:
+            for stream in (subjects.REQUESTS, subjects.INPUT, subjects.DEAD):
+                await shrink(bus, stream, 4 * MIB)
+            await bus.api("STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["other.*"], "storage": "file"})
+            agent = Agent(bus)
+            agent.hold = {"b"}
+            async with orchestrators(net, three) as (orchestrator,), agent.working():
+                await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
+                await running(bus, "before", "b")
+                await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 60)
+                agent.release.set()
+
+                async def completed() -> bool:
+                    return bool((await bus.api(f"STREAM.INFO.{subjects.INPUT}"))["state"]["messages"])
+
+                await eventually(completed, "a completion waits")
+                await fill(bus, "other.{}", size=1_000_000)
+                with pytest.raises(BusFull, match="insufficient resources: JetStream has no room; let its account"):
+                    await client.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
+                await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 0)
+                reasons = await readyz(orchestrator, "insufficient")
+                await bus.api("STREAM.PURGE.OTHER", {"keep": 400})
+                before = await client.follow(bus, "before", lambda _: None, wait=60)
+                late = await ask(bus, "late", wait=60)
+
+    assert (before.status, late.status) == ("completed", "completed")
+    assert "insufficient resources: JetStream has no room" in reasons
+
+
+async def test_max_storage_is_believed(quiet_net: Net) -> None:
+    """Where the account has no limit, `max_storage` under [bus] says what there is, and 70 % of it is the end."""
+    quiet_net.settings["bus"]["max_storage"] = 8 * MIB
+    async with quiet_net.client() as bus, orchestrators(quiet_net, three) as (orchestrator,):
+        for number in range(6):
+            await bus.store(f"ai.effects.junk.w.t{number}", b"x" * (MIB * 98 // 100))
+        reasons = await readyz(orchestrator, "no new requests")
+        rooms = await storage.for_events(bus)
+
+    assert "JetStream's storage (bus.max_storage) is 74% full (5.9 of 8 MiB)" in reasons
+    assert [each.what for each in rooms] == ["JetStream's storage (bus.max_storage)", "AI_INPUT"]
+
+
+async def test_messages_smaller_than_a_state(tmp_path: Path) -> None:
+    """A server whose max_payload is below what a state may take ends the workflow that outgrows it, with the reason."""
+    with NatsServer(tmp_path, extra="max_payload: 64KB") as server:
+        net = Net(tmp_path, server.url)
+        async with net.client() as bus:
+            agent = Agent(bus, lambda given: msgspec.structs.replace(completion(given), result="x" * 30_000))
+            async with orchestrators(net, three), agent.working():
+                answer = await ask(bus)
+            found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+
+    (told,) = [each for each in found if not each.good]
+    assert answer.status == "failed"
+    assert answer.error.startswith("its state takes 6")
+    assert answer.error.endswith("bytes, and one event carries 61440")
+    assert (told.what, told.text) == ("max_payload", "messages of 65536 bytes")
+    assert told.advice.startswith("set max_payload of nats-server to 1MB")
+
+
+async def test_the_audit_is_full(tmp_path: Path) -> None:
+    """When the audit cannot be written nothing above tier read is done; it is done once there is room, and once."""
+    async with small(tmp_path) as (server, _, bus):
+        with FakePve(directory=tmp_path / "pve") as pve:
+            net = Net(tmp_path, server.url, pve)
+            async with net.here("all"):
+                wish = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
+                await hold(bus, subjects.WORKFLOWS, "mcp-proxmox", 60)
+                await client.submit(bus, "tester", wish)
+                await running(bus, "web1", "create_vm")
+                await fill(bus, "ai.audit.junk{}")
+                await fill(bus, "ai.audit.junk{}", size=100)
+                await hold(bus, subjects.WORKFLOWS, "mcp-proxmox", 0)
+                await asyncio.sleep(3)
+                made = pve.creates()
+                found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
+                await limit(server, bus, "200MB")
+                answer = await client.follow(bus, "web1", lambda _: None, wait=60)
+
+            assert made == []
+            assert answer.status.startswith("completed"), answer
+            assert len(pve.creates()) == 1
+    (told,) = [each for each in found if each.what == "storage"]
+    assert "AI_AUDIT is kept for ever unless you set its max_age (archive it first)" in told.advice
