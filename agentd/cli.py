@@ -22,7 +22,7 @@ import uvloop
 from agentd import config as configuration
 from agentd import logs, plugins, subjects
 from agentd.bus import Bus
-from agentd.errors import AgentdError, Rejected, UsageError
+from agentd.errors import AgentdError, InvalidMessage, Rejected, UsageError
 from agentd.messages import WorkflowRequest, WorkflowSignal, plain, request_digest
 from agentd.version import __version__
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from agentd.config import Config
+    from agentd.definitions import Reader
     from agentd.messages import SignalReply, WorkflowResponse
 
 T = TypeVar("T")
@@ -58,6 +59,10 @@ class App:
     def config(self) -> Config:
         """Read the configuration; raises ConfigError."""
         return configuration.load(self.path, os.environ, plugins.installed())
+
+    def reader(self) -> Reader:
+        """Return what reads workflow files; raises ConfigError."""
+        return plugins.Plugins(self.config(), set(plugins.installed())).reader()
 
     @contextlib.asynccontextmanager
     async def bus(self, *, admin: bool = False) -> AsyncIterator[tuple[Bus, Config]]:
@@ -300,19 +305,50 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
     _finish(app, run_async(work()))
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @click.option("--limit", default=20, show_default=True)
 @click.option("--status", default="", help="Only those that stand so.")
-@passes
-def workflows(app: App, limit: int, status: str) -> None:
-    """List workflows: those not over first, then the latest."""
+@click.pass_context
+def workflows(context: click.Context, limit: int, status: str) -> None:
+    """List workflows: those not over first, then the latest; or see to what can be asked for."""
     from agentd import network
+
+    app: App = context.obj
 
     async def work() -> object:
         async with app.bus() as (bus, _):
             return await network.workflows(bus, limit, status)
 
-    app.show(run_async(work()), "workflows")
+    if context.invoked_subcommand is None:
+        app.show(run_async(work()), "workflows")
+
+
+@workflows.command(name="check")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@passes
+def check_files(app: App, files: tuple[Path, ...]) -> None:
+    """Check workflow files: every fault with its line and column; exit code 65 if there is one."""
+    faults = app.reader().check(list(files))
+    bad = {each.file for each in faults}
+    lines = [*map(str, faults), *(f"{each}: good" for each in files if str(each) not in bad)]
+    click.echo(json.dumps(plain(faults), indent=2, ensure_ascii=False) if app.as_json else "\n".join(lines))
+    sys.exit(InvalidMessage.exit_code if faults else 0)
+
+
+@workflows.command()
+@passes
+def schema(app: App) -> None:
+    """Print the JSON Schema of workflow files, for editors."""
+    click.echo(json.dumps(app.reader().schema(), indent=2, ensure_ascii=False))
+
+
+@workflows.command()
+@passes
+def definitions(app: App) -> None:
+    """List what can be asked for on this machine, and where it comes from; exit code 65 if a file is at fault."""
+    found = app.reader().listed()
+    app.show(found, "definitions")
+    sys.exit(InvalidMessage.exit_code if any(each.faults for each in found) else 0)
 
 
 @cli.command()

@@ -104,6 +104,18 @@ def _workflows(found: list[Any]) -> None:
     _rows(["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help")
 
 
+def _definitions(found: list[Any]) -> None:
+    rows = [
+        [each.name, each.source, escape(_fault(each.faults) if each.faults else each.description)] for each in found
+    ]
+    _rows(["DEFINITION", "FROM", "SAYS"], rows, "no workflow can be asked for")
+
+
+def _fault(faults: list[Any]) -> str:
+    more = f" (and {len(faults) - 1} more: agentd workflows check {faults[0].file})" if len(faults) > 1 else ""
+    return f"cannot be used: {faults[0]}{more}"
+
+
 def _workflow(found: Any) -> None:  # noqa: ANN401
     console.print(f"[bold]{found.workflow_id}[/]  {found.workflow_type}  {symbol(found.status)}  by {found.requester}")
     if found.error:
@@ -205,6 +217,7 @@ def _control(reply: Any) -> None:  # noqa: ANN401
 TABLES: dict[str, Callable[[Any], None]] = {
     "workflows": _workflows,
     "workflow": _workflow,
+    "definitions": _definitions,
     "agents": _agents,
     "tools": _tools,
     "schedules": _schedules,

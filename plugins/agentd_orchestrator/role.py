@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,6 +34,7 @@ from agentd_orchestrator import schedules
 from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
+from agentd_orchestrator.library import Library
 from agentd_orchestrator.planning import Planner
 
 if TYPE_CHECKING:
@@ -42,12 +44,16 @@ if TYPE_CHECKING:
 VERSIONS_EVERY = 5.0
 """Seconds between two looks at which versions the orchestrators know."""
 
+LOOK: float = 5.0
+"""Seconds between two looks at the files of declared workflows, so that a fault is seen before somebody asks."""
+
 
 class OrchestratorSettings(Settings):
     """Settings of the orchestrator, section `[orchestrator]`."""
 
     slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
     max_open: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
+    workflows_dir: Path = Field(Path("/etc/agentd/workflows"), description="where declared workflows lie: NAME.yaml")
     discovery_every: float = Field(60.0, ge=1, description="seconds between two discovery requests")
 
 
@@ -63,6 +69,7 @@ class Orchestrator:
         self._context: Context
         self._engine: Engine
         self._planner: Planner
+        self._library: Library
         self._requests: Consumer
         self._queues: set[str] = set()
 
@@ -73,8 +80,10 @@ class Orchestrator:
         """Work until the context says stop."""
         self._context = context
         self._engine = Engine(context.bus, context.agent_id, context.metrics, context.log)
-        self._planner = Planner(context.workflows, context.policy)
         settings: OrchestratorSettings = context.settings
+        self._library = Library(settings.workflows_dir, context.known_tools, context.workflows)
+        await self._read_files()
+        self._planner = Planner(self._library, context.policy)
         self._requests = self._consumer(subjects.REQUESTS, subjects.ORCH_REQUESTS, self._on_request, 64)
         consumers = [
             self._requests,
@@ -87,6 +96,7 @@ class Orchestrator:
         context.health.up()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discover(settings.discovery_every))
+            group.create_task(self._look_at_files())
             group.create_task(self._watch(consumers, settings.max_open))
             group.create_task(self._agree())
             group.create_task(plain_agents.PlainAgents(context).run())
@@ -127,6 +137,20 @@ class Orchestrator:
         living = await self._context.bus.kv_list(subjects.LIVE)
         agents = [each.decode(Presence).agent for each in living.values()]
         return min([VERSION, *(each.state_version for each in agents if self.name in each.role)])
+
+    async def _look_at_files(self) -> None:
+        while not await _stopped(self._context.stopping, LOOK):
+            await self._read_files()
+
+    async def _read_files(self) -> None:
+        """Read the workflow files that have changed; what is wrong is logged once and stands on the page."""
+        if not await asyncio.to_thread(self._library.refresh):
+            return
+        warnings = [str(each) for each in self._library.faults]
+        for each in warnings:
+            if each not in self._context.health.warnings:
+                self._context.log.warning("a workflow file is at fault", fault=each)
+        self._context.health.warnings[:] = warnings
 
     async def _discover(self, every: float) -> None:
         bus = self._context.bus
@@ -169,6 +193,8 @@ class Orchestrator:
             return msgspec.structs.replace(begin, refused=text, status=Status.EXPIRED)
         retried = await self._engine.read(request.retry_of) if request.retry_of else None
         plain = job.subject == subjects.WORKFLOW_REQUEST
+        if not self._library.is_own(request.workflow_type):
+            await self._read_files()
         try:
             begin = self._planner.begin(request, principal, tier, plain=plain, retried=retried, parent=parent)
             plain_agents.check(begin.plan, context.config.bus.queues, context.policy)
