@@ -227,7 +227,7 @@ def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
 @click.option("--timeout", type=float, help="Seconds that the workflow may take.")
 @click.option("--priority", default=5, show_default=True, help="1 to 10; above 5 its tasks do not wait for others.")
-@click.option("--dry-run", is_flag=True, help="Plan only.")
+@click.option("--dry-run", is_flag=True, help="Plan only, and show the plan: its graph and what each task gets.")
 @passes
 def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     app: App,
@@ -261,6 +261,8 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
         async with app.bus() as (bus, config):
             mine = msgspec.structs.replace(request, requester_id=config.principal)
             await client.submit(bus, config.principal, mine)
+            if dry_run:
+                return await _planned(app, bus, request)
             if not wait:
                 return None
             return await _follow(app, bus, request.workflow_id, request_digest(request))
@@ -271,6 +273,22 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
         app.show(told, "submitted")
     else:
         _finish(app, answer)
+
+
+async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResponse:
+    """Wait for the plan of a dry run and show it; nobody is interested in the steps of what is not done."""
+    from agentd import client, network
+    from agentd.preview import preview
+
+    answer = await client.follow(bus, request.workflow_id, lambda _: None, requested=request_digest(request))
+    state = await network.state(bus, request.workflow_id)
+    if answer.status != "completed" or state is None:
+        return answer
+    plan = preview(state)
+    if app.as_json:
+        return msgspec.structs.replace(answer, result=answer.result | {"plan": plain(plan)})
+    app.show(plan, "plan")
+    return answer
 
 
 async def _follow(

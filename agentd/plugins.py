@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pluggy
 
@@ -175,7 +175,14 @@ class Plugins:
 
 
 class _Nowhere:
-    """Stands for Proxmox where tools are looked at and never run: nothing may be asked of it."""
+    """Stands for Proxmox where tools are looked at and never run: whatever is called on it fails."""
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        def fail(*_: object, **__: object) -> NoReturn:
+            message = f"{name}: this tool was only to be looked at"
+            raise AssertionError(message)
+
+        return fail
 
 
 def known_tools(config: Config) -> dict[str, Tool]:

@@ -116,6 +116,28 @@ def _fault(faults: list[Any]) -> str:
     return f"cannot be used: {faults[0]}{more}"
 
 
+def _plan(found: list[Any]) -> None:
+    for each in found:
+        at_once = f", {each.window} at once" if each.window else ""
+        facts = [
+            ("after", ", ".join(each.after)),
+            ("when", each.when),
+            ("each", "" if each.each is None else f"{_json(each.each)}{at_once}"),
+            ("approval", each.approval),
+            ("with", _json(each.with_) if each.with_ else ""),
+            ("undo", f"{each.undo} {_json(each.undo_with)}" if each.undo else ""),
+        ]
+        console.print(f"[bold]{each.name}[/]  {escape(each.calls)}  [dim]→ {each.queue}[/]")
+        for name, text in facts:
+            if text:
+                console.print(f"  {name:<9} {escape(text)}", soft_wrap=True)
+    console.print()
+
+
+def _json(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+
+
 def _workflow(found: Any) -> None:  # noqa: ANN401
     console.print(f"[bold]{found.workflow_id}[/]  {found.workflow_type}  {symbol(found.status)}  by {found.requester}")
     if found.error:
@@ -218,6 +240,7 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "workflows": _workflows,
     "workflow": _workflow,
     "definitions": _definitions,
+    "plan": _plan,
     "agents": _agents,
     "tools": _tools,
     "schedules": _schedules,

@@ -42,6 +42,7 @@ CACHED: Final = 1024
 NAMES: Final = ("parameters", "tasks", "item", "index", "workflow_id")
 OF_A_TASK: Final = ("result", "status", "error", "warnings")
 SHOWN: Final = 160
+NO_STATEMENTS: Final = "only expressions in {{ … }} are taken, no statements ({% … %})"
 
 _BEGINS: Final = re.compile(r"\{[{%#]")
 _REFERENCE: Final = re.compile(
@@ -187,6 +188,8 @@ def _read(text: str, *, condition: bool) -> _Read:
     try:
         parsed = sandbox.parse(f"{{{{ {text} }}}}" if condition else text)
     except TemplateSyntaxError as error:
+        if "{%" in text:
+            _fail(text, NO_STATEMENTS, "{%", error.lineno)
         _fail(text, _plainer(str(error.message)), "", error.lineno)
     except (RecursionError, MemoryError):
         _fail(text, "it is nested too deeply", "")
@@ -222,8 +225,7 @@ def _check(text: str, node: nodes.Node, found: _Found, depth: int) -> None:
     if depth > MAX_DEPTH:
         _fail(text, "it is nested too deeply", "", node.lineno)
     if kind not in _TAKEN:
-        statement = "only expressions in {{ … }} are taken, no statements ({% … %})"
-        _fail(text, _WHY_NOT.get(kind, statement), _word(node), node.lineno)
+        _fail(text, _WHY_NOT.get(kind, NO_STATEMENTS), _word(node), node.lineno)
     if isinstance(node, (nodes.Filter, nodes.Test)):
         _check_named(text, node)
     elif isinstance(node, (nodes.Getattr, nodes.Getitem)):

@@ -95,8 +95,9 @@ class Report:
         if not word or not 0 < number <= len(self.lines):
             return value.at if line == 1 and not value.block else Place(number, 1 if value.block else value.at.column)
         begin = value.at.column - 1 if number == value.at.line else 0
-        column = self.lines[number - 1].find(word, begin)
-        return Place(number, column + 1) if column >= 0 else value.at
+        ends = (r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else "")
+        found = re.compile(re.escape(word).join(ends)).search(self.lines[number - 1], begin)
+        return value.at if found is None else Place(number, found.start() + 1)
 
     @property
     def faults(self) -> list[Fault]:
@@ -177,7 +178,10 @@ class _Conversion:
             return Value(at, [each for each in found if each is not None])
         return self._scalar(node, where) if isinstance(node, yaml.ScalarNode) else None
 
-    def _map(self, node: yaml.MappingNode, where: str, depth: int) -> Value:
+    def _map(self, node: yaml.MappingNode, where: str, depth: int) -> Value | None:
+        if any(isinstance(key, yaml.MappingNode) for key, _ in node.value):
+            self._report.add(_place(node), where, 'an expression stands in quotes: "{{ … }}"')
+            return None
         made = Value(_place(node), {})
         for key, below in self._pairs(node, where):
             name = str(key.value)
@@ -194,9 +198,7 @@ class _Conversion:
 
     def _pairs(self, node: yaml.MappingNode, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
         for key, value in node.value:
-            if isinstance(key, yaml.MappingNode):
-                self._report.add(_place(node), where, 'an expression stands in quotes: "{{ … }}"')
-            elif not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
                 self._report.add(_place(key), where, "a key is a text")
             elif key.value == "<<" and key.style is None:
                 self._report.add(_place(key), where, "merge keys (<<) are not taken; write the values out")
