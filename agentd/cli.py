@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONNECT = 5.0
 """Seconds that a command waits for NATS."""
+PLANNED = 30.0
+"""Seconds that a dry run is waited for: an orchestrator needs none of them."""
 COLLECTIONS = (20_000, 50, 50)
 """Python's gc.set_threshold for daemons; its default of 700 is for short scripts."""
 EXIT_CODES = {
@@ -280,7 +282,8 @@ async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResp
     from agentd import client, network
     from agentd.preview import preview
 
-    answer = await client.follow(bus, request.workflow_id, lambda _: None, requested=request_digest(request))
+    requested = request_digest(request)
+    answer = await client.follow(bus, request.workflow_id, lambda _: None, wait=PLANNED, requested=requested)
     state = await network.state(bus, request.workflow_id)
     if answer.status != "completed" or state is None:
         return answer

@@ -112,8 +112,8 @@ def _definitions(found: list[Any]) -> None:
 
 
 def _fault(faults: list[Any]) -> str:
-    more = f" (and {len(faults) - 1} more: agentd workflows check {faults[0].file})" if len(faults) > 1 else ""
-    return f"cannot be used: {faults[0]}{more}"
+    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return f"cannot be used, it has {count}: agentd workflows check {faults[0].file}"
 
 
 def _plan(found: list[Any]) -> None:

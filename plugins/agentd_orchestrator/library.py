@@ -84,7 +84,7 @@ class Library(Mapping[str, Definition]):
                 entries[name] = self._read(name, *found[name], known)
             known |= {name: each.definition.parameters for name, each in entries.items() if each.definition}
             for name, each in entries.items():
-                if each.starts & changed:
+                if each.starts & changed or (each.faults and name not in changed):
                     entries[name] = self._read(name, each.path, each.signature, known)
             self._entries = _without_circles(entries)
             return True
@@ -134,7 +134,8 @@ class Library(Mapping[str, Definition]):
         known: Mapping[str, type[msgspec.Struct] | None],
     ) -> _Entry:
         if name in self._own:
-            text = f"there is a workflow {name} already ({self._own[name].source}); rename the file"
+            brought = f" of the {self._own[name].source}" if self._own[name].source else ""
+            text = f"there is a workflow {name}{brought} already; rename the file"
             return _Entry(path, signature, faults=[Fault(str(path), 1, 1, "", text)])
         if not _NAME.match(name):
             text = f"{name!r} cannot be a workflow's name; name the file with a letter, then A-Z a-z 0-9 _ and -"
