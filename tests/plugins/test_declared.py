@@ -95,7 +95,7 @@ def test_a_wrong_request(tools: dict[str, Tool], parameters: dict[str, Any], pro
     from agentd.messages import WorkflowRequest
     from agentd.policy import Policy
 
-    planner = Planner({"f": definition(ALL, tools)}, Policy({}, Tier.OPERATE))
+    planner = Planner({"f": definition(ALL, tools)}, Policy(Tier.OPERATE))
     begin = planner.begin(WorkflowRequest("f", "w", parameters), "alice", Tier.OPERATE, plain=False)
 
     assert begin.refused.startswith(problem), begin.refused

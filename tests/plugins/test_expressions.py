@@ -144,10 +144,10 @@ def test_conditions(condition: str, value: bool) -> None:  # noqa: FBT001 - the 
         ("{{ [" + "1, " * 500 + "] }}", "it has more than 400 parts", None),
         ("x" * 5000 + "{{ 1 }}", "it is 5007 characters long; at most 4000 are taken", None),
         # What is wrong.
-        ("{{ parameters.nam }}", "there is no 'nam'; there are count, evil, ", None),
+        ("{{ parameters.nothere }}", "there is no 'nothere'; there are count, evil, ", None),
         ("{{ parameters.numbers[7] }}", "there is no item 7: there are 4", None),
-        ("{{ paramters.name }}", "there is no 'paramters'; did you mean 'parameters'?", "paramters"),
-        ("{{ parameters.name | uper }}", "there is no filter 'uper'; did you mean 'upper'?", "uper"),
+        ("{{ parameterz.name }}", "there is no 'parameterz'; did you mean 'parameters'?", "parameterz"),
+        ("{{ parameters.name | uppeer }}", "there is no filter 'uppeer'; did you mean 'upper'?", "uppeer"),
         ("{{ 1 is equal }}", "there is no test 'equal'; did you mean 'equalto'?", "equal"),
         ("{{ tasks }}", "tasks are named: tasks.<name>.result, or tasks['<name>'].result", "tasks"),
         ("{{ tasks[parameters.name].result }}", "tasks are named: ", "tasks"),
