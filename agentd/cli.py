@@ -263,7 +263,7 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
         async with app.bus() as (bus, config):
             mine = msgspec.structs.replace(request, requester_id=config.principal)
             await client.submit(bus, config.principal, mine)
-            if dry_run:
+            if request.dry_run:
                 return await _planned(app, bus, request)
             if not wait:
                 return None

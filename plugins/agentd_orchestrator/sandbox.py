@@ -65,11 +65,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(argument, str) and argument in obj:
                 return obj[argument]
             return self.undefined(_no_key(obj, argument))
-        if isinstance(obj, (list, tuple, str)) and isinstance(argument, int) and not isinstance(argument, bool):
-            if -len(obj) <= argument < len(obj):
-                return obj[argument]
-            return self.undefined(f"there is no item {argument}: there are {len(obj)}")
-        return self.undefined(f"{values.kind(obj)} has no {argument!r}")
+        whole = isinstance(argument, int) and not isinstance(argument, bool)
+        if whole and isinstance(obj, (list, tuple, str)) and -len(obj) <= argument < len(obj):
+            return obj[argument]
+        return self.undefined(_no_item(obj, argument))
 
     def call(self, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401
         """Refuse every call; none gets through `expressions.py`."""
@@ -104,6 +103,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         template = nodes.Template([assign], lineno=1)
         template.set_environment(self)
         return TemplateExpression(self.from_string(template), undefined_to_none=False)
+
+
+def _no_item(found: object, argument: object) -> str:
+    if isinstance(found, (list, tuple, str)) and isinstance(argument, int):
+        return f"there is no item {argument}: there are {len(found)}"
+    if found is None:
+        return f"{argument!r} is looked for in what is nothing (null)"
+    return f"{values.kind(found)} has no {argument!r}"
 
 
 def _no_key(found: Mapping[Any, Any], key: object) -> str:

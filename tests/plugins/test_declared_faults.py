@@ -133,7 +133,7 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
          '    tool: list_vms\n    with:\n      tag: "{{ parameters.m }}"\n'
          "      name: |\n        x\n        {{ parameters.n | uppeer }}\n    when: tasks.b.result",
          ["7:27: tasks.a.with.tag: there is no parameter 'm'; there are n",
-          "10:27: tasks.a.with.name: expression 'x {{ parameters.n | uppeer }}': there is no filter 'uppeer'; did you mean",
+          "10:27: tasks.a.with.name: expression 'x {{ parameters.n | uppeer }}': there is no filter 'uppeer'; di",
           "11:17: tasks.a.when: there is no task 'b'; there are a"]),
         (A + "with: {tag: '{{ item }}', name: '{{ ''''.__class__ }}', limit: '{{ x'}}]",
          ["2:51: tasks.a.with.tag: 'item' is known only in with and undo, of a task that has each",
