@@ -112,8 +112,9 @@ class _Making:
         filled = self._filled(call.with_, "with")
         if not isinstance(filled, dict):
             raise Rejected(f"task {self.task.name}: with: {call.with_} gives {filled!r:.80}, and a map is needed")
-        if isinstance(call.with_, dict):  # what an expression leaves open is left out, so that the tool's default holds
-            filled = {key: each for key, each in filled.items() if each is not None or call.with_[key] is None}
+        # What an expression leaves open is left out, so that the tool's default holds.
+        said = {key for key, each in call.with_.items() if each is None} if isinstance(call.with_, dict) else set()
+        filled = {key: each for key, each in filled.items() if each is not None or key in said}
         tool = self.of.tools.get(owner)
         for text in () if tool is None else misfits(tool, filled):
             raise Rejected(f"task {self.task.name}: {text}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import agentd_orchestrator
 from agentd.errors import AgentdError, BadExpression, InvalidMessage, Rejected
@@ -17,6 +19,7 @@ from agentd.messages import Tier
 from agentd.workflows import Compensation, TaskSpec, result_of, template
 from agentd_orchestrator import check, form
 from agentd_orchestrator.catalogue import FILES
+from agentd_orchestrator.expressions import marker
 from agentd_orchestrator.planning import Planner
 from plugins.files import ALL, HEAD, definition, faults, plan
 
@@ -112,6 +115,40 @@ def test_what_a_request_brings_stays_a_text(tools: dict[str, Tool]) -> None:
     a, b = plan(text, tools, name="{{ 7 * 7 }}", more={"k": "{{ tasks.a.result }}"})
 
     assert (a.parameters, b.parameters) == ({"name": "{{ 7 * 7 }}"}, {"m": {"k": "{{ tasks.a.result }}"}})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20) | st.sampled_from(["{{ 7 * 7 }}", "{% raw %}", "{{ tasks.a.result }}", "$template"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=5) | st.sampled_from(["$template", "$result", "$stored"]), inner, max_size=3),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
+def test_whatever_a_request_brings(tools: dict[str, Tool], value: dict[str, Any]) -> None:
+    """A value reaches the plan as it was sent, or it is refused because of a key with $: nothing in between."""
+    text = """
+        parameters: {m: {type: map}}
+        tasks: [{name: a, tool: x, service: s, tier: read, with: {m: "{{ parameters.m }}"}}]
+    """
+    if marker(value):
+        with pytest.raises(InvalidMessage, match=r"^parameters\.m: the key '\$"):
+            plan(text, tools, m=value)
+    else:
+        assert plan(text, tools, m=value)[0].parameters == {"m": value}
+
+
+def test_parameters_passed_on_as_they_are(tools: dict[str, Tool]) -> None:
+    """All parameters can be handed on at once; what was not said is not said to the tool either."""
+    text = """
+        parameters: {vmid: {type: int}, name: {type: string}}
+        tasks: [{name: a, tool: start_vm, with: "{{ parameters }}"}]
+    """
+
+    assert plan(text, tools, vmid=100)[0].parameters == {"vmid": 100}
 
 
 @pytest.mark.parametrize("made", ["{{ {parameters.k: 'x'} }}", "{{ parameters.k | from_json }}"])
