@@ -45,6 +45,8 @@ _HINTS: Final = {
     "with": 'a map, or an expression in quotes: "{{ … }}"',
     "window": 'a whole number from 1 to 1000, or an expression in quotes: "{{ … }}"',
 }
+SHOWN: Final = 20
+"""Names that are listed where none is near."""
 _INDEX: Final = re.compile(r"\[(\d+)\]")
 
 
@@ -52,7 +54,8 @@ def instead(wrong: str, known: Iterable[str]) -> str:
     """Return the end of a fault's line: the nearest name, or all there are."""
     names = sorted(known)
     nearest = difflib.get_close_matches(wrong, names, n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(names) or 'none'}"
+    there = [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
+    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(there) or 'none'}"
 
 
 def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
