@@ -23,7 +23,7 @@ import uvloop
 from agentd import config as configuration
 from agentd import logs, plugins, subjects
 from agentd.bus import Bus
-from agentd.errors import AgentdError, Rejected, UsageError
+from agentd.errors import AgentdError, InvalidMessage, Rejected, UsageError
 from agentd.messages import WorkflowRequest, WorkflowSignal, plain, request_digest
 from agentd.version import __version__
 
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from agentd.config import Config
+    from agentd.definitions import Reader
     from agentd.messages import SignalReply, WorkflowResponse
 
 T = TypeVar("T")
 CONNECT = 5.0
 """Seconds that a command waits for NATS."""
+PLANNED = 30.0
+"""Seconds that a dry run is waited for: an orchestrator needs none of them."""
 COLLECTIONS = (20_000, 50, 50)
 """Python's gc.set_threshold for daemons; its default of 700 is for short scripts."""
 EXIT_CODES = {
@@ -59,6 +62,10 @@ class App:
     def config(self) -> Config:
         """Read the configuration; raises ConfigError."""
         return configuration.load(self.path, os.environ, plugins.installed())
+
+    def reader(self) -> Reader:
+        """Return what reads workflow files; raises ConfigError."""
+        return plugins.Plugins(self.config(), set(plugins.installed())).reader()
 
     @contextlib.asynccontextmanager
     async def bus(self, *, admin: bool = False) -> AsyncIterator[tuple[Bus, Config]]:
@@ -240,7 +247,7 @@ def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
 @click.option("--timeout", type=float, help="Seconds that the workflow may take.")
 @click.option("--priority", default=5, show_default=True, help="1 to 10; above 5 its tasks do not wait for others.")
-@click.option("--dry-run", is_flag=True, help="Plan only.")
+@click.option("--dry-run", is_flag=True, help="Plan only, and show the plan: its graph and what each task gets.")
 @passes
 def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     app: App,
@@ -274,6 +281,8 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
         async with app.bus() as (bus, config):
             mine = msgspec.structs.replace(request, requester_id=config.principal)
             await client.submit(bus, config.principal, mine)
+            if request.dry_run:
+                return await _planned(app, bus, request)
             if not wait:
                 return None
             return await _follow(app, bus, request.workflow_id, request_digest(request))
@@ -284,6 +293,23 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
         app.show(told, "submitted")
     else:
         _finish(app, answer)
+
+
+async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResponse:
+    """Wait for the plan of a dry run and show it; nobody is interested in the steps of what is not done."""
+    from agentd import client, network
+    from agentd.preview import preview
+
+    requested = request_digest(request)
+    answer = await client.follow(bus, request.workflow_id, lambda _: None, wait=PLANNED, requested=requested)
+    state = await network.state(bus, request.workflow_id)
+    if answer.status != "completed" or state is None:
+        return answer
+    plan = preview(state)
+    if app.as_json:
+        return msgspec.structs.replace(answer, result=answer.result | {"plan": plain(plan)})
+    app.show(plan, "plan")
+    return answer
 
 
 async def _follow(
@@ -318,19 +344,50 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
     _finish(app, run_async(work()))
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @click.option("--limit", default=20, show_default=True)
 @click.option("--status", default="", help="Only those that stand so.")
-@passes
-def workflows(app: App, limit: int, status: str) -> None:
-    """List workflows: those not over first, then the latest."""
+@click.pass_context
+def workflows(context: click.Context, limit: int, status: str) -> None:
+    """List workflows: those not over first, then the latest; or see to what can be asked for."""
     from agentd import network
+
+    app: App = context.obj
 
     async def work() -> object:
         async with app.bus() as (bus, _):
             return await network.workflows(bus, limit, status)
 
-    app.show(run_async(work()), "workflows")
+    if context.invoked_subcommand is None:
+        app.show(run_async(work()), "workflows")
+
+
+@workflows.command(name="check")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@passes
+def check_files(app: App, files: tuple[Path, ...]) -> None:
+    """Check workflow files: every fault with its line and column; exit code 65 if there is one."""
+    faults = app.reader().check(list(files))
+    bad = {each.file for each in faults}
+    lines = [*map(str, faults), *(f"{each}: good" for each in files if str(each) not in bad)]
+    click.echo(json.dumps(plain(faults), indent=2, ensure_ascii=False) if app.as_json else "\n".join(lines))
+    sys.exit(InvalidMessage.exit_code if faults else 0)
+
+
+@workflows.command()
+@passes
+def schema(app: App) -> None:
+    """Print the JSON Schema of workflow files, for editors."""
+    click.echo(json.dumps(app.reader().schema(), indent=2, ensure_ascii=False))
+
+
+@workflows.command()
+@passes
+def definitions(app: App) -> None:
+    """List what can be asked for on this machine, and where it comes from; exit code 65 if a file is at fault."""
+    found = app.reader().listed()
+    app.show(found, "definitions")
+    sys.exit(InvalidMessage.exit_code if any(each.faults for each in found) else 0)
 
 
 @cli.command()

@@ -18,6 +18,7 @@
     │   └── UnknownOutcome     a write was sent and not answered: look before repeating
     └── PermanentError         trying again would give the same answer
         ├── Rejected           a request was refused before anything was done
+        │   └── BadExpression  an expression of a workflow cannot be read, or gives nothing that can be used
         ├── NotFound           what was asked for does not exist
         ├── ConfigChanged      somebody changed the configuration meanwhile: read it again
         ├── VmidTaken          the VMID belongs to a stranger
@@ -152,6 +153,22 @@ class Rejected(PermanentError):
 
     exit_code = 65
     code = "rejected"
+
+
+class BadExpression(Rejected):
+    """An expression of a workflow cannot be read, or gives nothing that can be used; the text shows it.
+
+    line  in the template, from 1
+    word  what is wrong, as it stands there, so that its column can be found; "" if that is not known
+    """
+
+    code = "expression"
+
+    def __init__(self, message: str, *, line: int = 1, word: str = "") -> None:
+        """Keep where in the template it is."""
+        super().__init__(message)
+        self.line = line
+        self.word = word
 
 
 class NotFound(PermanentError):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from agentd.definitions import Reader
     from agentd.role import Role, Settings
     from agentd.tools import BrokenTool, Right, Tool, Toolbox
     from agentd.workflows import Definition
@@ -35,6 +36,13 @@ def agentd_role() -> Role:  # type: ignore[empty-body]
 @hookspec
 def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:  # type: ignore[empty-body]
     """Return the plugin's tools, bound to what `toolbox` offers; an exception leaves this plugin's tools out."""
+
+
+@hookspec
+def agentd_workflow_reader(  # type: ignore[empty-body]
+    settings: Settings, tools: Callable[[], Mapping[str, Tool]], workflows: Mapping[str, Definition]
+) -> Reader:
+    """Return what reads workflow files, given the plugin's settings and what there is; asked by the command line."""
 
 
 @hookspec

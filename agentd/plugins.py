@@ -7,9 +7,9 @@ A plugin that fails has a status and a reason; it never stops the daemon, unless
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pluggy
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from agentd.config import Config
+    from agentd.definitions import Reader
     from agentd.proxmox import Proxmox
     from agentd.tools import Right
     from agentd.workflows import Definition
@@ -159,5 +160,35 @@ class Plugins:
                 if each.name in found:
                     self.status[name].reason = f"its workflow {each.name!r} is left out: another plugin has that name"
                 else:
-                    found[each.name] = each
+                    found[each.name] = replace(each, source=f"plugin {name}")
         return found
+
+    def reader(self) -> Reader:
+        """Return what reads workflow files; raises ConfigError if no plugin does."""
+        for name in self.loaded():
+            arguments = {"settings": self.settings(name), "tools": lambda: known_tools(self._config)}
+            found: Reader | None = self._ask(name, "agentd_workflow_reader", workflows=self.workflows(), **arguments)
+            if found is not None:
+                return found
+        message = "no plugin reads workflow files"
+        raise ConfigError(message)
+
+
+class _Nowhere:
+    """Stands for Proxmox where tools are looked at and never run: whatever is called on it fails."""
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        def fail(*_: object, **__: object) -> NoReturn:
+            message = f"{name}: this tool was only to be looked at"
+            raise AssertionError(message)
+
+        return fail
+
+
+def known_tools(config: Config) -> dict[str, Tool]:
+    """Return every tool that an installed plugin defines, whatever this instance is: to be looked at, never to be run.
+
+    Whoever checks a plan has to know name, service, tier and parameters of tools that run elsewhere.
+    """
+    found = Plugins(config, set(installed()))
+    return found.tools(config.node.name, cast("Proxmox", _Nowhere()))

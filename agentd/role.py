@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentd.bus import Bus
     from agentd.config import Config
     from agentd.logs import Logger
@@ -33,10 +35,14 @@ class Settings(BaseModel):
 
 @dataclass
 class Health:
-    """Whether a role is ready to work, and if not, why; shown by /readyz, `agentd agents` and systemd's STATUS."""
+    """Whether a role is ready to work, and if not, why; shown by /readyz, `agentd agents` and systemd's STATUS.
+
+    warnings  what somebody should see to although it works; shown on the status page
+    """
 
     ready: bool = False
     reason: str = "starting"
+    warnings: list[str] = field(default_factory=list)
 
     def up(self) -> None:
         """Say that the role works."""
@@ -58,6 +64,7 @@ class Context:
     tools      every tool that the loaded plugins offer, by name
     workflows  every workflow definition that the loaded plugins offer, by name
     worker     runs tools with effect records, policy and audit
+    known_tools  returns every tool that an installed plugin defines, to look at: it may run elsewhere
     stopping   set when it is time to go
     """
 
@@ -74,6 +81,7 @@ class Context:
     metrics: Metrics
     log: Logger
     proxmox: Proxmox | None = None
+    known_tools: Callable[[], dict[str, Tool]] = dict
     health: Health = field(default_factory=Health)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -11,6 +11,7 @@ import contextlib
 import signal
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentd import __version__, logs
@@ -22,7 +23,7 @@ from agentd.messages import AgentRegistration, Presence, ServiceRegistration, no
 from agentd.metrics import Metrics
 from agentd.network import DaemonView
 from agentd.notify import Systemd
-from agentd.plugins import Plugins, wanted
+from agentd.plugins import Plugins, known_tools, wanted
 from agentd.policy import Policy
 from agentd.presence import LEASE, Announcer
 from agentd.proxmox import Proxmox
@@ -176,6 +177,7 @@ class Supervisor:
                 metrics=self.metrics,
                 log=self.log.bind(role=name),
                 proxmox=self.proxmox,
+                known_tools=partial(known_tools, config),
                 stopping=self.stopping,
             )
             self._running.append(_Running(role, context))
@@ -341,6 +343,7 @@ class Supervisor:
         if self.config.proxmox is not None and not self.config.proxmox.verify:
             warnings.append("the certificate of Proxmox is not verified ([proxmox] verify = false)")
         health = {each.role.name: each.context.health for each in self._running}
+        warnings += [f"{name}: {text}" for name, each in health.items() for text in each.warnings]
         waiting = Health(reason="waiting for NATS")
         roles = [
             RoleState(name, health.get(name, waiting).ready, health.get(name, waiting).reason) for name in self.roles

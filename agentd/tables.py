@@ -104,6 +104,40 @@ def _workflows(found: list[Any]) -> None:
     _rows(["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help")
 
 
+def _definitions(found: list[Any]) -> None:
+    rows = [
+        [each.name, each.source, escape(_fault(each.faults) if each.faults else each.description)] for each in found
+    ]
+    _rows(["DEFINITION", "FROM", "SAYS"], rows, "no workflow can be asked for")
+
+
+def _fault(faults: list[Any]) -> str:
+    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return f"cannot be used, it has {count}: agentd workflows check {faults[0].file}"
+
+
+def _plan(found: list[Any]) -> None:
+    for each in found:
+        at_once = f", {each.window} at once" if each.window else ""
+        facts = [
+            ("after", ", ".join(each.after)),
+            ("when", each.when),
+            ("each", "" if each.each is None else f"{_json(each.each)}{at_once}"),
+            ("approval", each.approval),
+            ("with", _json(each.with_) if each.with_ else ""),
+            ("undo", f"{each.undo} {_json(each.undo_with)}" if each.undo else ""),
+        ]
+        console.print(f"[bold]{each.name}[/]  {escape(each.calls)}  [dim]→ {each.queue}[/]")
+        for name, text in facts:
+            if text:
+                console.print(f"  {name:<9} {escape(text)}", soft_wrap=True)
+    console.print()
+
+
+def _json(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+
+
 def _workflow(found: Any) -> None:  # noqa: ANN401
     console.print(f"[bold]{found.workflow_id}[/]  {found.workflow_type}  {symbol(found.status)}  by {found.requester}")
     if found.error:
@@ -228,6 +262,8 @@ def _harmless(text: str) -> str:
 TABLES: dict[str, Callable[[Any], None]] = {
     "workflows": _workflows,
     "workflow": _workflow,
+    "definitions": _definitions,
+    "plan": _plan,
     "agents": _agents,
     "tools": _tools,
     "schedules": _schedules,

@@ -85,12 +85,13 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Definition:
-    """A kind of workflow: `plan` is pure and turns checked parameters into tasks."""
+    """A kind of workflow: `plan` is pure and turns checked parameters into tasks; `source` says who brings it."""
 
     name: str
     description: str
     parameters: type[msgspec.Struct]
     plan: Callable[[Any], list[TaskSpec]]
+    source: str = ""
 
 
 def result_of(task: str, field: str = "") -> dict[str, str]:

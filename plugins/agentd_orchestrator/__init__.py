@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from agentd.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agentd.definitions import Reader
     from agentd.role import Role, Settings
+    from agentd.tools import Tool
     from agentd.workflows import Definition
+    from agentd_orchestrator.role import OrchestratorSettings
 
 
 @hookimpl
@@ -30,6 +35,16 @@ def agentd_role() -> Role:
 @hookimpl
 def agentd_workflows() -> list[Definition]:
     """Return the built-in workflows."""
-    from agentd_orchestrator.catalogue import DEFINITIONS
+    from agentd_orchestrator.catalogue import definitions
 
-    return DEFINITIONS
+    return definitions()
+
+
+@hookimpl
+def agentd_workflow_reader(
+    settings: Settings, tools: Callable[[], Mapping[str, Tool]], workflows: Mapping[str, Definition]
+) -> Reader:
+    """Return what reads the files of `[orchestrator] workflows_dir`."""
+    from agentd_orchestrator.library import Library
+
+    return Library(cast("OrchestratorSettings", settings).workflows_dir, tools, workflows)

@@ -3,19 +3,24 @@
 vm_deployment   validate_vm_parameters → create_vm → configure_vm.  The first fixes everything that could be decided
                 in more than one way, the VMID above all, so that the others can be repeated; if a stranger was faster
                 (`vmid_taken`), the workflow goes back to it and another VMID is drawn.
-health_check    three lists at once, then a summary of what they say.
+                In Python, because a file cannot say that a parameter is an int or a text (`template`), nor pass on
+                what was said and nothing else; and its parameters are held to be those of the tool by their types.
+health_check    three lists at once, then a summary of what they say: `builtin/health_check.yaml`.
 
 Parameters are checked here only for their types and names: what is possible is known where the cluster is known.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from agentd.errors import ConfigError
 from agentd.messages import Tier, plain
 from agentd.workflows import Definition, TaskSpec, result_of
+from agentd_orchestrator import check
 
 SPECIALIST: Final = "specialist"
 PROXMOX: Final = "mcp-proxmox"
@@ -23,7 +28,7 @@ PROXMOX: Final = "mcp-proxmox"
 VALIDATE: Final = "validate_vm_parameters"
 CREATE: Final = "create_vm"
 CONFIGURE: Final = "configure_vm"
-SUMMARIZE: Final = "summarize_health"
+FILES: Final = Path(__file__).parent / "builtin"
 
 
 class VmDeployment(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -48,12 +53,6 @@ class VmDeployment(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     sshkeys: str | None = None
     ipconfig0: str | None = None
     nameserver: str | None = None
-
-
-class HealthCheck(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What is to be checked: one node, or the whole cluster."""
-
-    node: str | None = None
 
 
 def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
@@ -89,41 +88,22 @@ def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
     ]
 
 
-def health_check(wish: HealthCheck) -> list[TaskSpec]:
-    """Return three lists, read at once, and their summary."""
-    where: dict[str, Any] = plain(wish)
-    lists: dict[str, tuple[str, dict[str, Any]]] = {
-        "nodes": ("list_nodes", {}),
-        "storages": ("list_storages", where),
-        "vms": ("list_vms", {"limit": 500} | where),
-    }
-    reads = [
-        TaskSpec(name=name, tool=name, queue=PROXMOX, tier=Tier.READ, parameters=parameters, deadline=120.0)
-        for name, parameters in lists.values()
-    ]
-    summary = TaskSpec(
-        name=SUMMARIZE,
-        tool=SUMMARIZE,
-        queue=SPECIALIST,
-        tier=Tier.READ,
-        parameters=where | {field: result_of(name) for field, (name, _) in lists.items()},
-        after=[each.name for each in reads],
-        deadline=120.0,
-    )
-    return [*reads, summary]
+VM_DEPLOYMENT: Final = Definition(
+    name="vm_deployment",
+    description="Deploy a VM: validate the wish against the cluster, create it, configure and start it.",
+    parameters=VmDeployment,
+    plan=vm_deployment,
+)
 
 
-DEFINITIONS: Final = [
-    Definition(
-        name="vm_deployment",
-        description="Deploy a VM: validate the wish against the cluster, create it, configure and start it.",
-        parameters=VmDeployment,
-        plan=vm_deployment,
-    ),
-    Definition(
-        name="health_check",
-        description="Look at nodes, storages and guests, and sum up what needs attention.",
-        parameters=HealthCheck,
-        plan=health_check,
-    ),
-]
+def definitions() -> list[Definition]:
+    """Return the built-in workflows; those in files are read by the same code as a user's."""
+    files = sorted(FILES.glob("*.yaml"))
+    return [VM_DEPLOYMENT, *(_from(each) for each in files)]
+
+
+def _from(file: Path) -> Definition:
+    declared, report = check.read(file.read_bytes(), file.name, file.stem, check.Known({}, {}))
+    if declared is None:
+        raise ConfigError(f"agentd's own {report.faults[0]}")
+    return declared.definition()

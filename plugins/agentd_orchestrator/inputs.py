@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec.structs import replace
 
@@ -13,6 +15,7 @@ class Begin(msgspec.Struct, frozen=True):
     """A request with its plan.
 
     refused  why it is not carried out, and `status` how it ends then
+    parameters  the request's, with their defaults: what templates know
     carried  tasks of an earlier workflow that need not be done again, by name
     parent   the task that waits for it
     """
@@ -23,6 +26,7 @@ class Begin(msgspec.Struct, frozen=True):
     tier: Tier
     refused: str = ""
     status: Status = Status.REJECTED
+    parameters: dict[str, Any] | None = None
     carried: dict[str, TaskState] = {}
     parent: Parent | None = None
 

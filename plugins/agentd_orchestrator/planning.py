@@ -8,17 +8,18 @@ import msgspec
 from msgspec.structs import replace
 
 from agentd.errors import AgentdError, InvalidMessage, Rejected
-from agentd.messages import Tier, WorkflowRequest, fault
+from agentd.messages import Tier, WorkflowRequest, fault, plain
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.derived import MAX_TIMEOUT
 from agentd_orchestrator.inputs import Begin
+from agentd_orchestrator.parameters import refuse_markers
 from agentd_orchestrator.plan import check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agentd.policy import Policy
-    from agentd.workflows import Definition, Parent, TaskSpec, Workflow
+    from agentd.workflows import Definition, Parent, Workflow
 
 MAX_DEPTH: Final = 5
 """Workflows that may have started one another."""
@@ -50,21 +51,23 @@ class Planner:
         begin = Begin(request, [], principal, tier, parent=parent)
         try:
             _check(request, parent)
-            begin = _carry_on(begin, retried) if request.retry_of else replace(begin, plan=self._plan(request))
+            begin = _carry_on(begin, retried) if request.retry_of else self._planned(begin)
             self._allow(begin, plain=plain)
         except AgentdError as error:
             return replace(begin, plan=[], carried={}, refused=str(error))
         return begin
 
-    def _plan(self, request: WorkflowRequest) -> list[TaskSpec]:
+    def _planned(self, begin: Begin) -> Begin:
+        request = begin.request
         definition = self._definitions.get(request.workflow_type)
         if definition is None:
             known = ", ".join(sorted(self._definitions))
             message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
             raise Rejected(message)
-        plan = definition.plan(_parameters(request, definition.parameters))
+        wish = _parameters(request, definition.parameters)
+        plan = definition.plan(wish)
         check_plan(plan)
-        return plan
+        return replace(begin, plan=plan, parameters=plain(wish))
 
     def _allow(self, begin: Begin, *, plain: bool) -> None:
         for each in begin.plan:
@@ -117,6 +120,7 @@ def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> Any:  #
     if unknown:
         message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"
         raise InvalidMessage(message)
+    refuse_markers(request.parameters)
     try:
         return msgspec.convert(request.parameters, kind)
     except msgspec.ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,6 +34,7 @@ from agentd_orchestrator import schedules
 from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
+from agentd_orchestrator.library import Library
 from agentd_orchestrator.planning import Planner
 from agentd_orchestrator.room import Room
 
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 VERSIONS_EVERY = 5.0
 """Seconds between two looks at which versions the orchestrators know."""
+
+LOOK: float = 5.0
+"""Seconds between two looks at the files of declared workflows, so that a fault is seen before somebody asks."""
 
 
 class OrchestratorSettings(Settings):
@@ -55,6 +60,7 @@ class OrchestratorSettings(Settings):
         le=KEPT / 86_400,
         description="days that workflows that are over, and their answers, stay; to have them longer: `agentd export`",
     )
+    workflows_dir: Path = Field(Path("/etc/agentd/workflows"), description="where declared workflows lie: NAME.yaml")
     discovery_every: float = Field(60.0, ge=1, description="seconds between two discovery requests")
 
 
@@ -70,6 +76,7 @@ class Orchestrator:
         self._context: Context
         self._engine: Engine
         self._planner: Planner
+        self._library: Library
         self._requests: Consumer
         self._queues: set[str] = set()
 
@@ -82,8 +89,10 @@ class Orchestrator:
         self._engine = Engine(
             context.bus, context.agent_id, context.metrics, context.log, kept=context.settings.keep * 86_400
         )
-        self._planner = Planner(context.workflows, context.policy)
         settings: OrchestratorSettings = context.settings
+        self._library = Library(settings.workflows_dir, context.known_tools, context.workflows)
+        await self._read_files()
+        self._planner = Planner(self._library, context.policy)
         self._requests = self._consumer(subjects.REQUESTS, subjects.ORCH_REQUESTS, self._on_request, 64)
         consumers = [
             self._requests,
@@ -96,6 +105,7 @@ class Orchestrator:
         context.health.up()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discover(settings.discovery_every))
+            group.create_task(self._look_at_files())
             group.create_task(self._watch(consumers, settings.max_open))
             group.create_task(self._agree())
             group.create_task(plain_agents.PlainAgents(context).run())
@@ -140,6 +150,20 @@ class Orchestrator:
         agents = [each.decode(Presence).agent for each in living.values()]
         return min([VERSION, *(each.state_version for each in agents if self.name in each.role)])
 
+    async def _look_at_files(self) -> None:
+        while not await _stopped(self._context.stopping, LOOK):
+            await self._read_files()
+
+    async def _read_files(self) -> None:
+        """Read the workflow files that have changed; what is wrong is logged once and stands on the page."""
+        if not await asyncio.to_thread(self._library.refresh):
+            return
+        warnings = [str(each) for each in self._library.faults]
+        for each in warnings:
+            if each not in self._context.health.warnings:
+                self._context.log.warning("a workflow file is at fault", fault=each)
+        self._context.health.warnings[:] = warnings
+
     async def _discover(self, every: float) -> None:
         bus = self._context.bus
         while True:
@@ -181,6 +205,8 @@ class Orchestrator:
             return msgspec.structs.replace(begin, refused=text, status=Status.EXPIRED)
         retried = await self._engine.read(request.retry_of) if request.retry_of else None
         plain = job.subject == subjects.WORKFLOW_REQUEST
+        if not self._library.is_own(request.workflow_type):
+            await self._read_files()
         try:
             begin = self._planner.begin(request, principal, tier, plain=plain, retried=retried, parent=parent)
             plain_agents.check(begin.plan, context.config.bus.queues, context.policy)

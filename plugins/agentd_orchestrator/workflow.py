@@ -92,7 +92,7 @@ def begin(given: Begin, at: datetime) -> Workflow:
         created=at,
         updated=at,
         priority=request.priority,
-        parameters=request.parameters,
+        parameters=request.parameters if given.parameters is None else given.parameters,
         parent=given.parent,
         retry_of=request.retry_of,
     )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -80,6 +80,16 @@ def test_bundled_plugins_bring_their_roles(config: Config) -> None:
     assert {each: found.role(each).name for each in ROLES} == {each: each for each in ROLES}
     assert set(found.loaded()) == ROLES
     assert "vm_deployment" in found.workflows()
+
+
+async def test_tools_to_look_at(config: Config) -> None:
+    """Where nothing of Proxmox is configured, its tools are known by name, service and tier; none of them can run."""
+    found = await asyncio.to_thread(plugins.known_tools, config)
+
+    assert (found["create_vm"].service, found["create_vm"].tier) == ("mcp-proxmox", Tier.OPERATE)
+    assert found["summarize_health"].service == "specialist"
+    with pytest.raises(AssertionError, match="this tool was only to be looked at"):
+        await found["list_nodes"].run(cast("Any", None), None)
 
 
 def test_blocked(config: Config, install: Callable[..., None]) -> None:

@@ -9,18 +9,19 @@ from agentd import messages
 from agentd.errors import InvalidMessage
 from agentd.messages import Tier
 from agentd.workflows import result_of
-from agentd_orchestrator.catalogue import DEFINITIONS, HealthCheck, VmDeployment
+from agentd_orchestrator.catalogue import VmDeployment, definitions
 from agentd_orchestrator.plan import check_plan
 from agentd_specialist.cluster import VmWish
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth
 
-PLANS = {each.name: each for each in DEFINITIONS}
+PLANS = {each.name: each for each in definitions()}
+HealthCheck = PLANS["health_check"].parameters
 
 
 def test_what_there_is() -> None:
     """The seed's workflows are there under their names."""
     assert set(PLANS) == {"vm_deployment", "health_check"}
-    assert all(each.description for each in DEFINITIONS)
+    assert all(each.description for each in PLANS.values())
 
 
 def test_vm_deployment_is_the_seeds_three_tasks() -> None:
@@ -59,7 +60,7 @@ def test_health_check_reads_three_lists_at_once() -> None:
 
 def test_health_check_of_one_node_asks_for_that_node() -> None:
     """The filter reaches each list that knows nodes, and the summary."""
-    nodes, storages, guests, summary = PLANS["health_check"].plan(HealthCheck("pve1"))
+    nodes, storages, guests, summary = PLANS["health_check"].plan(messages.convert({"node": "pve1"}, HealthCheck))
 
     assert nodes.parameters == {}
     assert storages.parameters == {"node": "pve1"}

@@ -268,7 +268,10 @@ def test_what_cannot_be_filled_in_is_not_undone() -> None:
     state = step(state, ended(state, "a", "broken"))
 
     assert state.status is Status.COMPENSATION_FAILED
-    assert "a: failed; not undone: tasks.a.result.id" in derived.response(state, "o").result["left"][0]
+    assert (
+        "a: failed; not undone: expression '{{ tasks.a.result.id }}': 'id' is looked for in what is nothing"
+        in derived.response(state, "o").result["left"][0]
+    )
 
 
 # -- approvals ------------------------------------------------------------------------------------------------------
