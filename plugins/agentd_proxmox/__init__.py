@@ -33,8 +33,9 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.power import Power
     from agentd_proxmox.settings import ToolSettings
+    from agentd_proxmox.snapshots import Snapshots
 
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
-    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory))
+    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory), Snapshots(inventory))
     return [each for owner in owners for each in collect(owner, service=SERVICE)]
