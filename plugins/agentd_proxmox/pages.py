@@ -43,7 +43,7 @@ def only(line: S, wanted: Sequence[str]) -> S:
         return line
     known = {each.name: each for each in msgspec.structs.fields(line)}
     if unknown := sorted(set(wanted) - set(known)):
-        raise Rejected(f"fields: there is no {unknown[0]!r}; there are {', '.join(known)}")
+        raise Rejected(f"show: there is no {unknown[0]!r}; there are {', '.join(known)}")
     dropped = {
         name: each.default if each.default is not msgspec.NODEFAULT else each.default_factory()
         for name, each in known.items()

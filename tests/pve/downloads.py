@@ -9,20 +9,34 @@ API do, with their texts.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from aiohttp import ClientError, ClientSession
-from fakepve import FakePve, TaskError
+from fakepve import FakePve, TaskError, schema
 from fakepve.routing import die, split_list
 from fakepve.server import USER, ok
 
 if TYPE_CHECKING:
-    from pve.foreign import Request, Response, Values
+    from pve.foreign import Data, Request, Response, Values
+
+
+VOLUME = re.compile(r"/nodes/([^/]+)/storage/([^/]+)/content/(.+)")
+TEMPLATE = "/nodes/{node}/storage/{storage}/content/{volume}"
 
 
 class Downloads(FakePve):  # type: ignore[misc] # untyped
-    """Mixin of the simulator: download-url."""
+    """Mixin of the simulator: download-url, and the paths of volumes."""
+
+    def resolve(self, request: Request, prefix: str) -> Data:
+        """Find a path's method; real PVE takes all that follows /content/ for the volume, slashes too."""
+        found = VOLUME.search(unquote(request.rel_url.raw_path))
+        if found is None:
+            return super().resolve(request, prefix)
+        names = dict(zip(("node", "storage", "volume"), found.groups(), strict=True))
+        return schema.Match(TEMPLATE, names, schema.load().paths[TEMPLATE])
 
     async def _download_url(self, request: Request) -> Response:
         name, store = self._file_storage(request, "download")
