@@ -224,7 +224,10 @@ class Backups:
                 if away:
                     unread[f"{storage} on {node}"] = away
                     continue
-                lines += await archives(self.inventory, node, storage, p.vmid)
+                found = await archives(self.inventory, node, storage, p.vmid)
+                lines += found
+                if not found and (reason := await targets.blind(self.inventory, storage)):
+                    unread[f"{storage} on {node}"] = reason
             except AgentdError as error:
                 unread[f"{storage} on {node}"] = str(error)
         page, after = pages.page(lines, _newest, p.limit, p.cursor)

@@ -149,11 +149,13 @@ class Storage:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def list_content(self, call: Call, p: ListContent) -> ContentPage:  # noqa: ARG002 - every tool has a call
+    async def list_content(self, call: Call, p: ListContent) -> ContentPage:
         """List the volumes of a storage: a tally of all that match, and one page by name or by size."""
         await targets.storage(self.inventory, p.node, p.storage, p.content)
         entries = await self._content(p.node, p.storage, content=p.content or None, vmid=p.vmid)
         lines = [_line(each) for each in entries]
+        if not lines and (reason := await targets.blind(self.inventory, p.storage)):
+            call.warn(reason)
         if p.largest:
             page, after = sorted(lines, key=lambda each: (-each.size, each.volid))[: p.limit], ""
         else:
@@ -167,7 +169,7 @@ class Storage:
         )
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def storage_status(self, call: Call, p: OneStorage) -> StorageStatus:  # noqa: ARG002
+    async def storage_status(self, call: Call, p: OneStorage) -> StorageStatus:  # noqa: ARG002 - every tool has a call
         """Show one storage of a node as it is now; this asks the storage itself and takes long if it hangs."""
         data = await self.proxmox.get(f"/nodes/{p.node}/storage/{p.storage}/status")
         total, used = int(data.get("total") or 0), int(data.get("used") or 0)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from agentd.answers import grant
 from agentd.errors import GuestLocked, NotFound, ProxmoxUnavailable, Rejected
 from agentd_proxmox.inventory import MARGIN
 
@@ -73,3 +74,25 @@ async def pause(call: Call, text: str) -> None:
         raise GuestLocked(text, delay=5.0)
     call.progress(text)
     await asyncio.sleep(PAUSE)
+
+
+def held(permissions: dict[str, list[str]], path: str) -> set[str]:
+    """Return the privileges on `path`: those of the nearest path above it that the token's list names."""
+    parts = path.strip("/").split("/")
+    above = ["/" + "/".join(parts[:count]) for count in range(len(parts), 0, -1)] + ["/"]
+    return set(next((permissions[each] for each in above if each in permissions), []))
+
+
+async def blind(inventory: Inventory, storage: str) -> str:
+    """Return why an empty list of a storage proves nothing, "" if the token may see what lies there.
+
+    Proxmox leaves out, without a word, what a token may not read (PROXMOX.md 4): backups above all, for which looking
+    (Datastore.Audit) does not suffice.
+    """
+    path, user = f"/storage/{storage}", inventory.proxmox.user
+    if held(await inventory.proxmox.permissions(), path) & {"Datastore.Allocate", "Datastore.AllocateSpace"}:
+        return ""
+    return (
+        f"{user} lacks Datastore.AllocateSpace on {path}, so Proxmox may hide what lies there; to let it look: "
+        + grant(path, "Datastore.AllocateSpace", user)
+    )
