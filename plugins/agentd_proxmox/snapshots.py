@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CURRENT = "current"
 """The entry of Proxmox' list that stands for the guest as it is now."""
 MAKERS, DELETERS = frozenset({"qmsnapshot", "vzsnapshot"}), frozenset({"qmdelsnapshot", "vzdelsnapshot"})
-GUESTS_A_PAGE = 50
+GUESTS_A_PAGE, LINES_A_PAGE = 50, 25
 
 SnapName = Annotated[
     str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,39}$", description="2 to 40 letters, digits, - and _")
@@ -97,11 +97,12 @@ class DeleteSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OldSnapshots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How old, on which node; `guests` is how many guests a page looks at, each by one call."""
+    """How old, on which node; `guests` is how many guests a page looks at, each by one call; `limit` is for lines."""
 
     days: Annotated[float, Meta(ge=0, le=36_500)] = 30
     node: fields.Node | None = None
     guests: Annotated[int, Meta(ge=1, le=200)] = GUESTS_A_PAGE
+    limit: pages.Limit = LINES_A_PAGE
     cursor: pages.Cursor = ""
 
 
@@ -117,7 +118,7 @@ class OldSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OldSnapshotPage(msgspec.Struct, frozen=True):
-    """Old snapshots of the guests looked at, oldest first; `unread` are guests that could not be asked, and why."""
+    """How many old snapshots the guests looked at have, the oldest of them; `unread` are guests not asked, and why."""
 
     total: int
     looked_at: int
@@ -273,16 +274,20 @@ class Snapshots:
         looked, after = pages.page(places, lambda each: f"{each.vmid:09d}", p.guests, p.cursor)
         answers = await asyncio.gather(*map(self._asked, looked))
         oldest = datetime.now(UTC) - timedelta(days=p.days)
-        found = [
-            OldSnapshot(at.vmid, at.name, at.node, line.name, round(line.age / 24, 1), line.vmstate)
+        old = [
+            (line.time, at, line)
             for at, answer in zip(looked, answers, strict=True)
             if isinstance(answer, SnapshotTree)
             for line in answer.snapshots
             if line.time < oldest
         ]
+        old.sort(key=lambda each: (each[0], each[1].vmid, each[2].name))
+        found = [
+            OldSnapshot(at.vmid, at.name, at.node, line.name, round(line.age / 24, 1), line.vmstate)
+            for _, at, line in old[: p.limit]
+        ]
         unread = {each.title: str(e) for each, e in zip(looked, answers, strict=True) if isinstance(e, AgentdError)}
-        found.sort(key=lambda each: (-each.age, each.vmid, each.name))
-        return OldSnapshotPage(len(found), len(looked), len(places), found, unread, after)
+        return OldSnapshotPage(len(old), len(looked), len(places), found, unread, after)
 
     async def _asked(self, at: Place) -> SnapshotTree | AgentdError:
         try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-PAGE = 20
+PAGE = 10
 LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 """Hexadecimal digits of a checksum, by algorithm."""
 DISKS = frozenset({"images", "rootdir"})

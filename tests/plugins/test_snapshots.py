@@ -264,6 +264,9 @@ class TestOld:
         assert sorted(first.unread) == ["VM 102 'web-02' on pve2", "VM 103 'ci-runner' on pve2"]
         assert list(second.unread) == ["container 201 'proxy' on pve2"]
         assert (await tools.once("old_snapshots", days=1, node="pve1")).snapshots == []
+        await tools.once("create_snapshot", MemoryCall("wf.2"), vmid=101, name="newer")
+        short = await tools.once("old_snapshots", days=0, node="pve1", limit=1)
+        assert (short.total, len(short.snapshots)) == (2, 1)
         with pytest.raises(errors.Rejected, match="cursor"):
             await tools.once("old_snapshots", cursor="x")
 
