@@ -228,13 +228,15 @@ class Proxmox:
         """
         until = time.monotonic() + timeout
         while True:
+            log: list[str] = []
             try:
-                status = await self.task(upid)
-                if not status.running:
-                    return await self._ended(status)
-                trouble = ""
+                status, trouble = await self.task(upid), ""
+                if not status.running and status.exit != "OK":
+                    log = await self.log_tail(upid, 100 if status.warnings else LOG_LINES)
             except ProxmoxUnavailable as error:
-                trouble = f" (last answer: {error})"
+                status, trouble = TaskStatus(upid, running=True), f" (last answer: {error})"
+            if not status.running:  # not above: a task that failed for want of a quorum is over, not out of reach
+                return _ended(status, log)
             left = until - time.monotonic()
             if left <= 0:
                 raise TemporaryError(f"the task {upid} is not known to be over after {timeout:.0f} s{trouble}")
@@ -255,14 +257,6 @@ class Proxmox:
                 return status.exit
             await asyncio.sleep(FIRST_PAUSE)
         raise TemporaryError(f"the task {upid} was told to end and still runs after {HALT:.0f} s")
-
-    async def _ended(self, status: TaskStatus) -> list[str]:
-        if status.exit == "OK":
-            return []
-        log = await self.log_tail(status.upid, 100 if status.warnings else LOG_LINES)
-        if not status.succeeded:
-            raise failure(status, log)
-        return [line for line in log if re.match(r"warn(ing)?\b", line, re.IGNORECASE)] or [status.exit]
 
     async def _call(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
         path = _safe(path)
@@ -398,6 +392,15 @@ class Proxmox:
             self._denied, self._denied_until = found, time.monotonic() + DENIED_PAUSE
             self._api = None
         return found
+
+
+def _ended(status: TaskStatus, log: list[str]) -> list[str]:
+    """Return the warnings of a task that is over; raises what its failure means."""
+    if not status.succeeded:
+        raise failure(status, log)
+    if not status.warnings:
+        return []
+    return [line for line in log if re.match(r"warn(ing)?\b", line, re.IGNORECASE)] or [status.exit]
 
 
 def _lost(method: str, path: str, error: requests.RequestException) -> AgentdError:

@@ -30,18 +30,25 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
         return []
     from agentd.tools import collect
     from agentd_proxmox.api import Api
+    from agentd_proxmox.backups import Backups
     from agentd_proxmox.cluster import Cluster
     from agentd_proxmox.create import Creation
     from agentd_proxmox.guests import Guests
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.jobs import Jobs
     from agentd_proxmox.power import Power
+    from agentd_proxmox.prune import Pruning
+    from agentd_proxmox.restore import Restore
     from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
+    from agentd_proxmox.snapshots import Snapshots
+    from agentd_proxmox.storage import Storage
 
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
-    owners = (Creation(inventory), Guests(inventory), Power(inventory), Cluster(inventory), api)
+    areas = (Creation, Guests, Power, Cluster, Snapshots, Storage, Backups, Restore, Pruning, Jobs)
+    owners = [*(area(inventory) for area in areas), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
 from agentd.plugins import known_tools
+from agentd_proxmox.settings import ToolSettings
 from harness import Net
+from proxmox_access import Steer, connect
+from pve.client import FakePve, available
+from tool_bench import Bench
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from agentd.bus import Bus
@@ -33,6 +38,47 @@ async def bus(quiet_net: Net) -> AsyncIterator[Bus]:
 
 
 @pytest.fixture(scope="session")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tool]:
+def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tool]:
     """Return the tools that there are, as a daemon without Proxmox knows them."""
     return known_tools(Net(tmp_path_factory.mktemp("net"), "nats://127.0.0.1:1").config())
+
+
+@pytest.fixture(scope="module")
+def laboratory() -> Iterator[FakePve]:
+    """Run one simulated Proxmox VE for a file."""
+    if not available():
+        pytest.skip("the simulator's environment is not there (.venv-pve)")
+    with FakePve(cluster="demo") as running:
+        yield running
+
+
+@pytest.fixture
+def lab(laboratory: FakePve) -> FakePve:
+    """Start each test with the cluster as it was at first."""
+    laboratory.reset()
+    laboratory.settings(offline_delay=0.1, auth_delay=0, lock_wait=0.3)
+    return laboratory
+
+
+@pytest.fixture
+def steered(lab: FakePve) -> Steer:
+    """Steer the simulator without blocking the loop."""
+    return Steer(lab)
+
+
+@pytest_asyncio.fixture
+async def tools(lab: FakePve) -> AsyncIterator[Bench]:
+    """Offer the tools with the token that may do everything."""
+    proxmox = connect(lab)
+    yield Bench(proxmox, ToolSettings(lock_wait=3, ha_wait=1))
+    await proxmox.close()
+
+
+@pytest.fixture
+def recorded(facts: Path) -> Callable[[str], Any]:
+    """Return the data of an answer that was recorded from the real Proxmox."""
+
+    def data(name: str) -> Any:
+        return json.loads((facts / "pve" / "recorded" / f"{name}.json").read_text())["body"]["data"]
+
+    return data

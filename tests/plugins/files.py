@@ -61,23 +61,23 @@ tasks:
 """
 
 
-def faults(text: str, tools: dict[str, Tool], name: str = "f") -> list[str]:
+def faults(text: str, known: dict[str, Tool], name: str = "f") -> list[str]:
     """Return the faults of a file `f.yaml`."""
-    _, report = check.read(textwrap.dedent(text).encode(), "f.yaml", name, check.Known(tools, WORKFLOWS))
+    _, report = check.read(textwrap.dedent(text).encode(), "f.yaml", name, check.Known(known, WORKFLOWS))
     return [str(each) for each in report.faults]
 
 
-def definition(text: str, tools: dict[str, Tool]) -> Definition:
+def definition(text: str, known: dict[str, Tool]) -> Definition:
     """Return the definition of a file without faults."""
     data = (HEAD + textwrap.dedent(text)).encode()
-    found, report = check.read(data, "f.yaml", "f", check.Known(tools, WORKFLOWS))
+    found, report = check.read(data, "f.yaml", "f", check.Known(known, WORKFLOWS))
     assert found is not None, report.faults
     return found.definition()
 
 
-def plan(text: str, tools: dict[str, Tool], **parameters: Any) -> list[TaskSpec]:
+def plan(text: str, known: dict[str, Tool], **parameters: Any) -> list[TaskSpec]:
     """Return the checked plan of a request."""
-    of = definition(text, tools)
+    of = definition(text, known)
     made = of.plan(msgspec.convert(parameters, of.parameters))
     check_plan(made)
     return made

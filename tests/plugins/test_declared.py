@@ -30,12 +30,12 @@ HERE = Path(agentd_orchestrator.__file__).parent
 EXAMPLES = sorted((HERE / "examples").glob("*.yaml"))
 
 
-def test_all_that_a_file_can_say(tools: dict[str, Tool]) -> None:
+def test_all_that_a_file_can_say(known: dict[str, Tool]) -> None:
     """Each field becomes what the engine knows; what the parameters decide is decided, the rest stays to be filled in.
 
     The tasks come in the order of the file, and after those whose results they use.
     """
-    stop, find, note, child = plan(ALL, tools, tag="web", more={"a": 1})
+    stop, find, note, child = plan(ALL, known, tag="web", more={"a": 1})
 
     assert stop == TaskSpec(
         name="stop",
@@ -73,11 +73,11 @@ def test_all_that_a_file_can_say(tools: dict[str, Tool]) -> None:
     assert child.parameters == {"name": "web-1", "memory": 512}
 
 
-def test_a_task_on_a_node(tools: dict[str, Tool]) -> None:
+def test_a_task_on_a_node(known: dict[str, Tool]) -> None:
     """A parameter may say which node's queue a task goes to; one that is no node's name is refused by name."""
-    assert plan(ALL, tools, tag="web", node="pve2")[0].queue == "mcp-proxmox@pve2+power"
+    assert plan(ALL, known, tag="web", node="pve2")[0].queue == "mcp-proxmox@pve2+power"
     with pytest.raises(Rejected, match=r"^task stop: queue: 'mcp-proxmox@a b\+power' is not <service>"):
-        plan(ALL, tools, tag="web", node="a b")
+        plan(ALL, known, tag="web", node="a b")
 
 
 @pytest.mark.parametrize(
@@ -93,26 +93,26 @@ def test_a_task_on_a_node(tools: dict[str, Tool]) -> None:
         ({"tag": "a", "more": {"$stored": "x"}}, "parameters.more: the key '$stored' is not taken"),
     ],
 )
-def test_a_wrong_request(tools: dict[str, Tool], parameters: dict[str, Any], problem: str) -> None:
+def test_a_wrong_request(known: dict[str, Tool], parameters: dict[str, Any], problem: str) -> None:
     """A request is refused with the parameter and what is wrong with it, as for a workflow in Python."""
     from agentd.messages import WorkflowRequest
     from agentd.policy import Policy
 
-    planner = Planner({"f": definition(ALL, tools)}, Policy(Tier.OPERATE))
+    planner = Planner({"f": definition(ALL, known)}, Policy(Tier.OPERATE))
     begin = planner.begin(WorkflowRequest("f", "w", parameters), "alice", Tier.OPERATE, plain=False)
 
     assert begin.refused.startswith(problem), begin.refused
     assert begin.plan == []
 
 
-def test_what_a_request_brings_stays_a_text(tools: dict[str, Tool]) -> None:
+def test_what_a_request_brings_stays_a_text(known: dict[str, Tool]) -> None:
     """Braces in a parameter are text: they are not evaluated, neither when planning nor later."""
     text = """
         parameters: {name: {type: string}, more: {type: map}}
         tasks: [{name: a, tool: get_vm, with: {name: "{{ parameters.name }}"}},
                 {name: b, tool: x, service: s, tier: read, with: {m: "{{ parameters.more }}"}}]
     """
-    a, b = plan(text, tools, name="{{ 7 * 7 }}", more={"k": "{{ tasks.a.result }}"})
+    a, b = plan(text, known, name="{{ 7 * 7 }}", more={"k": "{{ tasks.a.result }}"})
 
     assert (a.parameters, b.parameters) == ({"name": "{{ 7 * 7 }}"}, {"m": {"k": "{{ tasks.a.result }}"}})
 
@@ -128,7 +128,7 @@ JSON = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))
-def test_whatever_a_request_brings(tools: dict[str, Tool], value: dict[str, Any]) -> None:
+def test_whatever_a_request_brings(known: dict[str, Tool], value: dict[str, Any]) -> None:
     """A value reaches the plan as it was sent, or it is refused because of a key with $: nothing in between."""
     text = """
         parameters: {m: {type: map}}
@@ -136,23 +136,23 @@ def test_whatever_a_request_brings(tools: dict[str, Tool], value: dict[str, Any]
     """
     if marker(value):
         with pytest.raises(InvalidMessage, match=r"^parameters\.m: the key '\$"):
-            plan(text, tools, m=value)
+            plan(text, known, m=value)
     else:
-        assert plan(text, tools, m=value)[0].parameters == {"m": value}
+        assert plan(text, known, m=value)[0].parameters == {"m": value}
 
 
-def test_parameters_passed_on_as_they_are(tools: dict[str, Tool]) -> None:
+def test_parameters_passed_on_as_they_are(known: dict[str, Tool]) -> None:
     """All parameters can be handed on at once; what was not said is not said to the tool either."""
     text = """
         parameters: {vmid: {type: int}, name: {type: string}}
         tasks: [{name: a, tool: start_vm, with: "{{ parameters }}"}]
     """
 
-    assert plan(text, tools, vmid=100)[0].parameters == {"vmid": 100}
+    assert plan(text, known, vmid=100)[0].parameters == {"vmid": 100}
 
 
 @pytest.mark.parametrize("made", ["{{ {parameters.k: 'x'} }}", "{{ parameters.k | from_json }}"])
-def test_an_expression_makes_no_marker(tools: dict[str, Tool], made: str) -> None:
+def test_an_expression_makes_no_marker(known: dict[str, Tool], made: str) -> None:
     """Not even an expression can turn a text of the requester into what a plan fills in."""
     text = f"""
         parameters: {{k: {{type: string}}}}
@@ -162,7 +162,7 @@ def test_an_expression_makes_no_marker(tools: dict[str, Tool], made: str) -> Non
     with pytest.raises(
         BadExpression, match=r"^task a: with\.m: .* makes the key '\$template', and \$ is agentd's own$"
     ):
-        plan(text, tools, k=key)
+        plan(text, known, k=key)
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ def test_an_expression_makes_no_marker(tools: dict[str, Tool], made: str) -> Non
     ],
 )  # fmt: skip
 def test_what_parameters_make_wrong(
-    tools: dict[str, Tool], task: str, parameters: dict[str, Any], problem: str
+    known: dict[str, Tool], task: str, parameters: dict[str, Any], problem: str
 ) -> None:
     """What only the parameters of a request make wrong is refused before anything runs, with the task and the field."""
     text = f"""
         parameters: {{p: {{type: map}}}}
         tasks: [{{name: a, {task}}}]
     """
-    of = definition(text, tools)
+    of = definition(text, known)
     wish = of.parameters(**{f"p_{key}": value for key, value in parameters.items()})
     with pytest.raises(AgentdError) as caught:
         of.plan(wish)
@@ -193,11 +193,11 @@ def test_what_parameters_make_wrong(
     assert isinstance(caught.value, (Rejected, InvalidMessage))
 
 
-def test_aliases(tools: dict[str, Tool]) -> None:
+def test_aliases(known: dict[str, Tool]) -> None:
     """What is written once may be used twice."""
     text = "tasks: [{name: a, tool: list_vms, with: &w {status: running}}, {name: b, tool: list_vms, with: *w}]"
 
-    assert [each.parameters for each in plan(text, tools)] == [{"status": "running"}] * 2
+    assert [each.parameters for each in plan(text, known)] == [{"status": "running"}] * 2
 
 
 # -- what is published -------------------------------------------------------------------------------------------------
@@ -209,16 +209,16 @@ def test_the_schema_is_in_step() -> None:
 
 
 @pytest.mark.parametrize("file", [*EXAMPLES, *FILES.glob("*.yaml")], ids=lambda each: each.stem)
-def test_what_is_shipped(tools: dict[str, Tool], file: Path) -> None:
+def test_what_is_shipped(known: dict[str, Tool], file: Path) -> None:
     """Each file that comes with agentd has no fault, and fits the published schema."""
-    found, report = check.read(file.read_bytes(), file.name, file.stem, check.Known(tools, {}))
+    found, report = check.read(file.read_bytes(), file.name, file.stem, check.Known(known, {}))
 
     assert report.faults == []
     assert found is not None
     jsonschema.Draft202012Validator(form.schema()).validate(yaml.safe_load(file.read_text()))
 
 
-def test_the_schema_refuses(tools: dict[str, Tool]) -> None:
+def test_the_schema_refuses(known: dict[str, Tool]) -> None:
     """An editor with the schema marks what agentd would refuse for its form."""
     validator = jsonschema.Draft202012Validator(form.schema())
     jsonschema.Draft202012Validator.check_schema(form.schema())
@@ -231,4 +231,4 @@ def test_the_schema_refuses(tools: dict[str, Tool]) -> None:
 
     assert validator.is_valid(good)
     assert [validator.is_valid(good | each) for each in wrong] == [False] * len(wrong)
-    assert all(faults(yaml.safe_dump(good | each), tools) for each in wrong)
+    assert all(faults(yaml.safe_dump(good | each), known) for each in wrong)

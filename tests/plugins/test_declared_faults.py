@@ -148,25 +148,25 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
           "2:83: tasks.a.with.name: expression '{{ 2 ** 99999 }}': there is no power in expressions"]),
     ],
 )  # fmt: skip
-def test_faults(tools: dict[str, Tool], text: str, expected: list[str]) -> None:
+def test_faults(known: dict[str, Tool], text: str, expected: list[str]) -> None:
     """Every fault is told, in the order of the file: where it is, which field, what is wrong, what to do."""
-    found = faults(text, tools)
+    found = faults(text, known)
 
     assert len(found) == len(expected), found
     pairs = zip(found, expected, strict=True)
     assert [line for line, wanted in pairs if not line.startswith(f"f.yaml:{wanted}")] == []
 
 
-def test_sizes(tools: dict[str, Tool]) -> None:
+def test_sizes(known: dict[str, Tool]) -> None:
     """A bomb of aliases, a tree too deep and a file too large cost nothing and say so."""
     level = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
     bomb = level + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
     begun = time.process_time()
 
-    assert "this is more than 20000 values: are there aliases (*) of aliases?" in str(faults(bomb, tools))
-    assert "this is nested more than 32 deep: are there aliases (*) of aliases?" in str(faults("a: &a [*a]", tools))
-    assert faults("[" * 60_000, tools) == ["f.yaml:1:1: it is nested too deeply; at most 32 levels are read"]
-    assert faults("#" * 200_000, tools) == ["f.yaml:1:1: the file has 200000 bytes; at most 131072 are read"]
+    assert "this is more than 20000 values: are there aliases (*) of aliases?" in str(faults(bomb, known))
+    assert "this is nested more than 32 deep: are there aliases (*) of aliases?" in str(faults("a: &a [*a]", known))
+    assert faults("[" * 60_000, known) == ["f.yaml:1:1: it is nested too deeply; at most 32 levels are read"]
+    assert faults("#" * 200_000, known) == ["f.yaml:1:1: the file has 200000 bytes; at most 131072 are read"]
     assert check.read(b"a: \xff", "f.yaml", "f", check.Known({}, {}))[1].faults[0].text.startswith("this is not UTF-8")
     assert time.process_time() - begun < 10
 
@@ -178,7 +178,7 @@ LINES = HEAD.splitlines() + ALL.strip().splitlines()
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_a_file_that_somebody_spoilt(tools: dict[str, Tool], data: st.DataObject) -> None:
+def test_a_file_that_somebody_spoilt(known: dict[str, Tool], data: st.DataObject) -> None:
     """A file with lines lost, doubled, swapped or overwritten is either good or has faults; nothing else happens."""
     lines = list(LINES)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -190,7 +190,7 @@ def test_a_file_that_somebody_spoilt(tools: dict[str, Tool], data: st.DataObject
         lines[at : at + 1] = {
             "lose": [], "double": [lines[at]] * 2, "indent": [f"  {lines[at]}"]
         }.get(change, [change])  # fmt: skip
-    found, report = check.read("\n".join(lines).encode(), "f.yaml", "f", check.Known(tools, WORKFLOWS))
+    found, report = check.read("\n".join(lines).encode(), "f.yaml", "f", check.Known(known, WORKFLOWS))
 
     assert (found is None) is bool(report.faults)
     assert all(each.line >= 1 and each.column >= 1 and each.text for each in report.faults)

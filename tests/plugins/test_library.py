@@ -23,9 +23,9 @@ OWN = {"vm_deployment": VM_DEPLOYMENT}
 
 
 @pytest.fixture
-def library(tmp_path: Path, tools: dict[str, Tool]) -> Library:
+def library(tmp_path: Path, known: dict[str, Tool]) -> Library:
     """Return a library of the test's directory."""
-    return Library(tmp_path, lambda: tools, OWN)
+    return Library(tmp_path, lambda: known, OWN)
 
 
 def write(path: Path, text: str) -> Path:

@@ -167,6 +167,14 @@ class FakePve:
         """Take the cluster's quorum away, or give it back."""
         self.call("POST", "/quorum", {"quorate": quorate})
 
+    def storage(self, storage: str, **changes: Json) -> dict[str, Json]:
+        """Take a storage off line (active=False) or back, or change its content types."""
+        return dict(self.call("POST", "/storage", {"storage": storage, **changes}))
+
+    def volumes(self, storage: str, node: str, backups: int) -> None:
+        """Put so many backups of strangers' guests on a storage."""
+        self.call("POST", "/storage", {"storage": storage, "node": node, "backups": backups})
+
     def durations(self, **seconds: float) -> dict[str, float]:
         """Set how long tasks take by type; `default` stands for the others."""
         return dict(self.call("POST", "/durations", seconds))

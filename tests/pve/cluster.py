@@ -142,6 +142,6 @@ def build(pve: FakePve, cluster: Cluster) -> None:
         name: {"active": 1, "files": set(), "volumes": {}, **store} for name, store in fresh["storages"].items()
     }
     pve.vms, pve.cts, pve.tasks, pve.tasklog = [], [], {}, []
-    pve.pools, pve.pool_info, pve.quorate = {}, {}, True
+    pve.pools, pve.pool_info, pve.quorate, pve.jobs = {}, {}, True, {}
     for guest in fresh["guests"]:
         add_guest(pve, guest)

@@ -41,6 +41,7 @@ class Control:
             "/lock": {"POST": self._lock, "DELETE": self._unlock},
             "/node": {"POST": self._node},
             "/quorum": {"POST": self._quorum},
+            "/storage": {"POST": self._storage},
             "/durations": {"GET": self._durations, "POST": self._set_durations},
             "/settings": {"GET": self._settings, "POST": self._set_settings},
             "/guest": {"POST": self._guest, "DELETE": self._drop_guest},
@@ -120,6 +121,20 @@ class Control:
     async def _quorum(self, request: web.Request) -> web.Response:
         self.pve.quorate = bool((await self._body(request))["quorate"])
         return web.json_response({"quorate": self.pve.quorate})
+
+    async def _storage(self, request: web.Request) -> web.Response:
+        """Take a storage off line or back, change what it may hold, or put a number of strangers' volumes on it."""
+        data = await self._body(request)
+        store = self.pve.storages[data["storage"]]
+        if "active" in data:
+            store["active"] = int(bool(data["active"]))
+        store.update({key: data[key] for key in ("content",) if key in data})
+        for number in range(int(data.get("backups") or 0)):
+            store["volumes"][f"backup/vzdump-qemu-{1000 + number}-2026_11_01-00_00_00.vma.zst"] = {
+                "content": "backup", "format": "vma.zst", "size": 4 * 1024**3 + number, "vmid": 1000 + number,
+                "ctime": 1793491200 + number, "subtype": "qemu", "node": data["node"], "notes": f"guest-{number}",
+            }  # fmt: skip
+        return web.json_response({"storage": data["storage"], "active": store["active"], "content": store["content"]})
 
     async def _durations(self, _request: web.Request) -> web.Response:
         return web.json_response(self.pve.durations)

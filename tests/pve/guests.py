@@ -131,36 +131,8 @@ class Guests(Tasks):
         return upid
 
     async def _restore(self, v: Values, user: str) -> str:
-        """Create a VM from a backup that vzdump made here, with the configuration it had then."""
-        node, vmid = v["node"], int(v["vmid"])
-        self.need_quorum()
-        self._qm_perm(user, vmid, v.get("pool"), "VM.Allocate")
-        sid, name = volume_ref(v["archive"])
-        volume = self._volumes(sid).get(name) if sid in self.storages else None
-        if volume is None or "config" not in volume:
-            raise die(f"unable to restore VM {vmid} - volume '{v['archive']}' does not exist")
-        if self.guest(vmid) is not None:
-            where = self.guest(vmid).node
-            raise die(f"unable to restore VM {vmid} - VM {vmid} already exists on node '{where}'")
-        vm = FakeVm(vmid, f"VM {vmid}", node=node)
-        vm.config = {}
-        set_lock(vm, "create")
-        self.vms.append(vm)
-
-        async def body() -> str | None:
-            vm.config = {key: value for key, value in volume["config"].items() if key not in ("lock", "template")}
-            for key, old, _props in drives_of(vm.config, skip_cdrom=True):
-                sid, _ = volume_ref(old)
-                size = int((self._qm_volume(old) or {}).get("size") or 0)
-                volid, _ = self._qm_alloc(v.get("storage") or sid, vmid, None, size)
-                vm.config[key] = vm.config[key].replace(old, volid, 1)
-            if v.get("name"):
-                vm.config["name"] = v["name"]
-            vm.name = vm.config.get("name") or f"VM {vmid}"
-            vm.lock = None
-            return f"restored from '{v['archive']}'"
-
-        return await self.task(node, "qmrestore", vmid, user, body, vm=vm)
+        """Create a VM from a backup; see backups.py."""
+        raise NotImplementedError
 
     async def _qm_clone(self, v: Values, user: str) -> str:
         source, target = self.vm(int(v["vmid"])), v.get("target")

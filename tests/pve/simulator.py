@@ -22,9 +22,10 @@ from fakepve.server import API, EXTJS, GENERIC, USER
 
 from pve import apidoc
 from pve.access import Access
+from pve.downloads import Downloads
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
+from pve.jobs import Jobs
 from pve.nodes import Nodes
-from pve.volumes import Volumes
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -89,7 +90,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Volumes, Nodes, Access):
+class Simulator(Jobs, Downloads, Nodes, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 Body = Callable[[], Awaitable[str | None]]
 
 # Workers that check first and take their time after it; all others take it before they act.
-PAUSES_ITSELF = {"qmstart", "qmstop", "qmshutdown", "qmreboot", "qmigrate", "vzdump", "download"}
+# A snapshot and a rollback of fakepve take theirs between setting and clearing the lock (PROXMOX.md 18).
+PAUSES_ITSELF = {
+    "qmstart", "qmstop", "qmshutdown", "qmreboot", "qmigrate", "vzdump", "download", "qmsnapshot", "vzsnapshot",
+    "vzdelsnapshot", "vzrollback",
+}  # fmt: skip
 CREATES = {"qmcreate", "qmclone", "qmrestore", "vzcreate", "vzclone", "vzrestore"}
 # The exit of a worker that was killed: its log ends without a TASK line and nothing is tidied up.
 KILLED = "unexpected status"

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Operations that move or change a simulated guest's disks: resize, migrate and backup."""
+"""Operations that move or change a simulated guest's disks: resize and migrate."""
 
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
-from fakepve import FakeVm, TaskError
+from fakepve import TaskError
 from fakepve.lxc import SIZE_UNITS, format_size
 from fakepve.qemu import drives_of, is_cdrom, split_drive, volume_ref
-from fakepve.routing import die, param_error, split_list
+from fakepve.routing import die, param_error
 
 from pve.guests import Guests, check_lock, set_lock
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from pve.foreign import Guest, Routes, Values
 
 SIZE = re.compile(r"^(\+?)(\d+(?:\.\d+)?)([KMGT]?)$")
-# What a compressed backup comes to, as a share of the disks.
-BACKUP_SHARE = 8
 
 
 def to_bytes(number: str, unit: str) -> int:
@@ -42,7 +39,6 @@ class Volumes(Guests):
             ("PUT", one + "/resize", self._resize),
             ("POST", one + "/migrate", self._migrate),
             ("GET", one + "/migrate", self._migrate_check),
-            ("POST", "/nodes/{node}/vzdump", self._vzdump),
         ]
 
     # ------------------------------------------------------------------- resize
@@ -127,50 +123,3 @@ class Volumes(Guests):
 
         log = [f"starting migration of VM {vm.vmid} to node '{target}'"]
         return await self.task(node, "qmigrate", vm.vmid, user, body, vm=vm, log=log)
-
-    # ------------------------------------------------------------------- backup
-
-    async def _vzdump(self, v: Values, user: str) -> str:
-        """Back up guests; real PVE: even a missing guest is accepted, and the job ends with 'job errors'."""
-        node, storage = v["node"], v.get("storage") or "local"
-        here = [guest for guest in self._guests() if guest.node == node]
-        ids = [g.vmid for g in here] if v.get("all") else [int(x) for x in split_list(v.get("vmid"))]
-        if not ids:
-            raise param_error(vmid="property is missing and it is not optional")
-        for vmid in ids:
-            self.require(user, f"/vms/{vmid}", "VM.Backup")
-        if "backup" not in split_list(self._check_enabled(storage, node).get("content")):
-            raise die(f"storage '{storage}' does not support backups")
-        log = [f"INFO: starting new backup job: vzdump {' '.join(map(str, ids))} --storage {storage} --node {node}"]
-
-        async def body() -> str | None:
-            failed = [vmid for vmid in ids if not await self._back_up(vmid, node, storage)]
-            if failed:
-                raise TaskError("job errors")
-            return "INFO: Backup job finished successfully"
-
-        # Real PVE: the id of a task for several guests is empty.
-        return await self.task(node, "vzdump", ids[0] if len(ids) == 1 else "", user, body, log=log)
-
-    async def _back_up(self, vmid: int, node: str, storage: str) -> bool:
-        guest = self.guest(vmid)
-        if guest is None or guest.node != node or guest.lock:
-            locked = guest is not None and guest.lock
-            reason = f"VM is locked ({guest.lock})" if locked else f"unable to find VM '{vmid}'"
-            self.say(f"ERROR: Backup of VM {vmid} failed - {reason}")
-            return False
-        kind = "qemu" if isinstance(guest, FakeVm) else "lxc"
-        self.say(f"INFO: Starting Backup of VM {vmid} ({kind})")
-        config = dict(guest.config)
-        set_lock(guest, "backup")
-        await self.pause(1)
-        set_lock(guest, None)
-        stamp = time.strftime("%Y_%m_%d-%H_%M_%S")
-        suffix = "vma.zst" if kind == "qemu" else "tar.zst"
-        size = sum(drive_bytes(props) for _, _, props in drives_of(config)) // BACKUP_SHARE
-        self.storages[storage].setdefault("volumes", {})[f"backup/vzdump-{kind}-{vmid}-{stamp}.{suffix}"] = {
-            "content": "backup", "format": suffix, "size": size, "vmid": vmid, "ctime": int(time.time()),
-            "notes": guest.name, "subtype": kind, "node": node, "config": config,
-        }  # fmt: skip
-        self.say(f"INFO: Finished Backup of VM {vmid} (00:00:01)")
-        return True

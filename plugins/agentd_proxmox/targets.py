@@ -1,0 +1,98 @@
+"""What a call is about: the guest that is meant, the storage that can, our own task that runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from agentd.answers import grant
+from agentd.errors import GuestLocked, NotFound, ProxmoxUnavailable, Rejected
+from agentd_proxmox.inventory import MARGIN
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from agentd.answers import Upid
+    from agentd.tools import Call
+    from agentd_proxmox.inventory import Inventory, Place
+
+    Entry = dict[str, Any]
+
+PAUSE = 0.5
+
+
+def named(at: Place, name: str) -> None:
+    """Refuse a guest that is not called as the caller thinks: ids are given to other guests in time."""
+    if at.name != name:
+        raise Rejected(f"{at.title} is not called {name!r}: nothing was done; look which guest is meant")
+
+
+def keyed(call: Call, tool: str) -> str:
+    """Return a name that only this call gives; raises Rejected for a call without a key."""
+    if not call.key:
+        raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
+    return "agentd-" + hashlib.sha256(call.key.encode()).hexdigest()[:12]
+
+
+def holds(entry: Entry, content: str) -> bool:
+    """Tell whether an entry of the cluster's list of storages may hold `content`."""
+    return content in str(entry.get("content") or "").split(",")
+
+
+async def storage(inventory: Inventory, node: str, name: str | None, content: str) -> Entry:
+    """Return the storage `name` of `node`, or its only one for `content`; raises if it is away or for other things.
+
+    From the cluster's list, up to 10 s old: asking a storage itself hangs when it does.
+    """
+    entries = {e["storage"]: e for e in await inventory.resources("storage") if e.get("node") == node}
+    if name is None:
+        fit = sorted(each for each in entries if holds(entries[each], content))
+        if len(fit) != 1:
+            raise Rejected(
+                f"name the storage: {len(fit)} of {node} hold {content}" + (f" ({', '.join(fit)})" if fit else "")
+            )
+        name = fit[0]
+    if name not in entries:
+        raise NotFound(f"there is no storage {name!r} on {node}; there are {', '.join(sorted(entries)) or 'none'}")
+    if content and not holds(entries[name], content):
+        raise Rejected(f"storage {name} of {node} does not hold {content}, but {entries[name].get('content')}")
+    if entries[name].get("status") != "available":
+        raise ProxmoxUnavailable(f"storage {name} is not online on {node} ({entries[name].get('status')})", delay=10.0)
+    return entries[name]
+
+
+async def running(inventory: Inventory, node: str, kinds: Collection[str], ident: str) -> list[Upid]:
+    """Return the tasks of our token that run on `node` now, of these types and with this id."""
+    active = await inventory.active([node])
+    return [e for e in active if e.type in kinds and e.id == ident and e.user == inventory.proxmox.user]
+
+
+async def pause(call: Call, text: str) -> None:
+    """Say what is waited for and wait a little; raises GuestLocked when the deadline is near."""
+    if call.left() < MARGIN:
+        raise GuestLocked(text, delay=5.0)
+    call.progress(text)
+    await asyncio.sleep(PAUSE)
+
+
+def held(permissions: dict[str, list[str]], path: str) -> set[str]:
+    """Return the privileges on `path`: those of the nearest path above it that the token's list names."""
+    parts = path.strip("/").split("/")
+    above = ["/" + "/".join(parts[:count]) for count in range(len(parts), 0, -1)] + ["/"]
+    return set(next((permissions[each] for each in above if each in permissions), []))
+
+
+async def blind(inventory: Inventory, storage: str) -> str:
+    """Return why an empty list of a storage proves nothing, "" if the token may see what lies there.
+
+    Proxmox leaves out, without a word, what a token may not read (PROXMOX.md 4): backups above all, for which looking
+    (Datastore.Audit) does not suffice.
+    """
+    path, user = f"/storage/{storage}", inventory.proxmox.user
+    if held(await inventory.proxmox.permissions(), path) & {"Datastore.Allocate", "Datastore.AllocateSpace"}:
+        return ""
+    return (
+        f"{user} lacks Datastore.AllocateSpace on {path}, so Proxmox may hide what lies there; to let it look: "
+        + grant(path, "Datastore.AllocateSpace", user)
+    )

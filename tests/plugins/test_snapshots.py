@@ -1,0 +1,300 @@
+"""Snapshots: made once, named by whom they were made, thrown away only by name."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from agentd.messages import Tier
+from agentd_proxmox.inventory import Place
+from agentd_proxmox.settings import ToolSettings
+from agentd_proxmox.snapshots import tree
+from proxmox_access import Steer, connect
+from tool_bench import Bench, MemoryCall, size, until
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+NASTY = "before $(reboot); `rm -rf /` = 100% 'quoted' & ünïcødé\nsecond line"
+
+
+class TestCreate:
+    """create_snapshot."""
+
+    @pytest.mark.parametrize("vmid", [101, 201])
+    async def test_made(self, tools: Bench, steered: Steer, vmid: int) -> None:
+        """A snapshot of a VM or container is there afterwards, with what was said about it."""
+        made = await tools.once("create_snapshot", vmid=vmid, name="before-upgrade", description=NASTY)
+        listed = await tools.once("list_snapshots", vmid=vmid)
+
+        assert (await steered.found(vmid))["snapshots"] == ["before-upgrade"]
+        assert made.description == NASTY.replace("\n", " ")
+        assert (made.name, made.ours, made.state) == ("before-upgrade", True, "")
+        assert (listed.current, [each.name for each in listed.snapshots]) == ("before-upgrade", ["before-upgrade"])
+
+    async def test_memory(self, tools: Bench) -> None:
+        """Memory is kept of a running VM; of a stopped one that is told, a container has none."""
+        running = await tools.once("create_snapshot", vmid=100, name="ram", vmstate=True)
+        stopped = await tools.once("create_snapshot", call := MemoryCall(), vmid=101, name="ram", vmstate=True)
+
+        assert running.vmstate
+        assert not stopped.vmstate
+        assert "did not run" in call.warnings[0]
+        with pytest.raises(errors.Rejected, match="container 201 'proxy' on pve2 has no memory"):
+            await tools.once("create_snapshot", vmid=201, name="ram", vmstate=True)
+
+    async def test_name_from_key(self, tools: Bench, steered: Steer) -> None:
+        """Without a name it comes from the call's key, so that a repeat finds its own."""
+        first = await tools.once("create_snapshot", MemoryCall("wf-1.snap"), vmid=101)
+        again = await tools.once("create_snapshot", call := MemoryCall("wf-1.snap"), vmid=101)
+        other = await tools.once("create_snapshot", MemoryCall("wf-2.snap"), vmid=101)
+
+        assert first.name == again.name != other.name
+        assert call.adopted
+        assert len(await steered.tasks("qmsnapshot")) == 2
+
+    @pytest.mark.parametrize("seconds", [0.0, 1.0])
+    @pytest.mark.parametrize("vmid", [101, 201])
+    async def test_answer_cut(self, tools: Bench, steered: Steer, vmid: int, seconds: float) -> None:
+        """A snapshot whose answer is lost is found, also while it is being made: there is exactly one."""
+        await steered.durations(default=seconds)
+        await steered.rule("POST", "/snapshot$", {"cut_after": True}, 1)
+        made = await tools.until_done("create_snapshot", call := MemoryCall(), vmid=vmid, name="s1")
+
+        assert call.adopted
+        assert (made.name, made.state) == ("s1", "")
+        assert len([each for each in await steered.tasks() if each["type"].endswith("snapshot")]) == 1
+
+    async def test_write_lost(self, tools: Bench, steered: Steer) -> None:
+        """A request that was lost before Proxmox saw it is sent again."""
+        await steered.rule("POST", "/snapshot$", {"lost_before": True}, 1)
+        await tools.until_done("create_snapshot", MemoryCall(), vmid=101, name="s1")
+
+        assert len(await steered.tasks("qmsnapshot")) == 1
+        assert len(await steered.log("POST")) == 2
+
+    async def test_late_write(self, tools: Bench, steered: Steer) -> None:
+        """Our own request that comes late takes the name first; then it is ours all the same."""
+        await steered.rule("POST", "/snapshot$", {"delay": 0.5}, 2)
+        first = asyncio.ensure_future(tools.once("create_snapshot", call := MemoryCall("wf.l"), vmid=101, name="s1"))
+        await asyncio.sleep(0.2)
+        second = await tools.once("create_snapshot", other := MemoryCall("wf.l"), vmid=101, name="s1")
+
+        assert (await first).time == second.time
+        assert "already used" in (call.warnings + other.warnings)[0]
+
+    async def test_strangers_name(self, tools: Bench, steered: Steer) -> None:
+        """A snapshot of that name by somebody else is not taken for ours, and nothing is sent."""
+        await tools.once("create_snapshot", MemoryCall("other.one"), vmid=101, name="daily")
+
+        with pytest.raises(errors.Rejected, match="snapshot daily that this call did not make"):
+            await tools.once("create_snapshot", vmid=101, name="daily")
+        with pytest.raises(errors.Rejected, match="keeps the name 'current'"):
+            await tools.once("create_snapshot", vmid=101, name="current")
+        with pytest.raises(errors.Rejected, match="template"):
+            await tools.once("create_snapshot", vmid=9000, name="daily")
+        assert len(await steered.log("POST")) == 1
+
+    @pytest.mark.parametrize("name", ["x", "1st", "a b", "a;b", "ä-umlaut", "a" * 41, "../x", "$(id)"])
+    async def test_bad_name(self, tools: Bench, name: str) -> None:
+        """A name that Proxmox does not know is refused with the field's name."""
+        with pytest.raises(errors.InvalidMessage, match="name"):
+            await tools.once("create_snapshot", vmid=101, name=name)
+
+    async def test_warnings(self, tools: Bench, steered: Steer) -> None:
+        """WARNINGS is a success that says what Proxmox warned of."""
+        await steered.rule("POST", "/snapshot$", {"task_exit": "WARNINGS: 2"})
+        await tools.once("create_snapshot", call := MemoryCall(), vmid=101, name="s1")
+
+        assert len(call.warnings) == 2
+
+    async def test_locked(self, lab: FakePve, steered: Steer) -> None:
+        """A lock is waited for with a bound and told; when it goes, the snapshot is made."""
+        proxmox = connect(lab)
+        bench = Bench(proxmox, ToolSettings(lock_wait=0.3))
+        await steered.lock(101, "backup")
+        with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(backup\)"):
+            await bench.once("create_snapshot", vmid=101, name="s1")
+        sent = await steered.log("POST")
+        await steered.lock(101, None)
+
+        assert sent == []
+        assert (await bench.once("create_snapshot", vmid=101, name="s1")).name == "s1"
+        await proxmox.close()
+
+    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+        """A failure says what is left: nothing, or a snapshot half made and a lock with the way out."""
+        await steered.rule("POST", "/snapshot$", {"task_exit": "snapshot feature is not available"}, 1)
+        with pytest.raises(errors.TaskFailed, match=r"not available.*no snapshot s1 was left behind.*not locked"):
+            await tools.once("create_snapshot", vmid=101, name="s1")
+        await steered.durations(qmsnapshot=30)
+        call = MemoryCall()
+        task = asyncio.ensure_future(tools.once("create_snapshot", call, vmid=101, name="s2"))
+        await until(lambda: asyncio.sleep(0, call.upid))
+        proxmox = tools.tools["create_snapshot"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+        await proxmox.delete(f"/nodes/pve1/tasks/{call.upid}")
+
+        with pytest.raises(errors.TaskFailed, match="s2"):
+            await task
+
+    async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:
+        """Without a quorum the task fails and nothing was done; it is made when there is one."""
+        await steered.quorum(quorate=False)
+        task = asyncio.ensure_future(tools.until_done("create_snapshot", MemoryCall(), vmid=101, name="s1"))
+        await until(lambda: steered.tasks("qmsnapshot"))
+        await steered.quorum(quorate=True)
+
+        assert (await task).name == "s1"
+
+    async def test_denied(self, lab: FakePve, steered: Steer) -> None:
+        """A token that may not is told the path, the privilege and the command."""
+        proxmox = connect(lab, "audit")
+
+        with pytest.raises(errors.Denied, match=r"VM.Snapshot on /vms/101; .*pveum acl modify /vms/101 --tokens"):
+            await Bench(proxmox, ToolSettings()).once("create_snapshot", vmid=101, name="s1")
+        assert await steered.tasks() == []
+        await proxmox.close()
+
+
+class TestRollback:
+    """rollback_snapshot."""
+
+    @pytest.mark.parametrize(("vmid", "guest"), [(101, "db-01"), (201, "proxy")])
+    async def test_back(self, tools: Bench, steered: Steer, vmid: int, guest: str) -> None:
+        """The guest is as it was at the snapshot, and runs if that was asked for."""
+        before = (await steered.found(vmid))["config"]["memory"]
+        await tools.once("create_snapshot", vmid=vmid, name="s1")
+        proxmox = tools.tools["list_vms"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+        at = f"/nodes/{'pve1' if vmid == 101 else 'pve2'}/{'qemu' if vmid == 101 else 'lxc'}/{vmid}"
+        await proxmox.put(f"{at}/config", memory=1234)
+        done = await tools.once("rollback_snapshot", vmid=vmid, guest=guest, name="s1", start=True)
+
+        assert str((await steered.found(vmid))["config"]["memory"]) == str(before)
+        assert (done.guest.status, done.snapshots.current) == ("running", "s1")
+
+    async def test_wrong_guest(self, tools: Bench, steered: Steer) -> None:
+        """A guest that is called otherwise, or has no such snapshot, is left alone."""
+        await tools.once("create_snapshot", vmid=101, name="s1")
+        sent = len(await steered.log("POST"))
+
+        with pytest.raises(errors.Rejected, match="is not called 'nas'"):
+            await tools.once("rollback_snapshot", vmid=101, guest="nas", name="s1")
+        with pytest.raises(errors.Rejected, match="has no whole snapshot s2; it has s1"):
+            await tools.once("rollback_snapshot", vmid=101, guest="db-01", name="s2")
+        assert len(await steered.log("POST")) == sent
+
+    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+        """A rollback that fails says why, and whether the guest is locked."""
+        await tools.once("create_snapshot", vmid=101, name="s1")
+        await steered.rule("POST", "/rollback$", {"task_exit": "can't rollback, 's2' is more recent"})
+
+        with pytest.raises(errors.TaskFailed, match=r"more recent.*is not locked"):
+            await tools.once("rollback_snapshot", vmid=101, guest="db-01", name="s1")
+
+    def test_tier(self, tools: Bench) -> None:
+        """What throws data away is of tier destroy, so policy refuses it without an approval."""
+        tiers = {name: tools.tools[name].tier for name in ("rollback_snapshot", "delete_snapshot", "create_snapshot")}
+
+        assert tiers == {
+            "rollback_snapshot": Tier.DESTROY,
+            "delete_snapshot": Tier.DESTROY,
+            "create_snapshot": Tier.OPERATE,
+        }
+
+
+class TestDelete:
+    """delete_snapshot."""
+
+    async def test_gone(self, tools: Bench, steered: Steer) -> None:
+        """A snapshot is gone, its child has its parent; deleting it again does nothing."""
+        for name in ("s1", "s2", "s3"):
+            await tools.once("create_snapshot", MemoryCall(f"wf.{name}"), vmid=101, name=name)
+        left = await tools.once("delete_snapshot", vmid=101, guest="db-01", name="s2", force=True)
+        again = await tools.once("delete_snapshot", call := MemoryCall(), vmid=101, guest="db-01", name="s2")
+
+        assert [(each.name, each.parent, each.depth) for each in left.snapshots] == [("s1", "", 0), ("s3", "s1", 1)]
+        assert call.adopted
+        assert [each.name for each in again.snapshots] == ["s1", "s3"]
+        assert int((await steered.log("DELETE", "/snapshot/"))[0]["params"]["force"]) == 1
+        with pytest.raises(errors.Rejected, match="is not called"):
+            await tools.once("delete_snapshot", vmid=101, guest="x", name="s1")
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    @pytest.mark.parametrize("vmid", [101, 201])
+    async def test_lost(self, tools: Bench, steered: Steer, fault: str, vmid: int) -> None:
+        """A delete whose answer or request is lost is settled by looking: once, and no other snapshot goes."""
+        guest = "db-01" if vmid == 101 else "proxy"
+        for name in ("s1", "s2"):
+            await tools.once("create_snapshot", MemoryCall(f"wf.{name}"), vmid=vmid, name=name)
+        await steered.durations(qmdelsnapshot=0.5, vzdelsnapshot=0.5)
+        await steered.rule("DELETE", "/snapshot/", {fault: True}, 1)
+        left = await tools.until_done("delete_snapshot", MemoryCall(), vmid=vmid, guest=guest, name="s2")
+
+        assert [each.name for each in left.snapshots] == ["s1"]
+
+    async def test_failed(self, tools: Bench, steered: Steer) -> None:
+        """A delete that fails says so."""
+        await tools.once("create_snapshot", vmid=101, name="s1")
+        await steered.rule("DELETE", "/snapshot/", {"task_exit": "lvremove failed"})
+
+        with pytest.raises(errors.TaskFailed, match=r"lvremove failed.*not locked"):
+            await tools.once("delete_snapshot", vmid=101, guest="db-01", name="s1")
+
+
+class TestOld:
+    """old_snapshots."""
+
+    async def test_found(self, tools: Bench, steered: Steer) -> None:
+        """Old snapshots are found over the cluster by one call a guest, paged; who cannot be asked is named."""
+        for vmid in (101, 103, 201):
+            await tools.once("create_snapshot", vmid=vmid, name="old")
+        await steered.node("pve2", online=False)
+        await steered.call("DELETE", "/log")
+        first = await tools.once("old_snapshots", days=0, guests=5)
+        calls = len(await steered.log("GET"))
+        second = await tools.once("old_snapshots", days=0, guests=5, cursor=first.next)
+
+        assert [each.vmid for each in first.snapshots] == [101]
+        assert (first.looked_at, first.guests, second.looked_at, second.next) == (5, 8, 3, "")
+        assert calls == 6
+        assert sorted(first.unread) == ["VM 102 'web-02' on pve2", "VM 103 'ci-runner' on pve2"]
+        assert list(second.unread) == ["container 201 'proxy' on pve2"]
+        assert (await tools.once("old_snapshots", days=1, node="pve1")).snapshots == []
+        await tools.once("create_snapshot", MemoryCall("wf.2"), vmid=101, name="newer")
+        short = await tools.once("old_snapshots", days=0, node="pve1", limit=1)
+        assert (short.total, len(short.snapshots)) == (2, 1)
+        with pytest.raises(errors.Rejected, match="cursor"):
+            await tools.once("old_snapshots", cursor="x")
+
+
+class TestTree:
+    """The tree, without a server."""
+
+    AT = Place(101, "pve1", "qemu", "db", "running", template=False)
+
+    def test_recorded(self, recorded: Any) -> None:
+        """The recorded list is read as it is."""
+        found = tree(self.AT, recorded("qemu-snapshot-list"), datetime.fromtimestamp(1795342356 + 7200, UTC))
+
+        assert (found.current, found.snapshots[0].name, found.snapshots[0].age) == ("s1", "s1", 2.0)
+        assert found.snapshots[0].description == "first"
+        assert not found.snapshots[0].vmstate
+
+    def test_shape(self) -> None:
+        """Children stand under their parents, by time; control characters and lost parents do no harm."""
+        entries: list[dict[str, Any]] = [
+            {"name": "c", "parent": "a", "snaptime": 3, "description": "x\x1b[31m\r\ny"},
+            {"name": "b", "parent": "a", "snaptime": 2},
+            {"name": "a", "snaptime": 1},
+            {"name": "d", "parent": "gone", "snaptime": 4},
+            {"name": "current", "parent": "b"},
+        ]
+        found = tree(self.AT, entries, datetime.fromtimestamp(0, UTC))
+
+        assert [(each.name, each.depth) for each in found.snapshots] == [("a", 0), ("b", 1), ("c", 1), ("d", 0)]
+        assert found.snapshots[2].description == "x [31m\ny".replace("\n", " ")
+        assert size(found) < 200

@@ -1,0 +1,116 @@
+"""Call Proxmox tools as the worker calls them, with an effect record in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from agentd import errors
+from agentd.messages import Tier
+from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd_proxmox import agentd_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd.proxmox import Proxmox
+    from agentd_proxmox.settings import ToolSettings
+
+R = TypeVar("R")
+
+
+class MemoryCall:
+    """A call whose effect record lies in memory: a UPID on record is adopted, else look, act, remember."""
+
+    def __init__(self, key: str = "wf.task", seconds: float = 20.0) -> None:
+        """Start the deadline."""
+        self.key = key
+        self.principal = "tester"
+        self.tier = Tier.DESTROY
+        self.until = time.monotonic() + seconds
+        self.upid = ""
+        self.warnings: list[str] = []
+        self.said: list[str] = []
+        self.times = 0
+        self.adopted = False
+        self.acted = False
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self.until - time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """Keep a warning."""
+        self.warnings.append(text)
+
+    def progress(self, text: str) -> None:
+        """Keep what is being done."""
+        self.said.append(text)
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Have the effect once."""
+        self.times += 1
+        if self.upid:
+            return Found(self.upid)
+        found = await look()
+        if found is not None:
+            self.upid, self.adopted = found.upid, True
+            return found
+        self.acted = True
+        self.upid = await act() or ""
+        return Found(self.upid, adopted=False)
+
+    async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
+        """No tool of this service calls another."""
+        raise NotImplementedError(service, tool, parameters, result, step)
+
+
+class Bench:
+    """The tools by name, called as the worker calls them."""
+
+    def __init__(self, proxmox: Proxmox, settings: ToolSettings) -> None:
+        """Collect the tools."""
+        found = agentd_tools(Toolbox("pve1", proxmox, settings))
+        assert not [each for each in found if isinstance(each, BrokenTool)]
+        self.tools = by_name(each for each in found if isinstance(each, Tool))
+
+    async def once(self, tool: str, call: MemoryCall | None = None, **parameters: Any) -> Any:
+        """Call a tool once."""
+        call = call or MemoryCall()
+        before = call.times
+        result = await self.tools[tool].run(call, self.tools[tool].parse(parameters))
+
+        assert call.times - before == (0 if self.tools[tool].tier is Tier.READ else 1)
+        assert msgspec.convert(msgspec.to_builtins(result), type(result)) == result
+        return result
+
+    async def until_done(self, tool: str, call: MemoryCall, **parameters: Any) -> Any:
+        """Call a tool again after what passes, as the worker does."""
+        while True:
+            try:
+                return await self.tools[tool].run(call, self.tools[tool].parse(parameters))
+            except errors.TemporaryError as error:
+                if isinstance(error, errors.GuestLocked | errors.NoQuorum):
+                    call.upid = ""  # that task is over and did nothing
+                if call.left() < 1:
+                    raise
+                await asyncio.sleep(0.1)
+
+
+def size(result: Any) -> int:
+    """Return how many tokens a result costs at most: three bytes of JSON are one or less."""
+    return len(msgspec.json.encode(result)) // 3
+
+
+async def until(what: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask the simulator until the answer is true, and return it."""
+    for _ in range(400):
+        if found := await what():
+            return found
+        await asyncio.sleep(0.025)
+    raise TimeoutError
