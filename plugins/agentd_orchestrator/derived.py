@@ -68,8 +68,11 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
             return expressions.evaluate(value["$template"], names(state, name))
         if "$result" in value:
             result = state.result(value["$result"])
-            if "field" not in value or not isinstance(result, dict):
+            if "field" not in value:
                 return result
+            if not isinstance(result, dict):
+                message = f"the result of {value['$result']} is {type(result).__name__}: it has no {value['field']!r}"
+                raise Rejected(message)
             # A large result lies in the bucket `results`: the worker takes the field when it has fetched it.
             return result | {"field": value["field"]} if "$stored" in result else result.get(value["field"])
         return {key: resolve(each, state, name) for key, each in value.items()}

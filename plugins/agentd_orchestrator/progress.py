@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agentd.errors import Rejected
 from agentd.messages import TaskError, Tier
+from agentd.results import INLINE
 from agentd.workflows import (
     DONE,
     UNDER_WAY,
@@ -121,6 +122,9 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
 
 def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - whatever was said
     """Make a task of each item, and begin the first of them."""
+    if isinstance(items, dict) and "$stored" in items:
+        message = f"each: the list takes {items.get('bytes')} bytes; at most {INLINE} can be gone through"
+        raise Rejected(message)
     if not isinstance(items, list):
         message = f"each: it is to be a list, and is {type(items).__name__}"
         raise Rejected(message)

@@ -174,14 +174,13 @@ def test_a_bug_ends_what_it_meets() -> None:
     [
         ({"vmid": 7}, {"vmid": 7}, 7),
         ({"name": "x"}, {"name": "x"}, None),
-        ([1], [1], [1]),
         (
             {"$stored": "w.a", "bytes": 9},
             {"$stored": "w.a", "bytes": 9},
             {"$stored": "w.a", "bytes": 9, "field": "vmid"},
         ),
     ],
-    ids=["field", "without", "list", "stored"],
+    ids=["field", "without", "stored"],
 )
 def test_a_result_is_handed_on(result: Any, whole: Any, field: Any) -> None:
     """A field of a result that lies in the bucket is taken by the worker that fetches it; it was lost before."""
@@ -192,6 +191,14 @@ def test_a_result_is_handed_on(result: Any, whole: Any, field: Any) -> None:
 
     assert message is not None
     assert message.parameters == {"whole": [whole], "field": field, "plain": 1}
+
+
+def test_a_field_of_what_has_none() -> None:
+    """A list has no fields: the task that wants one fails with that, nothing wrong is handed on."""
+    state = started(spec("a"), spec("b", "a", parameters={"x": result_of("a", "n")}))
+    state = step(state, ended(state, "a", result=[1]))
+
+    assert state.error == "b: the result of a is list: it has no 'n'"
 
 
 @pytest.mark.parametrize(

@@ -77,4 +77,5 @@ async def test_an_old_and_a_new_daemon(net: Net, tmp_path: Path) -> None:
     assert {each.status for each in ends} == {"completed"}, ends
     for each in ends:
         vmid = each.result["tasks"]["create_vm"]["result"]["vmid"]
-        assert len([entry for entry in net.pve.log("POST", "clone") if entry["body"].get("newid") == str(vmid)]) == 1
+        made = [entry for entry in net.pve.log("POST", "clone") if str(entry["params"].get("newid")) == str(vmid)]
+        assert len(made) == 1
