@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from agentd import subjects
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -84,6 +86,11 @@ class Context:
     known_tools: Callable[[], dict[str, Tool]] = dict
     health: Health = field(default_factory=Health)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def queues(self, service: str) -> list[str]:
+        """Return the further queues of `service` that an agent on this node works on: its own, and those of classes."""
+        named = [each.name for each in self.config.bus.queues if each.plain == "no"]
+        return subjects.queues_of(service, self.node, named)
 
 
 @runtime_checkable

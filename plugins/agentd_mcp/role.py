@@ -91,7 +91,11 @@ class Bridge:
                     context.log.error("a tool is not served over MCP", tool=each.name, reason=each.reason)
             context.health.up()
             await context.worker.serve(
-                SERVICE, context.stopping, drain=context.config.drain.timeout, version=__version__
+                SERVICE,
+                context.stopping,
+                queues=context.queues(SERVICE),
+                drain=context.config.drain.timeout,
+                version=__version__,
             )
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings

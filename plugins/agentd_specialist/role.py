@@ -20,7 +20,9 @@ class Specialist:
     async def run(self, context: Context) -> None:
         """Take work until the context says stop."""
         context.health.up()
-        await context.worker.serve(SERVICE, context.stopping, drain=context.config.drain.timeout)
+        await context.worker.serve(
+            SERVICE, context.stopping, queues=context.queues(SERVICE), drain=context.config.drain.timeout
+        )
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
         """Leave everything as it is: the tools took their settings when the daemon started."""
