@@ -72,7 +72,8 @@ class Cast:
 
     def _provision(self) -> bool:
         command = [str(SCRIPTS / "agentd"), "--config", str(self.config), "provision"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        with (self.points.parent / "provision.log").open("ab") as log:
+            return subprocess.run(command, stdout=log, stderr=log, check=False).returncode == 0
 
     def _start(self, name: str) -> None:
         self._starts[name] += 1

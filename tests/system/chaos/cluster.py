@@ -20,7 +20,7 @@ from harness import SCRIPTS, free_port, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-INSIDE: Final = "AGENTD_CHAOS_INSIDE"
+INSIDE: Final = "CHAOS_INSIDE"
 BRIDGE: Final = "chaosbr"
 SIZE: Final = 3
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
