@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from agentd.crash import OVER
@@ -15,29 +17,40 @@ from harness import SCRIPTS, Net, until
 from system.chaos import plan
 
 if TYPE_CHECKING:
-    import argparse
-    from pathlib import Path
+    from collections.abc import Callable
 
     from harness import Daemon
     from pve.client import FakePve
     from system.chaos.cluster import Cluster
     from system.chaos.plan import Fault
 
-POISON: Final = "poison"
+    Crashes = Callable[[str, int], tuple[str, str]]
+
 START: Final = 60.0
+
+
+def with_plugin() -> str:
+    """Return PYTHONPATH as it is, with the plugin of the chaos runs before it."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parent / "plugin"), os.environ.get("PYTHONPATH", "")]))
 
 
 class Cast:
     """The daemons and servers of a run."""
 
-    def __init__(self, folder: Path, nats: Cluster, pve: FakePve, given: argparse.Namespace) -> None:
-        """Write the configuration; nothing runs yet."""
-        self.nats, self.pve, self.given = nats, pve, given
+    def __init__(
+        self, folder: Path, nats: Cluster, pve: FakePve, crashes: Crashes, names: tuple[str, ...] = plan.DAEMONS
+    ) -> None:
+        """Write the configuration; nothing runs yet.
+
+        crashes  says where the daemon of that name dies, the how manieth start it is: AGENTD_TEST_CRASH, and its seed
+        """
+        self.nats, self.pve = nats, pve
+        self._crashes = crashes
         net = Net(folder, nats.urls[0], pve)
         net.settings["bus"] = {"servers": nats.urls, "replicas": len(nats.nodes)}
         net.settings["log"]["level"] = "info"
         net.settings["chaos"] = {"enabled": True}
-        self.daemons: dict[str, Daemon] = {each: net.daemon(each, (each.rstrip("0123456789"),)) for each in plan.DAEMONS}
+        self.daemons: dict[str, Daemon] = {each: net.daemon(each, (each.rstrip("0123456789"),)) for each in names}
         self.config = net.config_file()
         self.points = folder / "points"
         self.points.mkdir()
@@ -77,10 +90,9 @@ class Cast:
 
     def _start(self, name: str) -> None:
         self._starts[name] += 1
+        armed, seed = self._crashes(name, self._starts[name])
         self.daemons[name].start(
-            AGENTD_TEST_CRASH=plan.crashes(name, self.given.crash, "" if self.given.no_poison else POISON),
-            AGENTD_TEST_CRASH_DIR=str(self.points),
-            AGENTD_TEST_CRASH_SEED=f"{self.given.seed} {name} {self._starts[name]}",
+            AGENTD_TEST_CRASH=armed, AGENTD_TEST_CRASH_DIR=str(self.points), AGENTD_TEST_CRASH_SEED=seed
         )
 
     async def _start_again(self) -> None:
@@ -119,7 +131,9 @@ class Cast:
         async with asyncio.TaskGroup() as group:
             for each in faults:
                 await asyncio.sleep(max(0.0, begun + each.at - asyncio.get_running_loop().time()))
-                sys.stdout.write(f"{each.at:6.1f} s  {each.kind} {each.target} {each.seconds:.1f} s {each.details or ''}\n")
+                sys.stdout.write(
+                    f"{each.at:6.1f} s  {each.kind} {each.target} {each.seconds:.1f} s {each.details or ''}\n"
+                )
                 sys.stdout.flush()
                 group.create_task(self._happen(each))
 

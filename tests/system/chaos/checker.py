@@ -174,28 +174,30 @@ def _mark_of(request: Json) -> str:
 
 def made(found: Evidence) -> Iterator[Violation]:
     """What a task made is there once if it is to be there, and is gone if it was undone; nothing else is there."""
-    there: Counter[str] = Counter()
-    for guest in found.guests:
-        for key in MARK.findall(str(guest.get("description") or "")):
-            there[key] += 1
+    there = Counter(key for guest in found.guests for key in MARK.findall(str(guest.get("description") or "")))
     created = Counter(key for each in _writes(found) if (key := _mark_of(each)))
     may_be: set[str] = set()
     for name, event in found.events.items():
         for task, state in event["tasks"].items():
-            key = f"{name}.{task}"
-            if (state.get("spec") or {}).get("tool") not in MAKERS:
-                continue
-            may_be.add(key)
-            undone = event["tasks"].get(f"undo-{task}", {}).get("status") in DONE
-            wanted = 0 if undone else int(state.get("status") in DONE)
-            sure = undone or wanted or event["status"] in {"compensated", "rejected"}
-            if (sure and there[key] != wanted) or there[key] > 1:
-                text = f"{there[key]} guests bear its mark, {wanted} should ({event['status']}, {state.get('status')})"
-                yield Violation("made", key, f"{'DOUBLED: ' if there[key] > wanted else 'LOST: '}{text}")
-            if wanted and created[key] != 1:
-                yield Violation("made", key, f"Proxmox made {created[key]} guests for it")
+            if (state.get("spec") or {}).get("tool") in MAKERS:
+                key = f"{name}.{task}"
+                may_be.add(key)
+                yield from _made_by(event, task, there[key], created[key])
     for key in {*there, *created} - may_be:
         yield Violation("made", key, "there is a guest of a task that does not exist")
+
+
+def _made_by(event: Json, task: str, there: int, created: int) -> Iterator[Violation]:
+    """Judge how many guests a task made, and how many of them are there."""
+    key, status = f"{event['workflow_id']}.{task}", event["tasks"][task].get("status", "waiting")
+    undone = event["tasks"].get(f"undo-{task}", {}).get("status") in DONE
+    wanted = 0 if undone else int(status in DONE)
+    sure = undone or wanted or event["status"] in {"compensated", "rejected"}
+    if (sure and there != wanted) or there > 1:
+        text = f"{there} guests bear its mark, {wanted} should ({event['status']}, {status})"
+        yield Violation("made", key, f"{'DOUBLED: ' if there > wanted else 'LOST: '}{text}")
+    if wanted and created != 1:
+        yield Violation("made", key, f"Proxmox made {created} guests for it")
 
 
 def doubled(found: Evidence) -> Iterator[Violation]:
@@ -264,12 +266,11 @@ def _tells(line: Json, request: Json) -> bool:
 def chained(found: Evidence) -> Iterator[Violation]:
     """Each agent's audit chain is whole: numbers, hashes, and each line names the one before it."""
     for agent, chain in found.audit.items():
-        previous, number = "", 0
-        for line in chain:
+        previous = ""
+        for number, line in enumerate(chain, 1):
             said = dict(line.data)
             claimed = said.pop("hash", "")
             text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            number += 1
             wrong = [
                 "its hash does not fit" if hashlib.sha256(text.encode()).hexdigest() != claimed else "",
                 f"its number is {said['seq']}" if said["seq"] != number else "",

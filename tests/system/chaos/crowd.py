@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from nats.errors import Error as NatsError
-from nats.js.errors import NotFoundError
 
+from system.chaos import evidence
 from system.chaos.checker import TERMINAL
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ class Crowd:
 
     def __init__(self, client: Client, requests: list[Request]) -> None:
         """Keep the connection."""
+        self._client = client
         self._js = client.jetstream(timeout=3)
         self._requests = requests
         self._talks: set[asyncio.Task[None]] = set()
@@ -44,6 +44,10 @@ class Crowd:
             await asyncio.sleep(max(0.0, begun + each.at - asyncio.get_running_loop().time()))
             talk = asyncio.create_task(self._talk(each))
             self._talks.add(talk)
+
+    async def said(self) -> None:
+        """Wait until all has been said that was drawn."""
+        await asyncio.gather(*self._talks)
 
     async def _talk(self, request: Request) -> None:
         message: Json = {
@@ -66,7 +70,7 @@ class Crowd:
         """Say yes or no each time that the workflow asks, until it is over."""
         told = ""
         while True:
-            event = await self._event(request.id)
+            event = await evidence.event(self._client, request.id)
             if event is not None and event["status"] in TERMINAL:
                 return
             gate = ((event or {}).get("tasks") or {}).get(GATE, {})
@@ -93,13 +97,6 @@ class Crowd:
                 await asyncio.sleep(0.5)
             else:
                 return
-
-    async def _event(self, workflow: str) -> Json | None:
-        with contextlib.suppress(NatsError, TimeoutError, NotFoundError):
-            found = await self._js.get_last_msg("AI_WORKFLOWS", f"ai.workflows.event.{workflow}")
-            said: Json = json.loads(found.data or b"{}")
-            return said
-        return None
 
     async def end(self) -> None:
         """Stop talking."""

@@ -7,10 +7,12 @@ streams and subjects are those that anybody sees who looks at the server.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 import urllib.request
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import nats
@@ -123,9 +125,7 @@ class Recorder:
 
 def seconds(text: str) -> float:
     """Return an RFC 3339 time as seconds since 1970, exactly enough for comparisons."""
-    from datetime import datetime
-
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(text).timestamp()
 
 
 async def read(client: Client, control: str, wanted: list[Json], recorder: Recorder | None = None) -> Evidence:
@@ -161,8 +161,6 @@ async def lines(client: Client, stream: str, subject: str, *, last: bool = False
     info = await js.add_consumer(stream, config)
     left = info.num_pending or 0
     found: list[Line] = []
-    if not left:
-        return found
     pull = await js.pull_subscribe_bind(info.name, stream=stream)
     while left > 0:
         for msg in await pull.fetch(min(left, 500), timeout=10):
@@ -171,7 +169,17 @@ async def lines(client: Client, stream: str, subject: str, *, last: bool = False
             found.append(Line(msg.subject, meta.sequence.stream, stored, json.loads(msg.data)))
             left -= 1
     await pull.unsubscribe()
+    await js.delete_consumer(stream, info.name)
     return found
+
+
+async def event(client: Client, workflow: str) -> Json | None:
+    """Return the last event of a workflow; None if there is none, or NATS does not answer."""
+    with contextlib.suppress(NatsError, TimeoutError):
+        found = await client.jetstream(timeout=3).get_last_msg("AI_WORKFLOWS", f"ai.workflows.event.{workflow}")
+        said: Json = json.loads(found.data or b"{}")
+        return said
+    return None
 
 
 async def pending(client: Client) -> list[str]:
@@ -214,10 +222,10 @@ async def settle(client: Client, wanted: list[str], terminal: frozenset[str], bo
     return time.monotonic() - begun, left
 
 
-async def ask(control: str, path: str) -> Any:  # noqa: ANN401 - JSON
+async def ask(control: str, path: str) -> Any:
     """Read from the simulator's control port."""
 
-    def get() -> Any:  # noqa: ANN401
+    def get() -> Any:
         with urllib.request.urlopen(control + path, timeout=30) as answer:  # noqa: S310 - loopback
             return json.load(answer)
 

@@ -173,7 +173,7 @@ def _fault(chance: random.Random, at: float, kind: str, servers: int) -> Fault:
 
 
 def crashes(name: str, rate: float, poison: str) -> str:
-    """Return what AGENTD_TEST_CRASH is for the daemon `name`: each point of its role by chance, what is poisoned always."""
+    """Return AGENTD_TEST_CRASH for the daemon `name`: each point of its role by chance, what is poisoned always."""
     role = name.rstrip("0123456789")
     armed = [f"{point}:{rate}" for point in POINTS[role]] if rate else []
     if poison and role == "mcp-bridge":

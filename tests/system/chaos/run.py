@@ -3,7 +3,8 @@
     python tests/system/chaos/run.py [--seed N] [--minutes M] [--cluster]
 
 Three orchestrators, four workers, the simulated Proxmox and one nats-server (or three) work; plan.py draws what is
-asked for and what goes wrong, from a seed that is printed.  The last line has the figures, the exit code is the verdict.
+asked for and what goes wrong, from a seed that is printed.  The last line has the figures, the exit code is the
+verdict.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ if __package__ in {None, ""}:
 
 from pve.client import FakePve
 from system.chaos import checker, cluster, evidence, plan
-from system.chaos.cast import Cast
+from system.chaos.cast import Cast, with_plugin
 from system.chaos.crowd import Crowd
 
+POISON = "poison"
+"""What stands in the id of a workflow whose task kills whoever takes it, each time."""
 SETTLE = 150.0
 """Seconds after the last fault within which all must be quiet: some acknowledgements are asked for after 30."""
 
@@ -48,7 +51,11 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
             kinds -= {"partition"}
         requests = plan.requests(given.seed, seconds, given.pace, poison=not given.no_poison)
         faults = [] if given.calm else plan.faults(given.seed, seconds, given.gap, kinds, len(nats.nodes))
-        async with Cast(folder, nats, pve, given) as cast:
+
+        def crashes(name: str, start: int) -> tuple[str, str]:
+            return plan.crashes(name, given.crash, "" if given.no_poison else POISON), f"{given.seed} {name} {start}"
+
+        async with Cast(folder, nats, pve, crashes) as cast:
             client = await evidence.connect(nats.urls)
             crowd = Crowd(client, requests)
             async with evidence.Recorder(client) as recorder, asyncio.TaskGroup() as group:
@@ -113,9 +120,7 @@ def main() -> int:
         else:
             folder = given.keep
             folder.mkdir(parents=True, exist_ok=False)
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(Path(__file__).parent / "plugin"), os.environ.get("PYTHONPATH", "")])
-        )
+        os.environ["PYTHONPATH"] = with_plugin()
         return asyncio.run(chaos(given, folder))
 
 

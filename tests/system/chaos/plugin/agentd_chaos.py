@@ -80,7 +80,7 @@ class Tools:
         """Fail for good."""
         raise Rejected("it was meant to fail here")
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="chaos")
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="chaos")
     async def nap(self, call: Call, p: Nap) -> Done:  # noqa: ARG002
         """Do nothing for some seconds."""
         await asyncio.sleep(p.seconds)
@@ -115,7 +115,7 @@ def _vm(name: str, letter: str) -> list[TaskSpec]:
             "create_vm",
             PROXMOX,
             Tier.OPERATE,
-            result_of(validate, "create"),  # type: ignore[arg-type] # it stands for a dict
+            result_of(validate, "create"),
             after=[validate],
             deadline=300,
             redo={"vmid_taken": validate},
@@ -125,7 +125,7 @@ def _vm(name: str, letter: str) -> list[TaskSpec]:
 
 
 def graph(wish: Graph) -> list[TaskSpec]:
-    """Return eight tasks and their items: two VMs made side by side, one started, looked at, approved, perhaps failed."""
+    """Return eight tasks and their items: two VMs side by side, one started, looked at, approved, perhaps failed."""
     vmids = ["create-a", "create-b"]
     items = [result_of(vmids[number % 2], "vmid") for number in range(wish.looks)]
     started: dict[str, Any] = {"vmid": result_of("create-a", "vmid")}
@@ -165,13 +165,26 @@ def sleep(wish: Sleep) -> list[TaskSpec]:
             "nap",
             "nap",
             PROXMOX,
-            Tier.OPERATE,
+            Tier.READ,
             {"seconds": wish.seconds},
             deadline=wish.deadline,
             retries=3,
             backoff=0.5,
         )
     ]
+
+
+class Fan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many naps are taken at once, and how long each is."""
+
+    naps: int
+    seconds: float = 0.0
+
+
+def fan(wish: Fan) -> list[TaskSpec]:
+    """Return one task with many items, all at once: their ends meet at several orchestrators."""
+    nap = {"seconds": wish.seconds}
+    return [TaskSpec("nap", "nap", PROXMOX, Tier.READ, nap, each=list(range(wish.naps)), window=wish.naps)]
 
 
 @hookimpl
@@ -185,5 +198,6 @@ def agentd_workflows() -> list[Definition]:
     """Return the workflows."""
     return [
         Definition("chaos_graph", "Make two VMs, start one, look, ask, and fail if wished.", Graph, graph),
+        Definition("chaos_fan", "Take many naps at once.", Fan, fan),
         Definition("chaos_sleep", "Sleep.", Sleep, sleep),
     ]
