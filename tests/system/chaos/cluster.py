@@ -40,12 +40,11 @@ def may_isolate() -> bool:
     return done.returncode == 0
 
 
-def isolate() -> int | None:
-    """Run this very command again in namespaces of its own; None where we are there already, or cannot be."""
-    if os.environ.get(INSIDE) or not may_isolate():
-        return None
-    inner = ["sh", "-c", f'{_PREPARE} && exec "$@"', "sh", sys.executable, *sys.argv]
-    return subprocess.run([*_command(), *inner], env=os.environ | {INSIDE: "1"}, check=False).returncode
+def isolate() -> None:
+    """Become the same command in namespaces of its own, where that is allowed; all ends with it, whatever ends it."""
+    if not os.environ.get(INSIDE) and may_isolate():
+        inner = ["sh", "-c", f'{_PREPARE} && exec "$@"', "sh", sys.executable, *sys.argv]
+        os.execvpe(_UNSHARE[0], [*_command(), *inner], os.environ | {INSIDE: "1"})  # noqa: S606 - no shell is wanted
 
 
 def _run(*command: str, check: bool = True) -> None:

@@ -108,11 +108,9 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run in namespaces of our own where a cluster is wanted, and they may be had."""
+    """Run, in namespaces of our own where they may be had."""
     given = arguments()
-    code = cluster.isolate() if given.cluster else None
-    if code is not None:
-        return code
+    cluster.isolate()
     say(f"seed {given.seed}: {given.minutes:g} min on {'three nats-servers' if given.cluster else 'one nats-server'}")
     with contextlib.ExitStack() as stack:
         if given.keep is None:
