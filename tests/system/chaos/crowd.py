@@ -81,10 +81,16 @@ class Crowd:
             await asyncio.sleep(0.5)
 
     async def give_up(self) -> None:
-        """Cancel, and have undone, what nobody ever said yes to."""
-        for each in self._requests:
-            if each.signal == "cancel" and each.kind == "chaos_graph":
-                await self._signal(each.id, {"action": "cancel", "compensate": True})
+        """Cancel, and have undone, what nobody ever said yes to; again, for one that has not begun cannot be."""
+        left = [each for each in self._requests if each.signal == "cancel" and each.kind == "chaos_graph"]
+        while left:
+            for each in list(left):
+                event = await evidence.event(self._client, each.id)
+                if event is not None and event["status"] in TERMINAL:
+                    left.remove(each)
+                elif event is not None:
+                    await self._signal(each.id, {"action": "cancel", "compensate": True})
+            await asyncio.sleep(2.0)
 
     async def _signal(self, workflow: str, signal: Json) -> None:
         await self._store(f"ai.workflows.signal.{DECIDES}.{workflow}", signal)

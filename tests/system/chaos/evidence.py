@@ -31,6 +31,10 @@ DURABLE = ("AI_REQUESTS", "AI_INPUT", "AI_WORKFLOWS")
 """Streams whose durable consumers must have nothing left."""
 
 
+PATIENCE = 30.0
+"""Seconds for which NATS may be without a leader."""
+
+
 @dataclass(frozen=True)
 class Line:
     """A stored message: when the server stored it, and what it says."""
@@ -129,7 +133,18 @@ def seconds(text: str) -> float:
 
 
 async def read(client: Client, control: str, wanted: list[Json], recorder: Recorder | None = None) -> Evidence:
-    """Read everything."""
+    """Read everything; while NATS chooses its leaders, again."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await _read(client, control, wanted, recorder)
+        except (NatsError, TimeoutError):
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(1.0)
+
+
+async def _read(client: Client, control: str, wanted: list[Json], recorder: Recorder | None) -> Evidence:
     found = Evidence(wanted)
     for each in await lines(client, "AI_WORKFLOWS", "ai.workflows.event.*", last=True):
         found.events[each.subject.rpartition(".")[2]] = each.data

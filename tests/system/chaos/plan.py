@@ -41,6 +41,7 @@ cut        the answer to a write is lost after Proxmox has done it
 lost       a write is lost before Proxmox sees it
 delay      a write reaches Proxmox late
 """
+SERVERS: Final = ("nats", "leader", "partition")
 ONE_SERVER: Final = frozenset(FAULTS) - {"leader", "partition"}
 KINDS: Final = {"clone": 4, "new": 3, "health": 3, "graph": 4, "fail": 3, "approve": 2, "reject": 1, "never": 1}
 """Kinds of workflow and how often each is drawn; `cancel`led and `poison`ed ones are drawn besides."""
@@ -133,9 +134,10 @@ def faults(seed: int, seconds: float, gap: float, kinds: frozenset[str], servers
     at = chance.uniform(0.0, gap)
     free = 0.0  # from when no nats-server is away: one at a time, or there is nothing that could go on
     while at < seconds or order:
-        kind = order.pop() if order else _weighted(chance, weights)
+        away = {} if free <= at else dict.fromkeys(SERVERS, 0)
+        kind = order.pop() if order else _weighted(chance, weights | away)
         fault = _fault(chance, min(at, seconds), kind, servers)
-        if kind in {"nats", "leader", "partition"}:
+        if kind in SERVERS:
             fault = _later(fault, free)
             free = fault.at + fault.seconds + 5.0
         if kind == "stop":

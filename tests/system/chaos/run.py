@@ -93,7 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cluster", action="store_true", help="three nats-servers instead of one")
     parser.add_argument("--pace", type=float, default=2.5, help="seconds between two requests, on average")
     parser.add_argument("--gap", type=float, default=3.0, help="seconds between two faults, on average")
-    parser.add_argument("--crash", type=float, default=0.02, help="chance to die at each crash point")
+    parser.add_argument("--crash", type=float, default=0.004, help="chance to die at each crash point")
     parser.add_argument("--settle", type=float, default=SETTLE, help="seconds that it may take until all is quiet")
     parser.add_argument("--no-poison", action="store_true", help="without the task that kills whoever takes it")
     parser.add_argument("--calm", action="store_true", help="without faults")

@@ -168,7 +168,8 @@ def sleep(wish: Sleep) -> list[TaskSpec]:
             Tier.READ,
             {"seconds": wish.seconds},
             deadline=wish.deadline,
-            retries=3,
+            start_within=3.0,  # so that agents say that they begin, and what lies at a stopped one goes to another
+            retries=6,
             backoff=0.5,
         )
     ]
