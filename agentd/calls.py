@@ -102,7 +102,7 @@ class Performance:
         except UnknownOutcome:
             claim.doubtful_since = time.monotonic()
             raise
-        crash_point("after-post")
+        crash_point("after-post", self.key)
         if upid:
             await claim.settle(upid=upid)
             crash_point("after-upid")

@@ -4,14 +4,19 @@
 that place, after it has left a file of that name in the directory `AGENTD_TEST_CRASH_DIR`, by which a test
 knows that the place was reached; the next process finds the file and goes on.  Without the variable a point
 costs a dictionary look-up.
+
+Several may be armed, by commas.  `after-post:0.05` dies there with that chance, each time, until a file `over` lies in
+the directory; `after-claim@poison:1` only where the work is about something with `poison` in its name, without end.
+Each such death leaves a file `<point>.<process>`.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 POINTS: Final = {
     "before-claim": "an assignment was taken, nothing is written yet",
@@ -25,20 +30,53 @@ POINTS: Final = {
     "in-outbox": "some of the outbox is sent",
     "before-input-ack": "the outbox is sent, the input not acknowledged",
 }
-
-_armed = os.environ.get("AGENTD_TEST_CRASH", "")
-
-
-def crash_point(name: str) -> None:
-    """Die here if a test asked for it."""
-    if name == _armed:
-        _die(name)
+OVER: Final = "over"
+"""The file that ends all deaths by chance."""
 
 
-def _die(name: str) -> None:
-    reached = Path(os.environ["AGENTD_TEST_CRASH_DIR"]) / name
+class _Armed(NamedTuple):
+    about: str
+    chance: float | None
+
+
+def _read(text: str) -> dict[str, list[_Armed]]:
+    armed: dict[str, list[_Armed]] = {}
+    for each in filter(None, text.split(",")):
+        place, _, chance = each.partition(":")
+        name, _, about = place.partition("@")
+        armed.setdefault(name, []).append(_Armed(about, float(chance) if chance else None))
+    return armed
+
+
+_armed = _read(os.environ.get("AGENTD_TEST_CRASH", ""))
+_chance = random.Random(os.environ.get("AGENTD_TEST_CRASH_SEED"))  # noqa: S311 - so that a run can be repeated
+
+
+def crash_point(name: str, about: str = "") -> None:
+    """Die here if a test asked for it; `about` names the work that is done."""
+    for each in _armed.get(name, ()):
+        if each.about in about:
+            _die(name, each)
+
+
+def _die(name: str, armed: _Armed) -> None:
+    folder = Path(os.environ["AGENTD_TEST_CRASH_DIR"])
+    if armed.chance is not None:
+        if _chance.random() >= armed.chance or (not armed.about and _is_over(folder)):
+            return
+        name = f"{name}.{os.getpid()}"
     try:
-        os.close(os.open(reached, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
-        return
+        if armed.chance is None:
+            return
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_over(folder: Path) -> bool:
+    """Look by opening: the watch for calls that block the event loop lets that pass, and forbids `exists`."""
+    try:
+        os.close(os.open(folder / OVER, os.O_RDONLY))
+    except FileNotFoundError:
+        return False
+    return True

@@ -191,7 +191,7 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
             seq = await bus.store(subject, taken, expect=0 if stored is None else stored.seq)
         except StaleWrite:
             continue
-        crash_point("after-claim")
+        crash_point("after-claim", wanted.key)
         return Claim(bus, subject, taken, seq, begun)
 
 

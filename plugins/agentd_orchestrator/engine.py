@@ -131,7 +131,7 @@ class Engine:
         while True:
             remembered = workflow_id in self._states
             seq, state = await self._load(workflow_id, batch)
-            crash_point("before-commit")
+            crash_point("before-commit", workflow_id)
             changed, refused = self._fold(workflow_id, state, batch)
             if changed is None and remembered:
                 self._states.pop(workflow_id, None)  # another orchestrator may have gone on: ask before it is dropped
@@ -148,7 +148,7 @@ class Engine:
                     continue
             for each, error in refused:
                 each.done.set_exception(error)
-            crash_point("before-input-ack")
+            crash_point("before-input-ack", workflow_id)
             return changed or state
 
     async def _carry_out(self, state: Workflow, data: bytes, expect: int, *, new: bool) -> None:
@@ -156,7 +156,7 @@ class Engine:
         seq = await self._commit(state, data, expect)
         if new:
             self._metrics.workflow_started(state.workflow_type)
-        crash_point("after-commit")
+        crash_point("after-commit", state.workflow_id)
         await self._emit(state)
         self._remember(state, seq)
 
