@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from agentd import dead, messages
+from agentd import dead, messages, subjects
 from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, TemporaryError
 
 if TYPE_CHECKING:
@@ -44,6 +44,17 @@ a third while that one works on it [seen].
 """
 EXPIRES = 10.0
 """Seconds that one pull request stays open at the server."""
+SUSPECT = 3
+"""Deliveries after which a message may be what its handlers die of.
+
+Every death of a process is a delivery more for all that it held, so deliveries alone blame the innocent: a task that
+killed its worker again and again failed its neighbours [seen].  So suspects run one at a time in a process, and each
+begin of one is written down before it.
+"""
+BEGINS = 5
+"""Begins of a suspect after which it is taken for poison."""
+ALONE = 30.0
+"""Seconds for which a suspect runs alone: who lives longer kills nobody at once, and others have deadlines."""
 MAX_PAUSE = 30.0
 """Longest pause in seconds before a message is delivered again."""
 
@@ -66,6 +77,7 @@ class Job:
 
     sequence   of the message in its stream
     delivered  how often it was delivered, this time included
+    begun      how often it was begun since it is a suspect, this time included
     stored     when the server stored it
     until      monotonic time after which it is no longer reported as in progress; None: as long as it takes
     reported   monotonic time when the server last heard of us that we have it
@@ -79,6 +91,7 @@ class Job:
     stored: datetime
     headers: dict[str, str]
     until: float | None = None
+    begun: int = 0
     reported: float = field(default_factory=time.monotonic)
 
     @property
@@ -126,6 +139,7 @@ class Consumer:
         self._slots = slots
         self._log = log
         self._journal = journal
+        self._alone = asyncio.Lock() if journal is None else journal.alone
         self._reported = 0.0
         self._asked = 0
         self._asked_at = 0.0
@@ -282,7 +296,7 @@ class Consumer:
         tries = 0
         while True:
             try:
-                await self._handle(job)
+                await self._handled(job)
             except BusUnavailable as error:
                 if self._stopping or not job.ours or (job.until is not None and time.monotonic() > job.until):
                     raise
@@ -293,6 +307,32 @@ class Consumer:
                 await asyncio.sleep(min(error.delay * tries, MAX_PAUSE))
             else:
                 return
+
+    async def _handled(self, job: Job) -> None:
+        """Handle a message; a suspect alone among suspects, and not again and again."""
+        if job.delivered <= SUSPECT:
+            await self._handle(job)
+            return
+        await self._alone.acquire()
+        release = _once(self._alone.release)
+        timer = asyncio.get_running_loop().call_later(ALONE, release)
+        try:
+            job.begun = job.begun or await self._noted(job)
+            if job.begun > BEGINS + 1:
+                message = f"begun {job.begun - 1} times without an end: whoever handles it dies"
+                raise GiveUp(message)
+            await self._handle(job)
+        finally:
+            timer.cancel()
+            release()
+
+    async def _noted(self, job: Job) -> int:
+        """Write down that a suspect is begun; return how often it was, this time included."""
+        key = f"begun.{self.durable}.{job.sequence}"
+        stored = await self._bus.kv_get(subjects.RESULTS, key)
+        begun = 1 + (0 if stored is None else int(stored.data))
+        await self._bus.kv_put(subjects.RESULTS, key, str(begun).encode())
+        return begun
 
     async def _failed(self, job: Job, error: Exception) -> None:
         """Decide what becomes of a message that was not handled."""
@@ -357,3 +397,14 @@ def _job(msg: Delivery) -> Job:
         stored=datetime.fromtimestamp(int(tokens[7 + shift]) / 1e9, UTC),
         headers=dict(msg.headers or {}),
     )
+
+
+def _once(work: Callable[[], None]) -> Callable[[], None]:
+    """Return what does `work` at its first call."""
+    left = [work]
+
+    def run() -> None:
+        if left:
+            left.pop()()
+
+    return run

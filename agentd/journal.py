@@ -13,6 +13,7 @@ The lock on the file also keeps a second process from playing the same instance.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import mmap
 import struct
@@ -39,6 +40,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Open or make the file at `path`; raises ConfigError if another process has it."""
+        self.alone = asyncio.Lock()
+        """Held by what may kill this process: one such message at a time, over all consumers."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentd import dead, results, subjects
 from agentd.calls import CALL_WAIT, Performance
-from agentd.consumer import Consumer, Job
+from agentd.consumer import BEGINS, Consumer, Job
 from agentd.crash import crash_point
 from agentd.errors import (
     AgentdError,
@@ -51,12 +51,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-DELIVERIES = 10
-"""An assignment that was delivered more often than this is reported as failed without being run again.
-
-The first design said 3.  A worker that is killed in the middle of each of five steps, and a NATS server that
-is killed twice, use that up while nothing is wrong with the task; a drain hands it back once more.
-"""
 CALL_DEADLINE = 900.0
 """Seconds for a call that names no deadline."""
 
@@ -167,8 +161,8 @@ class Worker:
             self.log.warning("too late, not started", task=task.task_id, attempt=task.attempt)
             return  # the orchestrator's own timer has the word
         job.until = time.monotonic() + seconds
-        if job.delivered > DELIVERIES:
-            text = f"delivered {job.delivered} times without an end: whoever runs it dies"
+        if job.begun > BEGINS:
+            text = f"begun {BEGINS} times without an end: whoever runs it dies"
             await self._bury(job, service, text)
             reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
         else:

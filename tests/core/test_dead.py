@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import consumer, dead, subjects, worker
+from agentd import consumer, dead, subjects
 from agentd.consumer import Consumer, GiveUp, Job
 from agentd.errors import BusError, NotFound, PermanentError
 from agentd.messages import DeadLetter, TaskError
@@ -274,7 +274,8 @@ async def test_what_a_stranger_ended(bus: Bus) -> None:
 
 async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """An assignment that is delivered again and again is reported as poisoned without being run, and found later."""
-    monkeypatch.setattr(worker, "DELIVERIES", 2)
+    monkeypatch.setattr(consumer, "SUSPECT", 2)
+    await bus.kv_put(subjects.RESULTS, f"begun.{SERVICE}.1", b"5")
     await provision(bus, [(SERVICE, 16)])
     probe = Probe()
     await assign(bus, "read_it")
@@ -294,5 +295,5 @@ async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.
     assert isinstance(done.error, TaskError)
     assert done.error.code == "poisoned"
     assert (letter.why, letter.stream, letter.consumer) == ("poisoned", subjects.WORKFLOWS, SERVICE)
-    assert letter.reason == "delivered 3 times without an end: whoever runs it dies"
+    assert letter.reason == "begun 5 times without an end: whoever runs it dies"
     assert '"task_id":"w.t"' in ((await dead.body(bus, letter)).text or "")

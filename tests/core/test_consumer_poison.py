@@ -1,0 +1,68 @@
+"""A message that whoever handles it dies of: it ends, and its neighbours do not suffer for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from agentd import consumer, dead
+from agentd.provision import provision
+from core.jetstream import consumer_info
+from core.working import working
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from agentd.consumer import Job
+
+
+class Process:
+    """A process that dies of the message `poison`, with all that it held; each `life` is a new one."""
+
+    def __init__(self) -> None:
+        self.done: list[bytes] = []
+        self.deaths = 0
+        self.died = asyncio.Event()
+
+    async def __call__(self, job: Job) -> None:
+        """Handle a message: the poison kills at once, the others take a while."""
+        if job.data == b"poison":
+            self.deaths += 1
+            self.died.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.1)
+        self.done.append(job.data)
+
+    async def life(self, bus: Bus) -> bool:
+        """Work until the poison kills; tell whether it did."""
+        self.died.clear()
+        async with working(bus, self, slots=4):
+            ended = asyncio.create_task(_all_done(bus))
+            died = asyncio.create_task(self.died.wait())
+            await asyncio.wait([ended, died], return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            died.cancel()
+        return self.died.is_set()
+
+
+async def _all_done(bus: Bus) -> None:
+    while True:
+        info = await consumer_info(bus, "WORK", "w")
+        if not info["num_pending"] and not info["num_ack_pending"]:
+            return
+        await asyncio.sleep(0.05)
+
+
+async def test_neighbours_of_poison(work: Bus) -> None:
+    """However often it kills, those beside it are done once each; it is given up after BEGINS begins, and kept."""
+    await provision(work)
+    process = Process()
+    for body in (b"1", b"poison", b"2", b"3"):
+        await work.store("work.a", body)
+    async with asyncio.timeout(60):
+        while await process.life(work):
+            assert process.deaths < 20
+    (letter,) = await dead.letters(work)
+
+    assert sorted(process.done) == [b"1", b"2", b"3"]
+    assert process.deaths == consumer.SUSPECT + consumer.BEGINS + 1
+    assert letter.reason == f"begun {consumer.BEGINS + 1} times without an end: whoever handles it dies"
