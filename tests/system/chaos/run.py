@@ -95,8 +95,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gap", type=float, default=3.0, help="seconds between two faults, on average")
     parser.add_argument("--crash", type=float, default=0.004, help="chance to die at each crash point")
     parser.add_argument("--settle", type=float, default=SETTLE, help="seconds that it may take until all is quiet")
-    # Not the default: who dies beside it ten times is taken for poison too, though nothing is wrong with it.
-    parser.add_argument("--poison", action="store_true", help="with a task that kills whoever takes it, each time")
+    parser.add_argument(
+        "--no-poison",
+        dest="poison",
+        action="store_false",
+        help="without the task that kills whoever takes it, each time",
+    )
     parser.add_argument("--calm", action="store_true", help="without faults")
     parser.add_argument("--keep", type=Path, help="a folder for logs and data, kept")
     given = parser.parse_args()
