@@ -152,7 +152,7 @@ async def test_garbage_on_the_other_subjects(net: Net) -> None:
     async with running(net) as (bus, _):
         await bus.store(subjects.TASK_COMPLETE, b"garbage")
         await bus.store(subjects.complete("a1", "w", "t"), b'{"task_id": 1}')
-        await bus.store(subjects.signal("tester", "w"), b'{"action": "explode"}')
+        await bus.store(subjects.signal("tester", "w"), b'{"action": 1}')
         call = await bus.request(subjects.tool_call("mcp-proxmox", "list_vms"), b"garbage", ToolReply)
         keyless = await bus.request(
             subjects.tool_call("mcp-proxmox", "start_vm"), ToolCall({"vmid": 101}, tier=Tier.OPERATE), ToolReply
