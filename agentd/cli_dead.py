@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentd.cli import App, passes, run_async
 from agentd.errors import AgentdError, NotFound, UsageError
 from agentd.messages import plain
+from agentd.shell import App, passes, run_async
 
 if TYPE_CHECKING:
     from agentd.dead import Letter

@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 
-from agentd.cli import App, passes, run_async
 from agentd.errors import AgentdError, BusUnavailable, UsageError
+from agentd.shell import App, passes, run_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

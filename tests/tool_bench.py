@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -15,11 +16,14 @@ from agentd_proxmox import agentd_tools
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from agentd.proxmox import Proxmox
     from agentd_proxmox.settings import ToolSettings
 
 R = TypeVar("R")
+NEW: dict[str, Any] = {"vmid": 300, "node": "pve2", "name": "app-01", "storage": "local-lvm", "disk": 10}
+CLONE: dict[str, Any] = {"vmid": 301, "node": "pve1", "name": "app-02", "template": 9000}
 
 
 class MemoryCall:
@@ -36,7 +40,7 @@ class MemoryCall:
         self.said: list[str] = []
         self.times = 0
         self.adopted = False
-        self.acted = False
+        self.acted = 0
 
     def left(self) -> float:
         """Return the seconds that are left."""
@@ -61,7 +65,7 @@ class MemoryCall:
         if found is not None:
             self.upid, self.adopted = found.upid, True
             return found
-        self.acted = True
+        self.acted += 1
         self.upid = await act() or ""
         return Found(self.upid, adopted=False)
 
@@ -70,14 +74,41 @@ class MemoryCall:
         raise NotImplementedError(service, tool, parameters, result, step)
 
 
+class Doubt(MemoryCall):
+    """A call that may have been begun before, as the worker's effect record would say."""
+
+    def __init__(self, begun: datetime | None = None) -> None:
+        """Say since when it may have been begun."""
+        super().__init__("wf.api")
+        self.tier = Tier.OPERATE
+        self.begun = begun
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Look, and act only where nothing can have been begun: as a call that is unsafe to repeat."""
+        found = await look()
+        if found is not None:
+            return found
+        if self.begun is not None:
+            raise errors.PermanentError("nobody knows how it ended")
+        self.begun = datetime.now(UTC)
+        self.acted += 1
+        return Found(await act() or "", adopted=False)
+
+
 class Bench:
     """The tools by name, called as the worker calls them."""
 
-    def __init__(self, proxmox: Proxmox, settings: ToolSettings) -> None:
+    def __init__(self, proxmox: Proxmox, settings: ToolSettings | None = None, folder: Path | None = None) -> None:
         """Collect the tools."""
-        found = agentd_tools(Toolbox("pve1", proxmox, settings))
+        found = agentd_tools(Toolbox("pve1", proxmox, settings, folder))
         assert not [each for each in found if isinstance(each, BrokenTool)]
         self.tools = by_name(each for each in found if isinstance(each, Tool))
+
+    async def __call__(self, tool: str, call: Doubt | None = None, **parameters: Any) -> Any:
+        """Call a tool as the worker does."""
+        return await self.tools[tool].run(call or Doubt(), self.tools[tool].parse(parameters))
 
     async def once(self, tool: str, call: MemoryCall | None = None, **parameters: Any) -> Any:
         """Call a tool once."""

@@ -16,7 +16,7 @@ from agentd.messages import Tier
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
 from pve.client import FakePve, available
-from tool_calls import Bench, Doubt
+from tool_bench import Bench, Doubt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -50,7 +50,7 @@ def steer(pve: FakePve) -> Steer:
 async def bench(pve: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
     """Offer the tools with the token that may do everything."""
     proxmox = connect(pve)
-    yield Bench(proxmox, tmp_path)
+    yield Bench(proxmox, folder=tmp_path)
     await proxmox.close()
 
 
@@ -237,7 +237,7 @@ class TestCall:
         async def write() -> None:
             proxmox = connect(pve)
             parameters = {"description": text, "onboot": onboot, "cores": cores}
-            await Bench(proxmox, tmp_path)("api_call", path="/nodes/pve1/qemu/101/config", parameters=parameters)
+            await Bench(proxmox, folder=tmp_path)("api_call", path="/nodes/pve1/qemu/101/config", parameters=parameters)
             await proxmox.close()
 
         asyncio.run(write())
@@ -321,10 +321,10 @@ class TestLost:
     async def test_time_out(self, pve: FakePve, steer: Steer, tmp_path: Path) -> None:
         """A client's time-out on a write is an unknown outcome."""
         proxmox = connect(pve)
-        bench = Bench(proxmox, tmp_path)
+        bench = Bench(proxmox, folder=tmp_path)
         await bench("api_find", words="x")
         hasty = connect(pve, timeout=0.3)
-        bench = Bench(hasty, tmp_path)
+        bench = Bench(hasty, folder=tmp_path)
         await steer.rule("POST", "/start$", {"delay": 1.0}, 1)
         with pytest.raises(errors.UnknownOutcome):
             await bench("api_call", path=START)
@@ -335,5 +335,5 @@ class TestLost:
         """A 403 names path, privilege and the command that grants it."""
         proxmox = connect(pve, "audit")
         with pytest.raises(errors.Denied, match=r"VM\.PowerMgmt on /vms/101; to grant it: pveum acl modify /vms/101"):
-            await Bench(proxmox, tmp_path)("api_call", path=START)
+            await Bench(proxmox, folder=tmp_path)("api_call", path=START)
         await proxmox.close()

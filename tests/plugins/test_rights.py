@@ -15,7 +15,7 @@ from agentd_proxmox import rights
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
 from pve.client import FakePve, available
-from tool_calls import Bench, Doubt
+from tool_bench import Bench, Doubt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

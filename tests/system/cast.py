@@ -31,6 +31,7 @@ class Cast:
         """Make the daemons, none started yet; `mcp-bridge2` plays the role of `mcp-bridge`."""
         self.daemons: dict[str, Daemon] = {name: net.daemon(name, (name.rstrip("0123456789"),)) for name in names}
         net.config_file()
+        self.environment: dict[str, dict[str, str]] = {}
         self.deaths: list[tuple[str, int]] = []
         self.died = asyncio.Event()
         self._told: dict[str, int] = {}
@@ -59,7 +60,7 @@ class Cast:
     def _start(self, name: str) -> None:
         daemon = self.daemons[name]
         self._told[name] = self._ready_lines(daemon)
-        daemon.start()
+        daemon.start(**self.environment.get(name, {}))
 
     @staticmethod
     def _ready_lines(daemon: Daemon) -> int:

@@ -1,0 +1,97 @@
+"""What every command gets: the configuration, a connection, a way to print, and the exit code of a result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import uvloop
+
+from agentd import config as configuration
+from agentd import logs, plugins
+from agentd.bus import Bus
+from agentd.errors import UsageError
+from agentd.messages import plain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+    from pathlib import Path
+
+    from agentd.config import Config
+    from agentd.definitions import Reader
+
+T = TypeVar("T")
+CONNECT = 5.0
+"""Seconds that a command waits for NATS."""
+EXIT_CODES = {
+    "completed": 0,
+    "completed_with_warnings": 0,
+    "cancelled": 3,
+    "compensated": 1,
+    "rejected": 65,
+    "conflict": 65,
+    "expired": 65,
+}
+
+
+@dataclass(frozen=True)
+class App:
+    """What every command gets: where the configuration lies, and how to print."""
+
+    path: Path | None
+    as_json: bool
+
+    def config(self) -> Config:
+        """Read the configuration; raises ConfigError."""
+        return configuration.load(self.path, os.environ, plugins.installed())
+
+    def reader(self) -> Reader:
+        """Return what reads workflow files; raises ConfigError."""
+        return plugins.Plugins(self.config(), set(plugins.installed())).reader()
+
+    @contextlib.asynccontextmanager
+    async def bus(self, *, admin: bool = False) -> AsyncIterator[tuple[Bus, Config]]:
+        """Connect to NATS as the principal of this machine; raises BusUnavailable after a few seconds."""
+        config = self.config()
+        bus = Bus(config.bus, config.principal, logs.get_logger())
+        await bus.connect(wait=CONNECT, login=config.bus.admin_login() if admin else None)
+        try:
+            yield bus, config
+        finally:
+            await bus.close()
+
+    def show(self, value: object, table: str) -> None:
+        """Print `value` as JSON, or as the table of that name."""
+        if self.as_json:
+            click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+        else:
+            from agentd import tables
+
+            tables.show(table, value)
+
+
+passes = click.make_pass_decorator(App)
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on uvloop."""
+    return uvloop.run(work)
+
+
+def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return `KEY=VALUE` arguments as parameters; a value that is JSON is taken as JSON, else as text."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            message = f"{pair!r} is not KEY=VALUE"
+            raise UsageError(message)
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

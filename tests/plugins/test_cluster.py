@@ -1,0 +1,97 @@
+"""The cluster as the tools see it, against a server: nodes, storages, bridges and tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentd import errors
+from agentd.tools import Toolbox
+from agentd_proxmox import agentd_settings, agentd_tools
+from agentd_proxmox.settings import ToolSettings
+from proxmox_access import Steer, connect
+from tool_bench import NEW, Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+
+class TestLists:
+    """What is only looked at of the cluster."""
+
+    async def test_blind(self, lab: FakePve) -> None:
+        """A token without rights is called blind, not the cluster empty."""
+        proxmox = connect(lab, "blind")
+        tools = Bench(proxmox, ToolSettings())
+
+        for tool in ("list_vms", "list_storages", "next_vmids"):
+            with pytest.raises(errors.Denied, match=r"has no rights.*PVEAuditor"):
+                await tools.once(tool)
+        await proxmox.close()
+
+    async def test_nodes(self, tools: Bench, steered: Steer) -> None:
+        """Nodes are listed with their load; one that is offline is not asked."""
+        await steered.node("pve3", online=False)
+        listed = await tools.once("list_nodes")
+        await steered.call("DELETE", "/log")
+        away = await tools.once("get_node", node="pve3")
+
+        assert [(each.node, each.status) for each in listed.nodes] == [
+            ("pve1", "online"),
+            ("pve2", "online"),
+            ("pve3", "offline"),
+        ]
+        assert listed.quorate is True
+        assert away.status == "offline"
+        assert len(await steered.log()) == 1
+        assert (await tools.once("get_node", node="pve1")).memory > 0
+        with pytest.raises(errors.NotFound, match="pve1, pve2, pve3"):
+            await tools.once("get_node", node="pve9")
+
+    async def test_storages(self, tools: Bench) -> None:
+        """Storages are listed by node and content, with free bytes."""
+        found = (await tools.once("list_storages", node="pve1", content="images")).storages
+
+        assert [each.storage for each in found] == ["local-lvm", "shared"]
+        assert [each.shared for each in found] == [False, True]
+        assert all(each.free == each.total - each.used > 0 for each in found)
+
+    async def test_bridges(self, tools: Bench) -> None:
+        """The bridges of a node are listed."""
+        assert "vmbr0" in [each.bridge for each in (await tools.once("list_bridges", node="pve1")).bridges]
+
+    async def test_tasks(self, tools: Bench, steered: Steer) -> None:
+        """Tasks are listed with how they ended, running ones as running; one is shown with its log."""
+        await tools.once("create_vm", **NEW)
+        await steered.rule("POST", "/start$", {"task_exit": "start failed"})
+        with pytest.raises(errors.TaskFailed):
+            await tools.once("start_vm", vmid=101)
+        await steered.durations(qmstop=5)
+        running = MemoryCall(seconds=0.5)
+        with pytest.raises(errors.TemporaryError):
+            await tools.once("stop_vm", running, vmid=100)
+
+        listed = (await tools.once("list_tasks")).tasks
+        assert {(each.type, each.id, each.status) for each in listed} >= {
+            ("qmcreate", "300", "OK"),
+            ("qmstart", "101", "start failed"),
+            ("qmstop", "100", "running"),
+        }
+        assert all(each.user == "agentd@pve!full" for each in listed)
+        assert [each.id for each in (await tools.once("list_tasks", node="pve1", failed=True)).tasks] == ["101"]
+        assert [each.upid for each in (await tools.once("list_tasks", node="pve1", running=True)).tasks] == [
+            running.upid
+        ]
+        shown = await tools.once("get_task", upid=listed[-1].upid)
+        assert (shown.succeeded, shown.running, shown.log[-1]) == (True, False, "TASK OK")
+        with pytest.raises(errors.Rejected):
+            await tools.once("get_task", upid="../../version")
+
+
+def test_face() -> None:
+    """Without a Proxmox there are no tools; the settings say what is wrong."""
+    assert agentd_tools(Toolbox("n", None, None)) == []
+    assert agentd_settings() is ToolSettings
+    with pytest.raises(ValueError, match="lock_wait"):
+        ToolSettings(lock_wait=-1)

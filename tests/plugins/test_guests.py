@@ -1,0 +1,151 @@
+"""Looking at guests and changing them against a server: what is said is what is so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from agentd import errors
+from agentd_proxmox import look
+from tool_bench import NEW, Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from proxmox_access import Steer
+
+
+class TestLists:
+    """What is only looked at of guests."""
+
+    async def test_list(self, tools: Bench, steered: Steer) -> None:
+        """One API call gives a tally and a page; the cursor leads through all of them."""
+        await steered.call("DELETE", "/log")
+        page = await tools.once("list_vms", limit=3)
+        rest = await tools.once("list_vms", limit=50, cursor=page.next)
+
+        assert len(await steered.log()) == 2
+        assert page.total == rest.total == 8
+        assert [each.vmid for each in page.guests + rest.guests] == [100, 101, 102, 103, 104, 105, 200, 201]
+        assert page.by_status == {"running": 5, "stopped": 3}
+        assert (page.next, rest.next) == ("102", "")
+
+    async def test_filters(self, tools: Bench) -> None:
+        """Filters are by node, status, tag, part of the name and type."""
+        for filters, vmids in (
+            ({"node": "pve1", "type": "qemu"}, [100, 101]),
+            ({"status": "stopped", "type": "qemu"}, [101, 105]),
+            ({"tag": "web"}, [100, 102, 201]),
+            ({"name": "WEB"}, [100, 102]),
+            ({"templates": True}, [9000]),
+        ):
+            assert [each.vmid for each in (await tools.once("list_vms", **filters)).guests] == vmids
+        assert [each.vmid for each in (await tools.once("list_templates")).templates] == [9000]
+
+    async def test_many(self, tools: Bench, steered: Steer) -> None:
+        """A page of many guests stays small enough for a model to read."""
+        for n in range(60):
+            await steered.guest(vmid=1000 + n, node="pve1", name=f"machine-{n:03}", type="qemu", status="running")
+        page = await tools.once("list_vms")
+
+        assert page.total == 68
+        assert len(msgspec.json.encode(page)) < 3000
+
+    async def test_get(self, tools: Bench, steered: Steer) -> None:
+        """A guest is found by VMID or unique name, VM or container, without control characters."""
+        await steered.guest(vmid=500, node="pve3", name="odd", type="qemu", config={"description": "a\x1b[31mb\nc"})
+
+        assert (await tools.once("get_vm", name="nas")).vmid == 104
+        assert (await tools.once("get_vm", vmid=200)).type == "lxc"
+        assert (await tools.once("get_vm", vmid=100)).status == "running"
+        assert (await tools.once("get_vm", vmid=500)).description == "a [31mb\nc"
+        with pytest.raises(errors.NotFound, match="777"):
+            await tools.once("get_vm", vmid=777)
+        await steered.guest(vmid=501, node="pve1", name="nas", type="qemu")
+        with pytest.raises(errors.Rejected, match="2 guests are called 'nas'"):
+            await tools.once("get_vm", name="nas")
+        with pytest.raises(errors.Rejected):
+            await tools.once("get_vm")
+
+
+class TestUpdate:
+    """update_vm and resize_disk."""
+
+    async def test_update(self, tools: Bench, steered: Steer) -> None:
+        """Everything that is asked for is so afterwards; the second time nothing is sent."""
+        wanted: dict[str, Any] = {
+            "vmid": 101,
+            "name": "db-main",
+            "cores": 6,
+            "memory": 8192,
+            "description": "the\ndatabase",
+            "tags": ["prod", "db", "gold"],
+            "onboot": True,
+            "agent": False,
+            "ciuser": "admin",
+            "sshkeys": "ssh-ed25519 AAAA+/=x one@host\nssh-rsa BBBB two@host",
+            "ipconfig0": "ip=192.0.2.5/24,gw=192.0.2.1",
+            "nameserver": "192.0.2.53",
+            "searchdomain": "example.org",
+        }
+        changed = await tools.once("update_vm", **wanted)
+        config = (await steered.found(101))["config"]
+        sent = len(await steered.log("POST"))
+        again = MemoryCall()
+        await tools.once("update_vm", again, **wanted)
+
+        assert (changed.name, changed.cores, changed.memory) == ("db-main", 6, 8192)
+        assert (changed.onboot, changed.agent, changed.tags) == (True, False, ["db", "gold", "prod"])
+        assert config["ipconfig0"] == wanted["ipconfig0"]
+        assert config["sshkeys"].startswith("ssh-ed25519%20AAAA%2B%2F%3Dx%20one%40host%0A")
+        assert changed.description == "the\ndatabase"
+        assert (len(await steered.log("POST")), sent) == (1, 1)
+        assert again.adopted
+
+    async def test_mark_stays(self, tools: Bench, steered: Steer) -> None:
+        """A new description keeps the mark, so that the guest is still known as ours; removing works too."""
+        await tools.once("create_vm", MemoryCall("wf.mark"), **NEW, description="old", tags=["x"])
+        await tools.once("update_vm", vmid=300, description="new", tags=[])
+
+        real = await steered.found(300)
+        assert look.marks(real["description"]) == ["agentd:wf.mark"]
+        assert look.text_of(real["description"]) == "new"
+        assert "tags" not in real["config"]
+        assert (await tools.once("create_vm", MemoryCall("wf.mark"), **NEW)).description == "new"
+
+    async def test_digest(self, tools: Bench, steered: Steer) -> None:
+        """With a digest that is old nothing is changed; without one a race is won by looking again."""
+        seen = await tools.once("get_vm", vmid=101)
+        await tools.once("update_vm", vmid=101, cores=3)
+
+        with pytest.raises(errors.ConfigChanged):
+            await tools.once("update_vm", vmid=101, cores=4, digest=seen.digest)
+        await steered.rule("POST", "/config$", {"status": 500, "reason": "checksum mismatch (file change)"}, 2)
+        assert (await tools.once("update_vm", vmid=101, cores=4)).cores == 4
+
+    async def test_container(self, tools: Bench) -> None:
+        """A container is not taken for a VM."""
+        with pytest.raises(errors.Rejected, match="not a VM"):
+            await tools.once("update_vm", vmid=200, cores=2)
+
+    async def test_resize(self, tools: Bench, steered: Steer) -> None:
+        """A disk grows to a size, once; one that is larger is left alone with a warning."""
+        grown = await tools.once("resize_disk", vmid=101, size=40)
+        await tools.once("resize_disk", vmid=101, size=40)
+        call = MemoryCall()
+        await tools.once("resize_disk", call, vmid=101, size=20)
+
+        assert grown.disks == {"scsi0": 40.0}
+        assert "size=40G" in (await steered.found(101))["config"]["scsi0"]
+        assert len(await steered.log("PUT")) == 1
+        assert "cannot shrink" in call.warnings[0]
+        with pytest.raises(errors.Rejected, match="has no disk scsi7; it has scsi0"):
+            await tools.once("resize_disk", vmid=101, size=20, disk="scsi7")
+
+    async def test_resize_cut(self, tools: Bench, steered: Steer) -> None:
+        """A resize whose answer is lost is found done, not done again."""
+        await steered.rule("PUT", "/resize$", {"cut_after": True}, 1)
+        grown = await tools.until_done("resize_disk", MemoryCall(), vmid=101, size=40)
+
+        assert grown.disks == {"scsi0": 40.0}
+        assert len(await steered.log("PUT")) == 1
