@@ -99,7 +99,9 @@ def ended(found: Evidence) -> Iterator[Violation]:
         if event is None:
             yield Violation("ended", each["id"], "LOST: there is no such workflow")
         elif event["status"] not in TERMINAL:
-            under_way = {name: task["status"] for name, task in event["tasks"].items() if task.get("attempt")}
+            under_way = {
+                name: task.get("status", "waiting") for name, task in event["tasks"].items() if task.get("attempt")
+            }
             yield Violation("ended", each["id"], f"LOST: it is still {event['status']} ({under_way})")
         elif event["status"] not in each["endings"]:
             yield Violation("ended", each["id"], f"{event['status']}: {event.get('error', '')}")
