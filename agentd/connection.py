@@ -343,7 +343,11 @@ class Connection:
 
     async def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Call `handler` for each message; one at a time would block the others, so each runs as a task."""
-        sub = await self._nc.subscribe(subject, cb=self._spawning(handler))
+        try:
+            sub = await self._nc.subscribe(subject, cb=self._spawning(handler))
+        except nats.errors.ConnectionClosedError as error:
+            message = f"cannot subscribe {subject}: the connection to NATS is closed"
+            raise BusUnavailable(message) from error
         return Subscription(lambda: _unsubscribe(sub))
 
     def _spawning(self, handler: Handler) -> Callable[[Msg], Awaitable[None]]:

@@ -217,7 +217,11 @@ class Supervisor:
         await asyncio.wait([ready, stopping], timeout=LEASE / 4, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         stopping.cancel()
-        await announcer.run(self.stopping)
+        try:
+            await announcer.run(self.stopping)
+        except BusUnavailable:
+            if not self.bus.closed.is_set():  # closed for good: _watch_bus ends this process, and says so
+                raise
 
     async def _tell_systemd(self) -> None:
         """Say READY once every role works, and feed the watchdog while the loop turns."""

@@ -40,8 +40,11 @@ class Worker:
         self.served: list[str] = []
         self.asked: list[tuple[str, dict[str, Any], str]] = []
 
-    async def serve(self, service: str, stopping: asyncio.Event, *, drain: float, version: str) -> None:
+    async def serve(
+        self, service: str, stopping: asyncio.Event, *, queues: list[str], drain: float, version: str
+    ) -> None:
         """Wait for the stop."""
+        assert not queues
         assert drain
         assert version
         self.served.append(service)
@@ -62,6 +65,7 @@ def surroundings(**changes: Any) -> Any:
     return SimpleNamespace(
         settings=changes.get("settings", BridgeSettings()),
         node="pve1",
+        queues=lambda _service: [],
         tools={each.name: each for each in offered if isinstance(each, Tool)},
         config=SimpleNamespace(
             web=SimpleNamespace(host=changes.get("host", "127.0.0.1"), allowed_hosts=()),

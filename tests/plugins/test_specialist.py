@@ -196,15 +196,16 @@ async def test_health_of_one_node_leaves_the_others_out(bench: Bench) -> None:
 
 async def test_the_role_serves_its_queue_until_the_stop() -> None:
     """The worker does the work; the role is ready once it serves."""
-    served: list[tuple[str, float]] = []
+    served: list[tuple[str, list[str], float]] = []
 
-    async def serve(service: str, stopping: asyncio.Event, *, drain: float) -> None:
-        served.append((service, drain))
+    async def serve(service: str, stopping: asyncio.Event, *, queues: list[str], drain: float) -> None:
+        served.append((service, queues, drain))
         await stopping.wait()
 
     context: Any = SimpleNamespace(
         worker=SimpleNamespace(serve=serve),
         config=SimpleNamespace(drain=SimpleNamespace(timeout=7.0)),
+        queues=lambda service: [f"{service}+disk"],
         health=Health(),
         stopping=asyncio.Event(),
     )
@@ -215,7 +216,7 @@ async def test_the_role_serves_its_queue_until_the_stop() -> None:
 
     assert isinstance(Specialist(), Role)
     assert context.health.ready
-    assert served == [("specialist", 7.0)]
+    assert served == [("specialist", ["specialist+disk"], 7.0)]
 
 
 def test_a_range_of_vmids_is_in_order() -> None:
