@@ -103,17 +103,21 @@ class Claim:
         self.stop = asyncio.Event()
         self.interruptible = asyncio.Event()
         self.interruptible.set()
+        self._unbroken = 0
         if record.stop:
             self.stop.set()
 
     @contextlib.contextmanager
     def unbroken(self) -> Iterator[None]:
         """Do something that a stop may not interrupt: between a write to the world and knowing what came of it."""
+        self._unbroken += 1
         self.interruptible.clear()
         try:
             yield
         finally:
-            self.interruptible.set()
+            self._unbroken -= 1
+            if not self._unbroken:  # a tool may take several steps at once
+                self.interruptible.set()
 
     @property
     def fresh(self) -> bool:
