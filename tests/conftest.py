@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 OURS = ["agentd", *(f"agentd_{name}" for name in ("orchestrator", "specialist", "monitor", "mcp", "proxmox"))]
 
 pytest_plugins = ["ci_skips"]
-VERDICT = pytest.StashKey[int]()
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -63,22 +61,3 @@ def pve(tmp_path: Path) -> Iterator[FakePve]:
 def net(tmp_path: Path, nats_server: NatsServer, pve: FakePve) -> Net:
     """Return the configuration of a network on this NATS and this Proxmox."""
     return Net(tmp_path, nats_server.url, pve)
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Keep pytest's verdict for the end."""
-    session.config.stash[VERDICT] = int(exitstatus)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the process with pytest's verdict, before Python takes itself apart.
-
-    msgspec 0.22 frees types twice there once a union with a patterned text was converted outside of a Struct, and the
-    process of 1,698 passed tests ended with a segmentation fault [seen].
-    """
-    verdict = config.stash.get(VERDICT, None)
-    if verdict is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(verdict)

@@ -322,7 +322,7 @@ class _TaskCheck:
 
     def _fits(self, value: Value, kind: Any, where: str) -> None:  # noqa: ANN401 - any field
         try:
-            form.convert(value.plain, kind)
+            msgspec.convert(value.plain, kind)
         except msgspec.ValidationError as error:
             at, text = misfit(value, error, typed.described(kind))
             self._of.add(at, where, text)

@@ -17,7 +17,7 @@ from agentd.errors import BadExpression, InvalidMessage, Rejected
 from agentd.messages import Tier, fault
 from agentd.workflows import Compensation, Definition, TaskSpec, result_of, template
 from agentd_orchestrator import expressions, parameters
-from agentd_orchestrator.form import convert, seconds
+from agentd_orchestrator.form import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -178,7 +178,7 @@ def misfits(tool: Tool, given: Mapping[str, Any]) -> Iterator[str]:
         if each.encode_name not in given or expressions.marker(value):
             continue
         try:
-            convert(value, each.type)
+            msgspec.convert(value, each.type)
         except msgspec.ValidationError as error:
             yield fault(error, f"{tool.name}.{each.encode_name}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_
 import msgspec
 
 from agentd.messages import fault
-from agentd_orchestrator.form import Form, convert
+from agentd_orchestrator.form import Form, Template
 from agentd_orchestrator.source import Place, Report, Value
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ _HINTS: Final = {
     "with": 'a map, or an expression in quotes: "{{ … }}"',
     "window": 'a whole number from 1 to 1000, or an expression in quotes: "{{ … }}"',
 }
+TEXTS: Final = {"each": Template}
+"""What a text has to be where the type of the field cannot say it (form.py)."""
 SHOWN: Final = 20
 """Names that are listed where none is near."""
 _INDEX: Final = re.compile(r"\[(\d+)\]")
@@ -75,7 +77,8 @@ def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
     good = {}
     for key, each in fields.items():
         if key in value.value:
-            found = _field(each.type, value.value[key], report, _inner(where, key), key)
+            text = TEXTS.get(key) if isinstance(value.value[key].value, str) else None
+            found = _field(text or each.type, value.value[key], report, _inner(where, key), key)
             if found is not msgspec.UNSET:
                 good[each.name] = found
     return _made(kind, good, fields)
@@ -118,7 +121,7 @@ def title(value: Value, where: str, index: int) -> str:
 
 def _leaf(kind: Any, value: Value, report: Report, where: str, key: str) -> Any:  # noqa: ANN401
     try:
-        return convert(value.plain, kind)
+        return msgspec.convert(value.plain, kind)
     except msgspec.ValidationError as error:
         at, text = misfit(value, error, _HINTS.get(key, ""))
         report.add(at, where, text)
@@ -151,7 +154,7 @@ def described(kind: Any) -> str:  # noqa: ANN401 - any annotation
 def _keys(kind: Any, value: Value, report: Report, where: str) -> None:  # noqa: ANN401
     for name, at in value.keys.items():
         try:
-            convert(name, kind)
+            msgspec.convert(name, kind)
         except msgspec.ValidationError:
             report.add(at, _inner(where, name), f"{name[:80]!r} cannot be a name; {_HINTS['parameters']}")
 

@@ -1,0 +1,76 @@
+"""Types that msgspec cannot hold are not used."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from msgspec import inspect
+
+import agentd
+import agentd_mcp
+import agentd_monitor
+import agentd_orchestrator
+import agentd_proxmox
+import agentd_specialist
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+PACKAGES = [agentd, agentd_mcp, agentd_monitor, agentd_orchestrator, agentd_proxmox, agentd_specialist]
+BOXES = (inspect.CollectionType, inspect.DictType, inspect.TupleType)
+
+
+def structs(kind: type[Any]) -> Iterator[type[Any]]:
+    """Yield every Struct below `kind`."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from structs(each)
+
+
+def is_unsafe(given: Any, seen: set[int]) -> bool:
+    """Tell whether a type holds a union of a list or a map with a text that has a pattern."""
+    while isinstance(given, inspect.Metadata):
+        given = given.type
+    if id(given) in seen:
+        return False
+    seen.add(id(given))
+    among = [each.type if isinstance(each, inspect.Metadata) else each for each in getattr(given, "types", ())]
+    patterned = any(isinstance(each, inspect.StrType) and each.pattern for each in among)
+    if patterned and any(isinstance(each, BOXES) for each in among):
+        return True
+    inner = [getattr(given, name, None) for name in ("item_type", "key_type", "value_type")]
+    return any(is_unsafe(each, seen) for each in [*among, *inner] if each is not None)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda each: each.__name__)
+def test_no_type_crashes_python(package: ModuleType) -> None:
+    """Msgspec 0.22 reads past its memory, whenever Python collects garbage, for a list or map or patterned text."""
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    mine = [each for each in set(structs(msgspec.Struct)) if each.__module__.partition(".")[0] == package.__name__]
+    fields = [(each, field) for each in mine for field in msgspec.structs.fields(each)]
+
+    assert [f"{each.__name__}.{field.name}" for each, field in fields if is_unsafe(_of(field.type), set())] == []
+
+
+def _of(kind: Any) -> Any:
+    """Return what msgspec says of a type; a union of Structs, which only pages are made of, it does not take."""
+    try:
+        return inspect.type_info(kind)
+    except TypeError:
+        return None
+
+
+def test_the_type_that_crashed_is_seen() -> None:
+    """The check finds what it is there for."""
+    text = inspect.type_info(msgspec.defstruct("T", [("t", str)])).fields[0].type  # type: ignore[attr-defined]
+    bad = inspect.UnionType((inspect.ListType(inspect.AnyType()), inspect.StrType(pattern="x")))
+
+    assert is_unsafe(inspect.ListType(bad), set())
+    assert not is_unsafe(inspect.UnionType((inspect.ListType(inspect.AnyType()), text)), set())
