@@ -325,14 +325,23 @@ class Consumer:
         finally:
             timer.cancel()
             release()
+            self._survived(job)
 
     async def _noted(self, job: Job) -> int:
         """Write down that a suspect is begun; return how often it was, this time included."""
-        key = f"begun.{self.durable}.{job.sequence}"
-        stored = await self._bus.kv_get(subjects.RESULTS, key)
+        stored = await self._bus.kv_get(subjects.RESULTS, self._begun(job))
         begun = 1 + (0 if stored is None else int(stored.data))
-        await self._bus.kv_put(subjects.RESULTS, key, str(begun).encode())
+        await self._bus.kv_put(subjects.RESULTS, self._begun(job), str(begun).encode())
         return begun
+
+    def _survived(self, job: Job) -> None:
+        """Forget the begins of a message that did not kill us: one that is handed back again and again is no poison."""
+        if job.begun:
+            job.begun = 0
+            self._bus.send(f"$KV.{subjects.RESULTS}.{self._begun(job)}", b"", headers={"KV-Operation": "DEL"})
+
+    def _begun(self, job: Job) -> str:
+        return f"begun.{self.durable}.{job.sequence}"
 
     async def _failed(self, job: Job, error: Exception) -> None:
         """Decide what becomes of a message that was not handled."""

@@ -6,11 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from agentd import consumer, dead
+from agentd.errors import TemporaryError
 from agentd.provision import provision
-from core.jetstream import consumer_info
+from core.jetstream import all_acked, consumer_info
 from core.working import working
 
 if TYPE_CHECKING:
+    import pytest
+
     from agentd.bus import Bus
     from agentd.consumer import Job
 
@@ -52,10 +55,35 @@ async def _all_done(bus: Bus) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_neighbours_of_poison(work: Bus) -> None:
+async def test_what_is_handed_back_is_no_poison(work: Bus) -> None:
+    """A message that nobody can take yet is handed back for as long as it takes; it kills nobody, and is never lost."""
+    deliveries: list[int] = []
+
+    async def handle(job: Job) -> None:
+        deliveries.append(job.delivered)
+        if job.delivered <= consumer.SUSPECT + consumer.BEGINS + 4:
+            raise TemporaryError("not yet", delay=0.001)
+
+    await provision(work)
+    await work.store("work.a", b"1")
+    async with working(work, handle):
+        await all_acked(work, "WORK", "w")
+
+    assert deliveries == list(range(1, consumer.SUSPECT + consumer.BEGINS + 6))
+    assert await dead.letters(work) == []
+
+
+async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it kills, those beside it are done once each; it is given up after BEGINS begins, and kept."""
     await provision(work)
     process = Process()
+    survived = consumer.Consumer._survived  # noqa: SLF001
+
+    def unless_dead(self: consumer.Consumer, job: Job) -> None:
+        if not process.died.is_set():  # the dead write nothing
+            survived(self, job)
+
+    monkeypatch.setattr(consumer.Consumer, "_survived", unless_dead)
     for body in (b"1", b"poison", b"2", b"3"):
         await work.store("work.a", body)
     async with asyncio.timeout(60):

@@ -71,7 +71,9 @@ async def test_an_old_and_a_new_daemon(net: Net, tmp_path: Path) -> None:
             alone = await eventually(on_its_own, "the new one writes its own version", 60)
             old.start()
             old.ready()
-            ends.append(await client.follow(bus, alone.workflow_id, lambda _: None, wait=90))
+            ends.append(
+                await client.follow(bus, alone.workflow_id, lambda _: None, wait=300)
+            )  # each hand-back is ten seconds and more
 
     assert {each.v for each in together} == {VERSION}
     assert {each.status for each in ends} == {"completed"}, ends
