@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import pytest_asyncio
 
 from agentd.provision import provision
 from core.jetstream import connected, make_consumer, make_stream
+from core.probe import SERVICE, Probe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 
 @pytest_asyncio.fixture
 async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """Yield a connection on which everything is provisioned."""
+    """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
     async with connected(nats_server.url) as bus:
-        await provision(bus)
+        await provision(bus, [(SERVICE, 16)])
         yield bus
 
 
@@ -31,3 +33,9 @@ async def work(nats_server: NatsServer) -> AsyncIterator[Bus]:
         await make_stream(bus, "WORK", "work.>", retention="workqueue")
         await make_consumer(bus, "WORK", "w", max_ack_pending=10_000)
         yield bus
+
+
+@pytest.fixture
+def probe() -> Probe:
+    """Return tools that tell what happens to them."""
+    return Probe()

@@ -42,7 +42,7 @@ class Done(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-async def _nothing(_: Call) -> None:
+async def nothing(_: Call) -> None:
     """Do nothing."""
 
 
@@ -58,9 +58,9 @@ class Probe:
         self.told: list[str] = []
         self.used: list[str] = []
         self.at_work = asyncio.Event()
-        self.on_look: Callable[[Call], Awaitable[None]] = _nothing
-        self.on_act: Callable[[Call], Awaitable[None]] = _nothing
-        self.afterwards: Callable[[Call], Awaitable[None]] = _nothing
+        self.on_look: Callable[[Call], Awaitable[None]] = nothing
+        self.on_act: Callable[[Call], Awaitable[None]] = nothing
+        self.afterwards: Callable[[Call], Awaitable[None]] = nothing
 
     @property
     def looks(self) -> int:
@@ -230,3 +230,16 @@ async def audit(bus: Bus, agent: str = "a") -> list[AuditRecord]:
     chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit(agent))]
     assert verify(chain) is None
     return chain
+
+
+def raising(error: Exception, times: int = 1_000_000) -> Callable[[Call], Awaitable[None]]:
+    """Return what raises `error` so many times."""
+    left = times
+
+    async def step(_: Call) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise error
+
+    return step

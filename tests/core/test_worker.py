@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
-import pytest_asyncio
 
 from agentd import effects, subjects
 from agentd.errors import (
-    BusUnavailable,
     GuestLocked,
     NoQuorum,
     PermanentError,
@@ -24,31 +21,25 @@ from agentd.errors import (
     VmidTaken,
 )
 from agentd.messages import EffectRecord, Outcome, TaskCompletion, Tier, digest, now
-from agentd.provision import provision
-from core.jetstream import Lines, all_acked, connected, consumer_info
-from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, completions, record, serving
+from core.jetstream import consumer_info
+from core.probe import (
+    SERVICE,
+    Probe,
+    a_worker,
+    assign,
+    audit,
+    completion,
+    completions,
+    nothing,
+    raising,
+    record,
+    serving,
+)
 from harness import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
     from agentd.bus import Bus
     from agentd.tools import Call
-    from harness import NatsServer
-
-
-@pytest_asyncio.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """Yield a connection with a queue of the service `probe`."""
-    async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
-        yield bus
-
-
-@pytest.fixture
-def probe() -> Probe:
-    """Return the tools."""
-    return Probe()
 
 
 def _spy(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +116,7 @@ async def test_two_lines_of_audit(bus: Bus, probe: Probe) -> None:
 async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> None:
     """An assignment that comes again after its end is answered from the record, by another worker as well."""
     if status == "failed":
-        probe.on_look = _raising(VmidTaken("a stranger sits there"))
+        probe.on_look = raising(VmidTaken("a stranger sits there"))
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
         first = await completion(bus)
@@ -141,7 +132,7 @@ async def test_redelivered_when_over(bus: Bus, probe: Probe, status: str) -> Non
 
 async def test_a_failed_attempt_and_the_next(bus: Bus, probe: Probe) -> None:
     """A failure is the answer of its own attempt, and the next attempt begins anew."""
-    probe.on_act = _raising(PermanentError("no"), times=1)
+    probe.on_act = raising(PermanentError("no"), times=1)
     async with serving(a_worker(bus, probe)):
         await assign(bus, "idempotent")
         first = await completion(bus)
@@ -156,7 +147,7 @@ async def test_a_failed_attempt_and_the_next(bus: Bus, probe: Probe) -> None:
 
 async def test_an_old_attempt_comes_late(bus: Bus, probe: Probe) -> None:
     """An attempt that comes again while the next one runs takes nothing over, and is answered by nobody."""
-    probe.on_act = _raising(PermanentError("no"), times=1)
+    probe.on_act = raising(PermanentError("no"), times=1)
     probe.afterwards = probe.hang
     async with serving(a_worker(bus, probe)):
         await assign(bus, "idempotent")
@@ -193,7 +184,7 @@ async def test_dies_before_the_upid_is_known(bus: Bus, probe: Probe, tool: str, 
     probe.on_act = probe.hang
     await assign(bus, tool)
     await _dies_while(bus, probe)
-    probe.on_act = _nothing
+    probe.on_act = nothing
     async with serving(a_worker(bus, probe, "b")):
         told = await completion(bus, "b")
 
@@ -211,7 +202,7 @@ async def test_the_upid_of_an_interrupted_run(bus: Bus, probe: Probe, tool: str)
     probe.afterwards = probe.hang
     await assign(bus, tool)
     await _dies_while(bus, probe)
-    probe.afterwards = _nothing
+    probe.afterwards = nothing
     async with serving(a_worker(bus, probe, "b")):
         told = await completion(bus, "b")
 
@@ -221,26 +212,9 @@ async def test_the_upid_of_an_interrupted_run(bus: Bus, probe: Probe, tool: str)
     assert (await record(bus)).epoch == 2
 
 
-async def _nothing(_: Call) -> None:
-    """Do nothing."""
-
-
-def _raising(error: Exception, times: int = 1_000_000) -> Callable[[Call], Awaitable[None]]:
-    """Return what raises `error` so many times."""
-    left = times
-
-    async def step(_: Call) -> None:
-        nonlocal left
-        left -= 1
-        if left >= 0:
-            raise error
-
-    return step
-
-
 async def test_an_answer_was_lost(bus: Bus, probe: Probe) -> None:
     """An act that was not answered is looked for, and adopted if it happened."""
-    probe.on_act = _raising(UnknownOutcome("cut", delay=0.1), times=1)
+    probe.on_act = raising(UnknownOutcome("cut", delay=0.1), times=1)
     await assign(bus, "marked")
     async with serving(a_worker(bus, probe)):
         told = await completion(bus)
@@ -278,7 +252,7 @@ async def test_an_act_was_lost(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
 )
 async def test_what_passes(bus: Bus, probe: Probe, error: Exception, acts: int) -> None:
     """A task that did nothing (a lock, no quorum) is forgotten and begun again; any other is waited for."""
-    probe.afterwards = _raising(error, times=1)
+    probe.afterwards = raising(error, times=1)
     await assign(bus, "idempotent")
     async with serving(a_worker(bus, probe)):
         told = await completion(bus)
@@ -356,152 +330,4 @@ async def test_cancelled_before_it_began(bus: Bus, probe: Probe) -> None:
         told = await completion(bus)
 
     assert told.status == Outcome.CANCELLED
-    assert probe.told == []
-
-
-async def test_deadline(bus: Bus, probe: Probe) -> None:
-    """What is not done by its deadline is stopped and failed; the next attempt knows the UPID, for it may still run."""
-    probe.afterwards = probe.hang
-    async with serving(a_worker(bus, probe)):
-        await assign(bus, "marked", seconds=1.5)
-        first = await completion(bus)
-        probe.afterwards = _nothing
-        await assign(bus, "marked", attempt=2)
-        second = await completion(bus, number=2)
-
-    assert first.error is not None
-    assert not isinstance(first.error, str)
-    assert (first.error.code, first.error.retry) == ("deadline", True)
-    assert second.status == Outcome.COMPLETED
-    assert (probe.acts, probe.used) == (1, ["UPID:w.t:1", "UPID:w.t:1"])
-
-
-async def test_too_late(bus: Bus, probe: Probe) -> None:
-    """An assignment whose deadline is over is not begun, nor answered: the orchestrator's timer has the word."""
-    lines = Lines()
-    await assign(bus, "marked", seconds=-1)
-    async with serving(a_worker(bus, probe, log=lines)):
-        await all_acked(bus, subjects.WORKFLOWS, SERVICE)
-
-    assert probe.told == []
-    assert await completions(bus) == 0
-    assert lines.events("warning") == ["too late, not started"]
-
-
-async def test_unknown_tool(bus: Bus, probe: Probe) -> None:
-    """A tool that does not exist is an answer that names those that do."""
-    await assign(bus, "nonsense")
-    async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
-
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "unknown_tool"
-    assert "'nonsense'; it has idempotent, marked, probed" in told.error.message
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b"[", b"\xff\xfe", b'{"task_id": 1}'])
-async def test_malformed_assignment(bus: Bus, probe: Probe, body: bytes) -> None:
-    """What cannot be understood is answered by what its subject says, and acknowledged."""
-    await bus.store(subjects.assign(SERVICE, "w", "t", 3), body)
-    async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
-
-    assert isinstance(told.error, msgspec.Struct)
-    assert (told.status, told.attempt, told.task_id, told.error.code) == (Outcome.FAILED, 3, "w.t", "invalid")
-
-
-@pytest.mark.parametrize("wish", [{"number": "four"}, {"colour": "red"}])
-async def test_wrong_parameters(bus: Bus, probe: Probe, wish: dict[str, Any]) -> None:
-    """Parameters that the tool does not take are refused before anything is claimed, with the field."""
-    await assign(bus, "marked", wish)
-    async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
-
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "invalid"
-    assert next(iter(wish)) in told.error.message
-    assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "w.t")) is None
-
-
-async def test_other_parameters(bus: Bus, probe: Probe) -> None:
-    """A key that was used with other parameters is refused: the first effect stays the only one."""
-    await assign(bus, "marked", {"text": "x"})
-    async with serving(a_worker(bus, probe)):
-        await completion(bus)
-        await assign(bus, "marked", {"text": "y"}, attempt=2)
-        told = await completion(bus, number=2)
-
-    assert isinstance(told.error, msgspec.Struct)
-    assert "with other parameters" in told.error.message
-    assert probe.acts == 1
-
-
-@pytest.mark.parametrize("error", [ZeroDivisionError("x"), TimeoutError("x"), KeyError("x")])
-@pytest.mark.parametrize("tool", ["marked", "read_it"])
-async def test_a_bug(bus: Bus, probe: Probe, tool: str, error: Exception) -> None:
-    """A tool with a bug fails alone, with the traceback in the log; the worker goes on."""
-    lines = Lines()
-    probe.afterwards = _raising(error, times=1)
-    async with serving(a_worker(bus, probe, log=lines)):
-        await assign(bus, tool)
-        told = await completion(bus)
-        await assign(bus, tool, task="u")
-        second = await completion(bus, task="u")
-
-    assert isinstance(told.error, msgspec.Struct)
-    assert (told.error.code, told.error.message) == ("bug", f"{type(error).__name__}: {error}")
-    assert lines.events("error") == ["a tool has a bug"]
-    assert second.status == Outcome.COMPLETED
-
-
-async def test_nats_is_away_for_a_tool(bus: Bus, probe: Probe) -> None:
-    """A tool that cannot reach the bus has failed at nothing: its assignment comes again."""
-    probe.afterwards = _raising(BusUnavailable("away", delay=0.1), times=1)
-    await assign(bus, "marked")
-    async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
-
-    assert told.status == Outcome.COMPLETED
-    assert (probe.acts, (await record(bus)).epoch) == (1, 2)
-
-
-async def test_a_large_result(bus: Bus, probe: Probe) -> None:
-    """A large result goes by reference; the next task gets it, or a field of it, in full."""
-    text = "x" * 20_000
-    async with serving(a_worker(bus, probe)):
-        await assign(bus, "marked", {"text": text})
-        first = await completion(bus)
-        await assign(bus, "read_it", {"text": first.result | {"field": "text"}}, task="u")
-        second = await completion(bus, task="u")
-        await assign(bus, "marked", {"text": text})
-        again = await completion(bus, number=2)
-    whole = await bus.kv_get(subjects.RESULTS, "w.u")
-
-    assert first.result.keys() == {"$stored", "bytes"}
-    assert first.result["$stored"] == "w.t"
-    assert again.result == first.result
-    assert second.result["$stored"] == "w.u"
-    assert whole is not None
-    assert msgspec.json.decode(whole.data)["text"] == text
-
-
-async def test_a_reader_that_acts(bus: Bus, probe: Probe) -> None:
-    """A tool of tier read has no claim, so it cannot touch the world."""
-    await assign(bus, "touch_it")
-    async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
-
-    assert told.status == Outcome.FAILED
-    assert probe.told == []
-
-
-@pytest.mark.parametrize(("tool", "tier"), [("wipe", Tier.EXEC), ("shell", Tier.EXEC), ("marked", Tier.READ)])
-async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
-    """Nothing destroys or executes, whoever asks; nothing operates for who may only read."""
-    await assign(bus, tool, tier=tier)
-    async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
-
-    assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "denied"
     assert probe.told == []

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from agentd import calls, subjects, worker
 from agentd.calls import call_tool
@@ -22,7 +21,6 @@ from core.working import Slow, put, working
 from harness import NatsServer, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from agentd.bus import Bus
@@ -30,20 +28,6 @@ if TYPE_CHECKING:
     from agentd.tools import Call
 
 KEY = "w.t.step"
-
-
-@pytest_asyncio.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """Yield a connection with a queue of the service `probe`."""
-    async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
-        yield bus
-
-
-@pytest.fixture
-def probe() -> Probe:
-    """Return the tools."""
-    return Probe()
 
 
 async def _call(bus: Bus, tool: str = "marked", *, seconds: float = 15.0, text: str = "", **more: Any) -> ToolReply:

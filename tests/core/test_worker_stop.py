@@ -9,36 +9,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pytest
-import pytest_asyncio
 
 from agentd import effects, subjects
 from agentd.messages import Outcome, TaskAssignment, TaskCompletion, TaskError, Tier, now
-from agentd.provision import provision
-from core.jetstream import all_acked, connected
+from core.jetstream import all_acked
 from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, record, serving
 from harness import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from agentd.bus import Bus
     from agentd.worker import Worker
-    from harness import NatsServer
-
-
-@pytest_asyncio.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """Yield a connection with a queue of the service `probe`."""
-    async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
-        yield bus
-
-
-@pytest.fixture
-def probe() -> Probe:
-    """Return the tools."""
-    return Probe()
 
 
 def halting(worker: Worker, halted: list[str]) -> Worker:
@@ -55,6 +35,15 @@ def halting(worker: Worker, halted: list[str]) -> Worker:
 async def stop(bus: Bus) -> bool:
     """Let an orchestrator end the task `w.t`; tell whether nobody had begun it."""
     return await effects.entomb(bus, SERVICE, "w.t", "o1", now(), stop=True)
+
+
+async def heard(worker: Worker) -> None:
+    """Wait until the worker has heard that what it runs is to end."""
+
+    async def told() -> bool:
+        return any(claim.stop.is_set() for claim in worker.performer._claims.values())  # noqa: SLF001
+
+    await eventually(told, "the stop is heard")
 
 
 async def test_a_stopped_task_ends_its_proxmox_task(bus: Bus, probe: Probe) -> None:
@@ -95,11 +84,7 @@ async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) ->
         await assign(bus, "marked")
         await probe.at_work.wait()
         await stop(bus)
-
-        async def heard() -> bool:
-            return any(claim.stop.is_set() for claim in worker.performer._claims.values())  # noqa: SLF001
-
-        await eventually(heard, "the stop is heard")
+        await heard(worker)
         released.set()
         told = await completion(bus)
 
@@ -120,11 +105,7 @@ async def test_what_would_be_left_half_made_is_finished(bus: Bus, probe: Probe) 
         await assign(bus, "probed")
         await probe.at_work.wait()
         await stop(bus)
-
-        async def heard() -> bool:
-            return any(claim.stop.is_set() for claim in worker.performer._claims.values())  # noqa: SLF001
-
-        await eventually(heard, "the stop is heard")
+        await heard(worker)
         released.set()
         told = await completion(bus)
 

@@ -15,41 +15,19 @@ from agentd import errors
 from agentd.messages import Tier
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
-from pve.client import FakePve, available
 from tool_bench import Bench, Doubt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[FakePve]:
-    """Run one simulator for this file."""
-    if not available():
-        pytest.skip("the simulator's environment is not there (.venv-pve)")
-    with FakePve(cluster="demo") as running:
-        yield running
+    from pve.client import FakePve
 
 
 @pytest.fixture
-def pve(simulator: FakePve) -> FakePve:
-    """Start each test with the cluster as it was at first."""
-    simulator.reset()
-    simulator.settings(offline_delay=0.1, auth_delay=0, lock_wait=0.3)
-    return simulator
-
-
-@pytest.fixture
-def steer(pve: FakePve) -> Steer:
-    """Steer the simulator without blocking the loop."""
-    return Steer(pve)
-
-
-@pytest.fixture
-async def bench(pve: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
     """Offer the tools with the token that may do everything."""
-    proxmox = connect(pve)
+    proxmox = connect(lab)
     yield Bench(proxmox, folder=tmp_path)
     await proxmox.close()
 
@@ -60,9 +38,9 @@ START = "/nodes/pve1/qemu/101/status/start"
 class TestSchema:
     """Where the schema comes from."""
 
-    async def test_kept(self, pve: FakePve, steer: Steer, tmp_path: Path) -> None:
+    async def test_kept(self, lab: FakePve, steered: Steer, tmp_path: Path) -> None:
         """It is fetched once a version; another process reads the file, half a file is fetched again."""
-        proxmox = connect(pve)
+        proxmox = connect(lab)
         first = await Schemas(proxmox, tmp_path / "new").catalogue()
         (file,) = (tmp_path / "new").iterdir()
         whole = file.read_bytes()
@@ -77,20 +55,20 @@ class TestSchema:
         assert first.info("GET /version") == third.info("GET /version")
         assert file.read_bytes() == whole
         assert [each.name for each in (tmp_path / "new").iterdir()] == [file.name]
-        assert len(await steer.log("GET", "/version$")) == 3
+        assert len(await steered.log("GET", "/version$")) == 3
         await proxmox.close()
 
-    async def test_no_folder(self, pve: FakePve, tmp_path: Path) -> None:
+    async def test_no_folder(self, lab: FakePve, tmp_path: Path) -> None:
         """A disk that cannot be written costs memory, not the tool."""
-        proxmox = connect(pve)
+        proxmox = connect(lab)
         (tmp_path / "file").write_text("in the way")
         for folder in (None, tmp_path / "file"):
             assert len(await Schemas(proxmox, folder).catalogue()) == 680
         await proxmox.close()
 
-    async def test_token_stays(self, pve: FakePve) -> None:
+    async def test_token_stays(self, lab: FakePve) -> None:
         """What does not lie there is an error, not a schema."""
-        proxmox = connect(pve)
+        proxmox = connect(lab)
         with pytest.raises(errors.AgentdError):
             await proxmox.document("/pve-docs/nothing.js")
         assert b"apiSchema" in await proxmox.document("/pve-docs/api-viewer/apidoc.js")
@@ -143,28 +121,28 @@ class TestCall:
         assert [set(each) for each in listed.data] == [{"vmid"}] * 2
         assert (await bench("api_get", path="/version")).data["version"]
 
-    async def test_waits(self, bench: Bench, steer: Steer) -> None:
+    async def test_waits(self, bench: Bench, steered: Steer) -> None:
         """A task is waited for, with progress and the end of its log; the world has changed."""
-        await steer.durations(default=0.4)
+        await steered.durations(default=0.4)
         call = Doubt()
         done = await bench("api_call", call, path="/nodes/pve1/qemu/{vmid}/status/start", parameters={"vmid": 101})
 
-        assert (await steer.found(101))["status"] == "running"
+        assert (await steered.found(101))["status"] == "running"
         assert done.upid.startswith("UPID:pve1:")
         assert done.log[-1] == "TASK OK"
         assert call.said[0] == f"POST {START}"
 
-    async def test_warnings(self, bench: Bench, steer: Steer) -> None:
+    async def test_warnings(self, bench: Bench, steered: Steer) -> None:
         """WARNINGS is a success that says what Proxmox warned of."""
-        await steer.rule("POST", "/start$", {"task_exit": "WARNINGS: 1"})
+        await steered.rule("POST", "/start$", {"task_exit": "WARNINGS: 1"})
         call = Doubt()
         await bench("api_call", call, path=START)
 
         assert len(call.warnings) == 1
 
-    async def test_task_failed(self, bench: Bench, steer: Steer) -> None:
+    async def test_task_failed(self, bench: Bench, steered: Steer) -> None:
         """Accepted is not done: a task that fails is an error."""
-        await steer.rule("POST", "/start$", {"task_exit": "no space left"})
+        await steered.rule("POST", "/start$", {"task_exit": "no space left"})
 
         with pytest.raises(errors.TaskFailed, match="no space left"):
             await bench("api_call", path=START)
@@ -181,42 +159,42 @@ class TestCall:
         ],
     )
     async def test_wrong_tool(
-        self, bench: Bench, steer: Steer, tool: str, method: str, path: str, parameters: dict[str, Any], right: str
+        self, bench: Bench, steered: Steer, tool: str, method: str, path: str, parameters: dict[str, Any], right: str
     ) -> None:
         """A call of another tier is refused with the tool that may carry it, and nothing is sent."""
         with pytest.raises(errors.Rejected, match=f"{right} is the tool"):
             await bench(tool, path=path, method=method, parameters=parameters)
-        assert [each for each in await steer.log() if each["method"] != "GET"] == []
+        assert [each for each in await steered.log() if each["method"] != "GET"] == []
 
     async def test_reads_that_are_none(self, bench: Bench) -> None:
         """A GET that shows the inside of a guest is no read."""
         with pytest.raises(errors.Rejected, match="api_exec"):
             await bench("api_get", path="/nodes/pve1/qemu/101/agent/file-read", parameters={"file": "/etc/shadow"})
 
-    async def test_destroy(self, bench: Bench, steer: Steer) -> None:
+    async def test_destroy(self, bench: Bench, steered: Steer) -> None:
         """The tool of tier destroy does destroy; policy is what refuses it to everybody."""
         await bench("api_destroy", path="/nodes/pve1/qemu/101", method="DELETE")
 
         assert bench.tools["api_destroy"].tier is Tier.DESTROY
-        assert await steer.found(101) is None
+        assert await steered.found(101) is None
 
-    async def test_faults(self, bench: Bench, steer: Steer) -> None:
+    async def test_faults(self, bench: Bench, steered: Steer) -> None:
         """Every fault is named at once, and nothing is sent."""
         parameters = {"cors": 2, "memory": "2048", "onboot": "yes", "net0": "virtio,bridgge=x"}
         with pytest.raises(errors.Rejected) as caught:
             await bench("api_call", path="/nodes/pve1/qemu/101/config", parameters=parameters)
 
         assert all(each in str(caught.value) for each in ("cors", "cores", "onboot", "bridgge"))
-        assert await steer.log("POST") == []
+        assert await steered.log("POST") == []
 
     @pytest.mark.parametrize(
         "path", ["/nodes/../access/users", "/nodes/pve1%2F..", "/nodes/a\nb/status", "/nodes/pve1/qemu/101/config?x=1"]
     )
-    async def test_traversal(self, bench: Bench, steer: Steer, path: str) -> None:
+    async def test_traversal(self, bench: Bench, steered: Steer, path: str) -> None:
         """A path that would lead elsewhere leads nowhere."""
         with pytest.raises((errors.Rejected, errors.NotFound)):
             await bench("api_get", path=path)
-        assert [each for each in await steer.log() if each["path"] != "/version"] == []
+        assert [each for each in await steered.log() if each["path"] != "/version"] == []
 
     async def test_unknown(self, bench: Bench) -> None:
         """An unknown path names near ones, an unknown method those that there are."""
@@ -231,17 +209,17 @@ class TestCall:
         onboot=st.booleans(),
         cores=st.integers(1, 64),
     )
-    def test_round_trip(self, pve: FakePve, tmp_path: Path, text: str, cores: int, *, onboot: bool) -> None:
+    def test_round_trip(self, lab: FakePve, tmp_path: Path, text: str, cores: int, *, onboot: bool) -> None:
         """What is written arrives whole: '=', ';', '&', '%', emoji, booleans and numbers."""
 
         async def write() -> None:
-            proxmox = connect(pve)
+            proxmox = connect(lab)
             parameters = {"description": text, "onboot": onboot, "cores": cores}
             await Bench(proxmox, folder=tmp_path)("api_call", path="/nodes/pve1/qemu/101/config", parameters=parameters)
             await proxmox.close()
 
         asyncio.run(write())
-        config = pve.found(101)["config"]  # type: ignore[index]
+        config = lab.found(101)["config"]  # type: ignore[index]
 
         assert config["description"].strip() == text.strip()
         assert (int(config["onboot"]), int(config["cores"])) == (int(onboot), cores)
@@ -250,9 +228,9 @@ class TestCall:
 class TestLost:
     """A write whose answer is lost."""
 
-    async def test_settled(self, bench: Bench, steer: Steer) -> None:
+    async def test_settled(self, bench: Bench, steered: Steer) -> None:
         """The task that it began is found in the list and waited for; nothing is sent again."""
-        await steer.rule("POST", "/start$", {"cut_after": True}, 1)
+        await steered.rule("POST", "/start$", {"cut_after": True}, 1)
         call = Doubt()
         with pytest.raises(errors.UnknownOutcome):
             await bench("api_call", call, path=START)
@@ -261,11 +239,11 @@ class TestLost:
         assert done.settled
         assert done.upid.startswith("UPID:pve1:")
         assert call.acted == 1
-        assert len(await steer.log("POST", "/start$")) == 1
+        assert len(await steered.log("POST", "/start$")) == 1
 
-    async def test_not_begun(self, bench: Bench, steer: Steer) -> None:
+    async def test_not_begun(self, bench: Bench, steered: Steer) -> None:
         """While its task may yet be listed the outcome is unknown; later a person decides, and nothing is repeated."""
-        await steer.rule("POST", "/start$", {"lost_before": True}, 1)
+        await steered.rule("POST", "/start$", {"lost_before": True}, 1)
         call = Doubt()
         for _ in range(2):
             with pytest.raises(errors.UnknownOutcome):
@@ -274,9 +252,9 @@ class TestLost:
         with pytest.raises(errors.PermanentError, match="nobody knows"):
             await bench("api_call", call, path=START)
 
-        assert len(await steer.log("POST", "/start$")) == 1
+        assert len(await steered.log("POST", "/start$")) == 1
 
-    async def test_strangers_task(self, bench: Bench, steer: Steer) -> None:
+    async def test_strangers_task(self, bench: Bench, steered: Steer) -> None:
         """A task of before, or of another kind, is never taken for ours."""
         await bench("api_call", path=START)
         await bench("api_call", path="/nodes/pve1/qemu/101/status/shutdown")
@@ -284,11 +262,11 @@ class TestLost:
         with pytest.raises(errors.UnknownOutcome):
             await bench("api_call", call, path=START)
 
-        assert len(await steer.tasks("qmstart")) == 1
+        assert len(await steered.tasks("qmstart")) == 1
 
-    async def test_synchronous(self, bench: Bench, steer: Steer) -> None:
+    async def test_synchronous(self, bench: Bench, steered: Steer) -> None:
         """A write that has no task cannot be settled: a person looks."""
-        await steer.rule("PUT", "/config$", {"cut_after": True}, 1)
+        await steered.rule("PUT", "/config$", {"cut_after": True}, 1)
         call = Doubt()
         config: dict[str, Any] = {"path": "/nodes/pve1/qemu/101/config", "method": "PUT", "parameters": {"cores": 3}}
         with pytest.raises(errors.UnknownOutcome):
@@ -299,41 +277,41 @@ class TestLost:
     @pytest.mark.parametrize(
         ("status", "kind"), [(595, "ProxmoxUnavailable"), (596, "UnknownOutcome"), (599, "UnknownOutcome")]
     )
-    async def test_proxy(self, bench: Bench, steer: Steer, status: int, kind: str) -> None:
+    async def test_proxy(self, bench: Bench, steered: Steer, status: int, kind: str) -> None:
         """595 has sent nothing, 596 and 599 may have."""
-        await steer.rule("POST", "/start$", {"status": status}, 1)
+        await steered.rule("POST", "/start$", {"status": status}, 1)
         with pytest.raises(errors.TemporaryError) as caught:
             await bench("api_call", path=START)
 
         assert type(caught.value).__name__ == kind
 
-    async def test_cluster(self, bench: Bench, steer: Steer) -> None:
+    async def test_cluster(self, bench: Bench, steered: Steer) -> None:
         """A node that is off, an unknown one and a cluster without a quorum are told apart."""
-        await steer.node("pve3", online=False)
+        await steered.node("pve3", online=False)
         with pytest.raises(errors.ProxmoxUnavailable, match="No route"):
             await bench("api_call", path="/nodes/pve3/qemu/104/status/start")
         with pytest.raises(errors.NotFound, match="hostname lookup"):
             await bench("api_get", path="/nodes/pve9/status")
-        await steer.quorum(quorate=False)
+        await steered.quorum(quorate=False)
         with pytest.raises(errors.NoQuorum):
             await bench("api_call", path=START)
 
-    async def test_time_out(self, pve: FakePve, steer: Steer, tmp_path: Path) -> None:
+    async def test_time_out(self, lab: FakePve, steered: Steer, tmp_path: Path) -> None:
         """A client's time-out on a write is an unknown outcome."""
-        proxmox = connect(pve)
+        proxmox = connect(lab)
         bench = Bench(proxmox, folder=tmp_path)
         await bench("api_find", words="x")
-        hasty = connect(pve, timeout=0.3)
+        hasty = connect(lab, timeout=0.3)
         bench = Bench(hasty, folder=tmp_path)
-        await steer.rule("POST", "/start$", {"delay": 1.0}, 1)
+        await steered.rule("POST", "/start$", {"delay": 1.0}, 1)
         with pytest.raises(errors.UnknownOutcome):
             await bench("api_call", path=START)
         await proxmox.close()
         await hasty.close()
 
-    async def test_denied(self, pve: FakePve, tmp_path: Path) -> None:
+    async def test_denied(self, lab: FakePve, tmp_path: Path) -> None:
         """A 403 names path, privilege and the command that grants it."""
-        proxmox = connect(pve, "audit")
+        proxmox = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"VM\.PowerMgmt on /vms/101; to grant it: pveum acl modify /vms/101"):
             await Bench(proxmox, folder=tmp_path)("api_call", path=START)
         await proxmox.close()

@@ -14,14 +14,13 @@ from agentd.tools import Right
 from agentd_proxmox import rights
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
-from pve.client import FakePve, available
 from tool_bench import Bench, Doubt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from agentd.config import Config
+    from pve.client import FakePve
 
 TOKEN = "agentd@pve!full"  # noqa: S105 - a name
 
@@ -50,23 +49,6 @@ WALK: list[tuple[str, dict[str, Any]]] = [
 """One call of each tool at least; get_task comes with a UPID that one of them left."""
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[FakePve]:
-    """Run one simulator for this file."""
-    if not available():
-        pytest.skip("the simulator's environment is not there (.venv-pve)")
-    with FakePve(cluster="demo") as running:
-        yield running
-
-
-@pytest.fixture
-def pve(simulator: FakePve) -> FakePve:
-    """Start each test with the cluster as it was at first."""
-    simulator.reset()
-    simulator.settings(auth_delay=0)
-    return simulator
-
-
 async def walk(bench: Bench, steer: Steer) -> dict[str, set[str]]:
     """Call every tool and return the methods that arrived for each."""
     catalogue = await Schemas(bench.tools["get_vm"].run.__self__.proxmox, None).catalogue()  # type: ignore[attr-defined]
@@ -81,11 +63,11 @@ async def walk(bench: Bench, steer: Steer) -> dict[str, set[str]]:
     return called
 
 
-async def test_declared_is_called(pve: FakePve) -> None:
+async def test_declared_is_called(lab: FakePve) -> None:
     """Every method that a tool calls is declared, and every tool but those of the whole API is."""
-    proxmox = connect(pve)
+    proxmox = connect(lab)
     bench = Bench(proxmox)
-    called = await walk(bench, Steer(pve))
+    called = await walk(bench, Steer(lab))
 
     for tool, keys in called.items():
         assert keys <= set(rights.CALLS[tool][1]), tool
@@ -94,15 +76,15 @@ async def test_declared_is_called(pve: FakePve) -> None:
     await proxmox.close()
 
 
-async def test_least_role_suffices(pve: FakePve, tmp_path: Path) -> None:
+async def test_least_role_suffices(lab: FakePve, tmp_path: Path) -> None:
     """A token whose user has the generated role alone can do all that the tools do, and nothing besides."""
-    full = connect(pve)
+    full = connect(lab)
     found = rights.rights(await Schemas(full, tmp_path).catalogue())
     privileges = ",".join(sorted({each.privilege for each in found}))
     await full.post("/access/roles", roleid="AgentdOperate", privs=privileges)
     await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdOperate")
-    least = connect(pve, "blind")
-    await walk(Bench(least), Steer(pve))
+    least = connect(lab, "blind")
+    await walk(Bench(least), Steer(lab))
 
     assert set((await least.permissions())["/"]) == {each.privilege for each in found}
     for path, more in (("snapshot", {"snapname": "ab"}), ("migrate", {"target": "pve2"})):
@@ -183,14 +165,14 @@ class TestCompare:
 
 
 @pytest.fixture
-def config(pve: FakePve, tmp_path: Path) -> Config:
+def config(lab: FakePve, tmp_path: Path) -> Config:
     """Return a configuration for the simulator."""
-    token_id, _, secret = pve.tokens["full"].partition("=")
+    token_id, _, secret = lab.tokens["full"].partition("=")
     (tmp_path / "token").write_text(secret)
     path = tmp_path / "agentd.toml"
     path.write_text(
-        f'[node]\nstate_dir = "{tmp_path}"\n[proxmox]\nurl = "{pve.url}"\ntoken_id = "{token_id}"\n'
-        f'token_file = "{tmp_path}/token"\nca_file = "{pve.ca}"\n'
+        f'[node]\nstate_dir = "{tmp_path}"\n[proxmox]\nurl = "{lab.url}"\ntoken_id = "{token_id}"\n'
+        f'token_file = "{tmp_path}/token"\nca_file = "{lab.ca}"\n'
     )
     return configuration.load(path, {})
 

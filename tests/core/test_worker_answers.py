@@ -1,0 +1,167 @@
+"""What a worker tells of a task that it does not, cannot or may not do, and of what went wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from agentd import subjects
+from agentd.errors import (
+    BusUnavailable,
+)
+from agentd.messages import Outcome, Tier
+from core.jetstream import Lines, all_acked
+from core.probe import SERVICE, Probe, a_worker, assign, completion, completions, nothing, raising, record, serving
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+
+
+async def test_deadline(bus: Bus, probe: Probe) -> None:
+    """What is not done by its deadline is stopped and failed; the next attempt knows the UPID, for it may still run."""
+    probe.afterwards = probe.hang
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked", seconds=1.5)
+        first = await completion(bus)
+        probe.afterwards = nothing
+        await assign(bus, "marked", attempt=2)
+        second = await completion(bus, number=2)
+
+    assert first.error is not None
+    assert not isinstance(first.error, str)
+    assert (first.error.code, first.error.retry) == ("deadline", True)
+    assert second.status == Outcome.COMPLETED
+    assert (probe.acts, probe.used) == (1, ["UPID:w.t:1", "UPID:w.t:1"])
+
+
+async def test_too_late(bus: Bus, probe: Probe) -> None:
+    """An assignment whose deadline is over is not begun, nor answered: the orchestrator's timer has the word."""
+    lines = Lines()
+    await assign(bus, "marked", seconds=-1)
+    async with serving(a_worker(bus, probe, log=lines)):
+        await all_acked(bus, subjects.WORKFLOWS, SERVICE)
+
+    assert probe.told == []
+    assert await completions(bus) == 0
+    assert lines.events("warning") == ["too late, not started"]
+
+
+async def test_unknown_tool(bus: Bus, probe: Probe) -> None:
+    """A tool that does not exist is an answer that names those that do."""
+    await assign(bus, "nonsense")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "unknown_tool"
+    assert "'nonsense'; it has idempotent, marked, probed" in told.error.message
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[", b"\xff\xfe", b'{"task_id": 1}'])
+async def test_malformed_assignment(bus: Bus, probe: Probe, body: bytes) -> None:
+    """What cannot be understood is answered by what its subject says, and acknowledged."""
+    await bus.store(subjects.assign(SERVICE, "w", "t", 3), body)
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert (told.status, told.attempt, told.task_id, told.error.code) == (Outcome.FAILED, 3, "w.t", "invalid")
+
+
+@pytest.mark.parametrize("wish", [{"number": "four"}, {"colour": "red"}])
+async def test_wrong_parameters(bus: Bus, probe: Probe, wish: dict[str, Any]) -> None:
+    """Parameters that the tool does not take are refused before anything is claimed, with the field."""
+    await assign(bus, "marked", wish)
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "invalid"
+    assert next(iter(wish)) in told.error.message
+    assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "w.t")) is None
+
+
+async def test_other_parameters(bus: Bus, probe: Probe) -> None:
+    """A key that was used with other parameters is refused: the first effect stays the only one."""
+    await assign(bus, "marked", {"text": "x"})
+    async with serving(a_worker(bus, probe)):
+        await completion(bus)
+        await assign(bus, "marked", {"text": "y"}, attempt=2)
+        told = await completion(bus, number=2)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert "with other parameters" in told.error.message
+    assert probe.acts == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), TimeoutError("x"), KeyError("x")])
+@pytest.mark.parametrize("tool", ["marked", "read_it"])
+async def test_a_bug(bus: Bus, probe: Probe, tool: str, error: Exception) -> None:
+    """A tool with a bug fails alone, with the traceback in the log; the worker goes on."""
+    lines = Lines()
+    probe.afterwards = raising(error, times=1)
+    async with serving(a_worker(bus, probe, log=lines)):
+        await assign(bus, tool)
+        told = await completion(bus)
+        await assign(bus, tool, task="u")
+        second = await completion(bus, task="u")
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert (told.error.code, told.error.message) == ("bug", f"{type(error).__name__}: {error}")
+    assert lines.events("error") == ["a tool has a bug"]
+    assert second.status == Outcome.COMPLETED
+
+
+async def test_nats_is_away_for_a_tool(bus: Bus, probe: Probe) -> None:
+    """A tool that cannot reach the bus has failed at nothing: its assignment comes again."""
+    probe.afterwards = raising(BusUnavailable("away", delay=0.1), times=1)
+    await assign(bus, "marked")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.COMPLETED
+    assert (probe.acts, (await record(bus)).epoch) == (1, 2)
+
+
+async def test_a_large_result(bus: Bus, probe: Probe) -> None:
+    """A large result goes by reference; the next task gets it, or a field of it, in full."""
+    text = "x" * 20_000
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked", {"text": text})
+        first = await completion(bus)
+        await assign(bus, "read_it", {"text": first.result | {"field": "text"}}, task="u")
+        second = await completion(bus, task="u")
+        await assign(bus, "marked", {"text": text})
+        again = await completion(bus, number=2)
+    whole = await bus.kv_get(subjects.RESULTS, "w.u")
+
+    assert first.result.keys() == {"$stored", "bytes"}
+    assert first.result["$stored"] == "w.t"
+    assert again.result == first.result
+    assert second.result["$stored"] == "w.u"
+    assert whole is not None
+    assert msgspec.json.decode(whole.data)["text"] == text
+
+
+async def test_a_reader_that_acts(bus: Bus, probe: Probe) -> None:
+    """A tool of tier read has no claim, so it cannot touch the world."""
+    await assign(bus, "touch_it")
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert told.status == Outcome.FAILED
+    assert probe.told == []
+
+
+@pytest.mark.parametrize(("tool", "tier"), [("wipe", Tier.EXEC), ("shell", Tier.EXEC), ("marked", Tier.READ)])
+async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
+    """Nothing destroys or executes, whoever asks; nothing operates for who may only read."""
+    await assign(bus, tool, tier=tier)
+    async with serving(a_worker(bus, probe)):
+        told = await completion(bus)
+
+    assert isinstance(told.error, msgspec.Struct)
+    assert told.error.code == "denied"
+    assert probe.told == []
