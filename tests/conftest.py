@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +17,35 @@ from harness import NatsServer, Net
 from pve.client import FakePve
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 OURS = ["agentd", *(f"agentd_{name}" for name in ("orchestrator", "specialist", "monitor", "mcp", "proxmox"))]
 
+EARLIER = 10.0
+"""Seconds before pytest-timeout's bound at which a test that waits is cancelled."""
+
 pytest_plugins = ["ci_skips"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cancel a test that waits for too long: it alone fails, while pytest-timeout's thread would end the whole run."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            mark = item.get_closest_marker("timeout")
+            given = item.config.getoption("timeout")
+            limit = float(mark.args[0] if mark else item.config.getini("timeout") if given is None else given)
+            item.obj = _bounded(item.obj, limit - EARLIER if limit else None)
+
+
+def _bounded(test: Callable[..., Awaitable[None]], seconds: float | None) -> Callable[..., Awaitable[None]]:
+    """Return the test with a bound of its own."""
+
+    @functools.wraps(test)
+    async def bounded(*args: object, **named: object) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*args, **named)
+
+    return bounded
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
