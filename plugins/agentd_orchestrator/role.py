@@ -207,6 +207,8 @@ class Orchestrator:
         plain = job.subject == subjects.WORKFLOW_REQUEST
         if not self._library.is_own(request.workflow_type):
             await self._read_files()
+        elif (prepare := self._library[request.workflow_type].prepare) is not None:
+            await asyncio.to_thread(prepare)
         try:
             begin = self._planner.begin(request, principal, tier, plain=plain, retried=retried, parent=parent)
             plain_agents.check(begin.plan, context.config.bus.queues, context.policy)

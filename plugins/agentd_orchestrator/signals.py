@@ -100,6 +100,9 @@ def _decided(state: Workflow, given: Signal, at: datetime) -> Workflow:
         message = f"task: {name} does not wait for an approval; it is {task.status}"
         raise Rejected(message)
     _check_approver(state, given, task)
+    if approval.until is not None and approval.until <= at:
+        message = f"task: {name} was to be approved by {approval.until:%Y-%m-%d %H:%M:%S} UTC; ask anew"
+        raise Rejected(message)
     approval = replace(approval, by=given.principal, at=at, reason=given.signal.reason[:MAX_TEXT])
     task = replace(task, approval=approval)
     if given.signal.action == "approve":

@@ -38,6 +38,7 @@ class Place:
     template: bool
     tags: tuple[str, ...] = ()
     lock: str = ""
+    pool: str = ""
 
     @property
     def path(self) -> str:
@@ -68,6 +69,7 @@ def place(entry: Entry) -> Place:
         template=bool(entry.get("template")),
         tags=tuple(look.split_tags(entry.get("tags"))),
         lock=one_line(entry.get("lock") or ""),
+        pool=one_line(entry.get("pool") or ""),
     )
 
 

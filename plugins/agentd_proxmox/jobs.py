@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, pages, targets
 from agentd_proxmox.backups import template
@@ -248,7 +248,9 @@ class Jobs:
             if job is None:
                 return Found()
             was.append(job)
-            self._unchanged(await self._raw(p.id), p.digest)
+            raw = await self._raw(p.id)
+            self._unchanged(raw, p.digest)
+            call.target(Target(f"job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"]))
             return None
 
         async def act() -> None:

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from agentd.answers import grant
+from agentd.answers import grant, one_line
 from agentd.errors import GuestLocked, NotFound, ProxmoxUnavailable, Rejected
+from agentd.messages import Target
+from agentd_proxmox import look
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
@@ -26,6 +28,24 @@ def named(at: Place, name: str) -> None:
     """Refuse a guest that is not called as the caller thinks: ids are given to other guests in time."""
     if at.name != name:
         raise Rejected(f"{at.title} is not called {name!r}: nothing was done; look which guest is meant")
+
+
+async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
+    """Return the guest as what a call is about to change, as it is now; `loses` says what goes with it."""
+    config, status = await asyncio.gather(inventory.config(at), inventory.status(at))
+    pools = [f"pool/{at.pool}"] if at.pool else []
+    return Target(
+        name=f"guest/{at.vmid}",
+        title=f"{at.title}, {one_line(status.get('status') or 'unknown')}",
+        state={
+            "name": at.name,
+            "node": at.node,
+            "status": one_line(status.get("status") or "unknown"),
+            "configuration": str(config.get("digest") or "")[:16],
+        },
+        labels=[f"guest/{at.name}", *(f"tag/{each}" for each in look.split_tags(config.get("tags"))), *pools],
+        loses=list(loses),
+    )
 
 
 def keyed(call: Call, tool: str) -> str:

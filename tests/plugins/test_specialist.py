@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from agentd.errors import Rejected
-from agentd.messages import Tier, plain
+from agentd.messages import Target, Tier, plain
 from agentd.role import Health, Role
 from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
 from agentd_proxmox import agentd_tools as proxmox_tools
@@ -58,6 +58,9 @@ class Direct:
 
     def progress(self, text: str) -> None:
         """Need no progress."""
+
+    def target(self, target: Target) -> None:
+        """Need no approval."""
 
     async def once(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
