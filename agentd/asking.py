@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CALL: Final = "tool_call"
 """The workflow that is one call of a tool."""
+UNDO: Final = "undo"
+"""The workflow that takes back what calls have done."""
 LOOKED: Final = 10.0
 """Seconds within which an agent has looked at what a plan would change."""
 POLL: Final = 2.0
@@ -45,15 +47,20 @@ async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:
     return None if stored is None else stored.decode(Workflow)
 
 
-async def plan(  # noqa: PLR0913 - who wants what done, and how long it is waited for
-    bus: Bus, principal: str, tool: str, parameters: dict[str, Any], *, wait: float = LOOKED, workflow_id: str = ""
-) -> Workflow:
-    """Ask for a call that somebody else has to approve; return how it stands once it waits for that, or is over.
+async def plan(bus: Bus, principal: str, tool: str, parameters: dict[str, Any], *, workflow_id: str = "") -> Workflow:
+    """Ask for a call that somebody else has to approve; as `begin` does."""
+    workflow_id = workflow_id or new_id(f"{CALL}-{tool}")
+    request = WorkflowRequest(CALL, workflow_id, {"tool": tool, "parameters": parameters})
+    return await begin(bus, principal, request)
+
+
+async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: float = LOOKED) -> Workflow:
+    """Submit a request; return how its workflow stands once it waits for an approval, or is over.
 
     Raises TemporaryError if it does neither within `wait` seconds: it goes on without us.
     """
-    workflow_id = workflow_id or new_id(f"{CALL}-{tool}")
-    await submit(bus, principal, WorkflowRequest(CALL, workflow_id, {"tool": tool, "parameters": parameters}))
+    await submit(bus, principal, request)
+    workflow_id = request.workflow_id
     changed = asyncio.Event()
 
     async def on_change(_: Received) -> None:
@@ -69,7 +76,7 @@ async def plan(  # noqa: PLR0913 - who wants what done, and how long it is waite
                 return state
             left = min(POLL, until - time.monotonic())
             if left <= 0:
-                message = f"{workflow_id} is asked for and not looked at yet; it goes on: agentd watch {workflow_id}"
+                message = f"{workflow_id} is not over after {wait:g} s; it goes on: agentd watch {workflow_id}"
                 raise TemporaryError(message)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):

@@ -17,7 +17,7 @@ import msgspec
 from agentd import effects, subjects
 from agentd.crash import crash_point
 from agentd.errors import BusUnavailable, PermanentError, TemporaryError, UnknownOutcome, from_code
-from agentd.messages import Consent, Preview, Target, Tier, ToolCall, ToolReply
+from agentd.messages import Consent, Inverse, Preview, Target, Tier, ToolCall, ToolReply
 from agentd.tools import Found, Repeat, Tool
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Performance:
     consent: Consent | None = None
     targets: list[Target] = field(default_factory=list)
     guard: Callable[[], Awaitable[None]] | None = None
+    undo: Inverse | None = None
 
     @property
     def begun(self) -> datetime | None:
@@ -94,6 +95,10 @@ class Performance:
         """Keep what is going to be changed, as it was seen last."""
         self.targets[:] = [*(each for each in self.targets if each.name != target.name), target]
 
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Keep how the act is taken back: with its effect record, before it."""
+        self.undo = Inverse(tool, parameters)
+
     async def once(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
@@ -119,8 +124,10 @@ class Performance:
             return await self._act(claim, act)
 
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
-        if not claim.fresh or self.tool.repeat is Repeat.UNSAFE:
-            await claim.write(acting=True)
+        undo = claim.record.undo or self.undo  # who takes over may find the world changed by us already
+        acting = not claim.fresh or self.tool.repeat is Repeat.UNSAFE
+        if acting or undo != claim.record.undo:
+            await claim.write(acting=acting or claim.record.acting, undo=undo)
         try:
             upid = await act() or ""
         except UnknownOutcome:

@@ -42,6 +42,7 @@ WORKFLOWS = [
 ELSEWHERE = {
     "dead": "agentd.cli_dead",
     "export": "agentd.cli_export",
+    "undo": "agentd.cli_undo",
     **dict.fromkeys(WORKFLOWS, "agentd.cli_workflows"),
 }
 """Commands that have a file of their own, which is loaded when one of them is asked for."""

@@ -257,7 +257,7 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
 class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """Answer a ToolCall; status `running` means: still at it, call again with the same key.
 
-    With `looked` the result is a Preview: nothing was done.
+    With `looked` the result is a Preview: nothing was done.  `undo` is the key by which `agentd undo` takes it back.
     """
 
     status: str
@@ -266,12 +266,21 @@ class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
     warnings: list[str] = []
     progress: str = ""
     looked: bool = False
+    undo: str = ""
+
+
+class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Name the call that makes things as they were before an act."""
+
+    tool: str
+    parameters: dict[str, Any] = {}
 
 
 class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Write down what an agent is about to do, is doing and did to the world; `epoch` is the fence.
 
     stop  whoever is at it is to end it
+    undo  what makes it as it was before, written down before the act
     """
 
     key: str
@@ -288,6 +297,7 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     result: Any = None
     error: TaskError | None = None
     warnings: list[str] = []
+    undo: Inverse | None = None
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):

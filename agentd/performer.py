@@ -169,7 +169,7 @@ class Performer:
         )
         await line(phase="after", outcome=reply.status, upid=claim.record.upid)
         crash_point("after-done")
-        return reply
+        return msgspec.structs.replace(reply, undo=key if claim.record.undo is not None else "")
 
     async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
         """End the Proxmox task of a tool that was stopped, and say what is known of it."""
@@ -209,6 +209,7 @@ class Performer:
         """Run the tool once; raises TemporaryError and Fenced alone."""
         tool = performance.tool
         performance.targets.clear()
+        performance.undo = None
         scope = asyncio.timeout(max(0.0, performance.left()))
         try:
             async with scope:

@@ -19,6 +19,7 @@ from agentd.workflows import TaskStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentd.messages import EffectRecord
     from agentd.workflows import Workflow
 
 SYMBOLS = {
@@ -209,6 +210,8 @@ def _reply(reply: Any) -> None:  # noqa: ANN401
     console.print(escape(json.dumps(plain(reply.result), indent=2, ensure_ascii=False)))
     for warning in reply.warnings:
         console.print(f"[yellow]{escape(warning)}[/]")
+    if reply.undo:
+        console.print(f"[dim]taken back by: agentd undo {reply.undo}[/]")
 
 
 def _looked(reply: Any) -> None:  # noqa: ANN401
@@ -223,6 +226,11 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
         console.print(f"{preview.tool} would act; it does not say on what")
     for warning in reply.warnings:
         console.print(f"[yellow]{escape(warning)}[/]")
+
+
+def _undoable(found: list[EffectRecord]) -> None:
+    rows = [[each.key, each.tool, each.undo.tool, escape(_json(each.undo.parameters))] for each in found if each.undo]
+    _rows(["EFFECT", "DID", "TAKEN BACK BY", "WITH"], rows, "nothing can be taken back")
 
 
 def _asked(state: Workflow) -> None:
@@ -298,6 +306,7 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "reply": _reply,
     "looked": _looked,
     "asked": _asked,
+    "undoable": _undoable,
     "findings": _findings,
     "plugins": _plugins,
     "lines": _lines,

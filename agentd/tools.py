@@ -96,6 +96,10 @@ class Call(Protocol):
         """
         ...
 
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Say in `look`, which has found that there is something to do, by which call it is made as it was before."""
+        ...
+
     async def once(
         self,
         look: Callable[[], Awaitable[Found | None]],

@@ -34,6 +34,7 @@ class MemoryCall:
         """Start the deadline."""
         self.key = key
         self.principal = "tester"
+        self.undo: tuple[str, dict[str, Any]] | None = None
         self.tool: Tool | None = None
         self.tier = Tier.DESTROY
         self.until = time.monotonic() + seconds
@@ -56,6 +57,10 @@ class MemoryCall:
     def progress(self, text: str) -> None:
         """Keep what is being done."""
         self.said.append(text)
+
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Keep how it is taken back."""
+        self.undo = (tool, parameters)
 
     def target(self, target: Target) -> None:
         """Keep what is going to be changed."""

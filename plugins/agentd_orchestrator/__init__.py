@@ -38,7 +38,7 @@ def agentd_workflows(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition
     from agentd_orchestrator import single
     from agentd_orchestrator.catalogue import definitions
 
-    return [*definitions(), single.definition(tools)]
+    return [*definitions(), *single.definitions(tools)]
 
 
 @hookimpl

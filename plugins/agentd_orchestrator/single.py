@@ -1,6 +1,6 @@
-"""The workflow `tool_call`: one call of any tool, as durable as a workflow.
+"""Workflows that are calls of tools: `tool_call` is one, `undo` are those that take acts back, one after the other.
 
-It is how a tool that destroys or executes is called: the planner puts a look and an approval before it.
+They are how a tool that destroys or executes is called: the planner puts a look and an approval before it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from agentd.asking import CALL, UNDO
 from agentd.errors import Rejected
 from agentd.workflows import Definition, TaskSpec
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from agentd.tools import Tool
 
-NAME: Final = "tool_call"
 DEADLINE: Final = 3600.0
 """Seconds that a call may take unless it says so: a restore or a migration of a large guest takes long."""
 
@@ -31,18 +31,37 @@ class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     deadline: float = DEADLINE
 
 
-def definition(tools: Callable[[], Mapping[str, Tool]]) -> Definition:
-    """Return the workflow; `tools` is asked once which there are, when one is called."""
-    known_tools = functools.cache(tools)
+class UndoWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is taken back, and by which calls, in this order; the first that fails ends it."""
 
-    def plan(wish: ToolCallWish) -> list[TaskSpec]:
-        known = known_tools()
-        if wish.tool not in known:
+    of: str
+    calls: list[ToolCallWish]
+
+
+def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
+    """Return both; `tools` is asked once which there are, when one is called."""
+    known = functools.cache(tools)
+
+    def task(name: str, wish: ToolCallWish, *after: str) -> TaskSpec:
+        found = known().get(wish.tool)
+        if found is None:
             message = f"tool: there is no tool {wish.tool!r}; `agentd tools` lists those there are"
             raise Rejected(message)
-        found = known[wish.tool]
         found.parse(wish.parameters)
-        return [TaskSpec("call", wish.tool, found.service, found.tier, wish.parameters, deadline=wish.deadline)]
+        return TaskSpec(
+            name, wish.tool, found.service, found.tier, wish.parameters, after=list(after), deadline=wish.deadline
+        )
+
+    def one(wish: ToolCallWish) -> list[TaskSpec]:
+        return [task("call", wish)]
+
+    def back(wish: UndoWish) -> list[TaskSpec]:
+        names = [f"call{number}" for number in range(len(wish.calls))]
+        return [task(names[number], each, *names[:number][-1:]) for number, each in enumerate(wish.calls)]
 
     text = "Call one tool; what destroys or executes has to be approved first."
-    return Definition(NAME, text, ToolCallWish, plan, prepare=known_tools)
+    undo = "Take back what was done, as `agentd undo` has found it."
+    return [
+        Definition(CALL, text, ToolCallWish, one, prepare=known),
+        Definition(UNDO, undo, UndoWish, back, prepare=known),
+    ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.answers import Upid, grant, one_line
 from agentd.errors import Denied, GuestLocked, NotFound, Rejected
+from agentd.messages import Target
 from agentd_proxmox import look
 from agentd_proxmox.fields import Guest, GuestLine
 
@@ -50,6 +51,11 @@ class Place:
         """What a person calls it."""
         noun = "VM" if self.kind == "qemu" else "container"
         return f"{noun} {self.vmid}" + (f" '{self.name}'" if self.name else "") + f" on {self.node}"
+
+    def target(self) -> Target:
+        """Return it as what a call is about to change, with the names that may protect it."""
+        tags, pools = [f"tag/{each}" for each in self.tags], [f"pool/{self.pool}"] if self.pool else []
+        return Target(f"guest/{self.vmid}", self.title, labels=[f"guest/{self.name}", *tags, *pools])
 
     def line(self) -> GuestLine:
         """Return it for a list."""

@@ -192,6 +192,7 @@ class Jobs:
         async def seen() -> Found | None:
             job = await self._one(name)
             if job is None:
+                call.inverse("delete_backup_job", {"id": name})
                 return None
             if not _is(job, wanted):
                 raise Rejected(f"there is a backup job {name} with other settings: choose another id, or update it")

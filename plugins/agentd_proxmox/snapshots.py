@@ -180,6 +180,7 @@ class Snapshots:
             raise Rejected(f"{at.title} has no memory that a snapshot could keep: leave `vmstate` out")
         if at.template:
             raise Rejected(f"{at.title} is a template: it has no snapshots")
+        call.target(at.target())
         name = p.name or targets.keyed(call, "create_snapshot")
         if name.lower() in {CURRENT, "pending", "vzdump"}:
             raise Rejected(f"create_snapshot: Proxmox keeps the name {name!r} for itself; choose another one")
@@ -322,6 +323,8 @@ class Snapshots:
             await targets.pause(call, f"a snapshot of {at.title} is being made ({ours[0].text}): is it ours?")
         await self.inventory.unlocked(call, at)
         entry = next((each for each in await self._entries(at) if each.get("name") == name), None)
+        if entry is None:
+            call.inverse("delete_snapshot", {"vmid": at.vmid, "guest": at.name, "name": name})
         return None if entry is None else self._ours(call, at, entry, [])
 
     @staticmethod

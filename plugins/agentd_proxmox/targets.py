@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agentd.answers import grant, one_line
@@ -33,7 +34,7 @@ def named(at: Place, name: str) -> None:
 async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
     """Return the guest as what a call is about to change, as it is now; `loses` says what goes with it."""
     config, status = await asyncio.gather(inventory.config(at), inventory.status(at))
-    pools = [f"pool/{at.pool}"] if at.pool else []
+    at = replace(at, tags=tuple(look.split_tags(config.get("tags"))))
     return Target(
         name=f"guest/{at.vmid}",
         title=f"{at.title}, {one_line(status.get('status') or 'unknown')}",
@@ -43,7 +44,7 @@ async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
             "status": one_line(status.get("status") or "unknown"),
             "configuration": str(config.get("digest") or "")[:16],
         },
-        labels=[f"guest/{at.name}", *(f"tag/{each}" for each in look.split_tags(config.get("tags"))), *pools],
+        labels=at.target().labels,
         loses=list(loses),
     )
 

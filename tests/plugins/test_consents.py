@@ -198,13 +198,13 @@ def planner(**more: Any) -> Planner:
     """Return a planner that knows the workflow `tool_call` with the tool `wipe`."""
     from core.probe import Probe
 
-    known = {single.NAME: single.definition(Probe().tools)}
+    known = {each.name: each for each in single.definitions(Probe().tools)}
     return Planner(known, Policy(**({"principals": {"alice": Tier.DESTROY}} | more)))
 
 
 def call(tool: str, **parameters: Any) -> WorkflowRequest:
     """Return a request for one call."""
-    return WorkflowRequest(single.NAME, "w", {"tool": tool, "parameters": parameters})
+    return WorkflowRequest("tool_call", "w", {"tool": tool, "parameters": parameters})
 
 
 def test_one_call_of_a_tool() -> None:

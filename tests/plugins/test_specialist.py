@@ -44,6 +44,7 @@ class Direct:
         self.others = others
         self.key = key
         self.principal = "tester"
+        self.undo: tuple[str, dict[str, Any]] | None = None
         self.tier = Tier.OPERATE
         self.steps: list[str] = []
         self.warnings: list[str] = []
@@ -58,6 +59,10 @@ class Direct:
 
     def progress(self, text: str) -> None:
         """Need no progress."""
+
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Keep how it is taken back."""
+        self.undo = (tool, parameters)
 
     def target(self, target: Target) -> None:
         """Need no approval."""
