@@ -191,6 +191,17 @@ def test_what_was_had_is_not_looked_at_again() -> None:
     }
 
 
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
+def test_who_may_not_do_it_may_not_steer_it(action: str) -> None:
+    """Somebody else's workflow is cancelled, paused and resumed by who may do all that it does; one's own always."""
+    state = asked()
+    with pytest.raises(Denied) as caught:
+        wf.fold(state, [signal(action, "bob", Tier.OPERATE)], LATER)
+
+    assert str(caught.value) == f"bob may operate; to {action} w of alice needs destroy"
+    assert step(state, signal("cancel", "alice", Tier.READ)).over
+
+
 # -- the planner ------------------------------------------------------------------------------------------------------
 
 
