@@ -204,5 +204,5 @@ async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and 
             )
             raise TemporaryError(message)
     if reply.error is not None:
-        raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry)
+        raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry, log=reply.error.log)
     return reply

@@ -32,7 +32,10 @@ Anything that is not an `AgentdError` is a bug.  The exit code is on the class.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class AgentdError(Exception):
@@ -219,8 +222,10 @@ class Stopped(PermanentError):
     code = "cancelled"
 
 
-def from_code(code: str, message: str, *, retry: bool = False) -> AgentdError:
+def from_code(code: str, message: str, *, retry: bool = False, log: Sequence[str] = ()) -> AgentdError:
     """Return the error that another agent reported by `code`; an unknown one is temporary or permanent."""
+    if code == TaskFailed.code:
+        return TaskFailed(message, log=tuple(log))
     if code in _BY_CODE:
         return _BY_CODE[code](message)
     return TemporaryError(message) if retry else PermanentError(message)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentd import asking
-from agentd.errors import from_code
+from agentd.errors import Rejected, from_code
 from agentd.messages import Outcome, Preview, TaskError, Tier, ToolReply, digest
 from agentd.tools import Repeat, Tool
 from agentd.workflows import DONE, Status, Workflow
@@ -78,10 +78,10 @@ def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
     async def run(call: Call, p: Wish) -> Preview:
         if p.tool not in tools or tools[p.tool].tier is Tier.READ:
             message = f"tool: {p.tool!r} is no tool that changes anything"
-            raise from_code("rejected", message)
+            raise Rejected(message)
         reply = await context.worker.perform_here(tools[p.tool], p.arguments, principal=call.principal, dry_run=True)
         if reply.error is not None:
-            raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry)
+            raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry, log=reply.error.log)
         for warning in reply.warnings:
             call.warn(warning)
         return msgspec.convert(reply.result, Preview)

@@ -21,6 +21,7 @@ from agentd.answers import Upid, one_line
 from agentd.errors import NotFound, Rejected, UnknownOutcome
 from agentd.messages import Target, Tier
 from agentd.policy import CONSENTED
+from agentd.sections import is_secret
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import checks, pages, schema, targets
 from agentd_proxmox.tiers import tier_of
@@ -197,6 +198,7 @@ class Api:
         needed, why = tier_of(endpoint, rest)
         if needed is not granted:
             raise Rejected(f"{endpoint.key} is of tier {needed}, since {why}: {TOOLS[needed]} is the tool for it")
+        _no_secrets(endpoint, rest)
         sent, faults = checks.check(endpoint, rest)
         if faults:
             raise Rejected(f"{endpoint.key}: {'; '.join(faults)}")
@@ -270,6 +272,13 @@ class Api:
         return upid if fits and upid.user == self.proxmox.user else None
 
 
+SECRETIVE = {
+    "POST /access/users/{userid}/token/{tokenid}",
+    "PUT /access/users/{userid}/token/{tokenid}",
+    "POST /access/ticket",
+    "POST /access/tfa/{userid}",
+}
+"""Methods whose answer holds a secret; PUT of a token may make a new one."""
 LABELS = {"poolid": "pool", "userid": "user", "groupid": "group", "roleid": "role", "tokenid": "token"}
 """How protection calls what a variable of a path names."""
 WORKERS = {
@@ -297,6 +306,16 @@ WORKERS = {
     "DELETE /nodes/{node}/lxc/{vmid}": "vzdestroy",
 }
 """The type of the task that a method starts, whose id is the guest: by these a lost answer is settled."""
+
+
+def _no_secrets(endpoint: schema.Endpoint, parameters: dict[str, Any]) -> None:
+    """Raise Rejected for a call that takes a secret or answers one: calls and results are kept for days."""
+    given = next((name for name in parameters if is_secret(name)), None)
+    if given is not None or endpoint.key in SECRETIVE:
+        what = f"parameter {given!r} is" if given is not None else "its answer holds"
+        raise Rejected(
+            f"{endpoint.key}: {what} a secret, and what agentd is told and answers is kept; use pveum or the page"
+        )
 
 
 def fill(endpoint: schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:

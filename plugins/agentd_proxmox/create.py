@@ -203,6 +203,7 @@ class Creation:
             at, config = await self._seat(p)
             seat = look.judge(config, call.key)
             if seat is Seat.FREE:
+                call.inverse("delete_guest", {"vmid": p.vmid, "name": p.name})
                 return None
             if seat is Seat.STRANGER:
                 raise VmidTaken(f"the VMID is taken: {at.title} is not ours")

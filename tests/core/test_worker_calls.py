@@ -11,12 +11,12 @@ import pytest
 
 from agentd import calls, subjects, worker
 from agentd.calls import call_tool
-from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError
+from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError, TaskFailed
 from agentd.journal import HELD, Journal
 from agentd.messages import Outcome, Tier, ToolCall, ToolReply
 from agentd.provision import provision
 from core.jetstream import Lines, all_acked, connected, make_consumer
-from core.probe import SERVICE, Done, Probe, a_worker, assign, audit, completion, record, serving
+from core.probe import SERVICE, Done, Probe, a_worker, assign, audit, completion, raising, record, serving
 from core.working import Slow, put, working
 from harness import NatsServer, eventually
 
@@ -37,6 +37,16 @@ async def _call(bus: Bus, tool: str = "marked", *, seconds: float = 15.0, text: 
 
 async def _ask(bus: Bus, tool: str, call: ToolCall) -> ToolReply:
     return await bus.request(subjects.tool_call(SERVICE, tool), call, ToolReply, wait=5)
+
+
+async def test_the_log_of_a_failed_task_reaches_who_called(bus: Bus, probe: Probe) -> None:
+    """What Proxmox wrote into the task's log is what says why."""
+    probe.on_act = raising(TaskFailed("it failed", log=("no space left", "TASK ERROR")))
+    async with serving(a_worker(bus, probe)):
+        with pytest.raises(TaskFailed, match="it failed") as caught:
+            await _call(bus)
+
+    assert caught.value.log == ("no space left", "TASK ERROR")
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------

@@ -66,6 +66,30 @@ class TestSchema:
             assert len(await Schemas(proxmox, folder).catalogue()) == 680
         await proxmox.close()
 
+    @pytest.mark.parametrize(
+        ("tool", "method", "path", "parameters", "what"),
+        [
+            ("api_destroy", "POST", "/access/users/eve@pve/token/t1", {}, "its answer holds a secret"),
+            (
+                "api_destroy",
+                "PUT",
+                "/access/password",
+                {"userid": "eve@pve", "password": "x1y2z3"},
+                "'password' is a secret",
+            ),
+            ("api_call", "PUT", "/nodes/pve1/qemu/101/config", {"cipassword": "x1y2z3"}, "'cipassword' is a secret"),
+        ],
+    )
+    async def test_secrets_do_not_pass(
+        self, lab: FakePve, tools: Bench, tool: str, method: str, path: str, parameters: dict[str, Any], what: str
+    ) -> None:
+        """A call that takes or answers a secret is refused: both would lie in NATS for days."""
+        with pytest.raises(errors.Rejected, match=what) as caught:
+            await tools(tool, method=method, path=path, parameters=parameters)
+
+        assert "x1y2z3" not in str(caught.value)
+        assert [each for each in lab.log() if each["method"] != "GET"] == []
+
     async def test_token_stays(self, lab: FakePve) -> None:
         """What does not lie there is an error, not a schema."""
         proxmox = connect(lab)
