@@ -29,6 +29,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     if toolbox.proxmox is None:
         return []
     from agentd.tools import collect
+    from agentd_proxmox.access import Access
     from agentd_proxmox.api import Api
     from agentd_proxmox.backups import Backups
     from agentd_proxmox.cluster import Cluster
@@ -44,11 +45,14 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.settings import ToolSettings
     from agentd_proxmox.snapshots import Snapshots
     from agentd_proxmox.storage import Storage
+    from agentd_proxmox.tokens import ApiTokens
+    from agentd_proxmox.users import Users
 
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
-    areas = (Creation, Guests, Power, Cluster, Snapshots, Storage, Backups, Restore, Pruning, Jobs, Removal)
+    guests = (Creation, Guests, Power, Removal, Snapshots)
+    areas = (*guests, Cluster, Storage, Backups, Restore, Pruning, Jobs, Users, ApiTokens, Access)
     owners = [*(area(inventory) for area in areas), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
 from agentd.role import Settings
@@ -14,3 +16,5 @@ class ToolSettings(Settings):
     """Seconds for which a tool waits for a guest's lock (a backup, a clone) before it says so."""
     ha_wait: float = Field(default=60.0, ge=0)
     """Seconds for which a tool waits until Proxmox' HA manager has done what it accepted."""
+    secrets_dir: Path | None = None
+    """Where create_token writes a new secret, readable by the agent alone; not set: no token is made."""

@@ -61,6 +61,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         self.token_info: dict[str, dict[str, Any]] = {}
         self.roles: dict[str, frozenset[str]] = dict(BUILT_IN)
         self.entries: list[dict[str, Any]] = []
+        self.groups: dict[str, dict[str, Any]] = {}
 
     def _routes_sim_access(self) -> Routes:
         user, token = "/access/users/{userid}", "/access/users/{userid}/token/{tokenid}"
@@ -74,7 +75,13 @@ class Access(FakePve):  # type: ignore[misc] # untyped
             ("DELETE", "/access/roles/{roleid}", self._role_delete),
             ("GET", "/access/users", self._user_list),
             ("POST", "/access/users", self._user_create),
+            ("GET", user, self._user_show),
+            ("PUT", user, self._user_change),
             ("DELETE", user, self._user_delete),
+            ("GET", "/access/groups", self._group_list),
+            ("POST", "/access/groups", self._group_create),
+            ("DELETE", "/access/groups/{groupid}", self._group_delete),
+            ("GET", "/access/domains", self._domain_list),
             ("GET", user + "/token", self._token_list),
             ("GET", token, self._token_show),
             ("POST", token, self._token_create),
@@ -92,7 +99,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
     def permit(self, who: str, path: str, role: str, *, propagate: bool = True) -> None:
         """Add an entry to the access list."""
         entry = {"path": path, "ugid": who, "roleid": role, "propagate": int(propagate)}
-        entry["type"] = "token" if "!" in who else "user"
+        entry["type"] = "token" if "!" in who else "user" if "@" in who else "group"
         if entry not in self.entries:
             self.entries.append(entry)
 
@@ -100,9 +107,10 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         """Add up the roles on the path; real PVE: an entry on a deeper path replaces those above it."""
         held: frozenset[str] = frozenset()
         for level in ancestors(path):
+            names = {who, *self.accounts.get(who, {}).get("groups", [])}
             here = [
                 e for e in self.entries
-                if e["ugid"] == who and e["path"] == level and (e["propagate"] or level == path)
+                if e["ugid"] in names and e["path"] == level and (e["propagate"] or level == path)
             ]  # fmt: skip
             if here:
                 roles = [self.roles.get(e["roleid"], frozenset()) for e in here]
@@ -159,11 +167,11 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         for role in split_list(v["roles"]):
             if role not in self.roles:
                 raise die(f"role '{role}' does not exist")
-            for who in split_list(v.get("users")) + split_list(v.get("tokens")):
+            for who in split_list(v.get("users")) + split_list(v.get("tokens")) + split_list(v.get("groups")):
                 if v.get("delete"):
                     found = (v["path"], who, role)
                     self.entries = [e for e in self.entries if (e["path"], e["ugid"], e["roleid"]) != found]
-                elif who not in self.accounts and who not in self.apitokens:
+                elif who not in self.accounts and who not in self.apitokens and who not in self.groups:
                     raise die(f"user '{who}' does not exist" if "!" not in who else f"no such token '{who}'")
                 else:
                     self.permit(who, v["path"], role, propagate=bool(v.get("propagate", 1)))
@@ -230,8 +238,58 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         for userid, info in sorted(self.accounts.items()):
             if all_users or userid == user:
                 item = {"userid": userid, "realm-type": userid.rpartition("@")[2], **info}
-                items.append(item | {"tokens": self._tokens_of(userid), "groups": ""} if v.get("full") else item)
+                groups = ",".join(item.pop("groups", []))
+                items.append(item | {"tokens": self._tokens_of(userid), "groups": groups} if v.get("full") else item)
         return items
+
+    async def _user_show(self, v: Values, _user: str) -> dict[str, Any]:
+        """Answer one user; real PVE: groups are a list here and a text in the full list, tokens go by their names."""
+        userid = self._account(v)
+        tokens = {each.pop("tokenid"): each for each in self._tokens_of(userid)}
+        return {"groups": [], **self.accounts[userid], "tokens": tokens}
+
+    async def _user_change(self, v: Values, _user: str) -> None:
+        self.need_access_quorum()
+        account = self.accounts[self._account(v)]
+        account |= {key: v[key] for key in ("comment", "email", "enable", "expire") if key in v}
+        if "groups" in v:
+            wanted = split_list(v["groups"])
+            unknown = [each for each in wanted if each not in self.groups]
+            if unknown:
+                raise die(f"update user failed: no such group '{unknown[0]}'")
+            account["groups"] = sorted({*wanted, *(account.get("groups", []) if v.get("append") else ())})
+
+    # --------------------------------------------------------------- groups, realms
+
+    async def _group_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
+        members = {
+            name: [u for u, info in self.accounts.items() if name in info.get("groups", [])] for name in self.groups
+        }
+        return [
+            {"groupid": name, "users": ",".join(sorted(members[name])), **self.groups[name]} for name in self.groups
+        ]
+
+    async def _group_create(self, v: Values, _user: str) -> None:
+        self.need_access_quorum()
+        if v["groupid"] in self.groups:
+            raise die(f"create group failed: group '{v['groupid']}' already exists")
+        self.groups[v["groupid"]] = {"comment": v["comment"]} if v.get("comment") else {}
+
+    async def _group_delete(self, v: Values, _user: str) -> None:
+        self.need_access_quorum()
+        if v["groupid"] not in self.groups:
+            raise die(f"delete group failed: no such group '{v['groupid']}'")
+        del self.groups[v["groupid"]]
+        for info in self.accounts.values():
+            info["groups"] = [each for each in info.get("groups", []) if each != v["groupid"]]
+        self.entries = [e for e in self.entries if e["ugid"] != v["groupid"]]
+
+    async def _domain_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
+        """Answer the two realms that every cluster has."""
+        return [
+            {"realm": "pam", "type": "pam", "comment": "Linux PAM standard authentication"},
+            {"realm": "pve", "type": "pve", "comment": "Proxmox VE authentication server"},
+        ]
 
     async def _user_create(self, v: Values, _user: str) -> None:
         self.need_access_quorum()

@@ -1,0 +1,318 @@
+"""Roles, permissions and realms: who may do what.
+
+Every change here can hand power out or shut somebody out, so it is of tier `destroy`; only a new role is not, for it
+gives nothing to anybody until it is granted.  What Proxmox itself brings (`special` roles) is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from agentd.answers import one_line
+from agentd.errors import NotFound, Rejected
+from agentd.messages import Target, Tier
+from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import fields
+from agentd_proxmox.users import Removed
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+
+    Entry = dict[str, Any]
+
+RoleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-_]{1,64}$", description="name of a role")]
+Privilege = Annotated[str, Meta(pattern=r"^[A-Za-z]+(\.[A-Za-z]+)+$", description="for example VM.Audit")]
+AclPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/@:-]*$", max_length=256, description="/, /vms/100, /pool/web")]
+Whom = Annotated[str, Meta(min_length=1, max_length=160, description="name@realm, name@realm!token, or @group")]
+
+
+class Role(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A role; `special` ones come with Proxmox."""
+
+    id: str
+    privileges: list[str]
+    special: bool = False
+
+
+class Roles(msgspec.Struct, frozen=True):
+    """The roles that there are."""
+
+    roles: list[Role]
+
+
+class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the access control list; `who` is a user, a token, or @group."""
+
+    path: str
+    who: str
+    role: str
+    propagate: bool = True
+
+
+class Grants(msgspec.Struct, frozen=True):
+    """How many lines match, and the first of them."""
+
+    total: int
+    grants: list[Grant]
+
+
+class Realm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where users come from: pam, pve, ldap, ad or openid."""
+
+    id: str
+    type: str
+    comment: str = ""
+    default: bool = False
+    second_factor: str = ""
+
+
+class Realms(msgspec.Struct, frozen=True):
+    """The realms that there are."""
+
+    realms: list[Realm]
+
+
+class Permissions(msgspec.Struct, frozen=True):
+    """Privileges by path, of `who`."""
+
+    who: str
+    paths: dict[str, list[str]]
+
+
+class WhichGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which lines: beginning with a path, of somebody, with a role."""
+
+    path: str = ""
+    who: str = ""
+    role: str = ""
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+
+
+class NewRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to call it, and which privileges it has."""
+
+    id: RoleId
+    privileges: list[Privilege]
+
+
+class WhichRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which role."""
+
+    id: RoleId
+
+
+class GrantRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which role, to whom, on what; `propagate`: on all that lies below as well."""
+
+    role: RoleId
+    who: Whom
+    path: AclPath
+    propagate: bool = True
+
+
+class WhosePermissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose (left out: those of agentd's own token), and on which path alone."""
+
+    who: Whom | None = None
+    path: AclPath | None = None
+
+
+class Access:
+    """The tools for roles, permissions and realms."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep the connection."""
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_roles(self, call: Call, p: fields.NoParameters) -> Roles:  # noqa: ARG002 - every tool has a call
+        """List the roles with their privileges."""
+        return Roles(await self._roles())
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
+    async def create_role(self, call: Call, p: NewRole) -> Role:
+        """Make a role; it gives nothing to anybody until grant_role does."""
+        call.target(Target(f"role/{p.id}", f"role {p.id}"))
+
+        async def seen() -> Found | None:
+            now = await self._role(p.id)
+            if now is None:
+                call.inverse("delete_role", {"id": p.id})
+                return None
+            if now.privileges != sorted(set(p.privileges)):
+                raise Rejected(f"there is a role {p.id} already, with other privileges: change_role changes it")
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post("/access/roles", roleid=p.id, privs=",".join(sorted(set(p.privileges))))
+
+        await call.once(seen, act)
+        return await self._role(p.id) or Role(p.id, [])
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def change_role(self, call: Call, p: NewRole) -> Role:
+        """Give a role exactly these privileges; whoever has the role gains or loses them at once."""
+
+        async def seen() -> Found | None:
+            now = await self._changeable(p.id)
+            if now.privileges == sorted(set(p.privileges)):
+                return Found()
+            call.inverse("change_role", {"id": p.id, "privileges": now.privileges})
+            gained = sorted(set(p.privileges) - set(now.privileges))
+            lost = sorted(set(now.privileges) - set(p.privileges))
+            changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
+            call.target(_role_target(now, [*changes, *await self._held(p.id)]))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"/access/roles/{p.id}", privs=",".join(sorted(set(p.privileges))))
+
+        await call.once(seen, act)
+        return await self._changeable(p.id)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def delete_role(self, call: Call, p: WhichRole) -> Removed:
+        """Delete a role; whoever was granted it loses it."""
+
+        async def seen() -> Found | None:
+            if await self._role(p.id) is None:
+                return Found()
+            now = await self._changeable(p.id)
+            call.target(_role_target(now, await self._held(p.id)))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/access/roles/{p.id}")
+
+        await call.once(seen, act)
+        return Removed(p.id)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_grants(self, call: Call, p: WhichGrants) -> Grants:  # noqa: ARG002
+        """List who was granted which role on what; only paths on which our token may change rights are shown."""
+        found = [
+            each
+            for each in await self._grants()
+            if each.path.startswith(p.path) and p.who in {"", each.who} and p.role in {"", each.role}
+        ]
+        return Grants(len(found), found[: p.limit])
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def grant_role(self, call: Call, p: GrantRole) -> Grant:
+        """Grant a role to a user, a token or a group on a path; Proxmox lets nobody give more than it has."""
+        wanted = Grant(p.path, p.who, p.role, p.propagate)
+
+        async def seen() -> Found | None:
+            role = await self._role(p.role)
+            if role is None:
+                raise NotFound(f"there is no role {p.role!r}; there are {', '.join(e.id for e in await self._roles())}")
+            if wanted in await self._grants():
+                return Found()
+            call.inverse("revoke_role", {"role": p.role, "who": p.who, "path": p.path})
+            below = " and all below" if p.propagate else ""
+            loses = [
+                f"{p.who} gains {len(role.privileges)} privileges on {p.path}{below}: {', '.join(role.privileges)}"
+            ]
+            call.target(_grant_target(wanted, loses, there=False))
+            return None
+
+        await call.once(seen, lambda: self._put(p, delete=False))
+        return wanted
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def revoke_role(self, call: Call, p: GrantRole) -> Grant:
+        """Take a granted role away."""
+        if p.who in {self.proxmox.user, self.proxmox.user.partition("!")[0]}:
+            raise Rejected(f"{p.who} is who agentd itself is: it does not take its own rights away")
+        gone: list[Grant] = []
+
+        async def seen() -> Found | None:
+            now = [e for e in await self._grants() if (e.path, e.who, e.role) == (p.path, p.who, p.role)]
+            if not now:
+                return Found()
+            gone[:] = now
+            call.inverse("grant_role", {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate})
+            call.target(_grant_target(now[0], [f"{p.who} loses role {p.role} on {p.path}"], there=True))
+            return None
+
+        await call.once(seen, lambda: self._put(p, delete=True))
+        return gone[0] if gone else Grant(p.path, p.who, p.role, p.propagate)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_realms(self, call: Call, p: fields.NoParameters) -> Realms:  # noqa: ARG002
+        """List the realms that users come from."""
+        entries: list[Entry] = await self.proxmox.get("/access/domains") or []
+        realms = [
+            Realm(
+                one_line(each["realm"]),
+                one_line(each.get("type") or ""),
+                one_line(each.get("comment") or ""),
+                bool(int(each.get("default") or 0)),
+                one_line(each.get("tfa") or ""),
+            )
+            for each in entries
+        ]
+        return Realms(sorted(realms, key=lambda each: each.id))
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def permissions(self, call: Call, p: WhosePermissions) -> Permissions:  # noqa: ARG002
+        """Show what somebody may do, by path: inherited, granted and by groups, as Proxmox reckons it."""
+        data = await self.proxmox.get("/access/permissions", userid=p.who, path=p.path) or {}
+        paths = {
+            one_line(path): sorted(name for name, on in held.items() if on is not None) for path, held in data.items()
+        }
+        return Permissions(p.who or self.proxmox.user, dict(sorted(paths.items())))
+
+    # -- looking and changing -----------------------------------------------------------------------------------------
+
+    async def _roles(self) -> list[Role]:
+        entries: list[Entry] = await self.proxmox.get("/access/roles") or []
+        return sorted((_role(each) for each in entries), key=lambda each: each.id)
+
+    async def _role(self, name: str) -> Role | None:
+        return next((each for each in await self._roles() if each.id == name), None)
+
+    async def _changeable(self, name: str) -> Role:
+        role = await self._role(name)
+        if role is None:
+            raise NotFound(f"there is no role {name!r}")
+        if role.special:
+            raise Rejected(f"the role {name} comes with Proxmox and stays as it is: create_role makes one of your own")
+        return role
+
+    async def _grants(self) -> list[Grant]:
+        entries: list[Entry] = await self.proxmox.get("/access/acl") or []
+        return sorted(map(_grant, entries), key=lambda each: (each.path, each.who, each.role))
+
+    async def _held(self, role: str) -> list[str]:
+        return [f"{each.who} has it on {each.path}" for each in await self._grants() if each.role == role][:20]
+
+    async def _put(self, p: GrantRole, *, delete: bool) -> None:
+        kind = "groups" if p.who.startswith("@") else "tokens" if "!" in p.who else "users"
+        sent = {kind: p.who.removeprefix("@"), "propagate": p.propagate, "delete": delete or None}
+        await self.proxmox.put("/access/acl", path=p.path, roles=p.role, **sent)
+
+
+def _role(entry: Entry) -> Role:
+    privileges = [each for each in str(entry.get("privs") or "").split(",") if each]
+    return Role(one_line(entry["roleid"]), sorted(privileges), bool(int(entry.get("special") or 0)))
+
+
+def _grant(entry: Entry) -> Grant:
+    who = one_line(entry["ugid"])
+    who = f"@{who}" if entry.get("type") == "group" else who
+    return Grant(one_line(entry["path"]), who, one_line(entry["roleid"]), bool(int(entry.get("propagate", 1))))
+
+
+def _role_target(role: Role, loses: list[str]) -> Target:
+    return Target(f"role/{role.id}", f"role {role.id}", {"privileges": role.privileges}, loses=loses)
+
+
+def _grant_target(grant: Grant, loses: list[str], *, there: bool) -> Target:
+    kind = "group" if grant.who.startswith("@") else "token" if "!" in grant.who else "user"
+    labels = [f"role/{grant.role}", f"{kind}/{grant.who.removeprefix('@')}"]
+    state = {"there": there, "propagate": grant.propagate}
+    return Target(f"acl{grant.path}", f"{grant.role} for {grant.who} on {grant.path}", state, labels, loses)

@@ -1,0 +1,137 @@
+"""API tokens.
+
+Proxmox shows the secret of a token once.  It is written into a file of the agent's host, and nowhere else: results of
+calls are kept in NATS for days.  The token that agentd itself uses is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from agentd.answers import one_line
+from agentd.errors import Rejected
+from agentd.messages import Target, Tier
+from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox.users import Epoch, Removed, Text, UserId, WhichUser, granted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agentd_proxmox.inventory import Inventory
+
+    Entry = dict[str, Any]
+
+TokenName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9.\-_]{1,63}$", description="name of a token")]
+
+
+class Token(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An API token; with `separated` it has rights of its own, within its user's.  `secret_file` holds a new secret."""
+
+    id: str
+    separated: bool = True
+    expire: int = 0
+    comment: str = ""
+    secret_file: str = ""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """The tokens of a user."""
+
+    tokens: list[Token]
+
+
+class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose token, its name, until when it holds; `separated`: with rights of its own, none at first."""
+
+    user: UserId
+    name: TokenName
+    separated: bool = True
+    expire: Epoch = 0
+    comment: Text = ""
+
+
+class WhichToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which token of which user."""
+
+    user: UserId
+    name: TokenName
+
+
+class ApiTokens:
+    """The tools for API tokens."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep the connection."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_tokens(self, call: Call, p: WhichUser) -> Tokens:  # noqa: ARG002
+        """List the API tokens of a user; their secrets are shown to nobody."""
+        entries: list[Entry] = await self.proxmox.get(f"/access/users/{p.id}/token") or []
+        return Tokens(sorted((_token(p.id, str(e["tokenid"]), e) for e in entries), key=lambda each: each.id))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="user_management")
+    async def create_token(self, call: Call, p: NewToken) -> Token:
+        """Make an API token; its secret is written into a file of the agent's host, and the result says into which."""
+        folder = self.inventory.settings.secrets_dir
+        if folder is None:
+            raise Rejected("create_token: the secret needs a place: set [mcp-proxmox] secrets_dir")
+        file = folder / f"{p.user}!{p.name}"
+
+        async def seen() -> Found | None:
+            tokens = {each.id for each in (await self.list_tokens(call, WhichUser(p.user))).tokens}
+            if f"{p.user}!{p.name}" in tokens:
+                raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
+            kind = "with rights of its own" if p.separated else "with all rights of its user"
+            loses = [f"whoever reads {file} comes in {kind}"]
+            call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
+            return None
+
+        async def act() -> None:
+            sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
+            answer = await self.proxmox.post(f"/access/users/{p.user}/token/{p.name}", **sent)
+            await asyncio.to_thread(_keep, file, str(answer["value"]))
+
+        await call.once(seen, act)
+        return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def revoke_token(self, call: Call, p: WhichToken) -> Removed:
+        """Delete an API token: whoever uses it is shut out at once."""
+        if f"{p.user}!{p.name}" == self.proxmox.user:
+            raise Rejected(f"{self.proxmox.user} is the token that agentd itself uses: nothing was done")
+
+        async def seen() -> Found | None:
+            found = (await self.list_tokens(call, WhichUser(p.user))).tokens
+            now = next((each for each in found if each.id == f"{p.user}!{p.name}"), None)
+            if now is None:
+                return Found()
+            lost = await granted(self.proxmox, "token", now.id)
+            state = {"expire": now.expire, "separated": now.separated}
+            call.target(Target(f"token/{now.id}", f"token {now.id}", state, [f"user/{p.user}"], lost))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/access/users/{p.user}/token/{p.name}")
+
+        await call.once(seen, act)
+        return Removed(f"{p.user}!{p.name}")
+
+
+def _keep(file: Path, secret: str) -> None:
+    """Write a secret into a file that only this user may read."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
+        out.write(secret + "\n")
+
+
+def _token(user: str, name: str, entry: Entry) -> Token:
+    separated = bool(int(entry.get("privsep", 1)))
+    return Token(f"{user}!{name}", separated, int(entry.get("expire") or 0), one_line(entry.get("comment") or ""))
