@@ -143,5 +143,7 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     }
     pve.vms, pve.cts, pve.tasks, pve.tasklog = [], [], {}, []
     pve.pools, pve.pool_info, pve.quorate, pve.jobs = {}, {}, True, {}
+    pve.reset_ha()
+    pve.reset_replication()
     for guest in fresh["guests"]:
         add_guest(pve, guest)
