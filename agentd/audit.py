@@ -62,6 +62,7 @@ class AuditChain:
         arguments: dict[str, Any] | None = None,
         outcome: str = "",
         upid: str = "",
+        approved_by: str = "",
     ) -> AuditRecord:
         """Return the record that follows the head; once it is stored, it is the head of the next chain."""
         shown = redact(arguments or {})
@@ -79,6 +80,7 @@ class AuditChain:
             arguments=_capped(shown),
             outcome=outcome,
             upid=upid,
+            approved_by=approved_by,
         )
         return msgspec.structs.replace(record, hash=hash_of(record))
 

@@ -17,7 +17,7 @@ import msgspec
 from agentd import effects, subjects
 from agentd.crash import crash_point
 from agentd.errors import BusUnavailable, PermanentError, TemporaryError, UnknownOutcome, from_code
-from agentd.messages import Tier, ToolCall, ToolReply
+from agentd.messages import Consent, Inverse, Preview, Target, Tier, ToolCall, ToolReply
 from agentd.tools import Found, Repeat, Tool
 
 if TYPE_CHECKING:
@@ -36,9 +36,21 @@ Whoever has heard nothing for twice as long takes the other side for dead, and a
 """
 
 
+class Looked(Exception):
+    """A dry run has come to where it would act; `already`: there is nothing to do."""
+
+    def __init__(self, *, already: bool) -> None:
+        """Keep whether things are as wanted."""
+        super().__init__("a dry run ends here")
+        self.already = already
+
+
 @dataclass
 class Performance:
-    """One run of a tool: what the tool sees as its Call (tools.py says what each member means)."""
+    """One run of a tool: what the tool sees as its Call (tools.py says what each member means).
+
+    guard  asked right before the tool acts; raises when it may not
+    """
 
     bus: Bus
     metrics: Metrics
@@ -52,6 +64,11 @@ class Performance:
     warnings: list[str] = field(default_factory=list)
     now_doing: str = ""
     on_progress: Callable[[str], None] | None = None
+    dry_run: bool = False
+    consent: Consent | None = None
+    targets: list[Target] = field(default_factory=list)
+    guard: Callable[[], Awaitable[None]] | None = None
+    undo: Inverse | None = None
 
     @property
     def begun(self) -> datetime | None:
@@ -74,10 +91,20 @@ class Performance:
         if self.on_progress is not None:
             self.on_progress(text)
 
+    def target(self, target: Target) -> None:
+        """Keep what is going to be changed, as it was seen last."""
+        self.targets[:] = [*(each for each in self.targets if each.name != target.name), target]
+
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Keep how the act is taken back: with its effect record, before it."""
+        self.undo = Inverse(tool, parameters)
+
     async def once(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
         """Have an effect once: steps 2 and 3 of effects.py."""
+        if self.dry_run:
+            raise Looked(already=await look() is not None)
         claim = self.claim
         if claim is None:
             message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
@@ -91,12 +118,16 @@ class Performance:
             await claim.settle(upid=found.upid)
             return found
         self._may_act(claim)
+        if self.guard is not None:
+            await self.guard()
         with claim.unbroken():
             return await self._act(claim, act)
 
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
-        if not claim.fresh or self.tool.repeat is Repeat.UNSAFE:
-            await claim.write(acting=True)
+        undo = claim.record.undo or self.undo  # who takes over may find the world changed by us already
+        acting = not claim.fresh or self.tool.repeat is Repeat.UNSAFE
+        if acting or undo != claim.record.undo:
+            await claim.write(acting=acting or claim.record.acting, undo=undo)
         try:
             upid = await act() or ""
         except UnknownOutcome:
@@ -127,11 +158,16 @@ class Performance:
             tier=self.tier,
             attempt=self.attempt,
             deadline=None,
+            dry_run=self.dry_run,
         )
         with self.claim.unbroken() if self.claim else contextlib.nullcontext():  # a step is short, and is ended whole
             reply = await call_tool(self.bus, service, tool, call, seconds=self.left(), progress=self.progress)
         for warning in reply.warnings:
             self.warn(warning)
+        if reply.looked:
+            preview = msgspec.convert(reply.result, Preview)
+            self.targets += preview.targets
+            raise Looked(already=preview.already)
         return msgspec.convert(reply.result, result)
 
 

@@ -10,15 +10,19 @@ import gc
 import importlib
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from agentd import config as configuration
 from agentd import logs, plugins
-from agentd.errors import AgentdError
-from agentd.shell import App, parameters_of, passes, run_async
+from agentd.errors import AgentdError, NeedsPlan, TemporaryError
+from agentd.messages import ToolReply
+from agentd.shell import EXIT_CODES, App, parameters_of, passes, run_async
 from agentd.version import __version__
+
+if TYPE_CHECKING:
+    from agentd.workflows import Workflow
 
 COLLECTIONS = (20_000, 50, 50)
 """Python's gc.set_threshold for daemons; its default of 700 is for short scripts."""
@@ -38,6 +42,7 @@ WORKFLOWS = [
 ELSEWHERE = {
     "dead": "agentd.cli_dead",
     "export": "agentd.cli_export",
+    "undo": "agentd.cli_undo",
     **dict.fromkeys(WORKFLOWS, "agentd.cli_workflows"),
 }
 """Commands that have a file of their own, which is loaded when one of them is asked for."""
@@ -215,21 +220,35 @@ def tools(app: App) -> None:
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--key", default="", help="Repeating a call with its key is the same call: <word>.<word>[.<word>].")
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for the end.")
+@click.option("--dry-run", is_flag=True, help="Only look what would be changed.")
 @passes
-def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float) -> None:
-    """Call a tool: agentd call list_vms node=pve1."""
+def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, *, dry_run: bool) -> None:  # noqa: PLR0913
+    """Call a tool: agentd call list_vms node=pve1.
+
+    One that destroys or executes becomes a plan, which somebody else has to approve.
+    """
     from agentd import client
     from agentd.policy import Policy
+    from agentd.workflows import Status
 
-    async def work() -> object:
+    async def work() -> ToolReply | Workflow:
         async with app.bus() as (bus, config):
             tier = Policy.of(config.policy).tier_of(config.principal, plain=False)
             note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {text}", err=True))
-            return await client.call(
-                bus, config.principal, tier, tool, parameters_of(pairs), seconds=timeout, key=key, progress=note
-            )
+            given = parameters_of(pairs)
+            try:
+                return await client.call(
+                    bus, config.principal, tier, tool, given, seconds=timeout, key=key, dry_run=dry_run, progress=note
+                )
+            except NeedsPlan:
+                return await client.plan(bus, config.principal, tool, given)
 
-    app.show(run_async(work()), "reply")
+    found = run_async(work())
+    if isinstance(found, ToolReply):
+        app.show(found, "looked" if found.looked else "reply")
+        return
+    app.show(found, "asked")
+    sys.exit(TemporaryError.exit_code if found.status is Status.WAITING_APPROVAL else EXIT_CODES.get(found.status, 1))
 
 
 def main() -> NoReturn:

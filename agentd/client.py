@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd import network, subjects
+from agentd.asking import new_id as new_id  # noqa: PLC0414 - part of what a script may use
+from agentd.asking import plan as plan  # noqa: PLC0414
+from agentd.asking import submit as submit  # noqa: PLC0414
 from agentd.calls import call_tool
 from agentd.errors import BusUnavailable, TemporaryError, UsageError
 from agentd.messages import (
@@ -23,12 +26,8 @@ from agentd.messages import (
     Tier,
     ToolCall,
     ToolReply,
-    WorkflowRequest,
     WorkflowResponse,
     WorkflowSignal,
-    check_size,
-    encode,
-    request_digest,
 )
 from agentd.workflows import TaskStatus, Workflow
 
@@ -45,20 +44,6 @@ ANSWERED = 10.0
 
 POLL = 2.0
 """Seconds after which a waiting client reads the state itself: an event may have been missed while reconnecting."""
-
-
-def new_id(workflow_type: str) -> str:
-    """Return an id that nobody else has: the type's name and 40 random bits."""
-    return f"{workflow_type[:40]}-{secrets.token_hex(5)}"
-
-
-async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
-    """Store a request; return its sequence.  Sending it again with the same id is the same request."""
-    subjects.check_id(request.workflow_id)
-    data = encode(request)
-    check_size(data, WorkflowRequest)
-    message_id = f"{principal}.{request.workflow_id}.{request_digest(request)[:16]}"
-    return await bus.store(subjects.request(principal), data, msg_id=message_id)
 
 
 async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
@@ -191,12 +176,13 @@ async def call(  # noqa: PLR0913 - who calls what, with what
     *,
     seconds: float,
     key: str = "",
+    dry_run: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> ToolReply:
-    """Call a tool of whichever agent offers it; raises UsageError when none does."""
+    """Call a tool of whichever agent offers it; raises UsageError when none does, NeedsPlan for one that destroys."""
     service = await service_of(bus, name)
     key = key or f"call-{secrets.token_hex(8)}.{name}"
-    message = ToolCall(parameters=parameters, key=key, principal=principal, tier=tier)
+    message = ToolCall(parameters=parameters, key=key, principal=principal, tier=tier, dry_run=dry_run)
     return await call_tool(bus, service, name, message, seconds=seconds, progress=progress)
 
 

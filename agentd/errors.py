@@ -5,6 +5,7 @@
     ├── UsageError             the command line asked for something that does not exist
     ├── InvalidMessage         a message cannot be understood; names the field
     ├── Denied                 policy, NATS or Proxmox permissions say no
+    │   └── NeedsPlan          it destroys or executes: somebody else has to approve a plan
     ├── BusError
     │   ├── BusUnavailable     no NATS, or no answer in time (temporary)
     │   │   └── BusFull        JetStream has no room for a message (temporary)
@@ -67,6 +68,12 @@ class Denied(AgentdError):
 
     exit_code = 77  # EX_NOPERM
     code = "denied"
+
+
+class NeedsPlan(Denied):
+    """Only a plan that somebody else has approved may do this."""
+
+    code = "needs_plan"
 
 
 class TemporaryError(AgentdError):

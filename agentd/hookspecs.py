@@ -46,8 +46,13 @@ def agentd_workflow_reader(  # type: ignore[empty-body]
 
 
 @hookspec
-def agentd_workflows() -> list[Definition]:  # type: ignore[empty-body]
-    """Return the plugin's workflow definitions; asked by every instance that plays the orchestrator."""
+def agentd_workflows(  # type: ignore[empty-body]
+    tools: Callable[[], Mapping[str, Tool]],
+) -> list[Definition]:
+    """Return the plugin's workflow definitions; asked by every instance that plays the orchestrator.
+
+    `tools` returns every tool that an installed plugin defines, to look at; not to be called before it is needed.
+    """
 
 
 @hookspec

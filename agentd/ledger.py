@@ -41,6 +41,7 @@ class Ledger:
         arguments: dict[str, Any] | None = None,
         outcome: str = "",
         upid: str = "",
+        approved_by: str = "",
     ) -> None:
         """Add a record to the chain and store it; raises BusUnavailable when it cannot be written."""
         async with self._lock:
@@ -56,6 +57,7 @@ class Ledger:
                     arguments=arguments or {},
                     outcome=outcome,
                     upid=upid,
+                    approved_by=approved_by,
                 )
                 self._chain = None  # whatever happens to the write, only a stored record is the head
                 try:

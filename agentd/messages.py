@@ -124,6 +124,39 @@ class WorkflowResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     agent_id: str = ""
 
 
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a call is about to change.
+
+    name    as protection knows it: guest/100, storage/local, user/eve@pve
+    title   what a person calls it
+    state   how it looks now, short: an approval holds for exactly this
+    labels  further names that may protect it: tag/keep, pool/core, node/pve1
+    loses   what goes with it, for who has to approve: one line each
+    """
+
+    name: str
+    title: str
+    state: dict[str, Any] = {}
+    labels: list[str] = []
+    loses: list[str] = []
+
+
+class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say what a call would do; nothing was done.  `already`: things are as wanted, so it would do nothing."""
+
+    tool: str
+    targets: list[Target] = []
+    already: bool = False
+
+
+class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say who approved an act, what exactly (`digest`), and how that looked which it changes."""
+
+    by: str
+    digest: str
+    targets: list[Target] = []
+
+
 class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     """Give one attempt of a task to whoever takes it from the queue; times are absolute.
 
@@ -131,6 +164,8 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds    that it may take once it was begun
     heartbeat  seconds within which whoever runs it says so again and again
     depth      how many workflows have started one another
+    dry_run    look only, and answer with a Preview
+    consent    who approved it
     """
 
     task_id: str
@@ -147,6 +182,8 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float | None = None
     heartbeat: float | None = None
     depth: int = 0
+    dry_run: bool = False
+    consent: Consent | None = None
 
 
 class TaskCompletion(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -203,7 +240,10 @@ class ScheduleRun(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Call another agent's tool; `key` (`<workflow>.<task>.<step>`) makes the repeated call the same call."""
+    """Call another agent's tool; `key` (`<workflow>.<task>.<step>`) makes the repeated call the same call.
+
+    With `dry_run` it only looks, and its result is a Preview; a tool of tier read is simply run.
+    """
 
     parameters: dict[str, Any]
     key: str = ""
@@ -211,22 +251,36 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
     tier: Tier = Tier.READ
     attempt: int = 1
     deadline: Zoned | None = None
+    dry_run: bool = False
 
 
 class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer a ToolCall; status `running` means: still at it, call again with the same key."""
+    """Answer a ToolCall; status `running` means: still at it, call again with the same key.
+
+    With `looked` the result is a Preview: nothing was done.  `undo` is the key by which `agentd undo` takes it back.
+    """
 
     status: str
     result: Any = None
     error: TaskError | None = None
     warnings: list[str] = []
     progress: str = ""
+    looked: bool = False
+    undo: str = ""
+
+
+class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Name the call that makes things as they were before an act."""
+
+    tool: str
+    parameters: dict[str, Any] = {}
 
 
 class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Write down what an agent is about to do, is doing and did to the world; `epoch` is the fence.
 
     stop  whoever is at it is to end it
+    undo  what makes it as it was before, written down before the act
     """
 
     key: str
@@ -243,10 +297,11 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     result: Any = None
     error: TaskError | None = None
     warnings: list[str] = []
+    undo: Inverse | None = None
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of an agent's hash chain: who had what done, before and after the act."""
+    """One line of an agent's hash chain: who had what done, before and after the act, and who had approved it."""
 
     seq: int
     previous: str
@@ -261,6 +316,7 @@ class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     arguments: dict[str, Any] = {}
     outcome: str = ""
     upid: str = ""
+    approved_by: str = ""
     hash: str = ""
 
 

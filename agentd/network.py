@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from agentd import subjects
+from agentd.asking import state_of
 from agentd.dead import letters
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.messages import AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from agentd.dead import Letter
     from agentd.web.view import Identity, PluginState, Reason
 
+state = state_of
 STEPS_SHOWN = 50
 """Tasks of a workflow up to which a list names each."""
 
@@ -65,12 +67,6 @@ async def states(bus: Bus) -> list[Workflow]:
     stored = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS)
     found = [each.decode(Workflow) for each in stored]
     return sorted(found, key=lambda each: (each.over, -each.updated.timestamp()))
-
-
-async def state(bus: Bus, workflow_id: str) -> Workflow | None:
-    """Return the state of one workflow, None if there is none of that id."""
-    stored = await bus.last(subjects.WORKFLOWS, subjects.event(subjects.check_id(workflow_id)))
-    return None if stored is None else stored.decode(Workflow)
 
 
 async def workflows(bus: Bus, limit: int, status: str = "") -> list[WorkflowSummary]:

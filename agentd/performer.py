@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd import effects, results
+from agentd import budget, effects, results
+from agentd.calls import Looked
 from agentd.crash import crash_point
 from agentd.errors import (
     AgentdError,
@@ -25,7 +26,8 @@ from agentd.errors import (
     Stopped,
     TemporaryError,
 )
-from agentd.messages import EffectRecord, Outcome, TaskError, Tier, ToolReply, digest, now, plain
+from agentd.messages import EffectRecord, Outcome, Preview, TaskError, Tier, ToolReply, digest, now, plain
+from agentd.policy import CONSENTED, looking
 
 if TYPE_CHECKING:
     from typing import Any
@@ -69,11 +71,14 @@ class Performer:
         begun = time.monotonic()
         self.metrics.tasks_in_flight.inc()
         try:
-            self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
-            parsed = tool.parse(parameters)
-            if tool.tier is Tier.READ:
-                reply = await self._attempt(performance, parsed)
+            if performance.dry_run and tool.tier is not Tier.READ:
+                with looking():
+                    reply = await self._attempt(performance, tool.parse(parameters))
+            elif tool.tier is Tier.READ:
+                reply = await self._attempt(performance, tool.parse(parameters))
             else:
+                self._allow(performance)
+                parsed = tool.parse(parameters)
                 reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
         except BusUnavailable:
             raise
@@ -87,6 +92,20 @@ class Performer:
             self.metrics.tasks_in_flight.dec()
         self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
         return reply
+
+    def _allow(self, performance: Performance) -> None:
+        """Raise Denied if this call may not be begun; whoever it is may look."""
+        tool, principal = performance.tool, performance.principal
+        self.policy.allow(tool.name, tool.tier, performance.tier, principal=principal)
+        self.policy.consented(tool.name, tool.tier, principal, performance.consent)
+        performance.guard = partial(self._guard, performance)
+
+    async def _guard(self, performance: Performance) -> None:
+        """Raise if the tool may not act on what it is about to change, as that is now."""
+        tool = performance.tool
+        self.policy.touch(tool.name, tool.tier, performance.targets, performance.consent)
+        if tool.tier in CONSENTED:
+            await budget.spend(self.bus, performance.key, self.policy.per_hour)
 
     async def _guarded(
         self, performance: Performance, parameters: dict[str, Any], parsed: object, *, takeover: bool
@@ -115,7 +134,14 @@ class Performer:
     ) -> ToolReply:
         """Run a tool whose effect is ours to have, between two audit lines, and write down how it ended."""
         tool, key = performance.tool, performance.key
-        line = partial(self.ledger.write, principal=performance.principal, tool=tool.name, tier=tool.tier, key=key)
+        line = partial(
+            self.ledger.write,
+            principal=performance.principal,
+            tool=tool.name,
+            tier=tool.tier,
+            key=key,
+            approved_by=performance.consent.by if performance.consent else "",
+        )
         try:
             await line(phase="before", arguments=parameters)
         except BusUnavailable:
@@ -143,7 +169,7 @@ class Performer:
         )
         await line(phase="after", outcome=reply.status, upid=claim.record.upid)
         crash_point("after-done")
-        return reply
+        return msgspec.structs.replace(reply, undo=key if claim.record.undo is not None else "")
 
     async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
         """End the Proxmox task of a tool that was stopped, and say what is known of it."""
@@ -182,10 +208,12 @@ class Performer:
     async def _try(self, performance: Performance, parsed: object) -> ToolReply:
         """Run the tool once; raises TemporaryError and Fenced alone."""
         tool = performance.tool
+        performance.targets.clear()
+        performance.undo = None
         scope = asyncio.timeout(max(0.0, performance.left()))
         try:
             async with scope:
-                result = plain(await tool.run(performance, parsed))
+                reply = await self._run(performance, parsed)
         except TimeoutError as error:
             if not scope.expired():
                 return self._bug(performance, error)
@@ -197,8 +225,29 @@ class Performer:
             return _failed(performance, task_error(error))
         except Exception as error:  # noqa: BLE001 - whatever a tool raises, the daemon lives
             return self._bug(performance, error)
-        status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
-        return ToolReply(status=status, result=result, warnings=performance.warnings)
+        return reply
+
+    async def _run(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool; of a dry run return what it has seen."""
+        tool, already = performance.tool, True
+        try:
+            result = await tool.run(performance, parsed)
+        except Looked as looked:
+            already = looked.already
+        else:
+            if not performance.dry_run or tool.tier is Tier.READ:
+                return _done(performance, plain(result))
+        return self._seen(performance, already=already)
+
+    def _seen(self, performance: Performance, *, already: bool) -> ToolReply:
+        """Return what a dry run has seen; raises Denied if what it would change is protected."""
+        tool, targets = performance.tool, list(performance.targets)
+        try:
+            if targets or not already:
+                self.policy.touch(tool.name, tool.tier, targets)
+        except AgentdError as error:
+            return _failed(performance, task_error(error))
+        return _done(performance, plain(Preview(tool.name, targets, already)), looked=True)
 
     def _bug(self, performance: Performance, error: Exception) -> ToolReply:
         self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)
@@ -216,6 +265,11 @@ def _recorded(record: EffectRecord) -> ToolReply:
         return ToolReply(status=Outcome.FAILED, error=record.error, warnings=record.warnings)
     status = Outcome.WARNINGS if record.warnings else Outcome.COMPLETED
     return ToolReply(status=status, result=record.result, warnings=record.warnings)
+
+
+def _done(performance: Performance, result: Any, *, looked: bool = False) -> ToolReply:  # noqa: ANN401 - JSON
+    status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
+    return ToolReply(status=status, result=result, warnings=performance.warnings, looked=looked)
 
 
 def _failed(performance: Performance, error: TaskError) -> ToolReply:

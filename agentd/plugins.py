@@ -156,7 +156,7 @@ class Plugins:
         """Return the workflow definitions of all plugins by name."""
         found: dict[str, Definition] = {}
         for name in self.loaded():
-            for each in self._ask(name, "agentd_workflows") or []:
+            for each in self._ask(name, "agentd_workflows", tools=lambda: known_tools(self._config)) or []:
                 if each.name in found:
                     self.status[name].reason = f"its workflow {each.name!r} is left out: another plugin has that name"
                 else:

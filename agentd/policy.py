@@ -1,64 +1,148 @@
-"""Who may use which tool: a tier for each principal, compared with the tier of the tool; pure.
+"""Who may use which tool, and on what: compared with what the configuration grants; pure.
 
 NATS proves who asks (only a principal may publish under its own name), Proxmox limits what a token may do; this
-is the fence between the two.  Nobody is trusted with more than the configuration says, and tools that destroy or
-execute are refused for everybody until a plan can be approved by a second person.
+is the fence between the two.  Nobody is trusted with more than the configuration says.  What destroys or executes is
+done by nobody alone: one principal asks, another approves what is shown to it, and it is done only while that looks as
+it was shown.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, Self
 
-from agentd.errors import Denied
-from agentd.messages import Tier
+from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected
+from agentd.messages import Consent, Target, Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from agentd import sections
 
-REFUSED: Final = (Tier.DESTROY, Tier.EXEC)
-"""Tiers that nobody may use: a tool of them needs a plan and an approval."""
+CONSENTED: Final = (Tier.DESTROY, Tier.EXEC)
+"""Tiers of which nothing is done unless somebody else has approved it."""
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Let nothing be written while what runs in this context only looks (a dry run)."""
+    before = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(before)
+
+
+def no_writing(what: str) -> None:
+    """Raise PermanentError if `what`, which writes, is about to be done by a dry run: a tool has a bug."""
+    if _looking.get():
+        raise PermanentError(f"{what} writes, and this is a dry run: nothing was sent")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The tiers that the configuration grants.
+    """What the configuration grants and forbids.
 
     default_tier   of a principal that is not named
     plain_tier     of the plain ai.workflows.request, whose sender nobody proves
     principals     of each principal that is named
     plain_agents   of the tasks that each plain agent may be given; one that is not named gets `read`
+    protected      patterns of what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1
+    protected_from the tier from which on it is not
+    per_hour       acts that destroy or execute, in the whole network
+    plans_last     seconds within which one of them has to be approved
     """
 
     default_tier: Tier = Tier.READ
     plain_tier: Tier = Tier.READ
     principals: Mapping[str, Tier] = field(default_factory=dict)
     plain_agents: Mapping[str, Tier] = field(default_factory=dict)
+    protected: Sequence[str] = ()
+    protected_from: Tier = Tier.DESTROY
+    per_hour: int = 10
+    plans_last: float = 86_400.0
 
     @classmethod
     def of(cls, section: sections.Policy) -> Self:
         """Return the policy that `[policy]` of the configuration describes."""
         plain = section.default_tier if section.plain_tier is None else section.plain_tier
-        return cls(section.default_tier, plain, section.principals, section.plain_agents)
+        return cls(
+            section.default_tier,
+            plain,
+            section.principals,
+            section.plain_agents,
+            section.protected,
+            section.protected_from,
+            section.destroys_per_hour,
+            section.plans_last,
+        )
 
     def tier_of(self, principal: str, *, plain: bool) -> Tier:
         """Return the highest tier that `principal` may use; `plain` means that nothing proves its name."""
         return self.plain_tier if plain else self.principals.get(principal, self.default_tier)
 
     def tier_of_plain_agent(self, agent_id: str) -> Tier:
-        """Return the highest tier of a task that the plain agent `agent_id` may be given."""
-        return self.plain_agents.get(agent_id, Tier.READ)
+        """Return the highest tier of a task that the plain agent `agent_id` may be given.
+
+        None looks before it acts as a plan demands, so none is given what destroys.
+        """
+        granted = self.plain_agents.get(agent_id, Tier.READ)
+        return Tier.OPERATE if granted in CONSENTED else granted
 
     def allow(self, tool: str, needed: Tier, granted: Tier, *, principal: str = "", plain: bool = False) -> None:
-        """Return if who was granted the tier `granted` may use `tool`; raises Denied that says how it is granted."""
-        if needed in REFUSED:
-            raise Denied(
-                f"{tool} is of tier {needed}: plans and approvals are needed, which this version does not have"
-            )
+        """Return if who was granted the tier `granted` may ask for `tool`; raises Denied that says how to grant it."""
+        if plain and needed in CONSENTED:
+            raise Denied(f"{tool} is of tier {needed}, and nobody proves who asks on the plain subject: use your own")
         if granted.covers(needed):
             return
         who = "the plain subject" if plain else principal or "the principal"
         setting = "[policy] plain_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
+
+    def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None) -> None:
+        """Return if `tool` may be begun; raises NeedsPlan, or Denied if who asked has approved it too."""
+        if needed not in CONSENTED:
+            return
+        if consent is None:
+            raise NeedsPlan(f"{tool} is of tier {needed}: somebody else has to approve it; `agentd call {tool} …` asks")
+        if consent.by in {"", principal}:
+            raise Denied(f"{tool} was approved by {consent.by or 'nobody'}, who asked for it: somebody else has to")
+
+    def touch(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
+        """Return if `tool` may now change these targets; raises Denied or Rejected."""
+        guarded = bool(self.protected) and needed.covers(self.protected_from)
+        if not targets and (needed in CONSENTED or guarded):
+            raise Denied(f"{tool} does not say what it changes, so nobody can tell whether it may")
+        for each in targets if guarded else ():
+            pattern = self.protecting(each)
+            if pattern is not None:
+                raise Denied(f"{tool}: {each.title} is protected by [policy] protected = {pattern!r}; nothing was done")
+        if needed in CONSENTED and consent is not None:
+            unchanged(targets, consent)
+
+    def protecting(self, target: Target) -> str | None:
+        """Return the pattern that protects `target`, None if nothing does."""
+        names = (target.name, *target.labels)
+        return next((each for each in self.protected if any(fnmatchcase(name, each) for name in names)), None)
+
+
+def unchanged(targets: Sequence[Target], consent: Consent) -> None:
+    """Return if `targets` are as they were when they were approved; raises Rejected that names what has changed."""
+    then = {each.name: each for each in consent.targets}
+    for each in targets:
+        old = then.pop(each.name, None)
+        if old is None:
+            raise Rejected(f"{each.title} was not part of what {consent.by} approved: nothing was done; ask anew")
+        changed = sorted(key for key in {*old.state, *each.state} if old.state.get(key) != each.state.get(key))
+        if changed:
+            what = ", ".join(f"{key}: {old.state.get(key)!r} → {each.state.get(key)!r}" for key in changed)
+            raise Rejected(
+                f"{each.title} is not as it was when {consent.by} approved it ({what}): nothing was done; ask anew"
+            )
+    if then:
+        gone = next(iter(then.values())).title
+        raise Rejected(f"{gone}, which {consent.by} approved, is not meant any more: nothing was done; ask anew")

@@ -32,6 +32,7 @@ from requests.adapters import HTTPAdapter
 
 from agentd.answers import TaskStatus, Upid, classify, failure, one_line, task_status
 from agentd.errors import AgentdError, ConfigError, Denied, ProxmoxUnavailable, Rejected, TemporaryError, UnknownOutcome
+from agentd.policy import no_writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -260,6 +261,8 @@ class Proxmox:
 
     async def _call(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
         path = _safe(path)
+        if method != "GET":
+            no_writing(f"{method} {path}")
         started = time.monotonic()
         if self._denied is not None and started < self._denied_until:
             raise self._denied

@@ -361,6 +361,18 @@ class Policy(Section):
     plain_agents: dict[Id, Tier] = Field(
         default={}, description="tier of the tasks that a plain agent may be given; else read"
     )
+    protected: tuple[str, ...] = Field(
+        default=(), description="what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1, user/*"
+    )
+    protected_from: Tier = Field(
+        default=Tier.DESTROY, description="tier from which on what is protected is not touched"
+    )
+    destroys_per_hour: int = Field(
+        default=10, ge=0, le=1000, description="acts that destroy or execute, in the whole network; 0: none"
+    )
+    plans_last: float = Field(
+        default=86_400.0, gt=0, le=2_592_000.0, description="seconds within which what destroys has to be approved"
+    )
 
 
 class Web(Section):

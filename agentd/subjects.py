@@ -25,6 +25,7 @@ DEAD: Final = "AI_DEAD"
 
 LIVE: Final = "live"
 ALERTS: Final = "alerts"
+BUDGET: Final = "budget"
 RESULTS: Final = "results"
 CONF: Final = "conf"
 

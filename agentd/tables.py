@@ -8,15 +8,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agentd.messages import plain
+from agentd.messages import Preview, plain
+from agentd.workflows import TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agentd.messages import EffectRecord
     from agentd.workflows import Workflow
 
 SYMBOLS = {
@@ -207,6 +210,38 @@ def _reply(reply: Any) -> None:  # noqa: ANN401
     console.print(escape(json.dumps(plain(reply.result), indent=2, ensure_ascii=False)))
     for warning in reply.warnings:
         console.print(f"[yellow]{escape(warning)}[/]")
+    if reply.undo:
+        console.print(f"[dim]taken back by: agentd undo {reply.undo}[/]")
+
+
+def _looked(reply: Any) -> None:  # noqa: ANN401
+    preview = msgspec.convert(reply.result, Preview)
+    if preview.already:
+        console.print(f"{preview.tool} would do nothing: it is so already")
+    for each in preview.targets:
+        console.print(f"{preview.tool} would change {escape(each.title)}")
+        for line in each.loses:
+            console.print(f"  and with it {escape(line)}")
+    if not preview.targets and not preview.already:
+        console.print(f"{preview.tool} would act; it does not say on what")
+    for warning in reply.warnings:
+        console.print(f"[yellow]{escape(warning)}[/]")
+
+
+def _undoable(found: list[EffectRecord]) -> None:
+    rows = [[each.key, each.tool, each.undo.tool, escape(_json(each.undo.parameters))] for each in found if each.undo]
+    _rows(["EFFECT", "DID", "TAKEN BACK BY", "WITH"], rows, "nothing can be taken back")
+
+
+def _asked(state: Workflow) -> None:
+    for name, task in state.tasks.items():
+        if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
+            until = f" until {task.approval.until:%Y-%m-%d %H:%M} UTC" if task.approval.until else ""
+            console.print(f"{state.workflow_id} waits{until} for somebody else to approve {name}:")
+            console.print(f"  {escape(task.approval.text)}")
+            console.print(f"  agentd approve {state.workflow_id}    or    agentd reject {state.workflow_id}")
+    if state.over:
+        console.print(f"{state.workflow_id} {state.status}{f': {escape(state.error)}' if state.error else ''}")
 
 
 def _findings(found: list[Any]) -> None:
@@ -269,6 +304,9 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "schedules": _schedules,
     "answer": _answer,
     "reply": _reply,
+    "looked": _looked,
+    "asked": _asked,
+    "undoable": _undoable,
     "findings": _findings,
     "plugins": _plugins,
     "lines": _lines,

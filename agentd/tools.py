@@ -36,7 +36,7 @@ from agentd.messages import fault
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.messages import Tier
+    from agentd.messages import Target, Tier
     from agentd.proxmox import Proxmox
 
 R = TypeVar("R")
@@ -89,6 +89,17 @@ class Call(Protocol):
         """Tell whoever waits what is being done now."""
         ...
 
+    def target(self, target: Target) -> None:
+        """Say what is going to be changed, before `once`: a tool that destroys or executes has to.
+
+        Whoever approves sees it; if it looks otherwise when its turn has come, nothing is done.
+        """
+        ...
+
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Say in `look`, which has found that there is something to do, by which call it is made as it was before."""
+        ...
+
     async def once(
         self,
         look: Callable[[], Awaitable[Found | None]],
@@ -99,7 +110,8 @@ class Call(Protocol):
         `look` tells whether our effect is there already (Found), not there (None), or raises PermanentError
         when a stranger is in its place.  `act` starts it and returns the UPID of the Proxmox task, if there
         is one.  The UPID is written down before `once` returns.  Raises Fenced when another process holds
-        this effect, UnknownOutcome when `act` was not answered (the worker looks again).
+        this effect, UnknownOutcome when `act` was not answered (the worker looks again).  In a dry run it does
+        not return: nothing behind it is reached.
         """
         ...
 

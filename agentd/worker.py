@@ -228,6 +228,8 @@ class Worker:
             tier=task.tier,
             attempt=task.attempt,
             until=time.monotonic() + seconds,
+            dry_run=task.dry_run,
+            consent=task.consent,
         )
         parameters = await results.expand(self.bus, task.parameters)
         return await self.performer.perform(performance, parameters, takeover=True)
@@ -272,7 +274,7 @@ class Worker:
         if not call.key and tool.tier is not Tier.READ:
             message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
             raise InvalidMessage(message)
-        asked = digest([tool.name, call.parameters, call.tier])
+        asked = digest([tool.name, call.parameters, call.tier, call.dry_run])
         if call.key in self._calls:
             same, performance, task = self._calls[call.key]
             if same != asked:
@@ -293,6 +295,7 @@ class Worker:
             tier=call.tier,
             attempt=call.attempt,
             until=time.monotonic() + seconds,
+            dry_run=call.dry_run,
         )
         task = asyncio.create_task(self.performer.perform(performance, call.parameters, takeover=False))
         if call.key:
@@ -306,7 +309,13 @@ class Worker:
             task.exception()  # whoever asked may have gone, and asyncio would complain that nobody looked
 
     async def perform_here(
-        self, tool: Tool, parameters: dict[str, Any], *, principal: str, progress: Callable[[str], None] | None = None
+        self,
+        tool: Tool,
+        parameters: dict[str, Any],
+        *,
+        principal: str,
+        progress: Callable[[str], None] | None = None,
+        dry_run: bool = False,
     ) -> ToolReply:
         """Run one of this agent's tools for a principal that asked this very process (MCP)."""
         performance = Performance(
@@ -319,5 +328,6 @@ class Worker:
             attempt=1,
             until=time.monotonic() + CALL_DEADLINE,
             on_progress=progress,
+            dry_run=dry_run,
         )
         return await self.performer.perform(performance, parameters, takeover=False)

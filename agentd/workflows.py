@@ -59,6 +59,8 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     window        how many items of `each` are worked on at once
     optional      its failure is a warning of the workflow; what depends on it goes on
     approval      what a principal other than the requester has to say yes to before the task is assigned
+    approve_within  seconds within which it has to be approved; None: for ever
+    look          it does nothing but look what the tool would do (a dry run), for whoever has to approve
     compensation  what undoes it
     """
 
@@ -81,17 +83,23 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     optional: bool = False
     approval: str = ""
     compensation: Compensation | None = None
+    approve_within: float | None = None
+    look: bool = False
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A kind of workflow: `plan` is pure and turns checked parameters into tasks; `source` says who brings it."""
+    """A kind of workflow: `plan` is pure and turns checked parameters into tasks; `source` says who brings it.
+
+    prepare  called in a thread before `plan`, for one that has to be told something by files
+    """
 
     name: str
     description: str
     parameters: type[msgspec.Struct]
     plan: Callable[[Any], list[TaskSpec]]
     source: str = ""
+    prepare: Callable[[], object] | None = None
 
 
 def result_of(task: str, field: str = "") -> dict[str, str]:
@@ -180,6 +188,8 @@ DONE: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_WARNING
 UNDER_WAY: Final = frozenset({TaskStatus.ASSIGNED, TaskStatus.RUNNING})
 UNDO: Final = "undo-"
 """What the name of a task begins with that undoes another."""
+LOOK: Final = "look-"
+"""What the name of a task begins with that looks what another would do."""
 
 
 class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -208,11 +218,15 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What has to be said yes to: exactly what `digest` is made of (tool and parameters), and by whom it was."""
+    """What has to be said yes to: exactly what `digest` is made of, until when, and by whom it was.
+
+    That is the tool, its parameters, and what a look at what it would change has found.
+    """
 
     text: str
     digest: str
     asked: datetime
+    until: datetime | None = None
     by: str = ""
     at: datetime | None = None
     reason: str = ""

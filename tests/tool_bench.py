@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd import errors
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
+from agentd.policy import CONSENTED
 from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
 from agentd_proxmox import agentd_tools
 
@@ -33,11 +34,14 @@ class MemoryCall:
         """Start the deadline."""
         self.key = key
         self.principal = "tester"
+        self.undo: tuple[str, dict[str, Any]] | None = None
+        self.tool: Tool | None = None
         self.tier = Tier.DESTROY
         self.until = time.monotonic() + seconds
         self.upid = ""
         self.warnings: list[str] = []
         self.said: list[str] = []
+        self.targets: list[Target] = []
         self.times = 0
         self.adopted = False
         self.acted = 0
@@ -54,6 +58,14 @@ class MemoryCall:
         """Keep what is being done."""
         self.said.append(text)
 
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Keep how it is taken back."""
+        self.undo = (tool, parameters)
+
+    def target(self, target: Target) -> None:
+        """Keep what is going to be changed."""
+        self.targets.append(target)
+
     async def once(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
@@ -65,9 +77,15 @@ class MemoryCall:
         if found is not None:
             self.upid, self.adopted = found.upid, True
             return found
+        self.check()
         self.acted += 1
         self.upid = await act() or ""
         return Found(self.upid, adopted=False)
+
+    def check(self) -> None:
+        """Fail a tool that destroys and does not say what: the policy would refuse it."""
+        if self.tool is not None and self.tool.tier in CONSENTED:
+            assert self.targets, f"{self.tool.name} says not what it changes"
 
     async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
         """No tool of this service calls another."""
@@ -90,6 +108,7 @@ class Doubt(MemoryCall):
         found = await look()
         if found is not None:
             return found
+        self.check()
         if self.begun is not None:
             raise errors.PermanentError("nobody knows how it ended")
         self.begun = datetime.now(UTC)
@@ -108,12 +127,14 @@ class Bench:
 
     async def __call__(self, tool: str, call: Doubt | None = None, **parameters: Any) -> Any:
         """Call a tool as the worker does."""
-        return await self.tools[tool].run(call or Doubt(), self.tools[tool].parse(parameters))
+        call = call or Doubt()
+        call.tool = self.tools[tool]
+        return await call.tool.run(call, call.tool.parse(parameters))
 
     async def once(self, tool: str, call: MemoryCall | None = None, **parameters: Any) -> Any:
         """Call a tool once."""
         call = call or MemoryCall()
-        before = call.times
+        before, call.tool = call.times, self.tools[tool]
         result = await self.tools[tool].run(call, self.tools[tool].parse(parameters))
 
         assert call.times - before == (0 if self.tools[tool].tier is Tier.READ else 1)

@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from agentd import __version__
+from agentd.policy import CONSENTED
 from agentd.role import Settings
 from agentd.sections import is_loopback
 
@@ -120,18 +121,21 @@ class Bridge:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)
             return None
-        from agentd_mcp import serve  # loaded already; by this way with its types
+        from agentd_mcp import plans, serve  # loaded already; by this way with its types
 
         def resolve(_request: object) -> Principal:
             return serve.Principal(PRINCIPAL, context.policy.tier_of(PRINCIPAL, plain=False))
 
         async def caller(principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress) -> ToolReply:
+            if tool.tier in CONSENTED:
+                return await plans.ask(context.bus, principal.name, tool.name, parameters)
             return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
 
+        tools = {name: each for name, each in context.tools.items() if each.service == SERVICE}
         names = [*HOSTS, *context.config.web.allowed_hosts]
         hosts = [f"{name}{port}" for name in names for port in ("", ":*")]
         return serve.build_mcp(
-            [each for each in context.tools.values() if each.service == SERVICE],
+            [*tools.values(), plans.dry_runs(context, tools)],
             caller,
             name=f"agentd {context.node}",
             version=__version__,

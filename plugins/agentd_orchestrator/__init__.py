@@ -33,11 +33,12 @@ def agentd_role() -> Role:
 
 
 @hookimpl
-def agentd_workflows() -> list[Definition]:
+def agentd_workflows(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
     """Return the built-in workflows."""
+    from agentd_orchestrator import single
     from agentd_orchestrator.catalogue import definitions
 
-    return definitions()
+    return [*definitions(), *single.definitions(tools)]
 
 
 @hookimpl

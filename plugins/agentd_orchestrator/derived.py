@@ -6,17 +6,33 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+import msgspec
+
 from agentd import subjects
 from agentd.errors import Rejected
-from agentd.messages import Outcome, TaskAssignment, TaskCompletion, TaskError, Tier, WorkflowResponse, digest, encode
+from agentd.messages import (
+    Consent,
+    Outcome,
+    Preview,
+    Target,
+    TaskAssignment,
+    TaskCompletion,
+    TaskError,
+    Tier,
+    WorkflowResponse,
+    digest,
+    encode,
+)
 from agentd.results import INLINE
-from agentd.workflows import DONE, UNDER_WAY, UNDO, Status, TaskSpec, TaskStatus, Workflow
+from agentd.workflows import DONE, LOOK, UNDER_WAY, UNDO, Status, TaskSpec, TaskStatus, Workflow
 from agentd_orchestrator import expressions
 
 MAX_TIMEOUT: Final = 30 * 86_400.0
 """Longest time-out of a workflow in seconds: effect records, by which nothing is done twice, are kept for as long."""
 URGENT: Final = 5
 """Priority above which tasks go to the lane of their service that nothing else waits in."""
+MAX_SHOWN: Final = 20
+"""Targets that are named to who has to approve; the others are counted."""
 UNKNOWN: Final = {
     "deadline": "its deadline passed while it ran",
     "lost": "its agent was not heard of again while it ran",
@@ -84,9 +100,55 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
 def approved(state: Workflow, name: str) -> str:
     """Return the digest of what is done if the task `name` is approved now."""
     spec = state.spec(name)
-    if spec.each is not None:
-        return digest([spec.tool or spec.workflow, resolve(spec.each, state, name), spec.parameters])
-    return digest([spec.tool or spec.workflow, parameters(state, name)])
+    what: list[Any] = [spec.tool or spec.workflow]
+    what += [parameters(state, name)] if spec.each is None else [resolve(spec.each, state, name), spec.parameters]
+    return digest([*what, state.result(LOOK + name)] if LOOK + name in state.tasks else what)
+
+
+def seen(state: Workflow, name: str) -> list[Preview]:
+    """Return what was seen of what the task `name`, or each of its items, would change; [] if nobody looked."""
+    look = LOOK + name
+    task = state.tasks.get(look)
+    if task is None or task.status not in DONE or task.status is TaskStatus.SKIPPED:
+        return []
+    several = task.spec is not None and task.spec.each is not None
+    results = state.result(look) if several else [state.result(look)]
+    try:
+        return msgspec.convert(results, list[Preview])
+    except msgspec.ValidationError as error:
+        message = f"what {look} has seen cannot be shown: {error}"
+        raise Rejected(message) from error
+
+
+def shown(state: Workflow, name: str) -> str:
+    """Return what has to be approved before the task `name` is begun, in a line for a person."""
+    given = str(resolve(state.spec(name).approval, state, name))
+    found = seen(state, name)
+    if not found:
+        return given
+    lines = [_line(each) for preview in found for each in preview.targets]
+    more = f" and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
+    what = f"{found[0].tool}: {'; '.join(lines[:MAX_SHOWN]) or 'nothing'}{more}"
+    return f"{given}; {what}" if given else what
+
+
+def _line(target: Target) -> str:
+    return f"{target.title} ({', '.join(target.loses)})" if target.loses else target.title
+
+
+def consent(state: Workflow, name: str) -> Consent | None:
+    """Return who approved the task `name` or the one whose item it is, with what was seen; None if nobody did."""
+    if name.startswith(UNDO):
+        return None
+    approval = state.tasks[_asked(state, name)].approval
+    if approval is None or approval.at is None:
+        return None
+    return Consent(approval.by, approval.digest, [target for each in seen(state, name) for target in each.targets])
+
+
+def _asked(state: Workflow, name: str) -> str:
+    """Return the task that is approved for `name` to be done: itself, or the one whose item it is."""
+    return state.tasks[name].parent or name
 
 
 def service_of(queue: str) -> str:
@@ -128,6 +190,8 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         seconds=spec.deadline if spec.start_within or spec.workflow else None,
         heartbeat=spec.heartbeat,
         depth=0 if state.parent is None else state.parent.depth,
+        dry_run=spec.look,
+        consent=consent(state, name),
     )
 
 

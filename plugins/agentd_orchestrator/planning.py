@@ -9,6 +9,8 @@ from msgspec.structs import replace
 
 from agentd.errors import AgentdError, InvalidMessage, Rejected
 from agentd.messages import Tier, WorkflowRequest, fault, plain
+from agentd.policy import CONSENTED
+from agentd.workflows import LOOK, TaskSpec
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.derived import MAX_TIMEOUT
 from agentd_orchestrator.inputs import Begin
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agentd.policy import Policy
-    from agentd.workflows import Definition, Parent, Workflow
+    from agentd.workflows import Compensation, Definition, Parent, Workflow
 
 MAX_DEPTH: Final = 5
 """Workflows that may have started one another."""
@@ -65,7 +67,7 @@ class Planner:
             message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
             raise Rejected(message)
         wish = _parameters(request, definition.parameters)
-        plan = definition.plan(wish)
+        plan = looked_at(definition.plan(wish), self._policy.plans_last)
         check_plan(plan)
         return replace(begin, plan=plan, parameters=plain(wish))
 
@@ -73,6 +75,7 @@ class Planner:
         for each in begin.plan:
             self._may(each.tool or each.name, each.tier, begin, plain=plain)
             if each.compensation is not None:
+                _undoable(each.name, each.compensation)
                 self._may(each.compensation.tool, each.compensation.tier, begin, plain=plain)
             if each.workflow and each.workflow not in self._definitions:
                 message = f"task {each.name}: there is no workflow {each.workflow!r}"
@@ -81,6 +84,29 @@ class Planner:
     def _may(self, what: str, tier: Tier, begin: Begin, *, plain: bool) -> None:
         if tier is not Tier.READ:
             self._policy.allow(what, tier, begin.tier, principal=begin.principal, plain=plain)
+
+
+def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
+    """Return the plan with a look before each task that destroys or executes, and with its approval after that.
+
+    within  seconds for the approval of a task that does not say so itself
+    """
+    made: list[TaskSpec] = []
+    for each in plan:
+        if each.workflow or each.tier not in CONSENTED:
+            made.append(each)
+            continue
+        look = replace(each, name=LOOK + each.name, look=True, tier=Tier.READ, approval="", redo={}, compensation=None)
+        last = within if each.approve_within is None else each.approve_within
+        made += [look, replace(each, after=[*each.after, look.name], approve_within=last)]
+    return made
+
+
+def _undoable(name: str, undo: Compensation) -> None:
+    """Raise Rejected for a compensation that destroys: it runs at once, when nobody is there to approve it."""
+    if undo.tier in CONSENTED:
+        message = f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and nobody could approve it"
+        raise Rejected(message)
 
 
 def _check(request: WorkflowRequest, parent: Parent | None) -> None:

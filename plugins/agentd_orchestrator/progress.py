@@ -72,9 +72,11 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
     spec, task = state.spec(name), state.tasks[name]
     try:
         if spec.condition and not expressions.holds(spec.condition, derived.names(state, name)):
-            skipped = replace(task, status=TaskStatus.SKIPPED, finished_at=at)
-            return put(state, name, skipped, at, f"skipped: {spec.condition} is not so")
-        if spec.approval and (task.approval is None or task.approval.at is None):
+            return _skip(state, name, at, f"{spec.condition} is not so")
+        found = derived.seen(state, name)
+        if found and all(each.already for each in found):
+            return _skip(state, name, at, "it is so already")
+        if (spec.approval or found) and (task.approval is None or task.approval.at is None):
             return _ask(state, name, at)
         if spec.each is not None:
             return _unfold(state, name, derived.resolve(spec.each, state, name), at)
@@ -83,10 +85,16 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
         return fail(state, name, task, TaskError("expression", str(error)), at)
 
 
+def _skip(state: Workflow, name: str, at: datetime, why: str) -> Workflow:
+    task = replace(state.tasks[name], status=TaskStatus.SKIPPED, finished_at=at)
+    return put(state, name, task, at, f"skipped: {why}")
+
+
 def _ask(state: Workflow, name: str, at: datetime) -> Workflow:
     task = state.tasks[name]
-    text = derived.resolve(state.spec(name).approval, state, name)
-    approval = Approval(str(text), derived.approved(state, name), at)
+    text, within = derived.shown(state, name), state.spec(name).approve_within
+    until = None if within is None else at + timedelta(seconds=within)
+    approval = Approval(text, derived.approved(state, name), at, until)
     task = replace(task, status=TaskStatus.WAITING_APPROVAL, approval=approval)
     return put(state, name, task, at, f"waits for an approval: {text}")
 

@@ -125,10 +125,6 @@ class Orchestrator:
             await room.look()
             refused = next((each.full for each in consumers if each.full), "")
             problem = next((each.problem for each in consumers if each.problem), "") or refused or room.problem
-            if problem:
-                context.health.down(problem)
-            else:
-                context.health.up()
             if self._engine.open >= max_open:
                 await self._engine.refresh()
             full = self._engine.open >= max_open or bool(refused or room.problem)
@@ -136,6 +132,10 @@ class Orchestrator:
                 await self._requests.pause()
             elif self._requests.paused:
                 self._requests.resume()
+            if problem:  # only now: who reads it may rely on it
+                context.health.down(problem)
+            else:
+                context.health.up()
 
     async def _agree(self) -> None:
         """Write states in a version that every orchestrator of the network knows: an old one may still be at work."""
@@ -207,6 +207,8 @@ class Orchestrator:
         plain = job.subject == subjects.WORKFLOW_REQUEST
         if not self._library.is_own(request.workflow_type):
             await self._read_files()
+        elif (prepare := self._library[request.workflow_type].prepare) is not None:
+            await asyncio.to_thread(prepare)
         try:
             begin = self._planner.begin(request, principal, tier, plain=plain, retried=retried, parent=parent)
             plain_agents.check(begin.plan, context.config.bus.queues, context.policy)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from agentd.errors import Denied, Rejected
-from agentd.messages import TaskError
+from agentd.messages import TaskError, Tier
 from agentd.workflows import Status, TaskState, TaskStatus, Workflow
 from agentd_orchestrator import progress
 from agentd_orchestrator.steps import going_on, note, put
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 MAX_TEXT: Final = 4000
 """Characters that are kept of an error, a warning or a reason: it stands in the state more than once."""
-ACTIONS: Final = ("cancel", "pause", "resume", "approve", "reject")
+STEERING: Final = ("cancel", "pause", "resume")
+ACTIONS: Final = (*STEERING, "approve", "reject")
 
 
 def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
     """Return the state after a signal; raises Rejected or Denied when it cannot be carried out."""
+    if given.signal.action in STEERING:
+        _check_steering(state, given)
     match given.signal.action:
         case "cancel":
             return _cancel(state, given, at)
@@ -40,6 +43,17 @@ def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
         case _:
             message = f"action: unknown {given.signal.action!r}; there are {', '.join(ACTIONS)}"
             raise Rejected(message)
+
+
+def _check_steering(state: Workflow, given: Signal) -> None:
+    """Raise Denied unless it is the principal's own workflow, or it may do all that is being done there."""
+    needed = max((state.spec(name).tier for name in state.tasks), key=lambda tier: tier.rank, default=Tier.READ)
+    if given.principal != state.principal and not given.tier.covers(needed):
+        message = (
+            f"{given.principal} may {given.tier}; to {given.signal.action} {state.workflow_id} of {state.principal} "
+            f"needs {needed}"
+        )
+        raise Denied(message)
 
 
 def _why(given: Signal) -> str:
@@ -100,6 +114,9 @@ def _decided(state: Workflow, given: Signal, at: datetime) -> Workflow:
         message = f"task: {name} does not wait for an approval; it is {task.status}"
         raise Rejected(message)
     _check_approver(state, given, task)
+    if approval.until is not None and approval.until <= at:
+        message = f"task: {name} was to be approved by {approval.until:%Y-%m-%d %H:%M:%S} UTC; ask anew"
+        raise Rejected(message)
     approval = replace(approval, by=given.principal, at=at, reason=given.signal.reason[:MAX_TEXT])
     task = replace(task, approval=approval)
     if given.signal.action == "approve":

@@ -49,6 +49,9 @@ def due(state: Workflow, given: Due, at: datetime) -> Workflow:
             state = _attempt_over(state, name, task, error, at)
         elif _retried(state, task) and task.retry_at is not None and task.retry_at <= at:
             state = _try_again(state, name, task, at)
+        elif (until := _approved_by(task)) is not None and until <= at and going_on(state):
+            error = TaskError("not_approved", f"nobody approved it within {state.spec(name).approve_within:g} s")
+            state = progress.fail(state, name, task, error, at)
     return state
 
 
@@ -61,6 +64,8 @@ def _ahead(state: Workflow) -> Iterator[datetime]:
             yield from (each for each in (task.deadline, task.start_by, _silent_at(state, name, task)) if each)
         elif task.retry_at is not None and _retried(state, task):
             yield task.retry_at
+        elif (until := _approved_by(task)) is not None and going_on(state):
+            yield until
 
 
 def _timed(state: Workflow) -> bool:
@@ -70,6 +75,11 @@ def _timed(state: Workflow) -> bool:
 
 def _retried(state: Workflow, task: TaskState) -> bool:
     return may_begin(state) and task.status is TaskStatus.WAITING
+
+
+def _approved_by(task: TaskState) -> datetime | None:
+    """Return until when a task that waits for an approval has to have it."""
+    return task.approval.until if task.approval is not None and task.status is TaskStatus.WAITING_APPROVAL else None
 
 
 def _silent_at(state: Workflow, name: str, task: TaskState) -> datetime | None:

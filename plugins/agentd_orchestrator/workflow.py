@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from agentd.errors import Rejected
 from agentd.messages import Outcome, TaskCompletion, TaskError, request_digest
-from agentd.workflows import DONE, UNDER_WAY, Status, TaskSpec, TaskState, TaskStatus, Workflow
+from agentd.workflows import DONE, LOOK, UNDER_WAY, Status, TaskSpec, TaskState, TaskStatus, Workflow
 from agentd_orchestrator import plan as plans
 from agentd_orchestrator import progress, signals, timers
 from agentd_orchestrator.derived import service_of
@@ -121,7 +121,14 @@ def carried(old: Workflow) -> dict[str, TaskState]:
         raise Rejected(message)
     if old.status is Status.COMPENSATED:
         return {name: TaskState(task.spec) for name, task in old.tasks.items() if task.spec is not None}
-    return {name: task if task.status in DONE else _anew(task) for name, task in old.tasks.items()}
+    return {name: task if _stays_done(old, name, task) else _anew(task) for name, task in old.tasks.items()}
+
+
+def _stays_done(old: Workflow, name: str, task: TaskState) -> bool:
+    """Tell whether a task need not be done again; what was seen before an act that was not had is old by now."""
+    if old.spec(name).look:
+        return old.tasks[name.removeprefix(LOOK)].status in DONE if name.removeprefix(LOOK) in old.tasks else False
+    return task.status in DONE
 
 
 def _anew(task: TaskState) -> TaskState:

@@ -18,10 +18,11 @@ import msgspec
 from msgspec import Meta
 
 from agentd.answers import Upid, one_line
-from agentd.errors import Rejected, UnknownOutcome
-from agentd.messages import Tier
+from agentd.errors import NotFound, Rejected, UnknownOutcome
+from agentd.messages import Target, Tier
+from agentd.policy import CONSENTED
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import checks, schema
+from agentd_proxmox import checks, pages, schema, targets
 from agentd_proxmox.tiers import tier_of
 
 if TYPE_CHECKING:
@@ -207,7 +208,10 @@ class Api:
 
         async def look() -> Found | None:
             since: datetime | None = getattr(call, "begun", None)  # of a run by the worker: Performance
-            return None if since is None else await self._settled(endpoint, sent, since)
+            found = None if since is None else await self._settled(endpoint, sent, since)
+            if found is None and granted in CONSENTED:
+                call.target(await self._target(endpoint, where, sent))
+            return found
 
         async def act() -> str | None:
             send = getattr(self.proxmox, endpoint.verb.lower())
@@ -221,6 +225,29 @@ class Api:
         await self.inventory.finish(call, found)
         log = await self.proxmox.log_tail(found.upid, LOG_TAIL)
         return Changed(endpoint.key, upid=found.upid, log=log, settled=found.adopted)
+
+    async def _target(self, endpoint: schema.Endpoint, where: str, sent: dict[str, Any]) -> Target:
+        """Return what a call of this method is about to change, as far as the API lets us look."""
+        said = "; ".join(f"{name}={one_line(value)[:60]}" for name, value in sent.items())
+        values = endpoint.values
+        if "vmid" in values:
+            at = await self.inventory.find(int(values["vmid"]))
+            return await targets.guest(
+                self.inventory, at, f"{endpoint.verb} {where}" + (f" with {said}" if said else "")
+            )
+        looks = await self._looks(endpoint, where)
+        labels = [f"{LABELS.get(name, name)}/{value}" for name, value in values.items()]
+        return Target(where, f"{endpoint.verb} {where}", looks, labels, [said] if said else [])
+
+    async def _looks(self, endpoint: schema.Endpoint, where: str) -> dict[str, Any]:
+        """Return the digest of the object that is changed or deleted, {} where there is none to be read."""
+        if endpoint.verb not in {"PUT", "DELETE"}:
+            return {}
+        try:
+            (await self.schemas.catalogue()).resolve("GET", where)
+        except NotFound:
+            return {}
+        return {"object": pages.digest(clean(await self.proxmox.get(where)))[:16]}
 
     async def _settled(self, endpoint: schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:
         """Return the task that an unanswered write has begun; raises UnknownOutcome while it may yet be listed."""
@@ -243,6 +270,8 @@ class Api:
         return upid if fits and upid.user == self.proxmox.user else None
 
 
+LABELS = {"poolid": "pool", "userid": "user", "groupid": "group", "roleid": "role", "tokenid": "token"}
+"""How protection calls what a variable of a path names."""
 WORKERS = {
     **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("start", "stop", "shutdown")},
     **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("reboot", "reset", "resume")},

@@ -257,8 +257,13 @@ class Backups:
         path = f"/nodes/{node}/storage/{volid.partition(':')[0]}/content/{volid}"
 
         async def seen() -> Found | None:
-            now = (await self.proxmox.get(path)).get(name)
-            return Found() if (bool(int(now or 0)) if name == "protected" else str(now or "")) == value else None
+            said = (await self.proxmox.get(path)).get(name)
+            now = bool(int(said or 0)) if name == "protected" else str(said or "")
+            if now == value:
+                return Found()
+            if name == "protected":
+                call.inverse("set_backup_protection", {"volid": volid, "node": node, "protected": now})
+            return None
 
         async def act() -> None:
             await self.proxmox.put(path, **{name: value})

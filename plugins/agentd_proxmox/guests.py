@@ -126,9 +126,16 @@ class Guests:
         guests stays in the description.
         """
         at = await self.inventory.find(p.vmid, vm=True)
+        call.target(at.target())
 
         async def seen() -> Found | None:
-            return None if look.changes(config := await self.inventory.config(at), _wanted(p, config)) else Found()
+            config = await self.inventory.config(at)
+            changed = look.changes(config, _wanted(p, config))
+            if not changed:
+                return Found()
+            given = [each for each in changed if each != "delete"] + str(changed.get("delete", "")).split(",")
+            call.inverse("update_vm", {"vmid": at.vmid, **look.options(config, given)})
+            return None
 
         await self.inventory.finish(call, await call.once(seen, lambda: self._change(call, at, p)))
         return await self.inventory.read(at)
@@ -140,6 +147,7 @@ class Guests:
         The guest still has to grow its partition and file system; most cloud images do so by themselves at boot.
         """
         at = await self.inventory.find(p.vmid, vm=True)
+        call.target(at.target())
 
         async def seen() -> Found | None:
             disks = look.disks(await self.inventory.config(at))

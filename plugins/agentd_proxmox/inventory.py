@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.answers import Upid, grant, one_line
 from agentd.errors import Denied, GuestLocked, NotFound, Rejected
+from agentd.messages import Target
 from agentd_proxmox import look
 from agentd_proxmox.fields import Guest, GuestLine
 
@@ -38,6 +39,7 @@ class Place:
     template: bool
     tags: tuple[str, ...] = ()
     lock: str = ""
+    pool: str = ""
 
     @property
     def path(self) -> str:
@@ -49,6 +51,11 @@ class Place:
         """What a person calls it."""
         noun = "VM" if self.kind == "qemu" else "container"
         return f"{noun} {self.vmid}" + (f" '{self.name}'" if self.name else "") + f" on {self.node}"
+
+    def target(self) -> Target:
+        """Return it as what a call is about to change, with the names that may protect it."""
+        tags, pools = [f"tag/{each}" for each in self.tags], [f"pool/{self.pool}"] if self.pool else []
+        return Target(f"guest/{self.vmid}", self.title, labels=[f"guest/{self.name}", *tags, *pools])
 
     def line(self) -> GuestLine:
         """Return it for a list."""
@@ -68,6 +75,7 @@ def place(entry: Entry) -> Place:
         template=bool(entry.get("template")),
         tags=tuple(look.split_tags(entry.get("tags"))),
         lock=one_line(entry.get("lock") or ""),
+        pool=one_line(entry.get("pool") or ""),
     )
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, pages, targets
 from agentd_proxmox.backups import template
@@ -192,6 +192,7 @@ class Jobs:
         async def seen() -> Found | None:
             job = await self._one(name)
             if job is None:
+                call.inverse("delete_backup_job", {"id": name})
                 return None
             if not _is(job, wanted):
                 raise Rejected(f"there is a backup job {name} with other settings: choose another id, or update it")
@@ -248,7 +249,9 @@ class Jobs:
             if job is None:
                 return Found()
             was.append(job)
-            self._unchanged(await self._raw(p.id), p.digest)
+            raw = await self._raw(p.id)
+            self._unchanged(raw, p.digest)
+            call.target(Target(f"job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"]))
             return None
 
         async def act() -> None:

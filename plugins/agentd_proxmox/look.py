@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from agentd.answers import one_line
 from agentd_proxmox.fields import Guest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PREFIX = "agentd:"
 CLONING = "qmclone temporary file"
@@ -158,6 +161,26 @@ def changes(config: Config, wanted: Config) -> Config:
         else:
             changed[key] = value
     return changed | ({"delete": ",".join(removed)} if removed else {})
+
+
+def options(config: Config, names: list[str]) -> Config:
+    """Return what these options of a VM are now, as parameters of update_vm."""
+    return {name: _READ.get(name, _text)(config.get(name)) for name in names if name}
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "tags": split_tags,
+    "onboot": enabled,
+    "agent": enabled,
+    "memory": lambda value: memory({"memory": value}),
+    "cores": lambda value: int(value or 1),
+    "description": lambda value: text_of(_text(value)),
+    "sshkeys": lambda value: unquote(_text(value)).strip(),
+}
 
 
 def _same(key: str, have: Any, want: Any) -> bool:  # noqa: ANN401 - values of a configuration

@@ -85,6 +85,7 @@ class Power:
         short before.  On doubt a person looks.
         """
         at = await self.inventory.find(p.vmid, p.name)
+        call.target(at.target())
 
         async def look() -> Found | None:
             status = await self.inventory.unlocked(call, at)
@@ -101,10 +102,13 @@ class Power:
     async def _switch(
         self, call: Call, at: Place, action: str, wanted: str, *, besides: str = "", **options: int | None
     ) -> fields.Guest:
+        call.target(at.target())
+
         async def look() -> Found | None:
             if (await self.inventory.status(at)).get("status") == wanted:
                 return Found()
             await self.inventory.unlocked(call, at, besides=besides)
+            call.inverse("shutdown_vm" if wanted == RUNNING else "start_vm", {"vmid": at.vmid})
             return None
 
         async def act() -> str | None:

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, pages, targets
 from agentd_proxmox.power import upid_of
@@ -109,6 +109,7 @@ class Pruning:
                     f"the rule comes to other backups on {p.storage} now ({len(seen)}): preview_prune shows them; "
                     "nothing was done"
                 )
+            call.target(_target(p, seen))
             return None
 
         async def act() -> str | None:
@@ -166,3 +167,15 @@ def _rule(p: PruneRule) -> dict[str, str | int | None]:
 
 def _digest(removed: list[Pruned]) -> str:
     return pages.digest(sorted(each.volid for each in removed))
+
+
+def _target(p: PruneRule, removed: list[Pruned]) -> Target:
+    """Return the backups that are about to be deleted."""
+    guests = sorted({each.vmid for each in removed if each.vmid})
+    return Target(
+        name=f"backups/{p.storage}",
+        title=f"{len(removed)} backups on {p.storage}",
+        state={"backups": _digest(removed)},
+        labels=[f"storage/{p.storage}", *(f"guest/{each}" for each in guests)],
+        loses=[f"{each.volid} of {each.time:%Y-%m-%d %H:%M}" for each in removed[:SHOWN]],
+    )

@@ -180,6 +180,7 @@ class Snapshots:
             raise Rejected(f"{at.title} has no memory that a snapshot could keep: leave `vmstate` out")
         if at.template:
             raise Rejected(f"{at.title} is a template: it has no snapshots")
+        call.target(at.target())
         name = p.name or targets.keyed(call, "create_snapshot")
         if name.lower() in {CURRENT, "pending", "vzdump"}:
             raise Rejected(f"create_snapshot: Proxmox keeps the name {name!r} for itself; choose another one")
@@ -216,6 +217,8 @@ class Snapshots:
                     f"{at.title} has no whole snapshot {p.name}; it has {await self._names(at)}: nothing was done"
                 )
             await self.inventory.unlocked(call, at)
+            lost = f"what was written to it since {p.name} was made ({line.age:g} h ago)"
+            call.target(await targets.guest(self.inventory, at, lost))
             return None
 
         async def act() -> str | None:
@@ -245,6 +248,7 @@ class Snapshots:
             if line.state == "delete" and len(ours) == 1:
                 return Found(ours[0].text)
             await self.inventory.unlocked(call, at)
+            call.target(await targets.guest(self.inventory, at, f"its snapshot {p.name}, {line.age:g} h old"))
             return None if await self._one(at, p.name) is not None else Found()
 
         async def act() -> str | None:
@@ -319,6 +323,8 @@ class Snapshots:
             await targets.pause(call, f"a snapshot of {at.title} is being made ({ours[0].text}): is it ours?")
         await self.inventory.unlocked(call, at)
         entry = next((each for each in await self._entries(at) if each.get("name") == name), None)
+        if entry is None:
+            call.inverse("delete_snapshot", {"vmid": at.vmid, "guest": at.name, "name": name})
         return None if entry is None else self._ours(call, at, entry, [])
 
     @staticmethod

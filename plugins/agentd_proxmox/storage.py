@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected, TaskFailed
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, pages, targets
 from agentd_proxmox.backups import notes_text
@@ -279,6 +279,7 @@ class Storage:
             users = await self._users(p, line)
             if users:
                 raise Rejected(f"{p.volid} is used by {'; '.join(users)}: nothing was done")
+            call.target(_target(p, line))
             return None
 
         async def act() -> str | None:
@@ -363,4 +364,16 @@ def _line(entry: Entry) -> VolumeLine:
         parent=one_line(entry.get("parent") or ""),
         protected=bool(int(entry.get("protected") or 0)),
         notes=notes_text(str(entry.get("notes") or "")),
+    )
+
+
+def _target(p: DeleteVolume, line: VolumeLine) -> Target:
+    """Return the volume as what is about to be deleted."""
+    owner = [f"guest/{line.vmid}"] if line.vmid else []
+    return Target(
+        name=f"volume/{p.volid}",
+        title=f"{p.volid} on {p.node}",
+        state={"size": line.size, "content": line.content},
+        labels=[f"storage/{p.volid.partition(':')[0]}", *owner],
+        loses=[f"{line.size:g} GiB of {line.content}"],
     )

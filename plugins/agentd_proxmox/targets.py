@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agentd.answers import grant
+from agentd.answers import grant, one_line
 from agentd.errors import GuestLocked, NotFound, ProxmoxUnavailable, Rejected
+from agentd.messages import Target
+from agentd_proxmox import look
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
@@ -26,6 +29,24 @@ def named(at: Place, name: str) -> None:
     """Refuse a guest that is not called as the caller thinks: ids are given to other guests in time."""
     if at.name != name:
         raise Rejected(f"{at.title} is not called {name!r}: nothing was done; look which guest is meant")
+
+
+async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
+    """Return the guest as what a call is about to change, as it is now; `loses` says what goes with it."""
+    config, status = await asyncio.gather(inventory.config(at), inventory.status(at))
+    at = replace(at, tags=tuple(look.split_tags(config.get("tags"))))
+    return Target(
+        name=f"guest/{at.vmid}",
+        title=f"{at.title}, {one_line(status.get('status') or 'unknown')}",
+        state={
+            "name": at.name,
+            "node": at.node,
+            "status": one_line(status.get("status") or "unknown"),
+            "configuration": str(config.get("digest") or "")[:16],
+        },
+        labels=at.target().labels,
+        loses=list(loses),
+    )
 
 
 def keyed(call: Call, tool: str) -> str:

@@ -5,4 +5,7 @@ import os
 if os.environ.get("AGENTD_TEST_BLOCKBUSTER"):
     from blockbuster import BlockBuster
 
-    BlockBuster().activate()
+    blockbuster = BlockBuster()
+    # Coverage guards its data by a lock of its own, which it takes wherever a new thread or file begins.
+    blockbuster.functions["threading.Lock.acquire"].can_block_in("coverage/collector.py", "lock_data")
+    blockbuster.activate()

@@ -12,7 +12,7 @@ import msgspec
 from agentd import subjects
 from agentd.audit import verify
 from agentd.ledger import Ledger
-from agentd.messages import AuditRecord, EffectRecord, TaskAssignment, TaskCompletion, Tier
+from agentd.messages import AuditRecord, EffectRecord, Target, TaskAssignment, TaskCompletion, Tier
 from agentd.metrics import Metrics
 from agentd.policy import Policy
 from agentd.tools import Call, Found, Repeat, Tool, by_name, collect, tool
@@ -57,6 +57,7 @@ class Probe:
         self.world: dict[str, str] = {}
         self.told: list[str] = []
         self.used: list[str] = []
+        self.looks_like = "whole"
         self.at_work = asyncio.Event()
         self.on_look: Callable[[Call], Awaitable[None]] = nothing
         self.on_act: Callable[[Call], Awaitable[None]] = nothing
@@ -81,10 +82,12 @@ class Probe:
             self.told.append("cancelled")
             raise
 
-    async def _once(self, call: Call, *, blind: bool = False) -> Done:
+    async def _once(self, call: Call, *, blind: bool = False, target: bool = False) -> Done:
         async def look() -> Found | None:
             self.told.append("look")
             await self.on_look(call)
+            if target:
+                call.target(Target("thing/1", "the thing", {"looks": self.looks_like}, ["tag/old"], ["all of it"]))
             return None if blind or call.key not in self.world else Found(self.world[call.key])
 
         async def act() -> str:
@@ -134,7 +137,7 @@ class Probe:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="probing")
     async def wipe(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
         """Destroy it."""
-        return await self._once(call)
+        return await self._once(call, target=True)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="probing")
     async def shell(self, call: Call, p: Wish) -> Done:  # noqa: ARG002
@@ -146,13 +149,13 @@ class Probe:
         return by_name(each for each in collect(self, service=SERVICE) if isinstance(each, Tool))
 
 
-def a_worker(bus: Bus, probe: Probe, name: str = "a", log: Lines | None = None) -> Worker:
+def a_worker(bus: Bus, probe: Probe, name: str = "a", log: Lines | None = None, policy: Policy | None = None) -> Worker:
     """Return a worker of the agent `name`, not serving yet."""
     return Worker(
         bus,
         name,
         probe.tools(),
-        policy=Policy(default_tier=Tier.OPERATE),
+        policy=policy or Policy(default_tier=Tier.OPERATE),
         ledger=Ledger(bus, name),
         metrics=Metrics("test"),
         log=log or Lines(),  # type: ignore[arg-type]
@@ -193,6 +196,8 @@ async def assign(bus: Bus, tool_name: str, wish: dict[str, Any] | None = None, *
         attempt=attempt,
         tier=more.pop("tier", Tier.OPERATE),
         principal="tester",
+        dry_run=more.pop("dry_run", False),
+        consent=more.pop("consent", None),
     )
     assert not more
     await bus.store(subjects.assign(SERVICE, workflow, task, attempt), message)

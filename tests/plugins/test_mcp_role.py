@@ -132,7 +132,7 @@ async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
 
             assert context.worker.served == ["mcp-proxmox"]
             assert context.health.ready
-            assert listed == ["summarize_health", "validate_vm_parameters"]
+            assert listed == ["summarize_health", "validate_vm_parameters", "dry_run"]
             assert called.structured_content == VALID
             assert context.worker.asked == [("validate_vm_parameters", wish, "mcp")]
             assert (after.status_code, after.text) == (503, "MCP is not served: stopping\n")
@@ -178,7 +178,7 @@ def test_what_does_not_serve_mcp_never_loads_the_sdk() -> None:
         "for each in (agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator):\n"
         "    each.agentd_settings(), each.agentd_role()\n"
         "agentd_specialist.agentd_tools(Toolbox('pve1', None, None))\n"
-        "agentd_orchestrator.agentd_workflows()\n"
+        "agentd_orchestrator.agentd_workflows(dict)\n"
         "print(*sorted({'mcp', 'mcp_types'} & set(sys.modules)))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from agentd.errors import Rejected
-from agentd.messages import Tier, plain
+from agentd.messages import Target, Tier, plain
 from agentd.role import Health, Role
 from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
 from agentd_proxmox import agentd_tools as proxmox_tools
@@ -44,6 +44,7 @@ class Direct:
         self.others = others
         self.key = key
         self.principal = "tester"
+        self.undo: tuple[str, dict[str, Any]] | None = None
         self.tier = Tier.OPERATE
         self.steps: list[str] = []
         self.warnings: list[str] = []
@@ -58,6 +59,13 @@ class Direct:
 
     def progress(self, text: str) -> None:
         """Need no progress."""
+
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Keep how it is taken back."""
+        self.undo = (tool, parameters)
+
+    def target(self, target: Target) -> None:
+        """Need no approval."""
 
     async def once(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]

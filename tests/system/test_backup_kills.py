@@ -66,7 +66,7 @@ async def test_destroying_is_refused(net: Net) -> None:
     async with net.client() as bus, net.here():
         for tool, parameters in tools.items():
             call = ToolCall(parameters=parameters, key=f"wf.{tool}.one", tier=Tier.EXEC, principal="tester")
-            with pytest.raises(errors.Denied, match=f"{tool} is of tier destroy: plans and approvals are needed"):
+            with pytest.raises(errors.Denied, match=f"{tool} is of tier destroy: somebody else has to approve it"):
                 await call_tool(bus, SERVICE, tool, call, seconds=20)
 
     assert net.pve.log("DELETE") + net.pve.log("POST") == []

@@ -1,0 +1,85 @@
+"""Ask for a workflow, and see how it stands: what daemons do too; `client.py` has what people do besides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd import subjects
+from agentd.errors import TemporaryError
+from agentd.messages import WorkflowRequest, check_size, encode, request_digest
+from agentd.workflows import Status, Workflow
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from agentd.connection import Received
+
+CALL: Final = "tool_call"
+"""The workflow that is one call of a tool."""
+UNDO: Final = "undo"
+"""The workflow that takes back what calls have done."""
+LOOKED: Final = 10.0
+"""Seconds within which an agent has looked at what a plan would change."""
+POLL: Final = 2.0
+"""Seconds after which the state is read again: an event may have been missed while reconnecting."""
+
+
+def new_id(workflow_type: str) -> str:
+    """Return an id that nobody else has: the type's name and 40 random bits."""
+    return f"{workflow_type[:40]}-{secrets.token_hex(5)}"
+
+
+async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
+    """Store a request; return its sequence.  Sending it again with the same id is the same request."""
+    subjects.check_id(request.workflow_id)
+    data = encode(request)
+    check_size(data, WorkflowRequest)
+    message_id = f"{principal}.{request.workflow_id}.{request_digest(request)[:16]}"
+    return await bus.store(subjects.request(principal), data, msg_id=message_id)
+
+
+async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:
+    """Return the state of one workflow, None if there is none of that id."""
+    stored = await bus.last(subjects.WORKFLOWS, subjects.event(subjects.check_id(workflow_id)))
+    return None if stored is None else stored.decode(Workflow)
+
+
+async def plan(bus: Bus, principal: str, tool: str, parameters: dict[str, Any], *, workflow_id: str = "") -> Workflow:
+    """Ask for a call that somebody else has to approve; as `begin` does."""
+    workflow_id = workflow_id or new_id(f"{CALL}-{tool}")
+    request = WorkflowRequest(CALL, workflow_id, {"tool": tool, "parameters": parameters})
+    return await begin(bus, principal, request)
+
+
+async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: float = LOOKED) -> Workflow:
+    """Submit a request; return how its workflow stands once it waits for an approval, or is over.
+
+    Raises TemporaryError if it does neither within `wait` seconds: it goes on without us.
+    """
+    await submit(bus, principal, request)
+    workflow_id = request.workflow_id
+    changed = asyncio.Event()
+
+    async def on_change(_: Received) -> None:
+        changed.set()
+
+    subscription = await bus.subscribe(subjects.event(workflow_id), on_change)
+    until = time.monotonic() + wait
+    try:
+        while True:
+            changed.clear()
+            state = await state_of(bus, workflow_id)
+            if state is not None and (state.over or state.status is Status.WAITING_APPROVAL):
+                return state
+            left = min(POLL, until - time.monotonic())
+            if left <= 0:
+                message = f"{workflow_id} is not over after {wait:g} s; it goes on: agentd watch {workflow_id}"
+                raise TemporaryError(message)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await changed.wait()
+    finally:
+        await subscription.stop()

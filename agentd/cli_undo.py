@@ -1,0 +1,63 @@
+"""`agentd undo`: takes back what a call or a workflow has done, as each agent wrote it down before it acted."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from agentd import subjects
+from agentd.errors import TemporaryError, UsageError
+from agentd.messages import EffectRecord, WorkflowRequest
+from agentd.shell import EXIT_CODES, App, passes, run_async
+from agentd.workflows import Status
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from agentd.workflows import Workflow
+
+
+@click.command()
+@click.argument("key", metavar="WORKFLOW[.TASK]")
+@click.option("--dry-run", is_flag=True, help="Only show what would be called.")
+@passes
+def undo(app: App, key: str, *, dry_run: bool) -> None:
+    """Take back what a workflow, one of its tasks or a call has done: agentd undo WORKFLOW.TASK.
+
+    The latest comes first.  What destroys on the way back has to be approved by somebody else.
+    """
+    from agentd import asking
+
+    async def work() -> Workflow | list[EffectRecord]:
+        async with app.bus() as (bus, config):
+            found = await undoable(bus, key)
+            if dry_run:
+                return found
+            calls = [{"tool": each.undo.tool, "parameters": each.undo.parameters} for each in found if each.undo]
+            request = WorkflowRequest(asking.UNDO, asking.new_id(asking.UNDO), {"of": key, "calls": calls})
+            return await asking.begin(bus, config.principal, request)
+
+    found = run_async(work())
+    if isinstance(found, list):
+        app.show(found, "undoable")
+        return
+    app.show(found, "asked")
+    sys.exit(TemporaryError.exit_code if found.status is Status.WAITING_APPROVAL else EXIT_CODES.get(found.status, 1))
+
+
+async def undoable(bus: Bus, key: str) -> list[EffectRecord]:
+    """Return the effects of a workflow, a task or a call that say how they are taken back, the latest first.
+
+    Raises UsageError when there is none.
+    """
+    subjects.check_id(key.partition(".")[0])
+    stored = await bus.last_many(subjects.EFFECTS, f"ai.effects.*.{key.partition('.')[0]}.>")
+    records = [each.decode(EffectRecord) for each in stored]
+    mine = [each for each in records if each.key == key or each.key.startswith(f"{key}.")]
+    found = sorted((each for each in mine if each.undo is not None), key=lambda each: each.claimed_at, reverse=True)
+    if found:
+        return found
+    done = ", ".join(sorted(f"{each.key} ({each.tool})" for each in mine))
+    message = f"{key}: nothing of it can be taken back; it did {done}" if done else f"{key}: there is no such effect"
+    raise UsageError(message)

@@ -1,0 +1,192 @@
+"""Nothing destroyed that was not meant: dry runs, consents, what is protected, and how much within an hour."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from msgspec.structs import replace
+
+from agentd import budget, subjects
+from agentd.calls import call_tool
+from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected
+from agentd.messages import Consent, Outcome, Preview, Target, TaskCompletion, Tier, ToolCall, plain
+from agentd.policy import Policy, looking, no_writing, unchanged
+from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, serving
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+
+THING = Target("thing/1", "the thing", {"looks": "whole"}, ["tag/old"], ["all of it"])
+GIVEN = Consent("bob", "d" * 64, [THING])
+
+
+async def _assigned(bus: Bus, probe: Probe, tool: str, policy: Policy | None = None, **more: Any) -> TaskCompletion:
+    async with serving(a_worker(bus, probe, policy=policy)):
+        await assign(bus, tool, **{"tier": Tier.EXEC} | more)
+        return await completion(bus)
+
+
+# -- dry runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", ["marked", "unsafe", "wipe"])
+async def test_a_dry_run_only_looks(bus: Bus, probe: Probe, tool: str) -> None:
+    """It says what would be changed; nothing is done, no effect is recorded, and anybody who may read may ask."""
+    async with serving(a_worker(bus, probe)):
+        call = ToolCall({}, "w.t.step", "tester", Tier.READ, dry_run=True)
+        reply = await call_tool(bus, SERVICE, tool, call, seconds=15)
+
+    assert (reply.status, reply.looked) == ("completed", True)
+    assert reply.result == plain(Preview(tool, [THING] if tool == "wipe" else []))
+    assert (probe.looks, probe.acts) == (1, 0)
+    assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "w.t.step")) is None
+    assert await audit(bus) == []
+
+
+async def test_a_dry_run_says_that_there_is_nothing_to_do(bus: Bus, probe: Probe) -> None:
+    """What is as wanted already would not be touched."""
+    probe.world["w.t.step"] = "UPID"
+    async with serving(a_worker(bus, probe)):
+        reply = await call_tool(bus, SERVICE, "probed", ToolCall({}, "w.t.step", dry_run=True), seconds=15)
+
+    assert reply.result == {"tool": "probed", "already": True}
+
+
+async def test_a_dry_run_of_what_reads_is_the_read(bus: Bus, probe: Probe) -> None:
+    """There is nothing else to be seen: the result is its own."""
+    async with serving(a_worker(bus, probe)):
+        reply = await call_tool(bus, SERVICE, "read_it", ToolCall({"text": "x"}, dry_run=True), seconds=15)
+
+    assert (reply.result, reply.looked) == ({"upid": "", "text": "x"}, False)
+
+
+def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
+    """A tool that writes outside `once` is stopped before anything is sent; outside a dry run it is not."""
+    with looking(), pytest.raises(PermanentError, match="POST /x writes, and this is a dry run: nothing was sent"):
+        no_writing("POST /x")
+
+    no_writing("POST /x")
+
+
+# -- consents ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", ["wipe", "shell"])
+async def test_nobody_destroys_alone(bus: Bus, probe: Probe, tool: str) -> None:
+    """Without a consent a tool that destroys or executes is not even begun, whatever the tier of who asks."""
+    found = await _assigned(bus, probe, tool)
+
+    assert (found.status, probe.told) == (Outcome.FAILED, [])
+    assert found.error is not None
+    assert found.error.code == NeedsPlan.code  # type: ignore[union-attr]
+    assert f"`agentd call {tool} …` asks" in found.error.message  # type: ignore[union-attr]
+
+
+async def test_what_was_approved_is_done_once(bus: Bus, probe: Probe) -> None:
+    """With somebody else's consent it is done, and both audit lines name who gave it; a redelivery does nothing."""
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "wipe", tier=Tier.DESTROY, consent=GIVEN)
+        first = await completion(bus)
+        await assign(bus, "wipe", tier=Tier.DESTROY, consent=GIVEN, attempt=2)
+        second = await completion(bus, number=2)
+    lines = await audit(bus)
+
+    assert first.status == second.status == Outcome.COMPLETED
+    assert probe.acts == 1
+    assert [(each.phase, each.approved_by) for each in lines] == [("before", "bob"), ("after", "bob")]
+
+
+async def test_what_has_changed_since_is_left_alone(bus: Bus, probe: Probe) -> None:
+    """The consent holds for what was shown: the refusal names what is otherwise now."""
+    probe.looks_like = "in use"
+    found = await _assigned(bus, probe, "wipe", consent=GIVEN)
+
+    assert (found.status, probe.acts) == (Outcome.FAILED, 0)
+    assert found.error.message == (  # type: ignore[union-attr]
+        "the thing is not as it was when bob approved it (looks: 'whole' → 'in use'): nothing was done; ask anew"
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "line"),
+    [
+        ([replace(THING, name="thing/2")], "the thing was not part of what bob approved: nothing was done; ask anew"),
+        ([], "the thing, which bob approved, is not meant any more: nothing was done; ask anew"),
+        ([THING, replace(THING, name="thing/2")], "the thing was not part of what bob approved: nothing was done"),
+        ([replace(THING, state={})], "(looks: 'whole' → None): nothing was done; ask anew"),
+    ],
+)
+def test_a_consent_is_for_exactly_these(now: list[Target], line: str) -> None:
+    """Neither more nor less nor other than what was approved."""
+    with pytest.raises(Rejected) as caught:
+        unchanged(now, GIVEN)
+
+    assert line in str(caught.value)
+
+
+@pytest.mark.parametrize("by", ["tester", ""])
+async def test_a_consent_of_who_asked_is_none(bus: Bus, probe: Probe, by: str) -> None:
+    """Two are needed; one under both names is one."""
+    found = await _assigned(bus, probe, "wipe", consent=replace(GIVEN, by=by))
+
+    assert (found.status, probe.told) == (Outcome.FAILED, [])
+    assert "somebody else has to" in found.error.message  # type: ignore[union-attr]
+
+
+async def test_a_tool_that_does_not_say_what_it_changes(bus: Bus, probe: Probe) -> None:
+    """Nobody can tell whether it may: it is refused right before it acts."""
+    found = await _assigned(bus, probe, "shell", consent=replace(GIVEN, targets=[]))
+
+    assert (found.status, probe.acts) == (Outcome.FAILED, 0)
+    assert found.error.message.startswith("shell does not say what it changes")  # type: ignore[union-attr]
+
+
+# -- what is protected ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["thing/1", "thing/*", "tag/old"])
+async def test_what_is_protected_is_not_touched(bus: Bus, probe: Probe, pattern: str) -> None:
+    """Not even with a consent; a dry run says so before anybody is asked for one."""
+    policy = Policy(protected=("other/*", pattern))
+    line = f"wipe: the thing is protected by [policy] protected = {pattern!r}; nothing was done"
+    async with serving(a_worker(bus, probe, policy=policy)):
+        await assign(bus, "wipe", tier=Tier.EXEC, consent=GIVEN)
+        found = await completion(bus)
+        with pytest.raises(Denied) as caught:
+            await call_tool(bus, SERVICE, "wipe", ToolCall({}, "w.t.step", dry_run=True), seconds=15)
+
+    assert (found.error.message, str(caught.value)) == (line, line)  # type: ignore[union-attr]
+    assert probe.acts == 0
+
+
+async def test_what_is_protected_from_every_change(bus: Bus, probe: Probe) -> None:
+    """With `protected_from = "operate"` a tool that does not say what it changes changes nothing."""
+    policy = Policy(default_tier=Tier.OPERATE, protected=("thing/9",), protected_from=Tier.OPERATE)
+    found = await _assigned(bus, probe, "marked", policy)
+
+    assert (found.status, probe.acts) == (Outcome.FAILED, 0)
+    assert "does not say what it changes" in found.error.message  # type: ignore[union-attr]
+
+
+# -- how much ---------------------------------------------------------------------------------------------------------
+
+
+async def test_only_so_much_is_destroyed_within_an_hour(bus: Bus, probe: Probe) -> None:
+    """The limit is the network's; an act that is repeated takes no second place."""
+    await budget.spend(bus, "w.one", 2)
+    await budget.spend(bus, "w.one", 2)
+    found = await _assigned(bus, probe, "wipe", Policy(per_hour=1), consent=GIVEN)
+
+    assert (found.status, probe.acts) == (Outcome.FAILED, 0)
+    assert "1 acts that destroy or execute within an hour" in found.error.message  # type: ignore[union-attr]
+    assert list(await bus.kv_list(subjects.BUDGET)) == ["0"]
+
+
+async def test_two_do_not_take_the_same_place(bus: Bus) -> None:
+    """Of many at once exactly as many get a place as there are."""
+    found = await asyncio.gather(*(budget.spend(bus, f"w.{number}", 3) for number in range(6)), return_exceptions=True)
+
+    assert sum(isinstance(each, Denied) for each in found) == 3
+    assert sum(each is None for each in found) == 3

@@ -1,0 +1,67 @@
+"""What was there before is written down before an act, so that it can be taken back whatever dies meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd.calls import call_tool
+from agentd.errors import UnknownOutcome
+from agentd.messages import Inverse, Tier, ToolCall
+from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from agentd.tools import Call
+
+BACK = Inverse("probed", {"number": 7})
+
+
+def notes(probe: Probe, number: int = 7) -> None:
+    """Let the probe say how it is taken back, each time with another number."""
+    numbers = iter(range(number, number + 100))
+
+    async def look(call: Call) -> None:
+        call.inverse("probed", {"number": next(numbers)})
+
+    probe.on_look = look
+
+
+async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None:
+    """While the tool acts its record says already how that is taken back; the answer says that it can be."""
+    notes(probe)
+    before = []
+
+    async def act(_: Call) -> None:
+        before.append((await record(bus, "w.t.step")).undo)
+
+    probe.on_act = act
+    async with serving(a_worker(bus, probe)):
+        call = ToolCall({}, "w.t.step", "tester", Tier.OPERATE)
+        reply = await call_tool(bus, SERVICE, "marked", call, seconds=15)
+
+    assert before == [BACK]
+    assert reply.undo == "w.t.step"
+    assert (await record(bus, "w.t.step")).undo == BACK
+
+
+async def test_the_first_word_counts(bus: Bus, probe: Probe) -> None:
+    """When the act is tried again the world may have been changed by us already: what was said first stays."""
+    notes(probe)
+    probe.on_act = raising(UnknownOutcome("no answer", delay=0.1), times=1)
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "idempotent")
+        done = await completion(bus)
+
+    assert done.status == "completed"
+    assert probe.acts == 2
+    assert (await record(bus)).undo == BACK
+
+
+async def test_what_was_so_already_is_not_taken_back(bus: Bus, probe: Probe) -> None:
+    """Without an act there is nothing to undo."""
+    probe.world["w.t"] = "UPID"
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "probed")
+        await completion(bus)
+
+    assert (await record(bus)).undo is None

@@ -1,0 +1,260 @@
+"""What destroys is looked at, shown, approved by somebody else, and done as it was shown; without a bus."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from agentd.errors import Denied, Rejected
+from agentd.messages import Consent, Preview, Target, Tier, WorkflowRequest, digest, plain
+from agentd.policy import Policy
+from agentd.workflows import Compensation, Status, TaskSpec, TaskStatus, Workflow, template
+from agentd_orchestrator import derived, single
+from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.inputs import Begin
+from agentd_orchestrator.planning import Planner, looked_at
+from plugins.flow import LATER, T0, ended, kinds, ring, signal, spec, step
+
+DAY = 86_400.0
+WEB = Target("guest/100", "VM 100 'web' on pve1, stopped", {"status": "stopped"}, ["tag/web"], ["2 disks, 40 GiB"])
+
+
+def begun(*plan: TaskSpec, **request: Any) -> Workflow:
+    """Return the first state of a workflow whose plan has been through the planner's hands."""
+    looked = looked_at(list(plan), DAY)
+    given = Begin(WorkflowRequest("test", "w", **request), looked, "alice", Tier.DESTROY)
+    state = wf.fold(None, [given], T0)
+    assert state is not None
+    return state
+
+
+def drop(*after: str, **more: Any) -> TaskSpec:
+    """Return a task that destroys."""
+    return spec("drop", *after, tier=Tier.DESTROY, **({"parameters": {"vmid": 100}} | more))
+
+
+def seen(*targets: Target, already: bool = False) -> Any:
+    """Return what a look has found."""
+    return plain(Preview("drop", list(targets), already))
+
+
+def asked(*plan: TaskSpec, found: Any = None) -> Workflow:
+    """Return a workflow that has looked and waits for an approval."""
+    state = begun(*(plan or (drop(),)))
+    return step(state, ended(state, "look-drop", result=found or seen(WEB)))
+
+
+def approve(state: Workflow, by: str = "bob", tier: Tier = Tier.DESTROY, **more: Any) -> Any:
+    """Return somebody's yes to what is shown."""
+    approval = state.tasks["drop"].approval
+    assert approval is not None
+    return signal("approve", by, tier, **({"task": "drop", "digest": approval.digest} | more))
+
+
+def test_a_look_comes_before_what_destroys() -> None:
+    """The look has the same tool and parameters, and only looks; it needs no approval itself."""
+    state = begun(spec("stop"), drop("stop"))
+    assert kinds(state) == [("assign", "stop", 1), ("timer", "-", 1)] or kinds(state)[0] == ("assign", "stop", 1)
+    state = step(state, ended(state, "stop"))
+    look = derived.assignment(state, "look-drop", 1)
+
+    assert look is not None
+    assert (look.task_type, look.parameters, look.dry_run, look.consent) == ("drop", {"vmid": 100}, True, None)
+    assert state.tasks["drop"].status is TaskStatus.WAITING
+
+
+def test_who_approves_sees_what_goes_with_it() -> None:
+    """The question names target and losses, and until when; nothing is assigned meanwhile."""
+    state = asked()
+    approval = state.tasks["drop"].approval
+
+    assert state.status is Status.WAITING_APPROVAL
+    assert approval is not None
+    assert approval.text == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB)"
+    assert approval.until == LATER + timedelta(seconds=DAY)
+    assert approval.digest == digest(["drop", {"vmid": 100}, seen(WEB)])
+    assert not [each for each in kinds(state) if each[0] == "assign"]
+
+
+def test_what_was_shown_travels_with_the_assignment() -> None:
+    """The agent gets who approved, what, and how it looked; also with a retry."""
+    state = asked()
+    state = step(state, approve(state))
+    message = derived.assignment(state, "drop", 1)
+    approval = state.tasks["drop"].approval
+
+    assert message is not None
+    assert approval is not None
+    assert message.consent == Consent("bob", approval.digest, [WEB])
+    assert not message.dry_run
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "line"),
+    [
+        ({"by": "alice"}, Denied, "alice asked for w: somebody else has to approve drop"),
+        ({"tier": Tier.OPERATE}, Denied, "bob may operate; approving drop needs destroy"),
+        ({"digest": "0" * 64}, Rejected, "digest: drop is not what was shown any more"),
+    ],
+)
+def test_an_approval_that_is_none(given: dict[str, Any], error: type[Exception], line: str) -> None:
+    """By who asked, by who may not, or of something else: the state stays as it is."""
+    state = asked()
+    with pytest.raises(error) as caught:
+        wf.fold(state, [approve(state, **given)], LATER)
+
+    assert line in str(caught.value)
+
+
+def test_an_approval_comes_in_time_or_not_at_all() -> None:
+    """When the time is up the workflow fails by itself; a yes that is late is refused."""
+    state = asked()
+    approval = state.tasks["drop"].approval
+    assert approval is not None
+    assert approval.until is not None
+    with pytest.raises(Rejected, match=r"drop was to be approved by 2026-01-02 00:00:10 UTC; ask anew"):
+        wf.fold(state, [approve(state)], approval.until)
+    over = ring(state)
+    while not over.over:
+        over = ring(over)
+
+    assert over.status is Status.FAILED
+    assert over.error == "drop: nobody approved it within 86400 s"
+
+
+def test_what_is_so_already_needs_nobody() -> None:
+    """A look that finds nothing to do skips the task, and nobody is asked."""
+    state = asked(drop(), found=seen(already=True))
+
+    assert state.tasks["drop"].status is TaskStatus.SKIPPED
+    assert state.status is Status.COMPLETED
+
+
+def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None:
+    """Items are looked at first, all of them are shown, and each gets what was seen of it."""
+    plan = drop(each=[100, 200], parameters={"vmid": template("{{ item }}")})
+    state = begun(plan)
+    other = replace(WEB, name="guest/200", title="VM 200")
+    state = step(state, ended(state, "look-drop-0", result=seen(WEB)), ended(state, "look-drop-1", result=seen(other)))
+    approval = state.tasks["drop"].approval
+    assert approval is not None
+    assert approval.text == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); VM 200 (2 disks, 40 GiB)"
+    state = step(state, approve(state))
+    messages = [derived.assignment(state, f"drop-{number}", 1) for number in (0, 1)]
+
+    assert [each.consent.targets for each in messages if each and each.consent] == [[WEB], [other]]
+
+
+def test_nothing_to_look_at() -> None:
+    """An empty list destroys nothing and asks nobody... it is over."""
+    state = begun(drop(each=[], parameters={"vmid": template("{{ item }}")}))
+
+    assert state.status is Status.COMPLETED
+
+
+def test_a_look_that_fails_ends_it() -> None:
+    """What is protected, or not there, is not even asked for."""
+    state = begun(drop())
+    state = step(state, ended(state, "look-drop", "drop: VM 100 is protected"))
+
+    assert state.status is Status.FAILED
+    assert state.error == "look-drop: drop: VM 100 is protected"
+    assert state.tasks["drop"].status is TaskStatus.CANCELLED
+
+
+def test_a_retry_looks_and_asks_again() -> None:
+    """What was seen and approved then is old: the new workflow begins with a look."""
+    state = asked()
+    state = step(state, approve(state))
+    state = step(state, ended(state, "drop", "is not as it was when bob approved it"))
+    tasks = wf.carried(state)
+
+    assert {name: str(task.status) for name, task in tasks.items()} == {"look-drop": "waiting", "drop": "waiting"}
+    assert tasks["drop"].approval is None
+
+
+def test_what_was_had_is_not_looked_at_again() -> None:
+    """A retry after a later task has failed leaves the destroyed as it is."""
+    state = asked(drop(), spec("after", "drop"))
+    state = step(state, approve(state))
+    state = step(state, ended(state, "drop"))
+    state = step(state, ended(state, "after", "no"))
+    tasks = wf.carried(state)
+
+    assert {name: str(task.status) for name, task in tasks.items()} == {
+        "look-drop": "completed",
+        "drop": "completed",
+        "after": "waiting",
+    }
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
+def test_who_may_not_do_it_may_not_steer_it(action: str) -> None:
+    """Somebody else's workflow is cancelled, paused and resumed by who may do all that it does; one's own always."""
+    state = asked()
+    with pytest.raises(Denied) as caught:
+        wf.fold(state, [signal(action, "bob", Tier.OPERATE)], LATER)
+
+    assert str(caught.value) == f"bob may operate; to {action} w of alice needs destroy"
+    assert step(state, signal("cancel", "alice", Tier.READ)).over
+
+
+# -- the planner ------------------------------------------------------------------------------------------------------
+
+
+def planner(**more: Any) -> Planner:
+    """Return a planner that knows the workflow `tool_call` with the tool `wipe`."""
+    from core.probe import Probe
+
+    known = {each.name: each for each in single.definitions(Probe().tools)}
+    return Planner(known, Policy(**({"principals": {"alice": Tier.DESTROY}} | more)))
+
+
+def call(tool: str, **parameters: Any) -> WorkflowRequest:
+    """Return a request for one call."""
+    return WorkflowRequest("tool_call", "w", {"tool": tool, "parameters": parameters})
+
+
+def test_one_call_of_a_tool() -> None:
+    """A call that destroys is a look, an approval and the call; another one is the call alone."""
+    wipe = planner().begin(call("wipe"), "alice", Tier.DESTROY, plain=False)
+    made = planner().begin(call("marked", text="x"), "alice", Tier.DESTROY, plain=False)
+
+    assert [(each.name, each.look, each.after) for each in wipe.plan] == [
+        ("look-call", True, []),
+        ("call", False, ["look-call"]),
+    ]
+    assert [(each.name, each.tool, each.queue, each.parameters) for each in made.plan] == [
+        ("call", "marked", "probe", {"text": "x"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "tier", "plain", "line"),
+    [
+        (call("wipe"), Tier.OPERATE, False, "wipe needs tier destroy; alice has operate"),
+        (call("wipe"), Tier.DESTROY, True, "wipe is of tier destroy, and nobody proves who asks on the plain subject"),
+        (call("wip"), Tier.DESTROY, False, "tool: there is no tool 'wip'"),
+        (call("wipe", size=1), Tier.DESTROY, False, "wipe: unknown parameter 'size'; there are number, text"),
+    ],
+)
+def test_a_call_that_cannot_be(request_: WorkflowRequest, tier: Tier, plain: bool, line: str) -> None:  # noqa: FBT001
+    """It is refused before anybody looks or is asked."""
+    begin = planner().begin(request_, "alice", tier, plain=plain)
+
+    assert begin.refused.startswith(line)
+    assert begin.plan == []
+
+
+def test_a_compensation_destroys_nothing() -> None:
+    """It would run when nobody is there to approve it."""
+    undo = Compensation("wipe", "probe", Tier.DESTROY)
+    given = Begin(WorkflowRequest("t", "w"), [spec("a", compensation=undo)], "alice", Tier.EXEC)
+
+    with pytest.raises(
+        Rejected, match=r"task a: its compensation wipe is of tier destroy, and nobody could approve it"
+    ):
+        planner()._allow(given, plain=False)  # noqa: SLF001 - no definition of this test's has one
