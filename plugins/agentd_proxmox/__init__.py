@@ -54,8 +54,8 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
     areas = (Creation, Guests, Power, Cluster, Snapshots, Storage, Backups, Restore, Pruning, Jobs)
-    areas += (Migration, Agent, Ha, HaRules, Replication, Pools)
-    owners = [*(area(inventory) for area in areas), api]
+    more = (Migration, Agent, Ha, HaRules, Replication, Pools)
+    owners = [*(area(inventory) for area in (*areas, *more)), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
 
 

@@ -209,9 +209,11 @@ class Agent:
 
         async def seen() -> None:
             await self._ask(at, "ping", write=True)
+            call.target(await targets.guest(self.inventory, at, f"whatever {_word(p.command[0])} does in it"))
 
         async def act() -> None:
-            answer = await self._ask(at, "exec", write=True, command=p.command, **{"input-data": p.stdin or None})
+            sent = {"command": p.command, "input-data": p.stdin or None}
+            answer = await self._ask(at, "exec", sent, write=True)
             pid.append(int(answer["pid"]))
 
         await call.once(seen, act)
@@ -223,10 +225,13 @@ class Agent:
         at = await self._named(p.vmid, p.guest)
         read: list[tuple[bytes, bool]] = []
 
+        async def seen() -> None:  # finds nothing: a read is done anew each time
+            call.target(await targets.guest(self.inventory, at))
+
         async def act() -> None:
             read.append(await self._read(at, p.path, p.offset, p.limit))
 
-        await call.once(_nothing, act)
+        await call.once(seen, act)
         content, more = read[0]
         text = _text(content)
         return FileContent(
@@ -247,11 +252,14 @@ class Agent:
         at = await self._named(p.vmid, p.guest)
 
         async def seen() -> Found | None:
-            return Found() if await self._holds(at, p.path, content) else None
+            if await self._holds(at, p.path, content):
+                return Found()
+            call.target(await targets.guest(self.inventory, at, f"what {_word(p.path)} in it holds now"))
+            return None
 
         async def act() -> None:
             encoded = base64.b64encode(content).decode()
-            await self._ask(at, "file-write", write=True, file=p.path, content=encoded, encode=False)
+            await self._ask(at, "file-write", {"file": p.path, "content": encoded, "encode": False}, write=True)
 
         found = await call.once(seen, act)
         if not await self._holds(at, p.path, content):
@@ -263,11 +271,11 @@ class Agent:
         targets.named(at, guest)
         return at
 
-    async def _ask(self, at: Place, command: str, *, write: bool = False, **params: Any) -> Entry:  # noqa: ANN401
+    async def _ask(self, at: Place, command: str, params: Entry | None = None, *, write: bool = False) -> Entry:
         """Return what the agent answers; raises Rejected with what to do where there is no agent."""
         ask = self.proxmox.post if write else self.proxmox.get
         try:
-            return dict(await ask(f"{at.path}/agent/{command}", **params) or {})
+            return dict(await ask(f"{at.path}/agent/{command}", **(params or {})) or {})
         except PermanentError as error:
             if type(error) is not PermanentError or not _NO_AGENT.search(str(error)):
                 raise
@@ -281,7 +289,7 @@ class Agent:
         until, pause = time.monotonic() + min(p.patience, max(0.0, call.left() - MARGIN)), 0.1
         while True:
             try:
-                answer = await self._ask(at, "exec-status", pid=pid)
+                answer = await self._ask(at, "exec-status", {"pid": pid})
             except ProxmoxUnavailable as error:
                 answer = {"exited": 0}
                 call.progress(f"the command runs as {pid} in {at.title}, which cannot be asked now: {error}")
@@ -297,12 +305,13 @@ class Agent:
 
     async def _read(self, at: Place, path: str, offset: int, limit: int) -> tuple[bytes, bool]:
         """Return a part of a file, and whether there is more; Proxmox VE 8 gives all of it, as Latin-1."""
+        part = {"file": path, "decode": False, "count": limit, "offset": offset or None}
         try:
-            answer = await self._ask(at, "file-read", file=path, decode=False, count=limit, offset=offset or None)
+            answer = await self._ask(at, "file-read", part)
         except Rejected as error:
             if "not defined in schema" not in str(error) or offset:
                 raise
-            answer = await self._ask(at, "file-read", file=path)
+            answer = await self._ask(at, "file-read", {"file": path})
             content = str(answer.get("content") or "").encode("latin-1", "replace")
         else:
             content = base64.b64decode(str(answer.get("content") or ""))
@@ -315,10 +324,6 @@ class Agent:
             if isinstance(error, Rejected) or "No such file" not in str(error):
                 raise
             return False
-
-
-async def _nothing() -> None:
-    """Find nothing: a read is done anew each time."""
 
 
 def _executed(at: Place, pid: int, answer: Entry, limit: int) -> Executed:

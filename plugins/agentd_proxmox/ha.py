@@ -22,6 +22,8 @@ from agentd_proxmox.preflight import service
 from agentd_proxmox.snapshots import GuestName
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agentd_proxmox.inventory import Inventory, Place
 
     Entry = dict[str, Any]
@@ -156,6 +158,7 @@ class Ha:
         at = await self.inventory.find(p.vmid)
         if at.template:
             raise Rejected(f"{at.title} is a template: there is nothing to keep running")
+        call.target(at.target())
         wanted = {
             "state": p.state,
             "max_restart": p.max_restart,
@@ -168,6 +171,7 @@ class Ha:
         async def seen() -> Found | None:
             entry = await self._entry(at)
             if entry is None:
+                call.inverse("remove_ha_resource", {"vmid": at.vmid, "guest": at.name})
                 return None
             if other := _differs(entry, wanted):
                 raise Rejected(f"{at.title} is under HA with another {', '.join(other)}: update_ha_resource changes it")
@@ -193,6 +197,7 @@ class Ha:
         }
         if all(value is None for value in wanted.values()):
             raise Rejected("update_ha_resource: say what to change")
+        call.target(at.target())
         digest: list[str] = []
 
         async def seen() -> Found | None:
@@ -200,7 +205,10 @@ class Ha:
             if entry is None:
                 raise NotFound(f"{at.title} is not under HA: add_ha_resource puts it there")
             digest[:] = [_unchanged(at, entry, p.digest)]
-            return None if _differs(entry, wanted) else Found()
+            if not (other := _differs(entry, wanted)):
+                return Found()
+            call.inverse("update_ha_resource", {"vmid": at.vmid} | _before(_resource(entry, at, ""), other))
+            return None
 
         async def act() -> None:
             gone = ",".join(key for key, value in wanted.items() if value == "") or None
@@ -223,6 +231,9 @@ class Ha:
                 return Found()
             _unchanged(at, entry, p.digest)
             was.append(_resource(entry, at, ""))
+            lost = "its place under HA: nobody starts it elsewhere when its node dies"
+            call.target(await targets.guest(self.inventory, at, lost))
+            call.inverse("add_ha_resource", {"vmid": at.vmid} | _before(was[0], ["state", *_KEPT]))
             return None
 
         async def act() -> None:
@@ -263,6 +274,17 @@ def _unchanged(at: Place, entry: Entry, digest: str) -> str:
     if digest and digest != now:
         raise ConfigChanged(f"HA of {at.title} was changed since it was read: look again, then decide again")
     return now
+
+
+_KEPT = ("max_restart", "max_relocate", "comment")
+
+
+def _before(was: Resource, options: Iterable[str]) -> Entry:
+    """Return options of a resource as they were, as parameters of our tools."""
+    state = {"enabled": "started"}.get(was.requested, was.requested)
+    have = {"state": state, "failback": was.failback, "group": was.group or None, "comment": was.comment}
+    have |= {"max_restart": was.max_restart, "max_relocate": was.max_relocate}
+    return {key: have[key] for key in options}
 
 
 _USUAL: Entry = {"state": "started", "max_restart": 1, "max_relocate": 1, "failback": 1}

@@ -13,12 +13,14 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, PermanentError, Rejected, TaskFailed
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields
 from agentd_proxmox.preflight import members, service
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agentd.proxmox import Proxmox
     from agentd_proxmox.inventory import Inventory
 
@@ -138,11 +140,14 @@ class HaRules:
 
         async def seen() -> Found | None:
             rule = _one(await self._all("rules"), p.name)
-            if rule is not None and (other := _differs(rule, wanted)):
+            if rule is None:
+                call.inverse("delete_ha_rule", {"name": p.name})
+                return None
+            if other := _differs(rule, wanted):
                 raise Rejected(
                     f"there is an HA rule {p.name} with another {', '.join(other)}: update_ha_rule changes it"
                 )
-            return None if rule is None else Found()
+            return Found()
 
         async def act() -> None:
             await self.proxmox.post(RULES, rule=p.name, **wanted)
@@ -169,7 +174,11 @@ class HaRules:
 
         async def seen() -> Found | None:
             was[:] = [_unchanged(await self._known("rules", p.name), p.digest)]
-            return None if _differs(was[0], wanted) else Found()
+            call.target(_target("rule", was[0]))
+            if not (other := _differs(was[0], wanted)):
+                return Found()
+            call.inverse("update_ha_rule", {"name": p.name} | _before(was[0], other))
+            return None
 
         async def act() -> None:
             gone = "comment" if p.comment == "" else None
@@ -200,8 +209,14 @@ class HaRules:
 
         async def seen() -> Found | None:
             group = _one(await self._all("groups"), p.name)
-            was[:] = [] if group is None else [_unchanged(group, p.digest)]
-            return Found() if group is not None and not _differs(group, wanted) else None
+            if group is None:
+                call.inverse("delete_ha_group", {"name": p.name})
+                return None
+            was[:] = [_unchanged(group, p.digest)]
+            if not _differs(group, wanted):
+                return Found()
+            call.inverse("set_ha_group", {"name": p.name} | _before(group, _GROUP))
+            return None
 
         async def act() -> None:
             sent = {key: value for key, value in wanted.items() if value != ""}
@@ -230,6 +245,9 @@ class HaRules:
             if source == "groups" and rule.resources:
                 named = ", ".join(rule.resources)
                 raise Rejected(f"the HA group {p.name} is that of {named}: update_ha_resource gives them another one")
+            call.target(_target(source.removesuffix("s"), rule, _bond(rule)))
+            again = ("set_ha_group", _GROUP) if source == "groups" else ("create_ha_rule", ("type", *_RULE))
+            call.inverse(again[0], {"name": p.name} | _before(rule, again[1]))
             return None
 
         async def act() -> None:
@@ -283,6 +301,39 @@ async def rules(proxmox: Proxmox) -> Rules:
     groups, resources = await proxmox.get(GROUPS) or [], await proxmox.get("/cluster/ha/resources") or []
     users = {str(e["sid"]): str(e.get("group") or "") for e in resources}
     return Rules("groups", [_group(e, [sid for sid, name in users.items() if name == e["group"]]) for e in groups])
+
+
+_GROUP = ("nodes", "restricted", "nofailback", "comment")
+_RULE = ("resources", "nodes", "strict", "affinity", "comment", "disable")
+
+
+def _before(was: Rule, options: Iterable[str]) -> Entry:
+    """Return options of a rule or group as they were, as parameters of our tools."""
+    have: Entry = {
+        "type": {"type": was.type},
+        "resources": {"guests": [int(each.partition(":")[2]) for each in was.resources]},
+        "nodes": {"nodes": was.nodes},
+        "strict": {"strict": was.strict},
+        "restricted": {"restricted": was.strict},
+        "nofailback": {"failback": was.failback},
+        "affinity": {"affinity": was.affinity or None},
+        "comment": {"comment": was.comment},
+        "disable": {"enabled": was.enabled},
+    }
+    return {name: value for key in options for name, value in have[key].items()}
+
+
+def _target(kind: str, rule: Rule, *loses: str) -> Target:
+    labels = [f"guest/{each.partition(':')[2]}" for each in rule.resources]
+    return Target(f"ha-{kind}/{rule.name}", f"HA {kind} {rule.name}", {"digest": rule.digest}, labels, list(loses))
+
+
+def _bond(rule: Rule) -> str:
+    """Return what a rule holds, as a person says it."""
+    guests = ", ".join(rule.resources) or "no guest"
+    if rule.type == "node-affinity":
+        return f"that {guests} {'must' if rule.strict else 'should'} be on {', '.join(rule.nodes)}"
+    return f"that {guests} are kept {'together' if rule.affinity == 'positive' else 'apart'}"
 
 
 def _one(found: list[Rule], name: str) -> Rule | None:

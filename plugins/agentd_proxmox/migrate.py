@@ -92,6 +92,7 @@ class Migration:
         it was, unless the HA manager moves it.
         """
         at = await self.inventory.find(p.vmid, p.name)
+        call.target(at.target())
 
         async def seen() -> Found | None:
             if at.node == p.target:
@@ -99,7 +100,9 @@ class Migration:
             if upid := await self._under_way(call, at, p.target):
                 return Found(upid)
             await self.inventory.unlocked(call, at)
-            self._refuse(call, at, p, preflight.findings(await self._facts(at, p), p))
+            facts = await self._facts(at, p)
+            self._refuse(call, at, p, preflight.findings(facts, p))
+            call.inverse("migrate_guest", preflight.back(facts, p))
             return None
 
         async def act() -> str | None:
@@ -258,7 +261,7 @@ class Migration:
             if each.get("type") in {"qmigrate", "vzmigrate"} and ended not in {"", "OK"} and "WARNINGS" not in ended:
                 raise TaskFailed(f"the HA manager could not move {now.title}: {ended} ({each['upid']})")
         states = await _may(self.proxmox.get("/cluster/ha/status/current")) or []
-        one = next((e for e in states if e.get("sid") == preflight.service(now)), {})
+        one: Entry = next((e for e in states if e.get("sid") == preflight.service(now)), {})
         return one_line(one.get("crm_state") or one.get("state") or "")
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Denied, NotFound, Rejected, TaskFailed
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, pages
 
@@ -145,6 +145,7 @@ class Pools:
         async def seen() -> Found | None:
             pools = await self._list()
             if p.pool not in pools:
+                call.inverse("delete_pool", {"pool": p.pool})
                 return None
             if pools[p.pool] != one_line(p.comment):
                 raise Rejected(
@@ -167,6 +168,8 @@ class Pools:
         if p.comment is None and not p.guests and not p.storages:
             raise Rejected("update_pool: say what to change by comment, guests or storages")
         sent: Entry = {}
+        labels = [*(f"guest/{each}" for each in p.guests), *(f"storage/{each}" for each in p.storages)]
+        call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", labels=labels))
 
         async def seen() -> Found | None:
             entry = await self._entry(p.pool)
@@ -175,7 +178,11 @@ class Pools:
             sent.update(_changes(entry, p))
             if sent.get("vms") and not p.remove:
                 await self._free(sent["vms"], p)
-            return None if sent else Found()
+            if not sent:
+                return Found()
+            if not p.move:  # who is moved comes from pools that this call does not know
+                call.inverse("update_pool", _back(entry, p, sent))
+            return None
 
         async def act() -> None:
             vms = ",".join(map(str, sent.get("vms", []))) or None
@@ -214,6 +221,9 @@ class Pools:
                 more = pool.total + len(pool.storages) + len(pool.pools) - len(inside)
                 named = ", ".join(inside) + (f" and {more} more" if more else "")
                 raise Rejected(f"the pool {p.pool} is not empty: {named}; update_pool with remove=true takes them out")
+            lost = f"the rights that were given on /pool/{p.pool}"
+            call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", {"members": pool.digest}, loses=[lost]))
+            call.inverse("create_pool", {"pool": p.pool, "comment": pool.comment})
             return None
 
         async def act() -> None:
@@ -300,6 +310,13 @@ def _changes(entry: Entry, p: UpdatePool) -> Entry:
         "comment": None if p.comment == str(entry.get("comment") or "") else p.comment,
     }
     return {key: value for key, value in changes.items() if value not in ([], None)}
+
+
+def _back(entry: Entry, p: UpdatePool, sent: Entry) -> Entry:
+    """Return the parameters that take a change back."""
+    changed: Entry = {"pool": p.pool, "guests": sent.get("vms", []), "storages": sent.get("storages", [])}
+    comment = {"comment": one_line(entry.get("comment") or "")} if "comment" in sent else {}
+    return changed | {"remove": not p.remove} | comment
 
 
 def _line(entry: Entry) -> fields.GuestLine:

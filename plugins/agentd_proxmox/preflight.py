@@ -118,6 +118,14 @@ def findings(facts: Facts, wish: Wish) -> list[Finding]:
     return sorted([*away, *rest], key=lambda each: not each.blocks)
 
 
+def back(facts: Facts, wish: Wish) -> dict[str, Any]:
+    """Return the parameters that bring the guest back to where it is, its disks to their storages."""
+    storages = {wish.storage(name): name for name, _ in _local(facts).values()}
+    moved = {there: here for there, here in storages.items() if there != here}
+    wanted = {"vmid": facts.at.vmid, "target": facts.at.node, "storage_map": moved}
+    return wanted | {"restart": wish.restart, "with_local_disks": wish.with_local_disks}
+
+
 def needs_cpus(facts: Facts, wish: Wish) -> bool:
     """Tell whether the CPUs of both nodes matter: the guest sees the one that it was started on."""
     kind = str(facts.config.get("cpu") or "").partition(",")[0].removeprefix("cputype=")

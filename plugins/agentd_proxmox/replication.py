@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import AgentdError, ConfigChanged, NotFound, Rejected, TaskFailed, TemporaryError
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, pages, targets
 from agentd_proxmox.inventory import MARGIN
@@ -197,19 +197,23 @@ class Replication:
         nodes = sorted(str(each["node"]) for each in await self.inventory.resources("node"))
         if p.target not in nodes:
             raise Rejected(f"target: there is no node {p.target!r}; there are {', '.join(nodes)}")
+        call.target(at.target())
         wanted = {
             "schedule": p.schedule,
             "rate": p.rate,
             "comment": p.comment or None,
             "disable": None if p.enabled else True,
         }
-        taken: set[int] = set()
+        name: list[str] = []
 
         async def seen() -> Found | None:
             mine = [e for e in await self.proxmox.get(JOBS) or [] if int(e["guest"]) == p.vmid]
-            taken.update(int(str(e["id"]).partition("-")[2]) for e in mine)
+            taken = {int(str(e["id"]).partition("-")[2]) for e in mine}
             same = next((e for e in mine if e.get("target") == p.target), None)
             if same is None:
+                free = next(number for number in range(len(taken) + 1) if number not in taken)
+                name[:] = [f"{p.vmid}-{free}"]
+                call.inverse("delete_replication", {"id": name[0], "guest": at.name})
                 return None
             if same.get("remove_job") or (other := _differs(same, wanted)):
                 what = "being removed" if same.get("remove_job") else f"there with another {', '.join(other)}"
@@ -217,8 +221,7 @@ class Replication:
             return Found()
 
         async def act() -> None:
-            free = next(number for number in range(len(taken) + 1) if number not in taken)
-            await self.proxmox.post(JOBS, id=f"{p.vmid}-{free}", type="local", target=p.target, **wanted)
+            await self.proxmox.post(JOBS, id=name[0], type="local", target=p.target, **wanted)
 
         await call.once(seen, act)
         entries = await self.proxmox.get(JOBS) or []
@@ -243,7 +246,11 @@ class Replication:
         async def seen() -> Found | None:
             entry = await self._known(p.id)
             digest[:] = [_unchanged(entry, p.digest)]
-            return None if _differs(entry, wanted) else Found()
+            call.target(Target(f"guest/{entry['guest']}", f"replication job {p.id}"))
+            if not (other := _differs(entry, wanted)):
+                return Found()
+            call.inverse("update_replication", {"id": p.id} | _before(_replica(entry, {}, None), other))
+            return None
 
         async def act() -> None:
             gone = "comment" if p.comment == "" else None
@@ -260,13 +267,21 @@ class Replication:
     async def delete_replication(self, call: Call, p: DeleteReplication) -> DeletedReplication:
         """Delete a replication job and, without `keep`, the copies that it made; done by its next run."""
         vmid = int(p.id.partition("-")[0])
-        targets.named(await self.inventory.find(vmid), p.guest)
+        at = await self.inventory.find(vmid)
+        targets.named(at, p.guest)
 
         async def seen() -> Found | None:
             entry = await self._one(p.id)
             if entry is None or (entry.get("remove_job") and not p.force):
                 return Found()
-            _unchanged(await self._known(p.id), p.digest)
+            digest = _unchanged(await self._known(p.id), p.digest)
+            job = _replica(entry, {vmid: at.node}, None)
+            lost = f"the copies of {at.title} on {job.target}" if not p.keep else f"newer copies on {job.target}"
+            guest = at.target()
+            labels = [guest.name, *guest.labels]
+            call.target(Target(f"replication/{p.id}", f"replication job {p.id}", {"digest": digest}, labels, [lost]))
+            again = ["schedule", "rate", "comment", "disable"]
+            call.inverse("create_replication", {"vmid": vmid, "target": job.target} | _before(job, again))
             return None
 
         async def act() -> None:
@@ -334,6 +349,12 @@ def _differs(entry: Entry, wanted: Entry) -> list[str]:
     }
     told = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
     return [key for key, value in told.items() if value is not None and have[key] != value]
+
+
+def _before(was: Replica, options: list[str]) -> Entry:
+    """Return options of a job as they were, as parameters of our tools."""
+    have: Entry = {"schedule": was.schedule, "rate": was.rate, "comment": was.comment, "disable": was.enabled}
+    return {"enabled" if key == "disable" else key: have[key] for key in options}
 
 
 def _replica(entry: Entry, where: dict[int, str], state: Entry | None) -> Replica:

@@ -102,7 +102,7 @@ CALLS |= {
     "delete_pool": (Tier.DESTROY, (*_POOL, "DELETE /pools")),
 }
 OPTIONAL = {"migration_preflight": frozenset(_guest("GET /migrate"))}
-"""What a tool does without where it may not: a preflight that looks needs no right to migrate, and says what it lacks."""
+"""What a tool does without where it may not, and says so: a preflight needs no right to migrate."""
 
 _CONFIG = ("CPU", "Cloudinit", "Memory", "Network", "Options")
 WORDS: dict[str, Needed] = {
