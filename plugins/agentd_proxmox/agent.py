@@ -137,12 +137,12 @@ class FileContent(msgspec.Struct, frozen=True):
 
 
 class WriteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which file of which guest, named too, and all that it shall hold."""
+    """Which file of which guest, named too, and all that it shall hold; Proxmox takes no empty one."""
 
     vmid: fields.Vmid
     guest: GuestName
     path: Path
-    content: str
+    content: Annotated[str, Meta(min_length=1)]
 
 
 class Written(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, pages, targets
-from agentd_proxmox.ha_rules import Rule, rules
+from agentd_proxmox.bonds import Rule, rules
 from agentd_proxmox.preflight import service
 from agentd_proxmox.snapshots import GuestName
 

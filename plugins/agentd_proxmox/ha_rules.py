@@ -1,59 +1,29 @@
-"""What binds guests under HA to nodes and to each other: rules of Proxmox VE 9, groups of 8.
-
-Proxmox VE 9 has made rules of the groups; its schema still lists them and its API answers 500 for them.  Which of the
-two a cluster has is what its API says: 501 for rules is Proxmox VE 8.
-"""
+"""Change what binds guests under HA to nodes and to each other: rules of Proxmox VE 9, groups of 8."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from agentd.answers import one_line
-from agentd.errors import ConfigChanged, NotFound, PermanentError, Rejected, TaskFailed
-from agentd.messages import Target, Tier
+from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
+from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields
-from agentd_proxmox.preflight import members, service
+from agentd_proxmox.bonds import GROUPS, OF_GROUP, OF_RULE, RULES, Rule, before, bond, differs, node_list, rules, target
+from agentd_proxmox.preflight import service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from agentd.proxmox import Proxmox
     from agentd_proxmox.inventory import Inventory
 
     Entry = dict[str, Any]
 
-RULES, GROUPS = "/cluster/ha/rules", "/cluster/ha/groups"
 RuleName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,63}$", description="name of the rule or group")]
 Priority = Annotated[int, Meta(ge=0, le=1000)]
 Nodes = Annotated[dict[fields.Node, Priority], Meta(description="node: priority, the highest is preferred")]
 Comment = Annotated[str, Meta(max_length=1024)]
 Kind = Literal["node-affinity", "resource-affinity"]
-
-
-class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A rule, or a group as a rule: guests that belong on nodes, together, or apart."""
-
-    name: str
-    type: str
-    resources: list[str] = []
-    nodes: dict[str, int] = {}
-    strict: bool = False
-    affinity: str = ""
-    failback: bool = True
-    enabled: bool = True
-    comment: str = ""
-    digest: str = ""
-
-
-class Rules(NamedTuple):
-    """All rules, and whether they are `rules` or `groups`."""
-
-    source: str
-    rules: list[Rule]
 
 
 class CreateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -131,7 +101,7 @@ class HaRules:
         wanted = {
             "type": p.type,
             "resources": resources,
-            "nodes": _nodes(p.nodes),
+            "nodes": node_list(p.nodes),
             "strict": True if p.strict else None,
             "affinity": p.affinity,
             "comment": p.comment or None,
@@ -143,7 +113,7 @@ class HaRules:
             if rule is None:
                 call.inverse("delete_ha_rule", {"name": p.name})
                 return None
-            if other := _differs(rule, wanted):
+            if other := differs(rule, wanted):
                 raise Rejected(
                     f"there is an HA rule {p.name} with another {', '.join(other)}: update_ha_rule changes it"
                 )
@@ -160,7 +130,7 @@ class HaRules:
         """Change an HA rule (Proxmox VE 9), or switch it off or on."""
         wanted = {
             "resources": None if p.guests is None else await self._services(p.guests),
-            "nodes": None if p.nodes is None else _nodes(p.nodes),
+            "nodes": None if p.nodes is None else node_list(p.nodes),
             "strict": p.strict,
             "affinity": p.affinity,
             "comment": p.comment,
@@ -174,10 +144,10 @@ class HaRules:
 
         async def seen() -> Found | None:
             was[:] = [_unchanged(await self._known("rules", p.name), p.digest)]
-            call.target(_target("rule", was[0]))
-            if not (other := _differs(was[0], wanted)):
+            call.target(target("rule", was[0]))
+            if not (other := differs(was[0], wanted)):
                 return Found()
-            call.inverse("update_ha_rule", {"name": p.name} | _before(was[0], other))
+            call.inverse("update_ha_rule", {"name": p.name} | before(was[0], other))
             return None
 
         async def act() -> None:
@@ -200,7 +170,7 @@ class HaRules:
         if not p.nodes:
             raise Rejected("nodes: a group has at least one node")
         wanted = {
-            "nodes": _nodes(p.nodes),
+            "nodes": node_list(p.nodes),
             "restricted": p.restricted,
             "nofailback": not p.failback,
             "comment": p.comment,
@@ -213,9 +183,9 @@ class HaRules:
                 call.inverse("delete_ha_group", {"name": p.name})
                 return None
             was[:] = [_unchanged(group, p.digest)]
-            if not _differs(group, wanted):
+            if not differs(group, wanted):
                 return Found()
-            call.inverse("set_ha_group", {"name": p.name} | _before(group, _GROUP))
+            call.inverse("set_ha_group", {"name": p.name} | before(group, OF_GROUP))
             return None
 
         async def act() -> None:
@@ -245,9 +215,9 @@ class HaRules:
             if source == "groups" and rule.resources:
                 named = ", ".join(rule.resources)
                 raise Rejected(f"the HA group {p.name} is that of {named}: update_ha_resource gives them another one")
-            call.target(_target(source.removesuffix("s"), rule, _bond(rule)))
-            again = ("set_ha_group", _GROUP) if source == "groups" else ("create_ha_rule", ("type", *_RULE))
-            call.inverse(again[0], {"name": p.name} | _before(rule, again[1]))
+            call.target(target(source.removesuffix("s"), rule, bond(rule)))
+            again = ("set_ha_group", OF_GROUP) if source == "groups" else ("create_ha_rule", ("type", *OF_RULE))
+            call.inverse(again[0], {"name": p.name} | before(rule, again[1]))
             return None
 
         async def act() -> None:
@@ -286,54 +256,9 @@ class HaRules:
 
     async def _there(self, source: str, name: str, wanted: Entry) -> Rule:
         rule = await self._known(source, name)
-        if other := _differs(rule, wanted):
+        if other := differs(rule, wanted):
             raise TaskFailed(f"Proxmox says that it was done, and {name} has another {', '.join(other)}")
         return rule
-
-
-async def rules(proxmox: Proxmox) -> Rules:
-    """Return the rules of the cluster, or its groups where it has no rules."""
-    try:
-        return Rules("rules", [_rule(each) for each in await proxmox.get(RULES) or []])
-    except PermanentError as error:
-        if type(error) is not PermanentError or "does not offer" not in str(error):
-            raise
-    groups, resources = await proxmox.get(GROUPS) or [], await proxmox.get("/cluster/ha/resources") or []
-    users = {str(e["sid"]): str(e.get("group") or "") for e in resources}
-    return Rules("groups", [_group(e, [sid for sid, name in users.items() if name == e["group"]]) for e in groups])
-
-
-_GROUP = ("nodes", "restricted", "nofailback", "comment")
-_RULE = ("resources", "nodes", "strict", "affinity", "comment", "disable")
-
-
-def _before(was: Rule, options: Iterable[str]) -> Entry:
-    """Return options of a rule or group as they were, as parameters of our tools."""
-    have: Entry = {
-        "type": {"type": was.type},
-        "resources": {"guests": [int(each.partition(":")[2]) for each in was.resources]},
-        "nodes": {"nodes": was.nodes},
-        "strict": {"strict": was.strict},
-        "restricted": {"restricted": was.strict},
-        "nofailback": {"failback": was.failback},
-        "affinity": {"affinity": was.affinity or None},
-        "comment": {"comment": was.comment},
-        "disable": {"enabled": was.enabled},
-    }
-    return {name: value for key in options for name, value in have[key].items()}
-
-
-def _target(kind: str, rule: Rule, *loses: str) -> Target:
-    labels = [f"guest/{each.partition(':')[2]}" for each in rule.resources]
-    return Target(f"ha-{kind}/{rule.name}", f"HA {kind} {rule.name}", {"digest": rule.digest}, labels, list(loses))
-
-
-def _bond(rule: Rule) -> str:
-    """Return what a rule holds, as a person says it."""
-    guests = ", ".join(rule.resources) or "no guest"
-    if rule.type == "node-affinity":
-        return f"that {guests} {'must' if rule.strict else 'should'} be on {', '.join(rule.nodes)}"
-    return f"that {guests} are kept {'together' if rule.affinity == 'positive' else 'apart'}"
 
 
 def _one(found: list[Rule], name: str) -> Rule | None:
@@ -353,56 +278,3 @@ def _fits(p: CreateRule) -> None:
         raise Rejected("create_ha_rule: a node-affinity rule has nodes, and no affinity")
     if not on_nodes and (p.nodes or p.strict or not p.affinity or len(set(p.guests)) < 2):  # noqa: PLR2004
         raise Rejected("create_ha_rule: a resource-affinity rule has an affinity and two guests or more, and no nodes")
-
-
-def _rule(entry: Entry) -> Rule:
-    return Rule(
-        name=one_line(entry["rule"]),
-        type=one_line(entry.get("type") or ""),
-        resources=sorted(members(entry.get("resources"))),
-        nodes=_priorities(entry.get("nodes")),
-        strict=bool(int(entry.get("strict") or 0)),
-        affinity=one_line(entry.get("affinity") or ""),
-        enabled=not int(entry.get("disable") or 0),
-        comment=one_line(entry.get("comment") or ""),
-        digest=one_line(entry.get("digest") or ""),
-    )
-
-
-def _group(entry: Entry, resources: list[str]) -> Rule:
-    return Rule(
-        name=one_line(entry["group"]),
-        type="node-affinity",
-        resources=sorted(resources),
-        nodes=_priorities(entry.get("nodes")),
-        strict=bool(int(entry.get("restricted") or 0)),
-        failback=not int(entry.get("nofailback") or 0),
-        comment=one_line(entry.get("comment") or ""),
-        digest=one_line(entry.get("digest") or ""),
-    )
-
-
-def _priorities(text: object) -> dict[str, int]:
-    pairs = (each.partition(":") for each in sorted(members(text)))
-    return {node: int(priority or 0) for node, _, priority in pairs}
-
-
-def _nodes(nodes: dict[str, int]) -> str | None:
-    return ",".join(f"{name}:{nodes[name]}" if nodes[name] else name for name in sorted(nodes)) or None
-
-
-def _differs(rule: Rule, wanted: Entry) -> list[str]:
-    """Return the options that are not as wanted; None means: as it is."""
-    have: Entry = {
-        "type": rule.type,
-        "resources": ",".join(rule.resources),
-        "nodes": _nodes(rule.nodes),
-        "strict": rule.strict,
-        "restricted": rule.strict,
-        "nofailback": not rule.failback,
-        "affinity": rule.affinity,
-        "comment": rule.comment,
-        "disable": not rule.enabled,
-    }
-    told = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
-    return [key for key, value in told.items() if value is not None and have[key] != value]

@@ -95,11 +95,10 @@ class Migration:
         call.target(at.target())
 
         async def seen() -> Found | None:
-            if at.node == p.target:
-                return Found()
-            if upid := await self._under_way(call, at, p.target):
+            nonlocal at
+            at, upid = await self._at_rest(call, at.vmid, p.target)
+            if upid or at.node == p.target:
                 return Found(upid)
-            await self.inventory.unlocked(call, at)
             facts = await self._facts(at, p)
             self._refuse(call, at, p, preflight.findings(facts, p))
             call.inverse("migrate_guest", preflight.back(facts, p))
@@ -184,17 +183,32 @@ class Migration:
             rules = None if groups is None else groups_as_rules(resources or [], groups)
         return rules, managed
 
-    async def _under_way(self, call: Call, at: Place, target: str) -> str:
-        """Return our own migration of the guest to `target` that runs now, "" if none does; waits for any other."""
+    async def _at_rest(self, call: Call, vmid: int, target: str) -> tuple[Place, str]:
+        """Return where the guest is when nothing holds it, with our own migration to `target` if that runs now."""
         while True:
-            tasks = await self.inventory.active([at.node])
-            ours = [e for e in tasks if e.type in MOVERS and e.id == str(at.vmid) and e.user == self.proxmox.user]
-            if not ours:
-                return ""
-            entries = await self.proxmox.get(f"/nodes/{at.node}/tasks/{ours[0].text}/log", limit=10) or []
-            if (found := _TO.search(" ".join(str(each.get("t")) for each in entries))) and found[1] == target:
-                return ours[0].text
-            await targets.pause(call, f"{at.title} is being moved{f' to {found[1]}' if found else ''} ({ours[0].text})")
+            at = await self.inventory.find(vmid)
+            upid, to = ("", "") if at.node == target else await self._under_way(at)
+            if at.node == target or (upid and to == target):
+                return at, upid
+            text = f"{at.title} is being moved to {to or 'some node'} ({upid})"
+            if not upid:
+                try:
+                    await self.inventory.unlocked(call, at)
+                except NotFound:  # it went while it was looked at
+                    text = f"{at.title} has just been moved or deleted"
+                else:
+                    return at, ""
+            await targets.pause(call, text)
+
+    async def _under_way(self, at: Place) -> tuple[str, str]:
+        """Return our own migration of the guest that runs now, and where to; both "" if none does."""
+        tasks = await self.inventory.active([at.node])
+        ours = [e for e in tasks if e.type in MOVERS and e.id == str(at.vmid) and e.user == self.proxmox.user]
+        if not ours:
+            return "", ""
+        entries = await self.proxmox.get(f"/nodes/{at.node}/tasks/{ours[0].text}/log", limit=10) or []
+        found = _TO.search(" ".join(str(each.get("t")) for each in entries))
+        return ours[0].text, found[1] if found else ""
 
     async def _follow(self, call: Call, found: Found) -> None:
         """Wait for the task, and tell how far it is."""

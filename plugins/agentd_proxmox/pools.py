@@ -173,11 +173,7 @@ class Pools:
 
         async def seen() -> Found | None:
             entry = await self._entry(p.pool)
-            if p.digest and p.digest != _digest(entry):
-                raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
-            sent.update(_changes(entry, p))
-            if sent.get("vms") and not p.remove:
-                await self._free(sent["vms"], p)
+            sent.update(await self._wanted(entry, p))
             if not sent:
                 return Found()
             if not p.move:  # who is moved comes from pools that this call does not know
@@ -273,6 +269,15 @@ class Pools:
             digest=_digest(entry),
             next=after,
         )
+
+    async def _wanted(self, entry: Entry, p: UpdatePool) -> Entry:
+        """Return what is to be changed; raises ConfigChanged, and what `_free` raises."""
+        if p.digest and p.digest != _digest(entry):
+            raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
+        wanted = _changes(entry, p)
+        if wanted.get("vms") and not p.remove:
+            await self._free(wanted["vms"], p)
+        return wanted
 
     async def _free(self, vmids: list[int], p: UpdatePool) -> None:
         """Refuse guests that do not exist, and those of another pool unless they may be moved."""
