@@ -128,6 +128,8 @@ class HaRules:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def update_ha_rule(self, call: Call, p: UpdateRule) -> Rule:
         """Change an HA rule (Proxmox VE 9), or switch it off or on."""
+        if p.nodes == {}:
+            raise Rejected("nodes: a rule without nodes; delete_ha_rule, or enabled=false")
         wanted = {
             "resources": None if p.guests is None else await self._services(p.guests),
             "nodes": None if p.nodes is None else node_list(p.nodes),
@@ -138,8 +140,6 @@ class HaRules:
         }
         if all(value is None for value in wanted.values()):
             raise Rejected("update_ha_rule: say what to change")
-        if p.nodes == {}:
-            raise Rejected("nodes: a rule without nodes; delete_ha_rule, or enabled=false")
         was: list[Rule] = []
 
         async def seen() -> Found | None:

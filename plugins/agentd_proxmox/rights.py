@@ -73,17 +73,17 @@ CALLS |= {
     "agent_info": (Tier.READ, (*_AGENT, *(f"GET /nodes/{{node}}/qemu/{{vmid}}/agent/{each}" for each in _AGENT_INFO))),
     "agent_exec": (
         Tier.EXEC,
-        (*_AGENT, *(f"{each} /nodes/{{node}}/qemu/{{vmid}}/agent/exec{rest}" for each, rest in _EXEC)),
+        (*_AGENT, *_READ, *(f"{each} /nodes/{{node}}/qemu/{{vmid}}/agent/exec{rest}" for each, rest in _EXEC)),
     ),
-    "agent_read_file": (Tier.EXEC, (*_PLACES, "GET /nodes/{node}/qemu/{vmid}/agent/file-read")),
+    "agent_read_file": (Tier.EXEC, (*_READ, "GET /nodes/{node}/qemu/{vmid}/agent/file-read")),
     "agent_write_file": (
         Tier.EXEC,
-        (*_PLACES, *(f"{each} /nodes/{{node}}/qemu/{{vmid}}/agent/file-{rest}" for each, rest in _FILES)),
+        (*_READ, *(f"{each} /nodes/{{node}}/qemu/{{vmid}}/agent/file-{rest}" for each, rest in _FILES)),
     ),
     "list_ha": (Tier.READ, (*_PLACES, *_HA_LISTS)),
     "add_ha_resource": (Tier.OPERATE, (*_HA, "POST /cluster/ha/resources")),
     "update_ha_resource": (Tier.OPERATE, (*_HA, "PUT /cluster/ha/resources/{sid}")),
-    "remove_ha_resource": (Tier.DESTROY, (*_HA, "DELETE /cluster/ha/resources/{sid}")),
+    "remove_ha_resource": (Tier.DESTROY, (*_HA, *_READ, "DELETE /cluster/ha/resources/{sid}")),
     "create_ha_rule": (Tier.OPERATE, (*_HA_RULES, "POST /cluster/ha/rules")),
     "update_ha_rule": (Tier.OPERATE, (*_HA_RULES, "PUT /cluster/ha/rules/{rule}")),
     "delete_ha_rule": (Tier.DESTROY, (*_HA_RULES, "DELETE /cluster/ha/rules/{rule}")),
@@ -144,8 +144,10 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
     if not isinstance(check, list) or not check:
         return set()
     if check[0] == "perm":
-        several = "any" in check and len(check[2]) > 1
-        return set() if several else {(each, check[1]) for each in check[2]}
+        if "any" in check and len(check[2]) > 1:
+            # The guest agent's: the first suffices, the last is for everything in the guest.
+            return {(check[2][0], check[1])} if check[2][-1] == "VM.GuestAgent.Unrestricted" else set()
+        return {(each, check[1]) for each in check[2]}
     if check[0] == "and":
         return {each for part in check[1:] for each in needed(part)}
     return needed(check[1]) if check[0] == "or" else set()
@@ -166,7 +168,7 @@ def rights(catalogue: Catalogue) -> list[Right]:
 
 def _of(catalogue: Catalogue, tool: str, keys: Iterable[str]) -> Needed:
     needs = set(WORDS.get(tool, set()))
-    for key in keys:
+    for key in set(keys) - OPTIONAL.get(tool, frozenset()):
         verb, _, path = key.partition(" ")
         try:
             info = catalogue.resolve(verb, path).info

@@ -57,7 +57,7 @@ class TestPools:
 
         with pytest.raises(
             errors.Rejected,
-            match="the pool prod is not empty: guest 100, .*storage local, pool prod/web and 1 more; update_pool with",
+            match=r"the pool prod is not empty: guest 100, .*storage local, pool prod/web and 1 more; update_pool with",
         ):
             await tools.once("delete_pool", pool="prod")
         assert await steered.log("DELETE") == []
