@@ -15,7 +15,6 @@ import msgspec
 
 from agentd.answers import one_line
 from agentd_proxmox import fields, look
-from agentd_proxmox.power import RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +94,7 @@ class Facts:
     @property
     def running(self) -> bool:
         """Whether the guest runs."""
-        return self.status.get("status") == RUNNING
+        return self.status.get("status") == "running"
 
     @property
     def sid(self) -> str:

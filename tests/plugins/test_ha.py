@@ -22,8 +22,9 @@ class TestResources:
 
     async def test_life(self, tools: Bench, steered: Steer) -> None:
         """A guest is put under HA, changed and taken out; each step is left alone when it is so already."""
-        for _ in range(2):
-            added = await tools.once("add_ha_resource", call := MemoryCall(), vmid=101, max_restart=3, comment="x; ü=1")
+        wanted: dict[str, Any] = {"vmid": 101, "max_restart": 3, "comment": "x; ü=1"}
+        await tools.once("add_ha_resource", **wanted)
+        added = await tools.once("add_ha_resource", call := MemoryCall(), **wanted)
         running = (await steered.found(101))["status"]
         changed = await tools.once("update_ha_resource", vmid=101, state="stopped", comment="")
         same = MemoryCall()
@@ -117,8 +118,8 @@ class TestRules:
         for vmid in (100, 102):
             await tools.once("add_ha_resource", vmid=vmid)
         wanted: dict[str, Any] = {"name": "apart", "type": "resource-affinity", "affinity": "negative"}
-        for _ in range(2):
-            made = await tools.once("create_ha_rule", call := MemoryCall(), guests=[102, 100], **wanted)
+        await tools.once("create_ha_rule", guests=[102, 100], **wanted)
+        made = await tools.once("create_ha_rule", call := MemoryCall(), guests=[102, 100], **wanted)
         changed = await tools.once("update_ha_rule", last := MemoryCall(), name="apart", enabled=False, comment="why")
         assert last.undo is not None
         back = await tools.once(last.undo[0], **last.undo[1])

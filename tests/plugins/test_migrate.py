@@ -174,19 +174,20 @@ class TestMigrate:
 
         assert any("starting migration of VM 110" in each for each in call.said)
 
-    async def test_stopped(self, tools: Bench, steered: Steer) -> None:
+    @pytest.mark.parametrize("vmid", [110, 200])
+    async def test_stopped(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """A migration that is ended half-way leaves the guest where it was, running and without a lock."""
         await made(steered)
-        await steered.durations(qmigrate=20)
-        running = asyncio.ensure_future(tools.once("migrate_guest", vmid=110, target="pve2"))
-        (task,) = await until(lambda: steered.tasks("qmigrate"))
+        await steered.durations(qmigrate=20, vzmigrate=20)
+        running = asyncio.ensure_future(tools.once("migrate_guest", vmid=vmid, target="pve2", restart=vmid == 200))
+        (task,) = await until(steered.tasks)
         running.cancel()
         tool = tools.tools["migrate_guest"]
 
         assert tool.stoppable
         assert tool.halt is not None
         assert await tool.halt(task["upid"]) == "unexpected status"
-        world = await steered.found(110)
+        world = await steered.found(vmid)
         assert (world["node"], world["status"], world["lock"]) == ("pve1", "running", None)
 
     async def test_denied(self, lab: FakePve, steered: Steer) -> None:

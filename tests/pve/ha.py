@@ -188,8 +188,22 @@ class Ha(Volumes):
     async def _lxc_migrate(self, user: str, v: Values) -> str:
         ct = self.ct(v["vmid"])
         if ct is None or not ct.ha_managed:
-            return str(await super()._lxc_migrate(user, v))
+            return await self._lxc_move(ct, user, v)
         return await self._ha_requested(ct, "CT", v["target"], user)
+
+    async def _lxc_move(self, ct: Guest, user: str, v: Values) -> str:
+        """Move a container; real PVE: one that was stopped for it is started again where it was if that fails."""
+        was = ct.status if ct is not None else ""
+        upid = str(await super()._lxc_migrate(user, v))
+        worker = self.workers.get(upid)
+
+        def tidy(_: object) -> None:
+            if ct.node == v["node"]:
+                ct.status = was
+
+        if worker is not None:
+            worker.add_done_callback(tidy)
+        return upid
 
     async def _ha_requested(self, guest: Guest, kind: str, target: str, user: str) -> str:
         async def body() -> str | None:
@@ -210,9 +224,8 @@ class Ha(Volumes):
         try:
             if kind == "ct":
                 state, guest.ha_state = guest.ha_state, None
-                upid = await super()._lxc_migrate("root@pam", {
-                    "node": guest.node, "vmid": guest.vmid, "target": target, "restart": guest.status == "running",
-                })  # fmt: skip
+                v = {"node": guest.node, "vmid": guest.vmid, "target": target, "restart": guest.status == "running"}
+                upid = await self._lxc_move(guest, "root@pam", v)
                 guest.ha_state = state
             else:
                 v = {"node": guest.node, "vmid": guest.vmid, "target": target, "online": 1, "with-local-disks": 1}
