@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WRITABLE = 46_080
 """Bytes of a file: Proxmox takes 61,440 characters of base64."""
+LOOK = "info"
+"""The command by which it is seen whether an agent answers: unlike `ping` it is a GET, which a dry run may send."""
 WORD, LINES = 200, 32
 """How long a name from a guest is at most, and how many of a kind are shown."""
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -50,6 +52,7 @@ class Pinged(msgspec.Struct, frozen=True):
     name: str
     node: str
     answers: bool
+    version: str = ""
     reason: str = ""
 
 
@@ -167,16 +170,17 @@ class Agent:
         """Tell whether the guest agent of a VM answers, and what to do if it does not."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         try:
-            await self._ask(at, "ping", write=True)
+            info = await self._ask(at, LOOK)
         except (Rejected, ProxmoxUnavailable) as error:
             return Pinged(at.vmid, at.name, at.node, answers=False, reason=one_line(error))
-        return Pinged(at.vmid, at.name, at.node, answers=True)
+        version = _word(_record(info.get("result")).get("version"))
+        return Pinged(at.vmid, at.name, at.node, answers=True, version=version)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def agent_info(self, call: Call, p: Which) -> AgentInfo:  # noqa: ARG002
         """Show what a VM says of itself through its guest agent: system, addresses, file systems."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
-        await self._ask(at, "ping", write=True)
+        await self._ask(at, LOOK)
         commands = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
         answers = await asyncio.gather(*(self._ask(at, each) for each in commands), return_exceptions=True)
         said = {c: a.get("result") for c, a in zip(commands, answers, strict=True) if isinstance(a, dict)}
@@ -208,7 +212,7 @@ class Agent:
         pid: list[int] = []
 
         async def seen() -> None:
-            await self._ask(at, "ping", write=True)
+            await self._ask(at, LOOK)
             call.target(await targets.guest(self.inventory, at, f"whatever {_word(p.command[0])} does in it"))
 
         async def act() -> None:

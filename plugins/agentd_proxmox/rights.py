@@ -58,7 +58,7 @@ CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
 }
 """What each tool may call, with its tier."""
 
-_AGENT = (*_PLACES, "POST /nodes/{node}/qemu/{vmid}/agent/ping")
+_AGENT = (*_PLACES, "GET /nodes/{node}/qemu/{vmid}/agent/info")
 _EXEC, _FILES = (("POST", ""), ("GET", "-status")), (("GET", "read"), ("POST", "write"))
 _AGENT_INFO = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
 _HA_LISTS = tuple(f"GET /cluster/ha/{each}" for each in ("status/current", "resources", "rules", "groups"))

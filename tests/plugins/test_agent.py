@@ -34,10 +34,10 @@ class TestLook:
         """An agent that answers, one that is off, a VM that does not run: each is told with what to do."""
         await steered.guest(vmid=121, name="mute", node="pve1", status="running", config={})
         yes, no, stopped = [await tools.once("agent_ping", vmid=vmid) for vmid in (100, 121, 101)]
-        await steered.rule("POST", "/agent/ping$", {"status": 500, "reason": "VM 100 qmp command failed - got timeout"})
+        await steered.rule("GET", "/agent/info$", {"status": 500, "reason": "VM 100 qmp command failed - got timeout"})
         slow = await tools.once("agent_ping", vmid=100)
 
-        assert (yes.answers, yes.reason) == (True, "")
+        assert (yes.answers, yes.version, yes.reason) == (True, "9.0.0", "")
         assert (no.answers, stopped.answers, slow.answers) == (False, False, False)
         assert "No QEMU guest agent configured" in no.reason
         assert "`agent: enabled=1` in its configuration since its last start" in no.reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +12,19 @@ import pytest
 from agentd import config as configuration
 from agentd import doctor, errors
 from agentd.messages import Tier
+from agentd.policy import looking
 from agentd.tools import Right
 from agentd_proxmox import rights
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
-from tool_bench import Bench, Doubt
+from tool_bench import Bench, Doubt, MemoryCall
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from agentd.config import Config
+    from agentd.tools import Found
     from pve.client import FakePve
 
 TOKEN = "agentd@pve!full"  # noqa: S105 - a name
@@ -117,6 +122,33 @@ async def test_declared_is_called(lab: FakePve) -> None:
     assert set(called) == set(rights.CALLS)
     assert all(bench.tools[tool].tier is tier for tool, (tier, _) in rights.CALLS.items())
     await proxmox.close()
+
+
+class Dry(MemoryCall):
+    """A call of a dry run: it ends where the world would be touched."""
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Look, and go no further."""
+        del act
+        if await look() is None:
+            self.check()
+        raise asyncio.CancelledError
+
+
+async def test_dry_runs(tools: Bench, steered: Steer) -> None:
+    """A dry run of any tool reads alone, and one that destroys or executes says what it would change."""
+    for name, parameters in WALK:
+        before = max((entry["n"] for entry in await steered.log()), default=0)
+        dry, tool = Dry(), tools.tools[name]
+        dry.tool = tool
+        with looking(), contextlib.suppress(asyncio.CancelledError):
+            await tool.run(dry, tool.parse(parameters))
+        sent = [entry for entry in await steered.log(since=before) if entry["method"] != "GET"]
+        await tools(name, Doubt(), **parameters)
+
+        assert sent == [], name
 
 
 async def test_least_role_suffices(lab: FakePve, tmp_path: Path) -> None:
