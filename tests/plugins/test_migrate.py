@@ -231,6 +231,19 @@ class TestHa:
         with pytest.raises(errors.TaskFailed, match=r"could not move VM 110 'mover' on pve1: migration aborted \(UPID"):
             await moving
 
+    @pytest.mark.parametrize("lag", [0.0, 0.7])
+    async def test_answer_cut(self, tools: Bench, steered: Steer, lag: float) -> None:
+        """A request to the manager whose answer is lost leads to one migration, though it may be made again."""
+        await made(steered)
+        await tools.once("add_ha_resource", vmid=110)
+        await steered.settings(ha_lag=lag)
+        await steered.durations(qmigrate=0.5)
+        await steered.rule("POST", "/migrate$", {"cut_after": True}, 1)
+        moved = await tools.until_done("migrate_guest", MemoryCall(), vmid=110, target="pve2")
+
+        assert moved.guest.node == await node_of(steered) == "pve2"
+        assert len(await steered.tasks("qmigrate")) == 1
+
     async def test_nothing_happens(self, tools: Bench, steered: Steer) -> None:
         """A manager that accepts and does nothing is not waited for without end."""
         await made(steered)

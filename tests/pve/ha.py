@@ -220,6 +220,8 @@ class Ha(Volumes):
         kind = "vm" if guest in self.vms else "ct"
         sid = f"{kind}:{guest.vmid}"
         await asyncio.sleep(self.ha_lag)
+        if guest.node == target or sid in self.ha_moving:
+            return  # the manager has done, or does, what was asked for
         self.ha_moving[sid] = target
         try:
             if kind == "ct":
