@@ -41,6 +41,7 @@ WORKFLOWS = [
 ]
 ELSEWHERE = {
     "dead": "agentd.cli_dead",
+    "audit": "agentd.cli_audit",
     "export": "agentd.cli_export",
     "undo": "agentd.cli_undo",
     **dict.fromkeys(WORKFLOWS, "agentd.cli_workflows"),

@@ -19,7 +19,7 @@ from agentd.workflows import TaskStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentd.messages import EffectRecord
+    from agentd.messages import AuditRecord, EffectRecord
     from agentd.workflows import Workflow
 
 SYMBOLS = {
@@ -228,6 +228,35 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
         console.print(f"[yellow]{escape(warning)}[/]")
 
 
+def _verdicts(found: list[Any]) -> None:
+    rows = [
+        [
+            "[red]✗[/]" if each.fault else "[green]✓[/]",
+            escape(each.agent_id),
+            f"{each.lines} lines",
+            f"{each.first} to {each.last}{', older ones have expired' if each.trimmed else ''}" if each.lines else "",
+            escape(each.fault),
+        ]
+        for each in found
+    ]
+    _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has written anything yet")
+
+
+def _audit(found: list[AuditRecord]) -> None:
+    rows = [
+        [
+            f"{each.timestamp:%Y-%m-%d %H:%M:%S}",
+            escape(each.principal + (f" (yes by {each.approved_by})" if each.approved_by else "")),
+            each.tool,
+            each.outcome or each.phase,
+            escape(each.key),
+            escape(_json(each.arguments) if each.arguments else ""),
+        ]
+        for each in found
+    ]
+    _rows(["TIME", "WHO", "TOOL", "WHAT", "KEY", "WITH"], rows, "nothing was done")
+
+
 def _undoable(found: list[EffectRecord]) -> None:
     rows = [[each.key, each.tool, each.undo.tool, escape(_json(each.undo.parameters))] for each in found if each.undo]
     _rows(["EFFECT", "DID", "TAKEN BACK BY", "WITH"], rows, "nothing can be taken back")
@@ -307,6 +336,8 @@ TABLES: dict[str, Callable[[Any], None]] = {
     "looked": _looked,
     "asked": _asked,
     "undoable": _undoable,
+    "verdicts": _verdicts,
+    "audit": _audit,
     "findings": _findings,
     "plugins": _plugins,
     "lines": _lines,

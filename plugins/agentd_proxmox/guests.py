@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import ConfigChanged, Rejected
+from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look
+from agentd_proxmox import fields, look, targets
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
@@ -149,21 +149,30 @@ class Guests:
         at = await self.inventory.find(p.vmid, vm=True)
         call.target(at.target())
 
+        digest = ""
+
         async def seen() -> Found | None:
-            disks = look.disks(await self.inventory.config(at))
-            if p.disk not in disks:
-                raise Rejected(f"{at.title} has no disk {p.disk}; it has {', '.join(disks) or 'none'}")
-            if disks[p.disk] < p.size:
-                await self.inventory.unlocked(call, at)
-                return None
-            if disks[p.disk] > p.size:
-                call.warn(f"{p.disk} of {at.title} has {disks[p.disk]:g} GiB and a disk cannot shrink: left as it is")
-            return Found()
+            nonlocal digest
+            if ours := await targets.running(self.inventory, at.node, {"resize"}, str(at.vmid)):
+                return Found(ours[0].text)
+            config = await self.inventory.config(at)
+            digest = str(config.get("digest") or "")
+            if not _too_small(call, at, p, look.disks(config)):
+                return Found()
+            await self.inventory.unlocked(call, at)
+            return None
 
         async def act() -> str | None:
-            return upid_of(await self.proxmox.put(f"{at.path}/resize", disk=p.disk, size=f"{p.size}G"))
+            # With the digest a request that was lost on its way, and comes late, is refused.
+            sent = {"disk": p.disk, "size": f"{p.size}G", "digest": digest or None}
+            return upid_of(await self.proxmox.put(f"{at.path}/resize", **sent))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        found = await call.once(seen, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed:
+            if look.disks(await self.inventory.config(at)).get(p.disk, 0) < p.size:
+                raise
         return await self.inventory.read(at)
 
     async def _change(self, call: Call, at: Place, p: UpdateVm) -> str | None:
@@ -183,6 +192,15 @@ class Guests:
                 if tries == TRIES:
                     raise
         raise AssertionError("unreachable")
+
+
+def _too_small(call: Call, at: Place, p: ResizeDisk, disks: dict[str, float]) -> bool:
+    """Tell whether the disk has to grow; raises Rejected if there is none of that name."""
+    if p.disk not in disks:
+        raise Rejected(f"{at.title} has no disk {p.disk}; it has {', '.join(disks) or 'none'}")
+    if disks[p.disk] > p.size:
+        call.warn(f"{p.disk} of {at.title} has {disks[p.disk]:g} GiB and a disk cannot shrink: left as it is")
+    return disks[p.disk] < p.size
 
 
 def _matches(each: Place, p: ListVms) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,10 +10,12 @@ import pytest
 
 from agentd import errors
 from agentd_proxmox import look
+from harness import until
 from tool_bench import NEW, Bench, MemoryCall
 
 if TYPE_CHECKING:
     from proxmox_access import Steer
+    from pve.client import FakePve
 
 
 class TestLists:
@@ -142,6 +145,18 @@ class TestUpdate:
         with pytest.raises(errors.Rejected, match="has no disk scsi7; it has scsi0"):
             await tools.once("resize_disk", vmid=101, size=20, disk="scsi7")
 
+    async def test_resize_that_comes_late(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
+        """A request that was taken for lost, and reaches the guest after another one, is refused by Proxmox."""
+        await steered.rule("PUT", "/resize$", {"delay": 2.0}, 1)
+        lost = asyncio.create_task(tools.once("resize_disk", vmid=101, size=40))
+        await asyncio.to_thread(until, lambda: lab.log("PUT", "resize") or None, "the first request arrived")
+        lost.cancel()  # nobody waits for it any more; Proxmox carries it out all the same
+        grown = await tools.once("resize_disk", vmid=101, size=40)
+        ended = await asyncio.to_thread(until, lambda: _ends(lab, 2), "both ended")
+
+        assert grown.disks == {"scsi0": 40.0}
+        assert ended == ["OK", "checksum mismatch (file change by other user?)"]
+
     async def test_resize_cut(self, tools: Bench, steered: Steer) -> None:
         """A resize whose answer is lost is found done, not done again."""
         await steered.rule("PUT", "/resize$", {"cut_after": True}, 1)
@@ -149,3 +164,9 @@ class TestUpdate:
 
         assert grown.disks == {"scsi0": 40.0}
         assert len(await steered.log("PUT")) == 1
+
+
+def _ends(lab: FakePve, count: int) -> list[str] | None:
+    """Return how so many resizes ended, once they have."""
+    found = sorted(str(each["exitstatus"]) for each in lab.tasks("resize") if each["exitstatus"])
+    return found if len(found) == count else None

@@ -71,6 +71,7 @@ async def chaos(given: argparse.Namespace, folder: Path) -> int:
             found = await evidence.read(client, pve.control, wanted, recorder)
             await client.close()
             deaths = cast.count()
+        (folder / "world.json").write_text(json.dumps({"requests": found.requests, "tasks": found.tasks}, indent=1))
         violations = checker.judge(found)
     say(checker.report(violations))
     for each in left:
