@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ from agentd.answers import one_line
 from agentd.errors import AgentdError, NotFound, PermanentError, ProxmoxUnavailable, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, targets
+from agentd_proxmox import fields, guest_text, targets
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.power import Which
 from agentd_proxmox.snapshots import GuestName
@@ -34,9 +35,6 @@ WRITABLE = 46_080
 """Bytes of a file: Proxmox takes 61,440 characters of base64."""
 LOOK = "info"
 """The command by which it is seen whether an agent answers: unlike `ping` it is a GET, which a dry run may send."""
-WORD, LINES = 200, 32
-"""How long a name from a guest is at most, and how many of a kind are shown."""
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _NO_AGENT = re.compile(r"guest agent|not running", re.IGNORECASE)
 
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="absolute path in the guest")]
@@ -173,7 +171,7 @@ class Agent:
             info = await self._ask(at, LOOK)
         except (Rejected, ProxmoxUnavailable) as error:
             return Pinged(at.vmid, at.name, at.node, answers=False, reason=one_line(error))
-        version = _word(_record(info.get("result")).get("version"))
+        version = guest_text.word(guest_text.record(info.get("result")).get("version"))
         return Pinged(at.vmid, at.name, at.node, answers=True, version=version)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
@@ -184,21 +182,21 @@ class Agent:
         commands = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
         answers = await asyncio.gather(*(self._ask(at, each) for each in commands), return_exceptions=True)
         said = {c: a.get("result") for c, a in zip(commands, answers, strict=True) if isinstance(a, dict)}
-        unread = {c: _word(a) for c, a in zip(commands, answers, strict=True) if isinstance(a, AgentdError)}
+        unread = {c: guest_text.word(a) for c, a in zip(commands, answers, strict=True) if isinstance(a, AgentdError)}
         for each in answers:
             if isinstance(each, BaseException) and not isinstance(each, AgentdError):
                 raise each
-        system, host = _record(said.get("get-osinfo")), _record(said.get("get-host-name"))
+        system, host = guest_text.record(said.get("get-osinfo")), guest_text.record(said.get("get-host-name"))
         return AgentInfo(
             vmid=at.vmid,
             name=at.name,
             node=at.node,
-            hostname=_word(host.get("host-name")),
-            system=_word(system.get("pretty-name") or system.get("name")),
-            kernel=_word(system.get("kernel-release")),
-            machine=_word(system.get("machine")),
-            interfaces=[_interface(each) for each in _records(said.get("network-get-interfaces"))],
-            filesystems=[_filesystem(each) for each in _records(said.get("get-fsinfo"))],
+            hostname=guest_text.word(host.get("host-name")),
+            system=guest_text.word(system.get("pretty-name") or system.get("name")),
+            kernel=guest_text.word(system.get("kernel-release")),
+            machine=guest_text.word(system.get("machine")),
+            interfaces=[_interface(each) for each in guest_text.records(said.get("network-get-interfaces"))],
+            filesystems=[_filesystem(each) for each in guest_text.records(said.get("get-fsinfo"))],
             unread=unread,
         )
 
@@ -213,12 +211,16 @@ class Agent:
 
         async def seen() -> None:
             await self._ask(at, LOOK)
-            call.target(await targets.guest(self.inventory, at, f"whatever {_word(p.command[0])} does in it"))
+            call.target(
+                await targets.guest(self.inventory, at, f"whatever this does in it: {guest_text.command(p.command)}")
+            )
 
         async def act() -> None:
             sent = {"command": p.command, "input-data": p.stdin or None}
             answer = await self._ask(at, "exec", sent, write=True)
-            pid.append(int(answer["pid"]))
+            if (number := guest_text.number(answer.get("pid"))) is None:
+                raise PermanentError(f"the guest agent of {at.title} does not say as what the command runs")
+            pid.append(number)
 
         await call.once(seen, act)
         return await self._ended(call, at, pid[0], p)
@@ -237,13 +239,13 @@ class Agent:
 
         await call.once(seen, act)
         content, more = read[0]
-        text = _text(content)
+        text = guest_text.file_text(content)
         return FileContent(
             vmid=at.vmid,
             path=p.path,
             size=len(content),
             truncated=more,
-            text=_shown(text) if text is not None else "",
+            text=guest_text.shown(text) if text is not None else "",
             base64="" if text is not None else base64.b64encode(content).decode(),
         )
 
@@ -258,7 +260,7 @@ class Agent:
         async def seen() -> Found | None:
             if await self._holds(at, p.path, content):
                 return Found()
-            call.target(await targets.guest(self.inventory, at, f"what {_word(p.path)} in it holds now"))
+            call.target(await targets.guest(self.inventory, at, f"what {guest_text.word(p.path)} in it holds now"))
             return None
 
         async def act() -> None:
@@ -299,7 +301,7 @@ class Agent:
                 call.progress(f"the command runs as {pid} in {at.title}, which cannot be asked now: {error}")
             else:
                 call.progress(f"the command runs as {pid} in {at.title}")
-            if int(answer.get("exited") or 0):
+            if guest_text.flag(answer.get("exited")):
                 return _executed(at, pid, answer, p.limit)
             if time.monotonic() >= until:
                 call.warn(f"the command still runs as {pid} in {at.title}; what it says after this is not fetched")
@@ -318,8 +320,8 @@ class Agent:
             answer = await self._ask(at, "file-read", {"file": path})
             content = str(answer.get("content") or "").encode("latin-1", "replace")
         else:
-            content = base64.b64decode(str(answer.get("content") or ""))
-        return content[:limit], bool(int(answer.get("truncated") or 0)) or len(content) > limit
+            content = _decoded(answer, path)
+        return content[:limit], guest_text.flag(answer.get("truncated")) or len(content) > limit
 
     async def _holds(self, at: Place, path: str, content: bytes) -> bool:
         try:
@@ -330,70 +332,37 @@ class Agent:
             return False
 
 
+def _decoded(answer: Entry, path: str) -> bytes:
+    try:
+        return base64.b64decode(str(answer.get("content") or ""))
+    except binascii.Error as error:
+        raise PermanentError(f"the guest agent answers for {one_line(path)} with what is no base64: {error}") from error
+
+
 def _executed(at: Place, pid: int, answer: Entry, limit: int) -> Executed:
-    out, err = (_shown(_unmangled(str(answer.get(key) or ""))) for key in ("out-data", "err-data"))
-    cut = any(int(answer.get(key) or 0) for key in ("out-truncated", "err-truncated"))
+    out, err = (guest_text.shown(guest_text.unmangled(str(answer.get(key) or ""))) for key in ("out-data", "err-data"))
+    cut = any(guest_text.flag(answer.get(key)) for key in ("out-truncated", "err-truncated"))
     return Executed(
         vmid=at.vmid,
         name=at.name,
         pid=pid,
         exited=True,
-        exitcode=_number(answer.get("exitcode")),
-        signal=_number(answer.get("signal")),
+        exitcode=guest_text.number(answer.get("exitcode")),
+        signal=guest_text.number(answer.get("signal")),
         out=out[:limit],
         err=err[:limit],
         truncated=cut or max(len(out), len(err)) > limit,
     )
 
 
-def _number(value: object) -> int | None:
-    return None if value is None else int(str(value))
-
-
-def _shown(text: str) -> str:
-    """Return text of a guest without what steers a terminal or hides in a line."""
-    return _UNSEEN.sub("", text)
-
-
-def _text(content: bytes) -> str | None:
-    """Return what a file says, None if it is no text."""
-    try:
-        return None if b"\x00" in content else content.decode()
-    except UnicodeDecodeError as error:
-        whole = error.start >= len(content) - 3 and error.reason == "unexpected end of data"
-        return content[: error.start].decode() if whole else None  # a character that was cut in two
-
-
-def _unmangled(text: str) -> str:
-    """Return text whose UTF-8 Proxmox took for Latin-1 as it was meant."""
-    try:
-        return text.encode("latin-1").decode()
-    except UnicodeError:
-        return text
-
-
-def _word(value: object) -> str:
-    return one_line(_shown(str("" if value is None else value)))[:WORD]
-
-
-def _record(value: object) -> Entry:
-    return dict(value) if isinstance(value, dict) else {}
-
-
-def _records(value: object) -> list[Entry]:
-    return [dict(each) for each in value[:LINES] if isinstance(each, dict)] if isinstance(value, list) else []
-
-
 def _interface(entry: Entry) -> Interface:
-    addresses = [f"{_word(e.get('ip-address'))}/{_word(e.get('prefix'))}" for e in _records(entry.get("ip-addresses"))]
-    return Interface(_word(entry.get("name")), _word(entry.get("hardware-address")), addresses)
+    addresses = [
+        f"{guest_text.word(e.get('ip-address'))}/{guest_text.word(e.get('prefix'))}"
+        for e in guest_text.records(entry.get("ip-addresses"))
+    ]
+    return Interface(guest_text.word(entry.get("name")), guest_text.word(entry.get("hardware-address")), addresses)
 
 
 def _filesystem(entry: Entry) -> Filesystem:
-    total, used = (round(_size(entry.get(key)) / 2**30, 2) for key in ("total-bytes", "used-bytes"))
-    return Filesystem(_word(entry.get("mountpoint")), _word(entry.get("type")), total, used)
-
-
-def _size(value: object) -> float:
-    """Return a size that a guest states; what is no number counts as none."""
-    return float(value) if isinstance(value, int | float) else 0.0
+    total, used = (round(guest_text.size(entry.get(key)) / 2**30, 2) for key in ("total-bytes", "used-bytes"))
+    return Filesystem(guest_text.word(entry.get("mountpoint")), guest_text.word(entry.get("type")), total, used)
