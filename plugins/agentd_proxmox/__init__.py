@@ -30,16 +30,22 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
         return []
     from agentd.tools import collect
     from agentd_proxmox.access import Access
+    from agentd_proxmox.agent import Agent
     from agentd_proxmox.api import Api
     from agentd_proxmox.backups import Backups
     from agentd_proxmox.cluster import Cluster
     from agentd_proxmox.create import Creation
     from agentd_proxmox.guests import Guests
+    from agentd_proxmox.ha import Ha
+    from agentd_proxmox.ha_rules import HaRules
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.jobs import Jobs
+    from agentd_proxmox.migrate import Migration
+    from agentd_proxmox.pools import Pools
     from agentd_proxmox.power import Power
     from agentd_proxmox.prune import Pruning
     from agentd_proxmox.remove import Removal
+    from agentd_proxmox.replication import Replication
     from agentd_proxmox.restore import Restore
     from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
@@ -51,9 +57,9 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
-    guests = (Creation, Guests, Power, Removal, Snapshots)
-    areas = (*guests, Cluster, Storage, Backups, Restore, Pruning, Jobs, Users, ApiTokens, Access)
-    owners = [*(area(inventory) for area in areas), api]
+    guests = (Creation, Guests, Power, Migration, Agent, Removal, Snapshots)
+    cluster = (Cluster, Storage, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication)
+    owners = [*(area(inventory) for area in (*guests, *cluster, Users, ApiTokens, Access)), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
 
 

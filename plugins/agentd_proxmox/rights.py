@@ -58,6 +58,52 @@ CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
 }
 """What each tool may call, with its tier."""
 
+_AGENT = (*_PLACES, "GET /nodes/{node}/qemu/{vmid}/agent/info")
+_EXEC, _FILES = (("POST", ""), ("GET", "-status")), (("GET", "read"), ("POST", "write"))
+_AGENT_INFO = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
+_HA_LISTS = tuple(f"GET /cluster/ha/{each}" for each in ("status/current", "resources", "rules", "groups"))
+_HA, _HA_RULES = (*_PLACES, *_HA_LISTS[:2]), (*_PLACES, *_HA_LISTS[1:])
+_CHECKS = (*_guest("GET /migrate"), "GET /nodes/{node}/network", "GET /nodes/{node}/status", *_HA_LISTS)
+_REPLICA = (*_PLACES, "GET /cluster/replication", "GET /cluster/replication/{id}", "GET /nodes/{node}/replication")
+_POOL = (*_PLACES, "GET /pools")
+CALLS |= {
+    "migration_preflight": (Tier.READ, (*_READ, *_CHECKS)),
+    "migrate_guest": (Tier.OPERATE, (*_POWER, *_CHECKS, *_guest("POST /migrate"))),
+    "agent_ping": (Tier.READ, _AGENT),
+    "agent_info": (Tier.READ, (*_AGENT, *(f"GET /nodes/{{node}}/qemu/{{vmid}}/agent/{each}" for each in _AGENT_INFO))),
+    "agent_exec": (
+        Tier.EXEC,
+        (*_AGENT, *_READ, *(f"{each} /nodes/{{node}}/qemu/{{vmid}}/agent/exec{rest}" for each, rest in _EXEC)),
+    ),
+    "agent_read_file": (Tier.EXEC, (*_READ, "GET /nodes/{node}/qemu/{vmid}/agent/file-read")),
+    "agent_write_file": (
+        Tier.EXEC,
+        (*_READ, *(f"{each} /nodes/{{node}}/qemu/{{vmid}}/agent/file-{rest}" for each, rest in _FILES)),
+    ),
+    "list_ha": (Tier.READ, (*_PLACES, *_HA_LISTS)),
+    "add_ha_resource": (Tier.OPERATE, (*_HA, "POST /cluster/ha/resources")),
+    "update_ha_resource": (Tier.OPERATE, (*_HA, "PUT /cluster/ha/resources/{sid}")),
+    "remove_ha_resource": (Tier.DESTROY, (*_HA, *_READ, "DELETE /cluster/ha/resources/{sid}")),
+    "create_ha_rule": (Tier.OPERATE, (*_HA_RULES, "POST /cluster/ha/rules")),
+    "update_ha_rule": (Tier.OPERATE, (*_HA_RULES, "PUT /cluster/ha/rules/{rule}")),
+    "delete_ha_rule": (Tier.DESTROY, (*_HA_RULES, "DELETE /cluster/ha/rules/{rule}")),
+    "set_ha_group": (Tier.OPERATE, (*_HA_RULES, "POST /cluster/ha/groups", "PUT /cluster/ha/groups/{group}")),
+    "delete_ha_group": (Tier.DESTROY, (*_HA_RULES, "DELETE /cluster/ha/groups/{group}")),
+    "list_replications": (Tier.READ, _REPLICA),
+    "replication_status": (Tier.READ, (*_REPLICA, "GET /nodes/{node}/replication/{id}/log")),
+    "run_replication": (Tier.OPERATE, (*_REPLICA, "POST /nodes/{node}/replication/{id}/schedule_now")),
+    "create_replication": (Tier.OPERATE, (*_REPLICA, "POST /cluster/replication")),
+    "update_replication": (Tier.OPERATE, (*_REPLICA, "PUT /cluster/replication/{id}")),
+    "delete_replication": (Tier.DESTROY, (*_REPLICA, "DELETE /cluster/replication/{id}")),
+    "list_pools": (Tier.READ, _POOL),
+    "get_pool": (Tier.READ, _POOL),
+    "create_pool": (Tier.OPERATE, (*_POOL, "POST /pools")),
+    "update_pool": (Tier.OPERATE, (*_POOL, "PUT /pools")),
+    "delete_pool": (Tier.DESTROY, (*_POOL, "DELETE /pools")),
+}
+OPTIONAL = {"migration_preflight": frozenset(_guest("GET /migrate"))}
+"""What a tool does without where it may not, and says so: a preflight needs no right to migrate."""
+
 _CONFIG = ("CPU", "Cloudinit", "Memory", "Network", "Options")
 WORDS: dict[str, Needed] = {
     "list_vms": {("VM.Audit", "/vms/{vmid}")},
@@ -67,6 +113,18 @@ WORDS: dict[str, Needed] = {
     "list_nodes": {("Sys.Audit", "/nodes/{node}")},
     "list_tasks": {("Sys.Audit", "/nodes/{node}")},
     "update_vm": {(f"VM.Config.{each}", "/vms/{vmid}") for each in _CONFIG},
+    **{each: {("VM.Audit", "/vms/{vmid}")} for each in CALLS if each.startswith(("migrat", "agent_"))},
+    **{each: {("VM.Audit", "/vms/{vmid}")} for each in CALLS if "replication" in each},
+    **{each: {("VM.Replicate", "/vms/{vmid}")} for each in ("run_replication", "update_replication")},
+    "create_replication": {("VM.Replicate", "/vms/{vmid}"), ("VM.Audit", "/vms/{vmid}")},
+    "delete_replication": {("VM.Replicate", "/vms/{vmid}"), ("VM.Audit", "/vms/{vmid}")},
+    "migrate_guest": {("Datastore.AllocateSpace", "/storage/{storage}")},
+    **{each: {("Pool.Audit", "/pool/{pool}")} for each in CALLS if "_pool" in each},
+    "update_pool": {
+        ("Pool.Audit", "/pool/{pool}"),
+        ("VM.Allocate", "/vms/{vmid}"),
+        ("Datastore.Allocate", "/storage/{storage}"),
+    },
     "resize_disk": {("Datastore.AllocateSpace", "/storage/{storage}")},
     "create_vm": {
         ("VM.Allocate", "/vms/{vmid}"),
@@ -86,8 +144,10 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
     if not isinstance(check, list) or not check:
         return set()
     if check[0] == "perm":
-        several = "any" in check and len(check[2]) > 1
-        return set() if several else {(each, check[1]) for each in check[2]}
+        if "any" in check and len(check[2]) > 1:
+            # The guest agent's: the first suffices, the last is for everything in the guest.
+            return {(check[2][0], check[1])} if check[2][-1] == "VM.GuestAgent.Unrestricted" else set()
+        return {(each, check[1]) for each in check[2]}
     if check[0] == "and":
         return {each for part in check[1:] for each in needed(part)}
     return needed(check[1]) if check[0] == "or" else set()
@@ -108,7 +168,7 @@ def rights(catalogue: Catalogue) -> list[Right]:
 
 def _of(catalogue: Catalogue, tool: str, keys: Iterable[str]) -> Needed:
     needs = set(WORDS.get(tool, set()))
-    for key in keys:
+    for key in set(keys) - OPTIONAL.get(tool, frozenset()):
         verb, _, path = key.partition(" ")
         try:
             info = catalogue.resolve(verb, path).info

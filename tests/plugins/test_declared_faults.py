@@ -89,8 +89,8 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
         (HEAD + "tasks: [{name: a, tool: list_vm}]",
          [("2:25: tasks.a.tool: no installed plugin defines a tool 'list_vm'; did you mean list_vms? (if a "
           "foreign agent offers it, say service and tier)")]),
-        (HEAD + "tasks: [{name: a, tool: lst, service: mcp-proxmox, tier: read}]",
-         ["2:25: tasks.a.tool: no installed plugin defines a tool 'lst'; there are "]),
+        (HEAD + "tasks: [{name: a, tool: qqq, service: mcp-proxmox, tier: read}]",
+         ["2:25: tasks.a.tool: no installed plugin defines a tool 'qqq'; there are "]),
         (A + "service: specialist, tier: operate}]",
          ["2:44: tasks.a.service: list_vms is a tool of mcp-proxmox, not of specialist; leave service out",
           "2:62: tasks.a.tier: list_vms is of tier read, not operate; leave tier out"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +12,62 @@ import pytest
 from agentd import config as configuration
 from agentd import doctor, errors
 from agentd.messages import Tier
+from agentd.policy import looking
 from agentd.tools import Right
 from agentd_proxmox import rights
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
-from tool_bench import Bench, Doubt
+from tool_bench import Bench, Doubt, MemoryCall
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from agentd.config import Config
+    from agentd.tools import Found
     from pve.client import FakePve
 
 TOKEN = "agentd@pve!full"  # noqa: S105 - a name
 
+TALK: dict[str, Any] = {"vmid": 100, "guest": "web-01"}
+LEFT: dict[str, Any] = {"name": "left", "nodes": {"pve1": 0}}
+MOVES: list[tuple[str, dict[str, Any]]] = [
+    ("migration_preflight", {"vmid": 100, "target": "pve2"}),
+    ("migrate_guest", {"vmid": 201, "target": "pve1"}),
+    ("migrate_guest", {"vmid": 101, "target": "pve2", "target_storage": "shared"}),
+    ("agent_ping", {"vmid": 100}),
+    ("agent_info", {"vmid": 100}),
+    ("agent_exec", {**TALK, "command": ["id"]}),
+    ("agent_write_file", {**TALK, "path": "/x", "content": "y"}),
+    ("agent_read_file", {**TALK, "path": "/x"}),
+    ("add_ha_resource", {"vmid": 104}),
+    ("update_ha_resource", {"vmid": 104, "max_restart": 2}),
+    ("create_ha_rule", {**LEFT, "type": "node-affinity", "guests": [104]}),
+    ("update_ha_rule", {"name": "left", "comment": "x"}),
+    ("migrate_guest", {"vmid": 104, "target": "pve1"}),
+    ("list_ha", {}),
+    ("delete_ha_rule", {"name": "left"}),
+    ("remove_ha_resource", {"vmid": 104, "guest": "nas"}),
+    ("create_replication", {"vmid": 105, "target": "pve1"}),
+    ("update_replication", {"id": "105-0", "rate": 5}),
+    ("list_replications", {}),
+    ("run_replication", {"id": "105-0"}),
+    ("replication_status", {"id": "105-0"}),
+    ("delete_replication", {"id": "105-0", "guest": "old-test"}),
+    ("create_pool", {"pool": "walked"}),
+    ("update_pool", {"pool": "walked", "guests": [105], "storages": ["shared"]}),
+    ("list_pools", {}),
+    ("get_pool", {"pool": "walked"}),
+    ("update_pool", {"pool": "walked", "guests": [105], "storages": ["shared"], "remove": True}),
+    ("delete_pool", {"pool": "walked"}),
+]
+EIGHT: list[tuple[str, dict[str, Any]]] = [
+    ("set_ha_group", LEFT),
+    ("set_ha_group", {**LEFT, "restricted": True}),
+    ("list_ha", {}),
+    ("delete_ha_group", {"name": "left"}),
+]
+"""Calls of Proxmox VE 8 alone."""
 WALK: list[tuple[str, dict[str, Any]]] = [
     ("list_nodes", {}),
     ("get_node", {"node": "pve1"}),
@@ -45,6 +89,7 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("shutdown_vm", {"vmid": 300}),
     ("start_vm", {"vmid": 300}),
     ("stop_vm", {"vmid": 300}),
+    *MOVES,
 ]
 """One call of each tool at least; get_task comes with a UPID that one of them left."""
 
@@ -54,7 +99,10 @@ async def walk(bench: Bench, steer: Steer) -> dict[str, set[str]]:
     catalogue = await Schemas(bench.tools["get_vm"].run.__self__.proxmox, None).catalogue()  # type: ignore[attr-defined]
     called: dict[str, set[str]] = {}
     upid = ""
-    for tool, parameters in [*WALK, ("get_task", {})]:
+    for tool, parameters in [*WALK, ("get_task", {}), *EIGHT]:
+        if (tool, parameters) == EIGHT[0]:
+            await steer.settings(ha_has_groups=1)
+            await steer.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
         before = max((entry["n"] for entry in await steer.log()), default=0)
         await bench(tool, Doubt(), **(parameters if tool != "get_task" else {"upid": upid}))
         for entry in await steer.log(since=before):
@@ -76,6 +124,33 @@ async def test_declared_is_called(lab: FakePve) -> None:
     await proxmox.close()
 
 
+class Dry(MemoryCall):
+    """A call of a dry run: it ends where the world would be touched."""
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Look, and go no further."""
+        del act
+        if await look() is None:
+            self.check()
+        raise asyncio.CancelledError
+
+
+async def test_dry_runs(tools: Bench, steered: Steer) -> None:
+    """A dry run of any tool reads alone, and one that destroys or executes says what it would change."""
+    for name, parameters in WALK:
+        before = max((entry["n"] for entry in await steered.log()), default=0)
+        dry, tool = Dry(), tools.tools[name]
+        dry.tool = tool
+        with looking(), contextlib.suppress(asyncio.CancelledError):
+            await tool.run(dry, tool.parse(parameters))
+        sent = [entry for entry in await steered.log(since=before) if entry["method"] != "GET"]
+        await tools(name, Doubt(), **parameters)
+
+        assert sent == [], name
+
+
 async def test_least_role_suffices(lab: FakePve, tmp_path: Path) -> None:
     """A token whose user has the generated role alone can do all that the tools do, and nothing besides."""
     full = connect(lab)
@@ -87,7 +162,7 @@ async def test_least_role_suffices(lab: FakePve, tmp_path: Path) -> None:
     await walk(Bench(least), Steer(lab))
 
     assert set((await least.permissions())["/"]) == {each.privilege for each in found}
-    for path, more in (("snapshot", {"snapname": "ab"}), ("migrate", {"target": "pve2"})):
+    for path, more in (("snapshot", {"snapname": "ab"}), ("vncproxy", {})):
         with pytest.raises(errors.Denied, match="pveum"):
             await least.post(f"/nodes/pve1/qemu/300/{path}", **more)
     await full.close()
@@ -100,6 +175,7 @@ async def test_least_role_suffices(lab: FakePve, tmp_path: Path) -> None:
         (["perm", "/vms/{vmid}", ["VM.Audit"]], {("VM.Audit", "/vms/{vmid}")}),
         (["perm", "/", ["Sys.Audit", "Datastore.Audit"]], {("Sys.Audit", "/"), ("Datastore.Audit", "/")}),
         (["perm", "/vms/{vmid}", ["VM.Config.Disk", "VM.Config.CPU"], "any", 1], set()),
+        (["perm", "/v", ["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"], "any"], {("VM.GuestAgent.Audit", "/v")}),
         (["or", ["perm", "/a", ["X.Y"]], ["perm", "/b", ["X.Z"]]], {("X.Y", "/a")}),
         (["and", ["perm", "/a", ["X.Y"]], ["or", ["perm", "/b", ["X.Z"]]]], {("X.Y", "/a"), ("X.Z", "/b")}),
         (["userid-param", "self"], set()),
@@ -184,6 +260,6 @@ async def test_roles(config: Config) -> None:
     privileges = [set(each.split("'")[1].split(",")) for each in (read, operate)]
     assert read.startswith("pveum role add AgentdRead -privs ")
     assert privileges[0] < privileges[1]
-    assert privileges[0] == {"Datastore.Audit", "Sys.Audit", "VM.Audit"}
+    assert privileges[0] == {"Datastore.Audit", "Pool.Audit", "Sys.Audit", "VM.Audit", "VM.GuestAgent.Audit"}
     assert user == "pveum acl modify / --users 'agentd@pve' --roles AgentdOperate"
     assert token == f"pveum acl modify / --tokens '{TOKEN}' --roles AgentdOperate"

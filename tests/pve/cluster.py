@@ -120,12 +120,13 @@ def load(name: str) -> Cluster:
 def add_guest(pve: FakePve, guest: Cluster) -> FakeVm | FakeCt:
     """Put a guest into the cluster, as if it had always been there."""
     made = {key: value for key, value in guest.items() if key != "type"}
-    vmid, name = made.pop("vmid"), made.pop("name", None)
+    vmid, name, agent = made.pop("vmid"), made.pop("name", None), made.pop("agent", None)
     if pve.guest(vmid) is not None:
         raise ValueError(f"guest {vmid} exists")
     if guest.get("type", "qemu") == "lxc":
         return pve.add_ct(vmid, name, **made)
     found = pve.add_vm(vmid, name or f"VM {vmid}", **made)
+    found.agent = agent
     if found.template:
         found.config["template"] = 1
     if found.lock:
@@ -143,5 +144,7 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     }
     pve.vms, pve.cts, pve.tasks, pve.tasklog = [], [], {}, []
     pve.pools, pve.pool_info, pve.quorate, pve.jobs = {}, {}, True, {}
+    pve.reset_ha()
+    pve.reset_replication()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

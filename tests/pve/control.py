@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pve.simulator import Simulator
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-SETTINGS = ("auth_delay", "offline_delay", "lock_wait", "archive_lag", "stat_lag")
+SETTINGS = (
+    "auth_delay", "offline_delay", "lock_wait", "archive_lag", "stat_lag", "ha_lag", "ha_has_groups", "replication_lag",
+    "replication_fails",
+)  # fmt: skip
 
 
 class Control:

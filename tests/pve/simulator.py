@@ -22,10 +22,12 @@ from fakepve.server import API, EXTJS, GENERIC, USER
 
 from pve import apidoc
 from pve.access import Access
+from pve.agent import Agent
 from pve.downloads import Downloads
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
+from pve.ha import Ha
 from pve.jobs import Jobs
-from pve.nodes import Nodes
+from pve.replication import Replication
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -90,7 +92,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Jobs, Downloads, Nodes, Access):
+class Simulator(Ha, Jobs, Downloads, Replication, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:

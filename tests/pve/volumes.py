@@ -84,19 +84,34 @@ class Volumes(Guests):
         return [(k, volume) for k, volume in drives if not self.storages[volume_ref(volume)[0]].get("shared")]
 
     async def _migrate_check(self, v: Values, _user: str) -> dict[str, Any]:
+        """Answer the conditions; real PVE lists allowed nodes for a stopped VM only, and why others are not."""
         vm = self.find(v["node"], v["vmid"])
-        local = [{"volid": volume, "drivename": key, "cdrom": 0} for key, volume in self._local_drives(vm)]
-        others = [node for node, info in self.nodes.items() if node != vm.node and info.get("online", True)]
-        return {
+        drives = {volume: props for _, volume, props in drives_of(vm.config)}
+        local = [
+            {"volid": volume, "drivename": key, "cdrom": int(is_cdrom(volume, drives[volume]))}
+            for key, volume in self._local_drives(vm)
+        ]
+        answer: dict[str, Any] = {
             "running": int(vm.status == "running"),
             "local_disks": local,
-            "local_resources": [],
+            "local_resources": [key for key in vm.config if key.startswith(("hostpci", "usb"))],
             "mapped-resources": [],
-            "allowed_nodes": others,
-            "not_allowed_nodes": {},
         }
+        if vm.status != "running":
+            lacking = {node: self._lacking(vm, node) for node in self.nodes if node != vm.node}
+            answer["allowed_nodes"] = [node for node, names in lacking.items() if not names]
+            answer["not_allowed_nodes"] = {
+                node: {"unavailable_storages": names} if names else {} for node, names in lacking.items()
+            }
+        return answer
 
-    async def _migrate(self, v: Values, user: str) -> str:
+    def _lacking(self, vm: Guest, node: str) -> list[str]:
+        """Return the storages of a VM that a node does not have."""
+        names = {volume_ref(volume)[0] for _, volume, _ in drives_of(vm.config)} - {None}
+        return sorted(name for name in names if not self._storage_enabled(name, node))
+
+    def check_migration(self, v: Values) -> Guest:
+        """Refuse what the API itself refuses before a task is begun (PROXMOX.md 27), and return the VM."""
         node, target = v["node"], v["target"]
         if target == node:
             raise param_error(target="target is local node.")
@@ -107,6 +122,15 @@ class Volumes(Guests):
         self._check_lock(vm)
         if vm.status == "running" and not v.get("online"):
             raise die("can't migrate running VM without --online")
+        return vm
+
+    async def _migrate(self, v: Values, user: str) -> str:
+        self.check_migration(v)
+        return await self.move(v, user)
+
+    async def move(self, v: Values, user: str) -> str:
+        """Move a VM by a task; one that is killed tidies up: the VM goes on where it was, without a lock."""
+        vm, target = self.find(v["node"], v["vmid"]), v["target"]
 
         async def body() -> str | None:
             check_lock(vm)
@@ -116,10 +140,25 @@ class Volumes(Guests):
             if vm.status == "running" and self._local_drives(vm) and not v.get("with-local-disks"):
                 raise TaskError("migration aborted")
             set_lock(vm, "migrate")
-            await self.pause(1)
-            vm.node = target
-            set_lock(vm, None)
+            try:
+                await self.pause(1)
+                self._map_drives(vm, v.get("targetstorage"))
+                vm.node = target
+            finally:
+                set_lock(vm, None)
             return "migration finished successfully"
 
         log = [f"starting migration of VM {vm.vmid} to node '{target}'"]
-        return await self.task(node, "qmigrate", vm.vmid, user, body, vm=vm, log=log)
+        return await self.task(v["node"], "qmigrate", vm.vmid, user, body, vm=vm, log=log)
+
+    def _map_drives(self, vm: Guest, mapping: str | None) -> None:
+        """Put local drives on the storages that a list like `fast` or `local-lvm:fast` names."""
+        pairs = [each.split(":") for each in str(mapping or "").split(",") if each]
+        to = {pair[0]: pair[1] for pair in pairs if len(pair) > 1}
+        rest = next((pair[0] for pair in pairs if len(pair) == 1), None)
+        for key, volume in self._local_drives(vm):
+            source, name = volume.split(":", 1)
+            target = to.get(source, rest or source)
+            if target != source:
+                self.storages[target].setdefault("volumes", {})[name] = self.storages[source]["volumes"].pop(name, {})
+                vm.config[key] = vm.config[key].replace(f"{source}:", f"{target}:", 1)
