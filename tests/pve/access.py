@@ -61,7 +61,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         self.token_info: dict[str, dict[str, Any]] = {}
         self.roles: dict[str, frozenset[str]] = dict(BUILT_IN)
         self.entries: list[dict[str, Any]] = []
-        self.groups: dict[str, dict[str, Any]] = {}
+        self.user_groups: dict[str, dict[str, Any]] = {}
 
     def _routes_sim_access(self) -> Routes:
         user, token = "/access/users/{userid}", "/access/users/{userid}/token/{tokenid}"
@@ -171,7 +171,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
                 if v.get("delete"):
                     found = (v["path"], who, role)
                     self.entries = [e for e in self.entries if (e["path"], e["ugid"], e["roleid"]) != found]
-                elif who not in self.accounts and who not in self.apitokens and who not in self.groups:
+                elif who not in self.accounts and who not in self.apitokens and who not in self.user_groups:
                     raise die(f"user '{who}' does not exist" if "!" not in who else f"no such token '{who}'")
                 else:
                     self.permit(who, v["path"], role, propagate=bool(v.get("propagate", 1)))
@@ -254,7 +254,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         account |= {key: v[key] for key in ("comment", "email", "enable", "expire") if key in v}
         if "groups" in v:
             wanted = split_list(v["groups"])
-            unknown = [each for each in wanted if each not in self.groups]
+            unknown = [each for each in wanted if each not in self.user_groups]
             if unknown:
                 raise die(f"update user failed: no such group '{unknown[0]}'")
             account["groups"] = sorted({*wanted, *(account.get("groups", []) if v.get("append") else ())})
@@ -263,23 +263,23 @@ class Access(FakePve):  # type: ignore[misc] # untyped
 
     async def _group_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
         members = {
-            name: [u for u, info in self.accounts.items() if name in info.get("groups", [])] for name in self.groups
+            name: [u for u, info in self.accounts.items() if name in info.get("groups", [])] for name in self.user_groups
         }
         return [
-            {"groupid": name, "users": ",".join(sorted(members[name])), **self.groups[name]} for name in self.groups
+            {"groupid": name, "users": ",".join(sorted(members[name])), **self.user_groups[name]} for name in self.user_groups
         ]
 
     async def _group_create(self, v: Values, _user: str) -> None:
         self.need_access_quorum()
-        if v["groupid"] in self.groups:
+        if v["groupid"] in self.user_groups:
             raise die(f"create group failed: group '{v['groupid']}' already exists")
-        self.groups[v["groupid"]] = {"comment": v["comment"]} if v.get("comment") else {}
+        self.user_groups[v["groupid"]] = {"comment": v["comment"]} if v.get("comment") else {}
 
     async def _group_delete(self, v: Values, _user: str) -> None:
         self.need_access_quorum()
-        if v["groupid"] not in self.groups:
+        if v["groupid"] not in self.user_groups:
             raise die(f"delete group failed: no such group '{v['groupid']}'")
-        del self.groups[v["groupid"]]
+        del self.user_groups[v["groupid"]]
         for info in self.accounts.values():
             info["groups"] = [each for each in info.get("groups", []) if each != v["groupid"]]
         self.entries = [e for e in self.entries if e["ugid"] != v["groupid"]]
