@@ -78,9 +78,9 @@ class Access(FakePve):  # type: ignore[misc] # untyped
             ("GET", user, self._user_show),
             ("PUT", user, self._user_change),
             ("DELETE", user, self._user_delete),
-            ("GET", "/access/groups", self._group_list),
-            ("POST", "/access/groups", self._group_create),
-            ("DELETE", "/access/groups/{groupid}", self._group_delete),
+            ("GET", "/access/groups", self._user_group_list),
+            ("POST", "/access/groups", self._user_group_create),
+            ("DELETE", "/access/groups/{groupid}", self._user_group_delete),
             ("GET", "/access/domains", self._domain_list),
             ("GET", user + "/token", self._token_list),
             ("GET", token, self._token_show),
@@ -261,7 +261,7 @@ class Access(FakePve):  # type: ignore[misc] # untyped
 
     # --------------------------------------------------------------- groups, realms
 
-    async def _group_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
+    async def _user_group_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
         members = {
             name: [u for u, info in self.accounts.items() if name in info.get("groups", [])] for name in self.user_groups
         }
@@ -269,13 +269,13 @@ class Access(FakePve):  # type: ignore[misc] # untyped
             {"groupid": name, "users": ",".join(sorted(members[name])), **self.user_groups[name]} for name in self.user_groups
         ]
 
-    async def _group_create(self, v: Values, _user: str) -> None:
+    async def _user_group_create(self, v: Values, _user: str) -> None:
         self.need_access_quorum()
         if v["groupid"] in self.user_groups:
             raise die(f"create group failed: group '{v['groupid']}' already exists")
         self.user_groups[v["groupid"]] = {"comment": v["comment"]} if v.get("comment") else {}
 
-    async def _group_delete(self, v: Values, _user: str) -> None:
+    async def _user_group_delete(self, v: Values, _user: str) -> None:
         self.need_access_quorum()
         if v["groupid"] not in self.user_groups:
             raise die(f"delete group failed: no such group '{v['groupid']}'")
