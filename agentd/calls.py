@@ -124,10 +124,9 @@ class Performance:
             return await self._act(claim, act)
 
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
-        undo = claim.record.undo or self.undo  # who takes over may find the world changed by us already
-        acting = not claim.fresh or self.tool.repeat is Repeat.UNSAFE
-        if acting or undo != claim.record.undo:
-            await claim.write(acting=acting or claim.record.acting, undo=undo)
+        # Whoever takes over has to know that a request may be on its way, and what was there before it: then the world
+        # may have been changed by us already.
+        await claim.write(acting=True, undo=claim.record.undo or self.undo)
         try:
             upid = await act() or ""
         except UnknownOutcome:

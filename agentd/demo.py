@@ -46,7 +46,7 @@ token_file = {secret}
 ca_file = {ca}
 
 [policy]
-default_tier = "operate"
+default_tier = "destroy"
 
 [web]
 port = {port}
@@ -151,7 +151,8 @@ async def _story(supervisor: Supervisor, file: Path, begun: float, *, once: bool
     out.print("on an embedded nats-server and a simulated Proxmox VE of three nodes")
     out.print(f"  status page  {supervisor.url}")
     out.print(f"  MCP          {supervisor.url}/mcp")
-    out.print(f"  try          agentd --config {file} workflows\n")
+    out.print(f"  try          agentd --config {file} workflows")
+    out.print(f"               agentd --config {file} call delete_guest vmid=101 name=db-01\n")
     name = f"web-{secrets.token_hex(2)}"
     wish = {"name": name, "template": 9000, "memory": 2048, "disk": 8, "tags": ["demo"]}
     request = WorkflowRequest("vm_deployment", client.new_id("vm_deployment"), wish, "demo")

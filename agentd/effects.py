@@ -37,8 +37,12 @@ if TYPE_CHECKING:
     from agentd.bus import Bus
 
 CLAIMED, DONE, FAILED, CANCELLED = "claimed", "done", "failed", "cancelled"
-UNSETTLED = 10.0
-"""Seconds for which the absence of a Proxmox task from the lists proves nothing."""
+UNSETTLED = 15.0
+"""Seconds for which finding nothing proves nothing: a request may be on its way, a task not be listed yet.
+
+Met in a chaos run: a create was sent, its process died, another found nothing and made the guest, the workflow undid
+that, and eleven seconds after it was sent the first request made the guest once more.
+"""
 
 
 class Verdict(Enum):
@@ -196,7 +200,10 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
         except StaleWrite:
             continue
         crash_point("after-claim", wanted.key)
-        return Claim(bus, subject, taken, seq, begun)
+        made = Claim(bus, subject, taken, seq, begun)
+        if taken.acting and not taken.upid:
+            made.doubtful_since = begun - age
+        return made
 
 
 def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> EffectRecord:
@@ -218,6 +225,7 @@ def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> Effect
         upid="" if record is None or fresh else record.upid,
         acting=False if record is None or fresh else record.acting,
         stop=record is not None and record.stop,
+        undo=None if record is None or fresh else record.undo,
     )
 
 

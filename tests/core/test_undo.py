@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from agentd.calls import call_tool
 from agentd.errors import UnknownOutcome
-from agentd.messages import Inverse, Tier, ToolCall
+from agentd.messages import EffectRecord, Inverse, Tier, ToolCall, digest, now
 from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
 
 if TYPE_CHECKING:
@@ -54,6 +56,18 @@ async def test_the_first_word_counts(bus: Bus, probe: Probe) -> None:
 
     assert done.status == "completed"
     assert probe.acts == 2
+    assert (await record(bus)).undo == BACK
+
+
+async def test_who_takes_over_keeps_it(bus: Bus, probe: Probe) -> None:
+    """The agent that wrote it down has died: the next one must not put its own view of the world in its place."""
+    notes(probe, 8)
+    left = EffectRecord("w.t", "marked", 1, "dead/1", "claimed", now(), digest=digest({}), acting=True, undo=BACK)
+    await bus.store("ai.effects.probe.w.t", replace(left, upid="UPID:x"))
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked")
+        await completion(bus)
+
     assert (await record(bus)).undo == BACK
 
 

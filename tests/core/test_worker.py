@@ -282,6 +282,24 @@ async def test_fenced_while_it_runs(bus: Bus, probe: Probe, monkeypatch: pytest.
     assert (await record(bus)).owner == "other/1"
 
 
+async def test_a_request_that_is_still_on_its_way(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes over from one that died in the act waits before it acts itself: what comes late is then found."""
+    monkeypatch.setattr(effects, "UNSETTLED", 3.0)
+    left = EffectRecord("w.t", "marked", 1, "dead/1", effects.CLAIMED, now(), digest=digest({}), acting=True)
+    await bus.store(subjects.effect(SERVICE, "w.t"), left)
+
+    async def arrives(_: Call) -> None:
+        asyncio.get_running_loop().call_later(1.0, probe.world.setdefault, "w.t", "UPID:late")
+
+    probe.on_look = arrives
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "marked")
+        done = await completion(bus)
+
+    assert done.status == Outcome.COMPLETED
+    assert (probe.acts, probe.used) == (0, ["UPID:late"])
+
+
 async def test_fenced_before_it_acts(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has looked for too long makes sure of its claim before it acts: another may have taken over."""
     monkeypatch.setattr(effects, "ACK_WAIT", 0.4)

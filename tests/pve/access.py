@@ -262,12 +262,11 @@ class Access(FakePve):  # type: ignore[misc] # untyped
     # --------------------------------------------------------------- groups, realms
 
     async def _user_group_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
-        members = {
-            name: [u for u, info in self.accounts.items() if name in info.get("groups", [])] for name in self.user_groups
-        }
-        return [
-            {"groupid": name, "users": ",".join(sorted(members[name])), **self.user_groups[name]} for name in self.user_groups
-        ]
+        found = []
+        for name, info in self.user_groups.items():
+            members = sorted(who for who, each in self.accounts.items() if name in each.get("groups", []))
+            found.append({"groupid": name, "users": ",".join(members), **info})
+        return found
 
     async def _user_group_create(self, v: Values, _user: str) -> None:
         self.need_access_quorum()
