@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from msgspec.structs import replace
 
+from agentd import effects
 from agentd.calls import call_tool
 from agentd.errors import UnknownOutcome
 from agentd.messages import EffectRecord, Inverse, Tier, ToolCall, digest, now
@@ -46,8 +48,9 @@ async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None
     assert (await record(bus, "w.t.step")).undo == BACK
 
 
-async def test_the_first_word_counts(bus: Bus, probe: Probe) -> None:
+async def test_the_first_word_counts(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the act is tried again the world may have been changed by us already: what was said first stays."""
+    monkeypatch.setattr(effects, "UNSETTLED", 0.5)
     notes(probe)
     probe.on_act = raising(UnknownOutcome("no answer", delay=0.1), times=1)
     async with serving(a_worker(bus, probe)):

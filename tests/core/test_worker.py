@@ -88,6 +88,7 @@ async def test_the_five_steps(bus: Bus, probe: Probe, monkeypatch: pytest.Monkey
         "record claimed",
         "audit before",
         "look",
+        "record claimed",
         "act",
         "record claimed with UPID",
         "record done with UPID",
@@ -179,8 +180,11 @@ async def test_an_old_attempt_comes_late(bus: Bus, probe: Probe) -> None:
         ("unsafe", 1, Outcome.FAILED),
     ],
 )
-async def test_dies_before_the_upid_is_known(bus: Bus, probe: Probe, tool: str, acts: int, status: Outcome) -> None:
+async def test_dies_before_the_upid_is_known(
+    bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch, tool: str, acts: int, status: Outcome
+) -> None:
     """Who takes over looks first: what is there is adopted, what cannot be seen is not repeated but asked about."""
+    monkeypatch.setattr(effects, "UNSETTLED", 1.0)
     probe.on_act = probe.hang
     await assign(bus, tool)
     await _dies_while(bus, probe)

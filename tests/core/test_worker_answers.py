@@ -155,13 +155,16 @@ async def test_a_reader_that_acts(bus: Bus, probe: Probe) -> None:
     assert probe.told == []
 
 
-@pytest.mark.parametrize(("tool", "tier"), [("wipe", Tier.EXEC), ("shell", Tier.EXEC), ("marked", Tier.READ)])
-async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
-    """Nothing destroys or executes, whoever asks; nothing operates for who may only read."""
+@pytest.mark.parametrize(
+    ("tool", "tier", "code"),
+    [("wipe", Tier.EXEC, "needs_plan"), ("shell", Tier.EXEC, "needs_plan"), ("marked", Tier.READ, "denied")],
+)
+async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier, code: str) -> None:
+    """Nothing destroys or executes without a consent, whoever asks; nothing operates for who may only read."""
     await assign(bus, tool, tier=tier)
     async with serving(a_worker(bus, probe)):
         told = await completion(bus)
 
     assert isinstance(told.error, msgspec.Struct)
-    assert told.error.code == "denied"
+    assert told.error.code == code
     assert probe.told == []
