@@ -38,16 +38,18 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.jobs import Jobs
     from agentd_proxmox.power import Power
     from agentd_proxmox.prune import Pruning
+    from agentd_proxmox.remove import Removal
     from agentd_proxmox.restore import Restore
     from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
     from agentd_proxmox.snapshots import Snapshots
+    from agentd_proxmox.states import States
     from agentd_proxmox.storage import Storage
 
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
-    areas = (Creation, Guests, Power, Cluster, Snapshots, Storage, Backups, Restore, Pruning, Jobs)
+    areas = (Creation, Guests, Power, Cluster, Snapshots, Storage, Backups, Restore, Pruning, Jobs, Removal, States)
     owners = [*(area(inventory) for area in areas), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
 

@@ -109,8 +109,12 @@ def new_guest(p: CreateVm, key: str) -> look.Config:
 def clone_of(source: Place, p: CreateVm, key: str) -> look.Config:
     """Return the parameters of POST /nodes/{node}/qemu/{template}/clone.
 
-    Tags are not among them: a clone has its template's, and update_vm changes them.
+    Proxmox takes no tags here: a clone has its template's, and update_vm changes them.
     """
+    if p.tags:
+        raise Rejected(
+            "create_vm: tags: a clone has its template's; leave `tags` out, set_tags changes them afterwards"
+        )
     if not p.full and not source.template:
         raise Rejected(f"create_vm: {source.title} is no template, so only a full clone can be made of it")
     if not p.full and p.storage is not None:

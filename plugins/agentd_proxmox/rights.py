@@ -36,6 +36,7 @@ def _guest(*suffixes: str) -> tuple[str, ...]:
 
 _READ = (*_PLACES, *_guest("GET /config", "GET /status/current"))
 _POWER = (*_READ, *_TASK, _TASKS)
+_RESUME = ("resume", "start")
 
 CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
     "list_nodes": (Tier.READ, ("GET /nodes", "GET /cluster/status")),
@@ -55,11 +56,26 @@ CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
     "update_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
     "resize_disk": (Tier.OPERATE, (*_POWER, "PUT /nodes/{node}/qemu/{vmid}/resize")),
     "create_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone")),
+    "delete_guest": (
+        Tier.DESTROY,
+        (*_POWER, "GET /nodes", "GET /nodes/{node}/storage/{storage}/content", *_guest("DELETE ")),
+    ),
+    "suspend_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/status/suspend")),
+    "resume_vm": (Tier.OPERATE, (*_POWER, *(f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{e}" for e in _RESUME))),
+    "reset_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/status/reset")),
+    "make_template": (Tier.DESTROY, (*_POWER, *_guest("GET /snapshot", "POST /template"))),
+    "set_tags": (
+        Tier.OPERATE,
+        (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config"),
+    ),
+    "pending_changes": (Tier.READ, (*_PLACES, *_guest("GET /pending"))),
 }
 """What each tool may call, with its tier."""
 
 _CONFIG = ("CPU", "Cloudinit", "Memory", "Network", "Options")
 WORDS: dict[str, Needed] = {
+    "suspend_vm": {("VM.Config.Disk", "/vms/{vmid}"), ("Datastore.AllocateSpace", "/storage/{storage}")},
+    "set_tags": {("VM.Config.Options", "/vms/{vmid}")},
     "list_vms": {("VM.Audit", "/vms/{vmid}")},
     "list_templates": {("VM.Audit", "/vms/{vmid}")},
     "next_vmids": {("VM.Audit", "/vms/{vmid}")},

@@ -44,7 +44,14 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("reboot_vm", {"vmid": 300}),
     ("shutdown_vm", {"vmid": 300}),
     ("start_vm", {"vmid": 300}),
+    ("reset_vm", {"vmid": 300}),
+    ("suspend_vm", {"vmid": 300}),
+    ("resume_vm", {"vmid": 300}),
     ("stop_vm", {"vmid": 300}),
+    ("set_tags", {"vmid": 201, "add": ["walked"]}),
+    ("pending_changes", {"vmid": 300}),
+    ("make_template", {"vmid": 301, "name": "cloned"}),
+    ("delete_guest", {"vmid": 301, "name": "cloned"}),
 ]
 """One call of each tool at least; get_task comes with a UPID that one of them left."""
 

@@ -72,7 +72,8 @@ class Guests(Tasks):
 
         async def body() -> str | None:
             vm = self.find(node, vmid)
-            if not values.get("skiplock"):
+            # Real PVE: a VM that was suspended to disk is started, and that lock goes (PROXMOX.md 18).
+            if not values.get("skiplock") and (action, vm.lock) != ("start", "suspended"):
                 check_lock(vm)
             deed: Callable[[Guest, Values], Awaitable[str | None]] = getattr(self, f"_power_{action}")
             return await deed(vm, values)
@@ -88,6 +89,8 @@ class Guests(Tasks):
         if vm.start_error:
             raise TaskError(vm.start_error)
         self._set_running(vm)
+        if vm.lock == "suspended":
+            set_lock(vm, None)
         return None
 
     @staticmethod

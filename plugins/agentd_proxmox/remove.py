@@ -1,0 +1,157 @@
+"""Delete guests: the one that was meant, when nothing needs it, and once.
+
+Proxmox destroys by VMID alone and takes no digest, so what was meant is looked at here: the name, the digest if the
+caller brings one, protection, HA, who runs, and who is a linked clone of it.  A deletion whose answer was lost is found
+in the task list: a guest that is gone without a task of ours was never there, or somebody else deleted it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from agentd.answers import Upid, one_line
+from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
+from agentd.messages import Tier
+from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import fields, look, targets
+from agentd_proxmox.power import RUNNING, upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+
+DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
+RECENT = 3600
+"""Seconds for which a task of ours in the list explains that a guest is gone: a repeat comes sooner."""
+
+
+class DeleteGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which guest, by VMID and name.
+
+    digest: of get_vm; then nothing is done if the configuration has changed since
+    purge: also take it out of backup and replication jobs; unreferenced: also delete its disks that it does not name
+    """
+
+    vmid: fields.Vmid
+    name: Annotated[str, Meta(max_length=255, description="as the guest is called now")]
+    digest: str = ""
+    purge: bool = False
+    unreferenced: bool = False
+
+
+class DeletedGuest(msgspec.Struct, frozen=True):
+    """What is gone; `guest` is as it was, null if it was gone before."""
+
+    vmid: int
+    name: str
+    guest: fields.Guest | None
+
+
+class Removal:
+    """The tool that deletes guests."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
+    async def delete_guest(self, call: Call, p: DeleteGuest) -> DeletedGuest:
+        """Delete a VM or container with its disks and snapshots; it cannot be taken back, but its backups stay.
+
+        Refused with the reason, and nothing is done: another name, a guest that runs, is protected or under HA, a
+        template that has linked clones.
+        """
+        was: list[fields.Guest] = []
+
+        async def seen() -> Found | None:
+            at = await self.inventory.at(p.vmid)
+            if at is None:
+                return await self._gone(call, p)
+            targets.named(at, p.name)
+            ours = [e for e in await self.inventory.active([at.node]) if self._ours(e, p.vmid)]
+            if ours:
+                return Found(ours[0].text)
+            was.append(await self._free(call, at, p))
+            return None
+
+        async def act() -> str | None:
+            path = f"/nodes/{was[-1].node}/{was[-1].type}/{p.vmid}"
+            return upid_of(
+                await self.proxmox.delete(
+                    path, purge=p.purge or None, **{"destroy-unreferenced-disks": True if p.unreferenced else None}
+                )
+            )
+
+        found = await call.once(seen, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            left = await self.inventory.at(p.vmid)
+            if left is not None:
+                raise TaskFailed(f"{error}; {left.title} is still there", log=error.log) from error
+            call.warn(f"{error}; but guest {p.vmid} is gone")
+        left = await self.inventory.at(p.vmid)
+        if left is not None:
+            raise TaskFailed(
+                f"the task ended well, and {left.title} is there: somebody made it anew, or it is not gone"
+            )
+        return DeletedGuest(p.vmid, p.name, was[-1] if was else None)
+
+    async def _free(self, call: Call, at: Place, p: DeleteGuest) -> fields.Guest:
+        """Return the guest that nothing keeps from being deleted; raises Rejected with what does."""
+        await self.inventory.unlocked(call, at)
+        guest, config = await self.inventory.read(at), await self.inventory.config(at)
+        if p.digest and guest.digest != p.digest:
+            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
+        reasons = {
+            "it runs: shutdown_vm or stop_vm first": guest.status == RUNNING,
+            "it is protected: its option `protection` has to be taken away first": look.enabled(
+                config.get("protection")
+            ),
+            "it is under HA: take it out of HA first": guest.ha,
+        }
+        why = [reason for reason, holds in reasons.items() if holds]
+        if not why and (clones := await self._clones(at, config)):
+            why = [f"it has linked clones: {', '.join(clones)}"]
+        if why:
+            raise Rejected(f"{at.title} is not deleted, {'; '.join(why)}; nothing was done")
+        return guest
+
+    async def _clones(self, at: Place, config: look.Config) -> list[str]:
+        """Return the volumes that are linked clones of a template's disks."""
+        found: list[str] = []
+        for drive in look.disks(config) if config.get("template") else ():
+            storage, _, volume = str(config[drive]).partition(",")[0].partition(":")
+            name = volume.rpartition("/")[2]
+            entries = await self.proxmox.get(f"/nodes/{at.node}/storage/{storage}/content") or []
+            # A storage of files says it in the volume's name, the others as its parent.
+            base, within = re.compile(rf"(^|/){re.escape(name)}(@|$)"), f"{volume}/"
+            found += [
+                one_line(each["volid"])
+                for each in entries
+                if base.search(str(each.get("parent") or "")) or within in str(each["volid"])
+            ]
+        return found
+
+    async def _gone(self, call: Call, p: DeleteGuest) -> Found:
+        """Return our task that deleted the guest a short while ago; raises NotFound if there is none."""
+        since = int(time.time()) - RECENT
+        for node in await self.proxmox.get("/nodes") or []:
+            if node.get("status") != "online":
+                continue
+            listed = await self.proxmox.tasks(node["node"], source="all", vmid=p.vmid, since=since, limit=500)
+            ours = [each for entry in listed if self._ours(each := Upid.parse(entry["upid"]), p.vmid)]
+            if ours:
+                call.warn(f"guest {p.vmid} was gone already, by our own task {ours[0].text}")
+                return Found(ours[0].text)
+        raise NotFound(
+            f"there is no guest {p.vmid}, or {self.proxmox.user} may not see it (VM.Audit); nothing was done"
+        )
+
+    def _ours(self, task: Upid, vmid: int) -> bool:
+        return task.type in DESTROYERS and task.id == str(vmid) and task.user == self.proxmox.user
