@@ -32,6 +32,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.api import Api
     from agentd_proxmox.backups import Backups
     from agentd_proxmox.cluster import Cluster
+    from agentd_proxmox.containers import Containers
     from agentd_proxmox.create import Creation
     from agentd_proxmox.guests import Guests
     from agentd_proxmox.inventory import Inventory
@@ -49,7 +50,21 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
-    areas = (Creation, Guests, Power, Cluster, Snapshots, Storage, Backups, Restore, Pruning, Jobs, Removal, States)
+    areas = (
+        Creation,
+        Guests,
+        Power,
+        Cluster,
+        Snapshots,
+        Storage,
+        Backups,
+        Restore,
+        Pruning,
+        Jobs,
+        Removal,
+        States,
+        Containers,
+    )
     owners = [*(area(inventory) for area in areas), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
 

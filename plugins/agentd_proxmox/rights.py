@@ -56,6 +56,12 @@ CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
     "update_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
     "resize_disk": (Tier.OPERATE, (*_POWER, "PUT /nodes/{node}/qemu/{vmid}/resize")),
     "create_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone")),
+    "create_container": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/lxc")),
+    "clone_container": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/lxc/{vmid}/clone")),
+    "update_container": (
+        Tier.OPERATE,
+        (*_POWER, "PUT /nodes/{node}/lxc/{vmid}/config", "GET /nodes/{node}/lxc/{vmid}/pending"),
+    ),
     "delete_guest": (
         Tier.DESTROY,
         (*_POWER, "GET /nodes", "GET /nodes/{node}/storage/{storage}/content", *_guest("DELETE ")),
@@ -74,6 +80,14 @@ CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
 
 _CONFIG = ("CPU", "Cloudinit", "Memory", "Network", "Options")
 WORDS: dict[str, Needed] = {
+    "create_container": {
+        ("VM.Allocate", "/vms/{vmid}"),
+        ("Datastore.AllocateSpace", "/storage/{storage}"),
+        ("SDN.Use", "/sdn/zones/{zone}/{bridge}"),
+        *((f"VM.Config.{each}", "/vms/{vmid}") for each in ("CPU", "Disk", "Memory", "Network", "Options")),
+    },
+    "clone_container": {("Datastore.AllocateSpace", "/storage/{storage}"), ("SDN.Use", "/sdn/zones/{zone}/{bridge}")},
+    "update_container": {(f"VM.Config.{each}", "/vms/{vmid}") for each in ("CPU", "Memory", "Network", "Options")},
     "suspend_vm": {("VM.Config.Disk", "/vms/{vmid}"), ("Datastore.AllocateSpace", "/storage/{storage}")},
     "set_tags": {("VM.Config.Options", "/vms/{vmid}")},
     "list_vms": {("VM.Audit", "/vms/{vmid}")},

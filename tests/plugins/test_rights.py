@@ -14,7 +14,7 @@ from agentd.tools import Right
 from agentd_proxmox import rights
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
-from tool_bench import Bench, Doubt
+from tool_bench import CONTAINER, Bench, Doubt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,9 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("stop_vm", {"vmid": 300}),
     ("set_tags", {"vmid": 201, "add": ["walked"]}),
     ("pending_changes", {"vmid": 300}),
+    ("create_container", CONTAINER),
+    ("clone_container", {"vmid": 321, "node": "pve1", "name": "ct-02", "source": 320}),
+    ("update_container", {"vmid": 320, "cores": 2}),
     ("make_template", {"vmid": 301, "name": "cloned"}),
     ("delete_guest", {"vmid": 301, "name": "cloned"}),
 ]
