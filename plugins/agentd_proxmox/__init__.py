@@ -34,6 +34,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.cluster import Cluster
     from agentd_proxmox.containers import Containers
     from agentd_proxmox.create import Creation
+    from agentd_proxmox.disks import Disks
     from agentd_proxmox.guests import Guests
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.jobs import Jobs
@@ -64,6 +65,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
         Removal,
         States,
         Containers,
+        Disks,
     )
     owners = [*(area(inventory) for area in areas), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
