@@ -65,6 +65,8 @@ CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
     "move_disk": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/move_disk")),
     "detach_disk": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
     "attach_disk": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
+    "console_hint": (Tier.READ, _PLACES),
+    "regenerate_cloudinit": (Tier.OPERATE, (*_POWER, "PUT /nodes/{node}/qemu/{vmid}/cloudinit")),
     "delete_guest": (
         Tier.DESTROY,
         (*_POWER, "GET /nodes", "GET /nodes/{node}/storage/{storage}/content", *_guest("DELETE ")),

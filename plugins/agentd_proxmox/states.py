@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 PAUSED, SUSPENDED = "paused", "suspended"
+DRIVE = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
 SECRET = frozenset({"cipassword"})
 
 
@@ -69,6 +72,15 @@ class Pending(msgspec.Struct, frozen=True):
     name: str
     node: str
     pending: list[PendingOption]
+
+
+class Console(msgspec.Struct, frozen=True):
+    """How a person reaches a guest's screen: a page that asks for a login of its own, and a command on its node."""
+
+    vmid: int
+    node: str
+    url: str
+    command: str
 
 
 class States:
@@ -185,6 +197,34 @@ class States:
         changed = [each for each in entries if "pending" in each or each.get("delete")]
         lines = sorted(map(_option, changed), key=lambda each: each.option)
         return Pending(at.vmid, at.name, at.node, lines)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def console_hint(self, call: Call, p: Which) -> Console:  # noqa: ARG002 - every tool has a call
+        """Say how a person opens a guest's console; no ticket is made, who opens it logs in."""
+        at = await self.inventory.find(p.vmid, p.name)
+        kind, command = ("kvm", "qm terminal") if at.kind == "qemu" else ("lxc", "pct console")
+        where = urlencode({"console": kind, "novnc": 1, "vmid": at.vmid, "vmname": at.name, "node": at.node})
+        return Console(at.vmid, at.node, f"{self.proxmox.settings.url}/?{where}", f"{command} {at.vmid}")
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def regenerate_cloudinit(self, call: Call, p: Which) -> fields.Guest:
+        """Write a VM's cloud-init drive anew from its configuration; the guest reads it at its next boot."""
+        at = await self._vm(p)
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if not any(
+                "cloudinit" in str(value).partition(",")[0] for key, value in config.items() if DRIVE.match(key)
+            ):
+                raise Rejected(f"{at.title} has no cloud-init drive; nothing was done")
+            await self.inventory.unlocked(call, at)
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"{at.path}/cloudinit")
+
+        await call.once(seen, act)
+        return await self.inventory.read(at)
 
     async def _vm(self, p: Which) -> Place:
         at = await self.inventory.find(p.vmid, p.name, vm=True)

@@ -69,11 +69,9 @@ class TestDetach:
 
     async def test_off_and_on(self, tools: Bench, steered: Steer) -> None:
         """A disk that is taken off is kept and can be put back, each once."""
-        for _ in range(2):
-            off = await tools.once("detach_disk", vmid=101, disk="scsi0")
+        off = [await tools.once("detach_disk", vmid=101, disk="scsi0") for _ in range(2)][1]
         (volume,) = off.unused.values()
-        for _ in range(2):
-            on = await tools.once("attach_disk", vmid=101, disk="scsi1", volume=volume)
+        on = [await tools.once("attach_disk", vmid=101, disk="scsi1", volume=volume) for _ in range(2)][1]
 
         assert off.guest.disks == {}
         assert (list(on.guest.disks), on.unused) == (["scsi1"], {})

@@ -38,6 +38,7 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("next_vmids", {}),
     ("create_vm", {"vmid": 300, "node": "pve1", "name": "new", "storage": "local-lvm", "disk": 4}),
     ("create_vm", {"vmid": 301, "node": "pve1", "name": "cloned", "template": 9000}),
+    ("create_vm", {"vmid": 302, "node": "pve1", "name": "cloudy", "template": 9000}),
     ("update_vm", {"vmid": 300, "cores": 3, "description": "x"}),
     ("resize_disk", {"vmid": 300, "size": 8}),
     ("start_vm", {"vmid": 300}),
@@ -56,6 +57,8 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("create_container", CONTAINER),
     ("clone_container", {"vmid": 321, "node": "pve1", "name": "ct-02", "source": 320}),
     ("update_container", {"vmid": 320, "cores": 2}),
+    ("console_hint", {"vmid": 320}),
+    ("regenerate_cloudinit", {"vmid": 302}),
     ("make_template", {"vmid": 301, "name": "cloned"}),
     ("delete_guest", {"vmid": 301, "name": "cloned"}),
 ]

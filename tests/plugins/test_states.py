@@ -162,3 +162,29 @@ class TestPending:
         assert before.pending == []
         assert (after.option, after.now, after.then) == ("cores", str(have), str(have + 1))
         assert (await tools.once("pending_changes", vmid=200)).pending == []
+
+
+class TestConsole:
+    """console_hint."""
+
+    async def test_hint(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
+        """The page and the command fit the guest's kind, and no ticket is made."""
+        vm, container = [await tools.once("console_hint", vmid=vmid) for vmid in (101, 200)]
+
+        assert vm.url == f"{lab.url}/?console=kvm&novnc=1&vmid=101&vmname=db-01&node=pve1"
+        assert (vm.command, container.command) == ("qm terminal 101", "pct console 200")
+        assert "console=lxc" in container.url
+        assert await steered.log("POST") == []
+
+
+class TestCloudInit:
+    """regenerate_cloudinit."""
+
+    async def test_sent(self, tools: Bench, steered: Steer) -> None:
+        """It is asked for once where there is a drive, and refused where there is none."""
+        await tools.once("create_vm", MemoryCall("wf.c"), vmid=302, node="pve1", name="cloudy", template=9000)
+        assert (await tools.once("regenerate_cloudinit", vmid=302)).vmid == 302
+        with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 has no cloud-init drive"):
+            await tools.once("regenerate_cloudinit", vmid=101)
+
+        assert len(await steered.log("PUT", "/302/cloudinit$")) == len(await steered.log("PUT")) == 1
