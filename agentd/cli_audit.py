@@ -46,7 +46,10 @@ def judge(agent: str, records: list[AuditRecord]) -> Verdict:
     """Return the verdict on one chain; one that begins behind line 1 has been trimmed by its retention."""
     trimmed = bool(records) and records[0].seq > 1
     found = chains.verify(records, trimmed=trimmed)
+    stranger = next((each for each in records if each.agent_id != agent), None)
     fault, at = ("", 0) if found is None else (found.text, found.seq)
+    if found is None and stranger is not None:
+        fault, at = f"line {stranger.seq} is of {stranger.agent_id}, and stands among those of {agent}", stranger.seq
     first, last = (records[0].seq, records[-1].seq) if records else (0, 0)
     return Verdict(agent, len(records), first, last, trimmed, fault, at)
 

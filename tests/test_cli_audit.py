@@ -12,7 +12,7 @@ import pytest
 
 from agentd.ledger import Ledger
 from agentd.messages import AuditRecord, Tier, decode
-from agentd.subjects import audit
+from agentd.subjects import AUDIT, audit
 from harness import SCRIPTS, NatsServer, Net
 
 if TYPE_CHECKING:
@@ -82,6 +82,18 @@ async def test_a_line_in_the_stream_that_does_not_belong(net: Net) -> None:
 
     assert code == 1
     assert "line 3 was altered" in output
+
+
+async def test_a_chain_of_somebody_else(net: Net) -> None:
+    """A whole chain that was written under another agent's name is not believed, however well it fits together."""
+    async with net.client() as bus:
+        await written(bus, "a1", 2)
+        for each in await bus.every(AUDIT, audit("a1")):
+            await bus.store(audit("a2"), each.data)
+        code, output, _ = await agentd(net, "audit", "verify", "a2")
+
+    assert code == 1
+    assert "line 1 is of a1, and stands among those of a2" in output
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 NEW: dict[str, Any] = {"vmid": 300, "node": "pve2", "name": "app-01", "storage": "local-lvm", "disk": 10}
 CLONE: dict[str, Any] = {"vmid": 301, "node": "pve1", "name": "app-02", "template": 9000}
+CONTAINER: dict[str, Any] = {
+    "vmid": 320,
+    "node": "pve1",
+    "name": "ct-01",
+    "ostemplate": "local:vztmpl/debian-12-standard_12.7-1_amd64.tar.zst",
+    "storage": "local-lvm",
+}
 
 
 class MemoryCall:

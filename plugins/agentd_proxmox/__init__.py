@@ -34,7 +34,9 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.api import Api
     from agentd_proxmox.backups import Backups
     from agentd_proxmox.cluster import Cluster
+    from agentd_proxmox.containers import Containers
     from agentd_proxmox.create import Creation
+    from agentd_proxmox.disks import Disks
     from agentd_proxmox.guests import Guests
     from agentd_proxmox.ha import Ha
     from agentd_proxmox.ha_rules import HaRules
@@ -50,6 +52,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
     from agentd_proxmox.snapshots import Snapshots
+    from agentd_proxmox.states import States
     from agentd_proxmox.storage import Storage
     from agentd_proxmox.tokens import ApiTokens
     from agentd_proxmox.users import Users
@@ -57,7 +60,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     settings = toolbox.settings or ToolSettings()
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
-    guests = (Creation, Guests, Power, Migration, Agent, Removal, Snapshots)
+    guests = (Creation, Containers, Guests, Disks, Power, States, Migration, Agent, Removal, Snapshots)
     cluster = (Cluster, Storage, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication)
     owners = [*(area(inventory) for area in (*guests, *cluster, Users, ApiTokens, Access)), api]
     return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -36,6 +37,8 @@ from agentd_proxmox.inventory import MARGIN, Inventory, Place
 from agentd_proxmox.look import Seat
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from agentd.answers import Upid
 
 MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
@@ -84,6 +87,18 @@ class Vmids(msgspec.Struct, frozen=True):
     vmids: Annotated[list[int], msgspec.Meta(description="free when looked at")]
 
 
+@dataclass(frozen=True)
+class Order:
+    """What is to be made and where, whatever it is made of: of `template`, if it is a clone."""
+
+    vmid: int
+    node: str
+    name: str
+    pool: str | None
+    template: int | None = None
+    kind: str = "qemu"
+
+
 def new_guest(p: CreateVm, key: str) -> look.Config:
     """Return the parameters of POST /nodes/{node}/qemu."""
     if p.storage is None:
@@ -109,8 +124,12 @@ def new_guest(p: CreateVm, key: str) -> look.Config:
 def clone_of(source: Place, p: CreateVm, key: str) -> look.Config:
     """Return the parameters of POST /nodes/{node}/qemu/{template}/clone.
 
-    Tags are not among them: a clone has its template's, and update_vm changes them.
+    Proxmox takes no tags here: a clone has its template's, and update_vm changes them.
     """
+    if p.tags:
+        raise Rejected(
+            "create_vm: tags: a clone has its template's; leave `tags` out, set_tags changes them afterwards"
+        )
     if not p.full and not source.template:
         raise Rejected(f"create_vm: {source.title} is no template, so only a full clone can be made of it")
     if not p.full and p.storage is not None:
@@ -141,12 +160,17 @@ class Creation:
         A clone has its template's cores, memory, disks, networks and tags, as the result says; update_vm and
         resize_disk change them.
         """
+        order = Order(p.vmid, p.node, p.name, p.pool, p.template)
+        return await self.make(call, "create_vm", order, lambda: self._send(p, call.key))
+
+    async def make(self, call: Call, tool: str, p: Order, send: Callable[[], Awaitable[str]]) -> fields.Guest:
+        """Make what is ordered by `send`, once, and return it; what it makes bears the mark of the call."""
         if not call.key:
-            raise Rejected("create_vm: this call has no key, so what it makes could not be found again")
+            raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
 
         async def act() -> str | None:
             try:
-                return await self._send(p, call.key)
+                return await send()
             except Denied as error:
                 raise self._denied(p, error) from error
             except VmidTaken:
@@ -188,7 +212,7 @@ class Creation:
         source = await self.inventory.find(p.template, vm=True)
         return str(await self.proxmox.post(f"{source.path}/clone", **clone_of(source, p, key)))
 
-    def _denied(self, p: CreateVm, error: Denied) -> Denied:
+    def _denied(self, p: Order, error: Denied) -> Denied:
         """Say what is missing: for a create Proxmox itself says no more than `Permission check failed`."""
         if "pveum" in str(error):
             return error
@@ -196,7 +220,7 @@ class Creation:
         command = grant(where, "VM.Allocate", self.proxmox.user)
         return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
 
-    async def _look(self, call: Call, p: CreateVm) -> Found | None:
+    async def _look(self, call: Call, p: Order) -> Found | None:
         """Tell whether our guest is on its VMID; waits while that is not to be told."""
         idle = 0
         while True:
@@ -225,7 +249,7 @@ class Creation:
         call.progress(f"{at.title} is being made; waiting to see by whom")
         await asyncio.sleep(PAUSE)
 
-    async def _seat(self, p: CreateVm) -> tuple[Place, look.Config | None]:
+    async def _seat(self, p: Order) -> tuple[Place, look.Config | None]:
         """Return what is on the VMID, and where it is or would be.
 
         The list of the cluster says where a guest is.  Where it says nothing the wanted node is asked: the list may be
@@ -233,14 +257,14 @@ class Creation:
         """
         at = await self.inventory.at(p.vmid)
         try:
-            wanted = at or Place(p.vmid, p.node, "qemu", "", "unknown", template=False)
+            wanted = at or Place(p.vmid, p.node, p.kind, "", "unknown", template=False)
             return wanted, await self.inventory.config(wanted)
         except NotFound as error:
             if at is not None:
                 raise ProxmoxUnavailable(f"{at.title} is listed and not there: it moves or goes ({error})") from error
-            return Place(p.vmid, p.node, "qemu", p.name, "unknown", template=False), None
+            return Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False), None
 
-    async def _our_makers(self, p: CreateVm, at: Place) -> list[Upid]:
+    async def _our_makers(self, p: Order, at: Place) -> list[Upid]:
         """Return the tasks of our token that may be making the guest on our VMID; raises VmidTaken if others' are.
 
         A clone's task runs where its source is and bears the source's VMID, so which of several clones makes ours is
@@ -255,12 +279,13 @@ class Creation:
             raise VmidTaken(f"the VMID is taken: {makers[0].user} is making {at.title} ({makers[0].text})")
         return ours
 
-    async def _left_behind(self, p: CreateVm) -> str:
+    async def _left_behind(self, p: Order) -> str:
         try:
             at, config = await self._seat(p)
         except AgentdError as error:
-            return f"whether VM {p.vmid} was left behind is not known ({error})"
-        return f"no VM {p.vmid} was left behind" if config is None else f"{at.title} was left behind"
+            return f"whether guest {p.vmid} was left behind is not known ({error})"
+        noun = "VM" if p.kind == "qemu" else "container"
+        return f"no {noun} {p.vmid} was left behind" if config is None else f"{at.title} was left behind"
 
 
 def _abandoned(at: Place, seat: Seat) -> None:

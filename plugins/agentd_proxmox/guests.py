@@ -15,6 +15,8 @@ from agentd_proxmox import fields, look, targets
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentd_proxmox.inventory import Inventory, Place
 
 TRIES = 3
@@ -137,7 +139,10 @@ class Guests:
             call.inverse("update_vm", {"vmid": at.vmid, **look.options(config, given)})
             return None
 
-        await self.inventory.finish(call, await call.once(seen, lambda: self._change(call, at, p)))
+        async def act() -> str | None:
+            return await change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
+
+        await self.inventory.finish(call, await call.once(seen, act))
         return await self.inventory.read(at)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
@@ -175,23 +180,30 @@ class Guests:
                 raise
         return await self.inventory.read(at)
 
-    async def _change(self, call: Call, at: Place, p: UpdateVm) -> str | None:
-        """Put the change on the configuration as it is now; the digest refuses it if somebody else was faster."""
-        await self.inventory.unlocked(call, at)
-        for tries in range(1, TRIES + 1):
-            config = await self.inventory.config(at)
-            digest = str(config.get("digest") or "")
-            if p.digest and digest != p.digest:
-                raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
-            changed = look.changes(config, _wanted(p, config))
-            if not changed:
-                return None
-            try:
-                return upid_of(await self.proxmox.post(f"{at.path}/config", digest=digest or None, **changed))
-            except ConfigChanged:
-                if tries == TRIES:
-                    raise
-        raise AssertionError("unreachable")
+
+async def change(
+    inventory: Inventory, call: Call, at: Place, digest: str, wanted: Callable[[look.Config], look.Config]
+) -> str | None:
+    """Put a change on the configuration as it is now; its digest refuses it if somebody else was faster.
+
+    digest  of the caller, "" for whatever is there.  A VM's change is a task, a container's is done at once.
+    """
+    await inventory.unlocked(call, at)
+    send = inventory.proxmox.post if at.kind == "qemu" else inventory.proxmox.put
+    for tries in range(1, TRIES + 1):
+        config = await inventory.config(at)
+        now = str(config.get("digest") or "")
+        if digest and now != digest:
+            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
+        changed = look.changes(config, wanted(config))
+        if not changed:
+            return None
+        try:
+            return upid_of(await send(f"{at.path}/config", digest=now or None, **changed))
+        except ConfigChanged:
+            if tries == TRIES:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _too_small(call: Call, at: Place, p: ResizeDisk, disks: dict[str, float]) -> bool:

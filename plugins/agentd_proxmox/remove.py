@@ -1,40 +1,48 @@
-"""Delete guests: only the one that is meant, and only when nothing stands against it.
+"""Delete guests: the one that was meant, when nothing needs it, and once.
 
-What Proxmox would do without asking is refused here: a guest that runs, is protected, is under HA, or is called
-otherwise than whoever asks thinks.  `discard_guest` is for workflows that undo themselves: it deletes nothing but what
-that very workflow has made, as the guest's mark says.
+Proxmox destroys by VMID alone and takes no digest, so what was meant is looked at here: the name, the digest if the
+caller brings one, protection, HA, who runs, and who is a linked clone of it.  A deletion whose answer was lost is found
+in the task list: a guest that is gone without a task of ours was never there, or somebody else deleted it.
+
+`discard_guest` is for workflows that undo themselves: it deletes nothing but what that very workflow has made, as the
+guest's mark says, so nobody has to approve it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
+from msgspec import Meta
 
-from agentd.errors import NotFound, Rejected, TaskFailed
+from agentd.answers import Upid, one_line
+from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, look, targets
 from agentd_proxmox.power import RUNNING, upid_of
-from agentd_proxmox.snapshots import GuestName
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
 
-DESTROYERS = {"qmdestroy", "vzdestroy"}
-STOPPERS = {"qmstop", "vzstop"}
+DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
+RECENT = 3600
+"""Seconds for which a task of ours in the list explains that a guest is gone: a repeat comes sooner."""
 
 
 class DeleteGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest, named too.
+    """Which guest, by VMID and name.
 
-    purge         take it out of backup jobs, replication and HA as well
-    unreferenced  delete volumes that bear its id and are in no configuration, too
+    digest: of get_vm; then nothing is done if the configuration has changed since
+    purge: also take it out of backup and replication jobs; unreferenced: also delete its disks that it does not name
     """
 
     vmid: fields.Vmid
-    name: GuestName
-    purge: bool = True
+    name: Annotated[str, Meta(max_length=255, description="as the guest is called now")]
+    digest: str = ""
+    purge: bool = False
     unreferenced: bool = False
 
 
@@ -45,10 +53,11 @@ class DiscardGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeletedGuest(msgspec.Struct, frozen=True):
-    """What the guest was; None if it was gone already."""
+    """What is gone; `guest` is as it was, null if it was gone before."""
 
     vmid: int
-    was: fields.Guest | None = None
+    name: str
+    guest: fields.Guest | None
 
 
 class Removal:
@@ -61,37 +70,57 @@ class Removal:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
     async def delete_guest(self, call: Call, p: DeleteGuest) -> DeletedGuest:
-        """Delete a stopped VM or container with its disks and snapshots; its backups stay."""
+        """Delete a VM or container with its disks and snapshots; it cannot be taken back, but its backups stay.
+
+        Refused with the reason, and nothing is done: another name, a guest that runs, is protected or under HA, a
+        template that has linked clones.
+        """
         was: list[fields.Guest] = []
 
         async def seen() -> Found | None:
-            at = await self._there(p.vmid)
+            at = await self.inventory.at(p.vmid)
             if at is None:
-                return Found()
-            if ours := await targets.running(self.inventory, at.node, DESTROYERS, str(p.vmid)):
-                return Found(ours[0].text)
+                return await self._gone(call, p)
             targets.named(at, p.name)
-            await self.inventory.unlocked(call, at)
-            guest = await self.inventory.read(at)
-            await self._may_go(at, guest)
-            was[:] = [guest]
-            disks = ", ".join(f"{name} {size:g} GiB" for name, size in guest.disks.items()) or "no disks"
-            call.target(await targets.guest(self.inventory, at, disks, await self._snapshots(at)))
+            ours = [e for e in await self.inventory.active([at.node]) if self._ours(e, p.vmid)]
+            if ours:
+                return Found(ours[0].text)
+            was.append(await self._free(call, at, p))
+            call.target(await targets.guest(self.inventory, at, *await self._loses(at, was[-1])))
             return None
 
-        found = await call.once(seen, lambda: self._send(p.vmid, p.purge, p.unreferenced))
-        await self._gone(call, p.vmid, found)
-        return DeletedGuest(p.vmid, was[0] if was else None)
+        async def act() -> str | None:
+            path = f"/nodes/{was[-1].node}/{was[-1].type}/{p.vmid}"
+            return upid_of(
+                await self.proxmox.delete(
+                    path, purge=p.purge or None, **{"destroy-unreferenced-disks": True if p.unreferenced else None}
+                )
+            )
+
+        found = await call.once(seen, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            left = await self.inventory.at(p.vmid)
+            if left is not None:
+                raise TaskFailed(f"{error}; {left.title} is still there", log=error.log) from error
+            call.warn(f"{error}; but guest {p.vmid} is gone")
+        left = await self.inventory.at(p.vmid)
+        if left is not None:
+            raise TaskFailed(
+                f"the task ended well, and {left.title} is there: somebody made it anew, or it is not gone"
+            )
+        return DeletedGuest(p.vmid, p.name, was[-1] if was else None)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def discard_guest(self, call: Call, p: DiscardGuest) -> DeletedGuest:
         """Stop and delete a guest that this very workflow has made; any other one is refused.
 
-        It undoes create_vm and restore_backup: name it under `undo`.
+        It undoes create_vm, create_container and restore_backup: name it under `undo`.
         """
         was: list[fields.Guest] = []
 
-        async def running() -> Found | None:
+        async def seen() -> Found | None:
             at = await self._there(p.vmid)
             if at is None:
                 return Found()
@@ -103,28 +132,27 @@ class Removal:
             call.target(at.target())
             return None
 
-        found = await call.once(running, lambda: self._stop_and_send(call, p.vmid))
-        await self._gone(call, p.vmid, found)
-        return DeletedGuest(p.vmid, was[0] if was else None)
+        async def act() -> str | None:
+            path = f"/nodes/{was[-1].node}/{was[-1].type}/{p.vmid}"
+            if was[-1].status == RUNNING and (stopping := upid_of(await self.proxmox.post(f"{path}/status/stop"))):
+                await self.proxmox.wait(stopping, call.left())
+            return upid_of(await self.proxmox.delete(path, purge=True))
+
+        found = await call.once(seen, act)
+        await self.inventory.finish(call, found)
+        if await self._there(p.vmid) is not None:
+            raise TaskFailed(f"the task ended well, and guest {p.vmid} is still there")
+        return DeletedGuest(p.vmid, was[-1].name if was else "", was[-1] if was else None)
 
     async def _there(self, vmid: int) -> Place | None:
         """Return where the guest is, None if it is not; the cluster's list may name it for seconds after its end."""
         at = await self.inventory.at(vmid)
-        if at is None:
-            return None
         try:
-            await self.inventory.config(at)
+            if at is not None:
+                await self.inventory.config(at)
         except NotFound:
             return None
         return at
-
-    async def _may_go(self, at: Place, guest: fields.Guest) -> None:
-        if guest.status == RUNNING:
-            raise Rejected(f"{at.title} is running: shutdown_vm or stop_vm first; nothing was done")
-        if guest.ha:
-            raise Rejected(f"{at.title} is under HA: take it out of HA first; nothing was done")
-        if look.enabled((await self.inventory.config(at)).get("protection")):
-            raise Rejected(f"{at.title} is protected (option `protection`): nothing was done")
 
     async def _made_here(self, call: Call, at: Place) -> None:
         marks = look.marks(str((await self.inventory.config(at)).get("description") or ""))
@@ -132,33 +160,62 @@ class Removal:
         if not workflow or not any(each.startswith(f"{look.mark(workflow)}.") for each in marks):
             raise Rejected(f"{at.title} was not made by this workflow: nothing was done; delete_guest may")
 
-    async def _snapshots(self, at: Place) -> str:
-        entries: list[dict[str, Any]] = await self.proxmox.get(f"{at.path}/snapshot") or []
-        names = [str(each["name"]) for each in entries if each.get("name") != "current"]
-        return f"{len(names)} snapshots" if names else "no snapshots"
+    async def _loses(self, at: Place, guest: fields.Guest) -> list[str]:
+        entries = await self.proxmox.get(f"{at.path}/snapshot") or []
+        snapshots = [one_line(each["name"]) for each in entries if each.get("name") != "current"]
+        disks = [f"{name} of {size:g} GiB" for name, size in guest.disks.items()]
+        return [", ".join(disks) or "no disks", f"{len(snapshots)} snapshots" if snapshots else "no snapshots"]
 
-    async def _send(self, vmid: int, purge: bool, unreferenced: bool) -> str | None:  # noqa: FBT001 - as the API has them
-        at = await self.inventory.find(vmid)
-        sent = {"purge": purge or None, "destroy-unreferenced-disks": unreferenced}
-        return upid_of(await self.proxmox.delete(at.path, **sent))
+    async def _free(self, call: Call, at: Place, p: DeleteGuest) -> fields.Guest:
+        """Return the guest that nothing keeps from being deleted; raises Rejected with what does."""
+        await self.inventory.unlocked(call, at)
+        guest, config = await self.inventory.read(at), await self.inventory.config(at)
+        if p.digest and guest.digest != p.digest:
+            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
+        reasons = {
+            "it runs: shutdown_vm or stop_vm first": guest.status == RUNNING,
+            "it is protected: its option `protection` has to be taken away first": look.enabled(
+                config.get("protection")
+            ),
+            "it is under HA: take it out of HA first": guest.ha,
+        }
+        why = [reason for reason, holds in reasons.items() if holds]
+        if not why and (clones := await self._clones(at, config)):
+            why = [f"it has linked clones: {', '.join(clones)}"]
+        if why:
+            raise Rejected(f"{at.title} is not deleted, {'; '.join(why)}; nothing was done")
+        return guest
 
-    async def _stop_and_send(self, call: Call, vmid: int) -> str | None:
-        at = await self.inventory.find(vmid)
-        if (await self.inventory.status(at)).get("status") == RUNNING:
-            call.progress(f"stopping {at.title}")
-            stopping = upid_of(await self.proxmox.post(f"{at.path}/status/stop"))
-            if stopping:
-                await self.proxmox.wait(stopping, call.left())
-        return await self._send(vmid, purge=True, unreferenced=False)
+    async def _clones(self, at: Place, config: look.Config) -> list[str]:
+        """Return the volumes that are linked clones of a template's disks."""
+        found: list[str] = []
+        for drive in look.disks(config) if config.get("template") else ():
+            storage, _, volume = str(config[drive]).partition(",")[0].partition(":")
+            name = volume.rpartition("/")[2]
+            entries = await self.proxmox.get(f"/nodes/{at.node}/storage/{storage}/content") or []
+            # A storage of files says it in the volume's name, the others as its parent.
+            base, within = re.compile(rf"(^|/){re.escape(name)}(@|$)"), f"{volume}/"
+            found += [
+                one_line(each["volid"])
+                for each in entries
+                if base.search(str(each.get("parent") or "")) or within in str(each["volid"])
+            ]
+        return found
 
-    async def _gone(self, call: Call, vmid: int, found: Found) -> None:
-        try:
-            await self.inventory.finish(call, found)
-        except TaskFailed as error:
-            at = await self._there(vmid)
-            if at is not None:
-                raise TaskFailed(f"{error}; {at.title} is still there, look at its disks", log=error.log) from error
-            call.warn(f"{error}; but the guest is gone")
-        at = await self._there(vmid)
-        if at is not None:
-            raise TaskFailed(f"the task ended well, and {at.title} is still there")
+    async def _gone(self, call: Call, p: DeleteGuest) -> Found:
+        """Return our task that deleted the guest a short while ago; raises NotFound if there is none."""
+        since = int(time.time()) - RECENT
+        for node in await self.proxmox.get("/nodes") or []:
+            if node.get("status") != "online":
+                continue
+            listed = await self.proxmox.tasks(node["node"], source="all", vmid=p.vmid, since=since, limit=500)
+            ours = [each for entry in listed if self._ours(each := Upid.parse(entry["upid"]), p.vmid)]
+            if ours:
+                call.warn(f"guest {p.vmid} was gone already, by our own task {ours[0].text}")
+                return Found(ours[0].text)
+        raise NotFound(
+            f"there is no guest {p.vmid}, or {self.proxmox.user} may not see it (VM.Audit); nothing was done"
+        )
+
+    def _ours(self, task: Upid, vmid: int) -> bool:
+        return task.type in DESTROYERS and task.id == str(vmid) and task.user == self.proxmox.user

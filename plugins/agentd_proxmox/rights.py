@@ -36,6 +36,7 @@ def _guest(*suffixes: str) -> tuple[str, ...]:
 
 _READ = (*_PLACES, *_guest("GET /config", "GET /status/current"))
 _POWER = (*_READ, *_TASK, _TASKS)
+_RESUME = ("resume", "start")
 
 CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
     "list_nodes": (Tier.READ, ("GET /nodes", "GET /cluster/status")),
@@ -55,6 +56,31 @@ CALLS: dict[str, tuple[Tier, tuple[str, ...]]] = {
     "update_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
     "resize_disk": (Tier.OPERATE, (*_POWER, "PUT /nodes/{node}/qemu/{vmid}/resize")),
     "create_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone")),
+    "create_container": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/lxc")),
+    "clone_container": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/lxc/{vmid}/clone")),
+    "update_container": (
+        Tier.OPERATE,
+        (*_POWER, "PUT /nodes/{node}/lxc/{vmid}/config", "GET /nodes/{node}/lxc/{vmid}/pending"),
+    ),
+    "move_disk": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/move_disk")),
+    "detach_disk": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
+    "attach_disk": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config")),
+    "console_hint": (Tier.READ, _PLACES),
+    "regenerate_cloudinit": (Tier.OPERATE, (*_POWER, "PUT /nodes/{node}/qemu/{vmid}/cloudinit")),
+    "delete_guest": (
+        Tier.DESTROY,
+        (*_POWER, "GET /nodes", "GET /nodes/{node}/storage/{storage}/content", *_guest("DELETE ", "GET /snapshot")),
+    ),
+    "discard_guest": (Tier.OPERATE, (*_POWER, *_guest("DELETE ", "POST /status/stop"))),
+    "suspend_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/status/suspend")),
+    "resume_vm": (Tier.OPERATE, (*_POWER, *(f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{e}" for e in _RESUME))),
+    "reset_vm": (Tier.OPERATE, (*_POWER, "POST /nodes/{node}/qemu/{vmid}/status/reset")),
+    "make_template": (Tier.DESTROY, (*_POWER, *_guest("GET /snapshot", "POST /template"))),
+    "set_tags": (
+        Tier.OPERATE,
+        (*_POWER, "POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config"),
+    ),
+    "pending_changes": (Tier.READ, (*_PLACES, *_guest("GET /pending"))),
 }
 """What each tool may call, with its tier."""
 
@@ -106,6 +132,19 @@ OPTIONAL = {"migration_preflight": frozenset(_guest("GET /migrate"))}
 
 _CONFIG = ("CPU", "Cloudinit", "Memory", "Network", "Options")
 WORDS: dict[str, Needed] = {
+    "create_container": {
+        ("VM.Allocate", "/vms/{vmid}"),
+        ("Datastore.AllocateSpace", "/storage/{storage}"),
+        ("SDN.Use", "/sdn/zones/{zone}/{bridge}"),
+        *((f"VM.Config.{each}", "/vms/{vmid}") for each in ("CPU", "Disk", "Memory", "Network", "Options")),
+    },
+    "clone_container": {("Datastore.AllocateSpace", "/storage/{storage}"), ("SDN.Use", "/sdn/zones/{zone}/{bridge}")},
+    "update_container": {(f"VM.Config.{each}", "/vms/{vmid}") for each in ("CPU", "Memory", "Network", "Options")},
+    "move_disk": {("Datastore.AllocateSpace", "/storage/{storage}")},
+    "detach_disk": {("VM.Config.Disk", "/vms/{vmid}")},
+    "attach_disk": {("VM.Config.Disk", "/vms/{vmid}"), ("Datastore.AllocateSpace", "/storage/{storage}")},
+    "suspend_vm": {("VM.Config.Disk", "/vms/{vmid}"), ("Datastore.AllocateSpace", "/storage/{storage}")},
+    "set_tags": {("VM.Config.Options", "/vms/{vmid}")},
     "list_vms": {("VM.Audit", "/vms/{vmid}")},
     "list_templates": {("VM.Audit", "/vms/{vmid}")},
     "next_vmids": {("VM.Audit", "/vms/{vmid}")},

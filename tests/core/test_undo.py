@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from msgspec.structs import replace
 
 from agentd import effects
@@ -14,6 +13,8 @@ from agentd.messages import EffectRecord, Inverse, Tier, ToolCall, digest, now
 from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
 
 if TYPE_CHECKING:
+    import pytest
+
     from agentd.bus import Bus
     from agentd.tools import Call
 

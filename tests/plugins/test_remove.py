@@ -1,4 +1,4 @@
-"""Deleting guests against a server: the one that is meant goes, once, and no other."""
+"""delete_guest against a server: the guest that was meant goes, once, and no other."""
 
 from __future__ import annotations
 
@@ -7,62 +7,156 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
+from agentd_proxmox.settings import ToolSettings
+from proxmox_access import Steer, connect
 from tool_bench import NEW, Bench, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from pve.client import FakePve
 
 DB: dict[str, Any] = {"vmid": 101, "name": "db-01"}
 
 
-async def test_a_guest_goes_with_its_disks(tools: Bench, steered: Steer) -> None:
-    """It is gone, what it was is told, and who approves sees what goes with it."""
-    call = MemoryCall()
-    gone = await tools.once("delete_guest", call, **DB)
-    again = await tools.once("delete_guest", MemoryCall("wf.again"), **DB)
+class TestDelete:
+    """delete_guest."""
 
-    assert await steered.found(101) is None
-    assert (gone.was.name, gone.was.status) == ("db-01", "stopped")
-    assert again.was is None
-    (target,) = call.targets
-    assert target.name == "guest/101"
-    assert target.loses == ["scsi0 32 GiB", "no snapshots"]
-    assert len(await steered.log("DELETE")) == 1
+    async def test_gone(self, tools: Bench, steered: Steer) -> None:
+        """A stopped VM is gone with its task, and the answer says what it was; purge is not sent unless asked for."""
+        gone = await tools.once("delete_guest", **DB)
 
+        assert (gone.vmid, gone.name, gone.guest.node, gone.guest.status) == (101, "db-01", "pve1", "stopped")
+        assert await steered.found(101) is None
+        assert [each["params"] for each in await steered.log("DELETE")] == [{}]
 
-async def test_an_answer_that_is_lost(tools: Bench, steered: Steer) -> None:
-    """It is found done, not done again."""
-    await steered.rule("DELETE", "/qemu/101$", {"cut_after": True}, 1)
-    await tools.until_done("delete_guest", MemoryCall(), **DB)
+    async def test_container(self, tools: Bench, steered: Steer) -> None:
+        """A container goes the same way, with what was asked for besides."""
+        name = (await tools.once("get_vm", vmid=201)).name
+        await tools.once("delete_guest", vmid=201, name=name, purge=True, unreferenced=True)
 
-    assert await steered.found(101) is None
-    assert len(await steered.log("DELETE")) == 1
+        (sent,) = await steered.log("DELETE")
+        assert await steered.found(201) is None
+        assert {key: int(value) for key, value in sent["params"].items()} == {
+            "purge": 1,
+            "destroy-unreferenced-disks": 1,
+        }
 
+    async def test_other_name(self, tools: Bench, steered: Steer) -> None:
+        """A VMID that belongs to a guest of another name now is not touched."""
+        with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 is not called 'web': nothing was done"):
+            await tools.once("delete_guest", vmid=101, name="web")
 
-@pytest.mark.parametrize(
-    ("wish", "line"),
-    [
-        ({"vmid": 101, "name": "db-02"}, "is not called 'db-02'"),
-        ({"vmid": 100, "name": "web-01"}, "is running: shutdown_vm or stop_vm first; nothing was done"),
-    ],
-)
-async def test_what_is_refused(tools: Bench, steered: Steer, wish: dict[str, Any], line: str) -> None:
-    """A guest that is called otherwise, or that runs, stays."""
-    with pytest.raises(errors.Rejected, match=line):
-        await tools.once("delete_guest", **wish)
+        assert await steered.log("DELETE") == []
 
-    assert await steered.log("DELETE") == []
+    async def test_changed(self, tools: Bench, steered: Steer) -> None:
+        """A guest that was changed since it was looked at is not deleted; as it was looked at, it is."""
+        old = (await tools.once("get_vm", vmid=101)).digest
+        await tools.once("update_vm", MemoryCall("wf.u"), vmid=101, cores=7)
+        with pytest.raises(errors.ConfigChanged, match="look again"):
+            await tools.once("delete_guest", **DB, digest=old)
+        sent = await steered.log("DELETE")
+        await tools.once("delete_guest", **DB, digest=(await tools.once("get_vm", vmid=101)).digest)
 
+        assert sent == []
+        assert await steered.found(101) is None
 
-async def test_a_protected_guest_stays(tools: Bench, steered: Steer) -> None:
-    """Proxmox' own option `protection` is believed before anything is sent."""
-    await tools.once(
-        "api_call", MemoryCall("wf.p"), method="PUT", path="/nodes/pve1/qemu/101/config", parameters={"protection": 1}
+    @pytest.mark.parametrize(
+        ("config", "more", "text"),
+        [
+            ({}, {"status": "running"}, "it runs: shutdown_vm or stop_vm first; nothing was done"),
+            ({"protection": 1}, {}, "it is protected: its option `protection` has to be taken away first"),
+        ],
     )
-    with pytest.raises(errors.Rejected, match="is protected"):
-        await tools.once("delete_guest", **DB)
+    async def test_kept(
+        self, tools: Bench, steered: Steer, config: dict[str, Any], more: dict[str, Any], text: str
+    ) -> None:
+        """A guest that runs or is protected stays, and what to do is said."""
+        await steered.guest(vmid=310, node="pve1", name="kept", type="qemu", config=config, **more)
 
-    assert await steered.log("DELETE") == []
+        with pytest.raises(errors.Rejected, match=text):
+            await tools.once("delete_guest", vmid=310, name="kept")
+        assert await steered.log("DELETE") == []
+
+    async def test_linked_clones(self, tools: Bench, steered: Steer) -> None:
+        """A template that has linked clones stays, and they are named."""
+        name = (await tools.once("get_vm", vmid=9000)).name
+        await tools.once("create_vm", vmid=301, node="pve1", name="linked", template=9000, full=False)
+
+        with pytest.raises(errors.Rejected, match=r"it has linked clones: .*301"):
+            await tools.once("delete_guest", vmid=9000, name=name)
+        assert await steered.log("DELETE") == []
+
+    async def test_unknown(self, tools: Bench) -> None:
+        """A guest that never was is not called deleted."""
+        with pytest.raises(errors.NotFound, match="there is no guest 999"):
+            await tools.once("delete_guest", vmid=999, name="x")
+
+    async def test_cut(self, tools: Bench, steered: Steer) -> None:
+        """A deletion whose answer is lost is found done by its task, not done again."""
+        await steered.rule("DELETE", "/qemu/101$", {"cut_after": True}, 1)
+        call = MemoryCall()
+        gone = await tools.until_done("delete_guest", call, **DB)
+
+        assert (gone.vmid, call.adopted) == (101, True)
+        assert await steered.found(101) is None
+        assert len(await steered.tasks("qmdestroy")) == 1
+
+    async def test_cut_and_slow(self, tools: Bench, steered: Steer) -> None:
+        """While the lost deletion still runs it is found and waited for."""
+        await steered.durations(qmdestroy=1.0)
+        await steered.rule("DELETE", "/qemu/101$", {"cut_after": True}, 1)
+        await tools.until_done("delete_guest", MemoryCall(), **DB)
+
+        assert await steered.found(101) is None
+        assert len(await steered.tasks("qmdestroy")) == 1
+
+    async def test_lost_before(self, tools: Bench, steered: Steer) -> None:
+        """A deletion that never arrived is sent again."""
+        await steered.rule("DELETE", "/qemu/101$", {"lost_before": True}, 1)
+        await tools.until_done("delete_guest", MemoryCall(), **DB)
+
+        assert await steered.found(101) is None
+        assert len(await steered.tasks("qmdestroy")) == 1
+
+    async def test_locked(self, lab: FakePve, steered: Steer) -> None:
+        """A lock that stays is told with its name, and nothing was sent."""
+        proxmox = connect(lab)
+        await steered.lock(101, "backup")
+
+        with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(backup\)"):
+            await Bench(proxmox, ToolSettings(lock_wait=0.2)).once("delete_guest", **DB)
+        assert await steered.log("DELETE") == []
+        await proxmox.close()
+
+    async def test_fails(self, tools: Bench, steered: Steer) -> None:
+        """A deletion that fails says why, and that the guest is still there."""
+        await steered.rule("DELETE", "/qemu/101$", {"task_exit": "lvremove failed"})
+
+        with pytest.raises(errors.TaskFailed, match=r"lvremove failed.*VM 101 'db-01' on pve1 is still there"):
+            await tools.once("delete_guest", **DB)
+
+    async def test_warnings(self, tools: Bench, steered: Steer) -> None:
+        """A deletion that ends with warnings is done, and the warnings are handed on."""
+        await steered.rule("DELETE", "/qemu/101$", {"task_exit": "WARNINGS: 1"})
+        call = MemoryCall()
+        await tools.once("delete_guest", call, **DB)
+
+        assert call.warnings
+        assert await steered.found(101) is None
+
+    async def test_denied(self, lab: FakePve, steered: Steer) -> None:
+        """A token that may not is told which right is missing, and how to grant it."""
+        proxmox = connect(lab, "audit")
+
+        with pytest.raises(errors.Denied, match=r"VM.Allocate.*pveum acl modify /vms/101"):
+            await Bench(proxmox).once("delete_guest", **DB)
+        assert await steered.found(101) is not None
+        await proxmox.close()
+
+
+async def test_template_tags(tools: Bench) -> None:
+    """create_vm does not drop the tags of a clone without a word."""
+    with pytest.raises(errors.Rejected, match=r"tags: a clone has its template's; leave `tags` out"):
+        await tools.once("create_vm", **{k: NEW[k] for k in ("vmid", "node", "name")}, template=9000, tags=["web"])
 
 
 async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) -> None:
@@ -75,6 +169,14 @@ async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) ->
         await tools.once("discard_guest", MemoryCall("wf-1.undo-create"), vmid=101)
     gone = await tools.once("discard_guest", MemoryCall("wf-1.undo-create"), vmid=300)
 
-    assert gone.was.status == "running"
+    assert gone.guest.status == "running"
     assert await steered.found(300) is None
     assert await steered.found(101) is not None
+
+
+async def test_who_approves_sees_what_goes(tools: Bench) -> None:
+    """The disks with their sizes, and how many snapshots."""
+    call = MemoryCall()
+    await tools.once("delete_guest", call, vmid=101, name="db-01")
+
+    assert [(each.name, each.loses) for each in call.targets] == [("guest/101", ["scsi0 of 32 GiB", "no snapshots"])]

@@ -17,7 +17,7 @@ from agentd.tools import Right
 from agentd_proxmox import rights
 from agentd_proxmox.schemas import Schemas
 from proxmox_access import Steer, connect
-from tool_bench import Bench, Doubt, MemoryCall
+from tool_bench import CONTAINER, Bench, Doubt, MemoryCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -82,13 +82,32 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("next_vmids", {}),
     ("create_vm", {"vmid": 300, "node": "pve1", "name": "new", "storage": "local-lvm", "disk": 4}),
     ("create_vm", {"vmid": 301, "node": "pve1", "name": "cloned", "template": 9000}),
+    ("create_vm", {"vmid": 302, "node": "pve1", "name": "cloudy", "template": 9000}),
     ("update_vm", {"vmid": 300, "cores": 3, "description": "x"}),
     ("resize_disk", {"vmid": 300, "size": 8}),
     ("start_vm", {"vmid": 300}),
     ("reboot_vm", {"vmid": 300}),
     ("shutdown_vm", {"vmid": 300}),
     ("start_vm", {"vmid": 300}),
+    ("reset_vm", {"vmid": 300}),
+    ("suspend_vm", {"vmid": 300}),
+    ("resume_vm", {"vmid": 300}),
     ("stop_vm", {"vmid": 300}),
+    ("set_tags", {"vmid": 201, "add": ["walked"]}),
+    ("pending_changes", {"vmid": 300}),
+    ("move_disk", {"vmid": 101, "disk": "scsi0", "storage": "shared"}),
+    ("detach_disk", {"vmid": 101, "disk": "scsi0"}),
+    ("attach_disk", {"vmid": 101, "disk": "scsi1", "volume": "shared:101/vm-101-disk-0.raw"}),
+    ("create_container", CONTAINER),
+    ("clone_container", {"vmid": 321, "node": "pve1", "name": "ct-02", "source": 320}),
+    ("update_container", {"vmid": 320, "cores": 2}),
+    ("console_hint", {"vmid": 320}),
+    ("regenerate_cloudinit", {"vmid": 302}),
+    ("make_template", {"vmid": 301, "name": "cloned"}),
+    ("delete_guest", {"vmid": 301, "name": "cloned"}),
+    ("create_vm", {"vmid": 303, "node": "pve1", "name": "passing", "storage": "local-lvm", "disk": 4}),
+    ("start_vm", {"vmid": 303}),
+    ("discard_guest", {"vmid": 303}),
     *MOVES,
 ]
 """One call of each tool at least; get_task comes with a UPID that one of them left."""

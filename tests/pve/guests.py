@@ -43,6 +43,12 @@ def check_lock(guest: Guest) -> None:
         raise TaskError(f"{kind} is locked ({guest.lock})")
 
 
+def keep_unused(guest: Guest, volume: str) -> None:
+    """Keep a volume that a guest names no longer as its unusedN, as real PVE does."""
+    number = next(n for n in range(256) if f"unused{n}" not in guest.config)
+    guest.config[f"unused{number}"] = volume
+
+
 class Guests(Tasks):
     """Mixin of the simulator: what happens to VMs."""
 
@@ -72,7 +78,8 @@ class Guests(Tasks):
 
         async def body() -> str | None:
             vm = self.find(node, vmid)
-            if not values.get("skiplock"):
+            # Real PVE: a VM that was suspended to disk is started, and that lock goes (PROXMOX.md 18).
+            if not values.get("skiplock") and (action, vm.lock) != ("start", "suspended"):
                 check_lock(vm)
             deed: Callable[[Guest, Values], Awaitable[str | None]] = getattr(self, f"_power_{action}")
             return await deed(vm, values)
@@ -88,6 +95,8 @@ class Guests(Tasks):
         if vm.start_error:
             raise TaskError(vm.start_error)
         self._set_running(vm)
+        if vm.lock == "suspended":
+            set_lock(vm, None)
         return None
 
     @staticmethod
@@ -239,7 +248,19 @@ class Guests(Tasks):
             vm.pending.pop(key, None)
         for key in [key for key in changes if DRIVE_KEY.match(key)]:
             changes[key], _ = self._qm_new_drive(vm.vmid, key, changes[key], None)
+        before = drives_of(vm.config, skip_cdrom=True)
         await super()._apply_config(vm, user, changes)
+        self._sort_unused(vm, [volume for key, volume, _ in before if key not in vm.config])
+
+    @staticmethod
+    def _sort_unused(vm: Guest, gone: list[str]) -> None:
+        """Real PVE: a volume that was taken off becomes unusedN, one that is used again is so no longer."""
+        used = {volume for _key, volume, _ in drives_of(vm.config)}
+        for key in [key for key in vm.config if key.startswith("unused")]:
+            if split_drive(vm.config[key])[0] in used:
+                del vm.config[key]
+        for volume in gone:
+            keep_unused(vm, volume)
 
     async def _config_put(self, request: Request) -> Response:
         vm, options = await self._changes(request)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from fakepve import TaskError
 from fakepve.lxc import SIZE_UNITS, format_size
-from fakepve.qemu import drives_of, is_cdrom, split_drive, volume_ref
+from fakepve.qemu import drives_of, is_cdrom, join_drive, split_drive, volume_ref
 from fakepve.routing import die, param_error
 
-from pve.guests import Guests, check_lock, set_lock
+from pve.guests import Guests, check_lock, keep_unused, set_lock
 
 if TYPE_CHECKING:
     from pve.foreign import Guest, Routes, Values
@@ -37,6 +37,7 @@ class Volumes(Guests):
         one = "/nodes/{node}/qemu/{vmid}"
         return [
             ("PUT", one + "/resize", self._resize),
+            ("POST", one + "/move_disk", self._move_disk),
             ("POST", one + "/migrate", self._migrate),
             ("GET", one + "/migrate", self._migrate_check),
         ]
@@ -75,6 +76,28 @@ class Volumes(Guests):
         stored = self._qm_volume(volume)
         if stored is not None:
             stored["size"] = wanted
+
+    # ---------------------------------------------------------------- move_disk
+
+    async def _move_disk(self, v: Values, user: str) -> str:
+        """Copy a disk to another storage and keep the old volume as unusedN (schema: delete is off by default)."""
+        vm = self.find(v["node"], v["vmid"])
+        self.require(user, f"/vms/{vm.vmid}", "VM.Config.Disk")
+        self.require(user, f"/storage/{v['storage']}", "Datastore.AllocateSpace")
+        self._check_lock(vm)
+        if v.get("digest") and v["digest"] != vm.digest():
+            raise die("checksum mismatch (file change by other user?)")
+
+        async def body() -> str | None:
+            check_lock(vm)
+            await self.pause(1)
+            volume, props = split_drive(vm.config[v["disk"]])
+            made, _ = self._qm_alloc(v["storage"], vm.vmid, "raw", drive_bytes(props))
+            vm.config[v["disk"]] = join_drive(made, props)
+            keep_unused(vm, volume)
+            return None
+
+        return await self.task(v["node"], "qmmove", vm.vmid, user, body, vm=vm)
 
     # ------------------------------------------------------------------ migrate
 

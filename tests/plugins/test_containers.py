@@ -1,0 +1,184 @@
+"""Containers against a server: made once, as asked for, or not at all; cloned and changed the same way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from proxmox_access import Steer, connect
+from tool_bench import CONTAINER, Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+COPY: dict[str, Any] = {"vmid": 321, "node": "pve2", "name": "ct-02", "source": 201}
+
+
+class TestCreate:
+    """create_container."""
+
+    async def test_new(self, tools: Bench, steered: Steer) -> None:
+        """A new container is as asked for, unprivileged, bears the mark, and is not started."""
+        wish = CONTAINER | {"cores": 2, "memory": 1024, "tags": ["web"], "description": "shop", "features": "nesting=1"}
+        address = {"ip": "192.0.2.5/24", "gateway": "192.0.2.1", "sshkeys": "ssh-ed25519 AAAA= me@home\n"}
+        made = await tools.once("create_container", MemoryCall("wf-1.create"), **wish, **address)
+
+        config = (await steered.found(320))["config"]
+        (sent,) = await steered.log("POST")
+        assert (made.vmid, made.type, made.name, made.status) == (320, "lxc", "ct-01", "stopped")
+        assert (made.cores, made.memory, made.disks, made.tags) == (2, 1024, {"rootfs": 8.0}, ["web"])
+        assert "ip=192.0.2.5/24" in made.networks["net0"]
+        assert made.description == "shop"
+        assert config["description"].split("\n")[-1] == "agentd:wf-1.create"
+        assert (int(config["unprivileged"]), config["features"]) == (1, "nesting=1")
+        assert sent["params"]["ssh-public-keys"] == "ssh-ed25519 AAAA= me@home"
+
+    @pytest.mark.parametrize("tool", ["create_container", "clone_container"])
+    async def test_cut(self, tools: Bench, steered: Steer, tool: str) -> None:
+        """A container whose answer is lost is found by its mark, also while it is being made; one is made."""
+        await steered.durations(vzcreate=0.8, vzclone=0.8)
+        await steered.rule("POST", "/(lxc|clone)$", {"cut_after": True}, 1)
+        call = MemoryCall()
+        made = await tools.until_done(tool, call, **(CONTAINER if tool == "create_container" else COPY))
+
+        assert (made.status, made.lock, call.adopted) == ("stopped", "", True)
+        assert len(await steered.creates()) == 1
+
+    @pytest.mark.parametrize("tool", ["create_container", "clone_container"])
+    async def test_stranger(self, tools: Bench, steered: Steer, tool: str) -> None:
+        """A VMID at which a stranger sits is taken, whatever the stranger is, and nothing is sent."""
+        wish = CONTAINER if tool == "create_container" else COPY
+        for vmid in (101, 200):
+            with pytest.raises(errors.VmidTaken, match="not ours"):
+                await tools.once(tool, **wish | {"vmid": vmid})
+        assert await steered.log("POST") == []
+
+    async def test_race(self, tools: Bench, steered: Steer) -> None:
+        """Of two workflows that drew the same VMID one gets it, the other hears vmid_taken."""
+        await steered.durations(vzcreate=0.5)
+        calls = [tools.until_done("create_container", MemoryCall(f"wf-{n}.c"), **CONTAINER) for n in range(2)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert sorted(type(each).__name__ for each in results) == ["Guest", "VmidTaken"]
+        assert len(await steered.creates()) == 1
+
+    async def test_fails(self, tools: Bench, steered: Steer) -> None:
+        """A create that fails says why, and that nothing was left behind."""
+        await steered.rule("POST", "/lxc$", {"task_exit": "lvcreate failed"})
+
+        with pytest.raises(errors.TaskFailed, match=r"lvcreate failed.*no container 320 was left behind"):
+            await tools.once("create_container", **CONTAINER)
+
+    async def test_warnings(self, tools: Bench, steered: Steer) -> None:
+        """A create that ends with warnings is done, and they are handed on."""
+        await steered.rule("POST", "/lxc$", {"task_exit": "WARNINGS: 1"})
+        call = MemoryCall()
+
+        assert (await tools.once("create_container", call, **CONTAINER)).vmid == 320
+        assert call.warnings
+
+    async def test_denied(self, lab: FakePve, steered: Steer) -> None:
+        """A token that may not is told which right is missing, and how to grant it."""
+        proxmox = connect(lab, "audit")
+
+        with pytest.raises(errors.Denied, match=r"VM.Allocate on /vms/320; .*pveum acl modify /vms/320"):
+            await Bench(proxmox).once("create_container", **CONTAINER)
+        assert await steered.found(320) is None
+        await proxmox.close()
+
+    async def test_wrong(self, tools: Bench) -> None:
+        """What could become something else on its way, or cannot be meant, is refused."""
+        for wrong in (
+            {"ostemplate": "local:iso/x.iso"},
+            {"ip": "dhcp,gw=1"},
+            {"features": "nesting=1, x"},
+            {"bridge": "vmbr0,tag=4"},
+            {"gateway": "a"},
+        ):
+            with pytest.raises(errors.InvalidMessage):
+                tools.tools["create_container"].parse(CONTAINER | wrong)
+        with pytest.raises(errors.Rejected, match="gateway: it goes with an address, and ip is dhcp"):
+            await tools.tools["create_container"].run(
+                MemoryCall(), tools.tools["create_container"].parse(CONTAINER | {"gateway": "192.0.2.1"})
+            )
+        with pytest.raises(errors.NotFound, match="there is no storage 'nope' on pve1"):
+            await tools.once("create_container", **CONTAINER | {"storage": "nope"})
+
+
+class TestClone:
+    """clone_container."""
+
+    async def test_full(self, tools: Bench, steered: Steer) -> None:
+        """A stopped container is cloned in full, with the mark; its source stays as it is."""
+        before = await tools.once("get_vm", vmid=201)
+        made = await tools.once("clone_container", MemoryCall("wf-2.clone"), **COPY)
+
+        assert (made.vmid, made.node, made.name, made.status) == (321, "pve2", "ct-02", "stopped")
+        assert "agentd:wf-2.clone" in (await steered.found(321))["config"]["description"]
+        assert await tools.once("get_vm", vmid=201) == before
+
+    async def test_linked(self, tools: Bench) -> None:
+        """A linked clone is made of a template, on its storage."""
+        with pytest.raises(errors.Rejected, match="is no template, so only a full clone"):
+            await tools.once("clone_container", **COPY, full=False)
+        name = (await tools.once("get_vm", vmid=201)).name
+        await tools.once("make_template", MemoryCall("wf.t"), vmid=201, name=name)
+        with pytest.raises(errors.Rejected, match="leave `storage` out"):
+            await tools.once("clone_container", **COPY, full=False, storage="shared")
+
+        assert (await tools.once("clone_container", **COPY, full=False)).vmid == 321
+
+    async def test_running(self, tools: Bench, steered: Steer) -> None:
+        """A container that runs is not cloned in full, and a VM is no container."""
+        await tools.once("start_vm", MemoryCall("wf.s"), vmid=201)
+        sent = len(await steered.log("POST"))
+        with pytest.raises(errors.Rejected, match="runs: shutdown_vm first"):
+            await tools.once("clone_container", **COPY)
+        with pytest.raises(errors.Rejected, match="VM 101 'db-01' on pve1 is not a container"):
+            await tools.once("clone_container", **COPY | {"source": 101})
+
+        assert len(await steered.log("POST")) == sent
+
+
+class TestUpdate:
+    """update_container."""
+
+    async def test_changed(self, tools: Bench, steered: Steer) -> None:
+        """Options change once, and are left alone when they are so; the mark stays."""
+        await tools.once("create_container", MemoryCall("wf-1.create"), **CONTAINER)
+        wish: dict[str, Any] = {
+            "hostname": "renamed",
+            "cores": 3,
+            "memory": 768,
+            "tags": ["db"],
+            "description": "new",
+            "onboot": True,
+        }
+        for _ in range(2):
+            found = await tools.once("update_container", vmid=320, **wish)
+
+            assert (found.name, found.cores, found.memory, found.tags) == ("renamed", 3, 768, ["db"])
+            assert (found.description, found.onboot) == ("new", True)
+        assert len(await steered.log("PUT")) == 1
+        assert "agentd:wf-1.create" in (await steered.found(320))["config"]["description"]
+
+    async def test_digest(self, tools: Bench, steered: Steer) -> None:
+        """A configuration that was changed since it was read is not changed; a VM is no container."""
+        with pytest.raises(errors.ConfigChanged, match="look again"):
+            await tools.once("update_container", vmid=201, cores=4, digest="0" * 40)
+        with pytest.raises(errors.Rejected, match="is not a container"):
+            await tools.once("update_container", vmid=101, cores=4)
+        assert await steered.log("PUT") == []
+
+    async def test_pending(self, tools: Bench) -> None:
+        """What takes effect only at the next start is told."""
+        await tools.once("start_vm", MemoryCall("wf.s"), vmid=201)
+        call = MemoryCall()
+        await tools.once("update_container", call, vmid=201, features="nesting=1")
+
+        (waiting,) = (await tools.once("pending_changes", vmid=201)).pending
+        assert (waiting.option, waiting.then) == ("features", "nesting=1")
+        assert call.warnings[0].endswith("takes on at its next start: features")
