@@ -1,0 +1,110 @@
+"""Writes the reference of all tools, `plugins/agentd_proxmox/TOOLS.md`, from the tools themselves: `make docs`.
+
+How a tool is proven is read from the tests: a tool that a test function calls by its name, beside the walk that only
+asks whether methods may be called, has its effect read back if it changes something, and is answered by the simulated
+cluster if it reads; a test that takes the fixture `facts` holds it against what a real cluster answered.  All others
+are valid by the node's own schema, and no more is known.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agentd import config, plugins
+from agentd.messages import Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agentd.tools import Tool
+
+HERE: Final = Path(__file__).parent
+FILE: Final = HERE.parent / "plugins" / "agentd_proxmox" / "TOOLS.md"
+WALK: Final = "test_rights.py"
+RECORDED, EFFECT, SIMULATED, SCHEMA = "recorded answer", "effect read back", "answer of the simulator", "schema alone"
+HEAD: Final = """\
+# The tools
+
+Made from the tools themselves by `make docs`; a test holds it up to date. Over NATS and MCP each is called by its name
+with these parameters; one with `?` may be left out. `agentd call TOOL KEY=VALUE` is the same from the command line, and
+`--dry-run` shows what would be changed.
+
+Tiers: `read` looks · `operate` can be taken back · `destroy` and `exec` need somebody else's yes. Repeating: `idempotent`
+twice is once · `probed` looks first · `marked` finds its own mark · `unsafe` stops on doubt and lets a person look.
+"""
+
+
+def known() -> dict[str, Tool]:
+    """Return every tool that an installed plugin defines."""
+    return plugins.known_tools(config.load(None, {}, plugins.installed()))
+
+
+def tested() -> dict[str, set[str]]:
+    """Return for each text that stands in a test function the arguments of the functions that it stands in."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in sorted((HERE / "plugins").glob("test_*.py")):
+        if file.name != WALK:
+            for function in _tests(ast.parse(file.read_text(encoding="utf-8"))):
+                arguments = {each.arg for each in function.args.args}
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                        found[node.value] |= arguments | {"test"}
+    return found
+
+
+def _tests(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node
+
+
+def proof(tool: Tool, where: set[str]) -> str:
+    """Return how a tool is proven, given what the tests that name it take."""
+    if not where:
+        return SCHEMA
+    if "facts" in where:
+        return RECORDED
+    return SIMULATED if tool.tier is Tier.READ else EFFECT
+
+
+def text() -> str:
+    """Return the whole reference."""
+    tests = tested()
+    groups: dict[str, list[Tool]] = defaultdict(list)
+    for each in known().values():
+        groups[each.capability].append(each)
+    proofs = Counter(proof(each, tests.get(each.name, set())) for tools in groups.values() for each in tools)
+    counted = ", ".join(f"{kind} {proofs[kind]}" for kind in (EFFECT, SIMULATED, RECORDED, SCHEMA) if proofs[kind])
+    parts = [HEAD, f"{sum(proofs.values())} tools; proven by: {counted}.\n"]
+    for name in sorted(groups):
+        parts.append(f"\n## {name}\n")
+        parts += [
+            _entry(each, tests.get(each.name, set())) for each in sorted(groups[name], key=lambda each: each.name)
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _entry(tool: Tool, where: set[str]) -> str:
+    schema = tool.input_schema()
+    needed = set(schema.get("required", ()))
+    given = " ".join(f"`{name}{'' if name in needed else '?'}`" for name in schema.get("properties", {})) or "none"
+    answers = " ".join(f"`{name}`" for name in tool.output_schema().get("properties", {}))
+    traits = ", ".join([str(tool.tier), str(tool.repeat), *(["stoppable"] if tool.stoppable else [])])
+    first = " ".join(tool.description.split("\n\n")[0].split())
+    lines = [f"**{tool.name}** ({traits}; {proof(tool, where)}): {first}", f"  {given} → {answers}"]
+    return "- " + "\n".join(lines)
+
+
+def main() -> None:
+    """Write the file."""
+    FILE.write_text(text(), encoding="utf-8")
+    sys.stdout.write(f"{os.path.relpath(FILE)}\n")
+
+
+if __name__ == "__main__":
+    main()
