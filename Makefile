@@ -24,7 +24,7 @@ SOURCES := pyproject.toml $(wildcard README.md LICENSE) $(shell find agentd plug
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint bench mutants chaos lock clean
+.PHONY: help demo test lint bench mutants chaos docs lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -53,6 +53,9 @@ mutants: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## switch each 
 
 chaos: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## let everything go wrong (SEED=, MINUTES=, ARGS: run.py's)
 	$(BIN)/python tests/system/chaos/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## write the reference of the tools anew
+	cd tests && ../$(BIN)/python reference.py
 
 lock: $(LOCK)/lock.stamp ## resolve the locks anew (ARGS=--upgrade takes newer versions)
 	$(COMPILE) --extra server --extra mcp --group build pyproject.toml -o requirements/agentd.txt
