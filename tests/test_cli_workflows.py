@@ -96,7 +96,7 @@ def test_definitions(home: Path) -> None:
 
     assert whole.returncode == 0
     assert [line.split()[0] for line in whole.stdout.splitlines()] == [
-        "DEFINITION", "health_check", "mine", "vm_deployment"
+        "DEFINITION", "health_check", "mine", "tool_call", "undo", "vm_deployment"
     ]  # fmt: skip
     assert whole.stdout.splitlines()[1].split(maxsplit=1)[1].split("  ")[0] == "plugin orchestrator"
     assert "Look at nodes, storages and guests, and sum up what needs attention." in whole.stdout
@@ -105,7 +105,7 @@ def test_definitions(home: Path) -> None:
     assert line.split(maxsplit=2)[1:] == [str(bad), f"cannot be used, it has 3 faults: agentd workflows check {bad}"]
     assert done.returncode == 65
     assert [(each["name"], len(each.get("faults", []))) for each in as_json] == [
-        ("bad", 3), ("health_check", 0), ("mine", 0), ("vm_deployment", 0)
+        ("bad", 3), ("health_check", 0), ("mine", 0), ("tool_call", 0), ("undo", 0), ("vm_deployment", 0)
     ]  # fmt: skip
 
 
