@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from agentd.answers import Upid, one_line
 from agentd.errors import Denied, NotFound
 from agentd.messages import Tier
 from agentd.tools import Call, Repeat, tool
-from agentd_proxmox import fields
+from agentd_proxmox import fields, pages
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 
-class NodeLine(msgspec.Struct, frozen=True):
+class ListNodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which page of the nodes; `cursor` is `next` of the page before."""
+
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class NodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A node; cpu is percent of all its CPUs, memory in bytes, uptime in seconds.  An offline one has no figures."""
 
     node: str
-    status: str
+    status: str = ""
     cpus: int = 0
     cpu: float = 0.0
     memory: int = 0
@@ -33,11 +42,14 @@ class NodeLine(msgspec.Struct, frozen=True):
     uptime: int = 0
 
 
-class NodeList(msgspec.Struct, frozen=True):
-    """The nodes; `quorate` is null where the token may not see it (Sys.Audit on /)."""
+class NodePage(msgspec.Struct, frozen=True):
+    """How many nodes there are, and one page of them; `quorate` is null where the token may not see it (Sys.Audit)."""
 
-    nodes: list[NodeLine]
+    total: int
+    by_status: dict[str, int]
     quorate: bool | None = None
+    nodes: list[NodeLine] = []
+    next: str = ""
 
 
 class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,33 +83,49 @@ class ListStorages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     node: fields.Node | None = None
     content: fields.Word | None = None
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
-class StorageLine(msgspec.Struct, frozen=True):
-    """A storage as one node sees it; sizes in bytes."""
+class StorageLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A storage as one node sees it; sizes in bytes.  What is false, 0 or empty is left out."""
 
     storage: str
     node: str
-    type: str
-    status: str
-    shared: bool
-    content: list[str]
+    type: str = ""
+    status: str = ""
+    shared: bool = False
+    content: list[str] = []
     total: int = 0
     used: int = 0
     free: int = 0
 
 
-class Storages(msgspec.Struct, frozen=True):
-    """The storages; a shared one stands once a node."""
+class StoragePage(msgspec.Struct, frozen=True):
+    """How many there are, by status and by name, and one page of them; a shared one stands once a node."""
 
-    storages: list[StorageLine]
+    total: int
+    by_status: dict[str, int]
+    by_storage: dict[str, int]
+    storages: list[StorageLine] = []
+    next: str = ""
 
 
-class BridgeLine(msgspec.Struct, frozen=True):
-    """A bridge of a node."""
+class ListBridges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which node; `cursor` is `next` of the page before."""
+
+    node: fields.Node
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class BridgeLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A bridge of a node; what is as usual is left out."""
 
     bridge: str
-    active: bool
+    active: bool = True
     type: str = "bridge"
     cidr: str = ""
     ports: str = ""
@@ -105,11 +133,13 @@ class BridgeLine(msgspec.Struct, frozen=True):
     comment: str = ""
 
 
-class Bridges(msgspec.Struct, frozen=True):
-    """The bridges that a guest's network can be on."""
+class BridgePage(msgspec.Struct, frozen=True):
+    """How many bridges a guest's network can be on, and one page of them."""
 
     node: str
-    bridges: list[BridgeLine]
+    total: int
+    bridges: list[BridgeLine] = []
+    next: str = ""
 
 
 class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,26 +149,31 @@ class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid | None = None
     running: bool = False
     failed: bool = False
-    limit: Annotated[int, Meta(ge=1, le=500)] = 20
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
 
 
-class TaskLine(msgspec.Struct, frozen=True):
+class TaskLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A Proxmox task; `status` is `running` or how it ended (OK, WARNINGS: n, or an error)."""
 
     upid: str
-    node: str
-    type: str
-    id: str
-    user: str
-    status: str
-    start: datetime
+    node: str = ""
+    type: str = ""
+    id: str = ""
+    user: str = ""
+    status: str = ""
+    start: datetime | None = None
     end: datetime | None = None
 
 
-class Tasks(msgspec.Struct, frozen=True):
-    """Tasks, newest first."""
+class TaskPage(msgspec.Struct, frozen=True):
+    """How many tasks match, by how they ended, and one page of them, newest first."""
 
-    tasks: list[TaskLine]
+    total: int
+    by_status: dict[str, int]
+    tasks: list[TaskLine] = []
+    next: str = ""
 
 
 class OneTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -172,10 +207,12 @@ class Cluster:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_nodes(self, call: Call, p: fields.NoParameters) -> NodeList:  # noqa: ARG002 - every tool has a call
+    async def list_nodes(self, call: Call, p: ListNodes) -> NodePage:  # noqa: ARG002 - every tool has a call
         """List the nodes of the cluster, how loaded they are, and whether the cluster is quorate."""
         entries, quorate = await asyncio.gather(self.proxmox.get("/nodes"), self._quorate())
-        return NodeList(sorted(map(_node_line, entries), key=lambda each: each.node), quorate)
+        lines = list(map(_node_line, entries))
+        tally = NodePage(len(lines), dict(Counter(each.status for each in lines)), quorate)
+        return pages.fill(tally, "nodes", lines, lambda each: each.node, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_node(self, call: Call, p: OneNode) -> NodeDetails:  # noqa: ARG002
@@ -189,31 +226,35 @@ class Cluster:
         return _details(p.node, state, await self.proxmox.get(f"/nodes/{p.node}/status"))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def list_storages(self, call: Call, p: ListStorages) -> Storages:  # noqa: ARG002
+    async def list_storages(self, call: Call, p: ListStorages) -> StoragePage:  # noqa: ARG002
         """List the storages with their free bytes and what they may hold.
 
         From the cluster's list, up to 10 s old: asking the storages themselves hangs when one of them does.
         """
         lines = [_storage_line(entry) for entry in await self.inventory.resources("storage")]
         lines = [each for each in lines if p.node in {None, each.node} and (not p.content or p.content in each.content)]
-        return Storages(sorted(lines, key=lambda each: (each.node, each.storage)))
+        by_status, by_storage = (dict(Counter(getattr(each, of) for each in lines)) for of in ("status", "storage"))
+        tally = StoragePage(len(lines), by_status, by_storage)
+        return pages.fill(tally, "storages", lines, lambda each: f"{each.node}/{each.storage}", p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_bridges(self, call: Call, p: OneNode) -> Bridges:  # noqa: ARG002
+    async def list_bridges(self, call: Call, p: ListBridges) -> BridgePage:  # noqa: ARG002
         """List the bridges of a node that a guest's network can be on."""
         entries = await self.proxmox.get(f"/nodes/{p.node}/network", type="any_bridge") or []
-        return Bridges(p.node, sorted((_bridge_line(entry) for entry in entries), key=lambda each: each.bridge))
+        lines = list(map(_bridge_line, entries))
+        return pages.fill(BridgePage(p.node, len(lines)), "bridges", lines, lambda each: each.bridge, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def list_tasks(self, call: Call, p: ListTasks) -> Tasks:  # noqa: ARG002
-        """List the tasks of the cluster (at most 25 finished ones a node) or of one node, newest first."""
+    async def list_tasks(self, call: Call, p: ListTasks) -> TaskPage:  # noqa: ARG002
+        """List the tasks of the cluster (at most 25 finished ones a node) or of one node (500), newest first."""
         if p.node is None:
             entries = await self.proxmox.get("/cluster/tasks") or []
         else:
             source = "active" if p.running else "all"
             entries = await self.proxmox.tasks(p.node, source=source, limit=500, **({"vmid": p.vmid} if p.vmid else {}))
         lines = [line for line in map(_task_line, entries) if _wanted(line, p)]
-        return Tasks(sorted(lines, key=lambda each: each.start, reverse=True)[: p.limit])
+        tally = TaskPage(len(lines), dict(Counter(map(_ending, lines))))
+        return pages.fill(tally, "tasks", lines, _newest, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_task(self, call: Call, p: OneTask) -> TaskDetails:  # noqa: ARG002
@@ -282,7 +323,7 @@ def _storage_line(entry: Entry) -> StorageLine:
         type=one_line(entry.get("plugintype") or ""),
         status=one_line(entry.get("status") or "unknown"),
         shared=bool(int(entry.get("shared") or 0)),
-        content=sorted(filter(None, str(entry.get("content") or "").split(","))),
+        content=sorted(filter(None, one_line(entry.get("content") or "").split(","))),
         total=total,
         used=used,
         free=max(0, total - used),
@@ -305,7 +346,7 @@ def _task_line(entry: Entry) -> TaskLine:
     ended = entry.get("endtime")
     user, token = one_line(entry.get("user") or ""), one_line(entry.get("tokenid") or "")
     return TaskLine(
-        upid=str(entry["upid"]),
+        upid=one_line(entry["upid"]),
         node=one_line(entry["node"]),
         type=one_line(entry["type"]),
         id=one_line(entry.get("id") or ""),
@@ -317,12 +358,22 @@ def _task_line(entry: Entry) -> TaskLine:
 
 
 def _wanted(line: TaskLine, p: ListTasks) -> bool:
-    succeeded = line.status in {"OK", "running"} or line.status.startswith("WARNINGS")
     return (
         (p.vmid is None or line.id == str(p.vmid))
         and (not p.running or line.status == "running")
-        and (not p.failed or not succeeded)
+        and (not p.failed or _ending(line) == "failed")
     )
+
+
+def _ending(line: TaskLine) -> str:
+    """Return how a task stands, in a word."""
+    if line.status.startswith("WARNINGS"):
+        return "warnings"
+    return line.status if line.status in {"OK", "running"} else "failed"
+
+
+def _newest(line: TaskLine) -> str:
+    return pages.newest_first(int(line.start.timestamp()) if line.start else 0, line.upid)
 
 
 def _percent(share: float | None) -> float:

@@ -57,12 +57,12 @@ class Guest(msgspec.Struct, frozen=True):
 
 
 class GuestLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A guest in a list, short: what is as usual is left out."""
+    """A guest in a list, short: what is as usual is left out, and what `show` leaves out."""
 
     vmid: int
     name: str
-    node: str
-    status: str
+    node: str = ""
+    status: str = ""
     type: str = "qemu"
     tags: list[str] = []
     lock: str = ""

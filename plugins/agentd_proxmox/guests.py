@@ -11,7 +11,7 @@ from msgspec import Meta
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, targets
+from agentd_proxmox import fields, look, pages, targets
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     type: Annotated[str, Meta(pattern="^(qemu|lxc)?$", description="qemu (VM), lxc (container) or both")] = ""
     templates: bool = False
-    limit: Annotated[int, Meta(ge=1, le=500)] = 25
-    cursor: str = ""
+    limit: pages.Fit = None
+    cursor: pages.VmidCursor = ""
+    show: pages.Fields = []
 
 
 class GuestPage(msgspec.Struct, frozen=True):
@@ -42,14 +43,26 @@ class GuestPage(msgspec.Struct, frozen=True):
     total: int
     by_status: dict[str, int]
     by_node: dict[str, int]
-    guests: list[fields.GuestLine]
+    guests: list[fields.GuestLine] = []
     next: str = ""
 
 
-class Templates(msgspec.Struct, frozen=True):
-    """The templates that VMs can be cloned from."""
+class ListTemplates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """On which node; `cursor` is `next` of the page before."""
 
-    templates: list[fields.GuestLine]
+    node: fields.Node | None = None
+    limit: pages.Fit = None
+    cursor: pages.VmidCursor = ""
+    show: pages.Fields = []
+
+
+class TemplatePage(msgspec.Struct, frozen=True):
+    """The templates that guests can be cloned from: how many, by node, and one page; `next` is "" on the last."""
+
+    total: int
+    by_node: dict[str, int]
+    templates: list[fields.GuestLine] = []
+    next: str = ""
 
 
 class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,23 +110,17 @@ class Guests:
 
         Status may be 10 s old, and a guest that was just made is `unknown` without a name; get_vm is prompt.
         """
-        if p.cursor and not p.cursor.isdigit():
-            raise Rejected("list_vms: a cursor is what `next` said, nothing else")
-        found = [each for each in await self.inventory.places() if _matches(each, p)]
-        rest = [each for each in found if each.vmid > int(p.cursor or 0)]
-        page = rest[: p.limit]
-        return GuestPage(
-            total=len(found),
-            by_status=dict(Counter(each.status for each in found)),
-            by_node=dict(Counter(each.node for each in found)),
-            guests=[each.line() for each in page],
-            next=str(page[-1].vmid) if len(rest) > len(page) else "",
-        )
+        found = [each.line() for each in await self.inventory.places() if _matches(each, p)]
+        by_status, by_node = (dict(Counter(getattr(each, of) for each in found)) for of in ("status", "node"))
+        return pages.fill(GuestPage(len(found), by_status, by_node), "guests", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_templates(self, call: Call, p: fields.NoParameters) -> Templates:  # noqa: ARG002
-        """List the templates that create_vm can clone."""
-        return Templates([each.line() for each in await self.inventory.places() if each.template])
+    async def list_templates(self, call: Call, p: ListTemplates) -> TemplatePage:  # noqa: ARG002
+        """List the templates that create_vm and clone_container can clone: a tally, and one page."""
+        places = [each for each in await self.inventory.places() if each.template and p.node in {None, each.node}]
+        found = [each.line() for each in places]
+        tally = TemplatePage(len(found), dict(Counter(each.node for each in found)))
+        return pages.fill(tally, "templates", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def get_vm(self, call: Call, p: Which) -> fields.Guest:  # noqa: ARG002
@@ -213,6 +220,10 @@ def _too_small(call: Call, at: Place, p: ResizeDisk, disks: dict[str, float]) ->
     if disks[p.disk] > p.size:
         call.warn(f"{p.disk} of {at.title} has {disks[p.disk]:g} GiB and a disk cannot shrink: left as it is")
     return disks[p.disk] < p.size
+
+
+def _by_vmid(line: fields.GuestLine) -> str:
+    return f"{line.vmid:09d}"
 
 
 def _matches(each: Place, p: ListVms) -> bool:

@@ -68,7 +68,7 @@ def place(entry: Entry) -> Place:
     """Return the place that an entry of /cluster/resources speaks of."""
     return Place(
         vmid=int(entry["vmid"]),
-        node=str(entry["node"]),
+        node=one_line(entry["node"]),
         kind=str(entry.get("type") or "qemu"),
         name=one_line(entry.get("name") or ""),
         status=one_line(entry.get("status") or "unknown"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -21,27 +21,40 @@ from agentd_specialist.summary import GuestState, HealthReport, NodeState, Stora
 if TYPE_CHECKING:
     from agentd_specialist.settings import SpecialistSettings
 
-R = TypeVar("R")
 
 SERVICE: Final = "specialist"
 PROXMOX: Final = "mcp-proxmox"
 PAGE: Final = 500
-"""Guests of one page: as many as list_vms gives."""
+"""Lines of one page: as many as the lists give."""
 PROBLEMS: Final = "the VM cannot be made so:"
 _CHANGES = ("cores", "memory", "tags", "ciuser", "sshkeys", "ipconfig0", "nameserver")
 
 
+class Paged(Protocol):
+    """A page of a list; `next` is "" on the last."""
+
+    @property
+    def next(self) -> str:
+        """The cursor of the next page."""
+        ...
+
+
+P = TypeVar("P", bound=Paged)
+
+
 class NodeList(msgspec.Struct, frozen=True):
-    """What list_nodes answers."""
+    """What list_nodes answers: a page, and where the next begins."""
 
     nodes: list[NodeView]
     quorate: bool | None = None
+    next: str = ""
 
 
 class StorageList(msgspec.Struct, frozen=True):
-    """What list_storages answers."""
+    """What list_storages answers: a page, and where the next begins."""
 
     storages: list[StorageView]
+    next: str = ""
 
 
 class GuestList(msgspec.Struct, frozen=True):
@@ -52,9 +65,10 @@ class GuestList(msgspec.Struct, frozen=True):
 
 
 class TemplateList(msgspec.Struct, frozen=True):
-    """What list_templates answers."""
+    """What list_templates answers: a page, and where the next begins."""
 
     templates: list[GuestView]
+    next: str = ""
 
 
 class BridgeView(msgspec.Struct, frozen=True):
@@ -67,6 +81,7 @@ class BridgeList(msgspec.Struct, frozen=True):
     """What list_bridges answers."""
 
     bridges: list[BridgeView]
+    next: str = ""
 
 
 class ConfigureVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,12 +128,14 @@ class NodeStates(msgspec.Struct, frozen=True):
 
     nodes: list[NodeState]
     quorate: bool | None = None
+    next: str = ""
 
 
 class StorageStates(msgspec.Struct, frozen=True):
     """What list_storages answers, as far as health needs it."""
 
     storages: list[StorageState]
+    next: str = ""
 
 
 class GuestStates(msgspec.Struct, frozen=True):
@@ -157,8 +174,8 @@ class Domain:
         verdict: ValidatedVm | list[str] | None = None
         for node in vm.shortlist(p, cluster, self.rules):
             call.progress(f"looking at the bridges of {node}")
-            found = await call.use(PROXMOX, "list_bridges", {"node": node}, BridgeList, step=f"bridges-{node}")
-            bridges[node] = [each.bridge for each in found.bridges]
+            found = await self._pages(call, "list_bridges", BridgeList, {"node": node})
+            bridges[node] = [each.bridge for page in found for each in page.bridges]
             cluster = replace(cluster, bridges=bridges)
             verdict = vm.choose(p, cluster, self.rules, drawn)
             if isinstance(verdict, ValidatedVm):
@@ -198,13 +215,10 @@ class Domain:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="health_summary")
     async def summarize_health(self, call: Call, p: SummarizeHealth) -> HealthReport:
         """Say in a line how the cluster is, and name what needs attention, the worst first."""
-        guests = list(p.vms.guests)
-        cursor = p.vms.next
-        while cursor:
-            page = await self._page(call, cursor, p.node, GuestStates)
-            guests += page.guests
-            cursor = page.next
-        nodes, storages = p.nodes.nodes, p.storages.storages
+        of = {"node": p.node} if p.node else {}
+        nodes = [each for page in await self._rest(call, "list_nodes", p.nodes, {}) for each in page.nodes]
+        storages = [each for page in await self._rest(call, "list_storages", p.storages, of) for each in page.storages]
+        guests = [each for page in await self._rest(call, "list_vms", p.vms, of) for each in page.guests]
         if p.node is not None:
             nodes = [each for each in nodes if each.node == p.node]
             storages = [each for each in storages if each.node == p.node]
@@ -216,29 +230,41 @@ class Domain:
     async def _look(self, call: Call, wish: VmWish) -> Cluster:
         """Return the cluster as it is, without bridges."""
         call.progress("looking at the cluster")
-        nodes = await call.use(PROXMOX, "list_nodes", {}, NodeList, step="nodes")
-        if nodes.quorate is False:
+        nodes = await self._pages(call, "list_nodes", NodeList, {})
+        if nodes[0].quorate is False:
             raise ProxmoxUnavailable("the cluster is not quorate: nothing can be created", delay=5.0)
-        storages = await call.use(PROXMOX, "list_storages", {}, StorageList, step="storages")
-        templates = await call.use(PROXMOX, "list_templates", {}, TemplateList, step="templates")
-        guests: list[GuestView] = []
-        cursor = ""
-        while True:
-            page = await self._page(call, cursor, None, GuestList)
-            guests += page.guests
-            cursor = page.next
-            if not cursor:
-                break
-        cluster = Cluster(nodes.nodes, storages.storages, guests, templates.templates)
+        storages = await self._pages(call, "list_storages", StorageList, {})
+        templates = await self._pages(call, "list_templates", TemplateList, {})
+        guests = await self._pages(call, "list_vms", GuestList, {})
+        cluster = Cluster(
+            [each for page in nodes for each in page.nodes],
+            [each for page in storages for each in page.storages],
+            [each for page in guests for each in page.guests],
+            [each for page in templates for each in page.templates],
+        )
         found = vm.find_template(wish, cluster)
         if not isinstance(found, GuestView):
             return cluster
         template = await call.use(PROXMOX, "get_vm", {"vmid": found.vmid}, TemplateView, step="template")
         return replace(cluster, template=template)
 
-    async def _page(self, call: Call, cursor: str, node: str | None, kind: type[R]) -> R:
-        parameters: dict[str, Any] = {"limit": PAGE, "cursor": cursor} | ({"node": node} if node else {})
-        return await call.use(PROXMOX, "list_vms", parameters, kind, step=f"vms-{cursor or 'first'}")
+    async def _pages(
+        self, call: Call, name: str, kind: type[P], filters: dict[str, str], *, cursor: str = ""
+    ) -> list[P]:
+        """Return the pages of a list from `cursor` on."""
+        found: list[P] = []
+        while not found or cursor:
+            parameters = {**filters, "limit": PAGE, "cursor": cursor}
+            step = "-".join([name, *filters.values(), str(len(found))])
+            found.append(await call.use(PROXMOX, name, parameters, kind, step=step))
+            cursor = found[-1].next
+        return found
+
+    async def _rest(self, call: Call, name: str, first: P, filters: dict[str, str]) -> list[P]:
+        """Return a page that was given, and those that follow it."""
+        if not first.next:
+            return [first]
+        return [first, *await self._pages(call, name, type(first), filters, cursor=first.next)]
 
     async def _step(self, call: Call, name: str, parameters: dict[str, Any], step: str) -> GuestNow:
         call.progress(f"{name} {parameters['vmid']}")

@@ -62,8 +62,8 @@ def test_health_check_of_one_node_asks_for_that_node() -> None:
     """The filter reaches each list that knows nodes, and the summary."""
     nodes, storages, guests, summary = PLANS["health_check"].plan(messages.convert({"node": "pve1"}, HealthCheck))
 
-    assert nodes.parameters == {}
-    assert storages.parameters == {"node": "pve1"}
+    assert nodes.parameters == {"limit": 500}
+    assert storages.parameters == {"limit": 500, "node": "pve1"}
     assert guests.parameters == {"limit": 500, "node": "pve1"}
     assert summary.parameters["node"] == "pve1"
 

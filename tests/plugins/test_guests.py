@@ -31,7 +31,7 @@ class TestLists:
         assert page.total == rest.total == 8
         assert [each.vmid for each in page.guests + rest.guests] == [100, 101, 102, 103, 104, 105, 200, 201]
         assert page.by_status == {"running": 5, "stopped": 3}
-        assert (page.next, rest.next) == ("102", "")
+        assert (page.next, rest.next) == ("000000102", "")
 
     async def test_filters(self, tools: Bench) -> None:
         """Filters are by node, status, tag, part of the name and type."""

@@ -189,6 +189,16 @@ async def test_health_is_summed_up_from_the_lists(bench: Bench) -> None:
     assert found["status"] in {"ok", "warning"}
 
 
+async def test_health_follows_every_list_to_its_end(bench: Bench) -> None:
+    """Lists that come in pages are judged whole, whichever of them is cut."""
+    lists = {name: (await bench.run(f"list_{name}", {"limit": 1}))[0] for name in ("nodes", "storages", "vms")}
+    found, call = await bench.run("summarize_health", lists)
+
+    assert len(call.steps) == 3
+    assert (found["nodes"], found["guests"]) == (lists["nodes"]["total"], lists["vms"]["total"])
+    assert found["storages"] == 7  # six of one node each, and a shared one
+
+
 async def test_health_of_one_node_leaves_the_others_out(bench: Bench) -> None:
     """With a node only that one is judged; one that does not exist is an error."""
     nodes, _ = await bench.run("list_nodes", {})
