@@ -1,5 +1,7 @@
 """Writes the reference of all tools, `plugins/agentd_proxmox/TOOLS.md`, from the tools themselves: `make docs`.
 
+Beside it the table of what the policy decides, `agentd/POLICY.md`, from the cases that its tests hold it to.
+
 How a tool is proven is read from the tests: a tool that a test function calls by its name, beside the walk that only
 asks whether methods may be called, has its effect read back if it changes something, and is answered by the simulated
 cluster if it reads; a test that takes the fixture `facts` holds it against what a real cluster answered.  All others
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentd import config, plugins
 from agentd.messages import Tier
+from core.policy_cases import CASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +28,14 @@ if TYPE_CHECKING:
 
 HERE: Final = Path(__file__).parent
 FILE: Final = HERE.parent / "plugins" / "agentd_proxmox" / "TOOLS.md"
+POLICY: Final = HERE.parent / "agentd" / "POLICY.md"
+POLICY_HEAD: Final = """\
+# What the policy decides
+
+Made from the cases of its tests by `make docs`. alice asks; a call is of a tool that needs a tier, on a guest that may
+be protected. `denied`, `needs_plan` and `rejected` are the codes of the errors; nothing is done then.
+
+"""
 WALK: Final = "test_rights.py"
 RECORDED, EFFECT, SIMULATED, SCHEMA = "recorded answer", "effect read back", "answer of the simulator", "schema alone"
 UNSEEN: Final = frozenset({"regenerate_cloudinit"})
@@ -102,10 +113,20 @@ def _entry(tool: Tool, where: set[str]) -> str:
     return "- " + "\n".join(lines)
 
 
+def decisions() -> str:
+    """Return the table of what the policy decides."""
+    lines = ["| | needs | granted | yes by | decided |", "|---|---|---|---|---|"]
+    for each in CASES:
+        yes = "" if each.yes is None else each.yes or "nobody"
+        lines.append(f"| {each.says} | {each.needed} | {each.granted} | {yes} | {each.code or 'done'} |")
+    return POLICY_HEAD + "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Write the file."""
-    FILE.write_text(text(), encoding="utf-8")
-    sys.stdout.write(f"{os.path.relpath(FILE)}\n")
+    """Write both files."""
+    for file, made in ((FILE, text()), (POLICY, decisions())):
+        file.write_text(made, encoding="utf-8")
+        sys.stdout.write(f"{os.path.relpath(file)}\n")
 
 
 if __name__ == "__main__":

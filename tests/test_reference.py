@@ -15,6 +15,11 @@ def test_the_reference_is_up_to_date() -> None:
     assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "out of date: make docs"
 
 
+def test_the_table_of_decisions_is_up_to_date() -> None:
+    """What the docs say that the policy decides is what its tests hold it to."""
+    assert reference.POLICY.read_text(encoding="utf-8") == reference.decisions(), "out of date: make docs"
+
+
 def test_every_tool_of_the_service_is_proven_in_some_way() -> None:
     """No tool is known by its schema alone, but for those that the reference names."""
     tests = reference.tested()

@@ -10,6 +10,7 @@ from agentd import sections
 from agentd.errors import Denied, NeedsPlan
 from agentd.messages import Tier
 from agentd.policy import Policy
+from core.policy_cases import CASES, Case
 
 tiers = st.sampled_from(list(Tier))
 
@@ -48,6 +49,12 @@ def test_plain_agent_gets_more_only_by_name() -> None:
 
     assert policy.tier_of_plain_agent("legacy-1") is Tier.OPERATE
     assert policy.tier_of_plain_agent("legacy-2") is Tier.READ
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.says)
+def test_decisions(case: Case) -> None:
+    """What the table in the docs says is what is decided."""
+    assert case.decide() == case.code
 
 
 @given(granted=tiers, needed=tiers)
