@@ -86,6 +86,7 @@ OTHER = {
     "arguments": {"vmid": 666},
     "outcome": "failed",
     "upid": "",
+    "approved_by": "eve",
     "hash": "0" * 64,
 }
 
