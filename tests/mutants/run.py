@@ -122,7 +122,7 @@ def _test(mutant: Mutant, copy: Path) -> tuple[bool, str]:
         return True, f"not over after {LIMIT} s"
     if done.returncode == 0:
         return False, "SURVIVED: the test passes"
-    if "++ Timeout ++" in done.stdout:
+    if "++ Timeout ++" in done.stdout or "\nnot over after " in done.stdout:  # of conftest's bound
         return True, "time-out"
     if not report.exists():
         return False, f"no report: {(done.stdout.strip().splitlines() or ['nothing'])[-1]}"
