@@ -56,7 +56,7 @@ NOTES = """
 - "the same call once more" is a new request to agentd over MCP, for MCP gives it no id. A request
   with an id (`agentd submit --id`, or over NATS) is the same request for 30 days: the row below.
 - "four draw": where there is a tool for the next VMID, all four draw before any of them creates. mcp-proxmox draws
-  within its create.
+  within its create. It is a race, so the number differs from run to run; agentd draws at random.
 - "create and start": only mcp-proxmox has one call for both; for agentd it is the workflow `vm_deployment`, by
   `agentd submit` and `agentd retry`, not over MCP. The others leave it to their caller.
 """
