@@ -486,9 +486,13 @@ def check_size(data: bytes, kind: type[object]) -> None:
 
 
 def request_digest(request: WorkflowRequest) -> str:
-    """Return what makes two requests with one id the same request: their type and parameters."""
-    also = [request.retry_of] if request.retry_of else []
-    return digest([request.workflow_type, request.parameters, request.dry_run, *also])
+    """Return what makes two requests with one id the same request: their type and parameters.
+
+    Of a retry it is which workflow is carried on: type and parameters are that one's, and may be left out.
+    """
+    if request.retry_of:
+        return digest(["retry", request.retry_of, request.dry_run])
+    return digest([request.workflow_type, request.parameters, request.dry_run])
 
 
 def convert(value: object, kind: type[M]) -> M:

@@ -19,6 +19,7 @@ from agentd.messages import (
     WorkflowRequest,
     WorkflowResponse,
     WorkflowSignal,
+    request_digest,
 )
 from agentd.workflows import Compensation, Status, TaskSpec, Workflow, result_of, template
 from agentd_orchestrator import workflow as wf
@@ -205,8 +206,9 @@ async def test_what_failed_is_carried_on(quiet_net: Net, bus: Bus) -> None:
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")]), agent.working():
         first = await ask(bus)
         broken[0] = False
-        await client.submit(bus, "tester", WorkflowRequest("", "w2", retry_of="w1"))
-        second = await follow(bus, "w2")
+        again = WorkflowRequest("", "w2", retry_of="w1")
+        await client.submit(bus, "tester", again)
+        second = await client.follow(bus, "w2", lambda _: None, wait=45, requested=request_digest(again))
         await client.submit(bus, "tester", WorkflowRequest("", "w3", retry_of="w2"))
         third = await follow(bus, "w3")
         await client.submit(bus, "tester", WorkflowRequest("", "w4", retry_of="ghost"))
