@@ -14,6 +14,8 @@ from agentd.messages import WorkflowRequest, check_size, encode, request_digest
 from agentd.workflows import Status, Workflow
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
     from agentd.bus import Bus
     from agentd.connection import Received
 
@@ -61,25 +63,40 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
     """
     await submit(bus, principal, request)
     workflow_id = request.workflow_id
-    changed = asyncio.Event()
-
-    async def on_change(_: Received) -> None:
-        changed.set()
-
-    subscription = await bus.subscribe(subjects.event(workflow_id), on_change)
     until = time.monotonic() + wait
-    try:
+    async with changes(bus, subjects.event(workflow_id)) as changed:
         while True:
-            changed.clear()
             state = await state_of(bus, workflow_id)
             if state is not None and (state.over or state.status is Status.WAITING_APPROVAL):
                 return state
             left = min(POLL, until - time.monotonic())
             if left <= 0:
-                message = f"{workflow_id} is not over after {wait:g} s; it goes on: agentd watch {workflow_id}"
-                raise TemporaryError(message)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await changed.wait()
+                raise going_on(workflow_id, wait)
+            await changed(left)
+
+
+@contextlib.asynccontextmanager
+async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+    """Listen to subjects; yield what waits for so many seconds for the next message on one of them."""
+    heard = asyncio.Event()
+
+    async def on_message(_: Received) -> None:
+        heard.set()
+
+    async def wait(seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await heard.wait()
+        heard.clear()
+
+    subscriptions = [await bus.subscribe(each, on_message) for each in subjects_]
+    try:
+        yield wait
     finally:
-        await subscription.stop()
+        for each in subscriptions:
+            await each.stop()
+
+
+def going_on(workflow_id: str, waited: float) -> TemporaryError:
+    """Return the error of who has waited long enough for a workflow that goes on."""
+    return TemporaryError(f"{workflow_id} is not over after {waited:g} s; it goes on: agentd watch {workflow_id}")

@@ -16,9 +16,9 @@ import click
 
 from agentd import config as configuration
 from agentd import logs, plugins
-from agentd.errors import AgentdError, NeedsPlan, TemporaryError
+from agentd.errors import AgentdError, NeedsPlan
 from agentd.messages import ToolReply
-from agentd.shell import EXIT_CODES, App, parameters_of, passes, run_async
+from agentd.shell import App, leave, parameters_of, passes, run_async
 from agentd.version import __version__
 
 if TYPE_CHECKING:
@@ -230,7 +230,6 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
     """
     from agentd import client
     from agentd.policy import Policy
-    from agentd.workflows import Status
 
     async def work() -> ToolReply | Workflow:
         async with app.bus() as (bus, config):
@@ -248,8 +247,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
     if isinstance(found, ToolReply):
         app.show(found, "looked" if found.looked else "reply")
         return
-    app.show(found, "asked")
-    sys.exit(TemporaryError.exit_code if found.status is Status.WAITING_APPROVAL else EXIT_CODES.get(found.status, 1))
+    leave(app, found)
 
 
 def main() -> NoReturn:

@@ -6,7 +6,6 @@ anywhere, without NATS, by `agentd audit verify --file`.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -83,7 +82,7 @@ def verify(app: App, agent: str | None, file: Path | None) -> None:
 @passes
 def export(app: App, agent: str | None, since: str | None, output: Path | None) -> None:
     """Write the lines as they are stored, one a line, so that `verify --file` can judge them again."""
-    from agentd.cli_export import moment
+    from agentd.cli_export import lines_to, moment
 
     after = None if since is None else moment(since, "--since")
 
@@ -96,7 +95,7 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
                     count += 1
         return count
 
-    with _lines(output) as lines:
+    with lines_to(output) as lines:
         count = run_async(work(lines))
     click.echo(f"{count} lines written{f' to {output}' if output else ''}", err=True)
 
@@ -172,17 +171,3 @@ def _records(file: Path, lines: Iterable[bytes]) -> Iterator[AuditRecord]:
         except InvalidMessage as error:
             message = f"{file}:{number}: {error}"
             raise InvalidMessage(message) from error
-
-
-@contextlib.contextmanager
-def _lines(output: Path | None) -> Iterator[IO[bytes]]:
-    if output is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    try:
-        with output.open("wb") as lines:
-            yield lines
-    except OSError as error:
-        message = f"cannot write {output}: {error.strerror}"
-        raise UsageError(message) from error

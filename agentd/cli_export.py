@@ -130,7 +130,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
         None if status is None else _status(status),
     )
     part = None if output is None else output.with_name(f"{output.name}.part")
-    with _lines(part) as lines:
+    with lines_to(part) as lines:
         done = _run(app, choice, lines, part)
     if part is not None and output is not None:
         os.replace(part, output)  # noqa: PTH105 - the sentence reads as it is
@@ -139,7 +139,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 
 @contextlib.contextmanager
-def _lines(part: Path | None) -> Iterator[IO[bytes]]:
+def lines_to(part: Path | None) -> Iterator[IO[bytes]]:
+    """Open a file to write lines into, which are on the disk at the end; stdout if there is none."""
     if part is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from agentd import subjects
-from agentd.errors import TemporaryError, UsageError
+from agentd.errors import UsageError
 from agentd.messages import EffectRecord, WorkflowRequest
-from agentd.shell import EXIT_CODES, App, passes, run_async
-from agentd.workflows import Status
+from agentd.shell import App, leave, passes, run_async
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -42,8 +40,7 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
     if isinstance(found, list):
         app.show(found, "undoable")
         return
-    app.show(found, "asked")
-    sys.exit(TemporaryError.exit_code if found.status is Status.WAITING_APPROVAL else EXIT_CODES.get(found.status, 1))
+    leave(app, found)
 
 
 async def undoable(bus: Bus, key: str) -> list[EffectRecord]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd import network, subjects
+from agentd.asking import POLL, changes, going_on
 from agentd.asking import new_id as new_id  # noqa: PLC0414 - part of what a script may use
 from agentd.asking import plan as plan  # noqa: PLC0414
 from agentd.asking import submit as submit  # noqa: PLC0414
@@ -41,9 +42,6 @@ T = TypeVar("T")
 
 ANSWERED = 10.0
 """Seconds within which an orchestrator says whether it has carried out a signal."""
-
-POLL = 2.0
-"""Seconds after which a waiting client reads the state itself: an event may have been missed while reconnecting."""
 
 
 async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
@@ -124,17 +122,9 @@ async def follow(
 
     Raises TemporaryError after `wait` seconds: the workflow goes on without us.
     """
-    changed = asyncio.Event()
-
-    async def on_change(_: Received) -> None:
-        changed.set()
-
-    subjects_ = [subjects.event(workflow_id), subjects.response(workflow_id)]
-    subscriptions = [await bus.subscribe(each, on_change) for each in subjects_]
     until = None if wait is None else time.monotonic() + wait
-    try:
+    async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
-            changed.clear()
             state = await _patient(network.state(bus, workflow_id))
             mine = state is None or requested in {"", state.digest}
             if state is not None and mine:
@@ -145,12 +135,8 @@ async def follow(
                 return found
             left = POLL if until is None else min(POLL, until - time.monotonic())
             if left <= 0:
-                message = f"{workflow_id} is not over after {wait:g} s; it goes on: agentd watch {workflow_id}"
-                raise TemporaryError(message)
-            await _either(changed, left)
-    finally:
-        for each in subscriptions:
-            await each.stop()
+                raise going_on(workflow_id, wait or 0)
+            await changed(left)
 
 
 async def _patient(asking: Awaitable[T]) -> T | None:
@@ -159,12 +145,6 @@ async def _patient(asking: Awaitable[T]) -> T | None:
         return await asking
     except BusUnavailable:
         return None
-
-
-async def _either(event: asyncio.Event, seconds: float) -> None:
-    waiting = asyncio.ensure_future(event.wait())
-    await asyncio.wait([waiting], timeout=seconds)
-    waiting.cancel()
 
 
 async def call(  # noqa: PLR0913 - who calls what, with what

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 import uvloop
@@ -14,7 +15,7 @@ import uvloop
 from agentd import config as configuration
 from agentd import logs, plugins
 from agentd.bus import Bus
-from agentd.errors import UsageError
+from agentd.errors import TemporaryError, UsageError
 from agentd.messages import plain
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from agentd.config import Config
     from agentd.definitions import Reader
+    from agentd.workflows import Workflow
 
 T = TypeVar("T")
 CONNECT = 5.0
@@ -72,6 +74,12 @@ class App:
             from agentd import tables
 
             tables.show(table, value)
+
+
+def leave(app: App, state: Workflow) -> NoReturn:
+    """Show what was asked for, and end: with 75 while somebody has to approve it, else as it ended."""
+    app.show(state, "asked")
+    sys.exit(TemporaryError.exit_code if not state.over else EXIT_CODES.get(state.status, 1))
 
 
 passes = click.make_pass_decorator(App)
