@@ -19,6 +19,7 @@ from agentd.crash import crash_point
 from agentd.errors import (
     AgentdError,
     BusUnavailable,
+    Denied,
     InvalidMessage,
     PermanentError,
 )
@@ -36,6 +37,7 @@ from agentd.messages import (
 )
 from agentd.performer import Performer, task_error
 from agentd.version import __version__
+from agentd.workflows import UNDO
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -283,6 +285,7 @@ class Worker:
             return performance, task
         if call.key:
             subjects.check_key(call.key)
+            _not_undoing(call.key)
         seconds = CALL_DEADLINE
         if call.deadline is not None:
             seconds = (call.deadline - self.bus.server_time()).total_seconds()
@@ -331,3 +334,11 @@ class Worker:
             dry_run=dry_run,
         )
         return await self.performer.perform(performance, parameters, takeover=False)
+
+
+def _not_undoing(key: str) -> None:
+    """Raise Denied for the key of a task that undoes: by it a tool knows that it may delete what the workflow made."""
+    parts = key.split(".")
+    if len(parts) == 2 and parts[1].startswith(UNDO):  # noqa: PLR2004 - <workflow>.<task>
+        message = f"{key}: a key that begins with {UNDO!r} is an orchestrator's; use another one"
+        raise Denied(message)

@@ -4,8 +4,8 @@ Proxmox destroys by VMID alone and takes no digest, so what was meant is looked 
 caller brings one, protection, HA, who runs, and who is a linked clone of it.  A deletion whose answer was lost is found
 in the task list: a guest that is gone without a task of ours was never there, or somebody else deleted it.
 
-`discard_guest` is for workflows that undo themselves: it deletes nothing but what that very workflow has made, as the
-guest's mark says, so nobody has to approve it.
+`discard_guest` is for workflows that undo themselves: it deletes nothing but what the very task has made that is being
+undone, as the guest's mark says, so nobody has to approve it.  Its key is the orchestrator's: a call cannot choose it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentd.answers import Upid, one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
+from agentd.workflows import UNDO
 from agentd_proxmox import fields, look, targets
 from agentd_proxmox.power import RUNNING, upid_of
 
@@ -114,7 +115,7 @@ class Removal:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def discard_guest(self, call: Call, p: DiscardGuest) -> DeletedGuest:
-        """Stop and delete a guest that this very workflow has made; any other one is refused.
+        """Stop and delete the guest that a task of a workflow has made, when that task is undone; any other is refused.
 
         It undoes create_vm, create_container and restore_backup: name it under `undo`.
         """
@@ -155,10 +156,14 @@ class Removal:
         return at
 
     async def _made_here(self, call: Call, at: Place) -> None:
+        """Refuse a guest that does not bear the mark of the very task that this call undoes."""
+        workflow, _, task = call.key.partition(".")
         marks = look.marks(str((await self.inventory.config(at)).get("description") or ""))
-        workflow = call.key.partition(".")[0]
-        if not workflow or not any(each.startswith(f"{look.mark(workflow)}.") for each in marks):
-            raise Rejected(f"{at.title} was not made by this workflow: nothing was done; delete_guest may")
+        made = look.mark(f"{workflow}.{task.removeprefix(UNDO)}")
+        if not task.startswith(UNDO) or made not in marks:
+            raise Rejected(
+                f"{at.title} was not made by the task that is undone here: nothing was done; delete_guest may"
+            )
 
     async def _loses(self, at: Place, guest: fields.Guest) -> list[str]:
         entries = await self.proxmox.get(f"{at.path}/snapshot") or []

@@ -62,6 +62,16 @@ async def test_a_dry_run_of_what_reads_is_the_read(bus: Bus, probe: Probe) -> No
     assert (reply.result, reply.looked) == ({"upid": "", "text": "x"}, False)
 
 
+async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Probe) -> None:
+    """To look what a tool of tier exec would do may be to look into a guest."""
+    async with serving(a_worker(bus, probe)):
+        call = ToolCall({}, "w.t.step", "tester", Tier.READ, dry_run=True)
+        with pytest.raises(Denied, match="shell needs tier exec; tester has read"):
+            await call_tool(bus, SERVICE, "shell", call, seconds=15)
+
+    assert probe.told == []
+
+
 def test_a_dry_run_writes_nothing_whatever_a_tool_does() -> None:
     """A tool that writes outside `once` is stopped before anything is sent; outside a dry run it is not."""
     with looking(), pytest.raises(PermanentError, match="POST /x writes, and this is a dry run: nothing was sent"):

@@ -39,6 +39,15 @@ async def _ask(bus: Bus, tool: str, call: ToolCall) -> ToolReply:
     return await bus.request(subjects.tool_call(SERVICE, tool), call, ToolReply, wait=5)
 
 
+async def test_nobody_calls_as_one_who_undoes(bus: Bus, probe: Probe) -> None:
+    """The key of an undoing task lets a tool delete what the workflow made: only an orchestrator assigns it."""
+    async with serving(a_worker(bus, probe)):
+        with pytest.raises(Denied, match=r"w\.undo-t: a key that begins with 'undo-' is an orchestrator's"):
+            await _call(bus, key="w.undo-t")
+
+    assert probe.told == []
+
+
 async def test_the_log_of_a_failed_task_reaches_who_called(bus: Bus, probe: Probe) -> None:
     """What Proxmox wrote into the task's log is what says why."""
     probe.on_act = raising(TaskFailed("it failed", log=("no space left", "TASK ERROR")))

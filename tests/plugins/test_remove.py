@@ -163,10 +163,13 @@ async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) ->
     """Running or not; what another workflow made, or a person, stays."""
     await tools.once("create_vm", MemoryCall("wf-1.create"), **NEW)
     await tools.once("start_vm", MemoryCall("wf-1.start"), vmid=300)
-    with pytest.raises(errors.Rejected, match="was not made by this workflow: nothing was done"):
+    with pytest.raises(errors.Rejected, match="was not made by the task that is undone here: nothing was done"):
         await tools.once("discard_guest", MemoryCall("wf-2.undo-create"), vmid=300)
-    with pytest.raises(errors.Rejected, match="was not made by this workflow"):
+    with pytest.raises(errors.Rejected, match="was not made by the task that is undone here"):
         await tools.once("discard_guest", MemoryCall("wf-1.undo-create"), vmid=101)
+    for key in ("wf-1.create", "wf-1.clean", "wf-1.undo-other", "wf-1.undo-create.step"):
+        with pytest.raises(errors.Rejected, match="was not made by the task that is undone here"):
+            await tools.once("discard_guest", MemoryCall(key), vmid=300)
     gone = await tools.once("discard_guest", MemoryCall("wf-1.undo-create"), vmid=300)
 
     assert gone.guest.status == "running"
