@@ -39,7 +39,19 @@ DEFAULT_SLOTS: Final = 256
 
 def streams(replicas: int) -> list[dict[str, Any]]:
     """Return the configuration of every stream."""
-    file = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
+    buckets = [
+        _bucket(subjects.LIVE, replicas, max_age=0, marker=300),
+        _bucket(subjects.CONF, replicas, max_age=0, marker=0),
+        _bucket(subjects.RESULTS, replicas, max_age=30, marker=0),
+        _bucket(subjects.ALERTS, replicas, max_age=0, marker=300),
+        _bucket(subjects.BUDGET, replicas, max_age=0, marker=300),
+    ]
+    return [*_flowing(replicas), *_kept(replicas), *buckets]
+
+
+def _flowing(replicas: int) -> list[dict[str, Any]]:
+    """Return the streams through which work goes."""
+    file = _file(replicas)
     queue = {**file, "retention": "workqueue", "discard": "new", "max_bytes": 256 * MIB, "max_msg_size": MIB}
     return [
         {
@@ -69,6 +81,13 @@ def streams(replicas: int) -> list[dict[str, Any]]:
             "allow_msg_ttl": True,
             "allow_rollup_hdrs": True,
         },
+    ]
+
+
+def _kept(replicas: int) -> list[dict[str, Any]]:
+    """Return the streams of what is kept: effects, the audit, figures, dead letters."""
+    file = _file(replicas)
+    return [
         {
             "name": subjects.EFFECTS,
             "subjects": ["ai.effects.*.*.*", "ai.effects.*.*.*.*"],
@@ -97,12 +116,11 @@ def streams(replicas: int) -> list[dict[str, Any]]:
             "max_bytes": 64 * MIB,
             "discard": "old",
         },
-        _bucket(subjects.LIVE, replicas, max_age=0, marker=300),
-        _bucket(subjects.CONF, replicas, max_age=0, marker=0),
-        _bucket(subjects.RESULTS, replicas, max_age=30, marker=0),
-        _bucket(subjects.ALERTS, replicas, max_age=0, marker=300),
-        _bucket(subjects.BUDGET, replicas, max_age=0, marker=300),
     ]
+
+
+def _file(replicas: int) -> dict[str, Any]:
+    return {"storage": "file", "num_replicas": replicas, "allow_direct": True}
 
 
 def _bucket(name: str, replicas: int, *, max_age: int, marker: int) -> dict[str, Any]:
