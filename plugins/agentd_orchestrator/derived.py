@@ -24,7 +24,7 @@ from agentd.messages import (
     encode,
 )
 from agentd.results import INLINE
-from agentd.workflows import DONE, LOOK, UNDER_WAY, UNDO, Status, TaskSpec, TaskStatus, Workflow
+from agentd.workflows import DONE, LOOK, UNDER_WAY, UNDO, Status, TaskSpec, TaskState, TaskStatus, Workflow
 from agentd_orchestrator import expressions
 
 MAX_TIMEOUT: Final = 30 * 86_400.0
@@ -102,13 +102,12 @@ def approved(state: Workflow, name: str) -> str:
     spec = state.spec(name)
     what: list[Any] = [spec.tool or spec.workflow]
     what += [parameters(state, name)] if spec.each is None else [resolve(spec.each, state, name), spec.parameters]
-    return digest([*what, state.result(LOOK + name)] if LOOK + name in state.tasks else what)
+    return digest([*what, state.result(LOOK + name)] if _look_of(state, name) else what)
 
 
 def seen(state: Workflow, name: str) -> list[Preview]:
     """Return what was seen of what the task `name`, or each of its items, would change; [] if nobody looked."""
-    look = LOOK + name
-    task = state.tasks.get(look)
+    look, task = LOOK + name, _look_of(state, name)
     if task is None or task.status not in DONE or task.status is TaskStatus.SKIPPED:
         return []
     several = task.spec is not None and task.spec.each is not None
@@ -118,6 +117,12 @@ def seen(state: Workflow, name: str) -> list[Preview]:
     except msgspec.ValidationError as error:
         message = f"what {look} has seen cannot be shown: {error}"
         raise Rejected(message) from error
+
+
+def _look_of(state: Workflow, name: str) -> TaskState | None:
+    """Return the task that looks for the task `name`, which is more than to be called so."""
+    task = state.tasks.get(LOOK + name)
+    return task if task is not None and state.spec(LOOK + name).look else None
 
 
 def shown(state: Workflow, name: str) -> str:

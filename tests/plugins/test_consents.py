@@ -148,6 +148,14 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
     assert [each.consent.targets for each in messages if each and each.consent] == [[WEB], [other]]
 
 
+def test_a_task_that_is_only_called_so() -> None:
+    """A user's own task `look-act` is no look of `act`: its result is its own, and nobody is asked."""
+    state = begun(spec("look-act"), spec("act", "look-act"))
+    state = step(state, ended(state, "look-act", result={"free": 3}))
+
+    assert kinds(state) == [("assign", "act", 1)]
+
+
 def test_nothing_to_look_at() -> None:
     """An empty list destroys nothing and asks nobody... it is over."""
     state = begun(drop(each=[], parameters={"vmid": template("{{ item }}")}))
