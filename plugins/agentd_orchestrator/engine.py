@@ -306,7 +306,8 @@ class Engine:
         if spec.workflow:
             child = derived.child_id(state.workflow_id, effect.task, effect.attempt)
             signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", compensate=True)
-            return self._bus.storing(subjects.signal(self._agent, child), signal)
+            # In the name of whose workflow both are: an orchestrator itself need not be allowed what they do.
+            return self._bus.storing(subjects.signal(state.principal, child), signal)
         service = derived.service_of(spec.queue)
         key = subjects.effect_key(state.workflow_id, effect.task)
         return asyncio.ensure_future(entomb(self._bus, service, key, self._agent, now(), stop=effect.kind == "stop"))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from agentd import client, network, subjects
 from agentd.errors import TemporaryError, UsageError
@@ -154,7 +155,9 @@ async def test_a_child_ends_with_its_parent(quiet_net: Net, bus: Bus) -> None:
     agent = Agent(bus)
     agent.hold = {"one"}
     plan = [TaskSpec("c", "", subjects.ORCHESTRATOR, Tier.READ, workflow="child", parameters={"n": "x"})]
-    children = {"child": lambda _: [task("one"), task("two", "one")]}
+    changing = structs.replace(task("one"), tier=Tier.OPERATE)
+    children = {"child": lambda _: [changing, task("two", "one")]}
+    quiet_net.settings["policy"] = {"principals": {"tester": "operate"}}  # orchestrators themselves may but read
     async with orchestrators(quiet_net, lambda _: plan, 2, children), agent.working():
         await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
         await until(bus, Status.RUNNING, "w1--c")
