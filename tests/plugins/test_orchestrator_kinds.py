@@ -162,9 +162,10 @@ async def test_a_child_ends_with_its_parent(quiet_net: Net, bus: Bus) -> None:
         await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
         await until(bus, Status.RUNNING, "w1--c")
         await client.signal(bus, "tester", "w1", WorkflowSignal("cancel"))
+        await until(bus, Status.CANCELLING, "w1--c")
+        agent.release.set()
         answer = await follow(bus)
         child = await network.state(bus, "w1--c")
-        agent.release.set()
 
     assert answer.status == "cancelled"
     assert child is not None
