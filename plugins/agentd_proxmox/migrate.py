@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd.answers import Upid, one_line
-from agentd.errors import AgentdError, Denied, NotFound, PermanentError, Rejected, TaskFailed, TemporaryError
+from agentd.errors import AgentdError, Denied, NotFound, Rejected, TaskFailed, TemporaryError
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, preflight, targets
+from agentd_proxmox import bonds, fields, preflight, targets
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.power import RUNNING, upid_of
 
@@ -168,20 +168,15 @@ class Migration:
         source, target = (None if e is None else one_line((e.get("cpuinfo") or {}).get("model") or "") for e in answers)
         return None if source is None or target is None else (source, target)
 
-    async def _ha(self, at: Place) -> tuple[list[Entry] | None, dict[str, str]]:
+    async def _ha(self, at: Place) -> tuple[list[bonds.Rule] | None, dict[str, str]]:
         """Return the HA rules and where the guests are that HA manages; groups of Proxmox VE 8 come as rules."""
-        resources, places = await asyncio.gather(
-            _may(self.proxmox.get("/cluster/ha/resources")), self.inventory.places()
+        resources, places, rules = await asyncio.gather(
+            _may(self.proxmox.get("/cluster/ha/resources")), self.inventory.places(), _may(bonds.rules(self.proxmox))
         )
         where = {preflight.service(each): each.node for each in places}
         managed = {str(e["sid"]): where[str(e["sid"])] for e in resources or [] if str(e["sid"]) in where}
         managed[preflight.service(at)] = at.node
-        try:
-            rules = await _may(self.proxmox.get("/cluster/ha/rules"))
-        except PermanentError:  # Proxmox VE 8 has no rules
-            groups = await _may(self.proxmox.get("/cluster/ha/groups"))
-            rules = None if groups is None else groups_as_rules(resources or [], groups)
-        return rules, managed
+        return None if rules is None else rules.rules, managed
 
     async def _at_rest(self, call: Call, vmid: int, target: str) -> tuple[Place, str]:
         """Return where the guest is when nothing holds it, with our own migration to `target` if that runs now."""
@@ -285,20 +280,6 @@ async def _may(asked: Awaitable[T]) -> T | None:
         return await asked
     except (Denied, NotFound):
         return None
-
-
-def groups_as_rules(resources: list[Entry], groups: list[Entry]) -> list[Entry]:
-    """Return the HA groups of Proxmox VE 8 as the rules that they become in 9."""
-    return [
-        {
-            "rule": each["group"],
-            "type": "node-affinity",
-            "nodes": each.get("nodes"),
-            "strict": each.get("restricted"),
-            "resources": ",".join(str(e["sid"]) for e in resources if e.get("group") == each["group"]),
-        }
-        for each in groups
-    ]
 
 
 def _sent(at: Place, p: preflight.Wish, *, running: bool) -> Entry:

@@ -19,6 +19,7 @@ from agentd_proxmox import fields, look
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agentd_proxmox.bonds import Rule
     from agentd_proxmox.inventory import Place
 
     Entry = dict[str, Any]
@@ -88,7 +89,7 @@ class Facts:
     conditions: Entry | None = None
     bridges: frozenset[str] | None = None
     cpus: tuple[str, str] | None = None
-    rules: list[Entry] | None = None
+    rules: list[Rule] | None = None
     managed: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -284,35 +285,31 @@ def _rules(facts: Facts, wish: Wish) -> Iterator[Finding]:
     if facts.rules is None:
         yield _note("rules", "the HA rules were not read: the token lacks Sys.Audit on /")
     for rule in facts.rules or []:
-        resources = members(rule.get("resources"))
-        if facts.sid in resources and str(rule.get("disable") or 0) in {"0", ""}:
-            name = one_line(rule.get("rule") or "")
-            if rule.get("type") == "node-affinity":
-                yield from _node_rule(name, rule, wish)
-            else:
-                yield from _resource_rule(name, rule, facts, wish, resources - {facts.sid})
+        if facts.sid in rule.resources and rule.enabled:
+            yield from _node_rule(rule, wish) if rule.type == "node-affinity" else _resource_rule(rule, facts, wish)
 
 
-def _node_rule(name: str, rule: Entry, wish: Wish) -> Iterator[Finding]:
-    nodes = sorted(each.partition(":")[0] for each in members(rule.get("nodes")))
+def _node_rule(rule: Rule, wish: Wish) -> Iterator[Finding]:
+    nodes = sorted(rule.nodes)
     if wish.target in nodes:
         return
-    if str(rule.get("strict") or 0) == "1":
+    if rule.strict:
         advice = f"target: {', '.join(nodes)}; or change the rule"
-        yield _block("rules", f"the HA rule {name} keeps it on {', '.join(nodes)}", advice)
+        yield _block("rules", f"the HA rule {rule.name} keeps it on {', '.join(nodes)}", advice)
     else:
-        yield _note("rules", f"the HA rule {name} prefers {', '.join(nodes)}: the HA manager may move it back")
+        yield _note("rules", f"the HA rule {rule.name} prefers {', '.join(nodes)}: the HA manager may move it back")
 
 
-def _resource_rule(name: str, rule: Entry, facts: Facts, wish: Wish, others: set[str]) -> Iterator[Finding]:
-    if rule.get("affinity") == "negative":
+def _resource_rule(rule: Rule, facts: Facts, wish: Wish) -> Iterator[Finding]:
+    others = set(rule.resources) - {facts.sid}
+    if rule.affinity == "negative":
         there = sorted(each for each in others if facts.managed.get(each) == wish.target)
         if there:
-            text = f"the HA rule {name} keeps it apart from {', '.join(there)}, which is on {wish.target}"
+            text = f"the HA rule {rule.name} keeps it apart from {', '.join(there)}, which is on {wish.target}"
             yield _block("rules", text, "choose another target, or change the rule")
     elif others:
         yield _note(
-            "rules", f"the HA rule {name} keeps it together with {', '.join(sorted(others))}: they move with it"
+            "rules", f"the HA rule {rule.name} keeps it together with {', '.join(sorted(others))}: they move with it"
         )
 
 
