@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agentd.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
-from agentd.workflows import TaskSpec, Workflow
+from agentd.workflows import Compensation, TaskSpec, Workflow
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.inputs import Begin, Due, Ended, Input, Signal
 
@@ -71,3 +71,13 @@ def ring(state: Workflow) -> Workflow:
 def kinds(state: Workflow) -> list[tuple[str, str, int]]:
     """Return what leaves because of the last change."""
     return [(each.kind, each.task, each.attempt) for each in state.outbox]
+
+
+def undo(tool: str = "undo", **more: Any) -> Compensation:
+    """Return what undoes a task."""
+    return Compensation(tool, "svc", Tier.OPERATE, **more)
+
+
+def statuses(state: Workflow) -> dict[str, str]:
+    """Return where each task stands."""
+    return {name: str(task.status) for name, task in state.tasks.items()}
