@@ -136,7 +136,7 @@ async def test_what_fails_again_is_a_new_letter(bus: Bus) -> None:
         (first,) = await letters(bus, 1)
         await dead.replay(bus, first, "alice")
         _, second = await letters(bus, 2)
-        await asyncio.sleep(1)
+        await handled(bus)
         found = await dead.letters(bus)
 
     assert second.replay_of == first.number

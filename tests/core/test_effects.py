@@ -231,14 +231,24 @@ async def test_a_write_of_ours_between(bus: Bus) -> None:
     assert (await stored(bus)).upid == "UPID:x"
 
 
-async def test_settle_waits_for_nats(nats_server: NatsServer) -> None:
+async def test_settle_waits_for_nats(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What must not be lost is written as soon as NATS is back, however long that takes."""
     async with connected(nats_server.url, timeout=0.5) as bus:
         await provision(bus)
         mine = await take(bus)
+        real, tried = bus.store, asyncio.Event()
+
+        async def store(subject: str, message: Any, **more: Any) -> int:
+            try:
+                return await real(subject, message, **more)
+            except BusUnavailable:
+                tried.set()
+                raise
+
+        monkeypatch.setattr(bus, "store", store)
         nats_server.kill()
         settling = asyncio.create_task(mine.settle(phase=DONE, result=7))
-        await asyncio.sleep(1.5)
+        await tried.wait()
         assert not settling.done()
         nats_server.start()
         async with asyncio.timeout(15):
