@@ -12,7 +12,7 @@ import base64
 import binascii
 import re
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -21,16 +21,20 @@ from agentd.answers import one_line
 from agentd.errors import AgentdError, NotFound, PermanentError, ProxmoxUnavailable, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, guest_text, targets
+from agentd_proxmox import fields, guest_text, methods, targets
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.power import Which
 from agentd_proxmox.snapshots import GuestName
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
+AGENT = "/nodes/{node}/qemu/{vmid}/agent"
+ASKS = (*methods.PLACES, f"GET {AGENT}/info")
+SAYS = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
 WRITABLE = 46_080
 """Bytes of a file: Proxmox takes 61,440 characters of base64."""
 LOOK = "info"
@@ -157,6 +161,15 @@ class Written(msgspec.Struct, frozen=True):
 
 class Agent:
     """The tools for the guest agent of VMs."""
+
+    calls: ClassVar[Calls] = {
+        "agent_ping": ASKS,
+        "agent_info": (*ASKS, *(f"GET {AGENT}/{each}" for each in SAYS)),
+        "agent_exec": (*ASKS, *methods.READ, f"POST {AGENT}/exec", f"GET {AGENT}/exec-status"),
+        "agent_read_file": (*methods.READ, f"GET {AGENT}/file-read"),
+        "agent_write_file": (*methods.READ, f"GET {AGENT}/file-read", f"POST {AGENT}/file-write"),
+    }
+    needs: ClassVar[Needs] = {each: {("VM.Audit", "/vms/{vmid}")} for each in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -14,10 +14,11 @@ from agentd.answers import Upid, one_line
 from agentd.errors import Denied, NotFound
 from agentd.messages import Tier
 from agentd.tools import Call, Repeat, tool
-from agentd_proxmox import fields, pages
+from agentd_proxmox import fields, methods, pages
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
@@ -200,6 +201,20 @@ class TaskDetails(msgspec.Struct, frozen=True):
 
 class Cluster:
     """The tools that look at the cluster; none changes anything."""
+
+    calls: ClassVar[Calls] = {
+        "list_nodes": ("GET /nodes", "GET /cluster/status"),
+        "get_node": ("GET /nodes", "GET /nodes/{node}/status"),
+        "list_storages": methods.PLACES,
+        "list_bridges": ("GET /nodes/{node}/network",),
+        "list_tasks": (methods.TASKS, "GET /cluster/tasks"),
+        "get_task": methods.TASK,
+    }
+    needs: ClassVar[Needs] = {
+        "list_nodes": methods.on("/nodes/{node}", "Sys.Audit"),
+        "list_storages": methods.on("/storage/{storage}", "Datastore.Audit"),
+        "list_tasks": methods.on("/nodes/{node}", "Sys.Audit"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -10,13 +10,14 @@ from msgspec import Meta
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, targets
+from agentd_proxmox import fields, look, methods, targets
 from agentd_proxmox.create import Creation, Order
 from agentd_proxmox.guests import change
 from agentd_proxmox.power import RUNNING
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
 NOT_OPTIONS = frozenset({"vmid", "digest"})
 
@@ -92,6 +93,23 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Containers:
     """The tools for containers that are not for all guests."""
+
+    calls: ClassVar[Calls] = {
+        "create_container": (*methods.WRITE, "POST /nodes/{node}/lxc"),
+        "clone_container": (*methods.WRITE, "POST /nodes/{node}/lxc/{vmid}/clone"),
+        "update_container": (
+            *methods.WRITE,
+            "PUT /nodes/{node}/lxc/{vmid}/config",
+            "GET /nodes/{node}/lxc/{vmid}/pending",
+        ),
+    }
+    needs: ClassVar[Needs] = {
+        "create_container": methods.config("CPU", "Disk", "Memory", "Network", "Options")
+        | methods.on(methods.VM, "VM.Allocate")
+        | {methods.SPACE, methods.BRIDGE},
+        "clone_container": {methods.SPACE, methods.BRIDGE},
+        "update_container": methods.config("CPU", "Memory", "Network", "Options"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found, and how they are made."""

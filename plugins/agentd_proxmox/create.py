@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ from agentd.errors import (
 )
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look
+from agentd_proxmox import fields, look, methods
 from agentd_proxmox.inventory import MARGIN, Inventory, Place
 from agentd_proxmox.look import Seat
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd.answers import Upid
+    from agentd_proxmox.methods import Calls, Needs
 
 MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
 """Tasks whose id is the new guest's VMID; that of a `qmclone` or `vzclone` is its source's."""
@@ -147,6 +148,17 @@ def clone_of(source: Place, p: CreateVm, key: str) -> look.Config:
 
 class Creation:
     """The tools that make guests."""
+
+    calls: ClassVar[Calls] = {
+        "create_vm": (*methods.WRITE, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone"),
+        "next_vmids": methods.PLACES,
+    }
+    needs: ClassVar[Needs] = {
+        "create_vm": methods.config("CDROM", "CPU", "Cloudinit", "Disk", "HWType", "Memory", "Network", "Options")
+        | methods.on(methods.VM, "VM.Allocate")
+        | {methods.SPACE, methods.BRIDGE},
+        "next_vmids": methods.on(methods.VM, "VM.Audit"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

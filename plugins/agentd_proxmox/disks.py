@@ -6,18 +6,19 @@ What a VM names no longer stays with it as `unusedN`.  Deleting it is delete_vol
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, targets
+from agentd_proxmox import fields, look, methods, targets
 from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
 _UNUSED = re.compile(r"unused\d+\Z")
 
@@ -57,6 +58,17 @@ class DiskChange(msgspec.Struct, frozen=True):
 
 class Disks:
     """The tools for the disks of VMs."""
+
+    calls: ClassVar[Calls] = {
+        "move_disk": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/move_disk"),
+        "detach_disk": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config"),
+        "attach_disk": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config"),
+    }
+    needs: ClassVar[Needs] = {
+        "move_disk": {methods.SPACE},
+        "detach_disk": methods.on(methods.VM, "VM.Config.Disk"),
+        "attach_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

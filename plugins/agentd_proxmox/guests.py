@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -11,13 +11,14 @@ from msgspec import Meta
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, pages, targets
+from agentd_proxmox import fields, look, methods, pages, targets
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
 TRIES = 3
 """How often a change is put on a configuration that somebody else changes at the same time."""
@@ -98,6 +99,20 @@ class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Guests:
     """The tools for guests that exist."""
+
+    calls: ClassVar[Calls] = {
+        "list_vms": methods.PLACES,
+        "list_templates": methods.PLACES,
+        "get_vm": methods.READ,
+        "update_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config"),
+        "resize_disk": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/resize"),
+    }
+    needs: ClassVar[Needs] = {
+        "list_vms": methods.on(methods.VM, "VM.Audit"),
+        "list_templates": methods.on(methods.VM, "VM.Audit"),
+        "update_vm": methods.config("CPU", "Cloudinit", "Memory", "Network", "Options"),
+        "resize_disk": {methods.SPACE},
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

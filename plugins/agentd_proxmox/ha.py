@@ -7,7 +7,7 @@ Changes carry Proxmox' digest of what was read, so that nobody's change is overw
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,7 +16,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, pages, targets
+from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.bonds import Rule, rules
 from agentd_proxmox.preflight import service
 from agentd_proxmox.snapshots import GuestName
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls
 
     Entry = dict[str, Any]
 
+LISTS = (*methods.PLACES, *methods.HA_LISTS[:2])
 PAGE = 25
 RESOURCES = "/cluster/ha/resources"
 State = Literal["started", "stopped", "disabled", "ignored"]
@@ -125,6 +127,13 @@ class RemovedHa(msgspec.Struct, frozen=True):
 
 class Ha:
     """The tools for what is under HA."""
+
+    calls: ClassVar[Calls] = {
+        "list_ha": (*methods.PLACES, *methods.HA_LISTS),
+        "add_ha_resource": (*LISTS, "POST /cluster/ha/resources"),
+        "update_ha_resource": (*LISTS, "PUT /cluster/ha/resources/{sid}"),
+        "remove_ha_resource": (*LISTS, *methods.READ, "DELETE /cluster/ha/resources/{sid}"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""

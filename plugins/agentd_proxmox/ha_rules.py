@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,15 +10,17 @@ from msgspec import Meta
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields
+from agentd_proxmox import fields, methods
 from agentd_proxmox.bonds import GROUPS, OF_GROUP, OF_RULE, RULES, Rule, before, bond, differs, node_list, rules, target
 from agentd_proxmox.preflight import service
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
 
     Entry = dict[str, Any]
 
+LISTS = (*methods.PLACES, *methods.HA_LISTS[1:])
 RuleName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,63}$", description="name of the rule or group")]
 Priority = Annotated[int, Meta(ge=0, le=1000)]
 Nodes = Annotated[dict[fields.Node, Priority], Meta(description="node: priority, the highest is preferred")]
@@ -87,6 +89,14 @@ class DeletedRule(msgspec.Struct, frozen=True):
 
 class HaRules:
     """The tools for what binds guests under HA."""
+
+    calls: ClassVar[Calls] = {
+        "create_ha_rule": (*LISTS, "POST /cluster/ha/rules"),
+        "update_ha_rule": (*LISTS, "PUT /cluster/ha/rules/{rule}"),
+        "delete_ha_rule": (*LISTS, "DELETE /cluster/ha/rules/{rule}"),
+        "set_ha_group": (*LISTS, "POST /cluster/ha/groups", "PUT /cluster/ha/groups/{group}"),
+        "delete_ha_group": (*LISTS, "DELETE /cluster/ha/groups/{group}"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""

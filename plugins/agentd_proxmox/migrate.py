@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -19,7 +19,7 @@ from agentd.answers import Upid, one_line
 from agentd.errors import AgentdError, Denied, NotFound, Rejected, TaskFailed, TemporaryError
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import bonds, fields, preflight, targets
+from agentd_proxmox import bonds, fields, methods, preflight, targets
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.power import RUNNING, upid_of
 
@@ -27,10 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs, Optional
 
     Entry = dict[str, Any]
     T = TypeVar("T")
 
+CHECKS = (
+    *methods.guest("GET /migrate"),
+    "GET /nodes/{node}/network",
+    "GET /nodes/{node}/status",
+    *methods.HA_LISTS,
+)
 MOVERS = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
 TELL = 2.0
 """Seconds between two looks at the log of a migration."""
@@ -60,6 +67,16 @@ class Migrated(msgspec.Struct, frozen=True):
 
 class Migration:
     """The tools that move guests."""
+
+    calls: ClassVar[Calls] = {
+        "migration_preflight": (*methods.READ, *CHECKS),
+        "migrate_guest": (*methods.WRITE, *CHECKS, *methods.guest("POST /migrate")),
+    }
+    optional: ClassVar[Optional] = {"migration_preflight": frozenset(methods.guest("GET /migrate"))}
+    needs: ClassVar[Needs] = {
+        "migration_preflight": methods.on(methods.VM, "VM.Audit"),
+        "migrate_guest": {methods.SPACE},
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

@@ -6,7 +6,7 @@ of what is sent, so that a repeat does nothing; Proxmox would refuse it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -15,13 +15,15 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Denied, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, pages
+from agentd_proxmox import fields, methods, pages
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
+LISTS = (*methods.PLACES, "GET /pools")
 PAGE = 25
 PoolId = Annotated[
     str,
@@ -120,6 +122,23 @@ class DeletedPool(msgspec.Struct, frozen=True):
 
 class Pools:
     """The tools for pools."""
+
+    calls: ClassVar[Calls] = {
+        "list_pools": LISTS,
+        "get_pool": LISTS,
+        "create_pool": (*LISTS, "POST /pools"),
+        "update_pool": (*LISTS, "PUT /pools"),
+        "delete_pool": (*LISTS, "DELETE /pools"),
+    }
+    needs: ClassVar[Needs] = {
+        "list_pools": methods.on("/pool/{pool}", "Pool.Audit"),
+        "get_pool": methods.on("/pool/{pool}", "Pool.Audit"),
+        "create_pool": methods.on("/pool/{pool}", "Pool.Audit"),
+        "update_pool": methods.on("/storage/{storage}", "Datastore.Allocate")
+        | methods.on("/pool/{pool}", "Pool.Audit")
+        | methods.on(methods.VM, "VM.Allocate"),
+        "delete_pool": methods.on("/pool/{pool}", "Pool.Audit"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields
+from agentd_proxmox import fields, methods
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls
 
 RUNNING, STOPPED = "running", "stopped"
 
@@ -45,6 +46,13 @@ class Reboot(Which, frozen=True, forbid_unknown_fields=True):
 
 class Power:
     """The tools that turn guests on and off."""
+
+    calls: ClassVar[Calls] = {
+        "start_vm": (*methods.WRITE, *methods.guest("POST /status/start")),
+        "stop_vm": (*methods.WRITE, *methods.guest("POST /status/stop")),
+        "shutdown_vm": (*methods.WRITE, *methods.guest("POST /status/shutdown")),
+        "reboot_vm": (*methods.WRITE, *methods.guest("POST /status/reboot")),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -22,11 +22,12 @@ from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd.workflows import UNDO
-from agentd_proxmox import fields, look, targets
+from agentd_proxmox import fields, look, methods, targets
 from agentd_proxmox.power import RUNNING, upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls
 
 DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
 RECENT = 3600
@@ -63,6 +64,16 @@ class DeletedGuest(msgspec.Struct, frozen=True):
 
 class Removal:
     """The tools that delete guests."""
+
+    calls: ClassVar[Calls] = {
+        "delete_guest": (
+            *methods.WRITE,
+            "GET /nodes",
+            "GET /nodes/{node}/storage/{storage}/content",
+            *methods.guest("DELETE ", "GET /snapshot"),
+        ),
+        "discard_guest": (*methods.WRITE, *methods.guest("DELETE ", "POST /status/stop")),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -17,16 +17,23 @@ from agentd.answers import one_line
 from agentd.errors import AgentdError, ConfigChanged, NotFound, Rejected, TaskFailed, TemporaryError
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, pages, targets
+from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.jobs import Schedule
 from agentd_proxmox.snapshots import GuestName
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
+LISTS = (
+    *methods.PLACES,
+    "GET /cluster/replication",
+    "GET /cluster/replication/{id}",
+    "GET /nodes/{node}/replication",
+)
 PAGE, LOG_LINES = 25, 10
 JOBS = "/cluster/replication"
 JobId = Annotated[str, Meta(pattern=r"^[1-9][0-9]{2,8}-[0-9]{1,9}$", description="VMID and number: 101-0")]
@@ -130,6 +137,23 @@ class DeletedReplication(msgspec.Struct, frozen=True):
 
 class Replication:
     """The tools for replication."""
+
+    calls: ClassVar[Calls] = {
+        "list_replications": LISTS,
+        "replication_status": (*LISTS, "GET /nodes/{node}/replication/{id}/log"),
+        "run_replication": (*LISTS, "POST /nodes/{node}/replication/{id}/schedule_now"),
+        "create_replication": (*LISTS, "POST /cluster/replication"),
+        "update_replication": (*LISTS, "PUT /cluster/replication/{id}"),
+        "delete_replication": (*LISTS, "DELETE /cluster/replication/{id}"),
+    }
+    needs: ClassVar[Needs] = {
+        "list_replications": methods.on(methods.VM, "VM.Audit"),
+        "replication_status": methods.on(methods.VM, "VM.Audit"),
+        "run_replication": methods.on(methods.VM, "VM.Replicate"),
+        "create_replication": methods.on(methods.VM, "VM.Audit", "VM.Replicate"),
+        "update_replication": methods.on(methods.VM, "VM.Replicate"),
+        "delete_replication": methods.on(methods.VM, "VM.Audit", "VM.Replicate"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -13,7 +13,7 @@ from agentd.answers import one_line
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, targets
+from agentd_proxmox import fields, look, methods, targets
 from agentd_proxmox.guests import change
 from agentd_proxmox.power import RUNNING, STOPPED, Which, upid_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
     Look = Callable[[], Awaitable[Found | None]]
     Entry = dict[str, Any]
@@ -85,6 +86,25 @@ class Console(msgspec.Struct, frozen=True):
 
 class States:
     """The tools for what a guest is besides on or off."""
+
+    calls: ClassVar[Calls] = {
+        "suspend_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/suspend"),
+        "resume_vm": (
+            *methods.WRITE,
+            "POST /nodes/{node}/qemu/{vmid}/status/resume",
+            "POST /nodes/{node}/qemu/{vmid}/status/start",
+        ),
+        "reset_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/reset"),
+        "make_template": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /template")),
+        "set_tags": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config"),
+        "pending_changes": (*methods.PLACES, *methods.guest("GET /pending")),
+        "console_hint": methods.PLACES,
+        "regenerate_cloudinit": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/cloudinit"),
+    }
+    needs: ClassVar[Needs] = {
+        "suspend_vm": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+        "set_tags": methods.on(methods.VM, "VM.Config.Options"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -15,13 +17,14 @@ from agentd.messages import Tier
 from agentd.policy import looking
 from agentd.tools import Right
 from agentd_proxmox import rights
+from agentd_proxmox.areas import AREAS, declared
 from agentd_proxmox.schemas import Schemas
+from plugins.walk_guests import EIGHT
 from proxmox_access import Steer, connect
-from tool_bench import CONTAINER, Bench, Doubt, MemoryCall
+from tool_bench import Bench, Doubt, MemoryCall
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from agentd.config import Config
     from agentd.tools import Found
@@ -30,88 +33,11 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=MemoryCall)
 TOKEN = "agentd@pve!full"  # noqa: S105 - a name
 
-TALK: dict[str, Any] = {"vmid": 100, "guest": "web-01"}
-LEFT: dict[str, Any] = {"name": "left", "nodes": {"pve1": 0}}
-MOVES: list[tuple[str, dict[str, Any]]] = [
-    ("migration_preflight", {"vmid": 100, "target": "pve2"}),
-    ("migrate_guest", {"vmid": 201, "target": "pve1"}),
-    ("migrate_guest", {"vmid": 101, "target": "pve2", "target_storage": "shared"}),
-    ("agent_ping", {"vmid": 100}),
-    ("agent_info", {"vmid": 100}),
-    ("agent_exec", {**TALK, "command": ["id"]}),
-    ("agent_write_file", {**TALK, "path": "/x", "content": "y"}),
-    ("agent_read_file", {**TALK, "path": "/x"}),
-    ("add_ha_resource", {"vmid": 104}),
-    ("update_ha_resource", {"vmid": 104, "max_restart": 2}),
-    ("create_ha_rule", {**LEFT, "type": "node-affinity", "guests": [104]}),
-    ("update_ha_rule", {"name": "left", "comment": "x"}),
-    ("migrate_guest", {"vmid": 104, "target": "pve1"}),
-    ("list_ha", {}),
-    ("delete_ha_rule", {"name": "left"}),
-    ("remove_ha_resource", {"vmid": 104, "guest": "nas"}),
-    ("create_replication", {"vmid": 105, "target": "pve1"}),
-    ("update_replication", {"id": "105-0", "rate": 5}),
-    ("list_replications", {}),
-    ("run_replication", {"id": "105-0"}),
-    ("replication_status", {"id": "105-0"}),
-    ("delete_replication", {"id": "105-0", "guest": "old-test"}),
-    ("create_pool", {"pool": "walked"}),
-    ("update_pool", {"pool": "walked", "guests": [105], "storages": ["shared"]}),
-    ("list_pools", {}),
-    ("get_pool", {"pool": "walked"}),
-    ("update_pool", {"pool": "walked", "guests": [105], "storages": ["shared"], "remove": True}),
-    ("delete_pool", {"pool": "walked"}),
+WALK = [
+    call
+    for file in sorted(Path(__file__).parent.glob("walk_*.py"))
+    for call in importlib.import_module(f"plugins.{file.stem}").WALK
 ]
-EIGHT: list[tuple[str, dict[str, Any]]] = [
-    ("set_ha_group", LEFT),
-    ("set_ha_group", {**LEFT, "restricted": True}),
-    ("list_ha", {}),
-    ("delete_ha_group", {"name": "left"}),
-]
-"""Calls of Proxmox VE 8 alone."""
-WALK: list[tuple[str, dict[str, Any]]] = [
-    ("list_nodes", {}),
-    ("get_node", {"node": "pve1"}),
-    ("list_storages", {}),
-    ("list_bridges", {"node": "pve1"}),
-    ("list_tasks", {}),
-    ("list_tasks", {"node": "pve1"}),
-    ("list_vms", {}),
-    ("list_templates", {}),
-    ("get_vm", {"vmid": 101}),
-    ("get_vm", {"vmid": 200}),
-    ("next_vmids", {}),
-    ("create_vm", {"vmid": 300, "node": "pve1", "name": "new", "storage": "local-lvm", "disk": 4}),
-    ("create_vm", {"vmid": 301, "node": "pve1", "name": "cloned", "template": 9000}),
-    ("create_vm", {"vmid": 302, "node": "pve1", "name": "cloudy", "template": 9000}),
-    ("update_vm", {"vmid": 300, "cores": 3, "description": "x"}),
-    ("resize_disk", {"vmid": 300, "size": 8}),
-    ("start_vm", {"vmid": 300}),
-    ("reboot_vm", {"vmid": 300}),
-    ("shutdown_vm", {"vmid": 300}),
-    ("start_vm", {"vmid": 300}),
-    ("reset_vm", {"vmid": 300}),
-    ("suspend_vm", {"vmid": 300}),
-    ("resume_vm", {"vmid": 300}),
-    ("stop_vm", {"vmid": 300}),
-    ("set_tags", {"vmid": 201, "add": ["walked"]}),
-    ("pending_changes", {"vmid": 300}),
-    ("move_disk", {"vmid": 101, "disk": "scsi0", "storage": "shared"}),
-    ("detach_disk", {"vmid": 101, "disk": "scsi0"}),
-    ("attach_disk", {"vmid": 101, "disk": "scsi1", "volume": "shared:101/vm-101-disk-0.raw"}),
-    ("create_container", CONTAINER),
-    ("clone_container", {"vmid": 321, "node": "pve1", "name": "ct-02", "source": 320}),
-    ("update_container", {"vmid": 320, "cores": 2}),
-    ("console_hint", {"vmid": 320}),
-    ("regenerate_cloudinit", {"vmid": 302}),
-    ("make_template", {"vmid": 301, "name": "cloned"}),
-    ("delete_guest", {"vmid": 301, "name": "cloned"}),
-    ("create_vm", {"vmid": 303, "node": "pve1", "name": "passing", "storage": "local-lvm", "disk": 4}),
-    ("start_vm", {"vmid": 303}),
-    ("discard_guest", {"vmid": 303}),
-    *MOVES,
-]
-"""One call of each tool at least; get_task comes with a UPID that one of them left."""
 
 
 def keyed(call: C, tool: str) -> C:
@@ -143,10 +69,10 @@ async def test_declared_is_called(lab: FakePve) -> None:
     bench = Bench(proxmox)
     called = await walk(bench, Steer(lab))
 
+    calls = {name: set(keys) for area in AREAS for name, keys in getattr(area, "calls", {}).items()}
     for tool, keys in called.items():
-        assert keys <= set(rights.CALLS[tool][1]), tool
-    assert set(called) == set(rights.CALLS)
-    assert all(bench.tools[tool].tier is tier for tool, (tier, _) in rights.CALLS.items())
+        assert keys <= calls[tool], tool
+    assert set(called) == set(calls)
     await proxmox.close()
 
 
@@ -180,7 +106,7 @@ async def test_dry_runs(tools: Bench, steered: Steer) -> None:
 async def test_least_role_suffices(lab: FakePve, tmp_path: Path) -> None:
     """A token whose user has the generated role alone can do all that the tools do, and nothing besides."""
     full = connect(lab)
-    found = rights.rights(await Schemas(full, tmp_path).catalogue())
+    found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
     privileges = ",".join(sorted({each.privilege for each in found}))
     await full.post("/access/roles", roleid="AgentdOperate", privs=privileges)
     await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdOperate")
@@ -217,14 +143,9 @@ def test_are_real(facts: Path) -> None:
     """Every privilege that is named in words exists, and the roles that look need no right to change."""
     roles = json.loads((facts / "pve" / "recorded" / "access-roles.json").read_text())["body"]["data"]
     known = {each for role in roles for each in role["privs"].split(",")}
-    reading = {
-        privilege
-        for tool, (tier, _) in rights.CALLS.items()
-        if tier is Tier.READ
-        for privilege, _ in rights.WORDS.get(tool, set())
-    }
+    reading = {privilege for each in declared() if each.tier is Tier.READ for privilege, _ in each.needs}
 
-    assert {privilege for needs in rights.WORDS.values() for privilege, _ in needs} <= known
+    assert {privilege for each in declared() for privilege, _ in each.needs} <= known
     assert all(each.endswith(".Audit") for each in reading)
 
 

@@ -1,0 +1,92 @@
+"""One call of each named tool at least, in an order that works; test_rights.py runs them all.
+
+Other areas have files of their own, walk_*.py, each with a WALK.  `get_task` comes with a UPID that one of them left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tool_bench import CONTAINER
+
+TALK: dict[str, Any] = {"vmid": 100, "guest": "web-01"}
+LEFT: dict[str, Any] = {"name": "left", "nodes": {"pve1": 0}}
+MOVES: list[tuple[str, dict[str, Any]]] = [
+    ("migration_preflight", {"vmid": 100, "target": "pve2"}),
+    ("migrate_guest", {"vmid": 201, "target": "pve1"}),
+    ("migrate_guest", {"vmid": 101, "target": "pve2", "target_storage": "shared"}),
+    ("agent_ping", {"vmid": 100}),
+    ("agent_info", {"vmid": 100}),
+    ("agent_exec", {**TALK, "command": ["id"]}),
+    ("agent_write_file", {**TALK, "path": "/x", "content": "y"}),
+    ("agent_read_file", {**TALK, "path": "/x"}),
+    ("add_ha_resource", {"vmid": 104}),
+    ("update_ha_resource", {"vmid": 104, "max_restart": 2}),
+    ("create_ha_rule", {**LEFT, "type": "node-affinity", "guests": [104]}),
+    ("update_ha_rule", {"name": "left", "comment": "x"}),
+    ("migrate_guest", {"vmid": 104, "target": "pve1"}),
+    ("list_ha", {}),
+    ("delete_ha_rule", {"name": "left"}),
+    ("remove_ha_resource", {"vmid": 104, "guest": "nas"}),
+    ("create_replication", {"vmid": 105, "target": "pve1"}),
+    ("update_replication", {"id": "105-0", "rate": 5}),
+    ("list_replications", {}),
+    ("run_replication", {"id": "105-0"}),
+    ("replication_status", {"id": "105-0"}),
+    ("delete_replication", {"id": "105-0", "guest": "old-test"}),
+    ("create_pool", {"pool": "walked"}),
+    ("update_pool", {"pool": "walked", "guests": [105], "storages": ["shared"]}),
+    ("list_pools", {}),
+    ("get_pool", {"pool": "walked"}),
+    ("update_pool", {"pool": "walked", "guests": [105], "storages": ["shared"], "remove": True}),
+    ("delete_pool", {"pool": "walked"}),
+]
+EIGHT: list[tuple[str, dict[str, Any]]] = [
+    ("set_ha_group", LEFT),
+    ("set_ha_group", {**LEFT, "restricted": True}),
+    ("list_ha", {}),
+    ("delete_ha_group", {"name": "left"}),
+]
+"""Calls of Proxmox VE 8 alone."""
+WALK: list[tuple[str, dict[str, Any]]] = [
+    ("list_nodes", {}),
+    ("get_node", {"node": "pve1"}),
+    ("list_storages", {}),
+    ("list_bridges", {"node": "pve1"}),
+    ("list_tasks", {}),
+    ("list_tasks", {"node": "pve1"}),
+    ("list_vms", {}),
+    ("list_templates", {}),
+    ("get_vm", {"vmid": 101}),
+    ("get_vm", {"vmid": 200}),
+    ("next_vmids", {}),
+    ("create_vm", {"vmid": 300, "node": "pve1", "name": "new", "storage": "local-lvm", "disk": 4}),
+    ("create_vm", {"vmid": 301, "node": "pve1", "name": "cloned", "template": 9000}),
+    ("create_vm", {"vmid": 302, "node": "pve1", "name": "cloudy", "template": 9000}),
+    ("update_vm", {"vmid": 300, "cores": 3, "description": "x"}),
+    ("resize_disk", {"vmid": 300, "size": 8}),
+    ("start_vm", {"vmid": 300}),
+    ("reboot_vm", {"vmid": 300}),
+    ("shutdown_vm", {"vmid": 300}),
+    ("start_vm", {"vmid": 300}),
+    ("reset_vm", {"vmid": 300}),
+    ("suspend_vm", {"vmid": 300}),
+    ("resume_vm", {"vmid": 300}),
+    ("stop_vm", {"vmid": 300}),
+    ("set_tags", {"vmid": 201, "add": ["walked"]}),
+    ("pending_changes", {"vmid": 300}),
+    ("move_disk", {"vmid": 101, "disk": "scsi0", "storage": "shared"}),
+    ("detach_disk", {"vmid": 101, "disk": "scsi0"}),
+    ("attach_disk", {"vmid": 101, "disk": "scsi1", "volume": "shared:101/vm-101-disk-0.raw"}),
+    ("create_container", CONTAINER),
+    ("clone_container", {"vmid": 321, "node": "pve1", "name": "ct-02", "source": 320}),
+    ("update_container", {"vmid": 320, "cores": 2}),
+    ("console_hint", {"vmid": 320}),
+    ("regenerate_cloudinit", {"vmid": 302}),
+    ("make_template", {"vmid": 301, "name": "cloned"}),
+    ("delete_guest", {"vmid": 301, "name": "cloned"}),
+    ("create_vm", {"vmid": 303, "node": "pve1", "name": "passing", "storage": "local-lvm", "disk": 4}),
+    ("start_vm", {"vmid": 303}),
+    ("discard_guest", {"vmid": 303}),
+    *MOVES,
+]
