@@ -1,4 +1,4 @@
-"""Ask for a workflow, and see how it stands: what daemons do too; `client.py` has what people do besides."""
+"""Ask for a workflow, steer it, and see how it stands: what daemons do too; `client.py` has what people do besides."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from agentd import subjects
-from agentd.errors import TemporaryError
-from agentd.messages import WorkflowRequest, check_size, encode, request_digest
-from agentd.workflows import Status, Workflow
+from agentd.errors import TemporaryError, UsageError
+from agentd.messages import SignalReply, WorkflowRequest, WorkflowSignal, check_size, encode, request_digest
+from agentd.workflows import Status, TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +27,8 @@ UNDO: Final = "undo"
 """The workflow that takes back what calls have done."""
 LOOKED: Final = 10.0
 """Seconds within which an agent has looked at what a plan would change."""
+ANSWERED: Final = 10.0
+"""Seconds within which an orchestrator says whether it has carried out a signal."""
 POLL: Final = 2.0
 """Seconds after which the state is read again: an event may have been missed while reconnecting."""
 
@@ -73,6 +77,63 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
             if left <= 0:
                 raise going_on(workflow_id, wait)
             await changed(left)
+
+
+async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
+    """Ask for a change of a running workflow; return whether an orchestrator carried it out, and if not, why.
+
+    Raises UsageError if there is no such workflow or it is over, TemporaryError if nobody answers in time: the signal
+    is stored all the same, and will be carried out.
+    """
+    await _running(bus, workflow_id)
+    heard: asyncio.Queue[SignalReply] = asyncio.Queue()
+
+    async def on_reply(received: Received) -> None:
+        heard.put_nowait(received.decode(SignalReply))
+
+    inbox = bus.inbox("signal")
+    subscription = await bus.subscribe(inbox, on_reply)
+    try:
+        await bus.store(subjects.signal(principal, workflow_id), msgspec.structs.replace(wanted, reply=inbox))
+        async with asyncio.timeout(ANSWERED):
+            return await heard.get()
+    except TimeoutError as error:
+        message = f"no orchestrator has answered within {ANSWERED:.0f} s; {wanted.action} is stored and will be done"
+        raise TemporaryError(message) from error
+    finally:
+        await subscription.stop()
+
+
+async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
+    """Approve or reject what a workflow waits for, just as it is shown now.
+
+    task  may be "" when only one waits
+
+    Raises UsageError when it waits for nothing, and what `signal` raises.
+    """
+    state = await _running(bus, workflow_id)
+    waiting = {name: each.approval for name, each in state.tasks.items() if each.status is TaskStatus.WAITING_APPROVAL}
+    name = task or (next(iter(waiting)) if len(waiting) == 1 else "")
+    approval = waiting.get(name)
+    if approval is None:
+        there = f"; what waits: {', '.join(waiting)}" if waiting else ""
+        message = (
+            f"{workflow_id}: {f'{task} does not wait' if task else 'name the task that waits'} for an approval{there}"
+        )
+        raise UsageError(message)
+    exact = msgspec.structs.replace(wanted, task=name, digest=approval.digest)
+    return await signal(bus, principal, workflow_id, exact)
+
+
+async def _running(bus: Bus, workflow_id: str) -> Workflow:
+    state = await state_of(bus, workflow_id)
+    if state is None:
+        message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
+        raise UsageError(message)
+    if state.over:
+        message = f"workflow {workflow_id!r} is over: {state.status}"
+        raise UsageError(message)
+    return state
 
 
 @contextlib.asynccontextmanager

@@ -173,6 +173,20 @@ def doctor(app: App, *, roles: bool) -> None:
     sys.exit(0 if all(each.good for each in findings) else 1)
 
 
+@cli.command()
+@click.argument("principal")
+@passes
+def token(app: App, principal: str) -> None:
+    """Make a token by which PRINCIPAL acts over HTTP and MCP; it is shown once, and kept nowhere."""
+    from agentd import tokens
+    from agentd.subjects import check_id
+
+    made, kept = tokens.make()
+    found = {"principal": check_id(principal, "principal"), "token": made, "digest": kept}
+    lines = [f"token    {made}", "in the configuration of the daemons that shall know it:", "[web.tokens]"]
+    app.show(found if app.as_json else [*lines, f'{principal} = "{kept}"'], "lines")
+
+
 # -- agents and tools ----------------------------------------------------------------------------------------------
 
 

@@ -6,105 +6,41 @@ The answer is read from the stream, so that waiting may begin late, stop and beg
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from agentd import network, subjects
 from agentd.asking import POLL, changes, going_on
-from agentd.asking import new_id as new_id  # noqa: PLC0414 - part of what a script may use
+from agentd.asking import decide as decide  # noqa: PLC0414 - part of what a script may use
+from agentd.asking import new_id as new_id  # noqa: PLC0414
 from agentd.asking import plan as plan  # noqa: PLC0414
+from agentd.asking import signal as signal  # noqa: PLC0414
 from agentd.asking import submit as submit  # noqa: PLC0414
 from agentd.calls import call_tool
-from agentd.errors import BusUnavailable, TemporaryError, UsageError
+from agentd.errors import BusUnavailable, UsageError
 from agentd.messages import (
     ControlReply,
     ControlRequest,
-    SignalReply,
     Tier,
     ToolCall,
     ToolReply,
     WorkflowResponse,
-    WorkflowSignal,
 )
-from agentd.workflows import TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd.bus import Bus
-    from agentd.connection import Received
+    from agentd.workflows import Workflow
 
 T = TypeVar("T")
-
-ANSWERED = 10.0
-"""Seconds within which an orchestrator says whether it has carried out a signal."""
 
 
 async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
     """Tell one agent to drain or reload; raises NoResponder when there is none of that id."""
     subjects.check_id(agent_id, "agent")
     return await bus.request(subjects.control(agent_id), ControlRequest(action), ControlReply)
-
-
-async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-    """Ask for a change of a running workflow; return whether an orchestrator carried it out, and if not, why.
-
-    Raises UsageError if there is no such workflow or it is over, TemporaryError if nobody answers in time: the signal
-    is stored all the same, and will be carried out.
-    """
-    await _running(bus, workflow_id)
-    heard: asyncio.Queue[SignalReply] = asyncio.Queue()
-
-    async def on_reply(received: Received) -> None:
-        heard.put_nowait(received.decode(SignalReply))
-
-    inbox = bus.inbox("signal")
-    subscription = await bus.subscribe(inbox, on_reply)
-    try:
-        await bus.store(subjects.signal(principal, workflow_id), msgspec.structs.replace(wanted, reply=inbox))
-        async with asyncio.timeout(ANSWERED):
-            return await heard.get()
-    except TimeoutError as error:
-        message = f"no orchestrator has answered within {ANSWERED:.0f} s; {wanted.action} is stored and will be done"
-        raise TemporaryError(message) from error
-    finally:
-        await subscription.stop()
-
-
-async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
-    """Approve or reject what a workflow waits for, just as it is shown now.
-
-    task  may be "" when only one waits
-
-    Raises UsageError when it waits for nothing, and what `signal` raises.
-    """
-    state = await _running(bus, workflow_id)
-    waiting = {name: each.approval for name, each in state.tasks.items() if each.status is TaskStatus.WAITING_APPROVAL}
-    name = task or (next(iter(waiting)) if len(waiting) == 1 else "")
-    approval = waiting.get(name)
-    if approval is None:
-        there = f"; what waits: {', '.join(waiting)}" if waiting else ""
-        message = (
-            f"{workflow_id}: {f'{task} does not wait' if task else 'name the task that waits'} for an approval{there}"
-        )
-        raise UsageError(message)
-    exact = msgspec.structs.replace(wanted, task=name, digest=approval.digest)
-    return await signal(bus, principal, workflow_id, exact)
-
-
-async def _running(bus: Bus, workflow_id: str) -> Workflow:
-    state = await network.state(bus, subjects.check_id(workflow_id))
-    if state is None:
-        message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
-        raise UsageError(message)
-    if state.over:
-        message = f"workflow {workflow_id!r} is over: {state.status}"
-        raise UsageError(message)
-    return state
 
 
 async def answer(bus: Bus, workflow_id: str) -> WorkflowResponse | None:

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from agentd import subjects
-from agentd.asking import state_of
+from agentd.asking import decide, signal, state_of
 from agentd.dead import letters
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.messages import AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentd.bus import Bus
     from agentd.connection import Handler, Received
     from agentd.dead import Letter
+    from agentd.messages import SignalReply, WorkflowSignal
     from agentd.web.view import Identity, PluginState, Reason
 
 state = state_of
@@ -214,6 +215,12 @@ class DaemonView:
     async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
         """Return one workflow."""
         return await workflow(self._asked(), workflow_id)
+
+    async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
+        """Steer a workflow in the name of a principal."""
+        if wanted.action in {"approve", "reject"}:
+            return await decide(self._asked(), principal, workflow_id, wanted.task, wanted)
+        return await signal(self._asked(), principal, workflow_id, wanted)
 
     async def tasks(self) -> list[TaskView]:
         """List the tasks that are in a queue or in an agent's hands."""

@@ -387,6 +387,9 @@ class Web(Section):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="further names by which browsers may ask for the page"
     )
+    tokens: dict[Id, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(
+        default={}, description="who may act over HTTP and MCP: principal, and what `agentd token` prints for it"
+    )
 
     @field_validator("host")
     @classmethod

@@ -125,7 +125,14 @@ class Supervisor:
             port = next(iter(self.roles.values())).port
         view = DaemonView(self.bus, self.identity, self.plugin_states, self.readiness, self.metrics.render)
         routes = [route for each in self.roles.values() for route in getattr(each, "routes", ())]
-        page = WebServer(view, host=settings.host, port=port, allowed_hosts=settings.allowed_hosts, routes=routes)
+        page = WebServer(
+            view,
+            host=settings.host,
+            port=port,
+            allowed_hosts=settings.allowed_hosts,
+            routes=routes,
+            tokens=settings.tokens,
+        )
         port = await page.start()
         stack.push_async_callback(page.stop)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -1,12 +1,12 @@
 """The routes: each asks the view and answers as a page, JSON or plain text, as the client likes.
 
-Nothing here changes anything: every route is GET and HEAD.  Approvals go through the command line, where a
-principal is proven by NATS permissions; a page without a password must not stand in for that.
+Every route but one is GET and HEAD: who shows the token of a principal may steer workflows in its name (steer.py).
+The page itself asks nobody who they are, so it changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +18,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from agentd.errors import AgentdError, InvalidMessage
+from agentd.errors import AgentdError, InvalidMessage, UsageError
 from agentd.messages import encode
 from agentd.subjects import check_id
 from agentd.web import guard
 from agentd.web.openapi import Problem, Readiness, describe
 from agentd.web.overview import COUNTED, answer, gather
 from agentd.web.page import Asset, Pages
+from agentd.web.steer import Wheel
 from agentd.web.stream import MOST_CLIENTS, EventResponse, Streams
 from agentd.web.text import status_text, workflow_text
 
@@ -51,14 +52,16 @@ def build(
     allowed_hosts: Iterable[str] = (),
     streams: Streams | None = None,
     routes: Iterable[BaseRoute] = (),
+    tokens: Mapping[str, str] | None = None,
 ) -> Starlette:
     """Return the web application over `view`; `allowed_hosts` are its names besides localhost and addresses.
 
-    `routes` are what roles serve beside it, such as `/mcp` of the bridge.
+    routes  what roles serve beside it, such as `/mcp` of the bridge
+    tokens  who may act: principal, and the digest of its token
     """
     site = Site(view, streams or Streams(view))
     return Starlette(
-        routes=[*site.routes(), *routes],
+        routes=[*site.routes(), Wheel(view, tokens or {}).route(), *routes],
         middleware=[
             Middleware(guard.Guard, allowed_hosts=tuple(allowed_hosts)),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),
@@ -199,14 +202,14 @@ class Site:
         if error.status_code == _NOT_FOUND and text == HTTPStatus.NOT_FOUND.phrase:
             text = f"there is no {request.url.path} here"
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            text = f"{request.method} is not allowed here; nothing can be changed over HTTP"
+            text = f"{request.method} is not allowed here; over HTTP workflows can be steered, see /api/openapi.json"
         response = self._problem(request, error.status_code, text)
         response.headers.update(error.headers or {})
         return response
 
     async def on_agentd_error(self, request: Request, error: Exception) -> Response:
         """Answer 400 for what the client got wrong, 503 for what can't be done now."""
-        code = 400 if isinstance(error, InvalidMessage) else _UNAVAILABLE
+        code = 400 if isinstance(error, InvalidMessage) else 409 if isinstance(error, UsageError) else _UNAVAILABLE
         return self._problem(request, code, str(error))
 
     async def on_bug(self, request: Request, _: Exception) -> Response:

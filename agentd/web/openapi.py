@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from agentd.dead import Letter
-from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration
+from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, SignalReply
+from agentd.web import steer
 from agentd.web.overview import Overview
 from agentd.web.view import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
 
@@ -44,17 +45,21 @@ _PATHS: dict[str, tuple[str, Any, tuple[tuple[str, dict[str, Any]], ...]]] = {
 
 def describe(version: str) -> dict[str, Any]:
     """Return the OpenAPI document of this server."""
-    kinds = [Problem, *(kind for _, kind, _ in _PATHS.values())]
+    kinds = [Problem, steer.Steering, SignalReply, *(kind for _, kind, _ in _PATHS.values())]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    paths = {
+    paths: dict[str, Any] = {
         path: {"get": _operation(path, summary, schema, query)}
-        for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[1:], strict=True)
+        for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[3:], strict=True)
     }
+    paths[steer.PATH] = {"post": _steering(*schemas[1:3])}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentd", "version": version},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -73,3 +78,15 @@ def _operation(
             "default": {"description": "Why not", "content": {"application/json": {"schema": problem}}},
         },
     }
+
+
+def _steering(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    operation = _operation(steer.PATH, "Approve, reject, cancel, pause or resume as the token's principal", answer, ())
+    action = {"type": "string", "enum": list(steer.ACTIONS)}
+    operation["parameters"].append({"name": "action", "in": "path", "required": True, "schema": action})
+    operation["requestBody"] = {"content": {"application/json": {"schema": body}}}
+    operation["responses"]["409"] = {
+        "description": "The orchestrator refuses it, and says why",
+        "content": {"application/json": {"schema": answer}},
+    }
+    return operation | {"security": [{"token": []}]}

@@ -21,7 +21,7 @@ from agentd.web.app import build
 from agentd.web.stream import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from starlette.routing import BaseRoute
 
@@ -40,7 +40,7 @@ _ADVICE = {
 class WebServer:
     """Serve `view` at host:port; port 0 takes a free one."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one thing that a web server must be told
         self,
         view: View,
         *,
@@ -48,12 +48,14 @@ class WebServer:
         port: int = 8080,
         allowed_hosts: Iterable[str] = (),
         routes: Iterable[BaseRoute] = (),
+        tokens: Mapping[str, str] | None = None,
     ) -> None:
         self._view = view
         self._host = host
         self._port = port
         self._names = {*allowed_hosts} | ({host} - _WILDCARDS)
         self._routes = tuple(routes)
+        self._tokens = dict(tokens or {})
         self._streams = Streams(view)
         self._server: _Guest | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -64,7 +66,12 @@ class WebServer:
             raise RuntimeError("the web server is running already")
         self._streams = Streams(self._view)
         app = await asyncio.to_thread(
-            build, self._view, allowed_hosts=self._names, streams=self._streams, routes=self._routes
+            build,
+            self._view,
+            allowed_hosts=self._names,
+            streams=self._streams,
+            routes=self._routes,
+            tokens=self._tokens,
         )
         bound = await self._bind()
         config = uvicorn.Config(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration
+from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, SignalReply, WorkflowSignal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -189,6 +189,10 @@ class View(Protocol):
 
     async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
         """Return one workflow, or None where there is none of that id."""
+        ...
+
+    async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
+        """Steer a workflow in the name of a principal; say whether it was done, and if not, why."""
         ...
 
     async def tasks(self) -> list[TaskView]:

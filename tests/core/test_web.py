@@ -222,7 +222,7 @@ async def test_a_bad_parameter_is_named(get: Client, path: str, words_: str) -> 
 
 
 async def test_unknown_paths_and_methods(get: Client) -> None:
-    """404 and 405 are JSON for programs and a page for people; nothing can be changed over HTTP."""
+    """404 and 405 are JSON for programs and a page for people."""
     data, page, deep = await get("/nope"), await get.page("/nope"), await get("/api/workflows/nope")
     post = await get("/api/workflows", "POST")
     head = await get("/", "HEAD")
@@ -269,7 +269,7 @@ async def test_the_api_answers_what_openapi_promises(get: Client) -> None:
     schemas = document["components"]["schemas"]
     refs = set(re.findall(r"#/components/schemas/([^\"]+)", json.dumps(document)))
     assert refs <= set(schemas)
-    for path in document["paths"]:
+    for path in (path for path, methods in document["paths"].items() if "get" in methods):
         got = await get(path.replace("{id}", "web1-0a2c"), Accept="application/json")
         assert got.code == (503 if path == "/readyz" else 200), path
     assert len(json.dumps(document)) < 20_000

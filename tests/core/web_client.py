@@ -46,16 +46,20 @@ class Client:
     async def __call__(self, path: str, method: str = "GET", **headers: str) -> Answer:
         """Ask for `path`; a header is written with underscores."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await asyncio.to_thread(self._ask, path, method, named)
+        return await asyncio.to_thread(self._ask, path, method, None, named)
+
+    async def post(self, path: str, body: bytes, token: str) -> Answer:
+        """Ask for a change, in the name of whose token it is."""
+        return await asyncio.to_thread(self._ask, path, "POST", body, {"Authorization": f"Bearer {token}"})
 
     async def page(self, path: str) -> Answer:
         """Ask as a browser does."""
         return await self(path, **HTML)
 
-    def _ask(self, path: str, method: str, headers: dict[str, str]) -> Answer:
+    def _ask(self, path: str, method: str, body: bytes | None, headers: dict[str, str]) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, body, headers)
             got = connection.getresponse()
             return Answer(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
         finally:
@@ -105,9 +109,11 @@ class Stream:
 
 
 @asynccontextmanager
-async def serving(network: MemoryView, *, allowed_hosts: tuple[str, ...] = ()) -> AsyncIterator[Client]:
+async def serving(
+    network: MemoryView, *, allowed_hosts: tuple[str, ...] = (), tokens: dict[str, str] | None = None
+) -> AsyncIterator[Client]:
     """Serve `network` on a free port."""
-    server = WebServer(network, port=0, allowed_hosts=allowed_hosts)
+    server = WebServer(network, port=0, allowed_hosts=allowed_hosts, tokens=tokens)
     port = await server.start()
     try:
         yield Client(port)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, now
+from agentd.messages import (
+    AgentRegistration,
+    Alert,
+    MetricReport,
+    ServiceRegistration,
+    SignalReply,
+    WorkflowSignal,
+    now,
+)
 from agentd.web.status import OVER
 from agentd.web.view import (
     Event,
@@ -86,6 +94,7 @@ class MemoryView:
         self.reports: list[MetricReport] = []
         self.alert_list: list[Alert] = []
         self.asked: list[str] = []
+        self.signals: list[tuple[str, str, WorkflowSignal]] = []
         self.queues: set[asyncio.Queue[Event | None]] = set()
         self.followed = asyncio.Event()
         self.left = asyncio.Event()
@@ -127,6 +136,13 @@ class MemoryView:
         """Return one workflow."""
         await self._network("workflow")
         return self.details.get(workflow_id)
+
+    async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
+        """Keep what was asked for; nothing is carried out that somebody asked for who also began it."""
+        await self._network("signal")
+        self.signals.append((principal, workflow_id, wanted))
+        own = self.details[workflow_id].requester == principal
+        return SignalReply(workflow_id, not own, "somebody else has to" if own else "")
 
     async def tasks(self) -> list[TaskView]:
         """List tasks at work."""

@@ -1,0 +1,93 @@
+"""Steering over HTTP: who shows the token of a principal may approve, reject, cancel, pause and resume as that.
+
+`POST /api/workflows/ID/approve` with `Authorization: Bearer TOKEN`; what is asked for is signed by the principal's
+name, and an orchestrator decides whether that may.  A browser sends such a header for nobody but the script of this
+page, so no other page can act in a user's name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agentd import tokens
+from agentd.errors import Denied
+from agentd.messages import WorkflowSignal, decode, encode
+from agentd.subjects import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+    from agentd.web.view import View
+
+PATH: Final = "/api/workflows/{id}/{action}"
+LARGEST: Final = 16_384
+"""Bytes of a request."""
+ACTIONS: Final = ("approve", "reject", "cancel", "pause", "resume")
+_UNKNOWN, _FORBIDDEN, _MISSING, _CONFLICT, _LARGE = 401, 403, 404, 409, 413
+
+
+class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say more about an action; all of it may be left out.
+
+    task        which one is approved or rejected, if several wait
+    reason      is kept with the workflow
+    compensate  of cancel: undo what was done
+    """
+
+    task: str = ""
+    reason: str = ""
+    compensate: bool = False
+
+
+class Wheel:
+    """The one route that changes something."""
+
+    def __init__(self, view: View, known: Mapping[str, str]) -> None:
+        self._view = view
+        self._known = known
+
+    def route(self) -> Route:
+        """Return the route."""
+        return Route(PATH, self.steer, methods=["POST"])
+
+    async def steer(self, request: Request) -> Response:
+        """Carry one action out, or say why not: 409 if the orchestrator refuses it."""
+        principal = self._principal(request)
+        action, workflow_id = request.path_params["action"], check_id(request.path_params["id"])
+        if action not in ACTIONS:
+            raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
+        wanted = await _body(request)
+        if await self._view.workflow(workflow_id) is None:
+            raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")
+        signal = WorkflowSignal(action, wanted.reason, wanted.task, compensate=wanted.compensate)
+        reply = await self._view.signal(principal, workflow_id, signal)
+        code = 200 if reply.done else _CONFLICT
+        return Response(encode(reply), code, {"cache-control": "no-store", "content-type": "application/json"})
+
+    def _principal(self, request: Request) -> str:
+        if not self._known:
+            raise HTTPException(_FORBIDDEN, "nobody may act over HTTP: [web.tokens] is empty; `agentd token` helps")
+        challenge = {"www-authenticate": 'Bearer realm="agentd"'}
+        try:
+            found = tokens.principal_of(request.headers.get("authorization"), self._known)
+        except Denied as error:
+            raise HTTPException(_UNKNOWN, str(error), challenge) from error
+        if found is None:
+            raise HTTPException(_UNKNOWN, "say who you are: Authorization: Bearer TOKEN", challenge)
+        return found
+
+
+async def _body(request: Request) -> Steering:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > LARGEST:
+            raise HTTPException(_LARGE, f"a request has at most {LARGEST} bytes")
+    return decode(data, Steering) if data else Steering()
