@@ -66,16 +66,29 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
     Raises TemporaryError if it does neither within `wait` seconds: it goes on without us.
     """
     await submit(bus, principal, request)
-    workflow_id = request.workflow_id
+    state = await _when(bus, request.workflow_id, lambda each: each.status is Status.WAITING_APPROVAL, wait)
+    if state is None or not (state.over or state.status is Status.WAITING_APPROVAL):
+        raise going_on(request.workflow_id, wait)
+    return state
+
+
+async def ended(bus: Bus, workflow_id: str, *, wait: float) -> Workflow:
+    """Return how a workflow stands once it is over, or after `wait` seconds; raises UsageError if there is none."""
+    state = await _when(bus, workflow_id, lambda _: False, wait)
+    if state is None:
+        raise _unknown(workflow_id)
+    return state
+
+
+async def _when(bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float) -> Workflow | None:
+    """Return how a workflow stands once that is enough, it is over, or `wait` seconds have passed."""
     until = time.monotonic() + wait
     async with changes(bus, subjects.event(workflow_id)) as changed:
         while True:
             state = await state_of(bus, workflow_id)
-            if state is not None and (state.over or state.status is Status.WAITING_APPROVAL):
-                return state
             left = min(POLL, until - time.monotonic())
-            if left <= 0:
-                raise going_on(workflow_id, wait)
+            if left <= 0 or (state is not None and (state.over or enough(state))):
+                return state
             await changed(left)
 
 
@@ -128,8 +141,7 @@ async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: 
 async def _running(bus: Bus, workflow_id: str) -> Workflow:
     state = await state_of(bus, workflow_id)
     if state is None:
-        message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
-        raise UsageError(message)
+        raise _unknown(workflow_id)
     if state.over:
         message = f"workflow {workflow_id!r} is over: {state.status}"
         raise UsageError(message)
@@ -161,3 +173,7 @@ async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], 
 def going_on(workflow_id: str, waited: float) -> TemporaryError:
     """Return the error of who has waited long enough for a workflow that goes on."""
     return TemporaryError(f"{workflow_id} is not over after {waited:g} s; it goes on: agentd watch {workflow_id}")
+
+
+def _unknown(workflow_id: str) -> UsageError:
+    return UsageError(f"there is no workflow {workflow_id!r}; `agentd workflows` lists them")

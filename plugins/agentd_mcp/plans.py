@@ -8,15 +8,17 @@ after that, so that its result is heard and nothing is asked for twice.
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from agentd import asking
 from agentd.errors import Rejected, from_code
-from agentd.messages import Outcome, Preview, TaskError, Tier, ToolReply, digest
+from agentd.messages import Outcome, Preview, TaskError, Tier, ToolReply, WorkflowSignal, digest
 from agentd.tools import Repeat, Tool
-from agentd.workflows import DONE, Status, Workflow
+from agentd.workflows import DONE, Approval, Status, Workflow
+from agentd_mcp.forms import Question
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -25,10 +27,19 @@ if TYPE_CHECKING:
 
 TOLD: Final = timedelta(minutes=10)
 """How long the result of a plan is the answer to the same call."""
+TASK: Final = "call"
+"""The task of such a plan that does it."""
+CARRIED: Final = 60.0
+"""Seconds for which a client waits for the end of what its person has approved; then it calls again."""
 
 
-async def ask(bus: Bus, principal: str, tool: str, parameters: dict[str, Any]) -> ToolReply:
-    """Return how the plan of this call stands; make it if there is none."""
+async def ask(
+    bus: Bus, principal: str, tool: str, parameters: dict[str, Any], approver: str | None = None
+) -> ToolReply | Question:
+    """Return how the plan of this call stands; make it if there is none.
+
+    approver  as whom the person at the client decides; None: somebody decides elsewhere
+    """
     name = f"{asking.CALL}-{tool[:40]}-{digest([principal, tool, parameters])[:12]}"
     number = 1
     while (state := await asking.state_of(bus, f"{name}-{number}")) is not None:
@@ -39,7 +50,29 @@ async def ask(bus: Bus, principal: str, tool: str, parameters: dict[str, Any]) -
         number += 1
     if state is None:
         state = await asking.plan(bus, principal, tool, parameters, workflow_id=f"{name}-{number}")
-    return _result(state) if state.over else _waiting(state, principal)
+    if state.over:
+        return _result(state)
+    waiting, asked = _waiting(state, principal), _asked(state)
+    if approver is None or asked is None or state.status is not Status.WAITING_APPROVAL:
+        return waiting
+    text = f"{principal} asks for {asked.text}. It cannot be taken back. Your yes is that of {approver}."
+    # The digest is of what the person is shown: a yes to it is none to what it may have become meanwhile.
+    key, decide = f"{state.workflow_id}-{asked.digest[:12]}", partial(_decided, bus, state, approver, asked.digest)
+    return Question(key, text, waiting, decide)
+
+
+async def _decided(bus: Bus, state: Workflow, approver: str, shown: str, yes: bool) -> ToolReply:  # noqa: FBT001 - the answer
+    """Carry out what the person at the client has said; what was approved is awaited for a while."""
+    signal = WorkflowSignal("approve" if yes else "reject", "by a form at the client", TASK, shown)
+    reply = await asking.signal(bus, approver, state.workflow_id, signal)
+    if not reply.done:
+        return ToolReply(Outcome.FAILED, error=TaskError("denied", f"{state.workflow_id}: {reply.message}"))
+    ended = await asking.ended(bus, state.workflow_id, wait=CARRIED)
+    return _result(ended) if ended.over else _waiting(ended, state.principal)
+
+
+def _asked(state: Workflow) -> Approval | None:
+    return state.tasks[TASK].approval if TASK in state.tasks else None
 
 
 def _recent(bus: Bus, state: Workflow) -> bool:
@@ -47,7 +80,7 @@ def _recent(bus: Bus, state: Workflow) -> bool:
 
 
 def _result(state: Workflow) -> ToolReply:
-    task = state.tasks.get("call")
+    task = state.tasks.get(TASK)
     if task is None or task.status not in DONE:
         return ToolReply(Outcome.FAILED, error=TaskError(str(state.status), f"{state.workflow_id}: {state.error}"))
     if task.result is None:
@@ -57,9 +90,12 @@ def _result(state: Workflow) -> ToolReply:
 
 
 def _waiting(state: Workflow, principal: str) -> ToolReply:
-    texts = [each.approval.text for each in state.tasks.values() if each.approval is not None]
+    asked = _asked(state)
+    if asked is not None and asked.by:
+        text = f"approved by {asked.by} and being carried out: {asked.text}. Call again to learn what came of it."
+        return ToolReply(Outcome.FAILED, error=TaskError("under_way", text))
     text = (
-        f"nothing is done yet; {'; '.join(texts) or 'it is being carried out'}. Somebody other than {principal} "
+        f"nothing is done yet; {asked.text if asked else 'it is being looked at'}. Somebody other than {principal} "
         f"approves it: agentd approve {state.workflow_id}. Call again with the same arguments to learn how it stands."
     )
     return ToolReply(Outcome.FAILED, error=TaskError("needs_approval", text))

@@ -6,8 +6,9 @@ offers a gate by the optional attribute `routes`, which the supervisor hands to 
 beginning, answers 503 until `run` has opened it, and `run` itself enters and leaves the SDK.  A role that is started
 again opens it with a fresh SDK, which cannot be used twice.
 
-MCP clients are not asked who they are yet: all of them are the principal `mcp` of the policy, and they are served on a
-loopback address only.  The SDK is imported in `run`, so a daemon without this role never loads it.
+A client that shows a token of `[web.tokens]` is that principal.  One that shows none is the principal `mcp`, on a
+loopback address only and unless `anonymous = false`.  The SDK is imported in `run`, so a daemon without this role never
+loads it.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ from __future__ import annotations
 import asyncio
 import importlib
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from agentd import __version__
+from agentd.errors import Denied
 from agentd.policy import CONSENTED
 from agentd.role import Settings
-from agentd.sections import is_loopback
+from agentd.sections import Id, is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from agentd.messages import ToolReply
     from agentd.role import Context
-    from agentd.tools import Tool
+    from agentd.tools import Call, Tool
+    from agentd_mcp.forms import Question
     from agentd_mcp.serve import McpFace, Principal, Progress
 
 SERVICE: Final = "mcp-proxmox"
@@ -48,19 +56,50 @@ class BridgeSettings(Settings):
     """What an operator may set under `[mcp-bridge]`."""
 
     mcp: bool = Field(default=True, description="serve the tools over MCP; false: over NATS alone")
+    listed: Literal["few", "all"] = Field(
+        default="few",
+        description="tools that are listed at once: those of every day and find_tools for the others, or all (200 cost "
+        "a model 60,000 tokens); each may be called either way",
+    )
+    anonymous: bool = Field(
+        default=True,
+        description="serve clients that show no token as the principal mcp; never beyond a loopback address",
+    )
+    approvers: dict[Id, Id] = Field(
+        default={},
+        description="as whom the person at a client decides over what that client's principal asks for, by a form of "
+        "the client; a client that answers its forms by itself must not stand here",
+    )
+
+    @field_validator("approvers")
+    @classmethod
+    def _two(cls, value: dict[str, str]) -> dict[str, str]:
+        for principal, person in value.items():
+            if principal == person:
+                raise ValueError(f"{principal} would approve what it asks for itself; name another principal")
+        return value
 
 
 class Gate:
-    """An ASGI app that hands requests to the MCP app while there is one, and says why there is none otherwise."""
+    """An ASGI app that hands requests to the MCP app while there is one, and says why there is none otherwise.
+
+    admit  names the user of a request by its header `Authorization`; raises Denied for who may not come in
+    """
 
     def __init__(self) -> None:
         """Begin closed."""
         self.app: ASGIApp | None = None
+        self.admit: Callable[[str | None], object] = lambda _: None
         self.reason = "starting"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         answer = self.app or PlainTextResponse(f"MCP is not served: {self.reason}\n", status_code=503)
+        try:
+            scope["user"] = self.admit(Headers(scope=scope).get("authorization"))
+        except Denied as error:
+            challenge = {"www-authenticate": 'Bearer realm="agentd"'}
+            answer = PlainTextResponse(f"{error}\n", status_code=401, headers=challenge)
         await answer(scope, receive, send)
 
 
@@ -111,8 +150,9 @@ class Bridge:
         if not settings.mcp:
             self._close("[mcp-bridge] mcp = false")
             return None
-        if not is_loopback(context.config.web.host):
-            self._close("it asks nobody who they are, so it is served on a loopback address only; see [web] host")
+        remote = not is_loopback(context.config.web.host)
+        if remote and not context.config.web.tokens:
+            self._close("beyond a loopback address it is served to known principals only; see [web.tokens]")
             context.log.warning("MCP is not served", reason=self.gate.reason)
             return None
         try:
@@ -121,22 +161,34 @@ class Bridge:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)
             return None
-        from agentd_mcp import plans, serve  # loaded already; by this way with its types
+        from agentd_mcp import front, plans, serve  # loaded already; by this way with its types
 
-        def resolve(_request: object) -> Principal:
-            return serve.Principal(PRINCIPAL, context.policy.tier_of(PRINCIPAL, plain=False))
+        def resolve(request: Request | None) -> Principal:
+            user = None if request is None else request.scope.get("user")
+            name = PRINCIPAL if user is None else user.username
+            return serve.Principal(name, context.policy.tier_of(name, plain=False))
 
-        async def caller(principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress) -> ToolReply:
+        async def caller(
+            principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
+        ) -> ToolReply | Question:
             if tool.tier in CONSENTED:
-                return await plans.ask(context.bus, principal.name, tool.name, parameters)
+                person = settings.approvers.get(principal.name)
+                return await plans.ask(context.bus, principal.name, tool.name, parameters, person)
             return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
 
+        def reachable(call: Call) -> list[Tool]:
+            return [each for each in tools.values() if call.tier.covers(each.tier)]
+
+        self.gate.admit = partial(
+            serve.user_of, tokens=context.config.web.tokens, anonymous=settings.anonymous and not remote
+        )
         tools = {name: each for name, each in context.tools.items() if each.service == SERVICE}
         names = [*HOSTS, *context.config.web.allowed_hosts]
         hosts = [f"{name}{port}" for name in names for port in ("", ":*")]
         return serve.build_mcp(
-            [*tools.values(), plans.dry_runs(context, tools)],
+            [*tools.values(), plans.dry_runs(context, tools), *front.doors(reachable)],
             caller,
+            listed=front.DAILY if settings.listed == "few" else None,
             name=f"agentd {context.node}",
             version=__version__,
             resolve=resolve,

@@ -20,23 +20,28 @@ Annotations are hints for the client; what is allowed is decided here and again 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import mcp_types as types
 import msgspec
-from mcp.server import Server, ServerRequestContext
+from mcp.server import Server
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.caching import CacheHint
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from agentd.errors import AgentdError, InvalidMessage
+from agentd.errors import AgentdError, Denied, InvalidMessage
 from agentd.messages import Outcome, Tier, ToolReply
+from agentd.tokens import principal_of
 from agentd.tools import BrokenTool, Repeat, Tool, by_name
+from agentd_mcp import forms, front
+from agentd_mcp.forms import Context, Question
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -48,7 +53,6 @@ DRAIN: Final = 30.0
 """Seconds that effects under way may still take when the server stops; their records survive either way."""
 
 Progress = Callable[[str], None]
-Context = ServerRequestContext[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,11 @@ class Principal:
     tier: Tier
 
 
-Caller = Callable[[Principal, Tool, dict[str, Any], Progress], Coroutine[Any, Any, ToolReply]]
-"""Run a tool for a principal; text given to `Progress` reaches the client while the tool runs."""
+Caller = Callable[[Principal, Tool, dict[str, Any], Progress], Coroutine[Any, Any, ToolReply | Question]]
+"""Run a tool for a principal, or say what the person at the client has to decide first.
+
+Text given to `Progress` reaches the client while the tool runs.
+"""
 
 Resolve = Callable[[Request | None], Principal]
 """Tell who sent a request."""
@@ -85,14 +92,16 @@ def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
     hosts: Sequence[str],
     origins: Sequence[str],
     instructions: str = "",
+    listed: frozenset[str] | None = None,
 ) -> McpFace:
     """Return the MCP face of `tools`.
 
     hosts    Host headers that are answered, such as `127.0.0.1:8001`; `name:*` stands for any port
     origins  Origin headers that are answered, such as `http://127.0.0.1:8001`
+    listed   tools that are listed at once, None: all; the others can be called all the same
     """
     catalogue = _Catalogue(tools)
-    desk = _Desk(catalogue, caller, resolve)
+    desk = _Desk(catalogue, caller, resolve, listed)
     server: Server[Any] = Server(
         name,
         version=version,
@@ -137,8 +146,11 @@ class _Catalogue:
         found = self._described.get(name)
         return None if found is None else found.input_schema
 
-    def within(self, tier: Tier) -> list[types.Tool]:
-        return [self._described[name] for name, each in self.tools.items() if tier.covers(each.tier)]
+    def within(self, tier: Tier, listed: frozenset[str] | None) -> list[types.Tool]:
+        names = [name for name, each in self.tools.items() if tier.covers(each.tier)]
+        if listed is None:
+            return [self._described[name] for name in names]
+        return [briefly(self._described[name]) for name in names if name in listed]
 
     def find(self, name: str, tier: Tier) -> Tool | None:
         found = self.tools.get(name)
@@ -151,15 +163,20 @@ def describe(tool: Tool) -> types.Tool:
         name=tool.name,
         description=tool.description,
         input_schema=tool.input_schema(),
-        output_schema=tool.output_schema(),
+        output_schema=None if tool.name in front.CARRIERS else tool.output_schema(),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.tier is Tier.READ,
-            destructive_hint=tool.tier in {Tier.DESTROY, Tier.EXEC},
+            destructive_hint=tool.tier in {Tier.DESTROY, Tier.EXEC} or tool.name == front.USE,
             # A `marked` tool is repeated safely under the same key only, and each MCP call has a key of its own.
             idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
             open_world_hint=False,
         ),
     )
+
+
+def briefly(tool: types.Tool) -> types.Tool:
+    """Return a tool as a short list shows it: the schemas of results are half of the tokens, and say what is seen."""
+    return tool.model_copy(update={"output_schema": None})
 
 
 @dataclass
@@ -169,36 +186,44 @@ class _Desk:
     catalogue: _Catalogue
     caller: Caller
     resolve: Resolve
-    effects: set[asyncio.Task[ToolReply]] = field(default_factory=set)
+    listed: frozenset[str] | None = None
+    effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
 
     async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         principal = self.resolve(context.request)
-        return types.ListToolsResult(tools=self.catalogue.within(principal.tier))
+        return types.ListToolsResult(tools=self.catalogue.within(principal.tier, self.listed))
 
-    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(
+        self, context: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
         principal = self.resolve(context.request)
-        tool = self.catalogue.find(params.name, principal.tier)
-        if tool is None:
-            message = f"there is no tool {params.name!r} within tier {principal.tier}; tools/list names those there are"
-            raise MCPError(types.INVALID_PARAMS, message)
-        arguments = params.arguments or {}
         try:
+            name, arguments = front.unwrapped(params.name, params.arguments or {}, self.catalogue.tools)
+            tool = self.catalogue.find(name, principal.tier)
+            if tool is None:
+                message = f"there is no tool {name!r} within tier {principal.tier}; {front.FIND} finds those there are"
+                raise MCPError(types.INVALID_PARAMS, message)
             tool.parse(arguments)
         except InvalidMessage as error:
             return refusal(str(error))
         notes: asyncio.Queue[str | None] = asyncio.Queue()
         reporter = asyncio.create_task(_report(context, notes))
         try:
+            reply: ToolReply | Question | types.InputRequiredResult
             reply = await self._run(principal, tool, arguments, notes.put_nowait)
+            if isinstance(reply, Question):
+                reply = await forms.ask(context, params, reply)
             notes.put_nowait(None)
             await reporter
         except AgentdError as error:
             return refusal(f"{error.code}: {error}")
         finally:
             reporter.cancel()
-        return answer(reply)
+        return reply if isinstance(reply, types.InputRequiredResult) else answer(reply)
 
-    async def _run(self, principal: Principal, tool: Tool, arguments: dict[str, Any], note: Progress) -> ToolReply:
+    async def _run(
+        self, principal: Principal, tool: Tool, arguments: dict[str, Any], note: Progress
+    ) -> ToolReply | Question:
         running = self.caller(principal, tool, arguments, note)
         if tool.tier is Tier.READ:
             return await running
@@ -223,6 +248,17 @@ async def _report(context: Context, notes: asyncio.Queue[str | None]) -> None:
     while (text := await notes.get()) is not None:
         count += 1
         await context.session.report_progress(count, message=text)
+
+
+def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: bool) -> AuthenticatedUser | None:
+    """Return who a request comes from, None for anybody; raises Denied.
+
+    As a user of the SDK's own kind: by that it lets a session be used by nobody but who has begun it.
+    """
+    principal = principal_of(authorization, tokens)
+    if principal is None and not anonymous:
+        raise Denied("say who you are: Authorization: Bearer TOKEN; `agentd token NAME` makes one")
+    return None if principal is None else AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[]))
 
 
 def refusal(text: str) -> types.CallToolResult:

@@ -14,10 +14,12 @@ import httpx2
 import pytest
 import uvicorn
 from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from starlette.applications import Starlette
 
 import agentd_mcp
-from agentd import logs
+from agentd import logs, tokens
 from agentd.messages import Outcome, Tier, ToolReply
 from agentd.role import Health, Role
 from agentd.tools import Tool, Toolbox, collect
@@ -68,7 +70,9 @@ def surroundings(**changes: Any) -> Any:
         queues=lambda _service: [],
         tools={each.name: each for each in offered if isinstance(each, Tool)},
         config=SimpleNamespace(
-            web=SimpleNamespace(host=changes.get("host", "127.0.0.1"), allowed_hosts=()),
+            web=SimpleNamespace(
+                host=changes.get("host", "127.0.0.1"), allowed_hosts=(), tokens=changes.get("tokens", {})
+            ),
             drain=SimpleNamespace(timeout=1.0),
         ),
         policy=SimpleNamespace(tier_of=lambda _principal, *, plain: Tier.DESTROY if plain else Tier.READ),
@@ -132,7 +136,7 @@ async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
 
             assert context.worker.served == ["mcp-proxmox"]
             assert context.health.ready
-            assert listed == ["summarize_health", "validate_vm_parameters", "dry_run"]
+            assert listed == ["dry_run", "find_tools", "read_tool"]
             assert called.structured_content == VALID
             assert context.worker.asked == [("validate_vm_parameters", wish, "mcp")]
             assert (after.status_code, after.text) == (503, "MCP is not served: stopping\n")
@@ -140,11 +144,75 @@ async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
     assert (before.status_code, before.text) == (503, "MCP is not served: starting\n")
 
 
+async def test_all_tools_are_listed_where_that_is_wanted() -> None:
+    """`listed = "all"` names each tool at once."""
+    bridge, context = Bridge(), surroundings(settings=BridgeSettings(listed="all"))
+    async with page(bridge) as url, running(bridge, context), Client(url) as client:
+        listed = {each.name for each in (await client.list_tools()).tools}
+
+    assert listed == {"summarize_health", "validate_vm_parameters", "dry_run", "find_tools", "read_tool"}
+
+
+async def test_a_carried_call_needs_its_own_tier() -> None:
+    """What a principal may not call, it may not call through use_tool either, and is not told that it exists."""
+    bridge, context = Bridge(), surroundings()
+    async with page(bridge) as url, running(bridge, context), Client(url) as client:
+        with pytest.raises(MCPError, match="there is no tool 'configure_vm' within tier read"):
+            await client.call_tool("use_tool", {"tool": "configure_vm", "arguments": {"vmid": 100}})
+
+    assert context.worker.asked == []
+
+
+def _with(token: str) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"})
+
+
+@pytest.mark.parametrize("era", ["legacy", "auto"])
+async def test_a_token_is_a_principal(era: str) -> None:
+    """Who shows alice's token is alice; without one it is `mcp`; a session is used by nobody else."""
+    bridge, (token, kept) = Bridge(), tokens.make()
+    context = surroundings(tokens={"alice": kept})
+    async with page(bridge) as url, running(bridge, context), _with(token) as http:
+        transport = streamable_http_client(url, http_client=http)
+        async with Client(transport, mode=era) as client:
+            await client.call_tool("read_tool", {"tool": "validate_vm_parameters", "arguments": {"name": "app"}})
+        async with Client(url, mode=era) as client:
+            await client.call_tool("validate_vm_parameters", {"name": "app"})
+        wrong = await http.post(url, json={}, headers={"Authorization": "Bearer agentd_guess"})
+
+    assert [each[2] for each in context.worker.asked] == ["alice", "mcp"]
+    assert wrong.status_code == 401
+    assert "nobody's" in wrong.text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"host": "192.0.2.1"}, {"settings": BridgeSettings(anonymous=False)}], ids=["remote", "set"]
+)
+async def test_nobody_comes_in_without_a_token(changes: dict[str, Any]) -> None:
+    """Beyond loopback, or where `anonymous = false`, a client has to say who it is."""
+    bridge, (token, kept) = Bridge(), tokens.make()
+    context = surroundings(tokens={"alice": kept}, **changes)
+    async with page(bridge) as url, running(bridge, context), httpx2.AsyncClient() as http, _with(token) as known:
+        refused = await http.post(url, json={})
+        let_in = await known.post(url, json={})
+
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"] == 'Bearer realm="agentd"'
+    assert "agentd token NAME" in refused.text
+    assert let_in.status_code not in {401, 503}
+
+
+def test_nobody_approves_its_own_wishes_by_a_form() -> None:
+    """`approvers` names somebody else."""
+    with pytest.raises(ValueError, match="mcp would approve what it asks for itself"):
+        BridgeSettings(approvers={"mcp": "mcp"})
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"settings": BridgeSettings(mcp=False)}, "[mcp-bridge] mcp = false"),
-        ({"host": "192.0.2.1"}, "it asks nobody who they are, so it is served on a loopback address only"),
+        ({"host": "192.0.2.1"}, "beyond a loopback address it is served to known principals only; see [web.tokens]"),
     ],
     ids=["off", "remote"],
 )

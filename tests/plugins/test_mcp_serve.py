@@ -205,7 +205,7 @@ async def test_tools_above_the_tier_do_not_exist(era: str) -> None:
             refused.append(caught.value.message.replace(name, "X"))
 
     assert listed == ["greet"]
-    assert refused == ["there is no tool 'X' within tier read; tools/list names those there are"] * 2
+    assert refused == ["there is no tool 'X' within tier read; find_tools finds those there are"] * 2
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 from mcp.client import Client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitRequestParams, ElicitResult, TextContent
 
-from agentd import client, subjects
+from agentd import client, subjects, tokens
 from agentd.audit import verify
 from agentd.calls import call_tool
 from agentd.messages import AuditRecord, Tier, ToolCall, WorkflowSignal
 from agentd.workflows import Status
 
 if TYPE_CHECKING:
+    from mcp.client.session import ClientRequestContext
+
     from agentd.bus import Bus
     from harness import Net
 
@@ -102,7 +105,7 @@ async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
     async with net.client() as bus, net.here() as daemon, Client(f"{daemon.url}/mcp") as mcp:
         await _do(bus, "create_snapshot", name="before")
         looked = await mcp.call_tool("dry_run", {"tool": "delete_snapshot", "arguments": DROP})
-        first = await mcp.call_tool("delete_snapshot", DROP)
+        first = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
         again = await mcp.call_tool("delete_snapshot", DROP)
         plan = _text(first).partition("agentd approve ")[2].partition(".")[0]
         await client.decide(bus, "bob", plan, "", WorkflowSignal("approve"))
@@ -117,4 +120,89 @@ async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
     assert not done.is_error, done
     assert done.structured_content is not None
     assert done.structured_content["snapshots"] == []
+    assert len(net.pve.log("DELETE")) == 1
+
+
+class Person:
+    """Somebody at a client of MCP, who answers its forms."""
+
+    def __init__(self, action: Any, **content: Any) -> None:
+        """Say how."""
+        self.answer = ElicitResult(action=action, content=content or None)
+        self.read: list[str] = []
+
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        """Answer one form."""
+        del context
+        assert isinstance(params, ElicitRequestFormParams)
+        self.read.append(params.message)
+        return self.answer
+
+
+@pytest.mark.parametrize("era", ["legacy", "auto"])
+async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> None:
+    """What mcp asks for is done in the same call once the person, who is bob, has said yes to what is shown."""
+    assert net.pve is not None
+    net.settings["mcp-bridge"] = {"approvers": {"mcp": "bob"}}
+    person = Person("accept", approve=True)
+    async with net.client() as bus, net.here() as daemon:
+        await _do(bus, "create_snapshot", name="before")
+        async with Client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
+            done = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
+        chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
+
+    assert not done.is_error, done
+    assert done.structured_content is not None
+    assert done.structured_content["snapshots"] == []
+    assert len(net.pve.log("DELETE")) == 1
+    assert len(person.read) == 1
+    assert "mcp asks for delete_snapshot: VM 101 'db-01' on pve1" in person.read[0]
+    assert "Your yes is that of bob" in person.read[0]
+    assert {(each.principal, each.approved_by) for each in chain if each.tool == "delete_snapshot"} == {("mcp", "bob")}
+
+
+@pytest.mark.parametrize("era", ["legacy", "auto"])
+@pytest.mark.parametrize(
+    ("person", "code"),
+    [
+        (Person("decline"), "failed"),
+        (Person("accept", approve=False), "failed"),
+        (Person("accept", approve="true"), "failed"),
+        (Person("cancel"), "needs_approval"),
+        (None, "needs_approval"),
+    ],
+    ids=["declines", "says no", "says no yes", "closes it", "cannot be asked"],
+)
+async def test_without_a_yes_nothing_is_done(net: Net, era: str, person: Person | None, code: str) -> None:
+    """A no ends the plan; a closed form, or a client without forms, leaves it to others."""
+    assert net.pve is not None
+    net.settings["mcp-bridge"] = {"approvers": {"mcp": "bob"}}
+    async with net.client() as bus, net.here() as daemon:
+        await _do(bus, "create_snapshot", name="before")
+        async with Client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
+            said = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
+
+    assert said.is_error
+    assert _text(said).startswith(code), _text(said)
+    assert ("refused by bob: by a form at the client" in _text(said)) is (code == "failed")
+    assert net.pve.log("DELETE") == []
+
+
+async def test_the_dashboard_approves_with_a_token(net: Net) -> None:
+    """Bob approves over HTTP with his token; alice cannot approve what she asked for."""
+    assert net.pve is not None
+    made = {name: tokens.make() for name in ("alice", "bob")}
+    net.settings["web"] = {"tokens": {name: kept for name, (_, kept) in made.items()}}
+    async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
+        plan = await _asked(bus)
+        url = f"{daemon.url}/api/workflows/{plan.workflow_id}/approve"
+        said = [
+            await http.post(url, headers={"Authorization": f"Bearer {made[name][0]}"}, timeout=30)
+            for name in ("alice", "bob")
+        ]
+        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+
+    assert [each.status_code for each in said] == [409, 200]
+    assert "somebody else has to approve call" in said[0].json()["message"]
+    assert answer.status == "completed"
     assert len(net.pve.log("DELETE")) == 1

@@ -1,0 +1,82 @@
+"""A client is told of the tools of every day, and finds and calls all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentd.errors import InvalidMessage
+from agentd.messages import Tier
+from agentd_mcp import front
+from agentd_mcp.serve import briefly, describe
+from tool_bench import size
+
+if TYPE_CHECKING:
+    from agentd.tools import Tool
+
+
+@pytest.fixture
+def tools(known: dict[str, Tool]) -> dict[str, Tool]:
+    """Return all tools of Proxmox, and the doors."""
+    return known | {each.name: each for each in front.doors(lambda _: [])}
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("snapshot list", "list_snapshots"),
+        ("delete a snapshot", "delete_snapshot"),
+        ("backup job create", "create_backup_job"),
+        ("HA rule", "create_ha_rule"),
+        ("resize", "resize_disk"),
+        ("grant role", "grant_role"),
+        ("guest agent run command exec", "agent_exec"),
+    ],
+)
+def test_words_find_the_tool(known: dict[str, Tool], words: str, first: str) -> None:
+    """The tool that is meant comes first, with its schema and how it is called, in few tokens."""
+    found = front.find(known.values(), words, 5)
+
+    assert found.tools[0].name == first, [each.name for each in found.tools]
+    assert found.tools[0].parameters["type"] == "object"
+    assert found.tools[0].call == ("read_tool" if known[first].tier is Tier.READ else "use_tool")
+    assert size(found) < 3500
+
+
+def test_nothing_fits(known: dict[str, Tool]) -> None:
+    """Words that no tool knows find none."""
+    assert front.find(known.values(), "zzzz qqqq", 5) == front.Shown(0, [])
+
+
+def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> None:
+    """Each tool of every day exists, and their list costs a model a fraction of all."""
+    listed = [briefly(describe(tools[name])) for name in front.DAILY - {"dry_run"}]
+    cost = sum(len(each.model_dump_json(by_alias=True, exclude_none=True)) for each in listed) // 4
+
+    assert cost < 5000
+
+
+def test_what_is_carried(tools: dict[str, Tool]) -> None:
+    """A carried call is the call itself, any other name stays as it is."""
+    wish = {"tool": "get_vm", "arguments": {"vmid": 100}}
+
+    assert front.unwrapped("get_vm", {"vmid": 100}, tools) == ("get_vm", {"vmid": 100})
+    assert front.unwrapped("read_tool", wish, tools) == ("get_vm", {"vmid": 100})
+    assert front.unwrapped("use_tool", wish, tools) == ("get_vm", {"vmid": 100})
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "line"),
+    [
+        ("read_tool", {"tool": "stop_vm"}, "there is no tool 'stop_vm' of tier read; use_tool calls those"),
+        ("use_tool", {"tool": "nope"}, "there is no tool 'nope'; find_tools finds them"),
+        ("use_tool", {"tool": "use_tool"}, "there is no tool 'use_tool'"),
+        ("use_tool", {}, "use_tool: object missing required field tool"),
+        ("use_tool", {"tool": "get_vm", "args": {}}, "unknown parameter 'args'; there are tool, arguments"),
+    ],
+)
+def test_what_cannot_be_carried(tools: dict[str, Tool], name: str, arguments: dict[str, object], line: str) -> None:
+    """What is wrong is named; read_tool never carries a change."""
+    with pytest.raises(InvalidMessage, match=line):
+        front.unwrapped(name, arguments, tools)
