@@ -134,6 +134,10 @@ async def _proxmox(config: Config) -> list[Finding]:
         if not config.proxmox.verify:
             advice = "set ca_file and remove verify = false"
             findings.append(Finding("proxmox certificate", good=False, text="is not verified", advice=advice))
+        if proxmox.local:
+            advice = "see [proxmox] url; until then nothing can be changed"
+            text = f"{config.proxmox.url} is not reachable, pvesh has answered in its place"
+            return [*findings[1:], Finding("proxmox", good=False, text=text, advice=advice)]
         held = await proxmox.permissions()
         return [*findings, *compare(config.proxmox.token_id, held, await _needed(config, proxmox))]
     except AgentdError as error:

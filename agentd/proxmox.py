@@ -30,6 +30,7 @@ from proxmoxer.backends.https import Backend, JsonSerializer
 from proxmoxer.core import ProxmoxResource, ResourceException
 from requests.adapters import HTTPAdapter
 
+from agentd import pvesh
 from agentd.answers import TaskStatus, Upid, classify, failure, one_line, task_status
 from agentd.errors import AgentdError, ConfigError, Denied, ProxmoxUnavailable, Rejected, TemporaryError, UnknownOutcome
 from agentd.policy import no_writing
@@ -49,6 +50,8 @@ FILE_LIMIT = 32 << 20
 """Bytes of a file beside the API; the schema of PVE 9.2 has about 3 MB."""
 LOG_LINES = 10
 LOG_PAGE = 500
+LOCAL_SHOWN = 60.0
+"""Seconds for which it is told that pvesh has answered in the API's place."""
 HALT = 30.0
 """Seconds that a task may take to end after it was told to."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
@@ -74,6 +77,8 @@ class Access(Protocol):
     def timeout(self) -> float: ...  # noqa: D102
     @property
     def calls_per_node(self) -> int: ...  # noqa: D102
+    @property
+    def pvesh(self) -> str | None: ...  # noqa: D102
     @property
     def vmid_min(self) -> int: ...  # noqa: D102
     @property
@@ -168,6 +173,12 @@ class Proxmox:
         self._nodes: dict[str, asyncio.Semaphore] = {}
         self._denied: Denied | None = None
         self._denied_until = 0.0
+        self._local_at = -LOCAL_SHOWN
+
+    @property
+    def local(self) -> bool:
+        """Whether the API was not reached lately, and reads were answered by pvesh."""
+        return time.monotonic() - self._local_at < LOCAL_SHOWN
 
     async def close(self) -> None:
         """Close the connections; calls in flight end by themselves and nobody waits for them."""
@@ -357,12 +368,21 @@ class Proxmox:
         except ResourceException as error:
             return self._refused(method, path, error)
         except requests.RequestException as error:
-            return _lost(method, path, error)
+            return self._instead(method, path, params, _lost(method, path, error), unsent=_unsent(error))
         except ValueError as error:
             return _unanswered(method, f"{method} {path}: the answer is not from Proxmox: {error}")
         except OSError as error:
             return ConfigError(f"proxmox: {one_line(error)}")
         return answer
+
+    def _instead(
+        self, method: str, path: str, params: dict[str, Any], lost: AgentdError, *, unsent: bool
+    ) -> dict[str, Any] | AgentdError:
+        """Return what this node's own shell says where its API is not reached and a read was meant, else `lost`."""
+        if method != "GET" or not unsent or self.settings.pvesh is None:
+            return lost
+        self._local_at = time.monotonic()
+        return pvesh.read(self.settings.pvesh, path, params, self.settings.timeout)
 
     def _verb(self, method: str, path: str) -> Callable[..., dict[str, Any]]:
         api = self._connect()
@@ -418,13 +438,19 @@ def _lost(method: str, path: str, error: requests.RequestException) -> AgentdErr
         )
     if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         return ProxmoxUnavailable(f"{where}: the server's certificate is not trusted: {one_line(cause)}", delay=30.0)
-    # urllib3 is requests' own affair: its error is known by its name (and NameResolutionError is one).
-    unsent = any(kind.__name__ == "NewConnectionError" for kind in type(cause).__mro__)
-    if unsent or isinstance(error, requests.ConnectTimeout):
+    if _unsent(error):
         return ProxmoxUnavailable(f"{where}: Proxmox is not reachable: {one_line(cause)}", delay=3.0)
     if isinstance(error, requests.Timeout):
         return _unanswered(method, f"{where}: no answer in time")
     return _unanswered(method, f"{where}: the connection was lost: {one_line(cause)}")
+
+
+def _unsent(error: requests.RequestException) -> bool:
+    """Tell whether a request cannot have been sent: there was no connection."""
+    cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
+    # urllib3 is requests' own affair: its error is known by its name (and NameResolutionError is one).
+    refused = any(kind.__name__ == "NewConnectionError" for kind in type(cause).__mro__)
+    return refused or isinstance(error, requests.ConnectTimeout)
 
 
 def _unanswered(method: str, text: str) -> AgentdError:

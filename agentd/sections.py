@@ -303,6 +303,11 @@ class Proxmox(Section):
         ge=35,
         description="seconds for an answer; Proxmox itself waits 10 s for a lock and 22 to 30 s for a dead node",
     )
+    pvesh: str | None = Field(
+        default=None,
+        description="/usr/bin/pvesh, on a node of the cluster: by what this daemon, as root, reads while the API is "
+        "not reachable; as root@pam, so without the token's limits",
+    )
     calls_per_node: int = Field(
         default=2,
         ge=1,

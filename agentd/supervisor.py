@@ -353,6 +353,8 @@ class Supervisor:
         warnings = []
         if self.config.proxmox is not None and not self.config.proxmox.verify:
             warnings.append("the certificate of Proxmox is not verified ([proxmox] verify = false)")
+        if self.proxmox is not None and self.proxmox.local:
+            warnings.append("the API of Proxmox is not reachable: what is read comes from pvesh, nothing is changed")
         health = {each.role.name: each.context.health for each in self._running}
         warnings += [f"{name}: {text}" for name, each in health.items() for text in each.warnings]
         waiting = Health(reason="waiting for NATS")

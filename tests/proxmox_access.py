@@ -27,6 +27,7 @@ class Access:
     verify: bool = True
     timeout: float = 35.0
     calls_per_node: int = 2
+    pvesh: str | None = None
     vmid_min: int = 100
     vmid_max: int = 999_999
 
