@@ -16,6 +16,8 @@ from agentd_proxmox.ha import Ha
 from agentd_proxmox.ha_rules import HaRules
 from agentd_proxmox.jobs import Jobs
 from agentd_proxmox.migrate import Migration
+from agentd_proxmox.node import Node
+from agentd_proxmox.node_power import NodePower
 from agentd_proxmox.pools import Pools
 from agentd_proxmox.power import Power
 from agentd_proxmox.prune import Pruning
@@ -49,8 +51,9 @@ GUESTS: Final[tuple[Area, ...]] = (
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
 )
+NODES: Final[tuple[Area, ...]] = (Node, NodePower)
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access)
-AREAS: Final = (*GUESTS, *CLUSTER, *USERS)
+AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)
 
 
 def declared() -> Iterator[Declared]:

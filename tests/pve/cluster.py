@@ -146,5 +146,6 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     pve.pools, pve.pool_info, pve.quorate, pve.jobs = {}, {}, True, {}
     pve.reset_ha()
     pve.reset_replication()
+    pve.reset_system()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

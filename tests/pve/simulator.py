@@ -28,6 +28,7 @@ from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
 from pve.jobs import Jobs
 from pve.replication import Replication
+from pve.system import System
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -92,7 +93,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Downloads, Replication, Agent, Access):
+class Simulator(Ha, Jobs, Downloads, Replication, System, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
@@ -238,7 +239,8 @@ class Simulator(Ha, Jobs, Downloads, Replication, Agent, Access):
             request[USER] = None if self.is_world(match, request.method) else self._authenticate(request)
             if match is None or request.method not in match.methods:
                 return self._not_implemented(request)
-            if "node" in match.params:
+            # Real PVE: a node is woken by the one that is asked, and not asked itself.
+            if "node" in match.params and not request.path.endswith("/wakeonlan"):
                 await self._proxy(match.params["node"])
             return await handler(request)
         except Unauthorised as error:
