@@ -57,6 +57,7 @@ HALT = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 _UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
+_ELSEWHERE = re.compile(r"[\x00-\x20\x7f?#\\]|%2[eE]|%2[fF](?!\d{1,3}\Z)")
 _NODE = re.compile(r"/nodes/([^/]+)/")
 
 
@@ -145,9 +146,12 @@ def encode(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _safe(path: str) -> str:
-    """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere."""
+    """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere.
+
+    A slash that is encoded is let through where a network ends: `…/ipset/NAME/192.0.2.0%2F24`.
+    """
     parts = path.strip("/").split("/")
-    if any(part in {"", ".", ".."} for part in parts) or re.search(r"[\x00-\x20\x7f?#\\]|%2[eEfF]", path):
+    if any(part in {"", ".", ".."} for part in parts) or _ELSEWHERE.search(path):
         raise Rejected(f"{one_line(path)!r} is not a path of the Proxmox API")
     return "/" + "/".join(parts)
 

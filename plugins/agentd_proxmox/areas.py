@@ -11,6 +11,8 @@ from agentd_proxmox.cluster import Cluster
 from agentd_proxmox.containers import Containers
 from agentd_proxmox.create import Creation
 from agentd_proxmox.disks import Disks
+from agentd_proxmox.firewall import Firewalls
+from agentd_proxmox.firewall_sets import FirewallSets
 from agentd_proxmox.guests import Guests
 from agentd_proxmox.ha import Ha
 from agentd_proxmox.ha_rules import HaRules
@@ -51,7 +53,7 @@ GUESTS: Final[tuple[Area, ...]] = (
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
 )
-NODES: Final[tuple[Area, ...]] = (Node, NodePower)
+NODES: Final[tuple[Area, ...]] = (Node, NodePower, Firewalls, FirewallSets)
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access)
 AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)
 

@@ -147,5 +147,6 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     pve.reset_ha()
     pve.reset_replication()
     pve.reset_system()
+    pve.reset_firewall()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from fakepve import schema
 from fakepve.routing import die
 
 from pve.nodes import Nodes
 
 if TYPE_CHECKING:
-    from pve.foreign import Data, Record, Routes, Values
+    from pve.foreign import Data, Record, Request, Routes, Values
 
 DESCRIPTIONS = {
     "corosync": "Corosync Cluster Engine",
@@ -51,6 +53,21 @@ class System(Nodes):
         self.clock_skew = 0.0
         self.boot_lag = 0.0
         self.journal = [f"Nov 23 10:00:{second:02d} pve1 pvedaemon[1000]: line {second}" for second in range(60)]
+
+    def reset_firewall(self) -> None:
+        """Forget every rule, which fakepve keeps for as long as it lives."""
+        self.__dict__.pop("_fw_state", None)
+
+    def resolve(self, request: Request, prefix: str) -> Data:
+        """Find a request's method; a network's slash arrives encoded and is part of its name, where fakepve splits."""
+        found = super().resolve(request, prefix)
+        head, _, last = request.rel_url.raw_path.rpartition("/ipset/")
+        name, _, cidr = last.partition("/")
+        if found is not None or not head or "%2F" not in cidr.upper():
+            return found
+        found = schema.load().match(f"{head[len(prefix) :]}/ipset/{name}/network")
+        found.params["cidr"] = unquote(cidr)
+        return found
 
     def _routes_sim_system(self) -> Routes:
         service = "/nodes/{node}/services/{service}"
