@@ -194,6 +194,10 @@ class Proxmox:
         """Return the data of GET `path`."""
         return (await self._call("GET", path, params)).get("data")
 
+    async def whole(self, path: str, /, **params: str | int | bool | None) -> dict[str, Any]:
+        """Return the whole answer of GET `path`: for some, more than `data` stands in it."""
+        return await self._call("GET", path, params)
+
     async def post(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
         """Return the data of POST `path`, often a UPID."""
         return (await self._call("POST", path, params)).get("data")

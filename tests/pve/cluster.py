@@ -148,5 +148,6 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     pve.reset_replication()
     pve.reset_system()
     pve.reset_firewall()
+    pve.reset_fabric()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

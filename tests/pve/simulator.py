@@ -24,6 +24,7 @@ from pve import apidoc
 from pve.access import Access
 from pve.agent import Agent
 from pve.downloads import Downloads
+from pve.fabric import Fabric
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
 from pve.jobs import Jobs
@@ -93,7 +94,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Downloads, Replication, System, Agent, Access):
+class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
@@ -242,7 +243,7 @@ class Simulator(Ha, Jobs, Downloads, Replication, System, Agent, Access):
             # Real PVE: a node is woken by the one that is asked, and not asked itself.
             if "node" in match.params and not request.path.endswith("/wakeonlan"):
                 await self._proxy(match.params["node"])
-            return await handler(request)
+            return self.beside(request, await handler(request))
         except Unauthorised as error:
             await asyncio.sleep(self.auth_delay)
             return web.Response(status=401, reason=str(error))
