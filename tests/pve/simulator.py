@@ -30,6 +30,7 @@ from pve.ha import Ha
 from pve.jobs import Jobs
 from pve.replication import Replication
 from pve.system import System
+from pve.walls import Walls
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -94,7 +95,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Agent, Access):
+class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Walls, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
