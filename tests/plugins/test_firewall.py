@@ -84,7 +84,8 @@ class TestRules:
         await tools.once("change_firewall_rule", calls[1], pos=0, rule=SAYS, to=1)
         for call in reversed(calls):
             assert call.undo is not None
-            after = await tools.once(call.undo[0], **call.undo[1])
+            await tools.once(call.undo[0], **call.undo[1])
+        after = await tools.once("list_firewall")
         assert add.undo is not None
         gone = await tools.once(add.undo[0], **add.undo[1])
 
