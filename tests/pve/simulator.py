@@ -28,6 +28,7 @@ from pve.fabric import Fabric
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
 from pve.jobs import Jobs
+from pve.platters import Platters
 from pve.replication import Replication
 from pve.system import System
 
@@ -94,7 +95,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Agent, Access):
+class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Platters, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
