@@ -27,6 +27,7 @@ from agentd_proxmox.snapshots import Snapshots
 from agentd_proxmox.states import States
 from agentd_proxmox.storage import Storage
 from agentd_proxmox.tokens import ApiTokens
+from agentd_proxmox.uploads import Uploads
 from agentd_proxmox.users import Users
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ GUESTS: Final[tuple[Area, ...]] = (
     *(Creation, Containers, Guests, Disks, Power, States, Migration, Agent, Removal, Snapshots),
 )
 CLUSTER: Final[tuple[Area, ...]] = (
-    *(Cluster, Storage, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
+    *(Cluster, Storage, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
 )
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access)
 AREAS: Final = (*GUESTS, *CLUSTER, *USERS)

@@ -13,7 +13,7 @@ from agentd_proxmox.settings import ToolSettings
 from harness import Net
 from proxmox_access import Steer, connect
 from pve.client import FakePve, available
-from tool_bench import Bench
+from tool_bench import HERE, Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -70,7 +70,7 @@ def steered(lab: FakePve) -> Steer:
 async def tools(lab: FakePve) -> AsyncIterator[Bench]:
     """Offer the tools with the token that may do everything."""
     proxmox = connect(lab)
-    yield Bench(proxmox, ToolSettings(lock_wait=3, ha_wait=1))
+    yield Bench(proxmox, ToolSettings(lock_wait=3, ha_wait=1, upload_dirs=[HERE]))
     await proxmox.close()
 
 

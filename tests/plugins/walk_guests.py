@@ -88,5 +88,6 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("create_vm", {"vmid": 303, "node": "pve1", "name": "passing", "storage": "local-lvm", "disk": 4}),
     ("start_vm", {"vmid": 303}),
     ("discard_guest", {"vmid": 303}),
+    ("upload_file", {"path": __file__, "storage": "local", "node": "pve1", "filename": "walked.iso"}),
     *MOVES,
 ]

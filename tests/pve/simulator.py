@@ -28,6 +28,7 @@ from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
 from pve.jobs import Jobs
 from pve.replication import Replication
+from pve.uploads import Uploads
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -74,8 +75,10 @@ async def read_params(request: Request) -> Values:
 
 async def read_body(request: Request) -> Values:
     """Read the parameters in the body: a form or JSON."""
+    if request.content_type == "multipart/form-data":
+        return {}  # uploads.py reads it, piece by piece
     body = await request.read()
-    if not body or request.content_type == "multipart/form-data":
+    if not body:
         return {}
     if request.content_type != "application/json":
         return decode_form(body.decode("utf-8", "replace"))
@@ -92,7 +95,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Downloads, Replication, Agent, Access):
+class Simulator(Ha, Jobs, Uploads, Downloads, Replication, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
