@@ -109,7 +109,7 @@ def _by_text(line: str, text: str) -> AgentdError:
         return found
     kinds: tuple[tuple[re.Pattern[str], type[AgentdError]], ...] = (
         (_TAKEN, VmidTaken),
-        (re.compile("checksum mismatch"), ConfigChanged),
+        (re.compile("checksum mismatch|detected modified configuration"), ConfigChanged),
         (_PASSING, ProxmoxUnavailable),
         (_ABSENT, NotFound),
     )

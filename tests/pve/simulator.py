@@ -26,7 +26,9 @@ from pve.agent import Agent
 from pve.downloads import Downloads
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
+from pve.imports import Imports
 from pve.jobs import Jobs
+from pve.mounts import Mounts
 from pve.replication import Replication
 from pve.uploads import Uploads
 
@@ -95,7 +97,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Uploads, Downloads, Replication, Agent, Access):
+class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
