@@ -27,6 +27,7 @@ from agentd_proxmox.snapshots import Snapshots
 from agentd_proxmox.states import States
 from agentd_proxmox.storage import Storage
 from agentd_proxmox.tokens import ApiTokens
+from agentd_proxmox.trial import Trial
 from agentd_proxmox.uploads import Uploads
 from agentd_proxmox.users import Users
 
@@ -45,7 +46,7 @@ class Area(Protocol):
 
 
 GUESTS: Final[tuple[Area, ...]] = (
-    *(Creation, Containers, Guests, Disks, Power, States, Migration, Agent, Removal, Snapshots),
+    *(Creation, Containers, Guests, Disks, Power, States, Migration, Agent, Trial, Removal, Snapshots),
 )
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
