@@ -15,6 +15,7 @@ from agentd.answers import role_for
 from agentd.bus import Bus
 from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
 from agentd.messages import MAX_STATE, Heartbeat, Tier, now
+from agentd.policy import Policy
 from agentd.proxmox import Proxmox
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ MAX_OFFSET = 2.0
 """Seconds that our clock may differ from the server's."""
 OLDEST = (2, 15)
 """The oldest nats-server that has what the streams need."""
-ROLES = ((Tier.READ, "AgentdRead"), (Tier.OPERATE, "AgentdOperate"))
-"""The roles in Proxmox that `agentd doctor --roles` makes: one for looking, one for all that is not refused."""
+ROLES = tuple((tier, f"Agentd{tier.capitalize()}") for tier in Tier)
+"""The roles in Proxmox that `agentd doctor --roles` makes: what the tools up to a tier need."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -139,7 +140,9 @@ async def _proxmox(config: Config) -> list[Finding]:
             text = f"{config.proxmox.url} is not reachable, pvesh has answered in its place"
             return [*findings[1:], Finding("proxmox", good=False, text=text, advice=advice)]
         held = await proxmox.permissions()
-        return [*findings, *compare(config.proxmox.token_id, held, await _needed(config, proxmox))]
+        granted = _granted(config)
+        needed = [each for each in await _needed(config, proxmox) if granted.covers(each.tier)]
+        return [*findings, *compare(config.proxmox.token_id, held, needed)]
     except AgentdError as error:
         return [Finding("proxmox", good=False, text=str(error), advice="see [proxmox] in the configuration")]
     finally:
@@ -156,8 +159,15 @@ async def roles(config: Config) -> list[str]:
     finally:
         await proxmox.close()
     lines = [f"pveum role add {role} -privs '{','.join(_privileges(needed, tier))}'" for tier, role in ROLES]
-    token, widest = config.proxmox.token_id, ROLES[-1][1]
-    return [*lines, *(_modify("/", kind, who, widest) for kind, who in _both(token))]
+    token, granted = config.proxmox.token_id, dict(ROLES)[_granted(config)]
+    return [*lines, *(_modify("/", kind, who, granted) for kind, who in _both(token))]
+
+
+def _granted(config: Config) -> Tier:
+    """Return the highest tier that the policy grants to anybody: more rights than that the token needs not have."""
+    policy = Policy.of(config.policy)
+    given = {policy.default_tier, policy.plain_tier, *policy.principals.values()}
+    return next(tier for tier in reversed(Tier) if tier in given)
 
 
 async def _needed(config: Config, proxmox: Proxmox) -> list[Right]:

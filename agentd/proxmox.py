@@ -63,6 +63,7 @@ HALT = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 _UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
+_ELSEWHERE = re.compile(r"[\x00-\x20\x7f?#\\]|%2[eE]|%2[fF](?!\d{1,3}\Z)")
 _NODE = re.compile(r"/nodes/([^/]+)/")
 
 
@@ -151,9 +152,12 @@ def encode(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _safe(path: str) -> str:
-    """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere."""
+    """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere.
+
+    A slash that is encoded is let through where a network ends: `…/ipset/NAME/192.0.2.0%2F24`.
+    """
     parts = path.strip("/").split("/")
-    if any(part in {"", ".", ".."} for part in parts) or re.search(r"[\x00-\x20\x7f?#\\]|%2[eEfF]", path):
+    if any(part in {"", ".", ".."} for part in parts) or _ELSEWHERE.search(path):
         raise Rejected(f"{one_line(path)!r} is not a path of the Proxmox API")
     return "/" + "/".join(parts)
 
@@ -196,6 +200,10 @@ class Proxmox:
     async def get(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401 - what Proxmox answers
         """Return the data of GET `path`."""
         return (await self._call("GET", path, params)).get("data")
+
+    async def whole(self, path: str, /, **params: str | int | bool | None) -> dict[str, Any]:
+        """Return the whole answer of GET `path`: for some, more than `data` stands in it."""
+        return await self._call("GET", path, params)
 
     async def post(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
         """Return the data of POST `path`, often a UPID."""

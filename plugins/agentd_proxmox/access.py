@@ -6,7 +6,7 @@ gives nothing to anybody until it is granted.  What Proxmox itself brings (`spec
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -15,13 +15,16 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields
+from agentd_proxmox import fields, methods
 from agentd_proxmox.users import Removed
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
+
+GRANTS = ("GET /access/roles", "GET /access/acl")
 
 RoleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-_]{1,64}$", description="name of a role")]
 Privilege = Annotated[str, Meta(pattern=r"^[A-Za-z]+(\.[A-Za-z]+)+$", description="for example VM.Audit")]
@@ -122,6 +125,23 @@ class WhosePermissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Access:
     """The tools for roles, permissions and realms."""
+
+    calls: ClassVar[Calls] = {
+        "list_roles": ("GET /access/roles",),
+        "create_role": ("GET /access/roles", "POST /access/roles"),
+        "change_role": (*GRANTS, "PUT /access/roles/{roleid}"),
+        "delete_role": (*GRANTS, "DELETE /access/roles/{roleid}"),
+        "list_grants": ("GET /access/acl",),
+        "grant_role": (*GRANTS, "PUT /access/acl"),
+        "revoke_role": ("GET /access/acl", "PUT /access/acl"),
+        "list_realms": ("GET /access/domains",),
+        "permissions": ("GET /access/permissions",),
+    }
+    needs: ClassVar[Needs] = {
+        "permissions": methods.on("/access", "Sys.Audit"),
+        "grant_role": methods.on("{path}", "Permissions.Modify"),
+        "revoke_role": methods.on("{path}", "Permissions.Modify"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep the connection."""

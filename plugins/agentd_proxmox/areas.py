@@ -11,11 +11,16 @@ from agentd_proxmox.cluster import Cluster
 from agentd_proxmox.containers import Containers
 from agentd_proxmox.create import Creation
 from agentd_proxmox.disks import Disks
+from agentd_proxmox.firewall import Firewalls
+from agentd_proxmox.firewall_sets import FirewallSets
 from agentd_proxmox.guests import Guests
 from agentd_proxmox.ha import Ha
 from agentd_proxmox.ha_rules import HaRules
+from agentd_proxmox.interfaces import NodeNetwork
 from agentd_proxmox.jobs import Jobs
 from agentd_proxmox.migrate import Migration
+from agentd_proxmox.node import Node
+from agentd_proxmox.node_power import NodePower
 from agentd_proxmox.pools import Pools
 from agentd_proxmox.power import Power
 from agentd_proxmox.prune import Pruning
@@ -23,6 +28,7 @@ from agentd_proxmox.remove import Removal
 from agentd_proxmox.replication import Replication
 from agentd_proxmox.restore import Restore
 from agentd_proxmox.rights import Declared
+from agentd_proxmox.sdn import SdnTools
 from agentd_proxmox.snapshots import Snapshots
 from agentd_proxmox.states import States
 from agentd_proxmox.storage import Storage
@@ -51,8 +57,9 @@ GUESTS: Final[tuple[Area, ...]] = (
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
 )
+NODES: Final[tuple[Area, ...]] = (Node, NodePower, NodeNetwork, Firewalls, FirewallSets, SdnTools)
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access)
-AREAS: Final = (*GUESTS, *CLUSTER, *USERS)
+AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)
 
 
 def declared() -> Iterator[Declared]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,13 +19,16 @@ from agentd.answers import one_line
 from agentd.errors import AgentdError, GuestLocked, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, pages, targets
+from agentd_proxmox import fields, look, methods, pages, targets
 from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
+
+VOLUME = "GET /nodes/{node}/storage/{storage}/content/{volume}"
 
 PAGE = 10
 NOTES_LIMIT = 1024
@@ -173,6 +176,17 @@ async def archive(inventory: Inventory, node: str, volid: str) -> BackupLine:
 
 class Backups:
     """The tools that make and keep backups."""
+
+    calls: ClassVar[Calls] = {
+        "create_backup": (*methods.WRITE, methods.CONTENT, "POST /nodes/{node}/vzdump"),
+        "list_backups": (*methods.PLACES, methods.CONTENT),
+        "set_backup_notes": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
+        "set_backup_protection": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
+    }
+    needs: ClassVar[Needs] = {
+        each: methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)}
+        for each in calls
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

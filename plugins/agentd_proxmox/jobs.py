@@ -7,7 +7,7 @@ digest when a job is changed: here the job is read right before, and refused if 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -16,13 +16,16 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, pages, targets
+from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.backups import template
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
+
+UNCOVERED = "GET /cluster/backup-info/not-backed-up"
 
 PAGE = 20
 KEEPS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
@@ -150,6 +153,17 @@ class UncoveredPage(msgspec.Struct, frozen=True):
 
 class Jobs:
     """The tools for backup jobs."""
+
+    calls: ClassVar[Calls] = {
+        "list_backup_jobs": ("GET /cluster/backup",),
+        "create_backup_job": (*methods.PLACES, "GET /cluster/backup", "POST /cluster/backup"),
+        "update_backup_job": (*methods.PLACES, "GET /cluster/backup", "PUT /cluster/backup/{id}"),
+        "delete_backup_job": ("GET /cluster/backup", UNCOVERED, "DELETE /cluster/backup/{id}"),
+        "not_backed_up": (UNCOVERED,),
+    }
+    needs: ClassVar[Needs] = {
+        each: methods.on(methods.STORAGE, "Datastore.Audit") for each in ("create_backup_job", "update_backup_job")
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""

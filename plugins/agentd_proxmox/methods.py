@@ -32,8 +32,11 @@ WRITE: Final = (*READ, *TASK, TASKS)
 """What changing a guest takes beside the change: the look before it, and its task."""
 HA_LISTS: Final = tuple(f"GET /cluster/ha/{each}" for each in ("status/current", "resources", "rules", "groups"))
 
+CONTENT: Final = "GET /nodes/{node}/storage/{storage}/content"
+NEW: Final = ("POST /nodes/{node}/qemu", "POST /nodes/{node}/lxc")
 VM: Final = "/vms/{vmid}"
-SPACE: Final = ("Datastore.AllocateSpace", "/storage/{storage}")
+STORAGE: Final = "/storage/{storage}"
+SPACE: Final = ("Datastore.AllocateSpace", STORAGE)
 BRIDGE: Final = ("SDN.Use", "/sdn/zones/{zone}/{bridge}")
 
 

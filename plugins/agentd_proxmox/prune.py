@@ -8,7 +8,7 @@ although time went by.  Afterwards the storage is read again: what is gone and w
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,11 +17,12 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, pages, targets
+from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
 Keep = Annotated[int, Meta(ge=0, le=10_000)]
 SHOWN = 20
@@ -76,6 +77,19 @@ class Outcome(msgspec.Struct, frozen=True):
 
 class Pruning:
     """The tools that delete old backups."""
+
+    calls: ClassVar[Calls] = {
+        "preview_prune": (*methods.PLACES, "GET /nodes/{node}/storage/{storage}/prunebackups"),
+        "prune_backups": (
+            *(*methods.PLACES, *methods.TASK, methods.TASKS),
+            "GET /nodes/{node}/storage/{storage}/prunebackups",
+            "DELETE /nodes/{node}/storage/{storage}/prunebackups",
+        ),
+    }
+    needs: ClassVar[Needs] = {
+        "preview_prune": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "prune_backups": methods.on(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where storages are found."""

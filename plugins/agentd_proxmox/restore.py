@@ -8,7 +8,7 @@ the old one's disks: that is told, never hidden.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import unquote
 
 import msgspec
@@ -17,7 +17,7 @@ from msgspec import Meta
 from agentd.errors import AgentdError, NotFound, ProxmoxUnavailable, Rejected, TaskFailed, VmidTaken
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, targets
+from agentd_proxmox import fields, look, methods, targets
 from agentd_proxmox.backups import Archive, BackupLine, archive
 from agentd_proxmox.inventory import Place
 from agentd_proxmox.look import Seat
@@ -25,6 +25,9 @@ from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+ARCHIVE = "GET /nodes/{node}/vzdump/extractconfig"
 
 RESTORERS = frozenset({"qmrestore", "vzrestore"})
 NOBODY = 3
@@ -86,6 +89,19 @@ def parse_config(text: str) -> look.Config:
 
 class Restore:
     """The tools that bring guests back."""
+
+    calls: ClassVar[Calls] = {
+        "inspect_backup": (*methods.PLACES, methods.CONTENT, ARCHIVE),
+        "restore_backup": (*methods.WRITE, methods.CONTENT, ARCHIVE, *methods.NEW),
+        "restore_over_guest": (*methods.WRITE, methods.CONTENT, ARCHIVE, *methods.NEW),
+    }
+    needs: ClassVar[Needs] = {
+        "inspect_backup": methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)},
+        **{
+            each: methods.on(methods.VM, "VM.Allocate", "VM.Backup") | {methods.SPACE, methods.BRIDGE}
+            for each in ("restore_backup", "restore_over_guest")
+        },
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

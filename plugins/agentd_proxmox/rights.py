@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentd.errors import NotFound
+from agentd.messages import Tier
 from agentd.tools import Right
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
 
-    from agentd.messages import Tier
     from agentd_proxmox.schema import Catalogue
 
     Needed = AbstractSet[tuple[str, str]]
@@ -51,15 +51,17 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
 
 
 def rights(catalogue: Catalogue, declared: Iterable[Declared]) -> list[Right]:
-    """Return the privileges that the tools need, each with its path and who needs it.
+    """Return the privileges that the tools need, each with its path, who needs it, and from which tier on.
 
-    A method that this version does not have needs none.
+    A method that this version does not have needs none.  A privilege by which something can be changed is none of the
+    tier `read`: Proxmox shows backups only to who may make them, and a token for looking shall not be able to.
     """
     found: dict[tuple[str, str], tuple[Tier, list[str]]] = {}
     for each in declared:
         for privilege, path in sorted(_of(catalogue, each)):
-            lowest, tools = found.get((privilege, path), (each.tier, []))
-            found[privilege, path] = (lowest if each.tier.covers(lowest) else each.tier, [*tools, each.tool])
+            tier = Tier.OPERATE if each.tier is Tier.READ and not privilege.endswith(".Audit") else each.tier
+            lowest, tools = found.get((privilege, path), (tier, []))
+            found[privilege, path] = (lowest if tier.covers(lowest) else tier, [*tools, each.tool])
     return [Right(privilege, path, tier, tuple(tools)) for (privilege, path), (tier, tools) in sorted(found.items())]
 
 

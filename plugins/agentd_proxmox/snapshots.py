@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -19,11 +19,12 @@ from agentd.answers import one_line
 from agentd.errors import AgentdError, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, pages, targets
+from agentd_proxmox import fields, look, methods, pages, targets
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
@@ -161,6 +162,19 @@ def _line(entry: Entry, now: datetime) -> SnapshotLine:
 
 class Snapshots:
     """The tools for snapshots."""
+
+    calls: ClassVar[Calls] = {
+        "list_snapshots": (*methods.PLACES, *methods.guest("GET /snapshot")),
+        "create_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /snapshot")),
+        "rollback_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /snapshot/{snapname}/rollback")),
+        "delete_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "DELETE /snapshot/{snapname}")),
+        "old_snapshots": (*methods.PLACES, *methods.guest("GET /snapshot")),
+    }
+    needs: ClassVar[Needs] = {
+        "list_snapshots": methods.on(methods.VM, "VM.Audit"),
+        "old_snapshots": methods.on(methods.VM, "VM.Audit"),
+        "rollback_snapshot": methods.on(methods.VM, "VM.Snapshot.Rollback"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""

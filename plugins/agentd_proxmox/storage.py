@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,12 +19,13 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, pages, targets
+from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.backups import notes_text
 from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
@@ -142,6 +143,27 @@ class Deleted(msgspec.Struct, frozen=True):
 
 class Storage:
     """The tools for storages and volumes."""
+
+    calls: ClassVar[Calls] = {
+        "list_content": (*methods.PLACES, methods.CONTENT),
+        "storage_status": ("GET /nodes/{node}/storage/{storage}/status",),
+        "download_url": (
+            *(*methods.PLACES, *methods.TASK, methods.TASKS, methods.CONTENT),
+            "POST /nodes/{node}/storage/{storage}/download-url",
+        ),
+        "allocate_disk": (*methods.PLACES, methods.CONTENT, "POST /nodes/{node}/storage/{storage}/content"),
+        "delete_volume": (
+            *(*methods.WRITE, methods.CONTENT, *methods.guest("GET /snapshot", "GET /snapshot/{snapname}/config")),
+            "DELETE /nodes/{node}/storage/{storage}/content/{volume}",
+        ),
+    }
+    needs: ClassVar[Needs] = {
+        "list_content": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "storage_status": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "download_url": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "allocate_disk": methods.on(methods.STORAGE, "Datastore.Audit") | methods.on(methods.VM, "VM.Audit"),
+        "delete_volume": methods.on(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where storages and guests are found."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -17,14 +17,18 @@ from agentd.answers import one_line
 from agentd.errors import Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import methods
 from agentd_proxmox.users import Epoch, Removed, Text, UserId, WhichUser, granted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
+
+OWNER = "GET /access/users/{userid}"
 
 TokenName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9.\-_]{1,63}$", description="name of a token")]
 
@@ -65,6 +69,17 @@ class WhichToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ApiTokens:
     """The tools for API tokens."""
 
+    calls: ClassVar[Calls] = {
+        "list_tokens": (OWNER,),
+        "create_token": (OWNER, "POST /access/users/{userid}/token/{tokenid}"),
+        "revoke_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
+    }
+    needs: ClassVar[Needs] = {
+        "list_tokens": methods.on("/access/groups", "Sys.Audit"),
+        "create_token": methods.on("/access/groups", "User.Modify"),
+        "revoke_token": methods.on("/access/groups", "User.Modify"),
+    }
+
     def __init__(self, inventory: Inventory) -> None:
         """Keep the connection."""
         self.inventory = inventory
@@ -73,8 +88,9 @@ class ApiTokens:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_tokens(self, call: Call, p: WhichUser) -> Tokens:  # noqa: ARG002
         """List the API tokens of a user; their secrets are shown to nobody."""
-        entries: list[Entry] = await self.proxmox.get(f"/access/users/{p.id}/token") or []
-        return Tokens(sorted((_token(p.id, str(e["tokenid"]), e) for e in entries), key=lambda each: each.id))
+        # The list of tokens itself takes the right to change users; what is told of the user does not.
+        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{p.id}")).get("tokens") or {}
+        return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="user_management")
     async def create_token(self, call: Call, p: NewToken) -> Token:

@@ -6,7 +6,7 @@ out, is of tier `destroy`.  The user that agentd itself is, and root@pam, are le
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -15,13 +15,17 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, PermanentError, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, pages
+from agentd_proxmox import fields, methods, pages
 
 if TYPE_CHECKING:
     from agentd.proxmox import Proxmox
     from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
+
+LISTS = ("GET /access/users", "GET /access/acl")
+GROUPS = "/access/groups"
 
 ROOT = "root@pam"
 
@@ -126,6 +130,25 @@ class Removed(msgspec.Struct, frozen=True):
 
 class Users:
     """The tools for users and groups."""
+
+    calls: ClassVar[Calls] = {
+        "list_users": ("GET /access/users",),
+        "get_user": ("GET /access/users/{userid}",),
+        "create_user": ("GET /access/users", "GET /access/users/{userid}", "POST /access/users"),
+        "change_user": ("GET /access/users/{userid}", "PUT /access/users/{userid}"),
+        "delete_user": (*LISTS, "GET /access/users/{userid}", "DELETE /access/users/{userid}"),
+        "list_groups": ("GET /access/groups",),
+        "create_group": ("GET /access/groups", "POST /access/groups"),
+        "delete_group": (*LISTS, "GET /access/groups", "DELETE /access/groups/{groupid}"),
+    }
+    needs: ClassVar[Needs] = {
+        **{each: methods.on(GROUPS, "Sys.Audit") for each in ("list_users", "get_user", "list_groups")},
+        "create_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
+        "change_user": methods.on(GROUPS, "User.Modify"),
+        "delete_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
+        "create_group": methods.on(GROUPS, "Sys.Audit"),
+        "delete_group": methods.on(GROUPS, "Sys.Audit"),
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep the connection."""

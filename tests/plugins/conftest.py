@@ -11,6 +11,7 @@ import pytest_asyncio
 from agentd.plugins import known_tools
 from agentd_proxmox.settings import ToolSettings
 from harness import Net
+from plugins.shelf import serving
 from proxmox_access import Steer, connect
 from pve.client import FakePve, available
 from tool_bench import HERE, Bench
@@ -82,3 +83,10 @@ def recorded(facts: Path) -> Callable[[str], Any]:
         return json.loads((facts / "pve" / "recorded" / f"{name}.json").read_text())["body"]["data"]
 
     return data
+
+
+@pytest.fixture(scope="session")
+def shelf() -> Iterator[str]:
+    """Serve files on loopback and return the address."""
+    with serving() as address:
+        yield address

@@ -309,7 +309,7 @@ class TestWhole:
             assert set(said.parameters) == set(endpoint.info["parameters"])
 
         assert len(real) == 675
-        assert tiers == {Tier.READ: 333, Tier.OPERATE: 139, Tier.DESTROY: 171, Tier.EXEC: 32}
+        assert tiers == {Tier.READ: 333, Tier.OPERATE: 118, Tier.DESTROY: 192, Tier.EXEC: 32}
 
     @pytest.mark.parametrize(
         ("words", "first"),

@@ -19,6 +19,7 @@ from agentd.tools import Right
 from agentd_proxmox import rights
 from agentd_proxmox.areas import AREAS, declared
 from agentd_proxmox.schemas import Schemas
+from agentd_proxmox.settings import ToolSettings
 from plugins.walk_guests import EIGHT
 from proxmox_access import Steer, connect
 from tool_bench import Bench, Doubt, MemoryCall
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agentd.config import Config
+    from agentd.proxmox import Proxmox
     from agentd.tools import Found
     from pve.client import FakePve
 
@@ -46,33 +48,47 @@ def keyed(call: C, tool: str) -> C:
     return call
 
 
-async def walk(bench: Bench, steer: Steer) -> dict[str, set[str]]:
-    """Call every tool and return the methods that arrived for each."""
-    catalogue = await Schemas(bench.tools["get_vm"].run.__self__.proxmox, None).catalogue()  # type: ignore[attr-defined]
+async def walk(
+    benches: Callable[[str], Bench],
+    steer: Steer,
+    shelf: str,
+    before: Callable[[str, Any], Awaitable[None]] | None = None,
+) -> dict[str, set[str]]:
+    """Call every tool, each at the bench that is given for it; return the methods that arrived for each."""
+    proxmox = benches("get_vm").tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined]
+    catalogue = await Schemas(proxmox, None).catalogue()
     called: dict[str, set[str]] = {}
-    upid = ""
-    for tool, parameters in [*WALK, ("get_task", {}), *EIGHT]:
-        if (tool, parameters) == EIGHT[0]:
+    results: dict[str, Any] = {"shelf": shelf}
+    for tool, given in [*WALK, ("get_task", lambda results: {"upid": results["upid"]}), *EIGHT]:
+        if (tool, given) == EIGHT[0]:
             await steer.settings(ha_has_groups=1)
             await steer.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
-        before = max((entry["n"] for entry in await steer.log()), default=0)
-        await bench(tool, keyed(Doubt(), tool), **(parameters if tool != "get_task" else {"upid": upid}))
-        for entry in await steer.log(since=before):
+        parameters = given(results) if callable(given) else given
+        if before is not None:
+            await before(tool, parameters)
+        seen = max((entry["n"] for entry in await steer.log()), default=0)
+        results[tool] = await benches(tool)(tool, keyed(Doubt(), tool), **parameters)
+        for entry in await steer.log(since=seen):
             called.setdefault(tool, set()).add(catalogue.resolve(entry["method"], entry["path"]).key)
-            upid = entry.get("upid") or upid
+            results["upid"] = entry.get("upid") or results.get("upid")
     return called
 
 
-async def test_declared_is_called(lab: FakePve) -> None:
+def bench_of(proxmox: Proxmox, folder: Path) -> Bench:
+    """Return the tools, which may keep secrets in a folder."""
+    return Bench(proxmox, ToolSettings(secrets_dir=folder / "secrets"))
+
+
+async def test_declared_is_called(lab: FakePve, tmp_path: Path, shelf: str) -> None:
     """Every method that a tool calls is declared, and every tool but those of the whole API is."""
     proxmox = connect(lab)
-    bench = Bench(proxmox)
-    called = await walk(bench, Steer(lab))
+    bench = bench_of(proxmox, tmp_path)
+    called = await walk(lambda _: bench, Steer(lab), shelf)
 
     calls = {name: set(keys) for area in AREAS for name, keys in getattr(area, "calls", {}).items()}
     for tool, keys in called.items():
         assert keys <= calls[tool], tool
-    assert set(called) == set(calls)
+    assert set(called) == set(calls) == {each for each in bench.tools if not each.startswith("api_")}
     await proxmox.close()
 
 
@@ -89,36 +105,57 @@ class Dry(MemoryCall):
         raise asyncio.CancelledError
 
 
-async def test_dry_runs(tools: Bench, steered: Steer) -> None:
+async def test_dry_runs(lab: FakePve, tmp_path: Path, shelf: str) -> None:
     """A dry run of any tool reads alone, and one that destroys or executes says what it would change."""
-    for name, parameters in WALK:
-        before = max((entry["n"] for entry in await steered.log()), default=0)
-        dry, tool = keyed(Dry(), name), tools.tools[name]
-        dry.tool = tool
+    proxmox, steered = connect(lab), Steer(lab)
+    bench = bench_of(proxmox, tmp_path)
+
+    async def dry(name: str, parameters: Any) -> None:
+        seen = max((entry["n"] for entry in await steered.log()), default=0)
+        call, tool = keyed(Dry(), name), bench.tools[name]
+        call.tool = tool
         with looking(), contextlib.suppress(asyncio.CancelledError):
-            await tool.run(dry, tool.parse(parameters))
-        sent = [entry for entry in await steered.log(since=before) if entry["method"] != "GET"]
-        await tools(name, keyed(Doubt(), name), **parameters)
+            await tool.run(call, tool.parse(parameters))
+        sent = [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"]
 
         assert sent == [], name
 
+    await walk(lambda _: bench, steered, shelf, dry)
+    await proxmox.close()
 
-async def test_least_role_suffices(lab: FakePve, tmp_path: Path) -> None:
-    """A token whose user has the generated role alone can do all that the tools do, and nothing besides."""
+
+@pytest.mark.parametrize("tier", list(Tier))
+async def test_least_role_suffices(lab: FakePve, tmp_path: Path, tier: Tier, shelf: str) -> None:
+    """A token with the role of a tier can do all that tools of the tier do, and nothing besides."""
     full = connect(lab)
     found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
-    privileges = ",".join(sorted({each.privilege for each in found}))
-    await full.post("/access/roles", roleid="AgentdOperate", privs=privileges)
-    await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdOperate")
+    privileges = {each.privilege for each in found if tier.covers(each.tier)}
+    beyond = {name for each in found if not tier.covers(each.tier) for name in each.tools}
+    await full.post("/access/roles", roleid="AgentdLeast", privs=",".join(sorted(privileges)))
+    await full.put("/access/acl", path="/", tokens="agentd@pve!blind", roles="AgentdLeast")
     least = connect(lab, "blind")
-    await walk(Bench(least), Steer(lab))
+    can, all_can = bench_of(least, tmp_path), bench_of(full, tmp_path)
+    await walk(
+        lambda tool: all_can if tool in beyond or not tier.covers(can.tools[tool].tier) else can, Steer(lab), shelf
+    )
 
-    assert set((await least.permissions())["/"]) == {each.privilege for each in found}
-    for path, more in (("snapshot", {"snapname": "ab"}), ("vncproxy", {})):
-        with pytest.raises(errors.Denied, match="pveum"):
-            await least.post(f"/nodes/pve1/qemu/300/{path}", **more)
+    assert set((await least.permissions())["/"]) == privileges
+    with pytest.raises(errors.Denied, match="pveum"):
+        await least.post("/nodes/pve1/qemu/300/vncproxy")
     await full.close()
     await least.close()
+
+
+async def test_roles_grow_with_the_tiers(lab: FakePve, tmp_path: Path) -> None:
+    """Each tier needs more than the one below, and the lowest nothing by which anything can be changed."""
+    full = connect(lab)
+    found = rights.rights(await Schemas(full, tmp_path).catalogue(), declared())
+    await full.close()
+    privileges = [{each.privilege for each in found if tier.covers(each.tier)} for tier in Tier]
+
+    assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
+    assert all(each.endswith(".Audit") for each in privileges[0])
+    assert {"Permissions.Modify", "VM.Snapshot.Rollback"} <= privileges[2] - privileges[1]
 
 
 @pytest.mark.parametrize(
@@ -140,13 +177,11 @@ def test_needed(check: Any, privileges: set[tuple[str, str]]) -> None:
 
 
 def test_are_real(facts: Path) -> None:
-    """Every privilege that is named in words exists, and the roles that look need no right to change."""
+    """Every privilege that is named in words exists."""
     roles = json.loads((facts / "pve" / "recorded" / "access-roles.json").read_text())["body"]["data"]
     known = {each for role in roles for each in role["privs"].split(",")}
-    reading = {privilege for each in declared() if each.tier is Tier.READ for privilege, _ in each.needs}
 
     assert {privilege for each in declared() for privilege, _ in each.needs} <= known
-    assert all(each.endswith(".Audit") for each in reading)
 
 
 class TestCompare:
@@ -201,12 +236,13 @@ def config(lab: FakePve, tmp_path: Path) -> Config:
 
 
 async def test_roles(config: Config) -> None:
-    """`agentd doctor --roles` says the commands: a role for looking that is part of the one for operating."""
-    read, operate, user, token = await doctor.roles(config)
+    """`agentd doctor --roles` says the commands: a role for each tier, and gives the token that of the tier granted."""
+    read, operate, destroy, execute, user, token = await doctor.roles(config)
 
-    privileges = [set(each.split("'")[1].split(",")) for each in (read, operate)]
+    privileges = [set(each.split("'")[1].split(",")) for each in (read, operate, destroy, execute)]
     assert read.startswith("pveum role add AgentdRead -privs ")
-    assert privileges[0] < privileges[1]
+    assert execute.startswith("pveum role add AgentdExec -privs ")
+    assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
     assert privileges[0] == {"Datastore.Audit", "Pool.Audit", "Sys.Audit", "VM.Audit", "VM.GuestAgent.Audit"}
-    assert user == "pveum acl modify / --users 'agentd@pve' --roles AgentdOperate"
-    assert token == f"pveum acl modify / --tokens '{TOKEN}' --roles AgentdOperate"
+    assert user == "pveum acl modify / --users 'agentd@pve' --roles AgentdRead"
+    assert token == f"pveum acl modify / --tokens '{TOKEN}' --roles AgentdRead"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,44 +13,15 @@ from agentd import errors
 from agentd_proxmox import pages
 from agentd_proxmox.settings import ToolSettings
 from agentd_proxmox.storage import VolumeLine, _line
+from plugins.shelf import IMAGE
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pve.client import FakePve
 
-IMAGE = b"an image" * 1000
 RIGHT = hashlib.sha256(IMAGE).hexdigest()
 WHERE: dict[str, Any] = {"storage": "local", "node": "pve1"}
-
-
-class Shelf(BaseHTTPRequestHandler):
-    """Serves /image.iso, and /cut.iso only half."""
-
-    def do_GET(self) -> None:
-        """Answer."""
-        known = self.path in {"/image.iso", "/cut.iso"}
-        self.send_response(200 if known else 404)
-        self.send_header("Content-Length", str(len(IMAGE)))
-        self.end_headers()
-        if known:
-            self.wfile.write(IMAGE if self.path == "/image.iso" else IMAGE[:100])
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def shelf() -> Iterator[str]:
-    """Serve files on loopback and return the address."""
-    with HTTPServer(("127.0.0.1", 0), Shelf) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 class TestList:

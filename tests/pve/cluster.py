@@ -146,5 +146,8 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     pve.pools, pve.pool_info, pve.quorate, pve.jobs = {}, {}, True, {}
     pve.reset_ha()
     pve.reset_replication()
+    pve.reset_system()
+    pve.reset_firewall()
+    pve.reset_fabric()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

@@ -24,12 +24,14 @@ from pve import apidoc
 from pve.access import Access
 from pve.agent import Agent
 from pve.downloads import Downloads
+from pve.fabric import Fabric
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
 from pve.imports import Imports
 from pve.jobs import Jobs
 from pve.mounts import Mounts
 from pve.replication import Replication
+from pve.system import System
 from pve.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, Agent, Access):
+class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
@@ -243,9 +245,10 @@ class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, Agen
             request[USER] = None if self.is_world(match, request.method) else self._authenticate(request)
             if match is None or request.method not in match.methods:
                 return self._not_implemented(request)
-            if "node" in match.params:
+            # Real PVE: a node is woken by the one that is asked, and not asked itself.
+            if "node" in match.params and not request.path.endswith("/wakeonlan"):
                 await self._proxy(match.params["node"])
-            return await handler(request)
+            return self.beside(request, await handler(request))
         except Unauthorised as error:
             await asyncio.sleep(self.auth_delay)
             return web.Response(status=401, reason=str(error))

@@ -1,0 +1,280 @@
+"""Network interfaces of a node: what is changed waits in a file beside the one in force until it is applied.
+
+A change can be looked at and dropped for as long as it waits, so it is of tier `operate`; to apply it can cut the node
+off, and to drop it loses what somebody has prepared: both are of tier `destroy`, and show the difference line by line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd.answers import one_line
+from agentd.errors import NotFound, Rejected
+from agentd.messages import Target, Tier
+from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.power import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
+
+    Entry = dict[str, Any]
+
+PATH: Final = "/nodes/{node}/network"
+Interface = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{1,19}$", description="for example vmbr1 or bond0")]
+Cidr = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/\d{1,3}$", description="address/length of its network")]
+Address = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="IPv4 or IPv6 address")]
+
+
+class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which node."""
+
+    node: fields.Node
+
+
+class InterfaceLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An interface; ports: of a bridge, members: of a bond."""
+
+    iface: str
+    type: str
+    active: bool = False
+    autostart: bool = False
+    cidr: str = ""
+    gateway: str = ""
+    ports: str = ""
+    members: str = ""
+    vlan_aware: bool = False
+    comment: str = ""
+
+
+class Interfaces(msgspec.Struct, frozen=True):
+    """The interfaces of a node, and what waits to be applied, as the lines of a difference.
+
+    digest  of what waits; apply_network and revert_network do nothing if it is another one
+    """
+
+    node: str
+    interfaces: list[InterfaceLine]
+    pending: list[str]
+    digest: str
+
+
+class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the interface shall be; of one that exists, what is left out stays.
+
+    ports     of a bridge: the interfaces under it
+    members   of a bond: its interfaces; mode: how it shares them
+    parent    of a VLAN: the interface it lies on; its number is the end of its name (vmbr0.20)
+    """
+
+    node: fields.Node
+    iface: Interface
+    type: Literal["bridge", "bond", "vlan", "eth"]
+    cidr: Cidr | None = None
+    gateway: Address | None = None
+    ports: list[Interface] | None = None
+    members: list[Interface] | None = None
+    mode: Literal["active-backup", "802.3ad", "balance-rr", "balance-xor", "balance-alb"] | None = None
+    parent: Interface | None = None
+    vlan_aware: bool | None = None
+    mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
+    comment: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    autostart: bool = True
+
+
+class DeleteInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which interface of which node."""
+
+    node: fields.Node
+    iface: Interface
+
+
+class Apply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which node, and the digest of what waits there (list_interfaces)."""
+
+    node: fields.Node
+    digest: str
+
+
+class NodeNetwork:
+    """The tools for a node's interfaces."""
+
+    calls: ClassVar[Calls] = {
+        "list_interfaces": (f"GET {PATH}",),
+        "set_interface": (f"GET {PATH}", f"POST {PATH}", f"PUT {PATH}/{{iface}}"),
+        "delete_interface": (f"GET {PATH}", f"DELETE {PATH}/{{iface}}"),
+        "apply_network": (*methods.TASK, methods.TASKS, f"GET {PATH}", f"PUT {PATH}"),
+        "revert_network": (f"GET {PATH}", f"DELETE {PATH}"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
+    async def list_interfaces(self, call: Call, p: OneNode) -> Interfaces:  # noqa: ARG002 - every tool has a call
+        """List the interfaces of a node as they will be, and what of that waits to be applied."""
+        return await self._read(p.node)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def set_interface(self, call: Call, p: SetInterface) -> Interfaces:
+        """Make a bridge, bond or VLAN of a node, or change an interface; it waits until apply_network."""
+        call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
+        sent, there = _sent(p), []
+
+        async def seen() -> Found | None:
+            now = await self._one(p.node, p.iface)
+            if now is not None:
+                there.append(now)
+                if str(now.get("type")) not in {p.type, f"OVS{p.type.capitalize()}"}:
+                    raise Rejected(f"type: {p.iface} of {p.node} is of type {now.get('type')}: delete_interface first")
+                if all(_same(now, key, value) for key, value in sent.items()):
+                    return Found()
+            elif p.type == "eth":
+                raise NotFound(f"iface: {p.node} has no network card {p.iface!r}")
+            else:
+                call.inverse("delete_interface", {"node": p.node, "iface": p.iface})
+            return None
+
+        async def act() -> None:
+            if there:  # Proxmox takes what is not said for wanted away
+                kept = {key: value for key, value in there[0].items() if key in KEPT}
+                await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **(kept | sent))
+            else:
+                await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **sent)
+
+        await call.once(seen, act)
+        return await self._read(p.node)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def delete_interface(self, call: Call, p: DeleteInterface) -> Interfaces:
+        """Take an interface out of a node's configuration; it is there until apply_network."""
+
+        async def seen() -> Found | None:
+            now = await self._one(p.node, p.iface)
+            if now is None:
+                return Found()
+            users = await self._users(p.node, p.iface)
+            if users:
+                raise Rejected(f"{p.iface} of {p.node} is used by {', '.join(users)}: change that first")
+            lines = [f"{key} {one_line(now[key])}" for key in ("cidr", "bridge_ports", "slaves") if now.get(key)]
+            name, title = f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node} ({now.get('type')})"
+            call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/nodes/{p.node}/network/{p.iface}")
+
+        await call.once(seen, act)
+        return await self._read(p.node)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def apply_network(self, call: Call, p: Apply) -> Interfaces:
+        """Put what waits in force on a node; a mistake in it can cut the node off."""
+
+        async def seen() -> Found | None:
+            ours = await targets.running(self.inventory, p.node, {"srvreload"}, "networking")
+            return Found(ours[0].text) if ours else await self._waiting(call, p, "put in force")
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.put(f"/nodes/{p.node}/network"))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        return await self._read(p.node)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def revert_network(self, call: Call, p: Apply) -> Interfaces:
+        """Drop what waits to be put in force on a node; the interfaces stay as they are."""
+
+        async def seen() -> Found | None:
+            return await self._waiting(call, p, "dropped")
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/nodes/{p.node}/network")
+
+        await call.once(seen, act)
+        return await self._read(p.node)
+
+    async def _waiting(self, call: Call, p: Apply, becomes: str) -> Found | None:
+        """Say what is going to be put in force or dropped; Found if nothing waits."""
+        now = await self._read(p.node)
+        if not now.pending:
+            return Found()
+        if now.digest != p.digest:
+            raise Rejected(f"digest: what waits on {p.node} is not what was looked at (now {now.digest}); look again")
+        lines = [each for each in now.pending if each[:1] in "+-" and each[:3] not in {"+++", "---"}]
+        title = f"network of {p.node}: {len(lines)} lines are {becomes}"
+        call.target(Target(f"network/{p.node}", title, {"pending": now.digest}, [f"node/{p.node}"], lines))
+        return None
+
+    async def _read(self, node: str) -> Interfaces:
+        answer = await self.proxmox.whole(f"/nodes/{node}/network")
+        lines = sorted((_line(each) for each in answer.get("data") or []), key=lambda each: each.iface)
+        pending = [one_line(each) for each in str(answer.get("changes") or "").splitlines()]
+        return Interfaces(node, lines, pending, pages.digest(pending) if pending else "")
+
+    async def _entries(self, node: str) -> list[Entry]:
+        return await self.proxmox.get(f"/nodes/{node}/network") or []
+
+    async def _one(self, node: str, iface: str) -> Entry | None:
+        return next((each for each in await self._entries(node) if each.get("iface") == iface), None)
+
+    async def _users(self, node: str, iface: str) -> list[str]:
+        """Return the interfaces that lie on one."""
+        found = []
+        for each in await self._entries(node):
+            under = f"{each.get('bridge_ports') or ''} {each.get('slaves') or ''} {each.get('vlan-raw-device') or ''}"
+            if iface in under.split() or str(each.get("iface")).startswith(f"{iface}."):
+                found.append(one_line(each["iface"]))
+        return found
+
+
+KEPT: Final = (
+    *("type", "cidr", "gateway", "cidr6", "gateway6", "autostart", "bridge_ports", "bridge_vlan_aware", "bridge_vids"),
+    *("slaves", "bond_mode", "bond-primary", "bond_xmit_hash_policy", "vlan-id", "vlan-raw-device", "mtu", "comments"),
+)
+"""What of an interface is sent along with a change."""
+
+
+def _sent(p: SetInterface) -> Entry:
+    if p.type == "bond" and p.members is not None and not p.members:
+        raise Rejected("members: a bond has at least one interface")
+    said = {
+        "type": p.type,
+        "cidr": p.cidr,
+        "gateway": p.gateway,
+        "bridge_ports": None if p.ports is None else " ".join(p.ports),
+        "slaves": None if p.members is None else " ".join(p.members),
+        "bond_mode": p.mode,
+        "vlan-raw-device": p.parent,
+        "bridge_vlan_aware": p.vlan_aware,
+        "mtu": p.mtu,
+        "comments": p.comment,
+        "autostart": p.autostart,
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _same(entry: Entry, key: str, value: object) -> bool:
+    plain = int(value) if isinstance(value, bool) else value
+    return str(entry.get(key) or (0 if isinstance(value, bool) else "")).strip() == str(plain)
+
+
+def _line(entry: Entry) -> InterfaceLine:
+    return InterfaceLine(
+        iface=one_line(entry["iface"]),
+        type=one_line(entry.get("type") or "unknown"),
+        active=bool(int(entry.get("active") or 0)),
+        autostart=bool(int(entry.get("autostart") or 0)),
+        cidr=one_line(entry.get("cidr") or ""),
+        gateway=one_line(entry.get("gateway") or ""),
+        ports=one_line(entry.get("bridge_ports") or ""),
+        members=one_line(entry.get("slaves") or ""),
+        vlan_aware=bool(int(entry.get("bridge_vlan_aware") or 0)),
+        comment=one_line(entry.get("comments") or ""),
+    )

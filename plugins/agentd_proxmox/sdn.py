@@ -1,0 +1,319 @@
+"""Software-defined networks: zones, virtual networks and subnets, which wait until they are put in force everywhere.
+
+As with a node's interfaces, what is made or changed waits, so it is of tier `operate`; what deletes, and what puts it
+in force on all nodes, is of tier `destroy`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd.answers import one_line
+from agentd.errors import NotFound, Rejected
+from agentd.messages import Target, Tier
+from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import fields, methods, pages
+from agentd_proxmox.power import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+SDN: Final = "/cluster/sdn"
+Id = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]{0,7}$", description="at most 8 letters and digits, all small")]
+Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/\d{1,3}$", description="for example 10.0.0.0/24")]
+Address = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$")]
+Tag = Annotated[int, Meta(ge=1, le=16_777_215, description="VLAN or VXLAN number")]
+LISTS: Final = (f"GET {SDN}/zones", f"GET {SDN}/vnets", f"GET {SDN}/vnets/{{vnet}}/subnets")
+
+
+class Zone(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A zone; pending: new, changed or deleted, until apply_sdn."""
+
+    zone: str
+    type: str
+    bridge: str = ""
+    peers: str = ""
+    nodes: str = ""
+    mtu: int = 0
+    pending: str = ""
+
+
+class Vnet(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A virtual network with its subnets."""
+
+    vnet: str
+    zone: str
+    tag: int = 0
+    alias: str = ""
+    vlan_aware: bool = False
+    subnets: list[str] = []
+    pending: str = ""
+
+
+class Sdn(msgspec.Struct, frozen=True):
+    """All zones and virtual networks as they will be; digest: of what waits to be put in force."""
+
+    zones: list[Zone]
+    vnets: list[Vnet]
+    pending: list[str]
+    digest: str
+
+
+class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the zone shall be; bridge: of type vlan, peers: the addresses of the nodes, of type vxlan."""
+
+    zone: Id
+    type: Literal["simple", "vlan", "vxlan"]
+    bridge: fields.Bridge | None = None
+    peers: list[Address] | None = None
+    nodes: list[fields.Node] | None = None
+    mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
+
+
+class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the virtual network shall be; guests use it as a bridge of that name."""
+
+    vnet: Id
+    zone: Id
+    tag: Tag | None = None
+    alias: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    vlan_aware: bool | None = None
+
+
+class AddSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A subnet of a virtual network; snat: the nodes translate what leaves it."""
+
+    vnet: Id
+    subnet: Network
+    gateway: Address | None = None
+    snat: bool = False
+
+
+class DeleteSdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to delete; a subnet by vnet and its network."""
+
+    kind: Literal["zone", "vnet", "subnet"]
+    name: Id
+    subnet: Network | None = None
+
+
+class ApplySdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The digest of what waits (list_sdn)."""
+
+    digest: str
+
+
+class SdnTools:
+    """The tools for software-defined networks."""
+
+    calls: ClassVar[Calls] = {
+        "list_sdn": LISTS,
+        "set_sdn_zone": (*LISTS, f"POST {SDN}/zones", f"PUT {SDN}/zones/{{zone}}"),
+        "set_sdn_vnet": (*LISTS, f"POST {SDN}/vnets", f"PUT {SDN}/vnets/{{vnet}}"),
+        "add_sdn_subnet": (*LISTS, f"POST {SDN}/vnets/{{vnet}}/subnets"),
+        "delete_sdn": (
+            *(*LISTS, f"DELETE {SDN}/zones/{{zone}}", f"DELETE {SDN}/vnets/{{vnet}}"),
+            f"DELETE {SDN}/vnets/{{vnet}}/subnets/{{subnet}}",
+        ),
+        "apply_sdn": (*LISTS, *methods.TASK, f"PUT {SDN}"),
+    }
+    needs: ClassVar[Needs] = {
+        each: methods.on("/sdn/zones/{zone}", "SDN.Audit", *(() if each == "list_sdn" else ("SDN.Allocate",)))
+        for each in calls
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
+    async def list_sdn(self, call: Call, p: fields.NoParameters) -> Sdn:  # noqa: ARG002 - every tool has a call
+        """List the zones and virtual networks with their subnets, and what of them is not in force yet."""
+        return await self._read()
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def set_sdn_zone(self, call: Call, p: SetZone) -> Sdn:
+        """Make a zone, or change one; it waits until apply_sdn."""
+        if (p.type == "vlan") != (p.bridge is not None) or (p.type == "vxlan") != (p.peers is not None):
+            raise Rejected("a zone of type vlan has a bridge, one of type vxlan has peers, one of type simple neither")
+        sent: Entry = {"bridge": p.bridge, "peers": _joined(p.peers), "nodes": _joined(p.nodes), "mtu": p.mtu}
+        await self._set(call, "zones", p.zone, sent, {"type": p.type})
+        return await self._read()
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def set_sdn_vnet(self, call: Call, p: SetVnet) -> Sdn:
+        """Make a virtual network in a zone, or change one; it waits until apply_sdn."""
+        if p.zone not in {each.zone for each in (await self._read()).zones}:
+            raise NotFound(f"zone: there is no zone {p.zone!r}; set_sdn_zone makes one")
+        sent: Entry = {"zone": p.zone, "tag": p.tag, "alias": p.alias, "vlanaware": p.vlan_aware}
+        await self._set(call, "vnets", p.vnet, sent, {})
+        return await self._read()
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def add_sdn_subnet(self, call: Call, p: AddSubnet) -> Sdn:
+        """Add a subnet to a virtual network; it waits until apply_sdn."""
+        call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
+
+        async def seen() -> Found | None:
+            if p.subnet in await self._subnets(p.vnet):
+                return Found()
+            call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
+            return None
+
+        async def act() -> None:
+            sent = {"subnet": p.subnet, "type": "subnet", "gateway": p.gateway, "snat": p.snat or None}
+            await self.proxmox.post(f"{SDN}/vnets/{p.vnet}/subnets", **sent)
+
+        await call.once(seen, act)
+        return await self._read()
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def delete_sdn(self, call: Call, p: DeleteSdn) -> Sdn:
+        """Delete a zone, a virtual network or a subnet; it is in force until apply_sdn."""
+        if (p.kind == "subnet") != (p.subnet is not None):
+            raise Rejected("subnet: is said for the kind subnet, and for no other")
+        path: list[str] = []
+
+        async def seen() -> Found | None:
+            there, inside, path[:] = await self._inside(p)
+            if not there:
+                return Found()
+            if inside:
+                raise Rejected(f"{p.kind} {p.name} is not empty: {', '.join(inside)}; delete_sdn them first")
+            title = f"{p.kind} {p.subnet or p.name} of the software-defined networks"
+            state = {"is": pages.digest(there)}
+            call.target(Target(f"sdn/{p.name}", title, state, [], ["the network of the guests on it, after apply_sdn"]))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"{SDN}/{path[0]}")
+
+        await call.once(seen, act)
+        return await self._read()
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def apply_sdn(self, call: Call, p: ApplySdn) -> Sdn:
+        """Put what waits in force on all nodes."""
+
+        async def seen() -> Found | None:
+            now = await self._read()
+            if not now.pending:
+                return Found()
+            if now.digest != p.digest:
+                raise Rejected(f"digest: what waits is not what was looked at (now {now.digest}); list_sdn again")
+            title = f"software-defined networks of the cluster: {len(now.pending)} changes"
+            call.target(Target("sdn/cluster", title, {"pending": now.digest}, [], now.pending))
+            return None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.put(SDN))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        return await self._read()
+
+    async def _inside(self, p: DeleteSdn) -> tuple[Any, list[str], list[str]]:
+        """Return what is meant, if it is there, what is in it, and where it lies in the API."""
+        now = await self._read()
+        if p.kind == "zone":
+            zone = next((each for each in now.zones if each.zone == p.name and each.pending != "deleted"), None)
+            inside = [each.vnet for each in now.vnets if each.zone == p.name and each.pending != "deleted"]
+            return zone, inside, [f"zones/{p.name}"]
+        if p.kind == "vnet":
+            vnet = next((each for each in now.vnets if each.vnet == p.name and each.pending != "deleted"), None)
+            return vnet, vnet.subnets if vnet else [], [f"vnets/{p.name}"]
+        name = (await self._subnets(p.name)).get(p.subnet or "")
+        return name, [], [f"vnets/{p.name}/subnets/{name}"]
+
+    async def _set(self, call: Call, kind: str, name: str, sent: Entry, first: Entry) -> None:
+        """Make or change a zone or a virtual network."""
+        key = kind.removesuffix("s")
+        call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
+        said = {each: value for each, value in sent.items() if value is not None}
+        there: list[Entry] = []
+
+        async def seen() -> Found | None:
+            entries = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
+            there[:] = [_effective(each) for each in entries if each.get(key) == name]
+            if not there:
+                call.inverse("delete_sdn", {"kind": key, "name": name})
+                return None
+            if first and there[0].get("type") != first["type"]:
+                raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
+            same = all(str(there[0].get(each) or 0) == str(_plain(value) or 0) for each, value in said.items())
+            return Found() if same else None
+
+        async def act() -> None:
+            if there:
+                await self.proxmox.put(f"{SDN}/{kind}/{name}", **said)
+            else:
+                await self.proxmox.post(f"{SDN}/{kind}", **{key: name}, **first, **said)
+
+        await call.once(seen, act)
+
+    async def _read(self) -> Sdn:
+        zones = [_zone(each) for each in await self.proxmox.get(f"{SDN}/zones", pending=True) or []]
+        vnets, waiting = [], [f"zone {each.zone} ({each.pending})" for each in zones if each.pending]
+        for entry in await self.proxmox.get(f"{SDN}/vnets", pending=True) or []:
+            subnets = await self._entries(entry["vnet"])
+            vnets.append(_vnet(entry, sorted(_cidr(each) for each in subnets if each.get("state") != "deleted")))
+            waiting += [f"virtual network {each.vnet} ({each.pending})" for each in vnets[-1:] if each.pending]
+            waiting += [f"subnet {_cidr(each)} ({one_line(each['state'])})" for each in subnets if each.get("state")]
+        return Sdn(zones, vnets, waiting, pages.digest([waiting, zones, vnets]) if waiting else "")
+
+    async def _entries(self, vnet: str) -> list[Entry]:
+        return await self.proxmox.get(f"{SDN}/vnets/{vnet}/subnets", pending=True) or []
+
+    async def _subnets(self, vnet: str) -> dict[str, str]:
+        """Return the subnets of a virtual network: their networks, and their names in the API."""
+        kept = [each for each in await self._entries(vnet) if each.get("state") != "deleted"]
+        return {_cidr(each): one_line(each["subnet"]) for each in kept}
+
+
+def _joined(names: list[str] | None) -> str | None:
+    return None if names is None else ",".join(names)
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _effective(entry: Entry) -> Entry:
+    """Return an entry as it will be: what waits stands in it under `pending`."""
+    return entry | (entry.get("pending") or {})
+
+
+def _cidr(entry: Entry) -> str:
+    return one_line(_effective(entry).get("cidr") or entry["subnet"])
+
+
+def _zone(entry: Entry) -> Zone:
+    data = _effective(entry)
+    return Zone(
+        zone=one_line(data["zone"]),
+        type=one_line(data.get("type") or ""),
+        bridge=one_line(data.get("bridge") or ""),
+        peers=one_line(data.get("peers") or ""),
+        nodes=one_line(data.get("nodes") or ""),
+        mtu=int(data.get("mtu") or 0),
+        pending=one_line(entry.get("state") or ""),
+    )
+
+
+def _vnet(entry: Entry, subnets: list[str]) -> Vnet:
+    data = _effective(entry)
+    return Vnet(
+        vnet=one_line(data["vnet"]),
+        zone=one_line(data.get("zone") or ""),
+        tag=int(data.get("tag") or 0),
+        alias=one_line(data.get("alias") or ""),
+        vlan_aware=bool(int(data.get("vlanaware") or 0)),
+        subnets=subnets,
+        pending=one_line(entry.get("state") or ""),
+    )

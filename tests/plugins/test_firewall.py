@@ -1,0 +1,192 @@
+"""Firewalls: the rule that is meant is changed and no other, nobody is locked out unseen, and it is done once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from agentd.messages import Tier
+from proxmox_access import Steer, connect
+from tool_bench import Bench, MemoryCall, size
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+SSH: dict[str, Any] = {"action": "ACCEPT", "proto": "tcp", "dport": "22", "source": "192.0.2.0/24"}
+SAYS = "in ACCEPT from 192.0.2.0/24 tcp port 22"
+LEVELS: list[dict[str, Any]] = [{}, {"node": "pve1"}, {"vmid": 100}, {"vmid": 200}]
+
+
+class TestRules:
+    """list_firewall, add_firewall_rule, change_firewall_rule, delete_firewall_rule."""
+
+    @pytest.mark.parametrize("where", LEVELS, ids=["cluster", "node", "VM", "container"])
+    async def test_life(self, tools: Bench, where: dict[str, Any]) -> None:
+        """On each level a rule is added, switched off and deleted, once each, and who approves sees which."""
+        before = await tools.once("list_firewall", **where)
+        added = await tools.once("add_firewall_rule", add := MemoryCall(), **where, **SSH, comment="the admins; ü")
+        again = await tools.once("add_firewall_rule", same := MemoryCall(), **where, **SSH)
+        off = await tools.once("change_firewall_rule", **where, pos=0, rule=SAYS, enabled=False)
+        await tools.once("change_firewall_rule", still := MemoryCall(), **where, pos=0, rule=SAYS, enabled=False)
+        gone = await tools.once("delete_firewall_rule", delete := MemoryCall(), **where, pos=0, rule=SAYS)
+        await tools.once("delete_firewall_rule", twice := MemoryCall(), **where, pos=0, rule=SAYS)
+
+        assert (before.rules, gone.rules) == ([], [])
+        (rule,) = added.rules
+        assert (rule.rule, rule.enabled, rule.comment) == (SAYS, True, "the admins; ü")
+        assert (len(again.rules), same.acted, still.acted, twice.acted) == (1, 0, 0, 0)
+        assert off.rules[0].enabled is False
+        assert add.targets[0].loses == [f"{SAYS} is added"]
+        assert delete.targets[0].loses == [f"{SAYS} is deleted"]
+        assert tools.tools["add_firewall_rule"].tier is Tier.DESTROY
+        assert not added.in_force
+        assert "the cluster's firewall is off" in added.why
+
+    async def test_another_rule_has_its_place(self, tools: Bench, steered: Steer) -> None:
+        """A rule that has moved is not confused with the one that stands in its place now."""
+        await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
+        await tools.once("add_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP", source="198.51.100.1")
+        with pytest.raises(errors.Rejected, match=r"pos: at 0 firewall of VM 100 .* says 'in DROP from 198"):
+            await tools.once("delete_firewall_rule", vmid=100, pos=0, rule=SAYS)
+        with pytest.raises(errors.NotFound, match=r"rule: firewall of VM 100 .* has no rule 'in DROP'; list_firewall"):
+            await tools.once("change_firewall_rule", vmid=100, pos=0, rule="in DROP", enabled=False)
+
+        assert await steered.log("DELETE") == []
+        assert await steered.log("PUT") == []
+
+    async def test_changed_in_between(self, tools: Bench) -> None:
+        """A list that changes between the look and the act is refused by Proxmox itself."""
+        await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
+        call = MemoryCall()
+        real = call.once
+
+        async def late(look: Any, act: Any) -> Any:
+            async def and_then() -> Any:
+                await tools.once("add_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP")
+                return await act()
+
+            return await real(look, and_then)
+
+        call.once = late  # type: ignore[method-assign]
+        with pytest.raises(errors.ConfigChanged):
+            await tools.tools["delete_firewall_rule"].run(
+                call, tools.tools["delete_firewall_rule"].parse({"vmid": 100, "pos": 0, "rule": SAYS})
+            )
+        assert len((await tools.once("list_firewall", vmid=100)).rules) == 2
+
+    async def test_moved(self, tools: Bench) -> None:
+        """A rule is moved to exactly the position that is said, downwards and upwards, once."""
+        for number in (3, 2, 1, 0):
+            await tools.once(
+                "add_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, dport=str(8000 + number), proto="tcp"
+            )
+        names = [each.rule for each in (await tools.once("list_firewall", vmid=100)).rules]
+        down = await tools.once("change_firewall_rule", vmid=100, pos=0, rule=names[0], to=2)
+        await tools.once("change_firewall_rule", same := MemoryCall(), vmid=100, pos=0, rule=names[0], to=2)
+        up = await tools.once("change_firewall_rule", vmid=100, pos=2, rule=names[0], to=0)
+
+        assert [each.rule for each in down.rules] == [names[1], names[2], names[0], names[3]]
+        assert same.acted == 0
+        assert [each.rule for each in up.rules] == names
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+        """A rule whose answer or request was lost is there once; one that was to go is gone."""
+        await steered.rule("POST", "/firewall/rules$", {fault: True}, 1)
+        added = await tools.until_done("add_firewall_rule", add := MemoryCall(), vmid=100, **SSH)
+        await steered.rule("DELETE", "/firewall/rules/0$", {fault: True}, 1)
+        gone = await tools.until_done("delete_firewall_rule", delete := MemoryCall(), vmid=100, pos=0, rule=SAYS)
+
+        assert (len(added.rules), len(gone.rules)) == (1, 0)
+        assert add.adopted is delete.adopted is (fault == "cut_after")
+
+    async def test_refused(self, tools: Bench, lab: FakePve) -> None:
+        """Bad input names its field, Proxmox' own refusal too; missing rights the command that grants them."""
+        wrong: dict[str, Any] = {"source": "a b", "dport": "22;23", "comment": "a\nb", "direction": "up"}
+        for name, value in wrong.items():
+            with pytest.raises(errors.InvalidMessage, match=f"add_firewall_rule.{name}"):
+                await tools.once("add_firewall_rule", **{name: value})
+        with pytest.raises(errors.Rejected, match="dport"):
+            await tools.once("add_firewall_rule", vmid=100, dport="22")  # a port of which protocol?
+        with pytest.raises(errors.Rejected, match="name a node, a vmid or a group, one of them"):
+            await tools.once("list_firewall", node="pve1", vmid=100)
+        with pytest.raises(errors.Rejected, match="say either enabled or to"):
+            await tools.once("change_firewall_rule", pos=0, rule="x")
+        audit = connect(lab, "audit")
+        with pytest.raises(errors.Denied, match=r"lacks VM.Config.Network on /vms/100; to grant it: pveum"):
+            await Bench(audit).once("add_firewall_rule", vmid=100, **SSH)
+        await audit.close()
+
+
+class TestOptions:
+    """set_firewall_options."""
+
+    async def test_nobody_is_locked_out_unseen(self, tools: Bench, steered: Steer) -> None:
+        """The cluster's firewall is not switched on before somebody can still come in, unless that is meant."""
+        with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports 8006 and 22"):
+            await tools.once("set_firewall_options", enable=True)
+        assert await steered.log("PUT") == []
+        await tools.once("add_firewall_rule", proto="tcp", dport="22,8006", source="192.0.2.0/24")
+        on = await tools.once("set_firewall_options", call := MemoryCall(), enable=True, policy_in="DROP")
+        again = await tools.once("set_firewall_options", same := MemoryCall(), enable=True)
+        back = await tools.once(call.undo[0], **call.undo[1]) if call.undo else None
+
+        assert (on.in_force, on.why, again.in_force, same.acted) == (True, "", True, 0)
+        assert call.targets[0].loses == ["enable: False → True, policy_in: DROP → DROP"]
+        assert back is not None
+        assert not back.in_force
+
+    async def test_each_level_counts(self, tools: Bench) -> None:
+        """A guest's firewall is in force where the cluster's is on too; a node's is on by itself."""
+        await tools.once("set_firewall_options", enable=True, locked_out=True)
+        off = await tools.once("list_firewall", vmid=100)
+        await tools.once("set_firewall_options", vmid=100, enable=True, policy_out="REJECT")
+        on = await tools.once("list_firewall", vmid=100)
+        node = await tools.once("list_firewall", node="pve1")
+
+        assert (off.in_force, off.why) == (False, "it is off at this level")
+        assert (on.in_force, on.policy_out, node.in_force) == (True, "REJECT", True)
+        with pytest.raises(errors.ConfigChanged, match="look again"):
+            await tools.once("set_firewall_options", vmid=100, enable=False, digest=off.digest)
+        with pytest.raises(errors.Rejected, match="node: a node has no policy of its own"):
+            await tools.once("set_firewall_options", node="pve1", policy_in="DROP")
+
+
+class TestNames:
+    """list_firewall_sets and what makes and deletes them."""
+
+    async def test_life(self, tools: Bench) -> None:
+        """Aliases, sets and groups are made, changed and deleted once; a set becomes exactly what is asked for."""
+        await tools.once("set_firewall_alias", name="home", cidr="192.0.2.0/24", comment="=;ü")
+        alias = await tools.once("set_firewall_alias", call := MemoryCall(), name="home", cidr="198.51.100.0/24")
+        await tools.once("set_firewall_ipset", name="friends", entries=["192.0.2.1", "192.0.2.0/28", "!192.0.2.3"])
+        sets = await tools.once("set_firewall_ipset", change := MemoryCall(), name="friends", entries=["192.0.2.9"])
+        await tools.once("set_firewall_ipset", same := MemoryCall(), name="friends", entries=["192.0.2.9"])
+        groups = await tools.once("create_firewall_group", name="web")
+        for kind, name in (("alias", "home"), ("ipset", "friends"), ("group", "web")):
+            await tools.once("delete_firewall_set", kind=kind, name=name)
+            await tools.once("delete_firewall_set", twice := MemoryCall(), kind=kind, name=name)
+            assert twice.acted == 0
+        left = await tools.once("list_firewall_sets")
+
+        assert alias.aliases[0].cidr == "198.51.100.0/24"
+        assert call.targets[0].loses == ["alias home: 192.0.2.0/24 → 198.51.100.0/24"]
+        assert call.undo == ("set_firewall_alias", {"name": "home", "cidr": "192.0.2.0/24", "comment": "=;ü"})
+        assert (sets.ipsets[0].entries, same.acted) == (["192.0.2.9"], 0)
+        assert change.undo is not None
+        assert set(change.undo[1]["entries"]) == {"192.0.2.1", "192.0.2.0/28", "!192.0.2.3"}
+        assert groups.groups == {"web": ""}
+        assert (left.aliases, left.ipsets, left.groups) == ([], [], {})
+        assert size(sets) < 200
+
+    async def test_a_group_that_has_rules(self, tools: Bench) -> None:
+        """Proxmox refuses to delete a group with rules, and that is told."""
+        await tools.once("create_firewall_group", name="web")
+        await tools.once("add_firewall_rule", group="web", **SSH)
+        used = await tools.once("add_firewall_rule", MemoryCall("wf.use"), vmid=100, uses="web")
+
+        assert used.rules[0].rule == "group web"
+        with pytest.raises(errors.AgentdError, match="not empty"):
+            await tools.once("delete_firewall_set", kind="group", name="web")

@@ -1,0 +1,143 @@
+"""Interfaces and software-defined networks: what is changed waits, is shown as it is, and is put in force as shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from agentd.messages import Tier
+from proxmox_access import Steer, connect
+from tool_bench import Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+PVE1: dict[str, Any] = {"node": "pve1"}
+BRIDGE: dict[str, Any] = {**PVE1, "iface": "vmbr7", "type": "bridge"}
+
+
+class TestInterfaces:
+    """list_interfaces, set_interface, delete_interface, apply_network, revert_network."""
+
+    async def test_life(self, tools: Bench) -> None:
+        """A bridge waits, is put in force as it was shown, changed without losing the rest, and deleted."""
+        before = await tools.once("list_interfaces", **PVE1)
+        made = await tools.once("set_interface", make := MemoryCall(), **BRIDGE, cidr="198.51.100.1/24", ports=["eno1"])
+        await tools.once("set_interface", same := MemoryCall(), **BRIDGE, cidr="198.51.100.1/24", ports=["eno1"])
+        applied = await tools.once("apply_network", apply := MemoryCall(), **PVE1, digest=made.digest)
+        again = await tools.once("apply_network", twice := MemoryCall(), **PVE1, digest=made.digest)
+        changed = await tools.once("set_interface", **BRIDGE, comment="for guests")
+        gone = await tools.once("delete_interface", delete := MemoryCall(), **PVE1, iface="vmbr7")
+
+        assert [each.iface for each in before.interfaces] == ["eno1", "vmbr0"]
+        assert (before.pending, before.digest) == ([], "")
+        assert (same.acted, twice.acted, again.pending) == (0, 0, [])
+        assert make.undo == ("delete_interface", {"node": "pve1", "iface": "vmbr7"})
+        assert any("198.51.100.1/24" in each for each in made.pending)
+        assert any("198.51.100.1/24" in each for each in apply.targets[0].loses)
+        assert applied.pending == []
+        line = next(each for each in changed.interfaces if each.iface == "vmbr7")
+        assert (line.cidr, line.ports, line.comment) == ("198.51.100.1/24", "eno1", "for guests")
+        assert "cidr 198.51.100.1/24" in delete.targets[0].loses
+        assert [each.iface for each in gone.interfaces] == ["eno1", "vmbr0"]
+        assert tools.tools["apply_network"].tier is tools.tools["revert_network"].tier is Tier.DESTROY
+
+    async def test_something_else_waits_now(self, tools: Bench, steered: Steer) -> None:
+        """What was prepared by somebody else after the look is neither put in force nor dropped."""
+        seen = await tools.once("set_interface", **BRIDGE)
+        await tools.once("set_interface", **{**BRIDGE, "iface": "vmbr8"})
+        for tool in ("apply_network", "revert_network"):
+            with pytest.raises(errors.Rejected, match="digest: what waits on pve1 is not what was looked at"):
+                await tools.once(tool, **PVE1, digest=seen.digest)
+
+        assert [each["path"] for each in await steered.log("PUT")] == []
+        now = await tools.once("list_interfaces", **PVE1)
+        dropped = await tools.once("revert_network", **PVE1, digest=now.digest)
+        assert [each.iface for each in dropped.interfaces] == ["eno1", "vmbr0"]
+
+    async def test_refused(self, tools: Bench, lab: FakePve) -> None:
+        """What carries something is not deleted; wrong types, names and missing rights are told."""
+        with pytest.raises(errors.Rejected, match="eno1 of pve1 is used by vmbr0: change that first"):
+            await tools.once("delete_interface", **PVE1, iface="eno1")
+        with pytest.raises(errors.Rejected, match="type: vmbr0 of pve1 is of type bridge: delete_interface first"):
+            await tools.once("set_interface", **PVE1, iface="vmbr0", type="bond", members=["eno1"])
+        with pytest.raises(errors.NotFound, match="iface: pve1 has no network card 'eno9'"):
+            await tools.once("set_interface", **PVE1, iface="eno9", type="eth")
+        for name, value in {"iface": "a b", "cidr": "10.0.0.1", "mtu": 1, "comment": "a\nb"}.items():
+            with pytest.raises(errors.InvalidMessage, match=f"set_interface.{name}"):
+                await tools.once("set_interface", **{**BRIDGE, name: value})
+        audit = connect(lab, "audit")
+        with pytest.raises(errors.Denied, match=r"lacks Sys.Modify on /nodes/pve1; to grant it: pveum"):
+            await Bench(audit).once("set_interface", **BRIDGE)
+        await audit.close()
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+        """An interface whose answer or request was lost is there once."""
+        await steered.rule("POST", "/network$", {fault: True}, 1)
+        made = await tools.until_done("set_interface", call := MemoryCall(), **BRIDGE)
+
+        assert "vmbr7" in [each.iface for each in made.interfaces]
+        assert call.adopted is (fault == "cut_after")
+
+
+class TestSdn:
+    """list_sdn, set_sdn_zone, set_sdn_vnet, add_sdn_subnet, delete_sdn, apply_sdn."""
+
+    async def test_life(self, tools: Bench) -> None:
+        """A zone with a network and a subnet waits, is put in force as shown, and deleted from the inside out."""
+        await tools.once("set_sdn_zone", zone := MemoryCall(), zone="lab", type="vlan", bridge="vmbr0")
+        await tools.once("set_sdn_vnet", vnet="labnet", zone="lab", tag=20, alias="ü; =")
+        subnet: dict[str, Any] = {"vnet": "labnet", "subnet": "10.7.0.0/24", "gateway": "10.7.0.1", "snat": True}
+        made = await tools.once("add_sdn_subnet", **subnet)
+        again = await tools.once("add_sdn_subnet", same := MemoryCall(), **subnet)
+        applied = await tools.once("apply_sdn", apply := MemoryCall(), digest=made.digest)
+        await tools.once("apply_sdn", twice := MemoryCall(), digest=made.digest)
+        await tools.once("set_sdn_zone", still := MemoryCall(), zone="lab", type="vlan", bridge="vmbr0")
+        more = await tools.once("add_sdn_subnet", vnet="labnet", subnet="10.8.0.0/24")
+
+        assert zone.undo == ("delete_sdn", {"kind": "zone", "name": "lab"})
+        assert made.pending == ["zone lab (new)", "virtual network labnet (new)", "subnet 10.7.0.0/24 (new)"]
+        assert apply.targets[0].loses == made.pending
+        assert (again.digest, same.acted, twice.acted, still.acted) == (made.digest, 0, 0, 0)
+        assert (applied.pending, applied.vnets[0].subnets, applied.vnets[0].tag) == ([], ["10.7.0.0/24"], 20)
+        assert more.pending == ["subnet 10.8.0.0/24 (new)"]
+
+    async def test_deleted_from_the_inside_out(self, tools: Bench) -> None:
+        """What has something in it is not deleted, and what is in it is named."""
+        await tools.once("set_sdn_zone", zone="lab", type="simple")
+        await tools.once("set_sdn_vnet", vnet="labnet", zone="lab")
+        made = await tools.once("add_sdn_subnet", vnet="labnet", subnet="10.7.0.0/24")
+        await tools.once("apply_sdn", digest=made.digest)
+        with pytest.raises(errors.Rejected, match="zone lab is not empty: labnet"):
+            await tools.once("delete_sdn", kind="zone", name="lab")
+        with pytest.raises(errors.Rejected, match=r"vnet labnet is not empty: 10.7.0.0/24"):
+            await tools.once("delete_sdn", kind="vnet", name="labnet")
+        await tools.once("delete_sdn", kind="subnet", name="labnet", subnet="10.7.0.0/24")
+        await tools.once("delete_sdn", kind="vnet", name="labnet")
+        gone = await tools.once("delete_sdn", kind="zone", name="lab")
+        await tools.once("delete_sdn", twice := MemoryCall(), kind="zone", name="lab")
+        left = await tools.once("apply_sdn", digest=gone.digest)
+
+        assert "zone lab (deleted)" in gone.pending
+        assert twice.acted == 0
+        assert (left.zones, left.vnets, left.pending) == ([], [], [])
+
+    async def test_refused(self, tools: Bench) -> None:
+        """Wrong kinds, unknown zones and what changed since it was looked at are told."""
+        made = await tools.once("set_sdn_zone", zone="lab", type="simple")
+        await tools.once("set_sdn_vnet", vnet="labnet", zone="lab")
+        with pytest.raises(errors.Rejected, match="digest: what waits is not what was looked at"):
+            await tools.once("apply_sdn", digest=made.digest)
+        with pytest.raises(errors.Rejected, match="one of type vxlan has peers"):
+            await tools.once("set_sdn_zone", zone="x", type="vxlan")
+        with pytest.raises(errors.NotFound, match="zone: there is no zone 'nope'"):
+            await tools.once("set_sdn_vnet", vnet="net1", zone="nope")
+        with pytest.raises(errors.Rejected, match="type: zone lab is of type simple"):
+            await tools.once("set_sdn_zone", zone="lab", type="vlan", bridge="vmbr0")
+        with pytest.raises(errors.InvalidMessage, match=r"set_sdn_zone\.zone"):
+            await tools.once("set_sdn_zone", zone="Too-Long-Name", type="simple")
+        with pytest.raises(errors.Rejected, match="subnet: is said for the kind subnet"):
+            await tools.once("delete_sdn", kind="zone", name="lab", subnet="10.0.0.0/8")

@@ -1,0 +1,212 @@
+"""Nodes: services, settings, updates and power; what takes others with it is shown first, and done once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from agentd.messages import Tier
+from agentd_proxmox.node import SEARCHED
+from proxmox_access import Steer, connect
+from tool_bench import Bench, Doubt, MemoryCall, size, until
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+PVE1: dict[str, Any] = {"node": "pve1"}
+
+
+class TestServices:
+    """list_services, start_service, stop_service, restart_service."""
+
+    async def test_life(self, tools: Bench) -> None:
+        """A service is stopped and started once each, comes first while it is down, and is taken back by the other."""
+        before = await tools.once("list_services", **PVE1)
+        stopped = await tools.once("stop_service", stop := MemoryCall(), **PVE1, service="cron")
+        again = await tools.once("stop_service", same := MemoryCall(), **PVE1, service="cron")
+        down = await tools.once("list_services", **PVE1)
+        started = await tools.once("start_service", start := MemoryCall(), **PVE1, service="cron")
+        await tools.once("restart_service", **PVE1, service="cron")
+
+        assert (before.running, down.running, down.services[0].service) == (7, 6, "cron")
+        assert (stopped.state, again.state, same.acted, started.state) == ("dead", "dead", 0, "running")
+        assert stop.targets[0].title == "service cron on pve1, running"
+        assert stop.undo == ("start_service", {"node": "pve1", "service": "cron"})
+        assert start.undo == ("stop_service", {"node": "pve1", "service": "cron"})
+        assert [tools.tools[f"{each}_service"].tier for each in ("start", "stop", "restart")] == [
+            Tier.OPERATE,
+            Tier.DESTROY,
+            Tier.DESTROY,
+        ]
+        assert size(before) < 400
+
+    @pytest.mark.parametrize("service", ["pveproxy", "pvedaemon"])
+    async def test_the_api_stays(self, tools: Bench, steered: Steer, service: str) -> None:
+        """What the API runs by is not stopped over the API, only restarted."""
+        with pytest.raises(errors.Rejected, match="nobody could start it again over the API; restart_service it"):
+            await tools.once("stop_service", **PVE1, service=service)
+        await tools.once("restart_service", **PVE1, service=service)
+
+        assert [each["path"] for each in await steered.log("POST")] == [f"/nodes/pve1/services/{service}/restart"]
+
+    async def test_it_does_not_come_up(self, tools: Bench, steered: Steer) -> None:
+        """A service whose task ends well and which does not run is a failure that names it."""
+        await tools.once("stop_service", **PVE1, service="cron")
+        await steered.rule("POST", "/services/cron/start$", {"task_exit": "command 'systemctl start cron' failed"}, 1)
+
+        with pytest.raises(errors.TaskFailed, match="systemctl start cron"):
+            await tools.once("start_service", **PVE1, service="cron")
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+        """A stop whose answer or request is lost is settled by how the service is."""
+        await steered.rule("POST", "/services/cron/stop$", {fault: True}, 1)
+        line = await tools.until_done("stop_service", call := MemoryCall(), **PVE1, service="cron")
+
+        assert line.state == "dead"
+        assert call.adopted is (fault == "cut_after")
+
+    async def test_unknown(self, tools: Bench, lab: FakePve) -> None:
+        """An unknown service is named with those there are; missing rights with the command that grants them."""
+        with pytest.raises(errors.NotFound, match="service: there is no 'nginx' on pve1; there are corosync, cron"):
+            await tools.once("start_service", **PVE1, service="nginx")
+        audit = connect(lab, "audit")
+        with pytest.raises(errors.Denied, match=r"lacks Sys.Modify on /nodes/pve1; to grant it: pveum"):
+            await Bench(audit).once("stop_service", **PVE1, service="cron")
+        await audit.close()
+
+
+class TestSettings:
+    """get_node_settings, set_dns, set_timezone."""
+
+    async def test_dns(self, tools: Bench) -> None:
+        """Name servers are set once and can be taken back; who decided on old ones is told."""
+        before = await tools.once("get_node_settings", **PVE1)
+        wanted = {**PVE1, "dns": ["192.0.2.1", "2001:db8::53"], "search": "lab.example"}
+        after = await tools.once("set_dns", call := MemoryCall(), **wanted)
+        await tools.once("set_dns", same := MemoryCall(), **wanted)
+
+        assert (before.dns, after.dns, after.search) == (["192.0.2.53"], ["192.0.2.1", "2001:db8::53"], "lab.example")
+        assert same.acted == 0
+        assert call.undo == ("set_dns", {"node": "pve1", "dns": ["192.0.2.53"], "search": "example.com"})
+        with pytest.raises(errors.ConfigChanged, match="look again"):
+            await tools.once("set_dns", **PVE1, dns=["192.0.2.9"], search="x.example", digest=before.digest)
+        for dns, search in ((["nope!"], "x.example"), ([], "x.example"), (["192.0.2.1"], "a b")):
+            with pytest.raises(errors.InvalidMessage, match=r"set_dns\.(dns|search)"):
+                await tools.once("set_dns", **PVE1, dns=dns, search=search)
+
+    async def test_clock(self, tools: Bench, steered: Steer) -> None:
+        """A time zone is set and taken back; a clock that is off is told with how far."""
+        set_ = await tools.once("set_timezone", call := MemoryCall(), **PVE1, timezone="Europe/Berlin")
+        await steered.settings(clock_skew=60)
+        found = await tools.once("get_node_settings", off := MemoryCall(), **PVE1)
+
+        assert set_.timezone == "Europe/Berlin"
+        assert call.undo == ("set_timezone", {"node": "pve1", "timezone": "Etc/UTC"})
+        assert 57 < found.offset < 63
+        assert "s off ours: is chrony running on both?" in off.warnings[0]
+        with pytest.raises(errors.AgentdError, match="zoneinfo"):
+            await tools.once("set_timezone", **PVE1, timezone="Europe/Nowhere")
+
+
+class TestUpdates:
+    """list_updates, refresh_updates, list_certificates, node_log."""
+
+    async def test_refreshed(self, tools: Bench, steered: Steer) -> None:
+        """A refresh brings what could be newer; one that runs is waited for."""
+        before = await tools.once("list_updates", **PVE1)
+        await steered.durations(aptupdate=0.4)
+        both = await asyncio.gather(*(tools.once("refresh_updates", MemoryCall(), **PVE1) for _ in range(2)))
+        page = await tools.once("list_updates", **PVE1, limit=1)
+
+        assert before.total == 0
+        assert [each.total for each in both] == [3, 3]
+        assert (page.by_origin, page.kernel) == ({"Debian": 1, "Proxmox": 2}, True)
+        assert page.packages[0].package == "libssl3t64"
+        assert page.next
+
+    async def test_certificates(self, tools: Bench) -> None:
+        """Certificates are listed with their days; those that end soon, or have, are warned of."""
+        found = await tools.once("list_certificates", call := MemoryCall(), **PVE1)
+
+        assert found.certificates
+        soon = [each for each in found.certificates if each.days < 14]
+        assert len(call.warnings) == len(soon)
+
+    async def test_log(self, tools: Bench, steered: Steer) -> None:
+        """The last lines are shown, or those of them with a word; Proxmox' own marks are no lines."""
+        last = await tools.once("node_log", **PVE1, lines=3)
+        some = await tools.once("node_log", **PVE1, match="LINE 5")
+        none = await tools.once("node_log", **PVE1, minutes=1, match="nope")
+
+        assert [each[-7:] for each in last.lines] == ["line 57", "line 58", "line 59"]
+        assert len(some.lines) == 11
+        assert (some.searched, none.lines) == (60, [])
+        sent = [each["params"] for each in await steered.log("GET", "/journal$")]
+        assert [each.get("lastentries") for each in sent] == ["3", str(SEARCHED), None]
+
+
+class TestPower:
+    """stop_node, wake_node, stop_task."""
+
+    async def test_down_and_up(self, tools: Bench, steered: Steer) -> None:
+        """Who approves sees the guests that go down; asked again nothing is sent; the node is woken."""
+        down = await tools.once("stop_node", call := MemoryCall(), node="pve3", command="shutdown")
+        again = await tools.once("stop_node", same := MemoryCall(), node="pve3", command="shutdown")
+        up = await tools.once("wake_node", node="pve3")
+
+        (target,) = call.targets
+        assert target.name == "node/pve3"
+        assert target.state["running"] == [104]
+        assert target.loses == ["VM 104 'nas' on pve3 stops"]
+        assert {"guest/104", "guest/nas"} <= set(target.labels)
+        assert (down.status, down.guests) == ("offline", ["VM 104 'nas' on pve3"])
+        assert (again.status, same.acted, up.status) == ("offline", 0, "online")
+        assert len(await steered.log("POST", "/status$")) == 1
+
+    async def test_quorum(self, tools: Bench, steered: Steer) -> None:
+        """A node without which the others could decide nothing stays up, unless that is meant."""
+        await steered.node("pve2", online=False)
+        with pytest.raises(errors.Rejected, match=r"without pve3 1 of 3 nodes would be online: no quorum"):
+            await tools.once("stop_node", node="pve3", command="shutdown")
+
+        assert await steered.log("POST") == []
+        await tools.once("stop_node", node="pve3", command="shutdown", without_quorum=True)
+
+    async def test_reboot_is_not_repeated(self, tools: Bench, steered: Steer) -> None:
+        """A reboot whose answer is lost is never sent again by itself."""
+        await steered.rule("POST", "/nodes/pve3/status$", {"cut_after": True}, 1)
+        call = Doubt()
+        with pytest.raises(errors.UnknownOutcome):
+            await tools("stop_node", call, node="pve3", command="reboot")
+        with pytest.raises(errors.PermanentError, match="nobody knows how it ended"):
+            await tools("stop_node", call, node="pve3", command="reboot")
+
+        assert len(await steered.log("POST", "/status$")) == 1
+
+    async def test_unknown_and_off(self, tools: Bench, steered: Steer) -> None:
+        """An unknown node is named with those there are; one that is off cannot be rebooted."""
+        with pytest.raises(errors.NotFound, match="there is no node 'pve9'; there are pve1, pve2, pve3"):
+            await tools.once("stop_node", node="pve9", command="reboot")
+        await steered.node("pve3", online=False)
+        with pytest.raises(errors.Rejected, match="pve3 is not online"):
+            await tools.once("stop_node", node="pve3", command="reboot")
+
+    async def test_task_stopped(self, tools: Bench, steered: Steer) -> None:
+        """A running task is shown, ended and its end told; one that is over is left alone."""
+        await steered.durations(vzdump=30)
+        backing = asyncio.create_task(tools("create_backup", vmid=100, storage="local"))
+        running = await until(lambda: steered.tasks("vzdump"))
+        upid = running[0]["upid"]
+        ended = await tools.once("stop_task", call := MemoryCall(), upid=upid)
+        again = await tools.once("stop_task", same := MemoryCall(), upid=upid)
+        with pytest.raises(errors.TaskFailed):
+            await backing
+
+        assert "vzdump 100 of agentd@pve!full on" in call.targets[0].title
+        assert "guest/100" in call.targets[0].labels
+        assert ended.status == again.status == "unexpected status"
+        assert same.acted == 0

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a node of the simulated cluster is made of: services, name servers, clock, updates, journal, power.
+
+fakepve answers these with its schema alone.  Parameters, answers and the names of services are the schema's; a
+service is started and stopped by a task (`srvstart:pveproxy`), and so are the lists of packages (`aptupdate`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from fakepve import schema
+from fakepve.routing import die
+
+from pve.nodes import Nodes
+
+if TYPE_CHECKING:
+    from pve.foreign import Data, Record, Request, Routes, Values
+
+DESCRIPTIONS = {
+    "corosync": "Corosync Cluster Engine",
+    "cron": "Regular background program processing daemon",
+    "pve-cluster": "The Proxmox VE cluster filesystem",
+    "pvedaemon": "PVE API Daemon",
+    "pveproxy": "PVE API Proxy Server",
+    "pvestatd": "PVE Status Daemon",
+    "sshd": "OpenBSD Secure Shell server",
+}
+PACKAGES = (
+    ("libssl3t64", "3.5.1-1", "3.5.4-1", "Debian"),
+    ("proxmox-kernel-6.17", "6.17.2-1", "6.17.4-1", "Proxmox"),
+    ("pve-manager", "9.2.10", "9.2.11", "Proxmox"),
+)
+
+
+class System(Nodes):
+    """Mixin of the simulator: what lies under /nodes/{node} beside guests and storages."""
+
+    def __init__(self, *args: Data, **kwargs: Data) -> None:
+        """Start with every service running."""
+        super().__init__(*args, **kwargs)
+        self.reset_system()
+
+    def reset_system(self) -> None:
+        """Put services, settings and packages back as they were at first; a rebooted node is away `boot_lag` s."""
+        self.services: dict[tuple[str, str], str] = {}
+        self.name_servers: dict[str, Values] = {}
+        self.timezones: dict[str, str] = {}
+        self.updates: dict[str, list[Record]] = {}
+        self.clock_skew = 0.0
+        self.boot_lag = 0.0
+        self.journal = [f"Nov 23 10:00:{second:02d} pve1 pvedaemon[1000]: line {second}" for second in range(60)]
+
+    def reset_firewall(self) -> None:
+        """Forget every rule, which fakepve keeps for as long as it lives."""
+        self.__dict__.pop("_fw_state", None)
+
+    def resolve(self, request: Request, prefix: str) -> Data:
+        """Find a request's method; a network's slash arrives encoded and is part of its name, where fakepve splits."""
+        found = super().resolve(request, prefix)
+        head, _, last = request.rel_url.raw_path.rpartition("/ipset/")
+        name, _, cidr = last.partition("/")
+        if found is not None or not head or "%2F" not in cidr.upper():
+            return found
+        found = schema.load().match(f"{head[len(prefix) :]}/ipset/{name}/network")
+        found.params["cidr"] = unquote(cidr)
+        return found
+
+    def _routes_sim_system(self) -> Routes:
+        service = "/nodes/{node}/services/{service}"
+        return [
+            ("GET", "/nodes/{node}/services", self._services),
+            *(("POST", f"{service}/{verb}", self._steering(verb)) for verb in ("start", "stop", "restart", "reload")),
+            ("GET", "/nodes/{node}/dns", self._dns),
+            ("PUT", "/nodes/{node}/dns", self._set_dns),
+            ("GET", "/nodes/{node}/time", self._time),
+            ("PUT", "/nodes/{node}/time", self._set_time),
+            ("GET", "/nodes/{node}/apt/update", self._update_list),
+            ("POST", "/nodes/{node}/apt/update", self._update_refresh),
+            ("GET", "/nodes/{node}/journal", self._journal),
+            ("POST", "/nodes/{node}/status", self._node_power),
+            ("POST", "/nodes/{node}/wakeonlan", self._wake),
+        ]
+
+    def _service(self, node: str, name: str) -> Values:
+        state = self.services.get((node, name), "running")
+        return {
+            "service": name, "name": name, "desc": DESCRIPTIONS[name], "state": state,
+            "active-state": "active" if state == "running" else "inactive", "unit-state": "enabled",
+        }  # fmt: skip
+
+    async def _services(self, v: Values, _user: str) -> list[Values]:
+        return [self._service(v["node"], name) for name in DESCRIPTIONS]
+
+    def _steering(self, verb: str) -> Data:
+        async def steer(v: Values, user: str) -> str:
+            if v["service"] not in DESCRIPTIONS:
+                raise die(f"service '{v['service']}' is not installed")
+
+            async def body() -> str | None:
+                await self.pause(1)
+                self.services[v["node"], v["service"]] = "dead" if verb == "stop" else "running"
+                return None
+
+            return str(await self.task(v["node"], f"srv{verb}", v["service"], user, body))
+
+        return steer
+
+    async def _dns(self, v: Values, _user: str) -> Values:
+        return self.name_servers.get(v["node"], {"search": "example.com", "dns1": "192.0.2.53"})
+
+    async def _set_dns(self, v: Values, _user: str) -> None:
+        self.name_servers[v["node"]] = {key: v[key] for key in ("search", "dns1", "dns2", "dns3") if key in v}
+
+    async def _time(self, v: Values, _user: str) -> Values:
+        now = int(time.time() + self.clock_skew)
+        return {"timezone": self.timezones.get(v["node"], "Etc/UTC"), "time": now, "localtime": now}
+
+    async def _set_time(self, v: Values, _user: str) -> None:
+        if v["timezone"] not in {"Etc/UTC", "UTC", "Europe/Berlin", "Europe/Vienna"}:
+            raise die("timezone: value does not exist in zoneinfo")
+        self.timezones[v["node"]] = v["timezone"]
+
+    async def _update_list(self, v: Values, _user: str) -> list[Record]:
+        return self.updates.get(v["node"], [])
+
+    async def _update_refresh(self, v: Values, user: str) -> str:
+        async def body() -> str | None:
+            await self.pause(1)
+            self.updates[v["node"]] = [
+                {"Package": name, "OldVersion": old, "Version": new, "Origin": origin, "Priority": "optional"}
+                for name, old, new, origin in PACKAGES
+            ]
+            return None
+
+        return str(await self.task(v["node"], "aptupdate", "", user, body))
+
+    async def _journal(self, v: Values, _user: str) -> list[str]:
+        count = int(v.get("lastentries") or len(self.journal))
+        shown = [] if int(v.get("since") or 0) > time.time() - 30 else self.journal[-count:]
+        return ["s=0a;i=1;b=0b;m=1;t=1;x=1", *shown, "s=0a;i=9;b=0b;m=9;t=9;x=9"]
+
+    async def _node_power(self, v: Values, _user: str) -> None:
+        """Stop the guests and go away; after a reboot the node comes back."""
+        node = v["node"]
+        for guest in self._guests():
+            if guest.node == node:
+                guest.status = "stopped"
+        self.nodes[node]["online"] = False
+        if v["command"] == "reboot":
+
+            def back() -> None:
+                self.nodes[node]["online"] = True
+
+            asyncio.get_running_loop().call_later(self.boot_lag, back)
+
+    async def _wake(self, v: Values, _user: str) -> str:
+        """Wake a node; real PVE: the call goes to another node, and answers the MAC address."""
+        self.nodes[v["node"]]["online"] = True
+        return "02:00:00:00:00:01"
