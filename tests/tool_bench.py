@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -16,15 +15,15 @@ from agentd.messages import Target, Tier
 from agentd.policy import CONSENTED
 from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
 from agentd_proxmox import agentd_tools
-from agentd_proxmox.settings import ToolSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from agentd.proxmox import Proxmox
+    from agentd_proxmox.settings import ToolSettings
 
 R = TypeVar("R")
-HERE = Path(__file__).resolve().parent
 NEW: dict[str, Any] = {"vmid": 300, "node": "pve2", "name": "app-01", "storage": "local-lvm", "disk": 10}
 CLONE: dict[str, Any] = {"vmid": 301, "node": "pve1", "name": "app-02", "template": 9000}
 CONTAINER: dict[str, Any] = {
@@ -134,7 +133,6 @@ class Bench:
 
     def __init__(self, proxmox: Proxmox, settings: ToolSettings | None = None, folder: Path | None = None) -> None:
         """Collect the tools."""
-        settings = settings or ToolSettings(upload_dirs=[HERE])
         found = agentd_tools(Toolbox("pve1", proxmox, settings, folder))
         assert not [each for each in found if isinstance(each, BrokenTool)]
         self.tools = by_name(each for each in found if isinstance(each, Tool))

@@ -14,7 +14,7 @@ from harness import Net
 from plugins.shelf import serving
 from proxmox_access import Steer, connect
 from pve.client import FakePve, available
-from tool_bench import HERE, Bench
+from tool_bench import Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -71,7 +71,7 @@ def steered(lab: FakePve) -> Steer:
 async def tools(lab: FakePve) -> AsyncIterator[Bench]:
     """Offer the tools with the token that may do everything."""
     proxmox = connect(lab)
-    yield Bench(proxmox, ToolSettings(lock_wait=3, ha_wait=1, upload_dirs=[HERE]))
+    yield Bench(proxmox, ToolSettings(lock_wait=3, ha_wait=1))
     await proxmox.close()
 
 
