@@ -19,6 +19,7 @@ from agentd_proxmox.ha_rules import HaRules
 from agentd_proxmox.interfaces import NodeNetwork
 from agentd_proxmox.jobs import Jobs
 from agentd_proxmox.migrate import Migration
+from agentd_proxmox.networks import Networks
 from agentd_proxmox.node import Node
 from agentd_proxmox.node_power import NodePower
 from agentd_proxmox.pools import Pools
@@ -52,7 +53,7 @@ class Area(Protocol):
 
 
 GUESTS: Final[tuple[Area, ...]] = (
-    *(Creation, Containers, Guests, Disks, Power, States, Migration, Agent, Trial, Removal, Snapshots),
+    *(Creation, Containers, Guests, Disks, Networks, Power, States, Migration, Agent, Trial, Removal, Snapshots),
 )
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
