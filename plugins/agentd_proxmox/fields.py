@@ -30,6 +30,10 @@ Mount = Annotated[
 ]
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]
 Volume = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+:[^,;\s]+$", description="for example local:iso/debian.iso")]
+Startup = Annotated[
+    str,
+    Meta(pattern=r"^((order|up|down)=\d{1,6}(,(order|up|down)=\d{1,6}){0,2})?$", description="order=1,up=30,down=60"),
+]
 Cores = Annotated[int, Meta(ge=1, le=8192)]
 Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]
 Gibibytes = Annotated[int, Meta(ge=1, le=131_072, description="GiB")]

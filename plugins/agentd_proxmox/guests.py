@@ -69,6 +69,7 @@ class TemplatePage(msgspec.Struct, frozen=True):
 class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change; what is left out stays, an empty text or list removes.  Most of it takes effect on a restart.
 
+    protection: neither the guest nor its disks can be removed; startup: its place in the order at boot
     digest: of get_vm; then nothing is changed if somebody has changed the configuration since
     sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
     """
@@ -80,6 +81,8 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
     tags: list[fields.Tag] | None = None
     onboot: bool | None = None
+    startup: fields.Startup | None = None
+    protection: bool | None = None
     agent: bool | None = None
     ciuser: str | None = None
     sshkeys: str | None = None

@@ -15,6 +15,7 @@ from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from agentd.bus import Bus
     from harness import Net
@@ -116,3 +117,26 @@ async def test_container(net: Net) -> None:
         assert (answer.status, checked["agent"], checked["uptime"] >= 2) == ("completed", False, True)
         assert [("link_down=1" in each["net0"], str(each["onboot"])) for each in cut] == [(True, "0")]
         assert guests(pve) == before
+
+
+@pytest.mark.parametrize("point", ["after-post", "after-upid", "after-done"])
+async def test_killed(net: Net, tmp_path: Path, point: str) -> None:
+    """Whoever dies while a guest is restored, and however it goes on, one guest is made and none is left."""
+    assert net.pve is not None
+    async with backed_up(net, 101) as (_, pve, asked):
+        before = guests(pve)
+    reached = tmp_path / "reached"
+    reached.mkdir()
+    async with net.client() as bus:
+        first = net.daemon("all", AGENTD_TEST_CRASH=point, AGENTD_TEST_CRASH_DIR=str(reached))
+        await asyncio.to_thread(first.start)
+        await asyncio.to_thread(first.ready)
+        pve.durations(qmrestore=0.5)
+        await client.submit(bus, "tester", WorkflowRequest("backup_verification", "killed", asked))
+        assert await asyncio.to_thread(first.wait) == -9
+        with net.daemon("all"):
+            answer = await client.follow(bus, "killed", lambda _: None, wait=120)
+
+    assert (answer.status, answer.error) == ("completed", "")
+    assert [len(pve.tasks(kind)) for kind in ("qmrestore", "qmdestroy")] == [1, 1]
+    assert guests(pve) == before
