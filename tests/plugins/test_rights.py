@@ -243,6 +243,6 @@ async def test_roles(config: Config) -> None:
     assert read.startswith("pveum role add AgentdRead -privs ")
     assert execute.startswith("pveum role add AgentdExec -privs ")
     assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
-    assert privileges[0] == {"Datastore.Audit", "Pool.Audit", "Sys.Audit", "VM.Audit", "VM.GuestAgent.Audit"}
+    assert privileges[0] == {f"{each}.Audit" for each in ("Datastore", "Pool", "SDN", "Sys", "VM", "VM.GuestAgent")}
     assert user == "pveum acl modify / --users 'agentd@pve' --roles AgentdRead"
     assert token == f"pveum acl modify / --tokens '{TOKEN}' --roles AgentdRead"

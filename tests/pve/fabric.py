@@ -84,12 +84,12 @@ class Fabric(Nodes):
         found = re.fullmatch(r"/api2/json/nodes/([^/]+)/network", request.path)
         if request.method != "GET" or found is None or response.status != 200:
             return response
-        texts = [
+        old, new = (
             json.dumps(each.get(found[1], {}), indent=1, sort_keys=True).splitlines()
             for each in (self.applied, self.interfaces)
-        ]
+        )
         names = ("/etc/network/interfaces", "/etc/network/interfaces.new")
-        changes = "\n".join(difflib.unified_diff(*texts, *names, lineterm="", n=0))
+        changes = "\n".join(difflib.unified_diff(old, new, *names, lineterm="", n=0))
         return web.json_response(json.loads(response.body) | ({"changes": changes} if changes else {}))
 
     async def _if_add(self, v: Values, user: str) -> None:
