@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -88,6 +89,10 @@ class MemoryCall:
         self.acted += 1
         self.upid = await act() or ""
         return Found(self.upid, adopted=False)
+
+    def breakable(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody stops it."""
+        return contextlib.nullcontext()
 
     def check(self) -> None:
         """Fail a tool that destroys and does not say what: the policy would refuse it."""

@@ -21,6 +21,7 @@ from agentd_proxmox.hardware import Hardware
 from agentd_proxmox.interfaces import NodeNetwork
 from agentd_proxmox.jobs import Jobs
 from agentd_proxmox.migrate import Migration
+from agentd_proxmox.networks import Networks
 from agentd_proxmox.node import Node
 from agentd_proxmox.node_power import NodePower
 from agentd_proxmox.notices import NoticeTools
@@ -37,6 +38,8 @@ from agentd_proxmox.states import States
 from agentd_proxmox.storage import Storage
 from agentd_proxmox.storages import StorageDefinitions
 from agentd_proxmox.tokens import ApiTokens
+from agentd_proxmox.trial import Trial
+from agentd_proxmox.uploads import Uploads
 from agentd_proxmox.usage import UsageTools
 from agentd_proxmox.users import Users
 
@@ -55,11 +58,11 @@ class Area(Protocol):
 
 
 GUESTS: Final[tuple[Area, ...]] = (
-    *(Creation, Containers, Guests, Disks, Power, States, Migration, Agent, Removal, Snapshots),
+    *(Creation, Containers, Guests, Disks, Networks, Power, States, Migration, Agent, Trial, Removal, Snapshots),
 )
 CLUSTER: Final[tuple[Area, ...]] = (
-    *(Cluster, Storage, StorageDefinitions, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
-    *(NoticeTools, Ceph, UsageTools),
+    *(Cluster, Storage, StorageDefinitions, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules),
+    *(Replication, NoticeTools, Ceph, UsageTools),
 )
 NODES: Final[tuple[Area, ...]] = (Node, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, SdnTools)
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access)

@@ -78,8 +78,8 @@ async def walk(
 
 
 def bench_of(proxmox: Proxmox, folder: Path) -> Bench:
-    """Return the tools, which may keep secrets in a folder."""
-    return Bench(proxmox, ToolSettings(secrets_dir=folder / "secrets"))
+    """Return the tools, which may keep secrets in a folder, and send the files of this one."""
+    return Bench(proxmox, ToolSettings(secrets_dir=folder / "secrets", upload_dirs=[Path(__file__).parent]))
 
 
 async def test_declared_is_called(lab: FakePve, tmp_path: Path, shelf: str) -> None:

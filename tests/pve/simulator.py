@@ -27,10 +27,13 @@ from pve.downloads import Downloads
 from pve.fabric import Fabric
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
+from pve.imports import Imports
 from pve.jobs import Jobs
+from pve.mounts import Mounts
 from pve.platters import Platters
 from pve.replication import Replication
 from pve.system import System
+from pve.uploads import Uploads
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -77,8 +80,10 @@ async def read_params(request: Request) -> Values:
 
 async def read_body(request: Request) -> Values:
     """Read the parameters in the body: a form or JSON."""
+    if request.content_type == "multipart/form-data":
+        return {}  # uploads.py reads it, piece by piece
     body = await request.read()
-    if not body or request.content_type == "multipart/form-data":
+    if not body:
         return {}
     if request.content_type != "application/json":
         return decode_form(body.decode("utf-8", "replace"))
@@ -95,7 +100,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Platters, Agent, Access):
+class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Platters, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
