@@ -191,6 +191,10 @@ class FakePve:
         """Create a stranger's guest: no task, no request; vmid and node are chosen if they are not given."""
         return dict(self.call("POST", "/guest", guest))
 
+    def drop_guest(self, vmid: int) -> None:
+        """Let a guest be gone, without a task."""
+        self.call("DELETE", f"/guest?vmid={vmid}")
+
     def log(self, method: str | None = None, path: str | None = None, since: int = 0) -> list[dict[str, Json]]:
         """List the requests that arrived, with what was answered and whether it was done."""
         query = {"method": method, "path": path, "since": since}

@@ -206,6 +206,8 @@ class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, Syst
     def _told(effect: Values) -> web.Response:
         """Return the answer that a rule spells out; real PVE: 401 and the codes of its proxy have no body."""
         status, reason = int(effect["status"]), str(effect.get("reason") or "simulated error")
+        if isinstance(effect.get("body"), dict):
+            return web.json_response(effect["body"], status=status, reason=reason)
         if effect.get("empty") or status == UNAUTHORISED or status >= 595:
             return web.Response(status=status, reason=reason, headers={"Content-Length": "0"})
         response: web.Response = server.error(status, reason, effect.get("errors"))
