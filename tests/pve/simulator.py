@@ -30,6 +30,7 @@ from pve.ha import Ha
 from pve.imports import Imports
 from pve.jobs import Jobs
 from pve.mounts import Mounts
+from pve.platters import Platters
 from pve.replication import Replication
 from pve.system import System
 from pve.uploads import Uploads
@@ -99,7 +100,7 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Agent, Access):
+class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Platters, Agent, Access):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
