@@ -222,6 +222,8 @@ class Creation:
         """Make what is ordered by `send`, once, and return it; what it makes bears the mark of the call."""
         if not call.key:
             raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
+        wanted = Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False, pool=p.pool or "")
+        call.target(wanted.target())
 
         async def act() -> str | None:
             try:

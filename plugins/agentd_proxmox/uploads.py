@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.errors import NotFound, Rejected, TaskFailed
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd.uploads import Upload
 from agentd_proxmox import fields, methods, targets
@@ -84,6 +84,7 @@ class Uploads:
         """
         name = _name(p)
         volid = f"{p.storage}:{p.content}/{name}"
+        call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
         with opened(p.path, self.inventory.settings.upload_dirs) as file:
             body = Upload(file, name, _teller(call, p.path, file))
             if not body.size:

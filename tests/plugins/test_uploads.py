@@ -270,3 +270,11 @@ class TestRefused:
                 "upload_file", **WHERE, path=str(folder / "a.iso")
             )
         await proxmox.close()
+
+
+async def test_says_what_it_changes(bench: Bench, folder: Path) -> None:
+    """What a file becomes and where is said before, so that a protected storage is known as one."""
+    call = MemoryCall()
+    await bench.once("upload_file", call, **WHERE, path=str(folder / "a.iso"))
+
+    assert [(each.name, each.labels) for each in call.targets] == [("volume/local:iso/a.iso", ["storage/local"])]

@@ -58,7 +58,7 @@ async def test_good(net: Net) -> None:
         assert (answer.status, answer.error) == ("completed", "")
         assert tasks["check"]["result"]["agent"] is True
         assert tasks["check"]["result"]["checked"][1].startswith("its guest agent")
-        assert scratch["name"] == f"verify-{scratch['vmid']}"
+        assert (scratch["name"], scratch["tags"]) == (f"verify-{scratch['vmid']}", ["scratch"])
         assert scratch["networks"]["net0"] != (pve.found(101) or {})["config"]["net0"]
         steps = [each["path"].rpartition("/")[2] for each in log if f"/{scratch['vmid']}/" in each["path"]]
         assert steps[:2] == ["config", "start"]
@@ -80,6 +80,17 @@ async def test_bad(net: Net) -> None:
         assert (none.status, none.result["left"]) == ("failed", [])
         assert str(none.error).startswith("inspect: ")
         assert guests(pve) == before
+
+
+async def test_protected(net: Net) -> None:
+    """What protects the guest that the backup was made of protects that one alone."""
+    async with backed_up(net, 101) as (_, pve, asked):
+        before = guests(pve)
+    net.settings["policy"] |= {"protected": ["tag/db", "storage/shared"], "protected_from": "operate"}
+    async with net.client() as bus, net.here():
+        answer = await verify(bus, "protected", asked)
+
+    assert (answer.status, answer.error, guests(pve)) == ("completed", "", before)
 
 
 async def test_cancelled(net: Net) -> None:
