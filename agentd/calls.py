@@ -22,6 +22,7 @@ from agentd.tools import Found, Repeat, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from agentd.bus import Bus
@@ -122,6 +123,10 @@ class Performance:
             await self.guard()
         with claim.unbroken():
             return await self._act(claim, act)
+
+    def breakable(self) -> AbstractContextManager[None]:
+        """Let a stop end what an act does in here."""
+        return self.claim.breakable() if self.claim else contextlib.nullcontext()
 
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
         # Whoever takes over has to know that a request may be on its way, and what was there before it: then the world

@@ -123,6 +123,16 @@ class Claim:
             if not self._unbroken:  # a tool may take several steps at once
                 self.interruptible.set()
 
+    @contextlib.contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Let a stop interrupt a part of what is `unbroken`, because that part leaves nothing."""
+        self.interruptible.set()
+        try:
+            yield
+        finally:
+            if self._unbroken:
+                self.interruptible.clear()
+
     @property
     def fresh(self) -> bool:
         """Tell whether nobody else can have claimed the record since it was last written."""

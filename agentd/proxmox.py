@@ -38,6 +38,8 @@ from agentd.policy import no_writing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from agentd.uploads import Upload
+
     Observe = Callable[[str, str, float], None]
 
 THREADS = 16
@@ -46,6 +48,10 @@ CONNECT_TIMEOUT = 10.0
 DENIED_PAUSE = 5.0
 """Seconds without a call after a 401: Proxmox delays each by 3 s, and a wrong token is not cured by asking again."""
 READS = ("GET", "FILE")
+VERBS = {"FILE": "GET", "UPLOAD": "POST"}
+"""What goes over the wire for what is none of the API's own verbs here."""
+UPLOADS = 2
+"""Files that are sent at once."""
 FILE_LIMIT = 32 << 20
 """Bytes of a file beside the API; the schema of PVE 9.2 has about 3 MB."""
 LOG_LINES = 10
@@ -175,6 +181,7 @@ class Proxmox:
         self._observe = observe
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="proxmox")
         self._room = asyncio.Semaphore(THREADS - THREADS_KEPT_BACK)
+        self._uploads = asyncio.Semaphore(UPLOADS)
         self._nodes: dict[str, asyncio.Semaphore] = {}
         self._denied: Denied | None = None
         self._denied_until = 0.0
@@ -210,6 +217,26 @@ class Proxmox:
     async def delete(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
         """Return the data of DELETE `path`, often a UPID."""
         return (await self._call("DELETE", path, params)).get("data")
+
+    async def upload(self, path: str, body: Upload, last: Callable[[], None] = lambda: None) -> Any:  # noqa: ANN401
+        """POST a file and return the data of the answer; who is cancelled before its last byte has left sent nothing.
+
+        `last` is called right before that byte: from there on it may happen.
+        """
+        loop, runner = asyncio.get_running_loop(), asyncio.current_task()
+
+        async def end() -> bool:
+            if runner is not None and runner.cancelling():
+                return False
+            last()
+            return True
+
+        body.may_end = lambda: asyncio.run_coroutine_threadsafe(end(), loop).result(CONNECT_TIMEOUT)
+        try:
+            return (await self._call("UPLOAD", path, {"body": body})).get("data")
+        except asyncio.CancelledError:
+            body.drop()
+            raise
 
     async def document(self, path: str) -> bytes:
         """Return a file that pveproxy serves beside the API, such as its schema; raises ProxmoxUnavailable."""
@@ -282,14 +309,14 @@ class Proxmox:
     async def _call(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
         path = _safe(path)
         if method != "GET":
-            no_writing(f"{method} {path}")
+            no_writing(f"{VERBS.get(method, method)} {path}")
         started = time.monotonic()
         if self._denied is not None and started < self._denied_until:
             raise self._denied
         answer = await self._in_thread(method, path, encode(params))
         error = answer if isinstance(answer, AgentdError) else None
         if self._observe is not None:
-            self._observe(method, error.code if error else "ok", time.monotonic() - started)
+            self._observe(VERBS.get(method, method), error.code if error else "ok", time.monotonic() - started)
         if isinstance(answer, dict):
             return answer
         raise answer
@@ -320,8 +347,8 @@ class Proxmox:
         return await asyncio.shield(future)
 
     def _limits(self, method: str, path: str) -> list[asyncio.Semaphore]:
-        if method == "FILE":
-            return [self._room]
+        if method in VERBS:  # what pveproxy does alone: a file that is sent keeps no worker of the node busy
+            return [self._uploads, self._room] if method == "UPLOAD" else [self._room]
         if method == "GET" and (_UNCOUNTED.match(path) or not path.startswith("/nodes/")):
             return []
         found = _NODE.match(path + "/")
@@ -368,7 +395,7 @@ class Proxmox:
         started = time.monotonic()
         try:
             try:
-                answer: dict[str, Any] = verb(**params)
+                answer: dict[str, Any] | AgentdError = verb(**params)
             except requests.ConnectionError:
                 # A kept connection that pveproxy closed just now; a read may be sent again, but not after a time-out.
                 if method not in READS or time.monotonic() - started > 1.0:
@@ -393,10 +420,12 @@ class Proxmox:
         self._local_at = time.monotonic()
         return pvesh.read(self.settings.pvesh, path, params, self.settings.timeout)
 
-    def _verb(self, method: str, path: str) -> Callable[..., dict[str, Any]]:
+    def _verb(self, method: str, path: str) -> Callable[..., dict[str, Any] | AgentdError]:
         api = self._connect()
         if method == "FILE":
             return lambda: self._file(path)
+        if method == "UPLOAD":
+            return lambda body: self._upload(path, body)
         verb: Callable[..., dict[str, Any]] = getattr(api(path.lstrip("/")), method.lower())
         return verb
 
@@ -410,13 +439,32 @@ class Proxmox:
             data = b"".join(_bounded(answer.iter_content(1 << 16), FILE_LIMIT))
         return {"data": data}
 
+    def _upload(self, path: str, body: Upload) -> dict[str, Any] | AgentdError:
+        """Send a form as it is read: proxmoxer, and requests by itself, would hold the file in memory."""
+        assert self._session is not None  # noqa: S101 - _connect has made it
+        url, wait = f"{self.settings.url}/api2/json{path}", self.settings.timeout
+        more: dict[str, Any] = {
+            "headers": {"Content-Type": body.content_type},
+            "verify": self._session.auth.verify_ssl,  # type: ignore[union-attr]  # proxmoxer's own kind
+        }
+        try:
+            answer = requests.Session.request(self._session, "POST", url, data=body, timeout=(wait, wait), **more)
+        except AgentdError as error:  # of the file
+            return error
+        except requests.RequestException as error:
+            return body.lost(_lost("UPLOAD", path, error))
+        if answer.status_code >= requests.codes.bad_request:
+            reason = answer.reason
+            raise ResourceException(answer.status_code, reason, reason, errors=_Serializer().loads_errors(answer))
+        return _Serializer().loads(answer)
+
     @property
     def _timeouts(self) -> tuple[float, float]:
         return (CONNECT_TIMEOUT, self.settings.timeout)
 
     def _refused(self, method: str, path: str, error: ResourceException) -> AgentdError:
         body = error.errors or {}
-        method = "GET" if method == "FILE" else method
+        method = VERBS.get(method, method)
         found = classify(
             method, error.status_code, error.content or "", body.get("errors"), body, path=path, token=self.user
         )
@@ -437,7 +485,7 @@ def _ended(status: TaskStatus, log: list[str]) -> list[str]:
 
 def _lost(method: str, path: str, error: requests.RequestException) -> AgentdError:
     """Return what a request without an answer means: it counts whether it can have been sent."""
-    where = f"{'GET' if method == 'FILE' else method} {path}"
+    where = f"{VERBS.get(method, method)} {path}"
     cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
     if "Fingerprints did not match" in str(error):
         return ProxmoxUnavailable(

@@ -34,6 +34,7 @@ from agentd.errors import InvalidMessage
 from agentd.messages import fault
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from agentd.messages import Target, Tier
@@ -113,6 +114,10 @@ class Call(Protocol):
         this effect, UnknownOutcome when `act` was not answered (the worker looks again).  In a dry run it does
         not return: nothing behind it is reached.
         """
+        ...
+
+    def breakable(self) -> AbstractContextManager[None]:
+        """Let a stop end what `act` does in here: it takes long and leaves nothing if it is not brought to its end."""
         ...
 
     async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:

@@ -29,6 +29,8 @@ class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     It runs when the workflow fails (or is cancelled with `compensate`) after the task was begun, once everything that
     depends on the task has been undone.  Fields are those of a TaskSpec; parameters may refer to the task itself.
+
+    always  it runs also when the workflow has done its work: what the task makes is there for the workflow alone
     """
 
     tool: str
@@ -38,6 +40,7 @@ class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline: float = 300.0
     retries: int = 5
     backoff: float = 2.0
+    always: bool = False
 
 
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -81,9 +81,9 @@ def proof(tool: Tool, where: set[str]) -> str:
     """Return how a tool is proven, given what the tests that name it take."""
     if not where or tool.name in UNSEEN:
         return SCHEMA
-    if "facts" in where:
-        return RECORDED
-    return SIMULATED if tool.tier is Tier.READ else EFFECT
+    if tool.tier is not Tier.READ:
+        return EFFECT
+    return RECORDED if "facts" in where else SIMULATED
 
 
 def text() -> str:

@@ -215,5 +215,7 @@ async def test_schedules(net: Net) -> None:
     assert "in force" in shown
     assert (wrong.returncode, refused.returncode) == (78, 78)
     assert wrong.stderr == refused.stderr
-    assert wrong.stderr.startswith("agentd: schedules.nightly.workflow: unknown 'health_chek'; there are health_check")
+    assert wrong.stderr.startswith(
+        "agentd: schedules.nightly.workflow: unknown 'health_chek'; there are backup_verification, health_check"
+    )
     assert set(gone.stdout.splitlines()) == {"removed schedule nightly", "removed schedule often"}

@@ -96,16 +96,17 @@ def test_definitions(home: Path) -> None:
 
     assert whole.returncode == 0
     assert [line.split()[0] for line in whole.stdout.splitlines()] == [
-        "DEFINITION", "health_check", "mine", "tool_call", "undo", "vm_deployment"
+        "DEFINITION", "backup_verification", "health_check", "mine", "tool_call", "undo", "vm_deployment"
     ]  # fmt: skip
-    assert whole.stdout.splitlines()[1].split(maxsplit=1)[1].split("  ")[0] == "plugin orchestrator"
+    assert whole.stdout.splitlines()[2].split(maxsplit=1)[1].split("  ")[0] == "plugin orchestrator"
     assert "Look at nodes, storages and guests, and sum up what needs attention." in whole.stdout
     bad = home / "workflows" / "bad.yaml"
     line = next(line for line in done.stdout.splitlines() if line.startswith("bad"))
     assert line.split(maxsplit=2)[1:] == [str(bad), f"cannot be used, it has 3 faults: agentd workflows check {bad}"]
     assert done.returncode == 65
     assert [(each["name"], len(each.get("faults", []))) for each in as_json] == [
-        ("bad", 3), ("health_check", 0), ("mine", 0), ("tool_call", 0), ("undo", 0), ("vm_deployment", 0)
+        ("backup_verification", 0), ("bad", 3), ("health_check", 0), ("mine", 0), ("tool_call", 0), ("undo", 0),
+        ("vm_deployment", 0),
     ]  # fmt: skip
 
 

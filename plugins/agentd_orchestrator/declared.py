@@ -91,6 +91,7 @@ class _Making:
             parameters=self._parameters(undo, undo.tool),
             deadline=seconds(undo.deadline) or 0.0,
             backoff=seconds(undo.backoff) or 0.0,
+            always=undo.always,
         )
         return made if undo.retries is None else msgspec.structs.replace(made, retries=undo.retries)
 

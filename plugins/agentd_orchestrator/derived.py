@@ -251,6 +251,7 @@ def report(state: Workflow, agent_id: str) -> TaskCompletion:
 def left_behind(state: Workflow) -> list[str]:
     """Name what a workflow that ended early has done to the world, and what it may have done."""
     left: list[str] = []
+    gone = _undone(state)
     for name, task in state.tasks.items():
         if name.startswith(UNDO) or state.spec(name).tier is Tier.READ or not task.attempt:
             continue
@@ -259,12 +260,18 @@ def left_behind(state: Workflow) -> list[str]:
             continue
         not_undone = "" if undone is None else f"; not undone: {undone.error.message if undone.error else 'not begun'}"
         if task.status in DONE:
-            left.append(f"{name}: {_thing(task.result)}{not_undone}")
+            left += [] if _thing(task.result) in gone else [f"{name}: {_thing(task.result)}{not_undone}"]
         elif task.error is not None and task.error.code in {*UNKNOWN, "cancelled"}:
             left.append(f"{name}: not known, {UNKNOWN.get(task.error.code, task.error.message)}{not_undone}")
         elif not_undone:
             left.append(f"{name}: {task.status}{not_undone}")
     return left
+
+
+def _undone(state: Workflow) -> set[str]:
+    """Return the guests that were made and are undone: what else was done to one of them has gone with it."""
+    undone = (task for name, task in state.tasks.items() if (of := state.tasks.get(UNDO + name)) and of.status in DONE)
+    return {_thing(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result}
 
 
 def _thing(result: object) -> str:

@@ -72,6 +72,10 @@ class Call(Form, frozen=True, kw_only=True):
 class Undo(Call, frozen=True, kw_only=True):
     """What undoes a task, if the workflow fails after it; it must cope with there being nothing to undo."""
 
+    always: Annotated[
+        bool, Meta(description="also when all is done: what the task makes is for the workflow alone")
+    ] = False
+
 
 class Task(Call, frozen=True, kw_only=True):
     """One task: the call of a tool, or a workflow of its own."""

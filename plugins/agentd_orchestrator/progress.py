@@ -41,7 +41,8 @@ def advance(state: Workflow, at: datetime) -> Workflow:
     state = _close_items(_begin_ready(state, at), at)
     if any(not derived.gone(task.status) for task in state.tasks.values()):
         return _hold(state, at)
-    if not going_on(state) and state.undo and state.status is not Status.COMPENSATING:
+    undo = (state.undo and not going_on(state)) or bool(_undoable(state))
+    if undo and state.status is not Status.COMPENSATING:
         return state if state.status is Status.PAUSED else _undo(state, at)
     return finish(state, at, _ending(state))
 
@@ -211,7 +212,9 @@ def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: date
         return put(state, name, task, at, f"failed, to be tried again: {error.message}")
     task = replace(task, status=TaskStatus.FAILED, finished_at=at)
     state = put(state, name, task, at, f"failed: {error.message}")
-    if state.status is Status.COMPENSATING or (spec.optional and going_on(state)):
+    if name.startswith(UNDO):
+        return replace(state, error=state.error or f"{name}: {error.message}")
+    if spec.optional and going_on(state):
         return state
     return failed(state, f"{name}: {error.message}", at)
 
@@ -272,6 +275,8 @@ def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
     """
     tasks = dict(state.tasks)
     for name, task in state.tasks.items():
+        if name.startswith(UNDO) and task.status in UNDER_WAY:
+            continue  # what is being undone is undone whole
         spec = state.spec(name)
         reading = task.status in UNDER_WAY and spec.tier is Tier.READ and not task.items and not spec.workflow
         if task.status in {TaskStatus.WAITING, TaskStatus.WAITING_APPROVAL} or reading:
@@ -284,27 +289,40 @@ def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
 # -- undoing ------------------------------------------------------------------------------------------------------
 
 
-def _undo(state: Workflow, at: datetime) -> Workflow:
-    """Begin to undo, in reverse order, whatever was begun and can be undone."""
+def _undoable(state: Workflow) -> dict[str, TaskState]:
+    """Return the tasks that undo what was begun, can be undone and is not being undone yet.
+
+    That is all of it when the work has ended early; what is undone always, when it has ended in whatever way.
+    """
+    whole = state.undo and not going_on(state)
     made: dict[str, TaskState] = {}
     for name, task in state.tasks.items():
-        if task.items or not task.attempt or state.spec(name).compensation is None:
+        if task.items or not task.attempt:
             continue
-        made[UNDO + name] = TaskState(None, parent=name)
+        how, before = state.spec(name).compensation, state.tasks.get(UNDO + name)
+        if how is not None and (whole or how.always) and not (before is not None and before.attempt):
+            made[UNDO + name] = TaskState(None, parent=name)
+    return made
+
+
+def _undo(state: Workflow, at: datetime) -> Workflow:
+    """Begin to undo, in reverse order; a workflow that has done its work goes on as it is."""
+    made = _undoable(state)
     if not made:
         return finish(state, at, _ending(state))
-    state = replace(state, status=Status.COMPENSATING, tasks={**state.tasks, **made}, held=None)
+    status = state.status if going_on(state) else Status.COMPENSATING
+    state = replace(state, status=status, tasks={**state.tasks, **made}, held=None)
     return advance(note(state, at, f"undoing {len(made)} tasks"), at)
 
 
 def _kept_back(state: Workflow) -> dict[str, set[TaskStatus]]:
     """Return for each task of the plan how far the undoing of those that come after it has got."""
-    if state.status is not Status.COMPENSATING:
-        return {}
     undoing: dict[str, set[TaskStatus]] = {}
     for name, task in state.tasks.items():
         if name.startswith(UNDO):
             undoing.setdefault(_planned(state, task.parent), set()).add(task.status)
+    if not undoing:
+        return {}
     return {name: set().union(*(undoing.get(each, set()) for each in later)) for name, later in _after(state).items()}
 
 
@@ -352,9 +370,10 @@ def _hold(state: Workflow, at: datetime) -> Workflow:
 
 def _ending(state: Workflow) -> Status:
     tasks = state.tasks.items()
+    if any(task.status in _LEFT for name, task in tasks if name.startswith(UNDO)):
+        return Status.COMPENSATION_FAILED
     if state.status is Status.COMPENSATING:
-        left = any(task.status in _LEFT for name, task in tasks if name.startswith(UNDO))
-        return Status.COMPENSATION_FAILED if left else Status.COMPENSATED
+        return Status.COMPENSATED
     if state.status is Status.CANCELLING:
         return Status.CANCELLED
     if state.failing:

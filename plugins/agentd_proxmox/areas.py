@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from agentd_proxmox.access import Access
 from agentd_proxmox.agent import Agent
 from agentd_proxmox.backups import Backups
+from agentd_proxmox.ceph import Ceph
 from agentd_proxmox.cluster import Cluster
 from agentd_proxmox.containers import Containers
 from agentd_proxmox.create import Creation
@@ -17,11 +18,14 @@ from agentd_proxmox.firewall_sets import FirewallSets
 from agentd_proxmox.guests import Guests
 from agentd_proxmox.ha import Ha
 from agentd_proxmox.ha_rules import HaRules
+from agentd_proxmox.hardware import Hardware
 from agentd_proxmox.interfaces import NodeNetwork
 from agentd_proxmox.jobs import Jobs
 from agentd_proxmox.migrate import Migration
+from agentd_proxmox.networks import Networks
 from agentd_proxmox.node import Node
 from agentd_proxmox.node_power import NodePower
+from agentd_proxmox.notices import NoticeTools
 from agentd_proxmox.pools import Pools
 from agentd_proxmox.power import Power
 from agentd_proxmox.prune import Pruning
@@ -33,7 +37,11 @@ from agentd_proxmox.sdn import SdnTools
 from agentd_proxmox.snapshots import Snapshots
 from agentd_proxmox.states import States
 from agentd_proxmox.storage import Storage
+from agentd_proxmox.storages import StorageDefinitions
 from agentd_proxmox.tokens import ApiTokens
+from agentd_proxmox.trial import Trial
+from agentd_proxmox.uploads import Uploads
+from agentd_proxmox.usage import UsageTools
 from agentd_proxmox.users import Users
 
 if TYPE_CHECKING:
@@ -51,12 +59,15 @@ class Area(Protocol):
 
 
 GUESTS: Final[tuple[Area, ...]] = (
-    *(Creation, Containers, Guests, Disks, Power, States, Migration, Agent, Removal, Snapshots),
+    *(Creation, Containers, Guests, Disks, Networks, Power, States, Migration, Agent, Trial, Removal, Snapshots),
 )
 CLUSTER: Final[tuple[Area, ...]] = (
-    *(Cluster, Storage, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules, Replication),
+    *(Cluster, Storage, StorageDefinitions, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules),
+    *(Replication, NoticeTools, Ceph, UsageTools),
 )
-NODES: Final[tuple[Area, ...]] = (Node, NodePower, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools)
+NODES: Final[tuple[Area, ...]] = (
+    *(Node, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),
+)
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access)
 AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)
 

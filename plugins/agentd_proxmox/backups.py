@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import AgentdError, GuestLocked, NotFound, Rejected, TaskFailed
-from agentd.messages import Tier
+from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, look, methods, pages, targets
 from agentd_proxmox.power import upid_of
@@ -201,6 +201,7 @@ class Backups:
         notes = template(p.notes, call.key)
         at = await self.inventory.find(p.vmid)
         storage = str((await targets.storage(self.inventory, at.node, p.storage, "backup"))["storage"])
+        call.target(msgspec.structs.replace(at.target(), labels=[*at.target().labels, f"storage/{storage}"]))
 
         async def act() -> str | None:
             sent = {"notes-template": notes, "protected": p.protected or None, "remove": False}
@@ -268,7 +269,9 @@ class Backups:
         return await self._set(call, p.node, p.volid, "protected", p.protected)
 
     async def _set(self, call: Call, node: str, volid: str, name: str, value: str | bool) -> BackupLine:  # noqa: FBT001
-        path = f"/nodes/{node}/storage/{volid.partition(':')[0]}/content/{volid}"
+        storage = volid.partition(":")[0]
+        path = f"/nodes/{node}/storage/{storage}/content/{volid}"
+        call.target(Target(f"volume/{volid}", f"backup {volid}", labels=[f"storage/{storage}"]))
 
         async def seen() -> Found | None:
             said = (await self.proxmox.get(path)).get(name)

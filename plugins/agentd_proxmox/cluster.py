@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -178,10 +179,11 @@ class TaskPage(msgspec.Struct, frozen=True):
 
 
 class OneTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which task, and how many of the last lines of its log."""
+    """Which task, how many of the last lines of its log, and for how long to wait for its end."""
 
     upid: str
     lines: Annotated[int, Meta(ge=0, le=200)] = 20
+    patience: Annotated[int, Meta(ge=0, le=3600, description="seconds")] = 0
 
 
 class TaskDetails(msgspec.Struct, frozen=True):
@@ -272,10 +274,13 @@ class Cluster:
         return pages.fill(tally, "tasks", lines, _newest, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_task(self, call: Call, p: OneTask) -> TaskDetails:  # noqa: ARG002
-        """Show how a Proxmox task stands, and the last lines of its log."""
+    async def get_task(self, call: Call, p: OneTask) -> TaskDetails:
+        """Show how a Proxmox task stands, and the last lines of its log; with patience, once it has ended."""
         upid = Upid.parse(p.upid)
-        status = await self.proxmox.task(p.upid)
+        until = time.monotonic() + min(p.patience, call.left())
+        while (status := await self.proxmox.task(p.upid)).running and time.monotonic() < until:
+            call.progress(f"{upid.type} {upid.id} runs on {upid.node}")
+            await asyncio.sleep(min(1.0, max(0.0, until - time.monotonic())))
         return TaskDetails(
             upid=upid.text,
             node=upid.node,

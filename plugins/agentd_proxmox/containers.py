@@ -74,6 +74,7 @@ class CloneContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change; what is left out stays, an empty text or list removes.
 
+    protection: neither the container nor its volumes can be removed; startup: its place in the order at boot
     digest: of get_vm; then nothing is changed if somebody has changed the configuration since
     """
 
@@ -86,6 +87,8 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
     tags: list[fields.Tag] | None = None
     onboot: bool | None = None
+    startup: fields.Startup | None = None
+    protection: bool | None = None
     nameserver: str | None = None
     searchdomain: str | None = None
     digest: str = ""
@@ -156,9 +159,16 @@ class Containers:
         Nothing is done if it already is so.  What takes effect only at its next start is told as a warning.
         """
         at = await self._container(p.vmid)
+        call.target(at.target())
 
         async def seen() -> Found | None:
-            return None if look.changes(config := await self.inventory.config(at), _wanted(p, config)) else Found()
+            config = await self.inventory.config(at)
+            changed = look.changes(config, _wanted(p, config))
+            if not changed:
+                return Found()
+            given = [each for each in changed if each != "delete"] + str(changed.get("delete", "")).split(",")
+            call.inverse("update_container", {"vmid": at.vmid, **look.options(config, given)})
+            return None
 
         async def act() -> str | None:
             return await change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))

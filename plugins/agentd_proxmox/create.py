@@ -32,7 +32,7 @@ from agentd.errors import (
 )
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods
+from agentd_proxmox import fields, look, methods, targets
 from agentd_proxmox.inventory import MARGIN, Inventory, Place
 from agentd_proxmox.look import Seat
 
@@ -45,13 +45,22 @@ if TYPE_CHECKING:
 MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
 """Tasks whose id is the new guest's VMID; that of a `qmclone` or `vzclone` is its source's."""
 CLONERS = {"qmclone", "vzclone"}
+CLOUD = ("ciuser", "sshkeys", "ipconfig0", "nameserver", "searchdomain")
+"""What only cloud-init reads."""
+IMPORTED = frozenset({"import", "images"})
+"""Content that a disk can be a copy of."""
 PAUSE = 0.5
 NO_MAKER = 3
 """Looks in a row that find a half-made guest and nobody at it, before we say so: a worker may have just ended."""
 
 
 class CreateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to make.  With `template` it is a clone, which has the template's cores, memory, disks and networks."""
+    """What to make.  With `template` it is a clone, which has the template's cores, memory, disks and networks.
+
+    image: a volume of content `import`, or another disk, that its disk is a copy of, as large as that; it gets a
+    cloud-init drive, for which ciuser, sshkeys (public keys, one a line), ipconfig0 (ip=dhcp or
+    ip=192.0.2.5/24,gw=192.0.2.1), nameserver and searchdomain are
+    """
 
     vmid: fields.Vmid
     node: fields.Node
@@ -64,6 +73,12 @@ class CreateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     disk: fields.Gibibytes = 8
     bridge: fields.Bridge = "vmbr0"
     iso: fields.Volume | None = None
+    image: fields.Volume | None = None
+    ciuser: str = ""
+    sshkeys: str = ""
+    ipconfig0: str = ""
+    nameserver: str = ""
+    searchdomain: str = ""
     ostype: fields.Word = "l26"
     scsihw: fields.Word = "virtio-scsi-single"
     cpu: fields.Word | None = None
@@ -119,7 +134,31 @@ def new_guest(p: CreateVm, key: str) -> look.Config:
         "agent": "enabled=1" if p.agent else None,
         "tags": ";".join(p.tags) or None,
         "pool": p.pool,
+        **(_of_image(p) if p.image else {}),
     }
+
+
+def _of_image(p: CreateVm) -> look.Config:
+    """Return what differs for a VM whose disk is a copy of an image; most of those speak to a serial console alone."""
+    return {
+        "scsi0": f"{p.storage}:0,import-from={p.image}",
+        "ide2": f"{p.storage}:cloudinit",
+        "boot": "order=scsi0",
+        "serial0": "socket",
+        "sshkeys": look.sshkeys(p.sshkeys) or None,
+        **{name: getattr(p, name) or None for name in CLOUD if name != "sshkeys"},
+    }
+
+
+def _consistent(p: CreateVm) -> None:
+    """Refuse what cannot be meant together."""
+    for other in ("template", "iso"):
+        if p.image and getattr(p, other) is not None:
+            raise Rejected(f"create_vm: image: a VM is made of an image or with `{other}`, not both; leave one out")
+    given = [name for name in CLOUD if getattr(p, name)]
+    if given and not p.image:
+        hint = "update_vm sets it" if p.template is not None else "there is no cloud-init drive"
+        raise Rejected(f"create_vm: {given[0]}: it goes with `image` ({hint} otherwise)")
 
 
 def clone_of(source: Place, p: CreateVm, key: str) -> look.Config:
@@ -150,7 +189,10 @@ class Creation:
     """The tools that make guests."""
 
     calls: ClassVar[Calls] = {
-        "create_vm": (*methods.WRITE, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone"),
+        "create_vm": (
+            *(*methods.WRITE, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone"),
+            "GET /nodes/{node}/storage/{storage}/content",
+        ),
         "next_vmids": methods.PLACES,
     }
     needs: ClassVar[Needs] = {
@@ -167,11 +209,12 @@ class Creation:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="vm_management")
     async def create_vm(self, call: Call, p: CreateVm) -> fields.Guest:
-        """Make a VM, new or as a clone of a template, and wait until it is there; it is not started.
+        """Make a VM, new, of a cloud image, or as a clone of a template, and wait until it is there; it is not started.
 
         A clone has its template's cores, memory, disks, networks and tags, as the result says; update_vm and
         resize_disk change them.
         """
+        _consistent(p)
         order = Order(p.vmid, p.node, p.name, p.pool, p.template)
         return await self.make(call, "create_vm", order, lambda: self._send(p, call.key))
 
@@ -179,6 +222,8 @@ class Creation:
         """Make what is ordered by `send`, once, and return it; what it makes bears the mark of the call."""
         if not call.key:
             raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
+        wanted = Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False, pool=p.pool or "")
+        call.target(wanted.target())
 
         async def act() -> str | None:
             try:
@@ -219,10 +264,26 @@ class Creation:
         return Vmids(draw(low, high, taken, p.count))
 
     async def _send(self, p: CreateVm, key: str) -> str:
+        if p.image is not None:
+            await self._is_image(p.node, p.image)
         if p.template is None:
             return str(await self.proxmox.post(f"/nodes/{p.node}/qemu", **new_guest(p, key)))
         source = await self.inventory.find(p.template, vm=True)
         return str(await self.proxmox.post(f"{source.path}/clone", **clone_of(source, p, key)))
+
+    async def _is_image(self, node: str, volid: str) -> None:
+        """Refuse what no disk can be a copy of: Proxmox would say so in the middle of the task."""
+        storage = volid.partition(":")[0]
+        await targets.storage(self.inventory, node, storage, "")
+        entries = await self.proxmox.get(f"/nodes/{node}/storage/{storage}/content") or []
+        found = next((each for each in entries if each.get("volid") == volid), None)
+        if found is None:
+            raise NotFound(f"image: there is no {volid} on {node}; list_content lists what there is")
+        if found.get("content") not in IMPORTED:
+            raise Rejected(
+                f"image: {volid} is of content {found.get('content')}, not import; send it with upload_file or "
+                "download_url as content import, with a name that ends in .qcow2, .raw or .vmdk"
+            )
 
     def _denied(self, p: Order, error: Denied) -> Denied:
         """Say what is missing: for a create Proxmox itself says no more than `Permission check failed`."""

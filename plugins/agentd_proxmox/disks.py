@@ -1,6 +1,7 @@
-"""Move the disks of a VM between storages, take them off and put them back; no volume is ever deleted here.
+"""Add disks and mount points, move them between storages, take them off and put them back; no volume is deleted here.
 
-What a VM names no longer stays with it as `unusedN`.  Deleting it is delete_volume's, which is of another tier.
+What a guest names no longer stays with it as `unusedN`.  Deleting it is delete_volume's, which is of another tier.
+A VM's change is a task, a container's is done at once.
 """
 
 from __future__ import annotations
@@ -14,17 +15,23 @@ from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, look, methods, targets
-from agentd_proxmox.power import upid_of
+from agentd_proxmox.power import STOPPED, upid_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from agentd_proxmox.inventory import Inventory, Place
     from agentd_proxmox.methods import Calls, Needs
 
+MOVERS = frozenset({"qmmove", "move_volume"})
 _UNUSED = re.compile(r"unused\d+\Z")
+_OF = {"qemu": re.compile(r"(scsi|virtio|sata|ide)\d+\Z"), "lxc": re.compile(r"mp\d+\Z")}
+"""What a disk is called that can be added and taken off, by kind of guest."""
+_SEND = ("POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config")
 
 
 class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk of which VM, and to which storage; digest: of get_vm, then nothing is done if it has changed."""
+    """Which disk of which guest, and to which storage; digest: of get_vm, then nothing is done if it has changed."""
 
     vmid: fields.Vmid
     disk: fields.Disk
@@ -33,7 +40,7 @@ class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DetachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk of which VM; digest: of get_vm, then nothing is done if it has changed."""
+    """Which disk of which guest; digest: of get_vm, then nothing is done if it has changed."""
 
     vmid: fields.Vmid
     disk: fields.Disk
@@ -41,30 +48,55 @@ class DetachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AttachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """As which disk to put back which of the VM's unused volumes."""
+    """As which disk to put back which of the guest's unused volumes.
+
+    Of a container: `mount` says where it sees it, `backup` whether backups contain it.
+    """
 
     vmid: fields.Vmid
     disk: fields.Disk
     volume: fields.Volume
+    mount: fields.Mount = ""
+    backup: bool = True
+    digest: str = ""
+
+
+class AddDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which new disk, of how many GiB, on which storage.
+
+    Of a container: `mount` says where it sees it, `backup` whether backups contain it.
+    """
+
+    vmid: fields.Vmid
+    disk: fields.Disk
+    storage: fields.Storage
+    size: fields.Gibibytes
+    mount: fields.Mount = ""
+    backup: bool = True
     digest: str = ""
 
 
 class DiskChange(msgspec.Struct, frozen=True):
-    """The VM as it is now, and the volumes that it keeps unused, by option."""
+    """The guest as it is now, and the volumes that it keeps unused, by option."""
 
     guest: fields.Guest
     unused: dict[str, str]
 
 
 class Disks:
-    """The tools for the disks of VMs."""
+    """The tools for the disks of VMs and the mount points of containers."""
 
     calls: ClassVar[Calls] = {
-        "move_disk": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/move_disk"),
-        "detach_disk": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config"),
-        "attach_disk": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config"),
+        "add_disk": (*methods.WRITE, *_SEND),
+        "move_disk": (
+            *(*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/move_disk"),
+            "POST /nodes/{node}/lxc/{vmid}/move_volume",
+        ),
+        "detach_disk": (*methods.WRITE, *_SEND, "GET /nodes/{node}/lxc/{vmid}/pending"),
+        "attach_disk": (*methods.WRITE, *_SEND),
     }
     needs: ClassVar[Needs] = {
+        "add_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
         "move_disk": {methods.SPACE},
         "detach_disk": methods.on(methods.VM, "VM.Config.Disk"),
         "attach_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
@@ -76,28 +108,54 @@ class Disks:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def add_disk(self, call: Call, p: AddDisk) -> DiskChange:
+        """Give a VM one more disk, or a container one more mount point, empty and of a size."""
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+        _fits(at, p.disk)
+        value = f"{p.storage}:{p.size}{_mounted(at, p.mount, backup=p.backup)}"
+
+        async def seen() -> Found | None:
+            config = await self._config(at, p.digest)
+            if p.disk in config:
+                if (look.disks(config)[p.disk], volume_of(config, p.disk, at).partition(":")[0]) == (p.size, p.storage):
+                    return Found()
+                raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
+            await targets.storage(self.inventory, at.node, p.storage, _content(at))
+            await self.inventory.unlocked(call, at)
+            call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
+            return None
+
+        await self.inventory.finish(call, await call.once(seen, self._changing(at, p.digest, {p.disk: value})))
+        volume_of(await self.inventory.config(at), p.disk, at)
+        return await self._used(call, at, p.disk)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def move_disk(self, call: Call, p: MoveDisk) -> DiskChange:
-        """Copy a disk of a VM to another storage, also while it runs, and let the VM use the copy.
+        """Copy a disk of a VM or of a stopped container to another storage, and let it use the copy; a VM may run on.
 
         The old volume stays as `unusedN` until delete_volume deletes it.
         """
-        at = await self.inventory.find(p.vmid, vm=True)
+        at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
         async def seen() -> Found | None:
             config = await self._config(at, p.digest)
             if volume_of(config, p.disk, at).partition(":")[0] == p.storage:
                 return Found()
-            ours = await targets.running(self.inventory, at.node, {"qmmove"}, str(at.vmid))
+            ours = await targets.running(self.inventory, at.node, MOVERS, str(at.vmid))
             if ours:
                 return Found(ours[0].text)
-            await targets.storage(self.inventory, at.node, p.storage, "images")
-            await self.inventory.unlocked(call, at)
+            await targets.storage(self.inventory, at.node, p.storage, _content(at))
+            status = await self.inventory.unlocked(call, at)
+            if at.kind == "lxc" and status.get("status") != STOPPED:
+                raise Rejected(f"{at.title} is {status.get('status')}: shutdown_vm first; nothing was done")
             return None
 
         async def act() -> str | None:
-            options = {"disk": p.disk, "storage": p.storage, "digest": p.digest or None}
-            return upid_of(await self.proxmox.post(f"{at.path}/move_disk", **options))
+            which, where = ("disk", "move_disk") if at.kind == "qemu" else ("volume", "move_volume")
+            options = {which: p.disk, "storage": p.storage, "digest": p.digest or None}
+            return upid_of(await self.proxmox.post(f"{at.path}/{where}", **options))
 
         await self.inventory.finish(call, await call.once(seen, act))
         config = await self.inventory.config(at)
@@ -107,34 +165,37 @@ class Disks:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def detach_disk(self, call: Call, p: DetachDisk) -> DiskChange:
-        """Take a disk off a VM; its volume stays as `unusedN`, and attach_disk puts it back.
+        """Take a disk off a VM or a mount point off a container; its volume stays as `unusedN` for attach_disk.
 
-        A running VM that cannot let it go keeps it until its next start; that is told as a warning.
+        A running guest that cannot let it go keeps it until its next start; that is told as a warning.
         """
-        at = await self.inventory.find(p.vmid, vm=True)
+        at = await self.inventory.find(p.vmid)
         call.target(at.target())
+        _fits(at, p.disk)
 
         async def seen() -> Found | None:
-            if p.disk not in await self._config(at, p.digest):
+            config = await self._config(at, p.digest)
+            if p.disk not in config or await self._goes(at, p.disk):
                 return Found()
             await self.inventory.unlocked(call, at)
+            mount = re.search(r",mp=([^,]+)", str(config[p.disk]))
+            back = {"volume": volume_of(config, p.disk, at)} | ({"mount": mount[1]} if mount else {})
+            call.inverse("attach_disk", {"vmid": at.vmid, "disk": p.disk, **back})
             return None
 
-        async def act() -> str | None:
-            digest = (await self._config(at, p.digest)).get("digest")
-            return upid_of(await self.proxmox.post(f"{at.path}/config", delete=p.disk, digest=digest))
-
-        await self.inventory.finish(call, await call.once(seen, act))
-        live = dict(await self.proxmox.get(f"{at.path}/config", current=True))
-        if p.disk in live:
+        found = await call.once(seen, self._changing(at, p.digest, {"delete": p.disk}))
+        await self.inventory.finish(call, found)
+        if p.disk in await self._live(at):
             call.warn(f"{at.title} keeps {p.disk} until its next start")
         return await self._now(at)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def attach_disk(self, call: Call, p: AttachDisk) -> DiskChange:
-        """Put a volume back that a VM keeps unused, as one of its disks."""
-        at = await self.inventory.find(p.vmid, vm=True)
+        """Put a volume back that a VM or container keeps unused, as one of its disks or mount points."""
+        at = await self.inventory.find(p.vmid)
         call.target(at.target())
+        _fits(at, p.disk)
+        value = p.volume + _mounted(at, p.mount, backup=p.backup)
 
         async def seen() -> Found | None:
             config = await self._config(at, p.digest)
@@ -147,22 +208,44 @@ class Disks:
                 have = ", ".join(unused.values()) or "none"
                 raise Rejected(f"volume: {p.volume} is no unused one of {at.title}; it has {have}; nothing was done")
             await self.inventory.unlocked(call, at)
+            call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
             return None
 
-        async def act() -> str | None:
-            digest = (await self._config(at, p.digest)).get("digest")
-            return upid_of(await self.proxmox.post(f"{at.path}/config", digest=digest, **{p.disk: p.volume}))
-
-        await self.inventory.finish(call, await call.once(seen, act))
+        await self.inventory.finish(call, await call.once(seen, self._changing(at, p.digest, {p.disk: value})))
         if volume_of(await self.inventory.config(at), p.disk, at) != p.volume:
             raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} is not {p.volume}")
-        return await self._now(at)
+        return await self._used(call, at, p.disk)
+
+    def _changing(self, at: Place, digest: str, options: look.Config) -> Callable[[], Awaitable[str | None]]:
+        """Return what changes options of the configuration as it is when it is called."""
+
+        async def act() -> str | None:
+            now = (await self._config(at, digest)).get("digest")
+            send = self.proxmox.post if at.kind == "qemu" else self.proxmox.put
+            return upid_of(await send(f"{at.path}/config", digest=now, **options))
+
+        return act
+
+    async def _goes(self, at: Place, disk: str) -> bool:
+        """Tell whether a container is going to let its mount point go at its next start; its config still shows it."""
+        if at.kind == "qemu":
+            return False
+        entries = await self.proxmox.get(f"{at.path}/pending") or []
+        return any(each.get("key") == disk and each.get("delete") for each in entries)
 
     async def _config(self, at: Place, digest: str) -> look.Config:
         config = await self.inventory.config(at)
         if digest and config.get("digest") != digest:
             raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
         return config
+
+    async def _live(self, at: Place) -> look.Config:
+        return dict(await self.proxmox.get(f"{at.path}/config", current=True))
+
+    async def _used(self, call: Call, at: Place, disk: str) -> DiskChange:
+        if disk not in await self._live(at):
+            call.warn(f"{at.title} uses {disk} from its next start on")
+        return await self._now(at)
 
     async def _now(self, at: Place) -> DiskChange:
         return DiskChange(await self.inventory.read(at), unused_of(await self.inventory.config(at)))
@@ -177,5 +260,28 @@ def volume_of(config: look.Config, disk: str, at: Place) -> str:
 
 
 def unused_of(config: look.Config) -> dict[str, str]:
-    """Return the volumes that a VM keeps and does not use, by option."""
-    return {key: str(value).partition(",")[0] for key, value in sorted(config.items()) if _UNUSED.match(key)}
+    """Return the volumes that a guest keeps and does not use, by option."""
+    volumes = {key: str(value).partition(",")[0] for key, value in sorted(config.items())}
+    used = {volumes[key] for key in look.disks(config)}
+    return {key: volume for key, volume in volumes.items() if _UNUSED.match(key) and volume not in used}
+
+
+def _fits(at: Place, disk: str) -> None:
+    if not _OF[at.kind].match(disk):
+        names = "mp0, mp1, …" if at.kind == "lxc" else "scsi1, virtio0, …"
+        raise Rejected(f"disk: {at.title} can be given and rid of {names}, not {disk}; nothing was done")
+
+
+def _content(at: Place) -> str:
+    return "images" if at.kind == "qemu" else "rootdir"
+
+
+def _mounted(at: Place, mount: str, *, backup: bool) -> str:
+    """Return what follows the volume of a mount point; raises Rejected for one that is nowhere."""
+    if at.kind == "qemu":
+        if mount:
+            raise Rejected(f"mount: {at.title} mounts its disks itself; leave `mount` out; nothing was done")
+        return ""
+    if not mount:
+        raise Rejected(f"mount: say where {at.title} shall see it, for example /srv/data; nothing was done")
+    return f",mp={mount},backup={int(backup)}"

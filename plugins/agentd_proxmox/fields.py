@@ -18,9 +18,22 @@ Storage = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", description=
 Bridge = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="name of a bridge of the node")]
 Pool = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./-]+$", description="name of a pool")]
 Tag = Annotated[str, Meta(pattern=r"^[a-z0-9_][a-z0-9_+.-]*$", description="lower case")]
-Disk = Annotated[str, Meta(pattern=r"^(scsi|virtio|sata|ide)\d{1,2}$", description="for example scsi0")]
+Disk = Annotated[
+    str,
+    Meta(
+        pattern=r"^((scsi|virtio|sata|ide)\d{1,2}|mp\d{1,3}|rootfs)$",
+        description="for example scsi0; of a container rootfs or mp0",
+    ),
+]
+Mount = Annotated[
+    str, Meta(pattern=r"^((/[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]*)+)?$", description="where a container sees it: /srv/data")
+]
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]
 Volume = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+:[^,;\s]+$", description="for example local:iso/debian.iso")]
+Startup = Annotated[
+    str,
+    Meta(pattern=r"^((order|up|down)=\d{1,6}(,(order|up|down)=\d{1,6}){0,2})?$", description="order=1,up=30,down=60"),
+]
 Cores = Annotated[int, Meta(ge=1, le=8192)]
 Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]
 Gibibytes = Annotated[int, Meta(ge=1, le=131_072, description="GiB")]

@@ -69,6 +69,7 @@ class TemplatePage(msgspec.Struct, frozen=True):
 class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change; what is left out stays, an empty text or list removes.  Most of it takes effect on a restart.
 
+    protection: neither the guest nor its disks can be removed; startup: its place in the order at boot
     digest: of get_vm; then nothing is changed if somebody has changed the configuration since
     sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
     """
@@ -80,6 +81,8 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
     tags: list[fields.Tag] | None = None
     onboot: bool | None = None
+    startup: fields.Startup | None = None
+    protection: bool | None = None
     agent: bool | None = None
     ciuser: str | None = None
     sshkeys: str | None = None
@@ -90,11 +93,11 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk, and how large it shall be: an absolute size, never smaller than it is."""
+    """Which disk (by default scsi0 or rootfs), and how large it shall be: an absolute size, never less than it is."""
 
     vmid: fields.Vmid
     size: fields.Gibibytes
-    disk: fields.Disk = "scsi0"
+    disk: fields.Disk | None = None
 
 
 class Guests:
@@ -105,7 +108,7 @@ class Guests:
         "list_templates": methods.PLACES,
         "get_vm": methods.READ,
         "update_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config"),
-        "resize_disk": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/resize"),
+        "resize_disk": (*methods.WRITE, *methods.guest("PUT /resize")),
     }
     needs: ClassVar[Needs] = {
         "list_vms": methods.on(methods.VM, "VM.Audit"),
@@ -169,12 +172,13 @@ class Guests:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def resize_disk(self, call: Call, p: ResizeDisk) -> fields.Guest:
-        """Grow a disk of a VM to a size; one that is as large or larger is left alone.
+        """Grow a disk of a VM or container to a size; one that is as large or larger is left alone.
 
-        The guest still has to grow its partition and file system; most cloud images do so by themselves at boot.
+        A VM still has to grow its partition and file system; most cloud images do so by themselves at boot.
         """
-        at = await self.inventory.find(p.vmid, vm=True)
+        at = await self.inventory.find(p.vmid)
         call.target(at.target())
+        disk = p.disk or ("scsi0" if at.kind == "qemu" else "rootfs")
 
         digest = ""
 
@@ -184,21 +188,21 @@ class Guests:
                 return Found(ours[0].text)
             config = await self.inventory.config(at)
             digest = str(config.get("digest") or "")
-            if not _too_small(call, at, p, look.disks(config)):
+            if not _too_small(call, at, disk, p.size, look.disks(config)):
                 return Found()
             await self.inventory.unlocked(call, at)
             return None
 
         async def act() -> str | None:
             # With the digest a request that was lost on its way, and comes late, is refused.
-            sent = {"disk": p.disk, "size": f"{p.size}G", "digest": digest or None}
+            sent = {"disk": disk, "size": f"{p.size}G", "digest": digest or None}
             return upid_of(await self.proxmox.put(f"{at.path}/resize", **sent))
 
         found = await call.once(seen, act)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed:
-            if look.disks(await self.inventory.config(at)).get(p.disk, 0) < p.size:
+            if look.disks(await self.inventory.config(at)).get(disk, 0) < p.size:
                 raise
         return await self.inventory.read(at)
 
@@ -228,13 +232,13 @@ async def change(
     raise AssertionError("unreachable")
 
 
-def _too_small(call: Call, at: Place, p: ResizeDisk, disks: dict[str, float]) -> bool:
+def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, float]) -> bool:
     """Tell whether the disk has to grow; raises Rejected if there is none of that name."""
-    if p.disk not in disks:
-        raise Rejected(f"{at.title} has no disk {p.disk}; it has {', '.join(disks) or 'none'}")
-    if disks[p.disk] > p.size:
-        call.warn(f"{p.disk} of {at.title} has {disks[p.disk]:g} GiB and a disk cannot shrink: left as it is")
-    return disks[p.disk] < p.size
+    if disk not in disks:
+        raise Rejected(f"{at.title} has no disk {disk}; it has {', '.join(disks) or 'none'}")
+    if disks[disk] > size:
+        call.warn(f"{disk} of {at.title} has {disks[disk]:g} GiB and a disk cannot shrink: left as it is")
+    return disks[disk] < size
 
 
 def _by_vmid(line: fields.GuestLine) -> str:

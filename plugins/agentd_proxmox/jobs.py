@@ -186,6 +186,7 @@ class Jobs:
         if p.exclude and not p.all:
             raise Rejected("create_backup_job: exclude goes with all=true only")
         name = p.id or targets.keyed(call, "create_backup_job")
+        call.target(Target(f"backup_job/{name}", f"backup job {name}", labels=[f"storage/{p.storage}"]))
         wanted = {
             "schedule": p.schedule,
             "storage": p.storage,
@@ -221,6 +222,7 @@ class Jobs:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
     async def update_backup_job(self, call: Call, p: UpdateJob) -> BackupJob:
         """Change a backup job: its time, storage, guests, retention or whether it is on."""
+        call.target(Target(f"backup_job/{p.id}", f"backup job {p.id}"))
         wanted = {
             "schedule": p.schedule,
             "storage": p.storage,

@@ -176,8 +176,10 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "tags": split_tags,
     "onboot": enabled,
     "agent": enabled,
+    "protection": enabled,
     "memory": lambda value: memory({"memory": value}),
     "cores": lambda value: int(value or 1),
+    "swap": lambda value: int(512 if value is None else value),
     "description": lambda value: text_of(_text(value)),
     "sshkeys": lambda value: unquote(_text(value)).strip(),
 }

@@ -213,6 +213,9 @@ class Node:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def start_service(self, call: Call, p: OneService) -> ServiceLine:
         """Start a service of a node; one that runs is left alone."""
+        call.target(
+            Target(f"service/{p.node}/{p.service}", f"service {p.service} on {p.node}", labels=[f"node/{p.node}"])
+        )
 
         async def seen() -> Found | None:
             if (await self._one(p.node, p.service)).state == "running":

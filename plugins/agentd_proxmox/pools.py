@@ -160,6 +160,7 @@ class Pools:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_pool(self, call: Call, p: CreatePool) -> Pool:
         """Make an empty pool; one of that name with that comment is left alone."""
+        call.target(Target(f"pool/{p.pool}", f"pool {p.pool}"))
 
         async def seen() -> Found | None:
             pools = await self._list()

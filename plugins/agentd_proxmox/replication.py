@@ -194,6 +194,8 @@ class Replication:
         if not before.enabled or before.removing:
             state = "is being removed" if before.removing else "is off: update_replication with enabled=true"
             raise Rejected(f"the replication job {p.id} {state}")
+        title = f"replication job {p.id} of {before.vmid} to {before.target}"
+        call.target(Target(f"replication/{p.id}", title, labels=[f"guest/{before.vmid}"]))
 
         async def act() -> None:
             await self.proxmox.post(f"/nodes/{before.source}/replication/{p.id}/schedule_now")

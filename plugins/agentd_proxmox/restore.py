@@ -35,7 +35,10 @@ NOBODY = 3
 
 
 class RestoreBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which backup, as which new VMID.  unique: with new MAC addresses; storage: where its disks shall lie."""
+    """Which backup, as which new VMID.  unique: with new MAC addresses; storage: where its disks shall lie.
+
+    tags: instead of those in the backup
+    """
 
     volid: Archive
     node: fields.Node
@@ -44,6 +47,7 @@ class RestoreBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: fields.Storage | None = None
     unique: bool = True
     pool: fields.Pool | None = None
+    tags: list[fields.Tag] = []
 
 
 class RestoreOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,9 +147,15 @@ class Restore:
         if not call.key:
             raise Rejected("restore_backup: this call has no key, so what it makes could not be found again")
         line = await archive(self.inventory, p.node, p.volid)
-        wanted = Place(p.vmid, p.node, line.type or "qemu", p.name or "", "unknown", template=False)
+        wanted = Place(
+            *(p.vmid, p.node, line.type or "qemu", p.name or "", "unknown"),
+            template=False,
+            tags=tuple(p.tags),
+            pool=p.pool or "",
+        )
+        call.target(wanted.target())
         await self._target(p.node, p.storage, wanted.kind)
-        more = {"unique": p.unique or None, "pool": p.pool}
+        more = {"unique": p.unique or None, "pool": p.pool, "tags": ";".join(p.tags) or None}
         if p.name:
             more["name" if wanted.kind == "qemu" else "hostname"] = p.name
 

@@ -34,7 +34,7 @@ class Declared:
 
 
 def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
-    """Return what a permission check of the schema asks for: of alternatives the first.
+    """Return what a permission check of the schema asks for: of alternatives one for looking, else the least.
 
     One of several privileges (`any`) is for the area to name, unless there is only one.
     """
@@ -47,7 +47,11 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
         return {(each, check[1]) for each in check[2]}
     if check[0] == "and":
         return {each for part in check[1:] for each in needed(part)}
-    return needed(check[1]) if check[0] == "or" else set()
+    if check[0] != "or":
+        return set()
+    ways = [needed(each) for each in check[1:]]
+    looking = [each for each in ways if each and all(privilege.endswith(".Audit") for privilege, _ in each)]
+    return looking[0] if looking else min(ways, key=len)
 
 
 def rights(catalogue: Catalogue, declared: Iterable[Declared]) -> list[Right]:

@@ -18,3 +18,5 @@ class ToolSettings(Settings):
     """Seconds for which a tool waits until Proxmox' HA manager has done what it accepted."""
     secrets_dir: Path | None = None
     """Where create_token writes a new secret, readable by the agent alone; not set: no token is made."""
+    upload_dirs: list[Path] = Field(default_factory=list)
+    """Folders of the agent's host from which upload_file may send files; none: it sends nothing."""

@@ -238,6 +238,7 @@ class States:
     async def regenerate_cloudinit(self, call: Call, p: Which) -> fields.Guest:
         """Write a VM's cloud-init drive anew from its configuration; the guest reads it at its next boot."""
         at = await self._vm(p)
+        call.target(at.target())
 
         async def seen() -> Found | None:
             config = await self.inventory.config(at)

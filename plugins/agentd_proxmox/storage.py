@@ -219,6 +219,7 @@ class Storage:
             raise Rejected(f"checksum: {p.algorithm} has {LENGTHS[p.algorithm]} digits, this has {len(p.checksum)}")
         await targets.storage(self.inventory, p.node, p.storage, p.content)
         volid = f"{p.storage}:{p.content}/{p.filename}"
+        call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
 
         async def seen() -> Found | None:
             while ours := await targets.running(self.inventory, p.node, {"download"}, p.filename):
@@ -254,7 +255,7 @@ class Storage:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def allocate_disk(self, call: Call, p: AllocateDisk) -> VolumeLine:
         """Allocate an empty disk that belongs to a guest; it is attached to nothing yet."""
-        await self.inventory.find(p.vmid)
+        at = await self.inventory.find(p.vmid)
         entry = await targets.storage(self.inventory, p.node, p.storage, "images")
         name = f"vm-{p.vmid}-{p.name or targets.keyed(call, 'allocate_disk')}"
         files = str(entry.get("plugintype")) in {"dir", "nfs", "cifs", "btrfs", "cephfs"}
@@ -262,6 +263,9 @@ class Storage:
             raise Rejected(f"format: storage {p.storage} ({entry.get('plugintype')}) holds raw disks only")
         filename = f"{name}.{p.format}" if files else name
         volid = f"{p.storage}:" + (f"{p.vmid}/{filename}" if files else name)
+        owner = at.target()
+        labels = [f"storage/{p.storage}", owner.name, *owner.labels]
+        call.target(Target(f"volume/{volid}", f"a disk of {at.title}", labels=labels))
 
         async def seen() -> Found | None:
             there = await self._one(p.node, volid)

@@ -18,6 +18,7 @@ from harness import eventually
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
+    from agentd.tools import Call
     from agentd.worker import Worker
 
 
@@ -90,6 +91,28 @@ async def test_a_stop_waits_for_the_answer_of_a_write(bus: Bus, probe: Probe) ->
 
     assert told.status is Outcome.CANCELLED
     assert halted == ["UPID:w.t:1"]
+
+
+async def test_a_stop_breaks_what_leaves_nothing(bus: Bus, probe: Probe) -> None:
+    """What a write does for long and without a trace, as sending a file, is ended at once, though its tool is not."""
+
+    async def act(call: Call) -> None:
+        with call.breakable():
+            await probe.hang(call)
+
+    probe.on_act = act
+    async with serving(a_worker(bus, probe)):
+        await assign(bus, "probed")
+        await probe.at_work.wait()
+        async with asyncio.timeout(5):
+            await stop(bus)
+            told = await completion(bus)
+
+    assert told.status is Outcome.CANCELLED
+    assert isinstance(told.error, TaskError)
+    assert told.error.message == (
+        "w.t: was ended while it ran; it had begun no task in Proxmox, or a short one that is over"
+    )
 
 
 async def test_what_would_be_left_half_made_is_finished(bus: Bus, probe: Probe) -> None:

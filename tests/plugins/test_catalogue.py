@@ -20,7 +20,7 @@ HealthCheck = PLANS["health_check"].parameters
 
 def test_what_there_is() -> None:
     """The seed's workflows are there under their names."""
-    assert set(PLANS) == {"vm_deployment", "health_check"}
+    assert set(PLANS) == {"vm_deployment", "health_check", "backup_verification"}
     assert all(each.description for each in PLANS.values())
 
 

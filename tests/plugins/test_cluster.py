@@ -85,6 +85,9 @@ class TestLists:
         ]
         shown = await tools.once("get_task", upid=listed[-1].upid)
         assert (shown.succeeded, shown.running, shown.log[-1]) == (True, False, "TASK OK")
+        still = await tools.once("get_task", upid=running.upid)
+        ended = await tools.once("get_task", upid=running.upid, patience=60)
+        assert (still.running, ended.running, ended.succeeded) == (True, False, True)
         with pytest.raises(errors.Rejected):
             await tools.once("get_task", upid="../../version")
 

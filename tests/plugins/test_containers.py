@@ -156,14 +156,22 @@ class TestUpdate:
             "tags": ["db"],
             "description": "new",
             "onboot": True,
+            "startup": "order=3",
+            "protection": True,
         }
-        for _ in range(2):
-            found = await tools.once("update_container", vmid=320, **wish)
+        for call in (first := MemoryCall(), MemoryCall()):
+            found = await tools.once("update_container", call, vmid=320, **wish)
 
             assert (found.name, found.cores, found.memory, found.tags) == ("renamed", 3, 768, ["db"])
             assert (found.description, found.onboot) == ("new", True)
         assert len(await steered.log("PUT")) == 1
-        assert "agentd:wf-1.create" in (await steered.found(320))["config"]["description"]
+        assert [each.name for each in first.targets] == ["guest/320"]
+        config = (await steered.found(320))["config"]
+        assert "agentd:wf-1.create" in config["description"]
+        assert (config["startup"], str(config["protection"])) == ("order=3", "1")
+        assert first.undo is not None
+        back = await tools.once(first.undo[0], **first.undo[1])
+        assert (back.name, back.cores, back.memory, back.tags, back.onboot) == ("ct-01", 1, 512, [], False)
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """A configuration that was changed since it was read is not changed; a VM is no container."""

@@ -93,3 +93,137 @@ class TestDetach:
         with pytest.raises(errors.InvalidMessage, match="disk"):
             tools.tools["detach_disk"].parse({"vmid": 101, "disk": "unused0"})
         assert await steered.log("POST") == []
+
+
+class TestAdd:
+    """add_disk."""
+
+    @pytest.mark.parametrize(
+        ("vmid", "disk", "more", "value"),
+        [
+            (101, "scsi1", {}, r"local-lvm:vm-101-disk-1,size=5G"),
+            (201, "mp0", {"mount": "/srv/data"}, r"local-lvm:vm-201-disk-1,backup=1,mp=/srv/data,size=5G"),
+            (200, "mp7", {"mount": "/a", "backup": False}, r"local-lvm:vm-200-disk-1,backup=0,mp=/a,size=5G"),
+        ],
+    )
+    async def test_added(
+        self, tools: Bench, steered: Steer, vmid: int, disk: str, more: dict[str, Any], value: str
+    ) -> None:
+        """A stopped VM, a container that runs or not, gets one more disk, once; detach_disk takes it back."""
+        wanted: dict[str, Any] = {"vmid": vmid, "disk": disk, "storage": "local-lvm", "size": 5, **more}
+        call = MemoryCall()
+        done = [await tools.once("add_disk", each, **wanted) for each in (call, MemoryCall())][1]
+
+        found = await steered.found(vmid)
+        assert (done.guest.disks[disk], done.unused) == (5.0, {})
+        assert found["config"][disk] == value
+        assert call.undo == ("detach_disk", {"vmid": vmid, "disk": disk})
+        assert len(await steered.log("POST")) + len(await steered.log("PUT")) == 1
+
+    async def test_later(self, tools: Bench) -> None:
+        """A running VM that takes its disk on only when it starts again says so."""
+        call = MemoryCall()
+        await tools.once("add_disk", call, vmid=100, disk="virtio0", storage="local-lvm", size=5)
+
+        assert call.warnings == ["VM 100 'web-01' on pve1 uses virtio0 from its next start on"]
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    @pytest.mark.parametrize("vmid", [101, 201])
+    async def test_lost(self, tools: Bench, steered: Steer, vmid: int, fault: str) -> None:
+        """A change whose answer or request is lost is settled by looking: one disk is made."""
+        disk, more = ("scsi1", {}) if vmid == 101 else ("mp0", {"mount": "/srv"})
+        await steered.rule("POST" if vmid == 101 else "PUT", f"/{vmid}/config$", {fault: True}, 1)
+        call = MemoryCall()
+        done = await tools.until_done("add_disk", call, vmid=vmid, disk=disk, storage="local-lvm", size=5, **more)
+
+        assert sorted(done.guest.disks) == sorted(["scsi0", disk] if vmid == 101 else ["rootfs", disk])
+        assert done.unused == {}
+
+    async def test_wrong(self, tools: Bench, steered: Steer) -> None:
+        """A place that is taken, another kind of guest, a storage for other things, no mount: nothing is sent."""
+        disk: dict[str, Any] = {"vmid": 101, "disk": "scsi1", "storage": "local-lvm", "size": 5}
+        with pytest.raises(errors.Rejected, match="has another scsi0 already: choose a free one"):
+            await tools.once("add_disk", **disk | {"disk": "scsi0"})
+        with pytest.raises(errors.Rejected, match="can be given and rid of scsi1, virtio0, …, not mp0"):
+            await tools.once("add_disk", **disk | {"disk": "mp0"})
+        with pytest.raises(errors.Rejected, match="can be given and rid of mp0, mp1, …, not rootfs"):
+            await tools.once("add_disk", **disk | {"vmid": 201, "disk": "rootfs", "mount": "/srv"})
+        with pytest.raises(errors.Rejected, match="mount: say where container 201 'proxy' on pve2 shall see it"):
+            await tools.once("add_disk", **disk | {"vmid": 201, "disk": "mp0"})
+        with pytest.raises(errors.Rejected, match="mounts its disks itself; leave `mount` out"):
+            await tools.once("add_disk", **disk, mount="/srv")
+        with pytest.raises(errors.Rejected, match="storage local of pve1 does not hold images"):
+            await tools.once("add_disk", **disk | {"storage": "local"})
+        with pytest.raises(errors.InvalidMessage, match="mount"):
+            tools.tools["add_disk"].parse(disk | {"mount": "/srv/../etc,ro=1"})
+        assert await steered.log("POST") == await steered.log("PUT") == []
+
+
+class TestContainers:
+    """The same tools for the mount points of containers."""
+
+    async def test_resized(self, tools: Bench, steered: Steer) -> None:
+        """A container's root file system grows to a size, by default, also while it runs; a larger one is left."""
+        grown = await tools.once("resize_disk", vmid=200, size=12)
+        await tools.once("resize_disk", vmid=200, size=12)
+        await tools.once("resize_disk", call := MemoryCall(), vmid=200, size=4, disk="rootfs")
+
+        assert grown.disks == {"rootfs": 12.0}
+        assert call.warnings == [
+            "rootfs of container 200 'dns' on pve1 has 12 GiB and a disk cannot shrink: left as it is"
+        ]
+        assert len(await steered.log("PUT")) == 1
+
+    async def test_moved(self, tools: Bench, steered: Steer) -> None:
+        """A stopped container's volume is moved once, the old one is kept; a running one is refused."""
+        await steered.storage("shared", content="images,rootdir")
+        for _ in range(2):
+            done = await tools.once("move_disk", vmid=201, disk="rootfs", storage="shared")
+
+            assert (done.guest.storages, done.guest.disks) == (["shared"], {"rootfs": 8.0})
+            assert list(done.unused.values()) == ["local-lvm:vm-201-disk-0"]
+        assert len(await steered.tasks("move_volume")) == 1
+        with pytest.raises(errors.Rejected, match="container 200 'dns' on pve1 is running: shutdown_vm first"):
+            await tools.once("move_disk", vmid=200, disk="rootfs", storage="shared")
+
+    async def test_moved_lost(self, tools: Bench, steered: Steer) -> None:
+        """A move whose answer is lost is found while it runs, and not begun again."""
+        await steered.storage("shared", content="images,rootdir")
+        await steered.durations(move_volume=0.8)
+        await steered.rule("POST", "/move_volume$", {"cut_after": True}, 1)
+        await tools.until_done("move_disk", MemoryCall(), vmid=201, disk="rootfs", storage="shared")
+
+        assert len(await steered.tasks("move_volume")) == 1
+
+    async def test_off_and_on(self, tools: Bench) -> None:
+        """A mount point that is taken off is kept and put back where it was, each once."""
+        await tools.once("add_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")
+        call = MemoryCall()
+        off = [await tools.once("detach_disk", each, vmid=201, disk="mp0") for each in (call, MemoryCall())][1]
+        assert call.undo is not None
+        back, parameters = call.undo
+        on = [await tools.once(back, **parameters) for _ in range(2)][1]
+
+        assert (list(off.guest.disks), list(off.unused.values())) == (["rootfs"], [parameters["volume"]])
+        assert (sorted(on.guest.disks), on.unused) == (["mp0", "rootfs"], {})
+        assert parameters == {"vmid": 201, "disk": "mp0", "volume": "local-lvm:vm-201-disk-1", "mount": "/srv"}
+
+    async def test_running(self, tools: Bench, steered: Steer) -> None:
+        """A running container keeps its mount point until its next start, and says so each time; it is asked once."""
+        await tools.once("add_disk", vmid=200, disk="mp0", storage="local-lvm", size=5, mount="/srv")
+        before = len(await steered.log("PUT"))
+        calls = MemoryCall(), MemoryCall()
+        for each in calls:
+            await tools.once("detach_disk", each, vmid=200, disk="mp0")
+
+            assert each.warnings == ["container 200 'dns' on pve1 keeps mp0 until its next start"]
+        assert len(await steered.log("PUT")) == before + 1
+
+    async def test_digest(self, tools: Bench, steered: Steer) -> None:
+        """Another configuration than the one that was read is refused before anything is sent, and by Proxmox after."""
+        with pytest.raises(errors.ConfigChanged, match="look again"):
+            await tools.once("detach_disk", vmid=201, disk="mp0", digest="0" * 40)
+        changed = {"status": 500, "reason": "detected modified configuration - file changed by other user? Try again."}
+        await steered.rule("PUT", "/config$", changed)
+        with pytest.raises(errors.ConfigChanged, match="detected modified configuration"):
+            await tools.once("add_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")

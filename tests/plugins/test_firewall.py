@@ -244,7 +244,7 @@ class TestOptions:
         await full.close()
 
         assert (off.in_force, off.why) == (False, "it is off at this level")
-        assert (bare.in_force, bare.why) == (False, "no network card of it has firewall=1 (net0)")
+        assert (bare.in_force, bare.why) == (False, "no network card of it has firewall=1 (net0); set_guest_network")
         assert (on.in_force, on.bare, on.policy_out, on.options) == (True, ["net1"], "REJECT", {"macfilter": "0"})
         assert node.in_force
         with pytest.raises(errors.ConfigChanged, match="look again"):

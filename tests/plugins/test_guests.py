@@ -84,6 +84,8 @@ class TestUpdate:
             "description": "the\ndatabase",
             "tags": ["prod", "db", "gold"],
             "onboot": True,
+            "startup": "order=2,up=30",
+            "protection": True,
             "agent": False,
             "ciuser": "admin",
             "sshkeys": "ssh-ed25519 AAAA+/=x one@host\nssh-rsa BBBB two@host",
@@ -100,6 +102,7 @@ class TestUpdate:
         assert (changed.name, changed.cores, changed.memory) == ("db-main", 6, 8192)
         assert (changed.onboot, changed.agent, changed.tags) == (True, False, ["db", "gold", "prod"])
         assert config["ipconfig0"] == wanted["ipconfig0"]
+        assert (config["startup"], look.enabled(config["protection"])) == ("order=2,up=30", True)
         assert config["sshkeys"].startswith("ssh-ed25519%20AAAA%2B%2F%3Dx%20one%40host%0A")
         assert changed.description == "the\ndatabase"
         assert (len(await steered.log("POST")), sent) == (1, 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from agentd import client, network, subjects
+from agentd import asking, client, network, subjects
 from agentd.errors import TemporaryError, UsageError
 from agentd.messages import (
     CriticalError,
@@ -87,7 +87,7 @@ async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
 
 async def test_nobody_answers_a_signal(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an orchestrator the client says that the signal is stored."""
-    monkeypatch.setattr(client, "ANSWERED", 0.3)
+    monkeypatch.setattr(asking, "ANSWERED", 0.3)
     state = wf.fold(None, [begin(task("a"))], datetime.now(UTC))
     await bus.store(subjects.event("w1"), state, expect=0)
 

@@ -21,6 +21,7 @@ from agentd_proxmox.areas import AREAS, declared
 from agentd_proxmox.schemas import Schemas
 from agentd_proxmox.settings import ToolSettings
 from plugins.walk_guests import EIGHT
+from plugins.walk_local import CEPH
 from proxmox_access import Steer, connect
 from tool_bench import Bench, Doubt, MemoryCall
 
@@ -59,7 +60,9 @@ async def walk(
     catalogue = await Schemas(proxmox, None).catalogue()
     called: dict[str, set[str]] = {}
     results: dict[str, Any] = {"shelf": shelf}
-    for tool, given in [*WALK, ("get_task", lambda results: {"upid": results["upid"]}), *EIGHT]:
+    for tool, given in [*WALK, ("get_task", lambda results: {"upid": results["upid"]}), *CEPH, *EIGHT]:
+        if (tool, given) == CEPH[0]:
+            await steer.platters(ceph={}, directories={"corp": "ldap"})
         if (tool, given) == EIGHT[0]:
             await steer.settings(ha_has_groups=1)
             await steer.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
@@ -75,8 +78,8 @@ async def walk(
 
 
 def bench_of(proxmox: Proxmox, folder: Path) -> Bench:
-    """Return the tools, which may keep secrets in a folder."""
-    return Bench(proxmox, ToolSettings(secrets_dir=folder / "secrets"))
+    """Return the tools, which may keep secrets in a folder, and send the files of this one."""
+    return Bench(proxmox, ToolSettings(secrets_dir=folder / "secrets", upload_dirs=[Path(__file__).parent]))
 
 
 async def test_declared_is_called(lab: FakePve, tmp_path: Path, shelf: str) -> None:
@@ -243,6 +246,8 @@ async def test_roles(config: Config) -> None:
     assert read.startswith("pveum role add AgentdRead -privs ")
     assert execute.startswith("pveum role add AgentdExec -privs ")
     assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
-    assert privileges[0] == {f"{each}.Audit" for each in ("Datastore", "Pool", "SDN", "Sys", "VM", "VM.GuestAgent")}
+    assert privileges[0] == {
+        f"{each}.Audit" for each in ("Datastore", "Mapping", "Pool", "SDN", "Sys", "VM", "VM.GuestAgent")
+    }
     assert user == "pveum acl modify / --users 'agentd@pve' --roles AgentdRead"
     assert token == f"pveum acl modify / --tokens '{TOKEN}' --roles AgentdRead"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,6 +67,10 @@ class Direct:
 
     def target(self, target: Target) -> None:
         """Need no approval."""
+
+    def breakable(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody stops it."""
+        return contextlib.nullcontext()
 
     async def once(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]

@@ -11,6 +11,7 @@ from typing import Any
 from tool_bench import CONTAINER
 
 TALK: dict[str, Any] = {"vmid": 100, "guest": "web-01"}
+CLOUDY: dict[str, Any] = {"node": "pve1", "storage": "local-lvm", "image": "local:import/w.raw", "ciuser": "ada"}
 LEFT: dict[str, Any] = {"name": "left", "nodes": {"pve1": 0}}
 MOVES: list[tuple[str, dict[str, Any]]] = [
     ("migration_preflight", {"vmid": 100, "target": "pve2"}),
@@ -63,6 +64,8 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("next_vmids", {}),
     ("create_vm", {"vmid": 300, "node": "pve1", "name": "new", "storage": "local-lvm", "disk": 4}),
     ("create_vm", {"vmid": 301, "node": "pve1", "name": "cloned", "template": 9000}),
+    ("upload_file", {"path": __file__, "storage": "local", "node": "pve1", "filename": "w.raw", "content": "import"}),
+    ("create_vm", {**CLOUDY, "vmid": 304, "name": "of-image"}),
     ("create_vm", {"vmid": 302, "node": "pve1", "name": "cloudy", "template": 9000}),
     ("update_vm", {"vmid": 300, "cores": 3, "description": "x"}),
     ("resize_disk", {"vmid": 300, "size": 8}),
@@ -82,12 +85,28 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("create_container", CONTAINER),
     ("clone_container", {"vmid": 321, "node": "pve1", "name": "ct-02", "source": 320}),
     ("update_container", {"vmid": 320, "cores": 2}),
+    ("add_disk", {"vmid": 300, "disk": "scsi1", "storage": "local-lvm", "size": 1}),
+    ("add_disk", {"vmid": 320, "disk": "mp0", "storage": "local-lvm", "size": 1, "mount": "/srv"}),
+    ("resize_disk", {"vmid": 320, "size": 9}),
+    ("detach_disk", {"vmid": 320, "disk": "mp0"}),
+    ("attach_disk", {"vmid": 320, "disk": "mp0", "volume": "local-lvm:vm-320-disk-1", "mount": "/srv"}),
+    ("move_disk", {"vmid": 320, "disk": "rootfs", "storage": "local-lvm"}),
     ("console_hint", {"vmid": 320}),
     ("regenerate_cloudinit", {"vmid": 302}),
     ("make_template", {"vmid": 301, "name": "cloned"}),
     ("delete_guest", {"vmid": 301, "name": "cloned"}),
     ("create_vm", {"vmid": 303, "node": "pve1", "name": "passing", "storage": "local-lvm", "disk": 4}),
+    ("guest_config", {"vmid": 303}),
+    ("set_guest_network", {"vmid": 303, "tag": 5, "bridge": "vmbr0"}),
+    ("set_guest_network", {"vmid": 320, "card": "net1", "bridge": "vmbr0"}),
+    ("remove_guest_network", {"vmid": 320, "card": "net1"}),
+    ("remove_guest_network", {"vmid": 303, "card": "net0"}),
+    ("set_guest_network", {"vmid": 303, "bridge": "vmbr0"}),
+    ("isolate_guest", {"vmid": 303}),
     ("start_vm", {"vmid": 303}),
+    ("isolate_guest", {"vmid": 320}),
+    ("check_guest", {"vmid": 303}),
     ("discard_guest", {"vmid": 303}),
+    ("upload_file", {"path": __file__, "storage": "local", "node": "pve1", "filename": "walked.iso"}),
     *MOVES,
 ]

@@ -284,8 +284,9 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         self.entries = [e for e in self.entries if e["ugid"] != v["groupid"]]
 
     async def _domain_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
-        """Answer the two realms that every cluster has."""
+        """Answer the two realms that every cluster has, and its directories."""
         return [
+            *({"realm": name, "type": kind} for name, kind in getattr(self, "directories", {}).items()),
             {"realm": "pam", "type": "pam", "comment": "Linux PAM standard authentication"},
             {"realm": "pve", "type": "pve", "comment": "Proxmox VE authentication server"},
         ]

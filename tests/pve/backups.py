@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fakepve import FakeVm, TaskError
-from fakepve.lxc import FakeCt
+from fakepve.lxc import FakeCt, random_mac
 from fakepve.qemu import drives_of, volume_ref
 from fakepve.routing import die, param_error, split_list
 
@@ -28,12 +28,19 @@ if TYPE_CHECKING:
 # What a compressed backup comes to, as a share of the disks.
 BACKUP_SHARE = 8
 EXTENSIONS = {"zstd": ".zst", "gzip": ".gz", "1": ".lzo", "lzo": ".lzo", "0": ""}
+MAC = re.compile(r"([0-9A-F]{2}:){5}[0-9A-F]{2}")
 TEMPLATE_KEY = re.compile(r"\{\{([^{}\s]+)\}\}")
 # Buckets of prune-backups in the order in which they are filled, by the form of the time that names one.
 BUCKETS = {
     "keep-hourly": "%Y%m%d%H", "keep-daily": "%Y%m%d", "keep-weekly": "%G%V", "keep-monthly": "%Y%m",
     "keep-yearly": "%Y",
 }  # fmt: skip
+
+
+def with_new_macs(config: Values) -> Values:
+    """Return the interfaces of a restored guest that is to be `unique` (schema: a random ethernet address each)."""
+    nets = {key: str(value) for key, value in config.items() if re.fullmatch(r"net\d+", key)}
+    return {key: MAC.sub(lambda _: random_mac(), value) for key, value in nets.items()}
 
 
 def render_notes(template: str, known: dict[str, str]) -> str:
@@ -216,7 +223,7 @@ class Backups(Volumes):
                 size = int((self._qm_volume(value) or {}).get("size") or drive_bytes(_props))
                 volid, _ = self._qm_alloc(v.get("storage") or sid, vmid, None, size)
                 vm.config[key] = vm.config[key].replace(value, volid, 1)
-            vm.config |= more
+            vm.config |= more | (with_new_macs(vm.config) if v.get("unique") else {})
             vm.name = vm.config.get("name") or f"VM {vmid}"
             vm.lock = None
             if v.get("start"):
@@ -244,7 +251,7 @@ class Backups(Volumes):
             storage = v.get("storage") or "local-lvm"
             config = {key: x for key, x in volume["config"].items() if key not in ("lock", "template", "parent")}
             config["rootfs"] = re.sub(r"^[^,]*", f"{storage}:vm-{vmid}-disk-0", str(config.get("rootfs", "")))
-            ct.config, ct.snapshots = config | more, {}
+            ct.config, ct.snapshots = config | more | (with_new_macs(config) if v.get("unique") else {}), {}
             return f"restored from '{v['ostemplate']}'"
 
         return await self.task(node, "vzrestore", vmid, user, body, vm=ct if old is None else None)

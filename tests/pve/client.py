@@ -171,6 +171,10 @@ class FakePve:
         """Take a storage off line (active=False) or back, or change its content types."""
         return dict(self.call("POST", "/storage", {"storage": storage, **changes}))
 
+    def platters(self, **state: Json) -> None:
+        """Give the cluster Ceph or a directory to sync with, or a node a disk or a pool in trouble."""
+        self.call("POST", "/platters", state)
+
     def volumes(self, storage: str, node: str, backups: int) -> None:
         """Put so many backups of strangers' guests on a storage."""
         self.call("POST", "/storage", {"storage": storage, "node": node, "backups": backups})
@@ -186,6 +190,10 @@ class FakePve:
     def guest(self, **guest: Json) -> dict[str, Json]:
         """Create a stranger's guest: no task, no request; vmid and node are chosen if they are not given."""
         return dict(self.call("POST", "/guest", guest))
+
+    def drop_guest(self, vmid: int) -> None:
+        """Let a guest be gone, without a task."""
+        self.call("DELETE", f"/guest?vmid={vmid}")
 
     def log(self, method: str | None = None, path: str | None = None, since: int = 0) -> list[dict[str, Json]]:
         """List the requests that arrived, with what was answered and whether it was done."""

@@ -149,5 +149,6 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     pve.reset_system()
     pve.reset_firewall()
     pve.reset_fabric()
+    pve.reset_platters()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

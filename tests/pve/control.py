@@ -45,6 +45,7 @@ class Control:
             "/node": {"POST": self._node},
             "/quorum": {"POST": self._quorum},
             "/storage": {"POST": self._storage},
+            "/platters": {"POST": self._platters},
             "/durations": {"GET": self._durations, "POST": self._set_durations},
             "/settings": {"GET": self._settings, "POST": self._set_settings},
             "/guest": {"POST": self._guest, "DELETE": self._drop_guest},
@@ -124,6 +125,19 @@ class Control:
     async def _quorum(self, request: web.Request) -> web.Response:
         self.pve.quorate = bool((await self._body(request))["quorate"])
         return web.json_response({"quorate": self.pve.quorate})
+
+    async def _platters(self, request: web.Request) -> web.Response:
+        """Give the cluster Ceph, a directory to sync with, or a node a disk or a pool in trouble."""
+        data = await self._body(request)
+        self.pve.ceph_state = data.get("ceph", self.pve.ceph_state)
+        self.pve.directories |= data.get("directories", {})
+        for name, health in data.get("disks", {}).items():
+            node, _, path = name.partition(":")
+            self.pve._disk(node, path)["health"] = health  # noqa: SLF001 - the simulator's own door
+        for name, health in data.get("pools", {}).items():
+            node, _, pool = name.partition(":")
+            next(each for each in self.pve.made_of[node, "zfs"] if each["name"] == pool)["health"] = health
+        return web.json_response({})
 
     async def _storage(self, request: web.Request) -> web.Response:
         """Take a storage off line or back, change what it may hold, or put a number of strangers' volumes on it."""

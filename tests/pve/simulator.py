@@ -27,9 +27,13 @@ from pve.downloads import Downloads
 from pve.fabric import Fabric
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
 from pve.ha import Ha
+from pve.imports import Imports
 from pve.jobs import Jobs
+from pve.mounts import Mounts
+from pve.platters import Platters
 from pve.replication import Replication
 from pve.system import System
+from pve.uploads import Uploads
 from pve.walls import Walls
 
 if TYPE_CHECKING:
@@ -77,8 +81,10 @@ async def read_params(request: Request) -> Values:
 
 async def read_body(request: Request) -> Values:
     """Read the parameters in the body: a form or JSON."""
+    if request.content_type == "multipart/form-data":
+        return {}  # uploads.py reads it, piece by piece
     body = await request.read()
-    if not body or request.content_type == "multipart/form-data":
+    if not body:
         return {}
     if request.content_type != "application/json":
         return decode_form(body.decode("utf-8", "replace"))
@@ -95,7 +101,9 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Walls, Agent, Access):
+class Simulator(
+    Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Walls, Platters, Agent, Access
+):  # fmt: skip
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
@@ -201,6 +209,8 @@ class Simulator(Ha, Jobs, Downloads, Replication, System, Fabric, Walls, Agent, 
     def _told(effect: Values) -> web.Response:
         """Return the answer that a rule spells out; real PVE: 401 and the codes of its proxy have no body."""
         status, reason = int(effect["status"]), str(effect.get("reason") or "simulated error")
+        if isinstance(effect.get("body"), dict):
+            return web.json_response(effect["body"], status=status, reason=reason)
         if effect.get("empty") or status == UNAUTHORISED or status >= 595:
             return web.Response(status=status, reason=reason, headers={"Content-Length": "0"})
         response: web.Response = server.error(status, reason, effect.get("errors"))

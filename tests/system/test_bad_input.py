@@ -69,7 +69,10 @@ async def answer_to(bus: Bus, data: bytes, *, subject: str = subjects.WORKFLOW_R
         ),
         (
             b'{"workflow_type": "make_coffee"}',
-            "workflow_type: unknown 'make_coffee'; there are health_check, tool_call, undo, vm_deployment",
+            (
+                "workflow_type: unknown 'make_coffee'; there are backup_verification, health_check, tool_call, undo, "
+                "vm_deployment"
+            ),
         ),
         (
             b'{"workflow_type": "health_check", "parameters": {"nod": "pve1"}}',

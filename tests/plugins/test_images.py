@@ -1,0 +1,86 @@
+"""VMs of cloud images: the disk is a copy of the image, cloud-init is told what it needs, in one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pytest
+import pytest_asyncio
+
+from agentd import errors
+from agentd_proxmox.settings import ToolSettings
+from proxmox_access import Steer, connect
+from tool_bench import Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from pve.client import FakePve
+
+KEYS = "ssh-ed25519 AAAA+b/c= ada@home\nssh-rsa BBBB= bob"
+CLOUDY: dict[str, Any] = {
+    "vmid": 300, "node": "pve1", "name": "cloud-01", "storage": "local-lvm", "image": "local:import/cloud.qcow2",
+    "ciuser": "ada", "sshkeys": KEYS, "ipconfig0": "ip=192.0.2.5/24,gw=192.0.2.1", "nameserver": "192.0.2.1",
+}  # fmt: skip
+
+
+@pytest_asyncio.fixture
+async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Offer the tools, with an image that was sent."""
+    proxmox = connect(lab)
+    bench = Bench(proxmox, ToolSettings(lock_wait=3, upload_dirs=[tmp_path]))
+    with (tmp_path / "cloud.qcow2").open("wb") as file:
+        file.truncate(64 << 20)
+    await bench.once("upload_file", path=str(tmp_path / "cloud.qcow2"), storage="local", node="pve1", content="import")
+    await Steer(lab).call("DELETE", "/log")
+    yield bench
+    await proxmox.close()
+
+
+async def test_made(bench: Bench, steered: Steer) -> None:
+    """One call makes the VM with its disk, cloud-init drive and what cloud-init reads; it grows and is cloned."""
+    made = await bench.once("create_vm", **CLOUDY)
+    config = (await steered.found(300))["config"]
+    grown = await bench.once("resize_disk", vmid=300, size=10)
+    template = await bench.once("make_template", vmid=300, name="cloud-01")
+    clone = await bench.once("create_vm", vmid=301, node="pve1", name="cloud-02", template=300, full=False)
+
+    assert (made.name, made.disks, made.storages) == ("cloud-01", {"scsi0": 0.062}, ["local-lvm"])
+    assert config["ide2"].startswith("local-lvm:vm-300-cloudinit,media=cdrom")
+    assert (config["ciuser"], config["ipconfig0"]) == ("ada", "ip=192.0.2.5/24,gw=192.0.2.1")
+    assert (unquote(config["sshkeys"]), config["boot"], config["serial0"]) == (KEYS, "order=scsi0", "socket")
+    assert (grown.disks, template.template, clone.name) == ({"scsi0": 10.0}, True, "cloud-02")
+
+
+@pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+async def test_lost(bench: Bench, steered: Steer, fault: str) -> None:
+    """A VM whose answer or request is lost is made once."""
+    await steered.durations(qmcreate=0.5)
+    await steered.rule("POST", "/qemu$", {fault: True}, 1)
+    made = await bench.until_done("create_vm", MemoryCall(), **CLOUDY)
+
+    assert (made.vmid, len(await steered.creates())) == (300, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"image": "local:import/no.qcow2"}, "image: there is no local:import/no.qcow2 on pve1; list_content lists"),
+        ({"image": "nope:import/no.qcow2"}, "there is no storage 'nope' on pve1"),
+        (
+            {"image": "local:iso/debian-12.11.0-amd64-netinst.iso"},
+            "image: .* is of content iso, not import; send it with upload_file or download_url as content import",
+        ),
+        ({"template": 9000}, "image: a VM is made of an image or with `template`, not both"),
+        ({"iso": "local:iso/x.iso"}, "image: a VM is made of an image or with `iso`, not both"),
+        ({"image": None}, "ciuser: it goes with `image`"),
+        ({"storage": None}, "a new VM needs a storage"),
+    ],
+)
+async def test_wrong(bench: Bench, steered: Steer, wrong: dict[str, Any], told: str) -> None:
+    """A wrong image, and what cannot be meant together, is told by its field; nothing is made."""
+    with pytest.raises(errors.AgentdError, match=told):
+        await bench.once("create_vm", **CLOUDY | wrong)
+    assert await steered.log("POST") == []

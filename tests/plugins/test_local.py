@@ -1,0 +1,227 @@
+"""Disks, Ceph, storages, figures: the disk that is meant is taken and no other, and trouble is told before all else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from agentd.messages import Tier
+from proxmox_access import Steer, connect
+from tool_bench import Bench, MemoryCall, size
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+PVE1: dict[str, Any] = {"node": "pve1"}
+B: dict[str, Any] = {"device": "/dev/sdb", "serial": "pve1-B"}
+C: dict[str, Any] = {"device": "/dev/sdc", "serial": "pve1-C"}
+ZFS: dict[str, Any] = {**PVE1, "kind": "zfs", "name": "tank", "raid": "mirror", "disks": [B, C]}
+HEALTH: dict[str, Any] = {
+    "health": {
+        "status": "HEALTH_WARN",
+        "checks": {"OSD_DOWN": {"severity": "HEALTH_WARN", "summary": {"message": "1 osds down"}}},
+    },
+    "osdmap": {"num_osds": 3, "num_up_osds": 2, "num_in_osds": 3},
+    "pgmap": {"bytes_total": 3000, "bytes_used": 1000, "pgs_by_state": [{"state_name": "active+clean", "count": 33}]},
+    "quorum_names": ["pve1", "pve2"],
+}
+
+
+class TestDisks:
+    """list_disks, disk_health, list_local_storage, zfs_status, make_local_storage."""
+
+    async def test_trouble_comes_first(self, tools: Bench, steered: Steer) -> None:
+        """A disk that fails or is worn out is at the top of the list and warned of; so is a full thin pool."""
+        await steered.platters(disks={"pve1:/dev/sda": "FAILED"})
+        disks = await tools.once("list_disks", call := MemoryCall(), **PVE1)
+        smart = await tools.once("disk_health", **PVE1, device="/dev/sda")
+        made = await tools.once("list_local_storage", full := MemoryCall(), **PVE1)
+
+        assert [each.device for each in disks.disks] == ["/dev/sda", "/dev/sdc", "/dev/sdb", "/dev/sdd"]
+        assert [each.worn for each in disks.disks] == [3, 96, 1, None]
+        assert ["FAILED" in call.warnings[0], "96 % of its life used" in call.warnings[1]] == [True, True]
+        assert (smart.health, smart.attributes[0].name) == ("FAILED", "Reallocated_Sector_Ct")
+        assert {(each.kind, each.name) for each in made.made} == {("lvm", "pve"), ("lvmthin", "data")}
+        assert full.warnings == ["thin pool data of pve1: data 95.0 %, metadata 25.0 % used"]
+        assert size(disks) < 250
+
+    async def test_a_pool_is_made_once(self, tools: Bench, steered: Steer) -> None:
+        """A pool is made of the disks that were shown, which are used then; asked again nothing is made."""
+        made = await tools.once("make_local_storage", call := MemoryCall(), **ZFS)
+        await tools.once("make_local_storage", same := MemoryCall(), **ZFS)
+        used = {each.device: each.used for each in (await tools.once("list_disks", **PVE1)).disks}
+        well = await tools.once("zfs_status", **PVE1, pool="tank")
+        await steered.platters(pools={"pve1:tank": "DEGRADED"})
+        ill = await tools.once("zfs_status", **PVE1, pool="tank")
+        await tools.once("list_local_storage", warned := MemoryCall(), **PVE1)
+
+        assert ("zfs", "tank", "ONLINE") in {(each.kind, each.name, each.state) for each in made.made}
+        assert same.acted == 0
+        assert (used["/dev/sdb"], used["/dev/sdc"]) == ("ZFS", "ZFS")
+        (target,) = call.targets
+        assert target.loses[0].startswith("whatever is on /dev/sdb (SIM_DISK, pve1-B,")
+        assert target.state == {"pve1-B": "/dev/sdb", "pve1-C": "/dev/sdc"}
+        assert (well.state, well.action, ill.action) == ("ONLINE", "", "Replace the faulted device.")
+        assert [(each.name, each.write) for each in ill.parts if each.message] == [("sdc", 12)]
+        assert "zfs tank of pve1 is DEGRADED: zfs_status says which disk" in warned.warnings
+        assert tools.tools["make_local_storage"].tier is Tier.DESTROY
+
+    async def test_another_disk_has_its_path(self, tools: Bench, steered: Steer) -> None:
+        """A disk that is used, or that is another one than was shown, is left alone."""
+        for wrong, line in (
+            (
+                {"device": "/dev/sda", "serial": "pve1-A"},
+                r"/dev/sda of pve1 \(pve1-A\) is used by LVM: nothing",
+            ),
+            ({"device": "/dev/sdb", "serial": "OTHER"}, "serial: /dev/sdb of pve1 is the disk pve1-B, not OTHER"),
+        ):
+            with pytest.raises(errors.Rejected, match=line):
+                await tools.once("make_local_storage", **{**ZFS, "disks": [wrong]})
+        with pytest.raises(errors.NotFound, match="device: pve1 has no disk /dev/sdz; it has /dev/sda"):
+            await tools.once("disk_health", **PVE1, device="/dev/sdz")
+        with pytest.raises(errors.Rejected, match="disks: lvm is made of one disk"):
+            await tools.once("make_local_storage", **{**ZFS, "kind": "lvm"})
+        with pytest.raises(errors.NotFound, match="pool: pve1 has no ZFS pool 'nope'; it has none"):
+            await tools.once("zfs_status", **PVE1, pool="nope")
+
+        assert [each for each in await steered.log() if each["method"] != "GET"] == []
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+        """A pool whose answer or request was lost is there once."""
+        await steered.rule("POST", "/disks/zfs$", {fault: True}, 1)
+        await tools.until_done("make_local_storage", call := MemoryCall(), **ZFS)
+
+        assert call.adopted is (fault == "cut_after")
+        assert len(await steered.tasks("zfscreate")) == 1
+
+
+class TestCeph:
+    """ceph_status, list_osds, set_ceph_flag."""
+
+    async def test_none(self, tools: Bench) -> None:
+        """A cluster without Ceph says so; it is no error to ask."""
+        assert (await tools.once("ceph_status")).installed is False
+        with pytest.raises(errors.AgentdError, match="not installed"):
+            await tools.once("set_ceph_flag", flag="noout", value=True)
+
+    async def test_health(self, tools: Bench, steered: Steer) -> None:
+        """Warnings are told in words, disks that are down come first, flags are set once and taken back."""
+        await steered.platters(ceph=HEALTH)
+        set_ = await tools.once("set_ceph_flag", call := MemoryCall(), flag="noout", value=True)
+        await tools.once("set_ceph_flag", same := MemoryCall(), flag="noout", value=True)
+        await steered.node("pve3", online=False)
+        found = await tools.once("ceph_status")
+        osds = await tools.once("list_osds", **PVE1)
+
+        assert (set_.flags, same.acted) == (["noout"], 0)
+        assert call.undo == ("set_ceph_flag", {"flag": "noout", "value": False})
+        assert (found.health, found.checks) == ("HEALTH_WARN", ["OSD_DOWN: 1 osds down"])
+        assert (found.osds, found.osds_up, found.groups, found.flags) == (3, 2, {"active+clean": 33}, ["noout"])
+        assert [(each.node, each.up) for each in osds.osds] == [("pve3", False), ("pve1", True), ("pve2", True)]
+
+
+class TestStorages:
+    """list_storage_definitions, add_storage, change_storage, remove_storage."""
+
+    async def test_life(self, tools: Bench) -> None:
+        """A storage is added, changed and removed once each, and each can be taken back where it can."""
+        wanted = {
+            "storage": "shelf",
+            "type": "nfs",
+            "server": "192.0.2.9",
+            "export": "/srv/pve",
+            "content": ["iso", "backup"],
+        }
+        made = await tools.once("add_storage", add := MemoryCall(), **wanted)
+        await tools.once("add_storage", same := MemoryCall(), **wanted)
+        off = await tools.once("change_storage", change := MemoryCall(), storage="shelf", enabled=False, nodes=["pve1"])
+        await tools.once("change_storage", still := MemoryCall(), storage="shelf", enabled=False)
+        back = await tools.once(change.undo[0], **change.undo[1]) if change.undo else None
+        await tools.once("remove_storage", gone := MemoryCall(), storage="shelf")
+        await tools.once("remove_storage", twice := MemoryCall(), storage="shelf")
+        left = [each.storage for each in (await tools.once("list_storage_definitions")).storages]
+
+        assert (made.content, made.source, made.enabled) == (["backup", "iso"], "192.0.2.9:/srv/pve", True)
+        assert (same.acted, still.acted, twice.acted) == (0, 0, 0)
+        assert add.undo == ("remove_storage", {"storage": "shelf"})
+        assert (off.enabled, off.nodes) == (False, ["pve1"])
+        assert back is not None
+        assert (back.enabled, back.nodes) == (True, [])
+        assert gone.targets[0].loses == ["the use of 192.0.2.9:/srv/pve for backup, iso"]
+        assert "shelf" not in left
+
+    async def test_one_that_is_used_stays(self, tools: Bench, steered: Steer) -> None:
+        """A storage on which guests have disks is not removed, and they are named."""
+        with pytest.raises(errors.Rejected, match=r"storage: local-lvm holds disks of VM 100 .*: nothing was done"):
+            await tools.once("remove_storage", storage="local-lvm")
+
+        assert await steered.log("DELETE") == []
+
+    async def test_refused(self, tools: Bench, lab: FakePve) -> None:
+        """What does not fit the type, what is there as something else, and what has changed are told."""
+        with pytest.raises(errors.Rejected, match="type: nfs takes server and export, and no other of path"):
+            await tools.once("add_storage", storage="x1", type="nfs", path="/x", content=["iso"])
+        with pytest.raises(errors.Rejected, match="storage: there is a dir storage local on /var/lib/vz already"):
+            await tools.once("add_storage", storage="local", type="dir", path="/other", content=["iso"])
+        with pytest.raises(errors.NotFound, match="storage: there is no storage 'nope'; there are local"):
+            await tools.once("change_storage", storage="nope", enabled=False)
+        with pytest.raises(errors.ConfigChanged, match="look again"):
+            await tools.once("change_storage", storage="local", enabled=False, digest="0" * 40)
+        audit = connect(lab, "audit")
+        with pytest.raises(errors.Denied, match=r"lacks Datastore.Allocate on /storage; to grant it: pveum"):
+            await Bench(audit).once("add_storage", storage="x1", type="dir", path="/x", content=["iso"])
+        await audit.close()
+
+
+class TestUsage:
+    """show_usage."""
+
+    @pytest.mark.parametrize(
+        ("of", "value"), [({"vmid": 100}, "mem"), (PVE1, "memused"), ({**PVE1, "storage": "local"}, "used")]
+    )
+    async def test_few_numbers(self, tools: Bench, of: dict[str, Any], value: str) -> None:
+        """Seventy points are four numbers a value; all points only of what is asked for; empty ones are none."""
+        found = await tools.once("show_usage", **of)
+        whole = await tools.once("show_usage", **of, points=[value])
+
+        assert (found.samples, found.points) == (70, {})
+        assert found.values[value].least == found.values[value].most == found.values[value].last > 0
+        assert len(whole.points[value]) == 69
+        assert size(found) < 250
+
+    async def test_refused(self, tools: Bench) -> None:
+        """What is meant must be said, and values that there are not are told."""
+        with pytest.raises(errors.Rejected, match="node: name a guest by its vmid, a node, or a storage"):
+            await tools.once("show_usage", storage="local")
+        with pytest.raises(errors.Rejected, match="points: there is no 'colour'; there are cpu"):
+            await tools.once("show_usage", vmid=100, points=["colour"])
+        with pytest.raises(errors.NotFound, match="there is no guest 999"):
+            await tools.once("show_usage", vmid=999)
+
+
+class TestNotices:
+    """list_notifications, test_notification, sync_realm."""
+
+    async def test_targets(self, tools: Bench) -> None:
+        """Targets and matchers are listed; a test goes to one that there is."""
+        found = await tools.once("list_notifications")
+        sent = await tools.once("test_notification", name=found.targets[0].name)
+
+        assert found.matchers
+        assert sent.name == found.targets[0].name
+        with pytest.raises(errors.NotFound, match="name: there is no target 'nope'; there are"):
+            await tools.once("test_notification", name="nope")
+
+    async def test_sync(self, tools: Bench, steered: Steer) -> None:
+        """A directory is synced without deleting anybody; a realm that is none is told."""
+        await steered.platters(directories={"corp": "ldap"})
+        done = await tools.once("sync_realm", realm="corp", scope="users")
+
+        assert "updating users" in done.log[0]
+        (sent,) = await steered.log("POST", "/sync$")
+        assert sent["params"]["remove-vanished"] == "none"
+        with pytest.raises(errors.NotFound, match="realm: there is no directory 'pam' to sync with; there are corp"):
+            await tools.once("sync_realm", realm="pam")

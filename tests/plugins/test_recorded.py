@@ -1,0 +1,257 @@
+"""Tools given what a real cluster has answered, through the real client: what they make of it is right."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from tool_bench import Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from proxmox_access import Steer
+
+    Tell = Callable[..., Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture
+def tell(facts: Path, steered: Steer) -> Tell:
+    """Let the cluster answer as a real one did; return the last of the answers."""
+
+    async def tell(*names: str, kind: str = "") -> dict[str, Any]:
+        answer: dict[str, Any] = {}
+        for name in names:
+            answer = json.loads((facts / "pve" / "recorded" / f"{name}.json").read_text())
+            if kind:  # asked without a filter, as the tool asks with one
+                answer["body"]["data"] = [each for each in answer["body"]["data"] if each["type"] == kind]
+            path = answer["path"].partition("?")[0]
+            effect = {"status": answer["status"], "reason": answer["reason"], "body": answer["body"]}
+            await steered.rule(answer["method"], f"^{re.escape(path)}$", effect, 50)
+        return answer
+
+    return tell
+
+
+class TestCluster:
+    """Nodes, guests and storages of a real cluster."""
+
+    async def test_nodes(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """A node that is off is told from one that is on, and the quorum is the cluster's."""
+        del facts
+        await tell("nodes-one-offline", "cluster-status")
+        found = await tools.once("list_nodes")
+
+        assert found.by_status == {"online": 2, "offline": 1}
+        assert found.quorate is True
+        assert [each.uptime == 0 for each in sorted(found.nodes, key=lambda each: each.status)] == [True, False, False]
+
+    async def test_no_quorum(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """A cluster without quorum says so."""
+        del facts
+        await tell("nodes", "cluster-status-noquorum")
+
+        assert (await tools.once("list_nodes")).quorate is False
+
+    async def test_node(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """A node in detail: numbers that Proxmox sends as texts are numbers."""
+        del facts
+        answer = await tell("nodes", "node-status")
+        found = await tools.once("get_node", node="pve1")
+        data = answer["body"]["data"]
+
+        assert (found.memory, found.memory_used) == (data["memory"]["total"], data["memory"]["used"])
+        assert found.load == [float(each) for each in data["loadavg"]]
+        assert (found.cpus, found.version) == (data["cpuinfo"]["cpus"], data["pveversion"])
+
+    async def test_guests(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """Every guest of the list is listed, a fresh one without a name too, templates apart."""
+        del facts
+        answer = await tell("cluster-resources")
+        entries = answer["body"]["data"]
+        found = await tools.once("list_vms", limit=100)
+        templates = await tools.once("list_templates", limit=100)
+
+        assert found.total + templates.total == len(entries)
+        shown = {each.vmid for each in (*found.guests, *templates.templates)}
+        assert shown == {each["vmid"] for each in entries}
+        assert sum(found.by_status.values()) == found.total
+
+    async def test_storages(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """The storages of all nodes, those of a node that is off as well."""
+        del facts
+        entries = (await tell("cluster-resources-one-offline", kind="storage"))["body"]["data"]
+        found = await tools.once("list_storages", limit=100)
+
+        assert found.total == len(entries)
+        assert {(each.storage, each.node) for each in found.storages} == {(e["storage"], e["node"]) for e in entries}
+
+    async def test_tasks(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """Tasks of the cluster: the token's name beside the user, failures told from successes and warnings."""
+        del facts
+        answer = await tell("cluster-tasks")
+        entries = answer["body"]["data"]
+        found = await tools.once("list_tasks", limit=500)
+
+        assert found.total == len(entries)
+        assert {each.upid for each in found.tasks} == {each["upid"] for each in entries}
+        good = sum(each.get("status") == "OK" for each in entries)
+        assert found.by_status.get("OK", 0) == good
+
+    @pytest.mark.parametrize(
+        ("name", "stands", "status"),
+        [
+            ("task-status-ok", "good", "OK"),
+            ("task-status-warnings", "good", "WARNINGS: 1"),
+            ("task-status-error", "bad", None),
+            ("task-status-unexpected", "bad", "unexpected status"),
+            ("task-status-joberrors", "bad", "job errors"),
+            ("task-status-running", "running", "running"),
+        ],
+    )
+    async def test_task(
+        self, facts: Path, tell: Tell, tools: Bench, name: str, stands: str, status: str | None
+    ) -> None:
+        """Each way in which a task can stand; warnings are a success."""
+        del facts
+        answer = await tell(name)
+        upid = answer["path"].split("/")[4]
+        found = await tools.once("get_task", upid=upid, lines=0)
+
+        assert (found.running, found.succeeded) == (stands == "running", stands == "good")
+        assert found.status == (status or answer["body"]["data"]["exitstatus"])
+
+
+class TestGuests:
+    """A VM and a container of a real node; the cluster's list says where they are."""
+
+    @pytest.fixture(autouse=True)
+    async def _here(self, facts: Path, steered: Steer) -> None:
+        del facts
+        for vmid, kind, name in ((101, "qemu", "web-01"), (201, "lxc", "ct201")):
+            await steered.drop_guest(vmid)  # the cluster of the tests has others of these numbers
+            await steered.guest(vmid=vmid, name=name, node="pve1", type=kind, config={})
+
+    @pytest.mark.parametrize(
+        ("state", "status"), [("running", "running"), ("stopped", "stopped"), ("paused", "running")]
+    )
+    async def test_vm(self, facts: Path, tell: Tell, tools: Bench, state: str, status: str) -> None:
+        """A VM's size, disks, networks, tags and description, running, stopped or paused."""
+        del facts
+        await tell("qemu-config", f"qemu-status-current-{state}")
+        found = await tools.once("get_vm", vmid=101)
+
+        assert (found.name, found.status, found.cores, found.memory) == ("web-01", status, 1, 128)
+        assert found.disks == {"scsi0": 1.0}
+        assert found.tags == ["prod", "web"]
+        assert found.description == "hello\nwörld"
+        assert found.networks == {"net0": "virtio=BC:24:11:28:D9:42,bridge=vmbr0"}
+        assert (found.onboot, found.agent, found.digest[:8]) == (True, True, "e0a9c2cf")
+
+    async def test_container(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """A container's configuration has other keys for the same things."""
+        del facts
+        await tell("lxc-config", "lxc-status-current")
+        found = await tools.once("get_vm", vmid=201)
+
+        assert (found.type, found.name, found.memory, found.tags) == ("lxc", "ct201", 128, ["ct"])
+        assert "bridge=vmbr0" in found.networks["net0"]
+
+    async def test_pending(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """Exactly what waits for the next start is shown."""
+        del facts
+        answer = await tell("qemu-pending")
+        waiting = [e["key"] for e in answer["body"]["data"] if "pending" in e or "delete" in e]
+        found = await tools.once("pending_changes", vmid=101)
+
+        assert sorted(each.option for each in found.pending) == sorted(waiting)
+
+    async def test_snapshots(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """`current` is no snapshot."""
+        del facts
+        answer = await tell("qemu-snapshot-list")
+        names = [each["name"] for each in answer["body"]["data"] if each["name"] != "current"]
+        found = await tools.once("list_snapshots", vmid=101)
+
+        assert [each.name for each in found.snapshots] == names
+
+
+class TestRest:
+    """Volumes, backups, jobs, users."""
+
+    async def test_volumes(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """Every volume is listed with its size."""
+        del facts
+        answer = await tell("storage-content")
+        entries = answer["body"]["data"]
+        found = await tools.once("list_content", storage="local", node="pve1", limit=100)
+
+        assert {(e.volid, e.size) for e in found.volumes} == {(e["volid"], e["size"]) for e in entries}
+
+    async def test_jobs(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """A backup job as it was made."""
+        del facts
+        answer = await tell("cluster-backup")
+        found = await tools.once("list_backup_jobs")
+        (entry,) = answer["body"]["data"]
+
+        assert [(each.id, each.schedule, each.storage) for each in found.jobs] == [
+            (entry["id"], entry["schedule"], entry["storage"])
+        ]
+
+    async def test_access(self, facts: Path, tell: Tell, tools: Bench) -> None:
+        """Users, roles, grants and permissions."""
+        del facts
+        users = (await tell("access-users"))["body"]["data"]
+        roles = (await tell("access-roles"))["body"]["data"]
+        grants = (await tell("access-acl"))["body"]["data"]
+        rights = (await tell("access-permissions"))["body"]["data"]
+
+        assert {each.id for each in (await tools.once("list_users")).users} == {each["userid"] for each in users}
+        found = {each.id: set(each.privileges) for each in (await tools.once("list_roles")).roles}
+        assert found == {each["roleid"]: set(filter(None, each["privs"].split(","))) for each in roles}
+        assert (await tools.once("list_grants")).total == len(grants)
+        assert set((await tools.once("permissions")).paths) == set(rights)
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], type[errors.AgentdError], str]] = [
+    ("err-403", "start_vm", {"vmid": 100}, errors.Denied, r"lacks .* on /vms/100; to grant it: pveum"),
+    ("err-500-digest", "api_call", {}, errors.ConfigChanged, "checksum mismatch"),
+    ("err-500-lock-timeout", "api_call", {}, errors.GuestLocked, "can't lock|holds the lock"),
+    ("err-500-locked", "api_call", {}, errors.GuestLocked, "holds the lock"),
+    ("err-500-missing-vm", "api_get", {}, errors.NotFound, "does not exist"),
+    ("err-500-no-quorum-put", "api_call", {}, errors.NoQuorum, "no quorum"),
+    ("err-501", "api_get", {}, errors.AgentdError, "nosuch"),
+    ("err-500-pmxcfs-down", "list_nodes", {}, errors.ProxmoxUnavailable, "RPCEnvironment init request failed"),
+    ("err-595-no-route", "get_node", {"node": "pve3"}, errors.ProxmoxUnavailable, "595"),
+    ("err-595-refused", "get_node", {"node": "pve2"}, errors.ProxmoxUnavailable, "595"),
+]
+
+
+@pytest.mark.parametrize(("name", "tool", "parameters", "kind", "words"), REFUSED, ids=[each[0] for each in REFUSED])
+async def test_refusals(
+    facts: Path,
+    tell: Tell,
+    tools: Bench,
+    name: str,
+    tool: str,
+    parameters: dict[str, Any],
+    kind: type[errors.AgentdError],
+    words: str,
+) -> None:
+    """What a real cluster has refused is told by the tool as what it means."""
+    del facts
+    if tool == "start_vm":
+        await tools.once("stop_vm", **parameters)
+    answer = await tell(name)
+    if tool.startswith("api_"):
+        change = {"parameters": {"description": "x"}, "method": answer["method"]} if tool == "api_call" else {}
+        parameters = {"path": answer["path"], **change}
+
+    with pytest.raises(kind, match=words):
+        await (tools(tool, **parameters) if tool.startswith("api_") else tools.once(tool, MemoryCall(), **parameters))

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Mount points of simulated containers: move_volume, which fakepve answers with OK and does not do.
+
+Parameters are the schema's; a container that runs is refused, and the old volume stays as unusedN unless `delete` is
+said, as pve-container's API does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fakepve import FakePve, TaskError
+from fakepve.lxc import parse_mount, print_mount
+from fakepve.routing import die
+
+from pve.guests import keep_unused
+
+if TYPE_CHECKING:
+    from pve.foreign import Routes, Values
+
+
+class Mounts(FakePve):  # type: ignore[misc] # untyped
+    """Mixin of the simulator: POST /nodes/{node}/lxc/{vmid}/move_volume."""
+
+    def _routes_sim_mounts(self) -> Routes:
+        return [("POST", "/nodes/{node}/lxc/{vmid}/move_volume", self._move_volume)]
+
+    async def _move_volume(self, v: Values, user: str) -> str:
+        ct = self._find_ct(v["node"], v["vmid"])
+        self.require(user, f"/vms/{ct.vmid}", "VM.Config.Disk")
+        self._storage_for(v["storage"], user, ct.vmid)
+        self._ct_check_lock(ct)
+        if ct.status == "running":
+            raise die("cannot move volumes of a running container")
+        if v.get("digest") and v["digest"] != ct.digest():
+            raise die("detected modified configuration - file changed by other user? Try again.")
+
+        async def body() -> str | None:
+            if v["volume"] not in ct.config:
+                raise TaskError(f"volume '{v['volume']}' does not exist")
+            await self.pause(1)
+            mount = parse_mount(ct.config[v["volume"]])
+            old, mount["volume"] = mount["volume"], self._allocate(ct.vmid, v["storage"], self._taken_volumes())
+            ct.config[v["volume"]] = print_mount(mount, v["volume"] == "rootfs")
+            if not v.get("delete"):
+                keep_unused(ct, old)
+            return None
+
+        return str(await self._ct_task(ct, "move_volume", user, body))
