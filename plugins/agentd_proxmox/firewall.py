@@ -17,7 +17,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import firewall_rules, look, methods
+from agentd_proxmox import firewall_rules, look, methods, pages
 from agentd_proxmox.firewall_doors import CLUSTER, Doors, switched
 from agentd_proxmox.firewall_rules import AddRule, ChangeRule, DeleteRule, Level, Policy, Rule, Where, listed, on
 
@@ -53,6 +53,7 @@ class Firewall(msgspec.Struct, frozen=True, omit_defaults=True):
 
     switched  on or off at this level; it counts only while the cluster's is on too (`in_force`)
     options   what else was set
+    count     of all rules, of which `rules` are a page
     bare      network cards of the guest without firewall=1: what goes through them no rule sees
     """
 
@@ -66,6 +67,16 @@ class Firewall(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str
     options: dict[str, str] = {}
     bare: list[str] = []
+    count: int = 0
+    next: str = ""
+
+
+class ListFirewall(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose firewall, and which of its rules."""
+
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = msgspec.field(default_factory=list)
 
 
 class SetOptions(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,9 +119,9 @@ class Firewalls:
         self.doors = Doors(inventory.proxmox)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_firewall(self, call: Call, p: Where) -> Firewall:  # noqa: ARG002 - every tool has a call
+    async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:  # noqa: ARG002 - every tool has a call
         """Show a firewall: whether it is in force, what it does by default, and its rules in their order."""
-        return await self._read(p)
+        return await self._read(p, p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
     async def add_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
@@ -231,7 +242,7 @@ class Firewalls:
             return f"/nodes/{p.node}/firewall", f"firewall of the node {p.node}"
         return CLUSTER, f"security group {p.group}" if p.group else "firewall of the cluster"
 
-    async def _read(self, p: Where | AddRule) -> Firewall:
+    async def _read(self, p: Where | AddRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
         path, title = await self._path(p)
         entries = await self.doors.rules(path, p)
         options = {} if p.group else await self.proxmox.get(f"{path}/options") or {}
@@ -241,18 +252,21 @@ class Firewalls:
         why = "" if here else "it is off at this level"
         if here and bare and not with_:
             why = f"no network card of it has firewall=1 ({', '.join(bare)}); set_guest_network"
-        return Firewall(
+        found = Firewall(
             of=title,
             switched=here,
             in_force=whole and not why,
             why=why if whole else "the cluster's firewall is off, so no other is in force",
-            policy_in=one_line(options.get("policy_in") or RESTS["policy_in"]),
-            policy_out=one_line(options.get("policy_out") or RESTS["policy_out"]),
-            rules=firewall_rules.lines(entries),
+            policy_in="" if p.group else one_line(options.get("policy_in") or RESTS["policy_in"]),
+            policy_out="" if p.group else one_line(options.get("policy_out") or RESTS["policy_out"]),
+            rules=[],
             digest=firewall_rules.digest(options, entries),
             options={key: one_line(value) for key, value in sorted(options.items()) if key not in _SHOWN},
             bare=bare,
+            count=len(entries),
         )
+        lines = firewall_rules.lines(entries)
+        return pages.fill(found, "rules", lines, lambda each: f"{each.pos:05d}", asked)
 
     async def _cards(self, path: str) -> tuple[list[str], list[str]]:
         """Return the network cards of a guest that its firewall sees, and those that it does not see."""

@@ -133,7 +133,7 @@ class NodeNetwork:
     async def set_interface(self, call: Call, p: SetInterface) -> Interfaces:
         """Make a bridge, bond or VLAN of a node, or change an interface; it waits until apply_network."""
         call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
-        sent, gone = _sent(p), ["comments" if each == "comment" else each for each in p.without]
+        sent, gone = _sent(p), _gone(p)
         there: list[Entry] = []
 
         async def seen() -> Found | None:
@@ -273,6 +273,13 @@ def _sent(p: SetInterface) -> Entry:
         "autostart": p.autostart,
     }
     return {key: value for key, value in said.items() if value is not None}
+
+
+def _gone(p: SetInterface) -> list[str]:
+    """Return what is taken away, as Proxmox calls it; a gateway goes with its address."""
+    gone = {"comments" if each == "comment" else each for each in p.without}
+    gone |= {f"gateway{each}" for each in ("", "6") if f"cidr{each}" in gone and not getattr(p, f"gateway{each}")}
+    return sorted(gone)
 
 
 def _fits(p: SetInterface, now: Entry) -> None:

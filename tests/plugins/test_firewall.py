@@ -44,6 +44,20 @@ class TestRules:
         assert not added.in_force
         assert "the cluster's firewall is off" in added.why
 
+    async def test_many(self, tools: Bench) -> None:
+        """Of many rules a page is shown that costs little, in their order, and the next one on demand."""
+        for number in range(120):
+            await tools.once(
+                "add_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}", comment="x" * 40
+            )
+        first = await tools.once("list_firewall")
+        rest = await tools.once("list_firewall", cursor=first.next, limit=500, show=["pos", "rule"])
+
+        assert (first.count, first.rules[0].rule) == (120, "in ACCEPT from 192.0.2.119")
+        assert size(first) < 1000
+        assert [each.pos for each in (*first.rules, *rest.rules)] == list(range(120))
+        assert (rest.next, rest.rules[0].comment) == ("", "")
+
     async def test_says_something_else(self, tools: Bench, steered: Steer) -> None:
         """A rule comes to say exactly what is asked for, once though the answer is lost, and can say the old again."""
         await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH, comment="admins")

@@ -77,14 +77,17 @@ class TestInterfaces:
         """Addresses, ports and what does not start by itself stay as they are, until they are said to go."""
         full = connect(lab)
         await full.post("/nodes/pve1/network", iface="vmbr7", type="bridge", cidr="198.51.100.1/24", autostart=False)
-        both = await tools.once("set_interface", **BRIDGE, cidr6="2001:db8::1/64", ports=["eno2"])
+        both = await tools.once(
+            "set_interface", **BRIDGE, cidr6="2001:db8::1/64", ports=["eno2"], gateway="198.51.100.9"
+        )
         less = await tools.once("set_interface", **BRIDGE, without=["cidr", "comment"], comment=None)
         await tools.once("set_interface", same := MemoryCall(), **BRIDGE, without=["cidr"])
 
         line, after = (next(e for e in each.interfaces if e.iface == "vmbr7") for each in (both, less))
         assert (line.cidr, line.cidr6, line.ports) == ("198.51.100.1/24", "2001:db8::1/64", "eno2")
         assert (line.autostart, after.autostart) == (False, False)
-        assert (after.cidr, after.cidr6, after.ports) == ("", "2001:db8::1/64", "eno2")
+        assert (after.cidr, after.gateway, after.cidr6, after.ports) == ("", "", "2001:db8::1/64", "eno2")
+        assert line.gateway == "198.51.100.9"
         assert same.acted == 0
         with pytest.raises(errors.Rejected, match="without: cidr is said as well; say one of both"):
             await tools.once("set_interface", **BRIDGE, cidr="198.51.100.2/24", without=["cidr"])
