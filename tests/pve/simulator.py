@@ -34,6 +34,7 @@ from pve.platters import Platters
 from pve.replication import Replication
 from pve.system import System
 from pve.uploads import Uploads
+from pve.walls import Walls
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -100,7 +101,9 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Platters, Agent, Access):
+class Simulator(
+    Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Walls, Platters, Agent, Access
+):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
