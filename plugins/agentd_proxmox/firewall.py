@@ -240,7 +240,7 @@ class Firewalls:
         with_, bare = await self._cards(path) if p.vmid is not None else ([], [])
         why = "" if here else "it is off at this level"
         if here and bare and not with_:
-            why = f"no network card of it has firewall=1 ({', '.join(bare)})"
+            why = f"no network card of it has firewall=1 ({', '.join(bare)}); set_guest_network"
         return Firewall(
             of=title,
             switched=here,

@@ -145,7 +145,7 @@ def comment(entry: Entry) -> str:
     return one_line(str(entry.get("comment") or "").partition(look.PREFIX)[0])
 
 
-def commented_anew(entry: Entry, text: str) -> str:
+def noted(entry: Entry, text: str) -> str:
     """Return a comment that says `text` and keeps our mark."""
     _, prefix, mark = str(entry.get("comment") or "").partition(look.PREFIX)
     return f"{text.strip()} {prefix}{mark}".strip()
@@ -206,7 +206,7 @@ def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
     if p.enabled is not None and on(entry.get("enable")) is not p.enabled:
         changed = changed | {"enable": int(p.enabled)}
     if p.comment is not None and p.comment.strip() != comment(entry):
-        changed = changed | {"comment": commented_anew(entry, p.comment)}
+        changed = changed | {"comment": noted(entry, p.comment)}
     return [changed if each is entry else each for each in entries]
 
 

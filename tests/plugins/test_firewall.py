@@ -84,7 +84,8 @@ class TestRules:
         await tools.once("change_firewall_rule", calls[1], pos=0, rule=SAYS, to=1)
         for call in reversed(calls):
             assert call.undo is not None
-            after = await tools.once(call.undo[0], **call.undo[1])
+            await tools.once(call.undo[0], **call.undo[1])
+        after = await tools.once("list_firewall")
         assert add.undo is not None
         gone = await tools.once(add.undo[0], **add.undo[1])
 
@@ -243,7 +244,7 @@ class TestOptions:
         await full.close()
 
         assert (off.in_force, off.why) == (False, "it is off at this level")
-        assert (bare.in_force, bare.why) == (False, "no network card of it has firewall=1 (net0)")
+        assert (bare.in_force, bare.why) == (False, "no network card of it has firewall=1 (net0); set_guest_network")
         assert (on.in_force, on.bare, on.policy_out, on.options) == (True, ["net1"], "REJECT", {"macfilter": "0"})
         assert node.in_force
         with pytest.raises(errors.ConfigChanged, match="look again"):
