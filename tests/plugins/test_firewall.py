@@ -93,7 +93,7 @@ class TestRules:
         """What was added, switched or moved is made as it was."""
         await tools.once("add_firewall_rule", MemoryCall("wf.a"), action="DROP", source="198.51.100.1")
         before = await tools.once("add_firewall_rule", add := MemoryCall("wf.b"), **SSH)
-        calls = [MemoryCall(), MemoryCall()]
+        calls, after = [MemoryCall(), MemoryCall()], before
         await tools.once("change_firewall_rule", calls[0], pos=0, rule=SAYS, enabled=False)
         await tools.once("change_firewall_rule", calls[1], pos=0, rule=SAYS, to=1)
         for call in reversed(calls):

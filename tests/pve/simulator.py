@@ -103,7 +103,7 @@ class Unauthorised(Exception):
 
 class Simulator(
     Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Walls, Platters, Agent, Access
-):  # fmt: skip
+):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
