@@ -62,7 +62,7 @@ class TestDisks:
         assert (used["/dev/sdb"], used["/dev/sdc"]) == ("ZFS", "ZFS")
         (target,) = call.targets
         assert target.loses[0].startswith("whatever is on /dev/sdb (SIM_DISK, pve1-B,")
-        assert target.state == {"pve1-B": "/dev/sdb", "pve1-C": "/dev/sdc"}
+        assert target.state == {"/dev/sdb": "pve1-B", "/dev/sdc": "pve1-C"}
         assert (well.state, well.action, ill.action) == ("ONLINE", "", "Replace the faulted device.")
         assert [(each.name, each.write) for each in ill.parts if each.message] == [("sdc", 12)]
         assert "zfs tank of pve1 is DEGRADED: zfs_status says which disk" in warned.warnings

@@ -23,6 +23,7 @@ from fakepve.server import API, EXTJS, GENERIC, USER
 from pve import apidoc
 from pve.access import Access
 from pve.agent import Agent
+from pve.directories import Directories
 from pve.downloads import Downloads
 from pve.fabric import Fabric
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
@@ -100,7 +101,9 @@ class Unauthorised(Exception):
     """A 401, which has a reason and an empty body."""
 
 
-class Simulator(Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Platters, Agent, Access):
+class Simulator(
+    Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Platters, Directories, Agent, Access
+):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 
     def __init__(self) -> None:
