@@ -155,13 +155,13 @@ class StorageDefinitions:
 
         async def seen() -> Found | None:
             now = await self._one(p.storage)
-            if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
             old = {"enabled": now.enabled, "content": now.content, "nodes": now.nodes}
             wanted = {"enabled": p.enabled, "content": sorted(p.content or []), "nodes": sorted(p.nodes or [])}
             changed = [key for key in old if getattr(p, key) is not None and old[key] != wanted[key]]
-            if not changed:
+            if not changed:  # ours may have changed it: the digest is held against what is there only before an act
                 return Found()
+            if p.digest and p.digest != now.digest:
+                raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
             call.inverse("change_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
             return None
 
