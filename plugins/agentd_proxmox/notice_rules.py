@@ -102,7 +102,11 @@ class NoticeRules:
             *(f"POST {PATH}/matchers", f"PUT {PATH}/matchers/{{name}}"),
         ),
         "delete_matcher": (f"GET {PATH}/matchers", f"DELETE {PATH}/matchers/{{name}}"),
-        "add_mail_target": (f"GET {PATH}/targets", *(f"POST {PATH}/endpoints/{each}" for each in ("sendmail", "smtp"))),
+        "add_mail_target": (
+            f"GET {PATH}/targets",
+            *(f"POST {PATH}/endpoints/{each}" for each in ("sendmail", "smtp")),
+            *(f"GET {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp")),
+        ),
         "delete_target": (
             *(f"GET {PATH}/{each}" for each in ("matchers", "targets")),
             *(f"DELETE {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp", "gotify", "webhook")),
@@ -194,19 +198,23 @@ class NoticeRules:
         if (p.type == "smtp") != (p.server is not None and p.sender is not None):
             raise Rejected("type: smtp takes a server and a sender; sendmail is the node's own and takes no server")
         call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
+        sent: Entry = {"mailto": p.to or None, "mailto-user": p.users or None, "comment": p.comment or None}
+        sent |= {"server": p.server, "port": p.port, "mode": p.mode, "from-address": p.sender}
 
         async def seen() -> Found | None:
             now = (await self._named("targets")).get(p.name)
             if now is None:
                 call.inverse("delete_target", {"name": p.name})
                 return None
-            if (now.get("type"), one_line(now.get("comment") or "")) != (p.type, p.comment):
+            if now.get("type") != p.type:
                 raise Rejected(f"name: there is a target {p.name} of type {now.get('type')} already")
+            now = await self.proxmox.get(f"{PATH}/endpoints/{p.type}/{p.name}") or {}
+            differs = [key for key, value in sent.items() if value is not None and now.get(key) != value]
+            if differs:
+                raise Rejected(f"name: there is a target {p.name} already, with another {differs[0]}")
             return Found()
 
         async def act() -> None:
-            sent: Entry = {"mailto": p.to or None, "mailto-user": p.users or None, "comment": p.comment or None}
-            sent |= {"server": p.server, "port": p.port, "mode": p.mode, "from-address": p.sender}
             await self.proxmox.post(f"{PATH}/endpoints/{p.type}", name=p.name, **sent)
 
         await call.once(seen, act)

@@ -153,6 +153,34 @@ class TestStorages:
         assert gone.targets[0].loses == ["the use of 192.0.2.9:/srv/pve for backup, iso"]
         assert "shelf" not in left
 
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    async def test_change_unanswered(self, tools: Bench, steered: Steer, fault: str) -> None:
+        """A change bound to a digest is made once, though its answer or request was lost."""
+        found = await tools.once("list_storage_definitions")
+        digest = next(each.digest for each in found.storages if each.storage == "local")
+        await steered.rule("PUT", "/storage/local$", {fault: True}, 1)
+        call = MemoryCall()
+        off = await tools.until_done("change_storage", call, storage="local", enabled=False, digest=digest)
+
+        assert digest
+        assert (off.enabled, call.adopted) == (False, fault == "cut_after")
+
+    async def test_open_share(self, tools: Bench) -> None:
+        """A share without a login is added; one with a password is for a person."""
+        share: dict[str, Any] = {
+            "storage": "open",
+            "type": "cifs",
+            "server": "192.0.2.9",
+            "share": "iso",
+            "content": ["iso"],
+        }
+        made = await tools.once("add_storage", **share)
+        await tools.once("add_storage", same := MemoryCall(), **share)
+
+        assert (made.source, same.acted) == ("192.0.2.9/iso", 0)
+        with pytest.raises(errors.InvalidMessage, match="unknown parameter 'password'"):
+            await tools.once("add_storage", **share, password="x")  # noqa: S106 - none
+
     async def test_one_that_is_used_stays(self, tools: Bench, steered: Steer) -> None:
         """A storage on which guests have disks is not removed, and they are named."""
         with pytest.raises(errors.Rejected, match=r"storage: local-lvm holds disks of VM 100 .*: nothing was done"):

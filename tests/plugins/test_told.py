@@ -150,9 +150,11 @@ class TestNotices:
 
     async def test_targets(self, tools: Bench) -> None:
         """A target is added once; one that a matcher sends to is not deleted."""
-        mail = {"name": "ops", "type": "smtp", "server": "mx.example.com", "sender": "pve@example.com"}
+        mail: dict[str, Any] = {"name": "ops", "type": "smtp", "server": "mx.example.com", "sender": "pve@example.com"}
         await tools.once("add_mail_target", add := MemoryCall(), **mail, to=["ops@example.com"])
         await tools.once("add_mail_target", same := MemoryCall(), **mail, to=["ops@example.com"])
+        with pytest.raises(errors.Rejected, match="name: there is a target ops already, with another mailto"):
+            await tools.once("add_mail_target", **mail, to=["else@example.com"])
         await tools.once("set_matcher", name="nights", targets=["ops"])
         with pytest.raises(errors.Rejected, match="name: the matchers nights send to ops: nothing was done"):
             await tools.once("delete_target", name="ops")

@@ -70,6 +70,7 @@ class Directories(Access):
             ("GET", f"{NOTICES}/targets", self._receiver_list),
             ("POST", f"{NOTICES}/targets/{{name}}/test", self._receiver_test),
             *(("POST", f"{NOTICES}/endpoints/{kind}", self._receiver_make(kind)) for kind in ("sendmail", "smtp")),
+            *(("GET", f"{NOTICES}/endpoints/{kind}/{{name}}", self._receiver_show) for kind in ("sendmail", "smtp")),
             *(
                 ("DELETE", f"{NOTICES}/endpoints/{kind}/{{name}}", self._receiver_delete)
                 for kind in ("sendmail", "smtp", "gotify", "webhook")
@@ -130,6 +131,11 @@ class Directories(Access):
         return [
             {"name": name, **{key: each[key] for key in fields if key in each}} for name, each in self.receivers.items()
         ]
+
+    async def _receiver_show(self, v: Values, _user: str) -> Record:
+        if v["name"] not in self.receivers:
+            raise die(f"endpoint '{v['name']}' does not exist")
+        return {"name": v["name"], **self.receivers[v["name"]]}
 
     async def _receiver_test(self, v: Values, _user: str) -> None:
         if v["name"] not in self.receivers:
