@@ -64,6 +64,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 _UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
 _ELSEWHERE = re.compile(r"[\x00-\x20\x7f?#\\]|%2[eE]|%2[fF](?!\d{1,3}\Z)")
+_ALIAS = re.compile(r"/ipset/[A-Za-z][A-Za-z0-9_-]+/(?:dc|guest)%2F[A-Za-z][A-Za-z0-9_-]+\Z")
 _NODE = re.compile(r"/nodes/([^/]+)/")
 
 
@@ -154,10 +155,10 @@ def encode(params: dict[str, Any]) -> dict[str, Any]:
 def _safe(path: str) -> str:
     """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere.
 
-    A slash that is encoded is let through where a network ends: `…/ipset/NAME/192.0.2.0%2F24`.
+    A slash that is encoded is let through in an entry of a set: `…/ipset/NAME/192.0.2.0%2F24`, `…/NAME/dc%2FALIAS`.
     """
     parts = path.strip("/").split("/")
-    if any(part in {"", ".", ".."} for part in parts) or _ELSEWHERE.search(path):
+    if any(part in {"", ".", ".."} for part in parts) or _ELSEWHERE.search(_ALIAS.sub("", path)):
         raise Rejected(f"{one_line(path)!r} is not a path of the Proxmox API")
     return "/" + "/".join(parts)
 

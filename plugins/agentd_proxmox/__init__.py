@@ -51,9 +51,11 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | No
     from agentd_proxmox.areas import declared
     from agentd_proxmox.schemas import Schemas
 
-    schemas = Schemas(toolbox.proxmox, toolbox.state_dir)
+    proxmox, schemas = toolbox.proxmox, Schemas(toolbox.proxmox, toolbox.state_dir)
 
     async def ask() -> list[Right]:
-        return rights.rights(await schemas.catalogue(), declared())
+        roles = await proxmox.get("/access/roles") or []
+        known = {name for each in roles for name in str(each.get("privs") or "").split(",")}
+        return rights.rights(await schemas.catalogue(), declared(), known)
 
     return ask

@@ -13,6 +13,7 @@ from agentd_proxmox.containers import Containers
 from agentd_proxmox.create import Creation
 from agentd_proxmox.disks import Disks
 from agentd_proxmox.firewall import Firewalls
+from agentd_proxmox.firewall_log import FirewallLogs
 from agentd_proxmox.firewall_sets import FirewallSets
 from agentd_proxmox.guests import Guests
 from agentd_proxmox.ha import Ha
@@ -66,7 +67,9 @@ CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, StorageDefinitions, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules),
     *(Replication, NoticeTools, NoticeRules, Ceph, UsageTools),
 )
-NODES: Final[tuple[Area, ...]] = (Node, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, SdnTools)
+NODES: Final[tuple[Area, ...]] = (
+    *(Node, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),
+)
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access, Realms)
 AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)
 

@@ -9,16 +9,17 @@ everybody out, and with them the API by which it could be taken back.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
-from msgspec import Meta
 
 from agentd.answers import one_line
-from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
+from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, pages
+from agentd_proxmox import firewall_rules, look, methods, pages
+from agentd_proxmox.firewall_doors import CLUSTER, Doors, switched
+from agentd_proxmox.firewall_rules import AddRule, ChangeRule, DeleteRule, Level, Policy, Rule, Where, listed, on
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -26,45 +27,34 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-CLUSTER: Final = "/cluster/firewall"
 LEVELS: Final = (
     CLUSTER,
     "/nodes/{node}/firewall",
     *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")),
 )
 RULES: Final = (*(f"{each}/rules" for each in LEVELS), f"{CLUSTER}/groups/{{group}}")
-SEEN: Final = (*methods.PLACES, *(f"GET {each}/options" for each in LEVELS), *(f"GET {each}" for each in RULES))
-MANAGED: Final = ("8006", "22")
-"""Ports without which nobody reaches the API and a shell of a node."""
-Address = Annotated[
-    str, Meta(pattern=r"^[+A-Za-z0-9_.:/,-]{1,512}$", description="address, network, range, +ipset or alias")
-]
-Ports = Annotated[str, Meta(pattern=r"^[A-Za-z0-9:,-]{1,256}$", description="80, 80:90, 80,443 or a name")]
-Group = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,17}$", description="name of a security group")]
-Policy = Literal["ACCEPT", "REJECT", "DROP"]
+SEEN: Final = (
+    *(*methods.PLACES, *methods.guest("GET /config")),
+    *(*(f"GET {each}/options" for each in LEVELS), *(f"GET {each}" for each in RULES), f"GET {CLUSTER}/groups"),
+)
+RESTS: Final = {"policy_in": "DROP", "policy_out": "ACCEPT"}
+"""What a firewall does by default with what no rule speaks of."""
+GUEST: Final = ("enable", *RESTS, "log_level_in", "log_level_out", "macfilter", "ipfilter", "dhcp")
+OPTIONS: Final = {
+    "cluster": ("enable", *RESTS, "policy_forward"),
+    "node": ("enable", "log_level_in", "log_level_out"),
+    "guest": GUEST,
+}
+"""Which options there are on which level."""
 
 
-class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whose firewall: a node's, a guest's, a security group's, or without any of them the cluster's."""
-
-    node: fields.Node | None = None
-    vmid: fields.Vmid | None = None
-    group: Group | None = None
-
-
-class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A rule; `rule` is what it says, by which it is named to change or delete it."""
-
-    pos: int
-    rule: str
-    enabled: bool
-    comment: str = ""
-
-
-class Firewall(msgspec.Struct, frozen=True):
+class Firewall(msgspec.Struct, frozen=True, omit_defaults=True):
     """A firewall: what it does by default, its rules in their order, and whether all that is in force.
 
     switched  on or off at this level; it counts only while the cluster's is on too (`in_force`)
+    options   what else was set
+    count     of all rules, of which `rules` are a page
+    bare      network cards of the guest without firewall=1: what goes through them no rule sees
     """
 
     of: str
@@ -75,52 +65,37 @@ class Firewall(msgspec.Struct, frozen=True):
     policy_out: str
     rules: list[Rule]
     digest: str
+    options: dict[str, str] = {}
+    bare: list[str] = []
+    count: int = 0
+    next: str = ""
 
 
-class AddRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the new rule says; it becomes the first.  With `uses` it is a security group's rules and nothing else."""
+class ListFirewall(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose firewall, and which of its rules."""
 
-    direction: Literal["in", "out", "forward"] = "in"
-    action: Policy = "ACCEPT"
-    uses: Group | None = None
-    source: Address | None = None
-    dest: Address | None = None
-    proto: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,20}$")] | None = None
-    dport: Ports | None = None
-    sport: Ports | None = None
-    macro: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{1,32}$", description="for example SSH or HTTPS")] | None = None
-    iface: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,20}$", description="for example net0 or vmbr0")] | None = (
-        None
-    )
-    comment: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
-    enabled: bool = True
-
-
-class ChangeRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which rule, by its position and what it says (list_firewall), and what is to become of it."""
-
-    pos: Annotated[int, Meta(ge=0, le=10_000)]
-    rule: str
-    enabled: bool | None = None
-    to: Annotated[int, Meta(ge=0, le=10_000, description="move it to this position")] | None = None
-
-
-class DeleteRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which rule, by its position and what it says (list_firewall)."""
-
-    pos: Annotated[int, Meta(ge=0, le=10_000)]
-    rule: str
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = msgspec.field(default_factory=list)
 
 
 class SetOptions(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to change; what is left out stays.
+    """What to change; what is left out stays.  A node has no policies of its own, the cluster's count there.
 
-    locked_out  switch the cluster's firewall on although no rule lets anybody reach a node's API and shell
+    macfilter   of a guest: it may send by no other MAC address than its own; ipfilter: by no other than those of
+                its ipsets ipfilter-netN; dhcp: it may ask for an address
+    locked_out  switch it on although no rule lets anybody reach a node's API and shell
     """
 
     enable: bool | None = None
     policy_in: Policy | None = None
     policy_out: Policy | None = None
+    policy_forward: Literal["ACCEPT", "DROP"] | None = None
+    log_level_in: Level | None = None
+    log_level_out: Level | None = None
+    macfilter: bool | None = None
+    ipfilter: bool | None = None
+    dhcp: bool | None = None
     digest: str = ""
     locked_out: bool = False
 
@@ -141,60 +116,63 @@ class Firewalls:
         """Keep where guests are found."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
+        self.doors = Doors(inventory.proxmox)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_firewall(self, call: Call, p: Where) -> Firewall:  # noqa: ARG002 - every tool has a call
+    async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:  # noqa: ARG002 - every tool has a call
         """Show a firewall: whether it is in force, what it does by default, and its rules in their order."""
-        return await self._read(p)
+        return await self._read(p, p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
     async def add_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
         """Add a rule to a firewall as its first; it counts at once if the firewall is in force."""
         path, title = await self._path(p)
-        sent = _sent(p)
+        sent = {**firewall_rules.sent(p), "enable": int(p.enabled)}
         mark = look.mark(call.key) if call.key else ""
 
         async def seen() -> Found | None:
-            entries = await self._rules(path, p)
+            entries = await self.doors.rules(path, p)
             if mark and any(str(each.get("comment") or "").endswith(mark) for each in entries):
                 return Found()
-            call.target(_target(p, title, entries, f"{_says(sent)} is added"))
+            says = f"{firewall_rules.says(sent)} is added"
+            call.target(_target(p, title, entries, says, *await self.doors.shut(path, p, entries, [sent, *entries])))
+            call.inverse("delete_firewall_rule", {**_of(p), "pos": 0, "rule": firewall_rules.says(sent)})
             return None
 
         async def act() -> None:
             comment = f"{p.comment} {mark}".strip()
-            await self.proxmox.post(_list(path, p), **sent, comment=comment or None)
+            await self.proxmox.post(listed(path, p), **sent, comment=comment or None)
 
         await call.once(seen, act)
-        found = await self._read(p)
-        if mark and not any(str(e.get("comment") or "").endswith(mark) for e in await self._rules(path, p)):
+        if mark and not any(str(e.get("comment") or "").endswith(mark) for e in await self.doors.rules(path, p)):
             raise TaskFailed(f"Proxmox says that it was done, and {title} has no such rule")
-        return found
+        return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def change_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
-        """Switch a rule on or off, or move it to another position."""
-        if (p.enabled is None) == (p.to is None):
-            raise Rejected("change_firewall_rule: say either enabled or to; one thing at a time")
+        """Let a rule say something else, switch it on or off, or move it to another position."""
+        wanted = [each for each in (p.enabled, p.comment, p.becomes) if each is not None]
+        if bool(wanted) == (p.to is not None):
+            raise Rejected("change_firewall_rule: say either to, or some of enabled, comment and becomes")
         path, title = await self._path(p)
-        at: list[str] = []
+        at: list[Entry] = []
 
         async def seen() -> Found | None:
-            entries = await self._rules(path, p)
-            if p.to is not None and p.to != p.pos and _at(entries, min(p.to, len(entries) - 1)) == p.rule:
+            entries = await self.doors.rules(path, p)
+            if firewall_rules.moved(entries, p) or firewall_rules.changed(entries, p):
                 return Found()
-            _hold(entries, p.pos, p.rule, title)
-            if p.enabled is not None and bool(int(entries[p.pos].get("enable") or 0)) is p.enabled:
+            at[:] = [firewall_rules.hold(entries, p.pos, p.rule, title)]
+            after = firewall_rules.after(entries, p)
+            if after == entries:
                 return Found()
-            what = f"moves to position {p.to}" if p.to is not None else "is switched " + ("on" if p.enabled else "off")
-            call.target(_target(p, title, entries, f"{p.rule} {what}"))
-            at.append(str(entries[p.pos].get("digest") or ""))
+            shut = await self.doors.shut(path, p, entries, after)
+            call.target(_target(p, title, entries, firewall_rules.what(p), *shut))
+            call.inverse("change_firewall_rule", {**_of(p), **firewall_rules.back(entries, after, p)})
             return None
 
         async def act() -> None:
-            place = None if p.to is None else p.to + (p.to > p.pos)  # Proxmox counts before the rule has left
             await self.proxmox.put(
-                f"{_list(path, p)}/{p.pos}", enable=p.enabled, moveto=place, digest="".join(at[:1]) or None
+                f"{listed(path, p)}/{p.pos}", **firewall_rules.difference(at[0], p), digest=at[0].get("digest") or None
             )
 
         await call.once(seen, act)
@@ -207,16 +185,19 @@ class Firewalls:
         at: list[str] = []
 
         async def seen() -> Found | None:
-            entries = await self._rules(path, p)
-            if p.rule not in map(_says, entries):
+            entries = await self.doors.rules(path, p)
+            if p.rule not in firewall_rules.names(entries):
                 return Found()
-            _hold(entries, p.pos, p.rule, title)
-            call.target(_target(p, title, entries, f"{p.rule} is deleted"))
-            at.append(str(entries[p.pos].get("digest") or ""))
+            entry = firewall_rules.hold(entries, p.pos, p.rule, title)
+            firewall_rules.last(entries, p.rule)
+            left = [each for each in entries if each is not entry]
+            shut = await self.doors.shut(path, p, entries, left)
+            call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
+            at[:] = [str(entry.get("digest") or "")]
             return None
 
         async def act() -> None:
-            await self.proxmox.delete(f"{_list(path, p)}/{p.pos}", digest="".join(at[:1]) or None)
+            await self.proxmox.delete(f"{listed(path, p)}/{p.pos}", digest="".join(at) or None)
 
         await call.once(seen, act)
         return await self._read(p)
@@ -224,35 +205,33 @@ class Firewalls:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_firewall_options(self, call: Call, p: SetOptions) -> Firewall:
         """Switch a firewall on or off, or change what it does with what no rule speaks of."""
-        wanted = {"enable": p.enable, "policy_in": p.policy_in, "policy_out": p.policy_out}
-        wanted = {key: value for key, value in wanted.items() if value is not None}
-        if not wanted or p.group:
-            raise Rejected("set_firewall_options: say enable, policy_in or policy_out, and of no security group")
-        if p.node and set(wanted) - {"enable"}:
-            raise Rejected("node: a node has no policy of its own, the cluster's counts; leave policy_in and _out out")
         path, title = await self._path(p)
+        wanted, at = _wanted(p), [""]
 
         async def seen() -> Found | None:
             options = await self.proxmox.get(f"{path}/options") or {}
-            if p.digest and p.digest != _digest(options, await self._rules(path, p)):
+            at[:] = [str(options.get("digest") or "")]
+            if p.digest and p.digest != firewall_rules.digest(options, await self.doors.rules(path, p)):
                 raise ConfigChanged(f"{title} was changed since it was read: look again, then decide again")
-            now = {"enable": _on(options, path), **{key: options.get(key, _DEFAULTS[key]) for key in _DEFAULTS}}
-            if all(now[key] == value for key, value in wanted.items()):
+            now = {key: _now(options, path, key) for key in wanted}
+            if now == wanted:
                 return Found()
-            if path == CLUSTER and p.enable and not p.locked_out:
-                _reachable(await self._rules(path, p), wanted.get("policy_in", now["policy_in"]))
-            changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items())
-            call.target(Target(_name(p), title, {key: now[key] for key in wanted}, [], [changes]))
-            call.inverse("set_firewall_options", {**_of(p), **{key: now[key] for key in wanted}})
+            if p.vmid is None and not p.locked_out and (p.enable or p.policy_in):
+                await self.doors.reachable(path, p, options | wanted)
+            changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
+            call.target(Target(_name(p), title, now, _labels(p), [changes]))
+            call.inverse(
+                "set_firewall_options", {**_of(p), **now, **({"locked_out": True} if now.get("enable") else {})}
+            )
             return None
 
         async def act() -> None:
-            await self.proxmox.put(f"{path}/options", **wanted)
+            await self.proxmox.put(f"{path}/options", **wanted, digest=at[0] or None)
 
         await call.once(seen, act)
         return await self._read(p)
 
-    async def _path(self, p: Where) -> tuple[str, str]:
+    async def _path(self, p: Where | AddRule) -> tuple[str, str]:
         """Return where a firewall lies in the API, and what a person calls it."""
         if sum(each is not None for each in (p.node, p.vmid, p.group)) > 1:
             raise Rejected("name a node, a vmid or a group, one of them; none is the cluster's firewall")
@@ -263,115 +242,77 @@ class Firewalls:
             return f"/nodes/{p.node}/firewall", f"firewall of the node {p.node}"
         return CLUSTER, f"security group {p.group}" if p.group else "firewall of the cluster"
 
-    async def _rules(self, path: str, p: Where) -> list[Entry]:
-        found: list[Entry] = await self.proxmox.get(_list(path, p)) or []
-        return sorted(found, key=lambda each: int(each.get("pos") or 0))
-
-    async def _read(self, p: Where) -> Firewall:
+    async def _read(self, p: Where | AddRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
         path, title = await self._path(p)
-        entries = await self._rules(path, p)
+        entries = await self.doors.rules(path, p)
         options = {} if p.group else await self.proxmox.get(f"{path}/options") or {}
         cluster = options if path == CLUSTER and not p.group else await self.proxmox.get(f"{CLUSTER}/options") or {}
-        switched, whole = bool(p.group) or _on(options, path), _on(cluster, CLUSTER)
-        why = "" if whole else "the cluster's firewall is off, so no other is in force"
-        return Firewall(
+        here, whole = bool(p.group) or switched(options, path), switched(cluster, CLUSTER)
+        with_, bare = await self._cards(path) if p.vmid is not None else ([], [])
+        why = "" if here else "it is off at this level"
+        if here and bare and not with_:
+            why = f"no network card of it has firewall=1 ({', '.join(bare)}); set_guest_network"
+        found = Firewall(
             of=title,
-            switched=switched,
-            in_force=switched and whole,
-            why=why or ("" if switched else "it is off at this level"),
-            policy_in=one_line(options.get("policy_in") or _DEFAULTS["policy_in"]),
-            policy_out=one_line(options.get("policy_out") or _DEFAULTS["policy_out"]),
-            rules=[_line(number, each) for number, each in enumerate(entries)],
-            digest=_digest(options, entries),
+            switched=here,
+            in_force=whole and not why,
+            why=why if whole else "the cluster's firewall is off, so no other is in force",
+            policy_in="" if p.group else one_line(options.get("policy_in") or RESTS["policy_in"]),
+            policy_out="" if p.group else one_line(options.get("policy_out") or RESTS["policy_out"]),
+            rules=[],
+            digest=firewall_rules.digest(options, entries),
+            options={key: one_line(value) for key, value in sorted(options.items()) if key not in _SHOWN},
+            bare=bare,
+            count=len(entries),
         )
+        lines = firewall_rules.lines(entries)
+        return pages.fill(found, "rules", lines, lambda each: f"{each.pos:05d}", asked)
+
+    async def _cards(self, path: str) -> tuple[list[str], list[str]]:
+        """Return the network cards of a guest that its firewall sees, and those that it does not see."""
+        config = await self.proxmox.get(f"{path.removesuffix('/firewall')}/config") or {}
+        cards = {key: str(value).split(",") for key, value in sorted(config.items()) if re.match(r"net\d+$", key)}
+        seen = [key for key, said in cards.items() if "firewall=1" in said]
+        return seen, [key for key in cards if key not in seen]
 
 
-_DEFAULTS: Final = {"policy_in": "DROP", "policy_out": "ACCEPT"}
+_SHOWN: Final = frozenset({"enable", "digest", *RESTS})
+_SWITCHES: Final = {"macfilter": True, "ipfilter": False, "dhcp": False}
 
 
-def _list(path: str, p: Where) -> str:
-    return f"{CLUSTER}/groups/{p.group}" if p.group else f"{path}/rules"
+def _now(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch or a word
+    """Return what an option is."""
+    if key == "enable":
+        return switched(options, path)
+    if key in _SWITCHES:
+        return on(options.get(key, _SWITCHES[key]))
+    return str(options.get(key) or RESTS.get(key, "ACCEPT" if key == "policy_forward" else "nolog"))
 
 
-def _on(options: Entry, path: str) -> bool:
-    """Tell whether a firewall is switched on: that of a node is unless somebody says otherwise."""
-    return bool(int(options.get("enable", int(re.fullmatch(r"/nodes/[^/]+/firewall", path) is not None)) or 0))
+def _wanted(p: SetOptions) -> Entry:
+    """Return the options that are to be changed; raises Rejected for those that the level does not have."""
+    level = "guest" if p.vmid is not None else "node" if p.node else "cluster"
+    known = {each for names in OPTIONS.values() for each in names}
+    wanted = {key: getattr(p, key) for key in sorted(known) if getattr(p, key) is not None}
+    if not wanted or p.group:
+        raise Rejected("set_firewall_options: say what to change, and of no security group, which has no options")
+    for key in wanted:
+        if key not in OPTIONS[level]:
+            raise Rejected(f"{key}: the firewall of a {level} has none; it has {', '.join(OPTIONS[level])}")
+    return wanted
 
 
-def _sent(p: AddRule) -> Entry:
-    if p.uses:
-        return {"type": "group", "action": p.uses, "iface": p.iface, "enable": int(p.enabled)}
-    said = {key: getattr(p, key) for key in ("source", "dest", "proto", "dport", "sport", "macro", "iface")}
-    return {"type": p.direction, "action": p.action, "enable": int(p.enabled), **said}
-
-
-def _says(entry: Entry) -> str:
-    """Return what a rule says, in one line."""
-    words = [f"{entry.get('type')} {entry.get('action')}"]
-    names = {
-        "macro": "",
-        "iface": "on ",
-        "source": "from ",
-        "dest": "to ",
-        "proto": "",
-        "dport": "port ",
-        "sport": "from port ",
-    }
-    words += [f"{word}{entry[key]}" for key, word in names.items() if entry.get(key)]
-    return one_line(" ".join(words))
-
-
-def _line(number: int, entry: Entry) -> Rule:
-    comment = str(entry.get("comment") or "").partition(look.PREFIX)[0]
-    return Rule(number, _says(entry), bool(int(entry.get("enable") or 0)), one_line(comment))
-
-
-def _at(entries: list[Entry], pos: int) -> str:
-    return _says(entries[pos]) if 0 <= pos < len(entries) else ""
-
-
-def _hold(entries: list[Entry], pos: int, rule: str, title: str) -> None:
-    """Refuse a rule that does not say any more what the caller thinks."""
-    if _at(entries, pos) != rule:
-        where = [str(number) for number, each in enumerate(entries) if _says(each) == rule]
-        if not where:
-            raise NotFound(f"rule: {title} has no rule {rule!r}; list_firewall says which there are")
-        raise Rejected(f"pos: at {pos} {title} says {_at(entries, pos)!r}; {rule!r} is at {', '.join(where)} now")
-
-
-def _digest(options: Entry, entries: list[Entry]) -> str:
-    said = {key: str(value) for key, value in options.items() if key != "digest"}
-    return pages.digest([said, [[_says(each), str(each.get("enable") or 0)] for each in entries]])
-
-
-def _of(p: Where) -> Entry:
+def _of(p: Where | AddRule) -> Entry:
     return {key: value for key in ("node", "vmid", "group") if (value := getattr(p, key)) is not None}
 
 
-def _name(p: Where) -> str:
+def _name(p: Where | AddRule) -> str:
     return "firewall/" + next((f"{key}/{value}" for key, value in _of(p).items()), "cluster")
 
 
-def _target(p: Where, title: str, entries: list[Entry], what: str) -> Target:
-    labels = [f"guest/{p.vmid}"] if p.vmid else [f"node/{p.node}"] if p.node else []
-    return Target(_name(p), title, {"rules": _digest({}, entries)}, labels, [what])
+def _labels(p: Where | AddRule) -> list[str]:
+    return [f"guest/{p.vmid}"] if p.vmid else [f"node/{p.node}"] if p.node else []
 
 
-def _reachable(entries: list[Entry], policy: object) -> None:
-    """Refuse to switch the cluster's firewall on where no rule lets anybody in to a node's API and shell.
-
-    Proxmox itself lets the local network in, and nobody else.
-    """
-    if policy == "ACCEPT":
-        return
-    open_ = [e for e in entries if int(e.get("enable") or 0) and e.get("type") == "in" and e.get("action") == "ACCEPT"]
-    groups = any(e.get("type") == "group" and int(e.get("enable") or 0) for e in entries)
-    ports = {port for e in open_ for port in re.split("[,:]", str(e.get("dport") or ""))}
-    wide = any(not e.get("dport") and not e.get("macro") for e in open_)
-    if not (
-        groups or wide or set(MANAGED) <= ports | ({"22"} if any(e.get("macro") == "SSH" for e in open_) else set())
-    ):
-        raise Rejected(
-            f"no rule of the cluster lets anybody reach the ports {' and '.join(MANAGED)} of the nodes: outside of "
-            "their own network nobody would; add_firewall_rule first, or say locked_out=true"
-        )
+def _target(p: Where | AddRule, title: str, entries: list[Entry], *what: str) -> Target:
+    return Target(_name(p), title, {"rules": firewall_rules.digest({}, entries)}, _labels(p), list(what))

@@ -1,33 +1,47 @@
-"""What firewall rules speak of by name: aliases, sets of addresses, and groups of rules, of the cluster.
+"""What firewall rules speak of by name: aliases and sets of addresses of the cluster or a guest, groups of rules.
 
 What a name stands for is what the rules that use it let in, so a change is as serious as a rule.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agentd.answers import one_line
-from agentd.errors import TaskFailed
+from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields
-from agentd_proxmox.firewall import CLUSTER, Group
+from agentd_proxmox import fields, methods
+from agentd_proxmox.firewall_doors import CLUSTER
+from agentd_proxmox.firewall_rules import Comment, Group
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.methods import Calls
+    from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,63}$", description="letters, digits, - and _")]
-Network = Annotated[str, Meta(pattern=r"^!?[0-9A-Fa-f:./]{2,64}$", description="address or network; !… is left out")]
-Comment = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-KINDS: Final = ("aliases", "ipset", "groups")
-LISTS: Final = (*(f"GET {CLUSTER}/{each}" for each in KINDS), f"GET {CLUSTER}/ipset/{{name}}")
+Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f:./]{2,64}$", description="address or network")]
+Member = Annotated[
+    str,
+    Meta(pattern=r"^!?(dc/|guest/)?[0-9A-Za-z:./_-]{2,64}$", description="address, network or alias; !… is left out"),
+]
+LEVELS: Final = (CLUSTER, *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")))
+KINDS: Final = ("aliases", "ipset", "ipset/{name}")
+LISTS: Final = (
+    *(*methods.PLACES, f"GET {CLUSTER}/groups"),
+    *(f"GET {level}/{kind}" for level in LEVELS for kind in KINDS),
+)
+
+
+def _on_each(*calls: str) -> tuple[str, ...]:
+    pairs = (each.split(" ") for each in calls)
+    return (*LISTS, *(f"{verb} {level}/{rest}" for verb, rest in pairs for level in LEVELS))
 
 
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,27 +61,35 @@ class IpSet(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sets(msgspec.Struct, frozen=True):
-    """All names that rules of the cluster's firewalls may use."""
+    """All names that rules may use: the cluster's, which all may, or those of a guest, which only its own may."""
 
     aliases: list[Alias]
     ipsets: list[IpSet]
     groups: dict[str, str]
 
 
+class WhoseSets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which guest; left out: the cluster's."""
+
+    vmid: fields.Vmid | None = None
+
+
 class SetAlias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The name, and what it shall stand for."""
+    """The name, and what it shall stand for; vmid: only for the rules of this guest."""
 
     name: Name
     cidr: Network
     comment: Comment = ""
+    vmid: fields.Vmid | None = None
 
 
 class SetIpSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The name, and all that shall be in it."""
+    """The name, and all that shall be in it; vmid: only for the rules of this guest."""
 
     name: Name
-    entries: Annotated[list[Network], Meta(max_length=500)]
+    entries: Annotated[list[Member], Meta(max_length=500)]
     comment: Comment = ""
+    vmid: fields.Vmid | None = None
 
 
 class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,10 +100,11 @@ class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeleteName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which name of which kind; nothing may use it."""
+    """Which name of which kind; nothing may use it.  vmid: of this guest, which has no groups."""
 
     kind: Literal["alias", "ipset", "group"]
     name: Name
+    vmid: fields.Vmid | None = None
 
 
 class DeletedName(msgspec.Struct, frozen=True):
@@ -96,77 +119,77 @@ class FirewallSets:
 
     calls: ClassVar[Calls] = {
         "list_firewall_sets": LISTS,
-        "set_firewall_alias": (*LISTS, f"POST {CLUSTER}/aliases", f"PUT {CLUSTER}/aliases/{{name}}"),
-        "set_firewall_ipset": (
-            *(*LISTS, f"POST {CLUSTER}/ipset", f"POST {CLUSTER}/ipset/{{name}}"),
-            f"DELETE {CLUSTER}/ipset/{{name}}/{{cidr}}",
-        ),
+        "set_firewall_alias": _on_each("POST aliases", "PUT aliases/{name}"),
+        "set_firewall_ipset": _on_each("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"),
         "create_firewall_group": (*LISTS, f"POST {CLUSTER}/groups"),
         "delete_firewall_set": (
-            *(*LISTS, f"DELETE {CLUSTER}/aliases/{{name}}", f"DELETE {CLUSTER}/ipset/{{name}}"),
-            *(f"DELETE {CLUSTER}/ipset/{{name}}/{{cidr}}", f"DELETE {CLUSTER}/groups/{{group}}"),
+            *_on_each("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),
+            f"DELETE {CLUSTER}/groups/{{group}}",
         ),
     }
+    needs: ClassVar[Needs] = {each: methods.on(methods.VM, "VM.Audit") for each in calls}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Keep where guests are found."""
+        self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_firewall_sets(self, call: Call, p: fields.NoParameters) -> Sets:  # noqa: ARG002 - every tool has a call
-        """List the aliases, the sets of addresses with their entries, and the security groups of the cluster."""
-        return await self._read()
+    async def list_firewall_sets(self, call: Call, p: WhoseSets) -> Sets:  # noqa: ARG002 - every tool has a call
+        """List the aliases, the sets of addresses with their entries, and the security groups that rules may use."""
+        return await self._read(await self._path(p.vmid))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_firewall_alias(self, call: Call, p: SetAlias) -> Sets:
         """Make an alias, or let it stand for something else: every rule that uses it changes with it."""
+        path, cidr = await self._path(p.vmid), _network(p.cidr)
         there: list[Alias] = []
 
         async def seen() -> Found | None:
-            now = next((each for each in (await self._read()).aliases if each.name == p.name), None)
-            if now == Alias(p.name, p.cidr, p.comment):
+            now = next((each for each in (await self._read(path)).aliases if _same(each, p.name)), None)
+            if now and (_network(now.cidr), now.comment) == (cidr, p.comment):
                 return Found()
-            there.extend([now] if now else [])
+            there[:] = [now] if now else []
             old = {"name": p.name, "cidr": now.cidr, "comment": now.comment} if now else None
-            call.inverse(*(("set_firewall_alias", old) if old else _delete("alias", p.name)))
-            call.target(_target("alias", p.name, now.cidr if now else "", p.cidr))
+            call.inverse(*(("set_firewall_alias", old | _of(p)) if old else _delete("alias", p)))
+            call.target(_target("alias", p, now.cidr if now else "", cidr))
             return None
 
         async def act() -> None:
-            sent = {"cidr": p.cidr, "comment": p.comment or None}
+            sent = {"cidr": cidr, "comment": p.comment or None}
             if there:
-                await self.proxmox.put(f"{CLUSTER}/aliases/{p.name}", **sent)
+                await self.proxmox.put(f"{path}/aliases/{there[0].name}", **sent)
             else:
-                await self.proxmox.post(f"{CLUSTER}/aliases", name=p.name, **sent)
+                await self.proxmox.post(f"{path}/aliases", name=p.name, **sent)
 
         await call.once(seen, act)
-        return await self._read()
+        return await self._read(path)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_firewall_ipset(self, call: Call, p: SetIpSet) -> Sets:
         """Make a set of exactly these addresses, or make an existing one that: every rule that uses it changes."""
+        path, wanted = await self._path(p.vmid), {_member(each) for each in p.entries}
         now: list[IpSet] = []
 
         async def seen() -> Found | None:
-            now[:] = [each for each in (await self._read()).ipsets if each.name == p.name]
-            if now and set(now[0].entries) == set(p.entries):
+            now[:] = [each for each in (await self._read(path)).ipsets if each.name == p.name]
+            if now and set(now[0].entries) == wanted:
                 return Found()
             undo = {"name": p.name, "entries": now[0].entries, "comment": now[0].comment} if now else None
-            call.inverse(*(("set_firewall_ipset", undo) if undo else _delete("ipset", p.name)))
-            call.target(
-                _target("ipset", p.name, ", ".join(sorted(now[0].entries)) if now else "", ", ".join(p.entries))
-            )
+            call.inverse(*(("set_firewall_ipset", undo | _of(p)) if undo else _delete("ipset", p)))
+            old = ", ".join(sorted(now[0].entries)) if now else ""
+            call.target(_target("ipset", p, old, ", ".join(sorted(wanted))))
             return None
 
         async def act() -> None:
             if not now:
-                await self.proxmox.post(f"{CLUSTER}/ipset", name=p.name, comment=p.comment or None)
-            await self._make(p.name, set(now[0].entries) if now else set(), set(p.entries))
+                await self.proxmox.post(f"{path}/ipset", name=p.name, comment=p.comment or None)
+            await self._make(f"{path}/ipset/{p.name}", set(now[0].entries) if now else set(), wanted)
 
         await call.once(seen, act)
-        found = await self._read()
+        found = await self._read(path)
         made = next((set(each.entries) for each in found.ipsets if each.name == p.name), None)
-        if made != set(p.entries):
+        if made != wanted:
             raise TaskFailed(f"the set {p.name} is {sorted(made or [])}, not what was asked for: call again")
         return found
 
@@ -176,24 +199,27 @@ class FirewallSets:
         call.target(Target(f"firewall/group/{p.name}", f"security group {p.name}"))
 
         async def seen() -> Found | None:
-            if p.name in (await self._read()).groups:
+            if p.name in (await self._read(CLUSTER)).groups:
                 return Found()
-            call.inverse(*_delete("group", p.name))
+            call.inverse("delete_firewall_set", {"kind": "group", "name": p.name})
             return None
 
         async def act() -> None:
             await self.proxmox.post(f"{CLUSTER}/groups", group=p.name, comment=p.comment or None)
 
         await call.once(seen, act)
-        return await self._read()
+        return await self._read(CLUSTER)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def delete_firewall_set(self, call: Call, p: DeleteName) -> DeletedName:
         """Delete an alias, a set of addresses or a security group; Proxmox refuses a group that has rules."""
+        if p.kind == "group" and p.vmid is not None:
+            raise Rejected("vmid: a guest has no security groups, they are the cluster's; leave it out")
+        path = await self._path(p.vmid)
         entries: list[str] = []
 
         async def seen() -> Found | None:
-            sets = await self._read()
+            sets = await self._read(path)
             values: dict[str, Any] = {
                 "alias": {each.name: each.cidr for each in sets.aliases},
                 "ipset": {each.name: ", ".join(each.entries) for each in sets.ipsets},
@@ -202,36 +228,47 @@ class FirewallSets:
             if p.name not in values[p.kind]:
                 return Found()
             entries[:] = next((each.entries for each in sets.ipsets if each.name == p.name and p.kind == "ipset"), [])
-            call.target(_target(p.kind, p.name, str(values[p.kind][p.name]), ""))
+            call.target(_target(p.kind, p, str(values[p.kind][p.name]), ""))
             return None
 
         async def act() -> None:
             if p.kind == "ipset":
-                await self._make(p.name, set(entries), set())
+                await self._make(f"{path}/ipset/{p.name}", set(entries), set())
             where = {"alias": "aliases", "ipset": "ipset", "group": "groups"}[p.kind]
-            await self.proxmox.delete(f"{CLUSTER}/{where}/{p.name}")
+            await self.proxmox.delete(f"{path}/{where}/{p.name}")
 
         await call.once(seen, act)
         return DeletedName(p.kind, p.name)
 
-    async def _make(self, name: str, now: set[str], wanted: set[str]) -> None:
+    async def _path(self, vmid: int | None) -> str:
+        """Return whose names are meant."""
+        return CLUSTER if vmid is None else f"{(await self.inventory.find(vmid)).path}/firewall"
+
+    async def _make(self, path: str, now: set[str], wanted: set[str]) -> None:
         """Add what is missing before taking away what is too much: nobody is shut out meanwhile."""
+        turned = {each for each in now if _turned(each) in wanted}
+        for each in sorted(turned):  # the same address cannot stand in a set twice
+            await self._drop(path, each)
         for each in sorted(wanted - now):
             cidr = each.removeprefix("!")
-            await self.proxmox.post(f"{CLUSTER}/ipset/{name}", cidr=cidr, nomatch=True if each != cidr else None)
-        for each in sorted(now - wanted):
-            await self.proxmox.delete(f"{CLUSTER}/ipset/{name}/{each.removeprefix('!').replace('/', '%2F')}")
+            await self.proxmox.post(path, cidr=cidr, nomatch=True if each != cidr else None)
+        for each in sorted(now - wanted - turned):
+            await self._drop(path, each)
 
-    async def _read(self) -> Sets:
-        aliases, ipsets, groups = [await self.proxmox.get(f"{CLUSTER}/{each}") or [] for each in KINDS]
+    async def _drop(self, path: str, entry: str) -> None:
+        await self.proxmox.delete(f"{path}/{entry.removeprefix('!').replace('/', '%2F')}")
+
+    async def _read(self, path: str) -> Sets:
+        aliases, ipsets = [await self.proxmox.get(f"{path}/{each}") or [] for each in ("aliases", "ipset")]
+        groups = await self.proxmox.get(f"{CLUSTER}/groups") or [] if path == CLUSTER else []
         return Sets(
             aliases=[Alias(one_line(e["name"]), one_line(e["cidr"]), _comment(e)) for e in aliases],
-            ipsets=[IpSet(one_line(e["name"]), await self._entries(e["name"]), _comment(e)) for e in ipsets],
+            ipsets=[IpSet(one_line(e["name"]), await self._entries(path, e["name"]), _comment(e)) for e in ipsets],
             groups={one_line(each["group"]): _comment(each) for each in groups},
         )
 
-    async def _entries(self, name: str) -> list[str]:
-        found: list[Entry] = await self.proxmox.get(f"{CLUSTER}/ipset/{name}") or []
+    async def _entries(self, path: str, name: str) -> list[str]:
+        found: list[Entry] = await self.proxmox.get(f"{path}/ipset/{name}") or []
         return [("!" if int(each.get("nomatch") or 0) else "") + one_line(each["cidr"]) for each in found]
 
 
@@ -239,10 +276,41 @@ def _comment(entry: Entry) -> str:
     return one_line(entry.get("comment") or "")
 
 
-def _delete(kind: str, name: str) -> tuple[str, dict[str, Any]]:
-    return "delete_firewall_set", {"kind": kind, "name": name}
+def _same(alias: Alias, name: str) -> bool:
+    return alias.name.lower() == name.lower()  # Proxmox keeps aliases by their small letters
 
 
-def _target(kind: str, name: str, old: str, new: str) -> Target:
-    what = f"{kind} {name}: {old or 'nothing'} → {new or 'nothing'}"
-    return Target(f"firewall/{kind}/{name}", f"{kind} {name} of the cluster's firewall", {"value": old}, [], [what])
+def _turned(entry: str) -> str:
+    return entry.removeprefix("!") if entry.startswith("!") else f"!{entry}"
+
+
+def _network(text: str) -> str:
+    """Return an address or a network as Proxmox keeps it: a network of one address as the address alone."""
+    try:
+        found = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise Rejected(f"{text!r} is neither an address nor a network: {error}") from error
+    return str(found.network_address) if found.num_addresses == 1 else str(found)
+
+
+def _member(entry: str) -> str:
+    """Return an entry of a set as Proxmox keeps it."""
+    plain = entry.removeprefix("!")
+    kept = plain if plain[:1].isalpha() and ":" not in plain else _network(plain)
+    return entry[: len(entry) - len(plain)] + kept
+
+
+def _of(p: SetAlias | SetIpSet | DeleteName) -> dict[str, Any]:
+    return {} if p.vmid is None else {"vmid": p.vmid}
+
+
+def _delete(kind: str, p: SetAlias | SetIpSet) -> tuple[str, dict[str, Any]]:
+    return "delete_firewall_set", {"kind": kind, "name": p.name, **_of(p)}
+
+
+def _target(kind: str, p: SetAlias | SetIpSet | DeleteName, old: str, new: str) -> Target:
+    what = f"{kind} {p.name}: {old or 'nothing'} → {new or 'nothing'}"
+    whose = "the cluster" if p.vmid is None else f"guest {p.vmid}"
+    name = f"firewall/{kind}/{p.name}" if p.vmid is None else f"firewall/vmid/{p.vmid}/{kind}/{p.name}"
+    labels = [] if p.vmid is None else [f"guest/{p.vmid}"]
+    return Target(name, f"{kind} {p.name} of the firewall of {whose}", {"value": old}, labels, [what])

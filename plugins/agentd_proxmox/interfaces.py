@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 PATH: Final = "/nodes/{node}/network"
 Interface = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{1,19}$", description="for example vmbr1 or bond0")]
-Cidr = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/\d{1,3}$", description="address/length of its network")]
-Address = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="IPv4 or IPv6 address")]
+Cidr = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}/\d{1,2}$", description="IPv4 address/length of its network")]
+Cidr6 = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/\d{1,3}$", description="IPv6 address/length of its network")]
+Address = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}$", description="IPv4 address")]
+Address6 = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="IPv6 address")]
 
 
 class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +47,8 @@ class InterfaceLine(msgspec.Struct, frozen=True, omit_defaults=True):
     autostart: bool = False
     cidr: str = ""
     gateway: str = ""
+    cidr6: str = ""
+    gateway6: str = ""
     ports: str = ""
     members: str = ""
     vlan_aware: bool = False
@@ -69,6 +73,7 @@ class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ports     of a bridge: the interfaces under it
     members   of a bond: its interfaces; mode: how it shares them
     parent    of a VLAN: the interface it lies on; its number is the end of its name (vmbr0.20)
+    without   what it shall have no more
     """
 
     node: fields.Node
@@ -76,6 +81,8 @@ class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     type: Literal["bridge", "bond", "vlan", "eth"]
     cidr: Cidr | None = None
     gateway: Address | None = None
+    cidr6: Cidr6 | None = None
+    gateway6: Address6 | None = None
     ports: list[Interface] | None = None
     members: list[Interface] | None = None
     mode: Literal["active-backup", "802.3ad", "balance-rr", "balance-xor", "balance-alb"] | None = None
@@ -83,7 +90,8 @@ class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     vlan_aware: bool | None = None
     mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
     comment: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
-    autostart: bool = True
+    autostart: bool | None = None
+    without: list[Literal["cidr", "gateway", "cidr6", "gateway6", "mtu", "comment"]] = []
 
 
 class DeleteInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,28 +133,28 @@ class NodeNetwork:
     async def set_interface(self, call: Call, p: SetInterface) -> Interfaces:
         """Make a bridge, bond or VLAN of a node, or change an interface; it waits until apply_network."""
         call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
-        sent, there = _sent(p), []
+        sent, gone = _sent(p), _gone(p)
+        there: list[Entry] = []
 
         async def seen() -> Found | None:
             now = await self._one(p.node, p.iface)
+            there[:] = [now] if now is not None else []
             if now is not None:
-                there.append(now)
-                if str(now.get("type")) not in {p.type, f"OVS{p.type.capitalize()}"}:
-                    raise Rejected(f"type: {p.iface} of {p.node} is of type {now.get('type')}: delete_interface first")
-                if all(_same(now, key, value) for key, value in sent.items()):
-                    return Found()
-            elif p.type == "eth":
+                _fits(p, now)
+                same = all(_same(now, key, value) for key, value in sent.items() if key != "type")
+                return Found() if same and not any(now.get(each) for each in gone) else None
+            if p.type == "eth":
                 raise NotFound(f"iface: {p.node} has no network card {p.iface!r}")
-            else:
-                call.inverse("delete_interface", {"node": p.node, "iface": p.iface})
+            call.inverse("delete_interface", {"node": p.node, "iface": p.iface})
             return None
 
         async def act() -> None:
-            if there:  # Proxmox takes what is not said for wanted away
-                kept = {key: value for key, value in there[0].items() if key in KEPT}
-                await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **(kept | sent))
+            if there:  # Proxmox takes addresses that are not said for wanted away
+                kept = {key: value for key, value in there[0].items() if key in KEPT and key not in gone}
+                said = kept | sent | {"type": there[0]["type"], "delete": ",".join(gone) or None}
+                await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **said)
             else:
-                await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **sent)
+                await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
 
         await call.once(seen, act)
         return await self._read(p.node)
@@ -228,7 +236,8 @@ class NodeNetwork:
         """Return the interfaces that lie on one."""
         found = []
         for each in await self._entries(node):
-            under = f"{each.get('bridge_ports') or ''} {each.get('slaves') or ''} {each.get('vlan-raw-device') or ''}"
+            under = f"{each.get('bridge_ports') or ''} {each.get('slaves') or ''} {each.get('vlan-raw-device') or ''} "
+            under += f"{each.get('ovs_ports') or ''} {each.get('ovs_bonds') or ''}"
             if iface in under.split() or str(each.get("iface")).startswith(f"{iface}."):
                 found.append(one_line(each["iface"]))
         return found
@@ -236,6 +245,7 @@ class NodeNetwork:
 
 KEPT: Final = (
     *("type", "cidr", "gateway", "cidr6", "gateway6", "autostart", "bridge_ports", "bridge_vlan_aware", "bridge_vids"),
+    *("ovs_bonds", "ovs_bridge", "ovs_options", "ovs_ports", "ovs_tag", "comments6"),
     *("slaves", "bond_mode", "bond-primary", "bond_xmit_hash_policy", "vlan-id", "vlan-raw-device", "mtu", "comments"),
 )
 """What of an interface is sent along with a change."""
@@ -244,10 +254,15 @@ KEPT: Final = (
 def _sent(p: SetInterface) -> Entry:
     if p.type == "bond" and p.members is not None and not p.members:
         raise Rejected("members: a bond has at least one interface")
+    twice = [each for each in p.without if getattr(p, each) is not None]
+    if twice:
+        raise Rejected(f"without: {twice[0]} is said as well; say one of both")
     said = {
         "type": p.type,
         "cidr": p.cidr,
         "gateway": p.gateway,
+        "cidr6": p.cidr6,
+        "gateway6": p.gateway6,
         "bridge_ports": None if p.ports is None else " ".join(p.ports),
         "slaves": None if p.members is None else " ".join(p.members),
         "bond_mode": p.mode,
@@ -258,6 +273,23 @@ def _sent(p: SetInterface) -> Entry:
         "autostart": p.autostart,
     }
     return {key: value for key, value in said.items() if value is not None}
+
+
+def _gone(p: SetInterface) -> list[str]:
+    """Return what is taken away, as Proxmox calls it; a gateway goes with its address."""
+    gone = {"comments" if each == "comment" else each for each in p.without}
+    gone |= {f"gateway{each}" for each in ("", "6") if f"cidr{each}" in gone and not getattr(p, f"gateway{each}")}
+    return sorted(gone)
+
+
+def _fits(p: SetInterface, now: Entry) -> None:
+    """Refuse to make another kind of an interface, or to say of an Open vSwitch what it does not have."""
+    kind = str(now.get("type"))
+    if kind not in {p.type, f"OVS{p.type.capitalize()}"}:
+        raise Rejected(f"type: {p.iface} of {p.node} is of type {kind}: delete_interface first")
+    said = [each for each in ("ports", "members", "mode", "parent", "vlan_aware") if getattr(p, each) is not None]
+    if kind.startswith("OVS") and said:
+        raise Rejected(f"{said[0]}: {p.iface} of {p.node} belongs to Open vSwitch; change that by api_call")
 
 
 def _same(entry: Entry, key: str, value: object) -> bool:
@@ -273,8 +305,10 @@ def _line(entry: Entry) -> InterfaceLine:
         autostart=bool(int(entry.get("autostart") or 0)),
         cidr=one_line(entry.get("cidr") or ""),
         gateway=one_line(entry.get("gateway") or ""),
-        ports=one_line(entry.get("bridge_ports") or ""),
-        members=one_line(entry.get("slaves") or ""),
+        cidr6=one_line(entry.get("cidr6") or ""),
+        gateway6=one_line(entry.get("gateway6") or ""),
+        ports=one_line(entry.get("bridge_ports") or entry.get("ovs_ports") or ""),
+        members=one_line(entry.get("slaves") or entry.get("ovs_bonds") or ""),
         vlan_aware=bool(int(entry.get("bridge_vlan_aware") or 0)),
         comment=one_line(entry.get("comments") or ""),
     )

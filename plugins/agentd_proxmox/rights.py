@@ -54,15 +54,19 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
     return looking[0] if looking else min(ways, key=len)
 
 
-def rights(catalogue: Catalogue, declared: Iterable[Declared]) -> list[Right]:
+def rights(catalogue: Catalogue, declared: Iterable[Declared], known: AbstractSet[str] = frozenset()) -> list[Right]:
     """Return the privileges that the tools need, each with its path, who needs it, and from which tier on.
 
-    A method that this version does not have needs none.  A privilege by which something can be changed is none of the
-    tier `read`: Proxmox shows backups only to who may make them, and a token for looking shall not be able to.
+    A method that this version does not have needs none, and a privilege that it does not know (`known`: those that it
+    does; empty: all) is needed by nobody: what an area names in words is the newest name.  A privilege by which
+    something can be changed is none of the tier `read`: Proxmox shows backups only to who may make them, and a token
+    for looking shall not be able to.
     """
     found: dict[tuple[str, str], tuple[Tier, list[str]]] = {}
     for each in declared:
         for privilege, path in sorted(_of(catalogue, each)):
+            if known and privilege not in known:
+                continue
             tier = Tier.OPERATE if each.tier is Tier.READ and not privilege.endswith(".Audit") else each.tier
             lowest, tools = found.get((privilege, path), (tier, []))
             found[privilege, path] = (lowest if tier.covers(lowest) else tier, [*tools, each.tool])

@@ -86,13 +86,13 @@ class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     vlan_aware: bool | None = None
 
 
-class AddSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A subnet of a virtual network; snat: the nodes translate what leaves it."""
+class SetSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the subnet shall be; snat: the nodes translate what leaves it.  What is left out stays."""
 
     vnet: Id
     subnet: Network
     gateway: Address | None = None
-    snat: bool = False
+    snat: bool | None = None
 
 
 class DeleteSdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,12 +116,15 @@ class SdnTools:
         "list_sdn": LISTS,
         "set_sdn_zone": (*LISTS, f"POST {SDN}/zones", f"PUT {SDN}/zones/{{zone}}"),
         "set_sdn_vnet": (*LISTS, f"POST {SDN}/vnets", f"PUT {SDN}/vnets/{{vnet}}"),
-        "add_sdn_subnet": (*LISTS, f"POST {SDN}/vnets/{{vnet}}/subnets"),
+        "set_sdn_subnet": (
+            *(*LISTS, f"POST {SDN}/vnets/{{vnet}}/subnets"),
+            f"PUT {SDN}/vnets/{{vnet}}/subnets/{{subnet}}",
+        ),
         "delete_sdn": (
             *(*LISTS, f"DELETE {SDN}/zones/{{zone}}", f"DELETE {SDN}/vnets/{{vnet}}"),
             f"DELETE {SDN}/vnets/{{vnet}}/subnets/{{subnet}}",
         ),
-        "apply_sdn": (*LISTS, *methods.TASK, f"PUT {SDN}"),
+        "apply_sdn": (*LISTS, *methods.PLACES, *methods.TASK, methods.TASKS, f"PUT {SDN}"),
     }
     needs: ClassVar[Needs] = {
         each: methods.on("/sdn/zones/{zone}", "SDN.Audit", *(() if each == "list_sdn" else ("SDN.Allocate",)))
@@ -150,26 +153,32 @@ class SdnTools:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
     async def set_sdn_vnet(self, call: Call, p: SetVnet) -> Sdn:
         """Make a virtual network in a zone, or change one; it waits until apply_sdn."""
-        if p.zone not in {each.zone for each in (await self._read()).zones}:
+        if p.zone not in {each.zone for each in (await self._read()).zones if each.pending != "deleted"}:
             raise NotFound(f"zone: there is no zone {p.zone!r}; set_sdn_zone makes one")
         sent: Entry = {"zone": p.zone, "tag": p.tag, "alias": p.alias, "vlanaware": p.vlan_aware}
         await self._set(call, "vnets", p.vnet, sent, {})
         return await self._read()
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
-    async def add_sdn_subnet(self, call: Call, p: AddSubnet) -> Sdn:
-        """Add a subnet to a virtual network; it waits until apply_sdn."""
+    async def set_sdn_subnet(self, call: Call, p: SetSubnet) -> Sdn:
+        """Add a subnet to a virtual network, or change one; it waits until apply_sdn."""
         call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
+        path, there = f"{SDN}/vnets/{p.vnet}/subnets", list[str]()
+        sent = {key: value for key, value in {"gateway": p.gateway, "snat": p.snat}.items() if value is not None}
 
         async def seen() -> Found | None:
-            if p.subnet in await self._subnets(p.vnet):
-                return Found()
-            call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
-            return None
+            now = next((each for each in await self._kept(p.vnet) if _cidr(each) == p.subnet), None)
+            there[:] = [one_line(now["subnet"])] if now else []
+            if now is None:
+                call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
+                return None
+            return Found() if _agrees(_effective(now), sent) else None
 
         async def act() -> None:
-            sent = {"subnet": p.subnet, "type": "subnet", "gateway": p.gateway, "snat": p.snat or None}
-            await self.proxmox.post(f"{SDN}/vnets/{p.vnet}/subnets", **sent)
+            if there:
+                await self.proxmox.put(f"{path}/{there[0]}", **sent)
+            else:
+                await self.proxmox.post(path, subnet=p.subnet, type="subnet", **sent)
 
         await call.once(seen, act)
         return await self._read()
@@ -204,8 +213,8 @@ class SdnTools:
 
         async def seen() -> Found | None:
             now = await self._read()
-            if not now.pending:
-                return Found()
+            if not now.pending:  # it waits no more as soon as it is asked for, and the nodes may still be at it
+                return Found(await self._applying())
             if now.digest != p.digest:
                 raise Rejected(f"digest: what waits is not what was looked at (now {now.digest}); list_sdn again")
             title = f"software-defined networks of the cluster: {len(now.pending)} changes"
@@ -217,6 +226,13 @@ class SdnTools:
 
         await self.inventory.finish(call, await call.once(seen, act))
         return await self._read()
+
+    async def _applying(self) -> str:
+        """Return our own task that puts networks in force now, on whatever node; "" if there is none."""
+        nodes = [str(each["node"]) for each in await self.inventory.resources("node") if each.get("status") == "online"]
+        active = await self.inventory.active(nodes)
+        ours = [e.text for e in active if e.type == "reloadnetworkall" and e.user == self.proxmox.user]
+        return ours[0] if ours else ""
 
     async def _inside(self, p: DeleteSdn) -> tuple[Any, list[str], list[str]]:
         """Return what is meant, if it is there, what is in it, and where it lies in the API."""
@@ -240,14 +256,13 @@ class SdnTools:
 
         async def seen() -> Found | None:
             entries = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
-            there[:] = [_effective(each) for each in entries if each.get(key) == name]
+            there[:] = [_effective(e) for e in entries if e.get(key) == name and e.get("state") != "deleted"]
             if not there:
                 call.inverse("delete_sdn", {"kind": key, "name": name})
                 return None
             if first and there[0].get("type") != first["type"]:
                 raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
-            same = all(str(there[0].get(each) or 0) == str(_plain(value) or 0) for each, value in said.items())
-            return Found() if same else None
+            return Found() if _agrees(there[0], said) else None
 
         async def act() -> None:
             if there:
@@ -272,12 +287,19 @@ class SdnTools:
 
     async def _subnets(self, vnet: str) -> dict[str, str]:
         """Return the subnets of a virtual network: their networks, and their names in the API."""
-        kept = [each for each in await self._entries(vnet) if each.get("state") != "deleted"]
-        return {_cidr(each): one_line(each["subnet"]) for each in kept}
+        return {_cidr(each): one_line(each["subnet"]) for each in await self._kept(vnet)}
+
+    async def _kept(self, vnet: str) -> list[Entry]:
+        return [each for each in await self._entries(vnet) if each.get("state") != "deleted"]
 
 
 def _joined(names: list[str] | None) -> str | None:
     return None if names is None else ",".join(names)
+
+
+def _agrees(entry: Entry, said: Entry) -> bool:
+    """Tell whether an entry is as it is to be; for Proxmox, what is off and what is not said are the same."""
+    return all(str(entry.get(key) or 0) == str(_plain(value) or 0) for key, value in said.items())
 
 
 def _plain(value: object) -> object:
@@ -285,12 +307,15 @@ def _plain(value: object) -> object:
 
 
 def _effective(entry: Entry) -> Entry:
-    """Return an entry as it will be: what waits stands in it under `pending`."""
-    return entry | (entry.get("pending") or {})
+    """Return an entry as it will be: what waits stands in it under `pending`, and `deleted` for what is taken away."""
+    whole = entry | (entry.get("pending") or {})
+    return {key: value for key, value in whole.items() if value != "deleted" or key == "state"}
 
 
 def _cidr(entry: Entry) -> str:
-    return one_line(_effective(entry).get("cidr") or entry["subnet"])
+    """Return the network of a subnet; its name in the API is `ZONE-ADDRESS-LENGTH`."""
+    _, address, length = f"--{entry['subnet']}".rsplit("-", 2)
+    return one_line(_effective(entry).get("cidr") or f"{address}/{length}")
 
 
 def _zone(entry: Entry) -> Zone:

@@ -365,7 +365,9 @@ class TestCalls:
         assert "VM.Allocate" in (await proxmox.permissions())["/"]
         await blind.close()
 
-    @pytest.mark.parametrize("path", ["", "/nodes/../access", "/nodes//x", "/nodes/a?b=c", "/nodes/a b", "/x%2Fy"])
+    @pytest.mark.parametrize(
+        "path", ["", "/nodes/../access", "/nodes//x", "/nodes/a?b=c", "/nodes/a b", "/x%2Fy", "/x/dc%2Fy"]
+    )
     async def test_paths(self, proxmox: Proxmox, path: str) -> None:
         """A path that would lead elsewhere is refused before it is sent."""
         with pytest.raises(errors.Rejected):

@@ -44,6 +44,68 @@ class TestRules:
         assert not added.in_force
         assert "the cluster's firewall is off" in added.why
 
+    async def test_many(self, tools: Bench) -> None:
+        """Of many rules a page is shown that costs little, in their order, and the next one on demand."""
+        for number in range(120):
+            await tools.once(
+                "add_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}", comment="x" * 40
+            )
+        first = await tools.once("list_firewall")
+        rest = await tools.once("list_firewall", cursor=first.next, limit=500, show=["pos", "rule"])
+
+        assert (first.count, first.rules[0].rule) == (120, "in ACCEPT from 192.0.2.119")
+        assert size(first) < 1000
+        assert [each.pos for each in (*first.rules, *rest.rules)] == list(range(120))
+        assert (rest.next, rest.rules[0].comment) == ("", "")
+
+    async def test_says_something_else(self, tools: Bench, steered: Steer) -> None:
+        """A rule comes to say exactly what is asked for, once though the answer is lost, and can say the old again."""
+        await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH, comment="admins")
+        becomes: dict[str, Any] = {"action": "DROP", "proto": "icmp", "icmp_type": "echo-request", "log": "info"}
+        wanted: dict[str, Any] = {"vmid": 100, "pos": 0, "rule": SAYS, "becomes": becomes, "comment": ""}
+        await steered.rule("PUT", "/firewall/rules/0$", {"cut_after": True}, 1)
+        await tools.until_done("change_firewall_rule", call := MemoryCall(), **wanted)
+        await tools.once("change_firewall_rule", same := MemoryCall(), **wanted)
+        found = await tools.once("list_firewall", vmid=100)
+        assert call.undo is not None
+        back = await tools.once(call.undo[0], **call.undo[1])
+
+        (rule,) = found.rules
+        assert (rule.rule, rule.comment) == ("in DROP icmp of type echo-request logged as info", "")
+        assert (call.acted, same.acted) == (1, 0)
+        assert call.targets[0].loses == [f"{SAYS} becomes {rule.rule}, gets another comment"]
+        assert (back.rules[0].rule, back.rules[0].comment) == (SAYS, "admins")
+
+    async def test_several_say_the_same(self, tools: Bench, steered: Steer) -> None:
+        """Of rules that say the same the one that is meant goes, and no second one when the answer is lost."""
+        for number in range(3):
+            await tools.once("add_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, **SSH)
+        called = [each.rule for each in (await tools.once("list_firewall", vmid=100)).rules]
+        with pytest.raises(errors.Rejected, match=r"3 rules say .*; begin with the last of them, '.* \(3\)'"):
+            await tools.once("delete_firewall_rule", vmid=100, pos=0, rule=SAYS)
+        await steered.rule("DELETE", "/firewall/rules/2$", {"cut_after": True}, 1)
+        gone = await tools.until_done("delete_firewall_rule", MemoryCall(), vmid=100, pos=2, rule=f"{SAYS} (3)")
+
+        assert called == [SAYS, f"{SAYS} (2)", f"{SAYS} (3)"]
+        assert [each.rule for each in gone.rules] == called[:2]
+
+    async def test_taken_back(self, tools: Bench) -> None:
+        """What was added, switched or moved is made as it was."""
+        await tools.once("add_firewall_rule", MemoryCall("wf.a"), action="DROP", source="198.51.100.1")
+        before = await tools.once("add_firewall_rule", add := MemoryCall("wf.b"), **SSH)
+        calls, after = [MemoryCall(), MemoryCall()], before
+        await tools.once("change_firewall_rule", calls[0], pos=0, rule=SAYS, enabled=False)
+        await tools.once("change_firewall_rule", calls[1], pos=0, rule=SAYS, to=1)
+        for call in reversed(calls):
+            assert call.undo is not None
+            await tools.once(call.undo[0], **call.undo[1])
+        after = await tools.once("list_firewall")
+        assert add.undo is not None
+        gone = await tools.once(add.undo[0], **add.undo[1])
+
+        assert after.rules == before.rules
+        assert [each.rule for each in gone.rules] == ["in DROP from 198.51.100.1"]
+
     async def test_another_rule_has_its_place(self, tools: Bench, steered: Steer) -> None:
         """A rule that has moved is not confused with the one that stands in its place now."""
         await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
@@ -112,7 +174,7 @@ class TestRules:
             await tools.once("add_firewall_rule", vmid=100, dport="22")  # a port of which protocol?
         with pytest.raises(errors.Rejected, match="name a node, a vmid or a group, one of them"):
             await tools.once("list_firewall", node="pve1", vmid=100)
-        with pytest.raises(errors.Rejected, match="say either enabled or to"):
+        with pytest.raises(errors.Rejected, match="say either to, or some of enabled, comment and becomes"):
             await tools.once("change_firewall_rule", pos=0, rule="x")
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks VM.Config.Network on /vms/100; to grant it: pveum"):
@@ -134,24 +196,94 @@ class TestOptions:
         back = await tools.once(call.undo[0], **call.undo[1]) if call.undo else None
 
         assert (on.in_force, on.why, again.in_force, same.acted) == (True, "", True, 0)
-        assert call.targets[0].loses == ["enable: False → True, policy_in: DROP → DROP"]
+        assert call.targets[0].loses == ["enable: False → True"]
         assert back is not None
         assert not back.in_force
 
-    async def test_each_level_counts(self, tools: Bench) -> None:
-        """A guest's firewall is in force where the cluster's is on too; a node's is on by itself."""
+    @pytest.mark.parametrize(
+        ("rule", "enough"),
+        [
+            ({"proto": "tcp", "dport": "22,8000:8010"}, True),
+            ({}, True),
+            ({"proto": "icmp"}, False),
+            ({"proto": "udp", "dport": "22,8006"}, False),
+            ({"proto": "tcp", "dport": "8006"}, False),
+            ({"macro": "SSH"}, False),
+            ({"direction": "out", "proto": "tcp", "dport": "22,8006"}, False),
+            ({"proto": "tcp", "dport": "22,8006", "enabled": False}, False),
+            ({"proto": "tcp", "sport": "22"}, False),
+        ],
+    )
+    async def test_which_rules_let_in(self, tools: Bench, rule: dict[str, Any], enough: bool) -> None:  # noqa: FBT001
+        """Only a rule that lets somebody in to both ports counts."""
+        await tools.once("add_firewall_rule", **rule)
+        if enough:
+            assert (await tools.once("set_firewall_options", enable=True)).in_force
+        else:
+            with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports"):
+                await tools.once("set_firewall_options", enable=True)
+
+    async def test_all_ways_to_shut_people_out(self, tools: Bench) -> None:
+        """By a policy, a rule before it, a group: it is refused, or whoever approves is told."""
+        await tools.once("set_firewall_options", policy_in="ACCEPT")
+        await tools.once("set_firewall_options", enable=True)
+        with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports 8006 and 22"):
+            await tools.once("set_firewall_options", policy_in="DROP")
+        await tools.once("create_firewall_group", name="admins")
+        await tools.once("add_firewall_rule", MemoryCall("wf.in"), group="admins", proto="tcp", dport="22,8006")
+        await tools.once("add_firewall_rule", MemoryCall("wf.use"), uses="admins")
+        await tools.once("set_firewall_options", policy_in="DROP")
+        calls = [MemoryCall(f"wf.{number}") for number in range(4)]
+        await tools.once("add_firewall_rule", calls[0], node="pve1", action="DROP", proto="tcp", dport="22")
+        await tools.once("change_firewall_rule", calls[1], pos=0, rule="group admins", enabled=False)
+        await tools.once("change_firewall_rule", calls[2], pos=0, rule="group admins", enabled=True)
+        rule = "in ACCEPT tcp port 22,8006"
+        await tools.once("delete_firewall_rule", calls[3], group="admins", pos=0, rule=rule)
+
+        told = [[each for each in call.targets[0].loses if "gets in" in each] for call in calls]
+        nobody = "nobody from outside of the nodes' own network gets in at {} any more"
+        assert told == [[nobody.format("22")], [nobody.format("8006 and 22")], [], [nobody.format("8006 and 22")]]
+
+    async def test_each_level_counts(self, tools: Bench, lab: FakePve) -> None:
+        """A guest's firewall is in force where the cluster's and a network card's are on too; a node's is by itself."""
+        full = connect(lab)
         await tools.once("set_firewall_options", enable=True, locked_out=True)
         off = await tools.once("list_firewall", vmid=100)
-        await tools.once("set_firewall_options", vmid=100, enable=True, policy_out="REJECT")
+        await tools.once("set_firewall_options", vmid=100, enable=True, policy_out="REJECT", macfilter=False)
+        bare = await tools.once("list_firewall", vmid=100)
+        card = (await full.get("/nodes/pve1/qemu/100/config"))["net0"]
+        await full.put("/nodes/pve1/qemu/100/config", net0=f"{card},firewall=1", net1="virtio,bridge=vmbr0")
         on = await tools.once("list_firewall", vmid=100)
         node = await tools.once("list_firewall", node="pve1")
+        await full.close()
 
         assert (off.in_force, off.why) == (False, "it is off at this level")
-        assert (on.in_force, on.policy_out, node.in_force) == (True, "REJECT", True)
+        assert (bare.in_force, bare.why) == (False, "no network card of it has firewall=1 (net0); set_guest_network")
+        assert (on.in_force, on.bare, on.policy_out, on.options) == (True, ["net1"], "REJECT", {"macfilter": "0"})
+        assert node.in_force
         with pytest.raises(errors.ConfigChanged, match="look again"):
             await tools.once("set_firewall_options", vmid=100, enable=False, digest=off.digest)
-        with pytest.raises(errors.Rejected, match="node: a node has no policy of its own"):
+        with pytest.raises(errors.Rejected, match="policy_in: the firewall of a node has none; it has enable, log_"):
             await tools.once("set_firewall_options", node="pve1", policy_in="DROP")
+
+
+class TestLog:
+    """firewall_log."""
+
+    async def test_read(self, tools: Bench) -> None:
+        """The newest lines that fit are shown, of a guest only its own, and of an empty log none."""
+        node = await tools.once("firewall_log", node="pve1", lines=2)
+        guest = await tools.once("firewall_log", vmid=100, match="src=192.0.2.5")
+        none = await tools.once("firewall_log", node="pve3")
+
+        assert (node.looked_at, len(node.lines)) == (60, 2)
+        assert "10:59" in node.lines[-1]
+        assert [each.split("DPT=")[1] for each in guest.lines] == ["22"] * 3
+        assert all(each.startswith("100 ") for each in guest.lines)
+        assert (none.looked_at, none.lines) == (0, [])
+        assert size(await tools.once("firewall_log", node="pve1")) < 1500
+        with pytest.raises(errors.Rejected, match="name a node or the vmid of a guest, one of both"):
+            await tools.once("firewall_log")
 
 
 class TestNames:
@@ -180,6 +312,29 @@ class TestNames:
         assert groups.groups == {"web": ""}
         assert (left.aliases, left.ipsets, left.groups) == ([], [], {})
         assert size(sets) < 200
+
+    async def test_of_a_guest(self, tools: Bench, steered: Steer) -> None:
+        """A guest has names of its own, as Proxmox writes them; a set whose making was cut off is made whole."""
+        whose: dict[str, Any] = {"vmid": 200}
+        await tools.once("set_firewall_alias", **whose, name="Home", cidr="192.0.2.7/24")
+        await tools.once("set_firewall_alias", case := MemoryCall(), **whose, name="home", cidr="192.0.2.0/24")
+        wanted: dict[str, Any] = {**whose, "name": "friends", "entries": ["192.0.2.1/32", "!2001:DB8::1", "guest/home"]}
+        await steered.rule("POST", "/ipset/friends$", {"lost_before": True}, 1)
+        found = await tools.until_done("set_firewall_ipset", MemoryCall(), **wanted)
+        await tools.once("set_firewall_ipset", same := MemoryCall(), **wanted)
+        turned = await tools.once("set_firewall_ipset", **whose, name="friends", entries=["!192.0.2.1"])
+        cluster = await tools.once("list_firewall_sets")
+        await tools.once("delete_firewall_set", **whose, kind="ipset", name="friends")
+
+        assert (found.aliases[0].cidr, case.acted, same.acted) == ("192.0.2.0/24", 0, 0)
+        assert set(found.ipsets[0].entries) == {"192.0.2.1", "!2001:db8::1", "guest/home"}
+        assert turned.ipsets[0].entries == ["!192.0.2.1"]
+        assert (cluster.aliases, cluster.ipsets) == ([], [])
+        assert (await tools.once("list_firewall_sets", **whose)).ipsets == []
+        with pytest.raises(errors.Rejected, match="vmid: a guest has no security groups"):
+            await tools.once("delete_firewall_set", **whose, kind="group", name="web")
+        with pytest.raises(errors.Rejected, match=r"'300\.1\.1\.1' is neither an address nor a network"):
+            await tools.once("set_firewall_alias", name="odd", cidr="300.1.1.1")
 
     async def test_a_group_that_has_rules(self, tools: Bench) -> None:
         """Proxmox refuses to delete a group with rules, and that is told."""

@@ -22,7 +22,17 @@ WALK: list[tuple[str, Any]] = [
             ("delete_firewall_rule", {**where, "pos": 0, "rule": SAYS}),
         )
     ),
+    ("add_firewall_rule", SSH),
+    (
+        "change_firewall_rule",
+        {"pos": 0, "rule": SAYS, "becomes": {"action": "DROP", "proto": "icmp"}, "comment": "walked"},
+    ),
+    ("delete_firewall_rule", {"pos": 0, "rule": "in DROP icmp"}),
+    ("firewall_log", {"node": "pve1"}),
+    ("firewall_log", {"vmid": 100}),
     ("create_firewall_group", {"name": "walkers"}),
+    ("add_firewall_rule", {"uses": "walkers", "node": "pve1"}),
+    ("delete_firewall_rule", {"node": "pve1", "pos": 0, "rule": "group walkers"}),
     ("add_firewall_rule", {"group": "walkers", **SSH}),
     ("list_firewall", {"group": "walkers"}),
     ("delete_firewall_rule", {"group": "walkers", "pos": 0, "rule": SAYS}),
@@ -33,5 +43,18 @@ WALK: list[tuple[str, Any]] = [
     ("list_firewall_sets", {}),
     ("delete_firewall_set", {"kind": "alias", "name": "home"}),
     ("delete_firewall_set", {"kind": "ipset", "name": "friends"}),
+    *(
+        step
+        for where in ({"vmid": 100}, {"vmid": 200})
+        for step in (
+            ("set_firewall_alias", {**where, "name": "home", "cidr": "192.0.2.0/24"}),
+            ("set_firewall_alias", {**where, "name": "home", "cidr": "198.51.100.0/24"}),
+            ("set_firewall_ipset", {**where, "name": "friends", "entries": ["192.0.2.1", "192.0.2.0/28"]}),
+            ("list_firewall_sets", where),
+            ("set_firewall_ipset", {**where, "name": "friends", "entries": ["192.0.2.1"]}),
+            ("delete_firewall_set", {**where, "kind": "alias", "name": "home"}),
+            ("delete_firewall_set", {**where, "kind": "ipset", "name": "friends"}),
+        )
+    ),
     ("delete_firewall_set", {"kind": "group", "name": "walkers"}),
 ]

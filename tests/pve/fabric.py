@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from fakepve.routing import die, param_error
+from fakepve.routing import die, param_error, split_list
 
 from pve.nodes import Nodes
 
@@ -99,13 +99,13 @@ class Fabric(Nodes):
         self.interfaces[v["node"]][v["iface"]] = {"iface": v["iface"], "method": "manual", **self._plain(v)}
 
     async def _if_change(self, v: Values, user: str) -> None:
-        """Change an interface; real PVE: what is not said is taken away."""
+        """Change an interface; real PVE: what is not said stays, but for addresses, which are said or taken away."""
         await self._network({"node": v["node"]}, user)
         if v["iface"] not in self.interfaces[v["node"]]:
             raise param_error(iface="interface does not exist")
+        gone = [*split_list(v.get("delete")), *(key for key in ("cidr", "cidr6") if key not in v)]
         old = self.interfaces[v["node"]][v["iface"]]
-        kept = {key: old[key] for key in ("iface", "active", "exists", "method", "families", "method6") if key in old}
-        self.interfaces[v["node"]][v["iface"]] = kept | self._plain(v)
+        self.interfaces[v["node"]][v["iface"]] = {k: e for k, e in old.items() if k not in gone} | self._plain(v)
 
     @staticmethod
     def _plain(v: Values) -> Values:
@@ -145,7 +145,9 @@ class Fabric(Nodes):
                 elif now is None:
                     found.append({**(before or {}), "state": "deleted", "pending": {}})
                 else:
-                    found.append({**now, **(before or {}), "state": "changed" if before else "new", "pending": now})
+                    old = before or {}
+                    waits = {k: now.get(k, "deleted") for k in {*now, *old} if now.get(k) != old.get(k)}
+                    found.append({**now, **old, "state": "changed" if before else "new", "pending": waits})
             return found
 
         return listed
@@ -168,7 +170,9 @@ class Fabric(Nodes):
             del user
             if v[key] not in self.sdn[kind]:
                 raise die(f"sdn {key} object ID '{v[key]}' does not exist")
-            self.sdn[kind][v[key]] |= v
+            gone = split_list(v.get("delete"))
+            said = {k: e for k, e in v.items() if k != "delete"}
+            self.sdn[kind][v[key]] = {k: e for k, e in self.sdn[kind][v[key]].items() if k not in gone} | said
 
         return change
 
@@ -181,9 +185,11 @@ class Fabric(Nodes):
         return remove
 
     async def _sdn_apply(self, _v: Values, user: str) -> str:
+        """Put it in force; real PVE: the configuration counts as running at once, the nodes take it up in the task."""
+        self.sdn_running = copy.deepcopy(self.sdn)
+
         async def body() -> str | None:
             await self.pause(1)
-            self.sdn_running = copy.deepcopy(self.sdn)
             return None
 
         return str(await self.task(self.local_node, "reloadnetworkall", "", user, body))

@@ -28,7 +28,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from aiohttp import web  # noqa: E402
 
-from pve import certificates, cluster  # noqa: E402
+from pve import certificates, cluster, versions  # noqa: E402
 from pve.control import Control  # noqa: E402
 from pve.simulator import Simulator, use_real_booleans  # noqa: E402
 
@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, required=True, help="where ca.pem and the certificate are written")
     parser.add_argument("--cluster", default="small", help="demo, small or a JSON file (default small)")
     parser.add_argument("--durations", type=json.loads, default={}, help='seconds by task type: {"qmcreate": 2}')
+    parser.add_argument("--pve-version", default="9.2", choices=sorted(versions.RELEASES), help="default 9.2")
     for name, secret in SECRETS.items():
         parser.add_argument(f"--{name}-secret", default=secret, help=f"of the token {USER}!{name}")
     return parser.parse_args()
@@ -103,6 +104,7 @@ async def serve(options: argparse.Namespace, parent: int) -> None:
     ca, cert, key = certificates.make(options.dir)
     use_real_booleans()
     pve = Simulator()
+    versions.be(pve, options.pve_version)
     pve.port, pve.durations = options.port, {name: float(value) for name, value in options.durations.items()}
     tokens = make_tokens(pve, options)
     described = cluster.load(options.cluster)

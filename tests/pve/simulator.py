@@ -35,6 +35,7 @@ from pve.platters import Platters
 from pve.replication import Replication
 from pve.system import System
 from pve.uploads import Uploads
+from pve.walls import Walls
 
 if TYPE_CHECKING:
     from pve.foreign import Data, Handler, Request, Values
@@ -102,7 +103,20 @@ class Unauthorised(Exception):
 
 
 class Simulator(
-    Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Platters, Directories, Agent, Access
+    Ha,
+    Imports,
+    Jobs,
+    Uploads,
+    Mounts,
+    Downloads,
+    Replication,
+    System,
+    Fabric,
+    Walls,
+    Platters,
+    Directories,
+    Agent,
+    Access,
 ):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 

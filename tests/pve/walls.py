@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What the firewalls of the simulated cluster have logged; all else of them is fakepve's own.
+
+Lines as pve-firewall writes them: the guest's number (0: the node itself), its log id, the chain, the time, the text.
+The schema's `start` and `limit` count from the oldest line; the answer has the total beside its data, and says of an
+empty file `no content` in a line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pve.nodes import Nodes
+
+if TYPE_CHECKING:
+    from pve.foreign import Data, Routes, Values
+
+LINE = "{vmid} 6 {chain} 23/Nov/2026:10:{minute:02d}:00 +0000 policy DROP: IN=vmbr0 SRC=192.0.2.{minute} DPT={port}"
+
+
+class Walls(Nodes):
+    """Mixin of the simulator: /nodes/{node}/firewall/log; pve3 has logged nothing."""
+
+    def _routes_sim_walls(self) -> Routes:
+        return [("GET", "/nodes/{node}/firewall/log", self._firewall_log)]
+
+    async def _firewall_log(self, v: Values, _user: str) -> Data:
+        lines = []
+        for minute in range(60 if v["node"] != "pve3" else 0):
+            vmid, port = ((0, 8006), (100, 22), (1000, 443))[minute % 3]
+            chain = f"tap{vmid}i0-IN" if vmid else "PVEFW-HOST-IN"
+            lines.append(LINE.format(vmid=vmid, chain=chain, minute=minute, port=port))
+        start, limit = int(v.get("start") or 0), int(v.get("limit") or 50)
+        shown = [{"n": n, "t": text} for n, text in enumerate(lines, 1)][start : start + limit]
+        return self.paged(shown or [{"n": 1, "t": "no content"}], len(lines))
