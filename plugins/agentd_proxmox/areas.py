@@ -25,10 +25,12 @@ from agentd_proxmox.migrate import Migration
 from agentd_proxmox.networks import Networks
 from agentd_proxmox.node import Node
 from agentd_proxmox.node_power import NodePower
+from agentd_proxmox.notice_rules import NoticeRules
 from agentd_proxmox.notices import NoticeTools
 from agentd_proxmox.pools import Pools
 from agentd_proxmox.power import Power
 from agentd_proxmox.prune import Pruning
+from agentd_proxmox.realms import Realms
 from agentd_proxmox.remove import Removal
 from agentd_proxmox.replication import Replication
 from agentd_proxmox.restore import Restore
@@ -63,12 +65,12 @@ GUESTS: Final[tuple[Area, ...]] = (
 )
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, StorageDefinitions, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules),
-    *(Replication, NoticeTools, Ceph, UsageTools),
+    *(Replication, NoticeTools, NoticeRules, Ceph, UsageTools),
 )
 NODES: Final[tuple[Area, ...]] = (
     *(Node, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),
 )
-USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access)
+USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access, Realms)
 AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from agentd.answers import one_line
-from agentd.errors import AgentdError, NotFound
+from agentd.errors import AgentdError, NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, methods
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 STATUS: Final = "/cluster/ceph/status"
 FLAGS: Final = "/cluster/ceph/flags"
 ABSENT: Final = ("not installed", "not initialized", "rados_connect failed", "no such file", "got timeout")
+SAFE: Final = 2
+"""Copies with fewer of which a failed disk loses data."""
 Flag = Literal[
     "nobackfill", "nodeep-scrub", "nodown", "noin", "noout", "norebalance", "norecover", "noscrub", "notieragent",
     "noup", "pause",
@@ -67,6 +70,42 @@ class OnNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: fields.Node
 
 
+class MoveOsd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which disk of Ceph, by its number and the node that it is in; through: the node to ask, else that one."""
+
+    osd: Annotated[int, Meta(ge=0, le=100_000)]
+    host: fields.Node
+    data: Literal["in", "out"]
+    through: fields.Node | None = None
+
+
+class CephPool(msgspec.Struct, frozen=True):
+    """A pool: each piece of data is kept `size` times, and served while `min_size` of them are there."""
+
+    name: str
+    type: str
+    size: int
+    min_size: int
+    groups: int
+    used: float
+
+
+class Monitor(msgspec.Struct, frozen=True):
+    """A monitor, and whether it is in the quorum."""
+
+    name: str
+    host: str
+    address: str
+    quorum: bool
+
+
+class CephPools(msgspec.Struct, frozen=True):
+    """The pools, used in percent, the fullest first, and the monitors, those out of the quorum first."""
+
+    pools: list[CephPool]
+    monitors: list[Monitor]
+
+
 class SetFlag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which flag, and whether it is to be set."""
 
@@ -86,6 +125,11 @@ class Ceph:
     calls: ClassVar[Calls] = {
         "ceph_status": (f"GET {STATUS}", f"GET {FLAGS}"),
         "list_osds": ("GET /nodes/{node}/ceph/osd",),
+        "list_ceph_pools": ("GET /nodes/{node}/ceph/pool", "GET /nodes/{node}/ceph/mon"),
+        "move_osd_data": (
+            *("GET /nodes/{node}/ceph/osd", f"GET {STATUS}"),
+            *(f"POST /nodes/{{node}}/ceph/osd/{{osdid}}/{way}" for way in ("in", "out")),
+        ),
         "set_ceph_flag": (f"GET {FLAGS}", f"PUT {FLAGS}/{{flag}}"),
     }
     needs: ClassVar[Needs] = {each: methods.on("/", "Sys.Audit") for each in calls}
@@ -108,9 +152,52 @@ class Ceph:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_osds(self, call: Call, p: OnNode) -> Osds:  # noqa: ARG002
         """List the disks of Ceph with the node that each is in, those that are down or out first."""
-        data = await self.proxmox.get(f"/nodes/{p.node}/ceph/osd") or {}
-        found = sorted(_osds(data.get("root") or {}, ""), key=lambda each: (each.up and each.in_, each.id))
+        found = sorted(await self._tree(p.node), key=lambda each: (each.up and each.in_, each.id))
         return Osds(len(found), found)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_ceph_pools(self, call: Call, p: OnNode) -> CephPools:
+        """List the pools and monitors of Ceph, and warn of data that is kept once and of monitors that are away."""
+        pools = [_pool(each) for each in await self.proxmox.get(f"/nodes/{p.node}/ceph/pool") or []]
+        monitors = [_monitor(each) for each in await self.proxmox.get(f"/nodes/{p.node}/ceph/mon") or []]
+        for each in pools:
+            if each.type == "replicated" and min(each.size, each.min_size) < SAFE:
+                call.warn(
+                    f"pool {each.name} keeps {each.size} copies and writes with {each.min_size}: it may lose data"
+                )
+        for monitor in monitors:
+            if not monitor.quorum:
+                call.warn(f"monitor {monitor.name} on {monitor.host} is not in the quorum")
+        pools.sort(key=lambda each: -each.used)
+        return CephPools(pools, sorted(monitors, key=lambda each: (each.quorum, each.name)))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def move_osd_data(self, call: Call, p: MoveOsd) -> Osd:
+        """Take a disk of Ceph out, so that its data is moved to the others, or in again; not while data is missing."""
+        node = p.through or p.host
+
+        async def seen() -> Found | None:
+            now = await self._osd(node, p)
+            if now.in_ is (p.data == "in"):
+                return Found()
+            status = _status(await self.proxmox.get(STATUS) or {}, [])
+            unclean = [f"{count} {state}" for state, count in status.groups.items() if "active+clean" not in state]
+            if p.data == "out" and unclean:
+                raise Rejected(f"osd: not all data has all its copies now ({', '.join(unclean)}): nothing was done")
+            call.inverse("move_osd_data", {**msgspec.structs.asdict(p), "data": "out" if p.data == "in" else "in"})
+            full = (
+                f"{100 * status.used / status.total:.0f} % of Ceph is used" if status.total else "how full is unknown"
+            )
+            loses = [f"data is moved until osd.{p.osd} ({now.used} % used) is {p.data}; {full}"]
+            state = {"up": now.up, "in": now.in_}
+            call.target(Target(f"osd/{p.osd}", f"osd.{p.osd} on {p.host}", state, [f"node/{p.host}"], loses))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.post(f"/nodes/{node}/ceph/osd/{p.osd}/{p.data}")
+
+        await call.once(seen, act)
+        return await self._osd(node, p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def set_ceph_flag(self, call: Call, p: SetFlag) -> Flags:
@@ -131,6 +218,19 @@ class Ceph:
         if (p.flag in flags) is not p.value:
             raise NotFound(f"Proxmox says that it was done, and the flag {p.flag} is not so: {flags}")
         return Flags(flags)
+
+    async def _tree(self, node: str) -> list[Osd]:
+        data = await self.proxmox.get(f"/nodes/{node}/ceph/osd") or {}
+        return _osds(data.get("root") or {}, "")
+
+    async def _osd(self, node: str, p: MoveOsd) -> Osd:
+        """Return the disk; raises NotFound, Rejected if it is in another node."""
+        found = next((each for each in await self._tree(node) if each.id == p.osd), None)
+        if found is None:
+            raise NotFound(f"osd: there is no osd.{p.osd}; list_osds shows which there are")
+        if found.node != p.host:
+            raise Rejected(f"host: osd.{p.osd} is in {found.node}, not in {p.host}: look again")
+        return found
 
     async def _flags(self) -> list[str]:
         entries = await self.proxmox.get(FLAGS) or []
@@ -157,6 +257,17 @@ def _status(data: Entry, flags: list[str]) -> CephStatus:
         groups={one_line(e["state_name"]): int(e.get("count") or 0) for e in pgs.get("pgs_by_state") or []},
         flags=flags,
     )
+
+
+def _pool(entry: Entry) -> CephPool:
+    size, least, groups = (int(entry.get(key) or 0) for key in ("size", "min_size", "pg_num"))
+    used = round(100 * float(entry.get("percent_used") or 0), 1)  # a share of one, unlike a disk's
+    return CephPool(one_line(entry["pool_name"]), one_line(entry.get("type") or ""), size, least, groups, used)
+
+
+def _monitor(entry: Entry) -> Monitor:
+    name, host, address = (one_line(entry.get(key) or "") for key in ("name", "host", "addr"))
+    return Monitor(name, host, address, bool(int(entry.get("quorum") or 0)))
 
 
 def _osds(entry: Entry, node: str) -> list[Osd]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PATH: Final = "/nodes/{node}/disks"
 KINDS: Final = ("zfs", "lvm", "lvmthin", "directory")
+UNNAMED: Final = (None, "", "unknown")
 WORN: Final = 90
 """Percent of an SSD's life that are used up from which on it is told."""
 Device = Annotated[str, Meta(pattern=r"^/dev/[A-Za-z0-9/_.:-]{1,120}$", description="for example /dev/sdb")]
@@ -44,7 +45,7 @@ class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A disk; size in bytes, used: by what ("" nothing), worn: percent of an SSD's life."""
+    """A disk; size in bytes, used: by what ("" nothing), worn: percent of an SSD's life, gpt: has a partition table."""
 
     device: str
     serial: str
@@ -53,6 +54,7 @@ class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
     health: str
     used: str = ""
     worn: int | None = None
+    gpt: bool = False
 
 
 class Disks(msgspec.Struct, frozen=True):
@@ -144,6 +146,12 @@ class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serial: Serial
 
 
+class InitializeDisk(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which disk of which node, by both of its names."""
+
+    node: fields.Node
+
+
 class MakeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What to make, of which disks.  raid: of a ZFS pool; storage: let guests use it under its name too."""
 
@@ -167,6 +175,7 @@ class Hardware:
             *(*methods.TASK, f"GET {PATH}/list"),
             *(f"{verb} {PATH}/{kind}" for kind in KINDS for verb in ("GET", "POST")),
         ),
+        "initialize_disk": (*methods.TASK, f"GET {PATH}/list", f"POST {PATH}/initgpt"),
     }
     needs: ClassVar[Needs] = {
         "make_local_storage": methods.on("/storage", "Datastore.Allocate"),
@@ -227,6 +236,9 @@ class Hardware:
         if p.kind != "zfs" and (len(p.disks) > 1 or p.raid != "single"):
             raise Rejected(f"disks: {p.kind} is made of one disk, without raid; a ZFS pool takes several")
 
+        if len({each.device for each in p.disks}) < len(p.disks):
+            raise Rejected("disks: a disk is named twice")
+
         async def seen() -> Found | None:
             if p.name in {each.name for each in await self._made(p.node, p.kind)}:
                 return Found()
@@ -245,6 +257,23 @@ class Hardware:
 
         await self.inventory.finish(call, await call.once(seen, act))
         return await self.list_local_storage(call, OneNode(p.node))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
+    async def initialize_disk(self, call: Call, p: InitializeDisk) -> Disk:
+        """Write an empty partition table (GPT) on a disk that nothing uses."""
+
+        async def seen() -> Found | None:
+            disk = await self._free(p.node, p.device, p.serial)
+            if disk.gpt:
+                return Found()
+            call.target(_target(p.node, [disk], "partition table of"))
+            return None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.post(f"/nodes/{p.node}/disks/initgpt", disk=p.device))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        return await self._disk(p.node, p.device, p.serial)
 
     async def _disks(self, node: str) -> list[Disk]:
         return [_disk(each) for each in await self.proxmox.get(f"/nodes/{node}/disks/list") or []]
@@ -272,14 +301,16 @@ class Hardware:
 
 def _disk(entry: Entry) -> Disk:
     worn = entry.get("wearout")  # Proxmox tells how much is left, and N/A for a disk that has none
+    names = (entry.get("serial"), entry.get("wwn"))  # virtual disks often have but one of them
     return Disk(
         device=one_line(entry["devpath"]),
-        serial=one_line(entry.get("serial") or "unknown"),
+        serial=one_line(next((each for each in names if each not in UNNAMED), "unknown")),
         model=one_line(entry.get("model") or "unknown"),
         size=int(entry.get("size") or 0),
         health=one_line(entry.get("health") or "UNKNOWN"),
         used=one_line(entry.get("used") or ("mounted" if entry.get("mounted") else "")),
         worn=100 - int(str(worn)) if str(worn).isdigit() else None,
+        gpt=bool(int(entry.get("gpt") or 0)),
     )
 
 
@@ -334,6 +365,6 @@ def _well(part: Vdev) -> bool:
 def _target(node: str, disks: list[Disk], what: str) -> Target:
     said = [f"{each.device} ({each.model}, {each.serial}, {each.size / 1e9:.0f} GB)" for each in disks]
     loses = [f"whatever is on {each}" for each in said]
-    state = {each.serial: f"{each.device} {each.used}".strip() for each in disks}
+    state = {each.device: f"{each.serial} {each.used}".strip() for each in disks}
     name, title = f"disk/{node}/{disks[0].serial}", f"{what} {', '.join(said)} on {node}"
     return Target(name, title, state, [f"node/{node}"], loses)

@@ -64,10 +64,11 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class SyncRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which realm, and what of it; who is gone from the directory stays here."""
+    """Which realm, and what of it; who is gone from the directory stays here.  preview: say what it would do alone."""
 
     realm: fields.Word
     scope: Literal["users", "groups", "both"] = "both"
+    preview: bool = False
 
 
 class Synced(msgspec.Struct, frozen=True):
@@ -133,6 +134,8 @@ class NoticeTools:
             raise NotFound(f"realm: there is no directory {p.realm!r} to sync with; there are {there}")
 
         async def seen() -> Found | None:
+            if p.preview:  # a sync that runs is none, and another preview changes nothing
+                return None
             for node in sorted(one_line(each["node"]) for each in await self.proxmox.get("/nodes") or []):
                 ours = await targets.running(self.inventory, node, {"auth-realm-sync"}, p.realm)
                 if ours:
@@ -141,6 +144,7 @@ class NoticeTools:
 
         async def act() -> str | None:
             sent = {"scope": p.scope, "remove-vanished": "none", "enable-new": True}
+            sent |= {"dry-run": True} if p.preview else {}
             return upid_of(await self.proxmox.post(f"/access/domains/{p.realm}/sync", **sent))
 
         found = await call.once(seen, act)

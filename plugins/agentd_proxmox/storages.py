@@ -56,14 +56,18 @@ class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The storage: type dir has a path, nfs server and export, lvm vgname, lvmthin thinpool too, zfspool a pool."""
+    """The storage: type dir has a path, nfs server and export, cifs server and share (one without a login).
+
+    lvm has a vgname, lvmthin vgname and thinpool, zfspool a pool.
+    """
 
     storage: fields.Storage
-    type: Literal["dir", "nfs", "lvm", "lvmthin", "zfspool"]
+    type: Literal["dir", "nfs", "cifs", "lvm", "lvmthin", "zfspool"]
     content: list[Content]
     path: Path | None = None
     server: Word | None = None
     export: Path | None = None
+    share: Word | None = None
     vgname: Word | None = None
     thinpool: Word | None = None
     pool: Word | None = None
@@ -88,10 +92,10 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 NEEDED: Final = {
-    "dir": ("path",), "nfs": ("server", "export"), "lvm": ("vgname",), "lvmthin": ("vgname", "thinpool"),
-    "zfspool": ("pool",),
+    "dir": ("path",), "nfs": ("server", "export"), "cifs": ("server", "share"), "lvm": ("vgname",),
+    "lvmthin": ("vgname", "thinpool"), "zfspool": ("pool",),
 }  # fmt: skip
-ALL: Final = ("path", "server", "export", "vgname", "thinpool", "pool")
+ALL: Final = ("path", "server", "export", "share", "vgname", "thinpool", "pool")
 
 
 class StorageDefinitions:
@@ -117,7 +121,7 @@ class StorageDefinitions:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def add_storage(self, call: Call, p: AddStorage) -> Definition:
-        """Let Proxmox use a directory, an NFS export, a volume group, a thin pool or a ZFS pool as a storage."""
+        """Let Proxmox use a directory, NFS export, open CIFS share, volume group, thin pool or ZFS pool as storage."""
         given = {key for key in ALL if getattr(p, key) is not None}
         if given != set(NEEDED[p.type]):
             raise Rejected(f"type: {p.type} takes {' and '.join(NEEDED[p.type])}, and no other of {', '.join(ALL)}")
@@ -155,13 +159,13 @@ class StorageDefinitions:
 
         async def seen() -> Found | None:
             now = await self._one(p.storage)
-            if p.digest and p.digest != now.digest:
-                raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
             old = {"enabled": now.enabled, "content": now.content, "nodes": now.nodes}
             wanted = {"enabled": p.enabled, "content": sorted(p.content or []), "nodes": sorted(p.nodes or [])}
             changed = [key for key in old if getattr(p, key) is not None and old[key] != wanted[key]]
-            if not changed:
+            if not changed:  # ours may have changed it: the digest is held against what is there only before an act
                 return Found()
+            if p.digest and p.digest != now.digest:
+                raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
             call.inverse("change_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
             return None
 

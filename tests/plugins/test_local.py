@@ -62,7 +62,7 @@ class TestDisks:
         assert (used["/dev/sdb"], used["/dev/sdc"]) == ("ZFS", "ZFS")
         (target,) = call.targets
         assert target.loses[0].startswith("whatever is on /dev/sdb (SIM_DISK, pve1-B,")
-        assert target.state == {"pve1-B": "/dev/sdb", "pve1-C": "/dev/sdc"}
+        assert target.state == {"/dev/sdb": "pve1-B", "/dev/sdc": "pve1-C"}
         assert (well.state, well.action, ill.action) == ("ONLINE", "", "Replace the faulted device.")
         assert [(each.name, each.write) for each in ill.parts if each.message] == [("sdc", 12)]
         assert "zfs tank of pve1 is DEGRADED: zfs_status says which disk" in warned.warnings
@@ -152,6 +152,34 @@ class TestStorages:
         assert (back.enabled, back.nodes) == (True, [])
         assert gone.targets[0].loses == ["the use of 192.0.2.9:/srv/pve for backup, iso"]
         assert "shelf" not in left
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    async def test_change_unanswered(self, tools: Bench, steered: Steer, fault: str) -> None:
+        """A change bound to a digest is made once, though its answer or request was lost."""
+        found = await tools.once("list_storage_definitions")
+        digest = next(each.digest for each in found.storages if each.storage == "local")
+        await steered.rule("PUT", "/storage/local$", {fault: True}, 1)
+        call = MemoryCall()
+        off = await tools.until_done("change_storage", call, storage="local", enabled=False, digest=digest)
+
+        assert digest
+        assert (off.enabled, call.adopted) == (False, fault == "cut_after")
+
+    async def test_open_share(self, tools: Bench) -> None:
+        """A share without a login is added; one with a password is for a person."""
+        share: dict[str, Any] = {
+            "storage": "open",
+            "type": "cifs",
+            "server": "192.0.2.9",
+            "share": "iso",
+            "content": ["iso"],
+        }
+        made = await tools.once("add_storage", **share)
+        await tools.once("add_storage", same := MemoryCall(), **share)
+
+        assert (made.source, same.acted) == ("192.0.2.9/iso", 0)
+        with pytest.raises(errors.InvalidMessage, match="unknown parameter 'password'"):
+            await tools.once("add_storage", **share, password="x")  # noqa: S106 - none
 
     async def test_one_that_is_used_stays(self, tools: Bench, steered: Steer) -> None:
         """A storage on which guests have disks is not removed, and they are named."""

@@ -9,6 +9,7 @@ CHOSEN: dict[str, Any] = {"device": "/dev/sdb", "serial": "pve1-B"}
 WALK: list[tuple[str, Any]] = [
     ("list_disks", ONE),
     ("disk_health", {**ONE, "device": "/dev/sdb"}),
+    ("initialize_disk", {**ONE, "device": "/dev/sdc", "serial": "pve1-C"}),
     ("make_local_storage", {**ONE, "kind": "zfs", "name": "walked", "disks": [CHOSEN]}),
     ("list_local_storage", ONE),
     ("zfs_status", {**ONE, "pool": "walked"}),
@@ -26,6 +27,8 @@ WALK: list[tuple[str, Any]] = [
 CEPH: list[tuple[str, Any]] = [
     ("ceph_status", {}),
     ("list_osds", ONE),
+    ("list_ceph_pools", ONE),
+    ("move_osd_data", {"osd": 0, "host": "pve1", "data": "out"}),
     ("set_ceph_flag", {"flag": "noout", "value": True}),
     ("sync_realm", {"realm": "corp"}),
 ]

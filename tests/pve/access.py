@@ -81,7 +81,6 @@ class Access(FakePve):  # type: ignore[misc] # untyped
             ("GET", "/access/groups", self._user_group_list),
             ("POST", "/access/groups", self._user_group_create),
             ("DELETE", "/access/groups/{groupid}", self._user_group_delete),
-            ("GET", "/access/domains", self._domain_list),
             ("GET", user + "/token", self._token_list),
             ("GET", token, self._token_show),
             ("POST", token, self._token_create),
@@ -282,14 +281,6 @@ class Access(FakePve):  # type: ignore[misc] # untyped
         for info in self.accounts.values():
             info["groups"] = [each for each in info.get("groups", []) if each != v["groupid"]]
         self.entries = [e for e in self.entries if e["ugid"] != v["groupid"]]
-
-    async def _domain_list(self, _v: Values, _user: str) -> list[dict[str, Any]]:
-        """Answer the two realms that every cluster has, and its directories."""
-        return [
-            *({"realm": name, "type": kind} for name, kind in getattr(self, "directories", {}).items()),
-            {"realm": "pam", "type": "pam", "comment": "Linux PAM standard authentication"},
-            {"realm": "pve", "type": "pve", "comment": "Proxmox VE authentication server"},
-        ]
 
     async def _user_create(self, v: Values, _user: str) -> None:
         self.need_access_quorum()

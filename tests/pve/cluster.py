@@ -150,5 +150,6 @@ def build(pve: FakePve, cluster: Cluster) -> None:
     pve.reset_firewall()
     pve.reset_fabric()
     pve.reset_platters()
+    pve.reset_directories()
     for guest in fresh["guests"]:
         add_guest(pve, guest)

@@ -38,6 +38,7 @@ class Platters(Nodes):
         self.made_of: dict[tuple[str, str], list[Record]] = {}
         self.ceph_state: Record | None = None
         self.ceph_flags: set[str] = set()
+        self.osds_out: set[int] = set()
         self.directories: dict[str, str] = {}
 
     def _routes_sim_platters(self) -> Routes:
@@ -45,12 +46,16 @@ class Platters(Nodes):
         return [
             ("GET", f"{disks}/list", self._disk_list),
             ("GET", f"{disks}/smart", self._disk_smart),
+            ("POST", f"{disks}/initgpt", self._disk_gpt),
             *(("GET", f"{disks}/{kind}", self._made_list(kind)) for kind in TASKS),
             *(("POST", f"{disks}/{kind}", self._made_make(kind)) for kind in TASKS),
             ("GET", f"{disks}/zfs/{{name}}", self._zfs_show),
             ("GET", "/cluster/ceph/flags", self._ceph_flag_list),
             ("PUT", "/cluster/ceph/flags/{flag}", self._ceph_flag),
             ("GET", "/nodes/{node}/ceph/osd", self._ceph_osds),
+            ("GET", "/nodes/{node}/ceph/pool", self._ceph_pools),
+            ("GET", "/nodes/{node}/ceph/mon", self._ceph_mons),
+            *(("POST", f"/nodes/{{node}}/ceph/osd/{{osdid}}/{way}", self._ceph_move(way)) for way in ("in", "out")),
             ("GET", "/nodes/{node}/rrddata", self._rrd("node")),
             ("GET", "/nodes/{node}/qemu/{vmid}/rrddata", self._rrd("guest")),
             ("GET", "/nodes/{node}/lxc/{vmid}/rrddata", self._rrd("guest")),
@@ -64,8 +69,9 @@ class Platters(Nodes):
         if node not in self.disks:
             self.disks[node] = [
                 {
-                    "devpath": f"/dev/sd{letter}", "serial": f"{node}-{letter.upper()}", "model": "SIM_DISK", "gpt": 1,
-                    "size": 480 * GIB, "health": "PASSED", "wearout": left, "mounted": 0, "type": "ssd",
+                    "devpath": f"/dev/sd{letter}", "serial": f"{node}-{letter.upper()}", "model": "SIM_DISK",
+                    "gpt": int(letter != "c"), "size": 480 * GIB, "health": "PASSED", "wearout": left,
+                    "mounted": 0, "type": "ssd",
                     **({"used": used} if used else {}),
                 }
                 for letter, used, left in (("a", "LVM", 97), ("b", "", 99), ("c", "", 4), ("d", "partitions", "N/A"))
@@ -86,6 +92,18 @@ class Platters(Nodes):
         row = {"id": "  5", "name": "Reallocated_Sector_Ct", "value": "100", "worst": "100", "threshold": "10"}
         row |= {"raw": "0", "fail": "-", "flags": "PO--CK"}
         return {"health": disk["health"], "type": "ata", "attributes": [row]}
+
+    async def _disk_gpt(self, v: Values, user: str) -> str:
+        disk = self._disk(v["node"], v["disk"])
+        if disk.get("used"):
+            raise die(f"device '{v['disk']}' is already in use")
+
+        async def body() -> str | None:
+            await self.pause(1)
+            disk["gpt"] = 1
+            return None
+
+        return str(await self.task(v["node"], "diskinit", v["disk"].rpartition("/")[2], user, body))
 
     def _made_list(self, kind: str) -> Data:
         async def listed(v: Values, _user: str) -> Data:
@@ -166,14 +184,34 @@ class Platters(Nodes):
             {
                 "name": node, "type": "host",
                 "children": [{
-                    "id": number, "name": f"osd.{number}", "type": "osd", "in": 1, "device_class": "ssd",
-                    "status": "up" if self.is_online(node) else "down", "percent_used": 12.5,
+                    "id": number, "name": f"osd.{number}", "type": "osd", "device_class": "ssd",
+                    "in": int(number not in self.osds_out), "status": "up" if self.is_online(node) else "down",
+                    "percent_used": 12.5,
                 }],
             }
             for number, node in enumerate(self.nodes)
         ]  # fmt: skip
         tree = {"type": "root", "name": "default", "children": hosts}
         return {"flags": ",".join(sorted(self.ceph_flags)), "root": {"children": [tree]}}
+
+    async def _ceph_pools(self, _v: Values, _user: str) -> list[Record]:
+        self._need_ceph()
+        pool = {"pool": 2, "pool_name": "vms", "size": 3, "min_size": 2, "pg_num": 32, "crush_rule": 0}
+        return [pool | {"percent_used": 0.861, "bytes_used": 3000, "type": "replicated"}]
+
+    async def _ceph_mons(self, _v: Values, _user: str) -> list[Record]:
+        self._need_ceph()
+        return [
+            {"name": node, "host": node, "quorum": int(self.is_online(node)), "addr": f"192.0.2.{number}:6789/0"}
+            for number, node in enumerate(self.nodes, 1)
+        ]
+
+    def _ceph_move(self, way: str) -> Data:
+        async def move(v: Values, _user: str) -> None:
+            self._need_ceph()
+            (self.osds_out.add if way == "out" else self.osds_out.discard)(int(v["osdid"]))
+
+        return move
 
     # ---------------------------------------------------------- figures and realms
 

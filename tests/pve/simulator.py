@@ -23,6 +23,7 @@ from fakepve.server import API, EXTJS, GENERIC, USER
 from pve import apidoc
 from pve.access import Access
 from pve.agent import Agent
+from pve.directories import Directories
 from pve.downloads import Downloads
 from pve.fabric import Fabric
 from pve.faults import CURRENT, Entry, RequestLog, Rule, Rules
@@ -102,7 +103,20 @@ class Unauthorised(Exception):
 
 
 class Simulator(
-    Ha, Imports, Jobs, Uploads, Mounts, Downloads, Replication, System, Fabric, Walls, Platters, Agent, Access
+    Ha,
+    Imports,
+    Jobs,
+    Uploads,
+    Mounts,
+    Downloads,
+    Replication,
+    System,
+    Fabric,
+    Walls,
+    Platters,
+    Directories,
+    Agent,
+    Access,
 ):
     """A Proxmox VE cluster that behaves, and misbehaves when it is told to."""
 

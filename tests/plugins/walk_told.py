@@ -1,0 +1,22 @@
+"""One call of each tool for realms and for who is told what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+REALM: dict[str, Any] = {"id": "walked"}
+LDAP: dict[str, Any] = {"server1": "ldap.example.com", "base_dn": "dc=example,dc=com", "user_attr": "uid"}
+METER: dict[str, Any] = {"name": "walked", "type": "graphite", "server": "192.0.2.7", "port": 2003}
+WALK: list[tuple[str, Any]] = [
+    ("create_realm", {**REALM, "type": "ldap", "settings": LDAP}),
+    ("get_realm", REALM),
+    ("change_realm", {**REALM, "settings": {"comment": "x"}}),
+    ("delete_realm", REALM),
+    ("add_mail_target", {"name": "walked", "type": "sendmail", "to": ["ops@example.com"]}),
+    ("set_matcher", {"name": "walked", "targets": ["walked"]}),
+    ("set_matcher", {"name": "walked", "targets": ["walked"], "severities": ["error"]}),
+    ("delete_matcher", {"name": "walked"}),
+    ("delete_target", {"name": "walked"}),
+    ("add_metric_server", METER),
+    ("delete_metric_server", {"name": "walked"}),
+]
