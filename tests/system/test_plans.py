@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -84,6 +85,23 @@ async def test_what_has_changed_meanwhile_is_not_done(net: Net) -> None:
     assert answer.status == "failed"
     assert "is not as it was when bob approved it (" in answer.error
     assert "status: 'stopped' → 'running'" in answer.error
+    assert net.pve.log("DELETE") == []
+
+
+async def test_another_guest_has_the_number_now(net: Net) -> None:
+    """The guest is gone and a stranger's has its number and its name: it stays as it is."""
+    assert net.pve is not None
+    async with net.client() as bus, net.here():
+        plan = await client.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
+        await asyncio.to_thread(net.pve.drop_guest, 101)
+        stranger = {"cores": 3, "description": "somebody else's"}
+        await asyncio.to_thread(net.pve.guest, vmid=101, name="db-01", node="pve1", config=stranger)
+        await client.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+
+    assert plan.status is Status.WAITING_APPROVAL, plan.error
+    assert answer.status == "failed"
+    assert "is not as it was when bob approved it (configuration:" in answer.error
     assert net.pve.log("DELETE") == []
 
 
