@@ -1,6 +1,6 @@
 """Which tools a client is told of at once, and how it finds and calls all others; pure.
 
-Two hundred tools with their schemas are 60,000 tokens, which a model pays before it has done anything.  So by default
+Two hundred tools with their schemas are 70,000 tokens, which a model pays before it has done anything.  So by default
 (`[mcp-bridge] listed = "few"`) the list holds those that are used every day, and three by which all others are found
 and called: what a client may do is the same either way.
 """

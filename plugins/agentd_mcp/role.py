@@ -59,7 +59,7 @@ class BridgeSettings(Settings):
     listed: Literal["few", "all"] = Field(
         default="few",
         description="tools that are listed at once: those of every day and find_tools for the others, or all (200 cost "
-        "a model 60,000 tokens); each may be called either way",
+        "a model 70,000 tokens); each may be called either way",
     )
     anonymous: bool = Field(
         default=True,

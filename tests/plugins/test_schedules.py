@@ -322,7 +322,7 @@ def checked(net: Net) -> None:
         NIGHTLY.replace("30 2 * * *", "@every 1h"): "schedules.nightly.cron: '@every 1h' is not taken",
         NIGHTLY + 'timezone = "Mars/Base"': "schedules.nightly.timezone: there is no time zone 'Mars/Base'",
         NIGHTLY + 'timezone = "../etc/passwd"': "schedules.nightly.timezone: there is no time zone '../etc/passwd'",
-        NIGHTLY.replace("health_check", "nothing"): "schedules.nightly.workflow: unknown 'nothing'; there are health_",
+        NIGHTLY.replace("health_check", "nothing"): "schedules.nightly.workflow: unknown 'nothing'; there are backup_",
         NIGHTLY + "parameters = { node = 1 }": "schedules.nightly.parameters.node: expected str or nothing, got int",
         NIGHTLY + "parameters = { nod = 1 }": "schedules.nightly.parameters.nod: unknown; there are node",
         NIGHTLY + 'overlap = "maybe"': "schedules.nightly.overlap: should be 'skip' or 'allow'",
