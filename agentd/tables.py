@@ -289,7 +289,7 @@ def _plugins(found: list[Any]) -> None:
 
 def _lines(lines: list[str]) -> None:
     for line in lines:
-        console.print(escape(line))
+        console.print(escape(line), soft_wrap=True)  # commands are among them
 
 
 def _submitted(told: dict[str, str]) -> None:

@@ -157,6 +157,9 @@ class Tool:
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
+            again = _texts(parameters, self.input_schema()) if isinstance(parameters, dict) else parameters
+            if again != parameters:
+                return self.parse(again)
             raise InvalidMessage(fault(error, self.name)) from error
 
     def input_schema(self) -> dict[str, Any]:
@@ -281,6 +284,16 @@ def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that 
     if components:
         schema["$defs"] = components
     return schema
+
+
+def _texts(parameters: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return `parameters` with whole numbers as texts where a text is wanted: `dport=22` is meant so."""
+    found = dict(parameters)
+    for name, kind in schema.get("properties", {}).items():
+        types = {each.get("type") for each in (kind, *kind.get("anyOf", ()))}
+        if type(parameters.get(name)) is int and "string" in types and not types & {"integer", "number"}:
+            found[name] = str(parameters[name])
+    return found
 
 
 def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:

@@ -122,6 +122,16 @@ async def test_a_tool_is_bound() -> None:
     assert await _tools(Guests())["make"].run(None, Make("web1")) == Made(4)  # type: ignore[arg-type]
 
 
+def test_a_number_where_a_text_is_wanted() -> None:
+    """`name=22` of a command line, and the number that a model sends, are the text 22; nothing else is turned round."""
+    make = _tools(Guests())["make"]
+
+    assert make.parse({"name": 22, "node": 7}) == Make("22", node="7")
+    for wrong in ({"name": True}, {"name": 2.5}, {"name": None}, {"name": "x", "disks": 3}):
+        with pytest.raises(InvalidMessage, match=r"make\.(name|disks): expected"):
+            make.parse(wrong)
+
+
 def test_quarantine() -> None:
     """Each tool that is wrong is left out with a reason for its author; the right one beside them stays."""
     found = collect(Broken(), service="s")

@@ -178,7 +178,8 @@ async def test_warnings_stand_beside_the_result() -> None:
     ("arguments", "line"),
     [
         ({}, "greet: object missing required field name"),
-        ({"name": 3}, "greet.name: expected str, got int"),
+        ({"name": [3]}, "greet.name: expected str, got array"),
+        ({"name": "Ada", "times": "x"}, "greet.times: expected int, got str"),
         ({"name": "Ada", "loud": True}, "greet: unknown parameter 'loud'; there are name, times"),
         ({"name": "nobody"}, "denied: mcp may not greet nobody"),
         ({"name": "ghost"}, "task_failed: no ghost answered\nTrying again may help.\nboo\nTASK ERROR"),
