@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 STATUS: Final = "/cluster/ceph/status"
 FLAGS: Final = "/cluster/ceph/flags"
-ABSENT: Final = ("not installed", "not initialized", "rados_connect failed", "no such file", "got timeout")
+ABSENT: Final = ("not installed", "not initialized", "no such file")
+"""What a node says that has no Ceph. One whose monitors are away does not answer, which is no reason to say so."""
 SAFE: Final = 2
 """Copies with fewer of which a failed disk loses data."""
 Flag = Literal[

@@ -107,6 +107,14 @@ class TestCeph:
         with pytest.raises(errors.AgentdError, match="not installed"):
             await tools.once("set_ceph_flag", flag="noout", value=True)
 
+    @pytest.mark.parametrize("reason", ["got timeout", "rados_connect failed - Operation timed out"])
+    async def test_away(self, tools: Bench, steered: Steer, reason: str) -> None:
+        """A Ceph whose monitors do not answer is not taken for none."""
+        await steered.rule("GET", "/cluster/ceph/status$", {"status": 500, "reason": reason})
+
+        with pytest.raises(errors.AgentdError, match=reason):
+            await tools.once("ceph_status")
+
     async def test_health(self, tools: Bench, steered: Steer) -> None:
         """Warnings are told in words, disks that are down come first, flags are set once and taken back."""
         await steered.platters(ceph=HEALTH)
