@@ -1,8 +1,9 @@
 """Fetch the node's schema once, and keep it on disk by version.
 
 The node's own answer is the truth, over the same connection and with the same trust as every call; where it cannot
-be had, the copy that pve-docs puts on a node's disk stands in.  It is decoded once a version, which takes memory for a
-moment; after that a file of lines is read, of which only the index stays in memory.
+be had or read, the copy that pve-docs puts on a node's disk stands in for a while: this machine may be of another
+version.  The schema is decoded once a version, which takes memory for a moment; after that a file of lines is read, of
+which only the index stays in memory.
 """
 
 from __future__ import annotations
@@ -58,16 +59,22 @@ class Schemas:
         kept = await asyncio.to_thread(_opened, version, path)
         if kept is not None:
             return kept
-        script = await self._script()
-        return await asyncio.to_thread(_converted, version, script, path)
-
-    async def _script(self) -> bytes:
         try:
-            return await self._proxmox.document(SCRIPT)
-        except AgentdError:
-            if not ON_DISK.exists():  # noqa: ASYNC240 - once, after a failure
-                raise
-            return await asyncio.to_thread(ON_DISK.read_bytes)
+            script = await self._proxmox.document(SCRIPT)
+            return await asyncio.to_thread(_converted, version, script, path)
+        except AgentdError as error:
+            return await asyncio.to_thread(_stand_in, version, error)
+
+
+def _stand_in(version: str, error: AgentdError) -> Catalogue:
+    """Return what this machine's copy says, by a version that no node is of: it is not kept, and soon asked again.
+
+    Raises `error`, why the node's own cannot be had, where there is no copy that can be read.
+    """
+    try:
+        return _converted(f"{version} (by this machine's copy of the schema)", ON_DISK.read_bytes(), None)
+    except (OSError, AgentdError) as other:
+        raise error from other
 
 
 def _opened(version: str, path: Path | None) -> Catalogue | None:

@@ -7,7 +7,10 @@ import functools
 import json
 from typing import Any
 
+from aiohttp import web
 from fakepve import schema
+
+PATH = "/pve-docs/api-viewer/apidoc.js"
 
 
 def tree() -> list[dict[str, Any]]:
@@ -36,3 +39,20 @@ def tree() -> list[dict[str, Any]]:
 def text() -> str:
     """Return the file: the schema as a constant, then code, as on a real node."""
     return f"const apiSchema = {json.dumps(tree(), indent=1)}\n;\n\nlet method2cmd = {{}};\n"
+
+
+async def serve(request: web.Request, effect: dict[str, Any]) -> web.StreamResponse:
+    """Serve the file, or what a rule makes of it: an error, another text, half of it, or one that never ends."""
+    if "status" in effect:
+        return web.Response(status=int(effect["status"]), reason=effect.get("reason"))
+    data = str(effect.get("text", text())).encode()
+    answer = web.StreamResponse(headers={"Content-Type": "application/javascript"})
+    if not effect.get("endless"):
+        answer.content_length = len(data)
+    await answer.prepare(request)
+    await answer.write(data[: len(data) // 2] if effect.get("cut_after") else data)
+    while effect.get("endless"):  # until the client hangs up, which raises here
+        await answer.write(b" " * (1 << 20))
+    if effect.get("cut_after") and request.transport is not None:
+        request.transport.close()  # what was written still leaves
+    return answer

@@ -18,7 +18,10 @@ from typing import Any
 # A benchmark sends many requests; the oldest entries go beyond this.
 LOG_LIMIT = 100_000
 
-EFFECTS = {"status", "reason", "errors", "body", "empty", "cut_after", "lost_before", "delay", "task_exit", "hold"}
+EFFECTS = {"status", "reason", "errors", "body", "empty", "cut_after", "lost_before", "delay", "task_exit", "hold"} | {
+    "text",
+    "endless",
+}
 
 
 @dataclass

@@ -185,9 +185,10 @@ class Simulator(
     @web.middleware  # type: ignore[untyped-decorator] # untyped
     async def _gate(self, request: Request, handler: Handler) -> web.StreamResponse:
         """Log a request, and let the first rule that takes it do its mischief."""
-        if request.path == "/pve-docs/api-viewer/apidoc.js":
+        if request.path == apidoc.PATH:
             # Real PVE serves its schema to anyone.
-            return web.Response(text=apidoc.text(), content_type="application/javascript")
+            rule = self.rules.match(request.method, request.path)
+            return await apidoc.serve(request, {} if rule is None else rule.effect)
         prefix = next((p for p in (API, EXTJS) if request.path.startswith(p + "/")), "")
         path = unquote(request.rel_url.raw_path)[len(prefix) :]
         entry = self.log.open(request.method, path, self._token_name(request))
