@@ -24,6 +24,7 @@ from agentd_proxmox.jobs import Jobs
 from agentd_proxmox.migrate import Migration
 from agentd_proxmox.networks import Networks
 from agentd_proxmox.node import Node
+from agentd_proxmox.node_log import NodeLogs
 from agentd_proxmox.node_power import NodePower
 from agentd_proxmox.notice_rules import NoticeRules
 from agentd_proxmox.notices import NoticeTools
@@ -68,7 +69,7 @@ CLUSTER: Final[tuple[Area, ...]] = (
     *(Replication, NoticeTools, NoticeRules, Ceph, UsageTools),
 )
 NODES: Final[tuple[Area, ...]] = (
-    *(Node, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),
+    *(Node, NodeLogs, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),
 )
 USERS: Final[tuple[Area, ...]] = (Users, ApiTokens, Access, Realms)
 AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)

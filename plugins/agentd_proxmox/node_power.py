@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import msgspec
 
 from agentd.answers import Upid, one_line
-from agentd.errors import NotFound, Rejected
+from agentd.errors import NotFound, ProxmoxUnavailable, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, methods, targets
@@ -90,7 +90,7 @@ class NodePower:
             if not p.without_quorum:
                 _enough(nodes, p.node)
             running[:] = await self._running(p.node)
-            call.target(_target(p, running))
+            call.target(_target(p, running, ours=await self._answering() == p.node))
             return None
 
         async def act() -> None:
@@ -101,9 +101,7 @@ class NodePower:
             call.warn(f"{p.node} was told to reboot; list_nodes says when it is back")
         else:
             call.warn(f"{p.node} was told to shut down; it is away when its guests have stopped")
-        return NodeState(
-            p.node, "online" if (await self._nodes()).get(p.node) else "offline", [at.title for at in running]
-        )
+        return NodeState(p.node, await self._state(p.node), [at.title for at in running])
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def wake_node(self, call: Call, p: WakeNode) -> NodeState:
@@ -118,7 +116,7 @@ class NodePower:
             await self.proxmox.post(f"/nodes/{p.node}/wakeonlan")
 
         await call.once(seen, act)
-        return NodeState(p.node, "online" if (await self._nodes())[p.node] else "offline", [])
+        return NodeState(p.node, await self._state(p.node), [])
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def stop_task(self, call: Call, p: StopTask) -> StoppedTask:
@@ -147,6 +145,18 @@ class NodePower:
         entries = await self.proxmox.get("/cluster/status") or []
         return {one_line(e["name"]): bool(int(e.get("online") or 0)) for e in entries if e.get("type") == "node"}
 
+    async def _answering(self) -> str:
+        """Return the node through which agentd reaches the cluster."""
+        entries = await self.proxmox.get("/cluster/status") or []
+        return next((one_line(e["name"]) for e in entries if int(e.get("local") or 0)), "")
+
+    async def _state(self, node: str) -> str:
+        """Return how a node is; what was done to it is no failure because it went away before it could say so."""
+        try:
+            return "online" if (await self._nodes()).get(node) else "offline"
+        except ProxmoxUnavailable:
+            return "unknown"
+
     async def _running(self, node: str) -> list[Place]:
         found = [place(each) for each in await self.inventory.resources("vm") if each.get("status") == "running"]
         return sorted((at for at in found if at.node == node), key=lambda at: at.vmid)
@@ -168,10 +178,11 @@ def _enough(nodes: dict[str, bool], node: str) -> None:
         )
 
 
-def _target(p: StopNode, running: list[Place]) -> Target:
+def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
     named = [f"{at.title} stops" for at in running[:NAMED]]
     more = [f"and {len(running) - NAMED} more guests stop"] if len(running) > NAMED else []
     title = f"node {p.node} with {len(running)} running guests ({p.command})"
     state: dict[str, Any] = {"online": True, "running": [at.vmid for at in running]}
     labels = [each for at in running for each in (at.target().name, *at.target().labels)]  # what protects a guest
-    return Target(f"node/{p.node}", title, state, labels, [*named, *more])
+    cut = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
+    return Target(f"node/{p.node}", title, state, labels, [*cut, *named, *more])

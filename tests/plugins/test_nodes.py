@@ -9,7 +9,8 @@ import pytest
 
 from agentd import errors
 from agentd.messages import Tier
-from agentd_proxmox.node import SEARCHED
+from agentd_proxmox import node_log
+from agentd_proxmox.node_log import SEARCHED
 from proxmox_access import Steer, connect
 from tool_bench import Bench, Doubt, MemoryCall, size, until
 
@@ -43,7 +44,7 @@ class TestServices:
         ]
         assert size(before) < 400
 
-    @pytest.mark.parametrize("service", ["pveproxy", "pvedaemon"])
+    @pytest.mark.parametrize("service", ["pveproxy", "pvedaemon", "pve-cluster"])
     async def test_the_api_stays(self, tools: Bench, steered: Steer, service: str) -> None:
         """What the API runs by is not stopped over the API, only restarted."""
         with pytest.raises(errors.Rejected, match="nobody could start it again over the API; restart_service it"):
@@ -94,9 +95,30 @@ class TestSettings:
         assert call.undo == ("set_dns", {"node": "pve1", "dns": ["192.0.2.53"], "search": "example.com"})
         with pytest.raises(errors.ConfigChanged, match="look again"):
             await tools.once("set_dns", **PVE1, dns=["192.0.2.9"], search="x.example", digest=before.digest)
+        with pytest.raises(errors.Rejected, match="dns: name each server once"):
+            await tools.once("set_dns", **PVE1, dns=["192.0.2.9", "192.0.2.9"], search="x.example")
         for dns, search in ((["nope!"], "x.example"), ([], "x.example"), (["192.0.2.1"], "a b")):
             with pytest.raises(errors.InvalidMessage, match=r"set_dns\.(dns|search)"):
                 await tools.once("set_dns", **PVE1, dns=dns, search=search)
+
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    async def test_dns_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
+        """A change whose answer is lost is known by what the node asks now, though its digest is another by then."""
+        before = await tools.once("get_node_settings", **PVE1)
+        await steered.rule("PUT", "/dns$", {fault: True}, 1)
+        wanted = {"dns": ["192.0.2.1"], "search": "lab.example", "digest": before.digest}
+        after = await tools.until_done("set_dns", call := MemoryCall(), **PVE1, **wanted)
+
+        assert (after.dns, call.adopted) == (["192.0.2.1"], fault == "cut_after")
+
+    async def test_not_so(self, tools: Bench, steered: Steer) -> None:
+        """A change that Proxmox says it made and did not is a failure that says how things are."""
+        await steered.rule("PUT", "/(dns|time)$", {"status": 200, "body": {"data": None}})
+
+        with pytest.raises(errors.TaskFailed, match=r"pve1 asks 192\.0\.2\.53 and searches 'example\.com'"):
+            await tools.once("set_dns", **PVE1, dns=["192.0.2.1"], search="lab.example")
+        with pytest.raises(errors.TaskFailed, match="the time zone of pve1 is Etc/UTC"):
+            await tools.once("set_timezone", **PVE1, timezone="Europe/Berlin")
 
     async def test_clock(self, tools: Bench, steered: Steer) -> None:
         """A time zone is set and taken back; a clock that is off is told with how far."""
@@ -148,6 +170,22 @@ class TestUpdates:
         sent = [each["params"] for each in await steered.log("GET", "/journal$")]
         assert [each.get("lastentries") for each in sent] == ["3", str(SEARCHED), None]
 
+    async def test_log_of_a_time(self, tools: Bench, steered: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A time is read in pieces that meet, the newest first, no further than wanted; what was left out is told."""
+        await steered.settings(journal_step=10)
+        few = await tools.once("node_log", **PVE1, minutes=60, lines=10)
+        asked = [each["params"] for each in await steered.log("GET", "/journal$")]
+        whole = await tools.once("node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
+        monkeypatch.setattr(node_log, "MOST", 20)
+        cut = await tools.once("node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
+
+        assert [each[-7:] for each in few.lines] == [f"line {number}" for number in range(50, 60)]
+        assert len(asked) == 2
+        assert asked[1]["until"] == asked[0]["since"]
+        assert (whole.searched, len(whole.lines), all_.warnings) == (60, 11, [])
+        assert (cut.searched < 60, cut.lines) == (True, [])
+        assert f"only the newest {cut.searched} lines were looked" in call.warnings[0]
+
 
 class TestPower:
     """stop_node, wake_node, stop_task."""
@@ -166,6 +204,15 @@ class TestPower:
         assert (down.status, down.guests) == ("offline", ["VM 104 'nas' on pve3"])
         assert (again.status, same.acted, up.status) == ("offline", 0, "online")
         assert len(await steered.log("POST", "/status$")) == 1
+
+    async def test_our_own_way(self, tools: Bench, steered: Steer) -> None:
+        """Who approves sees that agentd reaches the cluster through this node; that it went away is no failure."""
+        refused = {"status": 595, "reason": "Connection refused", "empty": True}
+        await steered.rule("GET", "/cluster/status$", refused, 1, 2)
+        found = await tools.once("stop_node", call := MemoryCall(), node="pve1", command="reboot")
+
+        assert (found.node, found.status) == ("pve1", "unknown")
+        assert call.targets[0].loses[0].startswith("agentd's own way to the cluster")
 
     async def test_quorum(self, tools: Bench, steered: Steer) -> None:
         """A node without which the others could decide nothing stays up, unless that is meant."""

@@ -52,6 +52,7 @@ class System(Nodes):
         self.updates: dict[str, list[Record]] = {}
         self.clock_skew = 0.0
         self.boot_lag = 0.0
+        self.journal_step, self.journal_end = 1.0, time.time()  # seconds between lines, and when the last was written
         self.journal = [f"Nov 23 10:00:{second:02d} pve1 pvedaemon[1000]: line {second}" for second in range(60)]
 
     def reset_firewall(self) -> None:
@@ -139,8 +140,11 @@ class System(Nodes):
         return str(await self.task(v["node"], "aptupdate", "", user, body))
 
     async def _journal(self, v: Values, _user: str) -> list[str]:
-        count = int(v.get("lastentries") or len(self.journal))
-        shown = [] if int(v.get("since") or 0) > time.time() - 30 else self.journal[-count:]
+        """Answer the last lines or all of a time, between the places to go on from."""
+        ages = ((len(self.journal) - 1 - number) * self.journal_step for number in range(len(self.journal)))
+        since, until = int(v.get("since") or 0), int(v.get("until") or 2**40)
+        shown = [line for line, age in zip(self.journal, ages, strict=True) if since <= self.journal_end - age <= until]
+        shown = shown[-int(v.get("lastentries") or len(self.journal)) :]
         return ["s=0a;i=1;b=0b;m=1;t=1;x=1", *shown, "s=0a;i=9;b=0b;m=9;t=9;x=9"]
 
     async def _node_power(self, v: Values, _user: str) -> None:
