@@ -116,11 +116,12 @@ class Disks:
         value = f"{p.storage}:{p.size}{_mounted(at, p.mount, backup=p.backup)}"
 
         async def seen() -> Found | None:
-            config = await self._config(at, p.digest)
+            config = await self.inventory.config(at)
             if p.disk in config:
                 if (look.disks(config)[p.disk], volume_of(config, p.disk, at).partition(":")[0]) == (p.size, p.storage):
                     return Found()
                 raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
+            _unchanged(at, config, p.digest)
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             await self.inventory.unlocked(call, at)
             call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
@@ -140,12 +141,13 @@ class Disks:
         call.target(at.target())
 
         async def seen() -> Found | None:
-            config = await self._config(at, p.digest)
+            config = await self.inventory.config(at)
             if volume_of(config, p.disk, at).partition(":")[0] == p.storage:
                 return Found()
             ours = await targets.running(self.inventory, at.node, MOVERS, str(at.vmid))
             if ours:
                 return Found(ours[0].text)
+            _unchanged(at, config, p.digest)
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
@@ -174,9 +176,10 @@ class Disks:
         _fits(at, p.disk)
 
         async def seen() -> Found | None:
-            config = await self._config(at, p.digest)
+            config = await self.inventory.config(at)
             if p.disk not in config or await self._goes(at, p.disk):
                 return Found()
+            _unchanged(at, config, p.digest)
             await self.inventory.unlocked(call, at)
             mount = re.search(r",mp=([^,]+)", str(config[p.disk]))
             back = {"volume": volume_of(config, p.disk, at)} | ({"mount": mount[1]} if mount else {})
@@ -198,11 +201,12 @@ class Disks:
         value = p.volume + _mounted(at, p.mount, backup=p.backup)
 
         async def seen() -> Found | None:
-            config = await self._config(at, p.digest)
+            config = await self.inventory.config(at)
             if p.disk in config:
                 if volume_of(config, p.disk, at) == p.volume:
                     return Found()
                 raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
+            _unchanged(at, config, p.digest)
             unused = unused_of(config)
             if p.volume not in unused.values():
                 have = ", ".join(unused.values()) or "none"
@@ -220,9 +224,10 @@ class Disks:
         """Return what changes options of the configuration as it is when it is called."""
 
         async def act() -> str | None:
-            now = (await self._config(at, digest)).get("digest")
+            config = await self.inventory.config(at)
+            _unchanged(at, config, digest)
             send = self.proxmox.post if at.kind == "qemu" else self.proxmox.put
-            return upid_of(await send(f"{at.path}/config", digest=now, **options))
+            return upid_of(await send(f"{at.path}/config", digest=config.get("digest"), **options))
 
         return act
 
@@ -232,12 +237,6 @@ class Disks:
             return False
         entries = await self.proxmox.get(f"{at.path}/pending") or []
         return any(each.get("key") == disk and each.get("delete") for each in entries)
-
-    async def _config(self, at: Place, digest: str) -> look.Config:
-        config = await self.inventory.config(at)
-        if digest and config.get("digest") != digest:
-            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
-        return config
 
     async def _live(self, at: Place) -> look.Config:
         return dict(await self.proxmox.get(f"{at.path}/config", current=True))
@@ -285,3 +284,9 @@ def _mounted(at: Place, mount: str, *, backup: bool) -> str:
     if not mount:
         raise Rejected(f"mount: say where {at.title} shall see it, for example /srv/data; nothing was done")
     return f",mp={mount},backup={int(backup)}"
+
+
+def _unchanged(at: Place, config: look.Config, digest: str) -> None:
+    """Refuse to act on what was changed; not to find what is so already, for our own lost change has changed it."""
+    if digest and config.get("digest") != digest:
+        raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")

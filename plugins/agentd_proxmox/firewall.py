@@ -211,11 +211,11 @@ class Firewalls:
         async def seen() -> Found | None:
             options = await self.proxmox.get(f"{path}/options") or {}
             at[:] = [str(options.get("digest") or "")]
-            if p.digest and p.digest != firewall_rules.digest(options, await self.doors.rules(path, p)):
-                raise ConfigChanged(f"{title} was changed since it was read: look again, then decide again")
             now = {key: _now(options, path, key) for key in wanted}
             if now == wanted:
                 return Found()
+            if p.digest and p.digest != firewall_rules.digest(options, await self.doors.rules(path, p)):
+                raise ConfigChanged(f"{title} was changed since it was read: look again, then decide again")
             if p.vmid is None and not p.locked_out and (p.enable or p.policy_in):
                 await self.doors.reachable(path, p, options | wanted)
             changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)

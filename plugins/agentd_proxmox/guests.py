@@ -219,11 +219,11 @@ async def change(
     for tries in range(1, TRIES + 1):
         config = await inventory.config(at)
         now = str(config.get("digest") or "")
-        if digest and now != digest:
-            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
         changed = look.changes(config, wanted(config))
         if not changed:
             return None
+        if digest and now != digest:
+            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
         try:
             return upid_of(await send(f"{at.path}/config", digest=now or None, **changed))
         except ConfigChanged:

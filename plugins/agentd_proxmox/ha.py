@@ -213,9 +213,9 @@ class Ha:
             entry = await self._entry(at)
             if entry is None:
                 raise NotFound(f"{at.title} is not under HA: add_ha_resource puts it there")
-            digest[:] = [_unchanged(at, entry, p.digest)]
             if not (other := _differs(entry, wanted)):
                 return Found()
+            digest[:] = [_unchanged(at, entry, p.digest)]
             call.inverse("update_ha_resource", {"vmid": at.vmid} | _before(_resource(entry, at, ""), other))
             return None
 

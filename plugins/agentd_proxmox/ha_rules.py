@@ -155,10 +155,11 @@ class HaRules:
         was: list[Rule] = []
 
         async def seen() -> Found | None:
-            was[:] = [_unchanged(await self._known("rules", p.name), p.digest)]
+            was[:] = [await self._known("rules", p.name)]
             call.target(target("rule", was[0]))
             if not (other := differs(was[0], wanted)):
                 return Found()
+            _unchanged(was[0], p.digest)
             call.inverse("update_ha_rule", {"name": p.name} | before(was[0], other))
             return None
 
@@ -195,9 +196,9 @@ class HaRules:
             if group is None:
                 call.inverse("delete_ha_group", {"name": p.name})
                 return None
-            was[:] = [_unchanged(group, p.digest)]
             if not differs(group, wanted):
                 return Found()
+            was[:] = [_unchanged(group, p.digest)]
             call.inverse("set_ha_group", {"name": p.name} | before(group, OF_GROUP))
             return None
 

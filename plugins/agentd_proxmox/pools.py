@@ -292,9 +292,9 @@ class Pools:
 
     async def _wanted(self, entry: Entry, p: UpdatePool) -> Entry:
         """Return what is to be changed; raises ConfigChanged, and what `_free` raises."""
-        if p.digest and p.digest != _digest(entry):
-            raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
         wanted = _changes(entry, p)
+        if wanted and p.digest and p.digest != _digest(entry):
+            raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
         if wanted.get("vms") and not p.remove:
             await self._free(wanted["vms"], p)
         return wanted

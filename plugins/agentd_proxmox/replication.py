@@ -271,10 +271,10 @@ class Replication:
 
         async def seen() -> Found | None:
             entry = await self._known(p.id)
-            digest[:] = [_unchanged(entry, p.digest)]
             call.target(Target(f"guest/{entry['guest']}", f"replication job {p.id}"))
             if not (other := _differs(entry, wanted)):
                 return Found()
+            digest[:] = [_unchanged(entry, p.digest)]
             call.inverse("update_replication", {"id": p.id} | _before(_replica(entry, {}, None), other))
             return None
 

@@ -221,9 +221,10 @@ class TestContainers:
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """Another configuration than the one that was read is refused before anything is sent, and by Proxmox after."""
+        mount: dict[str, Any] = {"vmid": 201, "disk": "mp0", "storage": "local-lvm", "size": 5, "mount": "/srv"}
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("detach_disk", vmid=201, disk="mp0", digest="0" * 40)
+            await tools.once("add_disk", **mount, digest="0" * 40)
         changed = {"status": 500, "reason": "detected modified configuration - file changed by other user? Try again."}
         await steered.rule("PUT", "/config$", changed)
         with pytest.raises(errors.ConfigChanged, match="detected modified configuration"):
-            await tools.once("add_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")
+            await tools.once("add_disk", **mount)
