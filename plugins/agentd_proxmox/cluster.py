@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.answers import Upid, one_line
-from agentd.errors import Denied, NotFound
+from agentd.errors import Denied, NotFound, TaskFailed, TemporaryError
 from agentd.messages import Tier
 from agentd.tools import Call, Repeat, tool
 from agentd_proxmox import fields, methods, pages
@@ -277,10 +277,11 @@ class Cluster:
     async def get_task(self, call: Call, p: OneTask) -> TaskDetails:
         """Show how a Proxmox task stands, and the last lines of its log; with patience, once it has ended."""
         upid = Upid.parse(p.upid)
-        until = time.monotonic() + min(p.patience, call.left())
-        while (status := await self.proxmox.task(p.upid)).running and time.monotonic() < until:
+        if p.patience:
             call.progress(f"{upid.type} {upid.id} runs on {upid.node}")
-            await asyncio.sleep(min(1.0, max(0.0, until - time.monotonic())))
+            with contextlib.suppress(TaskFailed, TemporaryError):  # how it ended, or that it has not, is told below
+                await self.proxmox.wait(p.upid, min(p.patience, call.left()))
+        status = await self.proxmox.task(p.upid)
         return TaskDetails(
             upid=upid.text,
             node=upid.node,
