@@ -26,7 +26,7 @@ async def test_a_client_lists_reads_and_acts(net: Net) -> None:
         wrong = await client.call_tool("start_vm", {"vmid": "many"})
         chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
-    assert {"create_vm", "list_vms", "start_vm"} <= set(tools)
+    assert {"find_tools", "use_tool", "list_vms", "start_vm"} <= set(tools)
     assert tools["list_vms"].annotations is not None
     assert tools["list_vms"].annotations.read_only_hint
     assert nodes.structured_content is not None
