@@ -2,7 +2,7 @@
 # What is installed comes from the locks in requirements/, by hash.  Tests run on the built wheel.
 #
 #   make demo ARGS="--help"
-#   make test ARGS="tests/core -k bus"
+#   make test ARGS="tests/core -k bus" JOBS=0
 #   make test VENV=.venv-3.13 PYTHON=python3.13
 
 PYTHON ?= python3
@@ -10,6 +10,8 @@ PYTHON ?= python3
 PVE_PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Tests that run at a time.  They wait for servers most of the time, so more than there are cores is well.
+JOBS ?= 4
 
 PVE := .venv-pve
 LINT := .venv-lint
@@ -34,7 +36,7 @@ demo: $(VENV)/wheel.stamp $(PVE)/pve.stamp ## deploy one VM on a simulated clust
 
 # pytest's own command, never `python -m pytest`: that would import the source instead of the wheel.
 test: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## run the tests on the built wheel (ARGS: pytest's)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dead code
 	$(LINT)/bin/ruff format --check .

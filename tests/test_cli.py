@@ -156,7 +156,7 @@ async def test_commands(net: Net) -> None:
 async def test_cancel(net: Net) -> None:
     """Cancel begins no new task, lets the running one finish, and the answer names what is left."""
     assert net.pve is not None
-    net.pve.durations(qmclone=2.0)
+    net.pve.durations(qmclone=6.0)
     file = net.config_file()
     agentd("provision", config=file)
     with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
