@@ -201,7 +201,10 @@ class Access:
             if await self._role(p.id) is None:
                 return Found()
             now = await self._changeable(p.id)
-            call.target(_role_target(now, await self._held(p.id)))
+            held = await self._held(p.id)
+            if not held:  # what was granted does not come back with the role
+                call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
+            call.target(_role_target(now, held))
             return None
 
         async def act() -> None:

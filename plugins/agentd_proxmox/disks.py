@@ -142,7 +142,8 @@ class Disks:
 
         async def seen() -> Found | None:
             config = await self.inventory.config(at)
-            if volume_of(config, p.disk, at).partition(":")[0] == p.storage:
+            lies_on = volume_of(config, p.disk, at).partition(":")[0]
+            if lies_on == p.storage:
                 return Found()
             ours = await targets.running(self.inventory, at.node, MOVERS, str(at.vmid))
             if ours:
@@ -152,6 +153,7 @@ class Disks:
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
                 raise Rejected(f"{at.title} is {status.get('status')}: shutdown_vm first; nothing was done")
+            targets.back(call, "move_disk", MoveDisk, {"vmid": at.vmid, "disk": p.disk, "storage": lies_on})
             return None
 
         async def act() -> str | None:

@@ -17,7 +17,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import firewall_rules, look, methods, pages
+from agentd_proxmox import firewall_rules, look, methods, pages, targets
 from agentd_proxmox.firewall_doors import CLUSTER, Doors, switched
 from agentd_proxmox.firewall_rules import AddRule, ChangeRule, DeleteRule, Level, Policy, Rule, Where, listed, on
 
@@ -105,7 +105,7 @@ class Firewalls:
 
     calls: ClassVar[Calls] = {
         "list_firewall": SEEN,
-        "add_firewall_rule": (*SEEN, *(f"POST {each}" for each in RULES)),
+        "add_firewall_rule": (*SEEN, *(each for rules in RULES for each in (f"POST {rules}", f"PUT {rules}/{{pos}}"))),
         "change_firewall_rule": (*SEEN, *(f"PUT {each}/{{pos}}" for each in RULES)),
         "delete_firewall_rule": (*SEEN, *(f"DELETE {each}/{{pos}}" for each in RULES)),
         "set_firewall_options": (*SEEN, *(f"PUT {each}/options" for each in LEVELS)),
@@ -125,28 +125,52 @@ class Firewalls:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
     async def add_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
-        """Add a rule to a firewall as its first; it counts at once if the firewall is in force."""
+        """Add a rule to a firewall, as its first if nothing else is said; it counts at once if that is in force."""
         path, title = await self._path(p)
         sent = {**firewall_rules.sent(p), "enable": int(p.enabled)}
         mark = look.mark(call.key) if call.key else ""
+        if p.to and not mark:
+            raise Rejected("to: this call has no key, so the rule could not be found again to be moved")
 
         async def seen() -> Found | None:
             entries = await self.doors.rules(path, p)
-            if mark and any(str(each.get("comment") or "").endswith(mark) for each in entries):
-                return Found()
+            if (pos := firewall_rules.marked(entries, mark)) is not None:
+                to = min(p.to, len(entries) - 1)
+                return Found() if not p.to or (pos == to and on(entries[pos].get("enable")) is p.enabled) else None
+            to = min(p.to, len(entries))
+            after = firewall_rules.added(entries, sent, to)
             says = f"{firewall_rules.says(sent)} is added"
-            call.target(_target(p, title, entries, says, *await self.doors.shut(path, p, entries, [sent, *entries])))
-            call.inverse("delete_firewall_rule", {**_of(p), "pos": 0, "rule": firewall_rules.says(sent)})
+            call.target(_target(p, title, entries, says, *await self.doors.shut(path, p, entries, after)))
+            call.inverse("delete_firewall_rule", {**_of(p), "pos": to, "rule": firewall_rules.names(after)[to]})
             return None
 
         async def act() -> None:
             comment = f"{p.comment} {mark}".strip()
-            await self.proxmox.post(listed(path, p), **sent, comment=comment or None)
+            if not p.to:
+                await self.proxmox.post(listed(path, p), **sent, comment=comment or None)
+                return
+            if firewall_rules.marked(await self.doors.rules(path, p), mark) is None:  # off until it is where it belongs
+                await self.proxmox.post(listed(path, p), **sent | {"enable": 0}, comment=comment)
+            await self._place(path, p, mark)
 
         await call.once(seen, act)
-        if mark and not any(str(e.get("comment") or "").endswith(mark) for e in await self.doors.rules(path, p)):
+        if mark and firewall_rules.marked(await self.doors.rules(path, p), mark) is None:
             raise TaskFailed(f"Proxmox says that it was done, and {title} has no such rule")
         return await self._read(p)
+
+    async def _place(self, path: str, p: AddRule, mark: str) -> None:
+        """Move our new rule, which is off, to its position, and switch it on there."""
+        rules = listed(path, p)
+        entries = await self.doors.rules(path, p)
+        pos, to = firewall_rules.marked(entries, mark), min(p.to, len(entries) - 1)
+        if pos is not None and pos != to:  # Proxmox counts before the rule has left
+            digest = entries[pos].get("digest") or None
+            await self.proxmox.put(f"{rules}/{pos}", moveto=to + (to > pos), digest=digest)
+            entries = await self.doors.rules(path, p)
+        if firewall_rules.marked(entries, mark) != to:
+            raise TaskFailed("somebody changed the rules meanwhile: the new one is switched off; list_firewall")
+        if p.enabled:
+            await self.proxmox.put(f"{rules}/{to}", enable=1, digest=entries[to].get("digest") or None)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def change_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
@@ -193,6 +217,7 @@ class Firewalls:
             left = [each for each in entries if each is not entry]
             shut = await self.doors.shut(path, p, entries, left)
             call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
+            targets.back(call, "add_firewall_rule", AddRule, {**_of(p), **firewall_rules.again(entry, p.pos)})
             at[:] = [str(entry.get("digest") or "")]
             return None
 

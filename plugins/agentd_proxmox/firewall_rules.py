@@ -84,13 +84,14 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class AddRule(Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the new rule says; it becomes the first."""
+    """What the new rule says; it becomes the first, or the one at position `to`."""
 
     node: fields.Node | None = None
     vmid: fields.Vmid | None = None
     group: Group | None = None
     comment: Comment = ""
     enabled: bool = True
+    to: Position = 0
 
 
 class ChangeRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -252,9 +253,30 @@ def back(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str
         return found | {"to": p.pos}
     entry = entries[p.pos]
     if p.becomes is not None:
-        said = {key.replace("-", "_"): str(entry[key]) for key in KEYS if entry.get(key)}
-        kind = {"direction": entry["type"], "action": entry["action"]}
-        found["becomes"] = said | ({"uses": entry["action"]} if entry["type"] == "group" else kind)
+        found["becomes"] = _as_said(entry)
     if p.enabled is not None:
         found["enabled"] = on(entry.get("enable"))
     return found | ({"comment": comment(entry)} if p.comment is not None else {})
+
+
+def _as_said(entry: Entry) -> dict[str, Any]:
+    """Return what a rule says as it is said to a tool."""
+    said = {key.replace("-", "_"): str(entry[key]) for key in KEYS if entry.get(key)}
+    kind = {"direction": entry["type"], "action": entry["action"]}
+    return said | ({"uses": entry["action"]} if entry["type"] == "group" else kind)
+
+
+def again(entry: Entry, pos: int) -> dict[str, Any]:
+    """Return the parameters that add a rule once more where it is."""
+    return {**_as_said(entry), "comment": comment(entry), "enabled": on(entry.get("enable")), "to": pos}
+
+
+def added(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:
+    """Return the rules with a new one."""
+    return [*entries[:to], rule, *entries[to:]]
+
+
+def marked(entries: list[Entry], mark: str) -> int | None:
+    """Return the position of the rule with our mark."""
+    found = (pos for pos, each in enumerate(entries) if mark and str(each.get("comment") or "").endswith(mark))
+    return next(found, None)

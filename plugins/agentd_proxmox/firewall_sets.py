@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import fields, methods, targets
 from agentd_proxmox.firewall_doors import CLUSTER
 from agentd_proxmox.firewall_rules import Comment, Group
 
@@ -220,15 +220,17 @@ class FirewallSets:
 
         async def seen() -> Found | None:
             sets = await self._read(path)
-            values: dict[str, Any] = {
-                "alias": {each.name: each.cidr for each in sets.aliases},
-                "ipset": {each.name: ", ".join(each.entries) for each in sets.ipsets},
-                "group": sets.groups,
+            kept: dict[str, dict[str, dict[str, Any]]] = {
+                "alias": {each.name: {"cidr": each.cidr, "comment": each.comment} for each in sets.aliases},
+                "ipset": {each.name: {"entries": each.entries, "comment": each.comment} for each in sets.ipsets},
+                "group": {name: {"comment": comment} for name, comment in sets.groups.items()},
             }
-            if p.name not in values[p.kind]:
+            if p.name not in kept[p.kind]:
                 return Found()
-            entries[:] = next((each.entries for each in sets.ipsets if each.name == p.name and p.kind == "ipset"), [])
-            call.target(_target(p.kind, p, str(values[p.kind][p.name]), ""))
+            was = kept[p.kind][p.name]
+            entries[:] = was.get("entries", [])
+            targets.back(call, *_MAKES[p.kind], {"name": p.name, **was, **_of(p)})
+            call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], ""))
             return None
 
         async def act() -> None:
@@ -270,6 +272,14 @@ class FirewallSets:
     async def _entries(self, path: str, name: str) -> list[str]:
         found: list[Entry] = await self.proxmox.get(f"{path}/ipset/{name}") or []
         return [("!" if int(each.get("nomatch") or 0) else "") + one_line(each["cidr"]) for each in found]
+
+
+_MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
+    "alias": ("set_firewall_alias", SetAlias),
+    "ipset": ("set_firewall_ipset", SetIpSet),
+    "group": ("create_firewall_group", NewGroup),
+}
+"""What makes each kind of name, and its parameters."""
 
 
 def _comment(entry: Entry) -> str:

@@ -142,7 +142,10 @@ class NodeNetwork:
             if now is not None:
                 _fits(p, now)
                 same = all(_same(now, key, value) for key, value in sent.items() if key != "type")
-                return Found() if same and not any(now.get(each) for each in gone) else None
+                if same and not any(now.get(each) for each in gone):
+                    return Found()
+                targets.back(call, "set_interface", SetInterface, _was(p.node, now))
+                return None
             if p.type == "eth":
                 raise NotFound(f"iface: {p.node} has no network card {p.iface!r}")
             call.inverse("delete_interface", {"node": p.node, "iface": p.iface})
@@ -172,6 +175,8 @@ class NodeNetwork:
                 raise Rejected(f"{p.iface} of {p.node} is used by {', '.join(users)}: change that first")
             lines = [f"{key} {one_line(now[key])}" for key in ("cidr", "bridge_ports", "slaves") if now.get(key)]
             name, title = f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node} ({now.get('type')})"
+            if set(now) <= KNOWN:  # else it has settings that set_interface does not know
+                targets.back(call, "set_interface", SetInterface, _was(p.node, now))
             call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
             return None
 
@@ -251,6 +256,32 @@ KEPT: Final = (
 """What of an interface is sent along with a change."""
 
 
+TEXTS: Final = {
+    "cidr": "cidr", "gateway": "gateway", "cidr6": "cidr6", "gateway6": "gateway6", "comment": "comments",
+    "mode": "bond_mode", "parent": "vlan-raw-device",
+}  # fmt: skip
+LISTS: Final = {"ports": "bridge_ports", "members": "slaves"}
+KNOWN: Final = frozenset(
+    {
+        *(*TEXTS.values(), *LISTS.values(), "iface", "type", "autostart", "mtu", "bridge_vlan_aware", "vlan-id"),
+        *(
+            "active",
+            "exists",
+            "priority",
+            "families",
+            "method",
+            "method6",
+            "address",
+            "netmask",
+            "address6",
+            "netmask6",
+        ),
+        *("bridge_stp", "bridge_fd", "altnames"),
+    }
+)
+"""The settings of an interface that set_interface can give, and what Proxmox says besides."""
+
+
 def _sent(p: SetInterface) -> Entry:
     if p.type == "bond" and p.members is not None and not p.members:
         raise Rejected("members: a bond has at least one interface")
@@ -263,7 +294,7 @@ def _sent(p: SetInterface) -> Entry:
         "gateway": p.gateway,
         "cidr6": p.cidr6,
         "gateway6": p.gateway6,
-        "bridge_ports": None if p.ports is None else " ".join(p.ports),
+        "bridge_ports": " ".join(p.ports or []) or None,
         "slaves": None if p.members is None else " ".join(p.members),
         "bond_mode": p.mode,
         "vlan-raw-device": p.parent,
@@ -275,9 +306,25 @@ def _sent(p: SetInterface) -> Entry:
     return {key: value for key, value in said.items() if value is not None}
 
 
+def _was(node: str, now: Entry) -> Entry:
+    """Return the parameters of set_interface that make an interface as it is."""
+    kind = str(now.get("type")).removeprefix("OVS")
+    text = {name: one_line(now[key]) for name, key in TEXTS.items() if now.get(key)}
+    lists = {name: str(now[key]).split() for name, key in LISTS.items() if now.get(key)}
+    switches = {"autostart": bool(int(now.get("autostart") or 0))}
+    if kind == "bridge" and not str(now.get("type")).startswith("OVS"):
+        switches["vlan_aware"] = bool(int(now.get("bridge_vlan_aware") or 0))
+        lists.setdefault("ports", [])
+    mtu = {"mtu": int(now["mtu"])} if now.get("mtu") else {}
+    without = [each for each in ("cidr", "gateway", "cidr6", "gateway6", "comment") if each not in text]
+    named = {"node": node, "iface": now["iface"], "type": kind.lower() if kind != "eth" else kind}
+    return named | text | lists | switches | mtu | {"without": without + ["mtu"] * (not mtu)}
+
+
 def _gone(p: SetInterface) -> list[str]:
     """Return what is taken away, as Proxmox calls it; a gateway goes with its address."""
     gone = {"comments" if each == "comment" else each for each in p.without}
+    gone |= {"bridge_ports"} if p.ports == [] else set()
     gone |= {f"gateway{each}" for each in ("", "6") if f"cidr{each}" in gone and not getattr(p, f"gateway{each}")}
     return sorted(gone)
 

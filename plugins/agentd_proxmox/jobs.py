@@ -6,6 +6,7 @@ digest when a job is changed: here the job is read right before, and refused if 
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 UNCOVERED = "GET /cluster/backup-info/not-backed-up"
 
 PAGE = 20
+SAID = frozenset(
+    {
+        *("id", "type", "enabled", "schedule", "storage", "all", "vmid", "exclude", "pool", "node", "mode"),
+        *("compress", "prune-backups", "notes-template", "comment", "next-run", "digest"),
+    }
+)
+"""What Proxmox says of a job that create_backup_job could make."""
 KEEPS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
 
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,49}$", description="id of the job")]
@@ -245,6 +253,7 @@ class Jobs:
             if _is(_job(job), wanted):
                 return Found()
             self._unchanged(job, p.digest)
+            targets.back(call, "update_backup_job", UpdateJob, {"id": p.id, **_before(_job(job), wanted)})
             return None
 
         async def act() -> None:
@@ -268,6 +277,8 @@ class Jobs:
             raw = await self._raw(p.id)
             self._unchanged(raw, p.digest)
             call.target(Target(f"job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"]))
+            if set(raw) <= SAID:  # else it has settings that create_backup_job does not know
+                targets.back(call, "create_backup_job", CreateJob, _again(job))
             return None
 
         async def act() -> None:
@@ -366,6 +377,26 @@ def _is(job: BackupJob, wanted: Entry) -> bool:
         or have.get(key, getattr(job, key, None)) == (one_line(value) if isinstance(value, str) else value)
         for key, value in wanted.items()
     )
+
+
+def _before(job: BackupJob, wanted: Entry) -> Entry:
+    """Return the parameters that change a job back."""
+    said = _again(job) | {"exclude": job.exclude, "keep": job.keep, "comment": job.comment}
+    names = {"vmid": "vmids", "prune-backups": "keep"}
+    return {names.get(key, key): said[names.get(key, key)] for key, value in wanted.items() if value is not None}
+
+
+def _again(job: BackupJob) -> Entry:
+    """Return the parameters that make a job once more; what it leaves to Proxmox's default is said."""
+    notes = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], job.notes)
+    said = msgspec.structs.asdict(job) | {
+        "mode": job.mode or "snapshot",
+        "compress": job.compress or "0",
+        "notes": notes,
+        "pool": job.pool or None,
+        "node": job.node or None,
+    }
+    return {key: said[key] for key in CreateJob.__struct_fields__}
 
 
 def _numbers(text: object) -> list[int]:

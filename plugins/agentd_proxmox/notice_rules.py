@@ -15,6 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import targets
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -34,6 +35,15 @@ Rule = Annotated[
 Calendar = Annotated[str, Meta(pattern=r"^[A-Za-z0-9*/,.: -]{1,100}$", description="mon..fri 8-17")]
 Comment = Annotated[str, Meta(max_length=256)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+PLAIN: Final = frozenset({"id", "type", "server", "port", "proto", "path", "influxdbproto", "disable", "digest"})
+"""The settings of a metric server that add_metric_server can give."""
+MAILS: Final = {
+    "mailto": "to", "mailto-user": "users", "server": "server", "port": "port", "mode": "mode",
+    "from-address": "sender", "comment": "comment",
+}  # fmt: skip
+"""The settings of a target that add_mail_target can give, and what it calls them."""
 
 
 class SetMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,6 +120,7 @@ class NoticeRules:
         "delete_target": (
             *(f"GET {PATH}/{each}" for each in ("matchers", "targets")),
             *(f"DELETE {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp", "gotify", "webhook")),
+            *(f"GET {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp")),
         ),
         "add_metric_server": (f"GET {SERVERS}", f"POST {SERVERS}/{{id}}"),
         "delete_metric_server": (f"GET {SERVERS}", f"DELETE {SERVERS}/{{id}}"),
@@ -240,6 +251,12 @@ class NoticeRules:
                 ["its settings, and its secret if it has one"],
             )
             call.target(Target(f"notification/{p.name}", title, {"type": kind[0]}, [], loses))
+            if kind[0] not in {"sendmail", "smtp"}:
+                return None
+            now = await self.proxmox.get(f"{PATH}/endpoints/{kind[0]}/{p.name}") or {}
+            if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
+                said = {new: now[key] for key, new in MAILS.items() if now.get(key)}
+                targets.back(call, "add_mail_target", AddMail, {"name": p.name, "type": kind[0], **said})
             return None
 
         async def act() -> None:
@@ -287,6 +304,10 @@ class NoticeRules:
             state = _shown(p.name, now).settings
             title = f"metric server {p.name} ({state.get('type')} {state.get('server')})"
             call.target(Target(f"metrics/{p.name}", title, dict(state), [], ["figures from now on, and its token"]))
+            if set(now) <= PLAIN and not int(now.get("disable") or 0):
+                protocol = now.get("proto") or now.get("influxdbproto") or "udp"
+                said = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
+                targets.back(call, "add_metric_server", AddServer, {"name": p.name, "protocol": protocol, **said})
             return None
 
         async def act() -> None:

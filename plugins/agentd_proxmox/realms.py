@@ -16,6 +16,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
+from agentd_proxmox import targets
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -38,6 +39,9 @@ TAKEN: Final = {
     "ad": ("comment", "domain", *DIRECTORY),
     "openid": ("comment", "issuer_url", "client_id", "autocreate"),
 }
+Optional = Literal[
+    "comment", "server2", "port", "mode", "verify", "base_dn", "bind_dn", "user_attr", "filter", "autocreate"
+]
 USERS: Final = 20
 """Users of a realm that are named."""
 
@@ -86,10 +90,11 @@ class NewRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change; digest: of get_realm, then nothing is changed that somebody else has changed since."""
+    """What to change, and what it shall have no more; digest: of get_realm, refuses what was changed since."""
 
     id: RealmId
-    settings: Settings
+    settings: Settings = Settings()
+    without: list[Optional] = []
     digest: str = ""
 
 
@@ -156,26 +161,31 @@ class Realms:
     async def change_realm(self, call: Call, p: ChangeRealm) -> RealmInfo:
         """Change a realm; its password or client key stays as it is."""
         read: list[str] = []
+        gone: list[str] = []
 
         async def seen() -> Found | None:
             now = await self._realm(p.id)
             self._not_built_in(now, "changed")
             read[:] = [now.digest]
             old = now.settings
-            changes = {key: value for key, value in _wanted(now.type, p.settings).items() if old.get(key) != value}
-            if not changes:
+            changes = {key: value for key, value in _changed(now.type, p).items() if old.get(key) != value}
+            gone[:] = [each for each in p.without if each in old]
+            if not changes and not gone:
                 return Found()
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"realm {p.id} was changed since it was read: look again, then decide again")
-            if set(changes) <= set(old):  # a setting that was not there cannot be taken away again
-                call.inverse("change_realm", {"id": p.id, "settings": {key: old[key] for key in changes}})
+            back = {key: old[key] for key in (*changes, *gone) if key in old}
+            new = [key for key in changes if key not in old]
+            targets.back(call, "change_realm", ChangeRealm, {"id": p.id, "settings": back, "without": new})
             loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changes.items()]
+            loses += [f"{key}: {old[key]!r} → nothing" for key in gone]
             call.target(_target(now, loses))
             return None
 
         async def act() -> None:
             sent = msgspec.structs.asdict(p.settings)
-            await self.proxmox.put(f"/access/domains/{p.id}", digest=read[0] or None, **_sent(sent))
+            more = {"digest": read[0] or None, "delete": ",".join(gone) or None}
+            await self.proxmox.put(f"/access/domains/{p.id}", **more, **_sent(sent))
 
         await call.once(seen, act)
         return await self._realm(p.id)
@@ -251,6 +261,17 @@ def _wanted(kind: str, settings: Settings) -> Entry:
     if not said:
         raise Rejected(f"settings: say one of {', '.join(TAKEN[kind])}")
     return said
+
+
+def _changed(kind: str, p: ChangeRealm) -> Entry:
+    """Return what is to be changed; raises Rejected for what cannot be."""
+    needed = next((each for each in p.without if each in NEEDED[kind]), None)
+    if needed:
+        raise Rejected(f"without: a realm of type {kind} needs {needed}")
+    said = {key for key, value in msgspec.structs.asdict(p.settings).items() if value is not None}
+    if both := sorted(said & set(p.without)):
+        raise Rejected(f"without: {both[0]} is said in settings as well; say one of both")
+    return {} if p.without and not said else _wanted(kind, p.settings)
 
 
 def _sent(settings: Entry) -> Entry:

@@ -235,6 +235,8 @@ class Restore:
             at, config = await self._seat(wanted)
             seat = look.judge(config, call.key)
             if seat is Seat.FREE:
+                if wanted.name:  # delete_guest wants to hear it
+                    call.inverse("delete_guest", {"vmid": wanted.vmid, "name": wanted.name})
                 return None
             if seat is Seat.OURS and (config or {}).get("lock") not in look.MAKING:
                 return Found()

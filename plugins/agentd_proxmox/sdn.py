@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, pages
+from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ class Sdn(msgspec.Struct, frozen=True):
 
 
 class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the zone shall be; bridge: of type vlan, peers: the addresses of the nodes, of type vxlan."""
+    """How the zone shall be; bridge: of type vlan, peers: the addresses of the nodes, of type vxlan.
+
+    What is left out stays; without: what it shall have no more.
+    """
 
     zone: Id
     type: Literal["simple", "vlan", "vxlan"]
@@ -74,25 +77,28 @@ class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     peers: list[Address] | None = None
     nodes: list[fields.Node] | None = None
     mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
+    without: list[Literal["nodes", "mtu"]] = []
 
 
 class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the virtual network shall be; guests use it as a bridge of that name."""
+    """How the virtual network shall be; guests use it as a bridge of that name.  without: as with zones."""
 
     vnet: Id
     zone: Id
     tag: Tag | None = None
     alias: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
     vlan_aware: bool | None = None
+    without: list[Literal["tag", "alias"]] = []
 
 
 class SetSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the subnet shall be; snat: the nodes translate what leaves it.  What is left out stays."""
+    """How the subnet shall be; snat: the nodes translate what leaves it.  without: as with zones."""
 
     vnet: Id
     subnet: Network
     gateway: Address | None = None
     snat: bool | None = None
+    without: list[Literal["gateway"]] = []
 
 
 class DeleteSdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,7 +153,7 @@ class SdnTools:
         if (p.type == "vlan") != (p.bridge is not None) or (p.type == "vxlan") != (p.peers is not None):
             raise Rejected("a zone of type vlan has a bridge, one of type vxlan has peers, one of type simple neither")
         sent: Entry = {"bridge": p.bridge, "peers": _joined(p.peers), "nodes": _joined(p.nodes), "mtu": p.mtu}
-        await self._set(call, "zones", p.zone, sent, {"type": p.type})
+        await self._set(call, "zone", p, sent, {"type": p.type})
         return await self._read()
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
@@ -156,7 +162,7 @@ class SdnTools:
         if p.zone not in {each.zone for each in (await self._read()).zones if each.pending != "deleted"}:
             raise NotFound(f"zone: there is no zone {p.zone!r}; set_sdn_zone makes one")
         sent: Entry = {"zone": p.zone, "tag": p.tag, "alias": p.alias, "vlanaware": p.vlan_aware}
-        await self._set(call, "vnets", p.vnet, sent, {})
+        await self._set(call, "vnet", p, sent, {})
         return await self._read()
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
@@ -165,6 +171,7 @@ class SdnTools:
         call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
         path, there = f"{SDN}/vnets/{p.vnet}/subnets", list[str]()
         sent = {key: value for key, value in {"gateway": p.gateway, "snat": p.snat}.items() if value is not None}
+        _once(p, sent)
 
         async def seen() -> Found | None:
             now = next((each for each in await self._kept(p.vnet) if _cidr(each) == p.subnet), None)
@@ -172,11 +179,15 @@ class SdnTools:
             if now is None:
                 call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
                 return None
-            return Found() if _agrees(_effective(now), sent) else None
+            old = _effective(now)
+            if _agrees(old, sent) and not any(old.get(each) for each in p.without):
+                return Found()
+            targets.back(call, *_was("subnet", old | {"vnet": p.vnet, "subnet": p.subnet}))
+            return None
 
         async def act() -> None:
             if there:
-                await self.proxmox.put(f"{path}/{there[0]}", **sent)
+                await self.proxmox.put(f"{path}/{there[0]}", **sent, delete=",".join(p.without) or None)
             else:
                 await self.proxmox.post(path, subnet=p.subnet, type="subnet", **sent)
 
@@ -198,6 +209,8 @@ class SdnTools:
                 raise Rejected(f"{p.kind} {p.name} is not empty: {', '.join(inside)}; delete_sdn them first")
             title = f"{p.kind} {p.subnet or p.name} of the software-defined networks"
             state = {"is": pages.digest(there)}
+            if set(there) <= KNOWN:  # else it has settings that these tools do not know
+                targets.back(call, *_was(p.kind, there))
             call.target(Target(f"sdn/{p.name}", title, state, [], ["the network of the guests on it, after apply_sdn"]))
             return None
 
@@ -234,41 +247,46 @@ class SdnTools:
         ours = [e.text for e in active if e.type == "reloadnetworkall" and e.user == self.proxmox.user]
         return ours[0] if ours else ""
 
-    async def _inside(self, p: DeleteSdn) -> tuple[Any, list[str], list[str]]:
-        """Return what is meant, if it is there, what is in it, and where it lies in the API."""
+    async def _inside(self, p: DeleteSdn) -> tuple[Entry, list[str], list[str]]:
+        """Return what is meant ({} if it is not there), what is in it, and where it lies in the API."""
+        if p.kind == "subnet":
+            subnet = next((each for each in await self._kept(p.name) if _cidr(each) == p.subnet), {})
+            said = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
+            return said, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
         now = await self._read()
-        if p.kind == "zone":
-            zone = next((each for each in now.zones if each.zone == p.name and each.pending != "deleted"), None)
-            inside = [each.vnet for each in now.vnets if each.zone == p.name and each.pending != "deleted"]
-            return zone, inside, [f"zones/{p.name}"]
+        inside = [each.vnet for each in now.vnets if each.zone == p.name and each.pending != "deleted"]
         if p.kind == "vnet":
-            vnet = next((each for each in now.vnets if each.vnet == p.name and each.pending != "deleted"), None)
-            return vnet, vnet.subnets if vnet else [], [f"vnets/{p.name}"]
-        name = (await self._subnets(p.name)).get(p.subnet or "")
-        return name, [], [f"vnets/{p.name}/subnets/{name}"]
+            inside = [net for each in now.vnets if each.vnet == p.name for net in each.subnets]
+        entries = await self.proxmox.get(f"{SDN}/{p.kind}s", pending=True) or []
+        there: Entry = next((e for e in entries if e.get(p.kind) == p.name and e.get("state") != "deleted"), {})
+        return _effective(there), inside, [f"{p.kind}s/{p.name}"]
 
-    async def _set(self, call: Call, kind: str, name: str, sent: Entry, first: Entry) -> None:
+    async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:
         """Make or change a zone or a virtual network."""
-        key = kind.removesuffix("s")
+        path, name = f"{SDN}/{key}s", str(getattr(p, key))
         call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
         said = {each: value for each, value in sent.items() if value is not None}
+        _once(p, said)
         there: list[Entry] = []
 
         async def seen() -> Found | None:
-            entries = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
+            entries = await self.proxmox.get(path, pending=True) or []
             there[:] = [_effective(e) for e in entries if e.get(key) == name and e.get("state") != "deleted"]
             if not there:
                 call.inverse("delete_sdn", {"kind": key, "name": name})
                 return None
             if first and there[0].get("type") != first["type"]:
                 raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
-            return Found() if _agrees(there[0], said) else None
+            if _agrees(there[0], said) and not any(there[0].get(each) for each in p.without):
+                return Found()
+            targets.back(call, *_was(key, there[0]))
+            return None
 
         async def act() -> None:
             if there:
-                await self.proxmox.put(f"{SDN}/{kind}/{name}", **said)
+                await self.proxmox.put(f"{path}/{name}", **said, delete=",".join(p.without) or None)
             else:
-                await self.proxmox.post(f"{SDN}/{kind}", **{key: name}, **first, **said)
+                await self.proxmox.post(path, **{key: name}, **first, **said)
 
         await call.once(seen, act)
 
@@ -285,12 +303,44 @@ class SdnTools:
     async def _entries(self, vnet: str) -> list[Entry]:
         return await self.proxmox.get(f"{SDN}/vnets/{vnet}/subnets", pending=True) or []
 
-    async def _subnets(self, vnet: str) -> dict[str, str]:
-        """Return the subnets of a virtual network: their networks, and their names in the API."""
-        return {_cidr(each): one_line(each["subnet"]) for each in await self._kept(vnet)}
-
     async def _kept(self, vnet: str) -> list[Entry]:
         return [each for each in await self._entries(vnet) if each.get("state") != "deleted"]
+
+
+KNOWN: Final = frozenset(
+    {
+        *("zone", "type", "bridge", "peers", "nodes", "mtu", "vnet", "tag", "alias", "vlanaware", "subnet", "cidr"),
+        *("gateway", "snat", "network", "mask", "state", "pending", "digest"),
+    }
+)
+"""The settings of zones, networks and subnets that these tools can give, and what Proxmox says besides."""
+
+
+def _was(kind: str, entry: Entry) -> tuple[str, type[msgspec.Struct], Entry]:
+    """Return what makes a zone, a virtual network or a subnet as it is, and the parameters of that tool."""
+    tool_, parameters = _MAKES[kind]
+    known = {"vlanaware": "vlan_aware"}
+    said = {known.get(key, key): value for key, value in entry.items() if value not in (None, "")}
+    said = {key: value for key, value in said.items() if key in parameters.__struct_fields__}
+    lists: Entry = {key: str(said[key]).split(",") for key in ("peers", "nodes") if key in said}
+    numbers: Entry = {key: int(said[key]) for key in ("mtu", "tag") if key in said}
+    switches = {key: bool(int(entry.get(now) or 0)) for key, now in _SWITCHES[kind].items()}
+    return tool_, parameters, {**said, **lists, **numbers, **switches, "without": sorted(_MAY_LACK[kind] - set(said))}
+
+
+def _once(p: SetZone | SetVnet | SetSubnet, said: Entry) -> None:
+    """Refuse to set and to take away the same."""
+    if both := sorted(set(said) & set(p.without)):
+        raise Rejected(f"without: {both[0]} is said as well; say one of both")
+
+
+_MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
+    "zone": ("set_sdn_zone", SetZone),
+    "vnet": ("set_sdn_vnet", SetVnet),
+    "subnet": ("set_sdn_subnet", SetSubnet),
+}
+_MAY_LACK: Final = {"zone": {"nodes", "mtu"}, "vnet": {"tag", "alias"}, "subnet": {"gateway"}}
+_SWITCHES: Final = {"zone": {}, "vnet": {"vlan_aware": "vlanaware"}, "subnet": {"snat": "snat"}}
 
 
 def _joined(names: list[str] | None) -> str | None:

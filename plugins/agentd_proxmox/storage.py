@@ -222,11 +222,12 @@ class Storage:
         call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
 
         async def seen() -> Found | None:
-            while ours := await targets.running(self.inventory, p.node, {"download"}, p.filename):
-                if len(ours) == 1:
-                    return Found(ours[0].text)
-                await targets.pause(call, f"{volid} is being fetched ({ours[0].text})")
-            if p.checksum or await self._one(p.node, volid) is None:
+            if ours := await self._fetching(call, p, volid):
+                return Found(ours)
+            there = await self._one(p.node, volid)
+            if there is None:
+                call.inverse("delete_volume", {"volid": volid, "node": p.node})
+            if p.checksum or there is None:
                 return None  # with a checksum Proxmox itself says that the file is there and right
             call.warn(f"{volid} was there already and is left as it is; give a checksum to have it compared")
             return Found()
@@ -270,6 +271,7 @@ class Storage:
         async def seen() -> Found | None:
             there = await self._one(p.node, volid)
             if there is None:
+                call.inverse("delete_volume", {"volid": volid, "node": p.node})
                 return None
             if there.size != p.size * 2**30:
                 raise Rejected(f"{volid} is there with {there.size} bytes, not {p.size} GiB: choose another name")
@@ -328,6 +330,14 @@ class Storage:
                 break
             await targets.pause(call, f"a volume of {storage} is being deleted ({ours[0].text}): is it {p.volid}?")
         return line
+
+    async def _fetching(self, call: Call, p: DownloadUrl, volid: str) -> str:
+        """Return our task that fetches the file, "" if there is none; waits while there are several."""
+        while ours := await targets.running(self.inventory, p.node, {"download"}, p.filename):
+            if len(ours) == 1:
+                return ours[0].text
+            await targets.pause(call, f"{volid} is being fetched ({ours[0].text})")
+        return ""
 
     async def _content(self, node: str, storage: str, **filters: str | int | None) -> list[Entry]:
         return await self.proxmox.get(f"/nodes/{node}/storage/{storage}/content", **filters) or []

@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import fields, methods, targets
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -96,6 +96,8 @@ NEEDED: Final = {
     "lvmthin": ("vgname", "thinpool"), "zfspool": ("pool",),
 }  # fmt: skip
 ALL: Final = ("path", "server", "export", "share", "vgname", "thinpool", "pool")
+SAID: Final = frozenset({*ALL, "storage", "type", "content", "shared", "nodes", "disable", "digest"})
+"""The settings that add_storage can give."""
 
 
 class StorageDefinitions:
@@ -197,6 +199,11 @@ class StorageDefinitions:
             loses = [f"the use of {now.source or p.storage} for {', '.join(now.content)}"]
             title = f"storage {p.storage} ({now.type} on {now.source})"
             call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
+            raw = next(each for each in await self.proxmox.get("/storage") or [] if each["storage"] == p.storage)
+            if set(raw) <= SAID and now.enabled:  # else it has settings that add_storage does not know
+                said = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
+                whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
+                targets.back(call, "add_storage", AddStorage, {"storage": p.storage, "type": now.type, **said, **whole})
             return None
 
         async def act() -> None:

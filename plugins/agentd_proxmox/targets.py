@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agentd.answers import grant, one_line
 from agentd.errors import GuestLocked, NotFound, ProxmoxUnavailable, Rejected
@@ -47,6 +50,13 @@ async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
         labels=at.target().labels,
         loses=list(loses),
     )
+
+
+def back(call: Call, tool: str, kind: type[msgspec.Struct], said: Entry) -> None:
+    """Say how it is made as it was before, if that tool can say all of it (`kind` are its parameters)."""
+    with contextlib.suppress(msgspec.ValidationError):
+        msgspec.convert(said, kind)
+        call.inverse(tool, said)
 
 
 def keyed(call: Call, tool: str) -> str:

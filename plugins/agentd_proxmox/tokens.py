@@ -105,6 +105,7 @@ class ApiTokens:
             if f"{p.user}!{p.name}" in tokens:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
             kind = "with rights of its own" if p.separated else "with all rights of its user"
+            call.inverse("revoke_token", {"user": p.user, "name": p.name})
             loses = [f"whoever reads {file} comes in {kind}"]
             call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
             return None

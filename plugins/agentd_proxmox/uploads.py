@@ -128,6 +128,7 @@ class Uploads:
             free = int(entry.get("maxdisk") or 0) - int(entry.get("disk") or 0)
             if size > free:
                 raise Rejected(f"{p.storage} of {p.node} has {free} bytes left, {p.path} {size}: nothing was sent")
+            call.inverse("delete_volume", {"volid": volid, "node": p.node})
             return None
         if there.size != size:
             raise Rejected(

@@ -106,6 +106,23 @@ class TestRules:
         assert after.rules == before.rules
         assert [each.rule for each in gone.rules] == ["in DROP from 198.51.100.1"]
 
+    @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
+    @pytest.mark.parametrize(("method", "times"), [("POST", 1), ("PUT", 1), ("PUT", 2)])
+    async def test_in_its_place(self, tools: Bench, steered: Steer, method: str, times: int, fault: str) -> None:
+        """A rule that belongs further down is off until it is there, and is one rule, whichever answer is lost."""
+        for number in range(3):
+            await tools.once("add_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}")
+        await steered.rule(method, "/cluster/firewall/rules(/.*)?$", {fault: True}, times)
+        found = await tools.until_done("add_firewall_rule", MemoryCall("wf.last"), action="DROP", to=2)
+
+        assert [each.rule for each in found.rules][1:] == [
+            "in ACCEPT from 192.0.2.1",
+            "in DROP",
+            "in ACCEPT from 192.0.2.0",
+        ]
+        assert all(each.enabled for each in found.rules)
+        assert {str(each["params"]["enable"]) for each in (await steered.log("POST"))[3:]} == {"0"}
+
     async def test_another_rule_has_its_place(self, tools: Bench, steered: Steer) -> None:
         """A rule that has moved is not confused with the one that stands in its place now."""
         await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
