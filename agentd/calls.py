@@ -171,6 +171,7 @@ class Performance:
         if reply.looked:
             preview = msgspec.convert(reply.result, Preview)
             self.targets += preview.targets
+            self.undo = preview.undo
             raise Looked(already=preview.already)
         return msgspec.convert(reply.result, result)
 

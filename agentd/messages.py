@@ -141,12 +141,24 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     loses: list[str] = []
 
 
+class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Name the call that makes things as they were before an act."""
+
+    tool: str
+    parameters: dict[str, Any] = {}
+
+
 class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say what a call would do; nothing was done.  `already`: things are as wanted, so it would do nothing."""
+    """Say what a call would do; nothing was done.
+
+    already  things are as wanted, so it would do nothing
+    undo     the call by which it would be taken back; without it nothing does that
+    """
 
     tool: str
     targets: list[Target] = []
     already: bool = False
+    undo: Inverse | None = None
 
 
 class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -267,13 +279,6 @@ class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
     progress: str = ""
     looked: bool = False
     undo: str = ""
-
-
-class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Name the call that makes things as they were before an act."""
-
-    tool: str
-    parameters: dict[str, Any] = {}
 
 
 class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -249,7 +249,7 @@ class Performer:
                 self.policy.touch(tool.name, tool.tier, targets)
         except AgentdError as error:
             return _failed(performance, task_error(error))
-        return _done(performance, plain(Preview(tool.name, targets, already)), looked=True)
+        return _done(performance, plain(Preview(tool.name, targets, already, performance.undo)), looked=True)
 
     def _bug(self, performance: Performance, error: Exception) -> ToolReply:
         self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)

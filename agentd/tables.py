@@ -222,6 +222,10 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
         console.print(f"{preview.tool} would change {escape(each.title)}")
         for line in each.loses:
             console.print(f"  and with it {escape(line)}")
+    if preview.undo is not None:
+        console.print(f"[dim]agentd undo could take it back by {escape(preview.undo.tool)}[/]")
+    elif not preview.already:
+        console.print("nothing takes it back")
     if not preview.targets and not preview.already:
         console.print(f"{preview.tool} would act; it does not say on what")
     for warning in reply.warnings:

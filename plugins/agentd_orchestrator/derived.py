@@ -134,6 +134,8 @@ def shown(state: Workflow, name: str) -> str:
     lines = [_line(each) for preview in found for each in preview.targets]
     more = f" and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
     what = f"{found[0].tool}: {'; '.join(lines[:MAX_SHOWN]) or 'nothing'}{more}"
+    if any(each.undo is None and not each.already for each in found):
+        what += "; nothing takes it back"
     return f"{given}; {what}" if given else what
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from agentd import effects
 from agentd.calls import call_tool
 from agentd.errors import UnknownOutcome
-from agentd.messages import EffectRecord, Inverse, Tier, ToolCall, digest, now
+from agentd.messages import EffectRecord, Inverse, Preview, Tier, ToolCall, digest, now, plain
 from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
 
 if TYPE_CHECKING:
@@ -47,6 +47,17 @@ async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None
     assert before == [BACK]
     assert reply.undo == "w.t.step"
     assert (await record(bus, "w.t.step")).undo == BACK
+
+
+async def test_a_dry_run_says_it(bus: Bus, probe: Probe) -> None:
+    """Who only looks, or has to approve, sees by which call it would be taken back; nothing is written down."""
+    notes(probe)
+    async with serving(a_worker(bus, probe)):
+        call = ToolCall({}, "w.t.step", "tester", Tier.READ, dry_run=True)
+        reply = await call_tool(bus, SERVICE, "marked", call, seconds=15)
+
+    assert reply.result == plain(Preview("marked", undo=BACK))
+    assert reply.undo == ""
 
 
 async def test_the_first_word_counts(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:

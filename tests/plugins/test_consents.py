@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from agentd.errors import Denied, Rejected
-from agentd.messages import Consent, Preview, Target, Tier, WorkflowRequest, digest, plain
+from agentd.messages import Consent, Inverse, Preview, Target, Tier, WorkflowRequest, digest, plain
 from agentd.policy import Policy
 from agentd.workflows import Compensation, Status, TaskSpec, TaskStatus, Workflow, template
 from agentd_orchestrator import derived, single
@@ -20,6 +20,8 @@ from plugins.flow import LATER, T0, ended, kinds, ring, signal, spec, step
 
 DAY = 86_400.0
 WEB = Target("guest/100", "VM 100 'web' on pve1, stopped", {"status": "stopped"}, ["tag/web"], ["2 disks, 40 GiB"])
+
+BACK = Inverse("make", {"vmid": 100})
 
 
 def begun(*plan: TaskSpec, **request: Any) -> Workflow:
@@ -36,9 +38,9 @@ def drop(*after: str, **more: Any) -> TaskSpec:
     return spec("drop", *after, tier=Tier.DESTROY, **({"parameters": {"vmid": 100}} | more))
 
 
-def seen(*targets: Target, already: bool = False) -> Any:
+def seen(*targets: Target, already: bool = False, undo: Inverse | None = None) -> Any:
     """Return what a look has found."""
-    return plain(Preview("drop", list(targets), already))
+    return plain(Preview("drop", list(targets), already, undo))
 
 
 def asked(*plan: TaskSpec, found: Any = None) -> Workflow:
@@ -73,7 +75,7 @@ def test_who_approves_sees_what_goes_with_it() -> None:
 
     assert state.status is Status.WAITING_APPROVAL
     assert approval is not None
-    assert approval.text == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB)"
+    assert approval.text == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); nothing takes it back"
     assert approval.until == LATER + timedelta(seconds=DAY)
     assert approval.digest == digest(["drop", {"vmid": 100}, seen(WEB)])
     assert not [each for each in kinds(state) if each[0] == "assign"]
@@ -138,7 +140,8 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
     plan = drop(each=[100, 200], parameters={"vmid": template("{{ item }}")})
     state = begun(plan)
     other = replace(WEB, name="guest/200", title="VM 200")
-    state = step(state, ended(state, "look-drop-0", result=seen(WEB)), ended(state, "look-drop-1", result=seen(other)))
+    looks = [seen(WEB, undo=BACK), seen(other, undo=BACK)]
+    state = step(state, *(ended(state, f"look-drop-{number}", result=each) for number, each in enumerate(looks)))
     approval = state.tasks["drop"].approval
     assert approval is not None
     assert approval.text == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); VM 200 (2 disks, 40 GiB)"
