@@ -77,7 +77,7 @@ async def tools_list(arena: Arena) -> None:
     arena.record.facts = {"tools": sizes, "read": reads}
     arena.record.cell = f"{len(sizes)} / {tokens(sum(sizes.values()))}"
     if arena.contestant is OURS:
-        arena.record.cell += f"; tier read, the default: {len(reads)} / {tokens(sum(sizes[name] for name in reads))}"
+        arena.record.cell += "; the others by find_tools"
 
 
 async def list_guests(arena: Arena) -> None:

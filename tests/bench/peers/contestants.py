@@ -308,14 +308,12 @@ class Agentd:
 
     def draw(self) -> Step | None:
         """Draw a VMID."""
-        return Step("next_vmids")
+        return Step("read_tool", {"tool": "next_vmids", "arguments": {}})
 
     def create(self, vmid: int | None, name: str) -> Step:
         """Create a VM."""
-        return Step(
-            "create_vm",
-            {"node": "pve1", "vmid": vmid, "name": name, "memory": 1024, "disk": 8, "storage": "local-lvm"},
-        )
+        wish = {"node": "pve1", "vmid": vmid, "name": name, "memory": 1024, "disk": 8, "storage": "local-lvm"}
+        return Step("use_tool", {"tool": "create_vm", "arguments": wish})
 
     def verdict(self, answer: Answer) -> str:
         """An answer is the end of the task."""
