@@ -92,9 +92,10 @@ def test_demo_goes_on_until_ctrl_c(tmp_path: Path) -> None:
     log = tmp_path / "out"
     with log.open("wb") as out:
         command = [str(SCRIPTS / "agentd"), "demo", "--state", str(tmp_path / "state")]
-        demo = subprocess.Popen(command, stdout=out, cwd=ROOT)
+        demo = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT)
     try:
         until(lambda: "Ctrl-C ends it" in log.read_text() or demo.poll() is not None, "the demo's story", 60)
+        assert demo.poll() is None, log.read_text()
         servers = _children(demo.pid)
         demo.send_signal(signal.SIGINT)
         code = demo.wait(30)

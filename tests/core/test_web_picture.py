@@ -207,16 +207,9 @@ def test_no_role_ready_without_reason_is_told() -> None:
     ]
 
 
-async def test_a_page_of_a_large_cluster_is_quick() -> None:
-    """200 workflows and 50 agents on one page render in well under a quarter of a second."""
-    large = large_network()
-    picture = await gather(large)
+async def test_a_page_of_a_large_cluster() -> None:
+    """200 workflows and 50 agents are on one page; `tests/bench/bench_page.py` says how long it takes."""
+    picture = await gather(large_network())
     pages = await asyncio.to_thread(Pages)
-    loop = asyncio.get_running_loop()
-    pages.status(picture, 200)
-    begun = loop.time()
-    page = pages.status(picture, 200)
-    took = loop.time() - begun
 
-    assert page.count('class="wf"') == 200
-    assert took < 0.25
+    assert pages.status(picture, 200).count('class="wf"') == 200

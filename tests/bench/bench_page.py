@@ -1,0 +1,29 @@
+"""How long the status page of a large cluster takes to render: the event loop does nothing else meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+from agentd.web.overview import gather
+from agentd.web.page import Pages
+from core.web_view import large_network
+
+if TYPE_CHECKING:
+    from bench.conftest import Figures
+
+ROUNDS = 20
+
+
+def test_page(figures: Figures) -> None:
+    """200 workflows and 50 agents on one page: at most a quarter of a second."""
+    picture, pages, took = asyncio.run(gather(large_network())), Pages(), []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        page = pages.status(picture, 200)
+        took.append((time.perf_counter() - begun) * 1000)
+
+    assert page.count('class="wf"') == 200
+    figures.add("status page of 200 workflows", median(took), "ms", at_most=250)
