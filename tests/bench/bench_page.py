@@ -20,10 +20,10 @@ ROUNDS = 20
 def test_page(figures: Figures) -> None:
     """200 workflows and 50 agents on one page: at most a quarter of a second."""
     picture, pages, took = asyncio.run(gather(large_network())), Pages(), []
+    assert pages.status(picture, 200).count('class="wf"') == 200
     for _ in range(ROUNDS):
         begun = time.perf_counter()
-        page = pages.status(picture, 200)
+        pages.status(picture, 200)
         took.append((time.perf_counter() - begun) * 1000)
 
-    assert page.count('class="wf"') == 200
     figures.add("status page of 200 workflows", median(took), "ms", at_most=250)
