@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("agentd", "plugins", "tests", "pyproject.toml")
 LINKED = (".venv-pve", "node_modules")
-LIMIT = 120
+LIMIT = 150
 """Seconds for one mutant."""
 BROKEN_CODE = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError")
 
