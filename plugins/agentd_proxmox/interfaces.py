@@ -29,6 +29,7 @@ Interface = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{1,19}$", desc
 Cidr = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}/\d{1,2}$", description="IPv4 address/length of its network")]
 Cidr6 = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/\d{1,3}$", description="IPv6 address/length of its network")]
 Address = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}$", description="IPv4 address")]
+BondMode = Literal["active-backup", "802.3ad", "balance-rr", "balance-xor", "balance-alb", "balance-tlb", "broadcast"]
 Address6 = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="IPv6 address")]
 
 
@@ -85,7 +86,7 @@ class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     gateway6: Address6 | None = None
     ports: list[Interface] | None = None
     members: list[Interface] | None = None
-    mode: Literal["active-backup", "802.3ad", "balance-rr", "balance-xor", "balance-alb"] | None = None
+    mode: BondMode | None = None
     parent: Interface | None = None
     vlan_aware: bool | None = None
     mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
@@ -175,7 +176,9 @@ class NodeNetwork:
                 raise Rejected(f"{p.iface} of {p.node} is used by {', '.join(users)}: change that first")
             lines = [f"{key} {one_line(now[key])}" for key in ("cidr", "bridge_ports", "slaves") if now.get(key)]
             name, title = f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node} ({now.get('type')})"
-            if set(now) <= KNOWN:  # else it has settings that set_interface does not know
+            if (
+                set(now) <= KNOWN and now.get("bridge_stp") != "on"
+            ):  # else it has settings that set_interface does not know
                 targets.back(call, "set_interface", SetInterface, _was(p.node, now))
             call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
             return None
@@ -264,19 +267,8 @@ LISTS: Final = {"ports": "bridge_ports", "members": "slaves"}
 KNOWN: Final = frozenset(
     {
         *(*TEXTS.values(), *LISTS.values(), "iface", "type", "autostart", "mtu", "bridge_vlan_aware", "vlan-id"),
-        *(
-            "active",
-            "exists",
-            "priority",
-            "families",
-            "method",
-            "method6",
-            "address",
-            "netmask",
-            "address6",
-            "netmask6",
-        ),
-        *("bridge_stp", "bridge_fd", "altnames"),
+        *("active", "exists", "priority", "families", "altnames", "bridge_stp", "bridge_fd"),
+        *("method", "address", "netmask", "method6", "address6", "netmask6"),
     }
 )
 """The settings of an interface that set_interface can give, and what Proxmox says besides."""
