@@ -210,7 +210,7 @@ async def test_the_dashboard_approves_with_a_token(net: Net) -> None:
     """Bob approves over HTTP with his token; alice cannot approve what she asked for."""
     assert net.pve is not None
     made = {name: tokens.make() for name in ("alice", "bob")}
-    net.settings["web"] = {"tokens": {name: kept for name, (_, kept) in made.items()}}
+    net.settings["web"] = {"port": 0, "tokens": {name: kept for name, (_, kept) in made.items()}}
     async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
         plan = await _asked(bus)
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}/approve"
