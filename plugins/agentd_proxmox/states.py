@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 PAUSED, SUSPENDED = "paused", "suspended"
 DRIVE = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
 SECRET = frozenset({"cipassword"})
+FROZEN = (
+    "Proxmox suspends containers only as an experiment (CRIU), and shows one that is suspended as stopped; "
+    "use shutdown_vm and start_vm"
+)
 
 
 class Suspend(Which, frozen=True, forbid_unknown_fields=True):
@@ -114,7 +118,7 @@ class States:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def suspend_vm(self, call: Call, p: Suspend) -> fields.Guest:
         """Pause a running VM in memory, or hibernate it to disk; resume_vm takes it back."""
-        at = await self._vm(p)
+        at = await self._vm(p, FROZEN)
         wanted = SUSPENDED if p.todisk else PAUSED
 
         async def seen() -> Found | None:
@@ -131,7 +135,7 @@ class States:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def resume_vm(self, call: Call, p: Which) -> fields.Guest:
         """Let a VM go on that was suspended, in memory or to disk; one that runs is left alone."""
-        at = await self._vm(p)
+        at = await self._vm(p, FROZEN)
         # From disk it is a start, which reads the saved memory.
         asleep = state_of(await self.inventory.status(at)) == SUSPENDED
 
@@ -255,8 +259,10 @@ class States:
         await call.once(seen, act)
         return await self.inventory.read(at)
 
-    async def _vm(self, p: Which) -> Place:
-        at = await self.inventory.find(p.vmid, p.name, vm=True)
+    async def _vm(self, p: Which, why: str = "") -> Place:
+        at = await self.inventory.find(p.vmid, p.name)
+        if at.kind != "qemu":
+            raise Rejected(f"{at.title} is not a VM" + (f": {why}" if why else ""))
         if at.template:
             raise Rejected(f"{at.title} is a template: it never runs")
         return at
