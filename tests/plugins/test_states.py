@@ -38,7 +38,7 @@ class TestSuspend:
 
     async def test_container(self, tools: Bench) -> None:
         """A container is no VM."""
-        with pytest.raises(errors.Rejected, match="is not a VM: Proxmox suspends containers only .*; use shutdown_vm"):
+        with pytest.raises(errors.Rejected, match=r"is not a VM: Proxmox suspends containers only .*; use shutdown_vm"):
             await tools.once("suspend_vm", vmid=200)
 
     @pytest.mark.parametrize("todisk", [False, True])
