@@ -8,6 +8,7 @@ from agentd_proxmox.access import Access
 from agentd_proxmox.agent import Agent
 from agentd_proxmox.backups import Backups
 from agentd_proxmox.ceph import Ceph
+from agentd_proxmox.certificates import CertificateTools
 from agentd_proxmox.cluster import Cluster
 from agentd_proxmox.containers import Containers
 from agentd_proxmox.create import Creation
@@ -66,7 +67,7 @@ GUESTS: Final[tuple[Area, ...]] = (
 )
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, StorageDefinitions, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules),
-    *(Replication, NoticeTools, NoticeRules, Ceph, UsageTools),
+    *(Replication, NoticeTools, NoticeRules, Ceph, CertificateTools, UsageTools),
 )
 NODES: Final[tuple[Area, ...]] = (
     *(Node, NodeLogs, NodePower, Hardware, NodeNetwork, Firewalls, FirewallSets, FirewallLogs, SdnTools),

@@ -1,4 +1,4 @@
-"""One node: its services, name servers and clock, updates and certificates.
+"""One node: its services, name servers and clock, and updates.
 
 What cuts people off, or the API by which it could be taken back, is of tier `destroy`: to stop or restart a service is,
 to start one is not.
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-SOON: Final = 14
-"""Days before its end from which on a certificate is warned of."""
 SKEW: Final = 2.0
 """Seconds that a node's clock may differ from ours before it is told; Corosync and tickets suffer from more."""
 API: Final = frozenset({"pveproxy", "pvedaemon", "pve-cluster"})
@@ -135,25 +133,6 @@ class Updates(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class Certificate(msgspec.Struct, frozen=True):
-    """A certificate of the node; days: until its end."""
-
-    file: str
-    subject: str
-    issuer: str
-    names: list[str]
-    until: datetime
-    days: int
-    fingerprint: str
-
-
-class Certificates(msgspec.Struct, frozen=True):
-    """The certificates of a node."""
-
-    node: str
-    certificates: list[Certificate]
-
-
 class Node:
     """The tools for a node itself."""
 
@@ -177,7 +156,6 @@ class Node:
             "GET /nodes/{node}/apt/update",
             "POST /nodes/{node}/apt/update",
         ),
-        "list_certificates": ("GET /nodes/{node}/certificates/info",),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -316,16 +294,6 @@ class Node:
         await self.inventory.finish(call, await call.once(seen, act))
         return await self.list_updates(call, ListUpdates(p.node))
 
-    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_certificates(self, call: Call, p: OneNode) -> Certificates:
-        """List a node's certificates with the days that they still hold, and warn of those that end soon."""
-        now = datetime.now(UTC)
-        found = [_certificate(each, now) for each in await self.proxmox.get(f"/nodes/{p.node}/certificates/info") or []]
-        for each in found:
-            if each.days < SOON:
-                call.warn(f"{each.file} of {p.node} ends in {each.days} days ({each.until:%Y-%m-%d})")
-        return Certificates(p.node, sorted(found, key=lambda each: (each.until, each.file)))
-
     async def _one(self, node: str, service: str) -> ServiceLine:
         lines = {each.service: each for each in map(_service, await self.proxmox.get(f"/nodes/{node}/services") or [])}
         if service not in lines:
@@ -380,17 +348,4 @@ def _update(entry: Entry) -> Update:
         old=one_line(entry.get("OldVersion") or ""),
         new=one_line(entry.get("Version") or ""),
         origin=one_line(entry.get("Origin") or "unknown"),
-    )
-
-
-def _certificate(entry: Entry, now: datetime) -> Certificate:
-    until = datetime.fromtimestamp(int(entry.get("notafter") or 0), UTC)
-    return Certificate(
-        file=one_line(entry.get("filename") or ""),
-        subject=one_line(entry.get("subject") or ""),
-        issuer=one_line(entry.get("issuer") or ""),
-        names=[one_line(each) for each in entry.get("san") or []],
-        until=until,
-        days=(until - now).days,
-        fingerprint=one_line(entry.get("fingerprint") or ""),
     )

@@ -7,9 +7,11 @@ answers is what the simulator says.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from agentd import errors
@@ -76,7 +78,9 @@ async def test_reads_go_on_while_the_api_is_down(pve: FakePve, tmp_path: Path) -
         ("get_vm", {"vmid": 100}),
     ]
     for tool, parameters in calls:
-        assert await here(tool, **parameters) == await there(tool, **parameters), tool
+        answers = [msgspec.json.encode(await bench(tool, **parameters)) for bench in (here, there)]
+        same = {re.sub(rb'"uptime":\d+', b"", each) for each in answers}  # a second may have passed
+        assert len(same) == 1, tool
 
     assert proxmox.local
     assert not straight.local

@@ -135,7 +135,7 @@ class TestSettings:
 
 
 class TestUpdates:
-    """list_updates, refresh_updates, list_certificates, node_log."""
+    """list_updates, refresh_updates, node_log."""
 
     async def test_refreshed(self, tools: Bench, steered: Steer) -> None:
         """A refresh brings what could be newer; one that runs is waited for."""
@@ -149,14 +149,6 @@ class TestUpdates:
         assert (page.by_origin, page.kernel) == ({"Debian": 1, "Proxmox": 2}, True)
         assert page.packages[0].package == "libssl3t64"
         assert page.next
-
-    async def test_certificates(self, tools: Bench) -> None:
-        """Certificates are listed with their days; those that end soon, or have, are warned of."""
-        found = await tools.once("list_certificates", call := MemoryCall(), **PVE1)
-
-        assert found.certificates
-        soon = [each for each in found.certificates if each.days < 14]
-        assert len(call.warnings) == len(soon)
 
     async def test_log(self, tools: Bench, steered: Steer) -> None:
         """The last lines are shown, or those of them with a word; Proxmox' own marks are no lines."""

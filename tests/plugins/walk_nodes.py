@@ -17,6 +17,7 @@ WALK: list[tuple[str, Any]] = [
     ("refresh_updates", ONE),
     ("list_updates", ONE),
     ("list_certificates", ONE),
+    ("renew_certificate", ONE),
     ("node_log", ONE),
     ("stop_task", lambda results: {"upid": results["upid"]}),
     ("stop_node", {"node": "pve3", "command": "shutdown"}),

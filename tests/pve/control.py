@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SETTINGS = (
     "auth_delay", "boot_lag", "clock_skew", "offline_delay", "lock_wait", "archive_lag", "stat_lag", "ha_lag",
-    "ha_has_groups", "replication_lag", "replication_fails", "journal_step",
+    "ha_has_groups", "replication_lag", "replication_fails", "journal_step", "acme_days",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import ctypes
 import json
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
 
@@ -109,6 +110,7 @@ async def serve(options: argparse.Namespace, parent: int) -> None:
     tokens = make_tokens(pve, options)
     described = cluster.load(options.cluster)
     cluster.build(pve, described)
+    pve.served = ssl.PEM_cert_to_DER_cert(cert.read_text())
     await pve.start(str(cert), str(key))
     runner = web.AppRunner(Control(pve, described, dict(pve.durations)).app(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()

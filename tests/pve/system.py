@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a node of the simulated cluster is made of: services, name servers, clock, updates, journal, power.
+"""What a node of the simulated cluster is made of: services, DNS, clock, updates, certificates, journal, power.
 
 fakepve answers these with its schema alone.  Parameters, answers and the names of services are the schema's; a
 service is started and stopped by a task (`srvstart:pveproxy`), and so are the lists of packages (`aptupdate`).
+Orders of certificates are refused as API2/ACME.pm refuses them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from fakepve import schema
-from fakepve.routing import die
+from fakepve.routing import die, param_error
 
 from pve.nodes import Nodes
 
@@ -52,6 +55,10 @@ class System(Nodes):
         self.updates: dict[str, list[Record]] = {}
         self.clock_skew = 0.0
         self.boot_lag = 0.0
+        self.node_configs: dict[str, Values] = {"pve2": {"acmedomain0": "pve2.example.com"}}
+        self.issued: dict[str, tuple[float, float]] = {}  # by node: since when and until when its own certificate holds
+        self.acme_days = 90.0
+        self.served = getattr(self, "served", b"")  # the certificate of our own web server, DER
         self.journal_step, self.journal_end = 1.0, time.time()  # seconds between lines, and when the last was written
         self.journal = [f"Nov 23 10:00:{second:02d} pve1 pvedaemon[1000]: line {second}" for second in range(60)]
 
@@ -81,6 +88,11 @@ class System(Nodes):
             ("PUT", "/nodes/{node}/time", self._set_time),
             ("GET", "/nodes/{node}/apt/update", self._update_list),
             ("POST", "/nodes/{node}/apt/update", self._update_refresh),
+            ("GET", "/nodes/{node}/config", self._node_config),
+            ("PUT", "/nodes/{node}/config", self._set_node_config),
+            ("GET", "/nodes/{node}/certificates/info", self._certificates),
+            ("POST", "/nodes/{node}/certificates/acme/certificate", self._order("acmenewcert")),
+            ("PUT", "/nodes/{node}/certificates/acme/certificate", self._order("acmerenew")),
             ("GET", "/nodes/{node}/journal", self._journal),
             ("POST", "/nodes/{node}/status", self._node_power),
             ("POST", "/nodes/{node}/wakeonlan", self._wake),
@@ -138,6 +150,56 @@ class System(Nodes):
             return None
 
         return str(await self.task(v["node"], "aptupdate", "", user, body))
+
+    async def _node_config(self, v: Values, _user: str) -> Values:
+        return self.node_configs.get(v["node"], {})
+
+    async def _set_node_config(self, v: Values, _user: str) -> None:
+        said = {key: value for key, value in v.items() if key not in {"node", "delete", "digest"}}
+        self.node_configs[v["node"]] = self.node_configs.get(v["node"], {}) | said
+
+    async def _certificates(self, v: Values, _user: str) -> list[Record]:
+        """List the CA's, the one that it gave the node, and the one that a provider gave it."""
+        node, year = v["node"], 365 * 86_400
+        made = {"pve-root-ca.pem": (0.0, 10.0 * year), "pve-ssl.pem": (0.0, 2.0 * year)}
+        made = {name: (self.journal_end, self.journal_end + age) for name, (_, age) in made.items()}
+        made |= {"pveproxy-ssl.pem": self.issued[node]} if node in self.issued else {}
+
+        def print_of(name: str, since: float) -> str:
+            own = self.served if (node, name) == (self.local_node, "pve-ssl.pem") else b""
+            digest = hashlib.sha256(own or f"{node}{name}{since}".encode()).hexdigest().upper()
+            return ":".join(re.findall("..", digest))
+
+        return [
+            {
+                "filename": name, "subject": f"/CN={node}.example.com", "issuer": "/CN=Proxmox Virtual Environment",
+                "san": [node, f"{node}.example.com"], "notbefore": int(since), "notafter": int(until),
+                "fingerprint": print_of(name, since),
+            }
+            for name, (since, until) in made.items()
+        ]  # fmt: skip
+
+    def _order(self, kind: str) -> Data:
+        async def order(v: Values, user: str) -> str:
+            node = v["node"]
+            if not any(key.startswith("acme") for key in self.node_configs.get(node, {})):
+                raise die("ACME domain list in node configuration is missing!")
+            if kind == "acmenewcert" and node in self.issued and not v.get("force"):
+                raise param_error(force="Custom certificate exists but 'force' is not set.")
+            if kind == "acmerenew" and node not in self.issued:
+                raise die("No current (custom) certificate found, please order a new certificate!")
+            if kind == "acmerenew" and self.issued[node][1] - time.time() > 30 * 86_400 and not v.get("force"):
+                raise param_error(force="Certificate does not expire within the next 30 days, and 'force' is not set.")
+
+            async def body() -> str | None:
+                await self.pause(1)
+                since = time.time() - 3600
+                self.issued[node] = (since, since + self.acme_days * 86_400)
+                return None
+
+            return str(await self.task(node, kind, "", user, body))
+
+        return order
 
     async def _journal(self, v: Values, _user: str) -> list[str]:
         """Answer the last lines or all of a time, between the places to go on from."""

@@ -168,9 +168,9 @@ def test_log_tells_what_arrived(api: Api, audit: Api, pve: FakePve) -> None:
 
 def test_writes_that_are_not_simulated_are_not_performed(api: Api, pve: FakePve) -> None:
     """A write that the simulator only nods at is marked as not performed in the log."""
-    api("PUT", "/nodes/pve1/config", description="x")
+    api("PUT", "/cluster/options", description="x")
 
-    assert [entry["performed"] for entry in pve.log("PUT", "/nodes/pve1/config$")] == [False]
+    assert [entry["performed"] for entry in pve.log("PUT", "/cluster/options$")] == [False]
 
 
 def test_reset_goes_back(api: Api, pve: FakePve) -> None:
