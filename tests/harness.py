@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -39,12 +41,19 @@ START = 20.0
 """Seconds that any process of a test may take to start on a busy machine."""
 
 
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = range(10_000 + WORKER % 8 * 2_500, 12_500 + WORKER % 8 * 2_500)
+"""The ports of this worker, below those that the kernel gives to whoever asks for any (ip_local_port_range)."""
+_ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
+
+
 def free_port() -> int:
-    """Return a port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody uses now, and that nobody takes before it is used."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def until(found: Callable[[], T | None], what: str, seconds: float = START) -> T:
@@ -89,7 +98,9 @@ class NatsServer:
         with (self.directory / "log").open("ab") as log:
             command = [str(SCRIPTS / "nats-server"), "-c", str(config_file)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        until(lambda: _healthy(f"http://127.0.0.1:{self.monitor}/healthz"), f"nats-server ({self.directory / 'log'})")
+        url, process = f"http://127.0.0.1:{self.monitor}/healthz", self.process
+        until(lambda: _healthy(url) or process.poll() is not None, f"nats-server ({self.directory / 'log'})")
+        assert process.poll() is None, (self.directory / "log").read_text(encoding="utf-8")[-500:]
         return self
 
     def _configure(self) -> Path:

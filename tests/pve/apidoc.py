@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from typing import Any
@@ -53,6 +54,7 @@ async def serve(request: web.Request, effect: dict[str, Any]) -> web.StreamRespo
     await answer.write(data[: len(data) // 2] if effect.get("cut_after") else data)
     while effect.get("endless"):  # until the client hangs up, which raises here
         await answer.write(b" " * (1 << 20))
+        await asyncio.sleep(0)  # a write to who has hung up does not wait, and then nobody would ever hear of it
     if effect.get("cut_after") and request.transport is not None:
         request.transport.close()  # what was written still leaves
     return answer
