@@ -49,7 +49,7 @@ _ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
 
 def free_port() -> int:
     """Return a port that nobody uses now, and that nobody takes before it is used."""
-    for port in _ports:
+    for port in itertools.islice(_ports, len(PORTS)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -31,12 +31,6 @@ OURS: Final = "pveproxy-ssl.pem"
 PATH: Final = "/nodes/{node}/certificates"
 
 
-class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node."""
-
-    node: fields.Node
-
-
 class Certificate(msgspec.Struct, frozen=True):
     """A certificate of the node; days: until its end."""
 
@@ -74,7 +68,7 @@ class CertificateTools:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_certificates(self, call: Call, p: OneNode) -> Certificates:
+    async def list_certificates(self, call: Call, p: fields.OneNode) -> Certificates:
         """List a node's certificates with the days that they still hold, and warn of those that end soon."""
         found = await self._read(p.node)
         for each in found:
@@ -83,7 +77,7 @@ class CertificateTools:
         return Certificates(p.node, found)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
-    async def renew_certificate(self, call: Call, p: OneNode) -> Certificates:
+    async def renew_certificate(self, call: Call, p: fields.OneNode) -> Certificates:
         """Have a node's certificate made by its ACME provider, or renewed in its last 30 days.
 
         One that holds longer is left alone.  The node's web server takes it up by itself.

@@ -54,12 +54,6 @@ class NodePage(msgspec.Struct, frozen=True):
     next: str = ""
 
 
-class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node."""
-
-    node: fields.Node
-
-
 class NodeDetails(msgspec.Struct, frozen=True):
     """A node in detail; sizes in bytes."""
 
@@ -232,7 +226,7 @@ class Cluster:
         return pages.fill(tally, "nodes", lines, lambda each: each.node, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def get_node(self, call: Call, p: OneNode) -> NodeDetails:  # noqa: ARG002
+    async def get_node(self, call: Call, p: fields.OneNode) -> NodeDetails:  # noqa: ARG002
         """Show one node in detail."""
         known = {entry["node"]: entry for entry in await self.proxmox.get("/nodes")}
         if p.node not in known:

@@ -45,6 +45,12 @@ class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing is to be said."""
 
 
+class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which node."""
+
+    node: Node
+
+
 class Guest(msgspec.Struct, frozen=True):
     """A VM or container as it is now; memory in MiB, disks in GiB, uptime in seconds."""
 

@@ -38,12 +38,6 @@ Serial = Annotated[
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 
 
-class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node."""
-
-    node: fields.Node
-
-
 class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
     """A disk; size in bytes, used: by what ("" nothing), worn: percent of an SSD's life, gpt: has a partition table."""
 
@@ -187,7 +181,7 @@ class Hardware:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_disks(self, call: Call, p: OneNode) -> Disks:
+    async def list_disks(self, call: Call, p: fields.OneNode) -> Disks:
         """List the physical disks of a node with their health and what uses them, those in trouble first."""
         disks = sorted(await self._disks(p.node), key=lambda each: (not _bad(each), each.device))
         for each in disks:
@@ -209,7 +203,7 @@ class Hardware:
         return Smart(p.device, one_line(data.get("health") or "UNKNOWN"), attributes, text)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_local_storage(self, call: Call, p: OneNode) -> LocalStorage:
+    async def list_local_storage(self, call: Call, p: fields.OneNode) -> LocalStorage:
         """List the ZFS pools, volume groups, thin pools and directories of a node, and warn of what is full or bad."""
         found = [each for kind in KINDS for each in await self._made(p.node, kind)]
         for each in found:
@@ -256,7 +250,7 @@ class Hardware:
             return upid_of(await self.proxmox.post(f"/nodes/{p.node}/disks/{p.kind}", **sent))
 
         await self.inventory.finish(call, await call.once(seen, act))
-        return await self.list_local_storage(call, OneNode(p.node))
+        return await self.list_local_storage(call, fields.OneNode(p.node))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def initialize_disk(self, call: Call, p: InitializeDisk) -> Disk:

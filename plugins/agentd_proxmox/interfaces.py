@@ -33,12 +33,6 @@ BondMode = Literal["active-backup", "802.3ad", "balance-rr", "balance-xor", "bal
 Address6 = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="IPv6 address")]
 
 
-class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node."""
-
-    node: fields.Node
-
-
 class InterfaceLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """An interface; ports: of a bridge, members: of a bond."""
 
@@ -126,7 +120,7 @@ class NodeNetwork:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def list_interfaces(self, call: Call, p: OneNode) -> Interfaces:  # noqa: ARG002 - every tool has a call
+    async def list_interfaces(self, call: Call, p: fields.OneNode) -> Interfaces:  # noqa: ARG002 - every tool has a call
         """List the interfaces of a node as they will be, and what of that waits to be applied."""
         return await self._read(p.node)
 

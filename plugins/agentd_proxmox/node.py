@@ -39,12 +39,6 @@ Domain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252})$", des
 Zone = Annotated[str, Meta(pattern=r"^[A-Za-z]+([/_+-][A-Za-z0-9_+-]+)*$", description="for example Europe/Berlin")]
 
 
-class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node."""
-
-    node: fields.Node
-
-
 class ServiceLine(msgspec.Struct, frozen=True):
     """A service: running, dead, failed …; enabled, disabled, masked or not-found."""
 
@@ -164,7 +158,7 @@ class Node:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_services(self, call: Call, p: OneNode) -> Services:  # noqa: ARG002 - every tool has a call
+    async def list_services(self, call: Call, p: fields.OneNode) -> Services:  # noqa: ARG002 - every tool has a call
         """List the services of a node, those that should run and do not first."""
         lines = [_service(each) for each in await self.proxmox.get(f"/nodes/{p.node}/services") or []]
         lines.sort(key=lambda each: (not _amiss(each), each.service))
@@ -214,7 +208,7 @@ class Node:
         return await self._done(call, OneService(p.node, p.service), verb, found)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def get_node_settings(self, call: Call, p: OneNode) -> NodeSettings:
+    async def get_node_settings(self, call: Call, p: fields.OneNode) -> NodeSettings:
         """Show a node's name servers, time zone and clock, compared with ours."""
         found = await self._settings(p.node)
         if abs(found.offset) > SKEW:
@@ -280,7 +274,7 @@ class Node:
         return Updates(p.node, len(lines), origins, kernel, page, after)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def refresh_updates(self, call: Call, p: OneNode) -> Updates:
+    async def refresh_updates(self, call: Call, p: fields.OneNode) -> Updates:
         """Let a node learn which packages could be newer; none is installed."""
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 

@@ -39,7 +39,7 @@ TAKEN: Final = {
     "ad": ("comment", "domain", *DIRECTORY),
     "openid": ("comment", "issuer_url", "client_id", "autocreate"),
 }
-Optional = Literal[
+MayLack = Literal[
     "comment", "server2", "port", "mode", "verify", "base_dn", "bind_dn", "user_attr", "filter", "autocreate"
 ]
 USERS: Final = 20
@@ -94,7 +94,7 @@ class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: RealmId
     settings: Settings = Settings()
-    without: list[Optional] = []
+    without: list[MayLack] = []
     digest: str = ""
 
 

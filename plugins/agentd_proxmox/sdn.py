@@ -253,13 +253,14 @@ class SdnTools:
             subnet = next((each for each in await self._kept(p.name) if _cidr(each) == p.subnet), {})
             said = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
             return said, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
-        now = await self._read()
-        inside = [each.vnet for each in now.vnets if each.zone == p.name and each.pending != "deleted"]
+        there: Entry = next((each for each in await self._those(f"{p.kind}s") if each.get(p.kind) == p.name), {})
+        if not there:
+            return {}, [], []
         if p.kind == "vnet":
-            inside = [net for each in now.vnets if each.vnet == p.name for net in each.subnets]
-        entries = await self.proxmox.get(f"{SDN}/{p.kind}s", pending=True) or []
-        there: Entry = next((e for e in entries if e.get(p.kind) == p.name and e.get("state") != "deleted"), {})
-        return _effective(there), inside, [f"{p.kind}s/{p.name}"]
+            inside = sorted(_cidr(each) for each in await self._kept(p.name))
+        else:
+            inside = [one_line(each["vnet"]) for each in await self._those("vnets") if each.get("zone") == p.name]
+        return there, inside, [f"{p.kind}s/{p.name}"]
 
     async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:
         """Make or change a zone or a virtual network."""
@@ -270,8 +271,7 @@ class SdnTools:
         there: list[Entry] = []
 
         async def seen() -> Found | None:
-            entries = await self.proxmox.get(path, pending=True) or []
-            there[:] = [_effective(e) for e in entries if e.get(key) == name and e.get("state") != "deleted"]
+            there[:] = [each for each in await self._those(f"{key}s") if each.get(key) == name]
             if not there:
                 call.inverse("delete_sdn", {"kind": key, "name": name})
                 return None
@@ -303,6 +303,11 @@ class SdnTools:
     async def _entries(self, vnet: str) -> list[Entry]:
         return await self.proxmox.get(f"{SDN}/vnets/{vnet}/subnets", pending=True) or []
 
+    async def _those(self, kind: str) -> list[Entry]:
+        """Return the zones or virtual networks as they will be."""
+        entries: list[Entry] = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
+        return [_effective(each) for each in entries if each.get("state") != "deleted"]
+
     async def _kept(self, vnet: str) -> list[Entry]:
         return [each for each in await self._entries(vnet) if each.get("state") != "deleted"]
 
@@ -318,14 +323,13 @@ KNOWN: Final = frozenset(
 
 def _was(kind: str, entry: Entry) -> tuple[str, type[msgspec.Struct], Entry]:
     """Return what makes a zone, a virtual network or a subnet as it is, and the parameters of that tool."""
-    tool_, parameters = _MAKES[kind]
-    known = {"vlanaware": "vlan_aware"}
-    said = {known.get(key, key): value for key, value in entry.items() if value not in (None, "")}
-    said = {key: value for key, value in said.items() if key in parameters.__struct_fields__}
+    name, parameters = _MAKES[kind]
+    switches = {"vlan_aware": bool(int(entry.get("vlanaware") or 0)), "snat": bool(int(entry.get("snat") or 0))}
+    whole = (entry | switches).items()
+    said = {key: value for key, value in whole if key in parameters.__struct_fields__ and value not in (None, "")}
     lists: Entry = {key: str(said[key]).split(",") for key in ("peers", "nodes") if key in said}
     numbers: Entry = {key: int(said[key]) for key in ("mtu", "tag") if key in said}
-    switches = {key: bool(int(entry.get(now) or 0)) for key, now in _SWITCHES[kind].items()}
-    return tool_, parameters, {**said, **lists, **numbers, **switches, "without": sorted(_MAY_LACK[kind] - set(said))}
+    return name, parameters, {**said, **lists, **numbers, "without": sorted(_MAY_LACK[kind] - set(said))}
 
 
 def _once(p: SetZone | SetVnet | SetSubnet, said: Entry) -> None:
@@ -340,7 +344,6 @@ _MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
     "subnet": ("set_sdn_subnet", SetSubnet),
 }
 _MAY_LACK: Final = {"zone": {"nodes", "mtu"}, "vnet": {"tag", "alias"}, "subnet": {"gateway"}}
-_SWITCHES: Final = {"zone": {}, "vnet": {"vlan_aware": "vlanaware"}, "subnet": {"snat": "snat"}}
 
 
 def _joined(names: list[str] | None) -> str | None:

@@ -188,9 +188,11 @@ class StorageDefinitions:
         """Let Proxmox use a storage no more; what lies on it stays there. One on which guests have disks is refused."""
 
         async def seen() -> Found | None:
-            now = (await self._all()).get(p.storage)
-            if now is None:
+            entries = await self.proxmox.get("/storage") or []
+            raw = next((each for each in entries if each["storage"] == p.storage), None)
+            if raw is None:
                 return Found()
+            now = _definition(raw)
             users = await self._users(p.storage)
             if users:
                 more = f" and {len(users) - USERS} more" if len(users) > USERS else ""
@@ -199,7 +201,6 @@ class StorageDefinitions:
             loses = [f"the use of {now.source or p.storage} for {', '.join(now.content)}"]
             title = f"storage {p.storage} ({now.type} on {now.source})"
             call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
-            raw = next(each for each in await self.proxmox.get("/storage") or [] if each["storage"] == p.storage)
             if set(raw) <= SAID and now.enabled:  # else it has settings that add_storage does not know
                 said = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}

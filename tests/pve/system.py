@@ -42,6 +42,9 @@ PACKAGES = (
 class System(Nodes):
     """Mixin of the simulator: what lies under /nodes/{node} beside guests and storages."""
 
+    served = b""
+    """The certificate of our own web server, DER."""
+
     def __init__(self, *args: Data, **kwargs: Data) -> None:
         """Start with every service running."""
         super().__init__(*args, **kwargs)
@@ -58,7 +61,6 @@ class System(Nodes):
         self.node_configs: dict[str, Values] = {"pve2": {"acmedomain0": "pve2.example.com"}}
         self.issued: dict[str, tuple[float, float]] = {}  # by node: since when and until when its own certificate holds
         self.acme_days = 90.0
-        self.served = getattr(self, "served", b"")  # the certificate of our own web server, DER
         self.journal_step, self.journal_end = 1.0, time.time()  # seconds between lines, and when the last was written
         self.journal = [f"Nov 23 10:00:{second:02d} pve1 pvedaemon[1000]: line {second}" for second in range(60)]
 
@@ -160,9 +162,8 @@ class System(Nodes):
 
     async def _certificates(self, v: Values, _user: str) -> list[Record]:
         """List the CA's, the one that it gave the node, and the one that a provider gave it."""
-        node, year = v["node"], 365 * 86_400
-        made = {"pve-root-ca.pem": (0.0, 10.0 * year), "pve-ssl.pem": (0.0, 2.0 * year)}
-        made = {name: (self.journal_end, self.journal_end + age) for name, (_, age) in made.items()}
+        node, begun, year = v["node"], self.journal_end, 365 * 86_400
+        made = {"pve-root-ca.pem": (begun, begun + 10 * year), "pve-ssl.pem": (begun, begun + 2 * year)}
         made |= {"pveproxy-ssl.pem": self.issued[node]} if node in self.issued else {}
 
         def print_of(name: str, since: float) -> str:
