@@ -19,7 +19,11 @@ LOCK := .venv-lock
 BIN := $(VENV)/bin
 
 QUIET := -qq --disable-pip-version-check --no-input
-LOCKED := -m pip install $(QUIET) --require-hashes
+# A lock is complete, extras included: nothing is resolved, so no later release changes what is installed.  Wheels alone,
+# but for two packages that publish none: these are built by the setuptools of requirements/build.txt.
+LOCKED := -m pip install $(QUIET) --no-deps --require-hashes --only-binary :all:
+BUILT := --no-binary nkeys,forbiddenfruit --no-build-isolation
+CHECK := -m pip check -q --disable-pip-version-check
 # Folders too: a removed file changes its folder's time.
 SOURCES := pyproject.toml $(wildcard README.md LICENSE) $(shell find agentd plugins -name __pycache__ -prune -o -print)
 
@@ -60,12 +64,15 @@ docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## write the reference of the tools
 	cd tests && ../$(BIN)/python reference.py
 
 lock: $(LOCK)/lock.stamp ## resolve the locks anew (ARGS=--upgrade takes newer versions)
-	$(COMPILE) --extra server --extra mcp --group build pyproject.toml -o requirements/agentd.txt
-	$(COMPILE) --group test -c requirements/agentd.txt -o requirements/test.txt
-	$(COMPILE) --extra mcp --group lint -c requirements/agentd.txt -c requirements/test.txt pyproject.toml \
-		-o requirements/lint.txt
+	$(COMPILE) --group build -o requirements/build.txt
+	$(COMPILE) --extra server --extra mcp -c requirements/build.txt pyproject.toml -o requirements/agentd.txt
+	$(COMPILE) --group test -c requirements/agentd.txt -c requirements/build.txt -o requirements/test.txt
+	$(COMPILE) --extra mcp --group lint -c requirements/agentd.txt -c requirements/test.txt -c requirements/build.txt \
+		pyproject.toml -o requirements/lint.txt
+	$(COMPILE) --group lock -o requirements/lock.txt
+	$(COMPILE) tests/pve/requirements.in -o tests/pve/requirements.txt
 COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate $(ARGS)
+	--no-header --no-annotate --no-strip-extras $(ARGS)
 
 clean: ## remove every environment, cache and build
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
@@ -73,32 +80,40 @@ clean: ## remove every environment, cache and build
 
 # Environments.  A stamp is newer than what it was made from; an environment is never repaired, but made anew.
 
-$(VENV)/agentd.stamp: requirements/agentd.txt
+$(VENV)/agentd.stamp: requirements/build.txt requirements/agentd.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python $(LOCKED) -r requirements/agentd.txt
+	$(BIN)/python $(LOCKED) -r requirements/build.txt
+	$(BIN)/python $(LOCKED) $(BUILT) -r requirements/agentd.txt
+	$(BIN)/python $(CHECK)
 	touch $@
 
 $(VENV)/wheel.stamp: $(VENV)/agentd.stamp $(SOURCES)
 	rm -rf $(VENV)/wheel
 	$(BIN)/python -m pip wheel $(QUIET) --no-deps --no-build-isolation --no-index --wheel-dir $(VENV)/wheel .
 	$(BIN)/python -m pip install $(QUIET) --no-deps --no-index --force-reinstall $(VENV)/wheel/*.whl
+	$(BIN)/python $(CHECK)
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/agentd.stamp requirements/test.txt
-	$(BIN)/python $(LOCKED) -r requirements/test.txt
+	$(BIN)/python $(LOCKED) $(BUILT) -r requirements/test.txt
+	$(BIN)/python $(CHECK)
 	touch $@
 
 $(PVE)/pve.stamp: tests/pve/requirements.txt
 	$(PVE_PYTHON) -m venv --clear $(PVE)
 	$(PVE)/bin/python $(LOCKED) -r $<
+	$(PVE)/bin/python $(CHECK)
 	touch $@
 
-$(LINT)/lint.stamp: requirements/lint.txt
+$(LINT)/lint.stamp: requirements/build.txt requirements/lint.txt
 	$(PYTHON) -m venv --clear $(LINT)
-	$(LINT)/bin/python $(LOCKED) -r $<
+	$(LINT)/bin/python $(LOCKED) -r requirements/build.txt
+	$(LINT)/bin/python $(LOCKED) $(BUILT) -r requirements/lint.txt
+	$(LINT)/bin/python $(CHECK)
 	touch $@
 
-$(LOCK)/lock.stamp:
+$(LOCK)/lock.stamp: requirements/lock.txt
 	$(PYTHON) -m venv --clear $(LOCK)
-	$(LOCK)/bin/python -m pip install $(QUIET) uv
+	$(LOCK)/bin/python $(LOCKED) -r $<
+	$(LOCK)/bin/python $(CHECK)
 	touch $@
