@@ -16,12 +16,20 @@ import msgspec
 
 from agentd import effects, subjects
 from agentd.crash import crash_point
-from agentd.errors import BusUnavailable, PermanentError, TemporaryError, UnknownOutcome, from_code
-from agentd.messages import Consent, Inverse, Preview, Target, Tier, ToolCall, ToolReply
+from agentd.errors import (
+    BusUnavailable,
+    NotOurs,
+    PermanentError,
+    TemporaryError,
+    UnknownOutcome,
+    VmidTaken,
+    from_code,
+)
+from agentd.messages import Consent, EffectRecord, Inverse, Preview, Target, Tier, ToolCall, ToolReply
 from agentd.tools import Found, Repeat, Tool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -50,7 +58,8 @@ class Looked(Exception):
 class Performance:
     """One run of a tool: what the tool sees as its Call (tools.py says what each member means).
 
-    guard  asked right before the tool acts; raises when it may not
+    guard   asked right before the tool acts; raises when it may not
+    undoes  the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
     """
 
     bus: Bus
@@ -70,6 +79,7 @@ class Performance:
     targets: list[Target] = field(default_factory=list)
     guard: Callable[[], Awaitable[None]] | None = None
     undo: Inverse | None = None
+    undoes: str = ""
 
     @property
     def begun(self) -> datetime | None:
@@ -105,7 +115,9 @@ class Performance:
     ) -> Found:
         """Have an effect once: steps 2 and 3 of effects.py."""
         if self.dry_run:
-            raise Looked(already=await look() is not None)
+            found = await look()
+            self._check_ours(found, None)
+            raise Looked(already=found is not None)
         claim = self.claim
         if claim is None:
             message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
@@ -113,6 +125,7 @@ class Performance:
         if claim.record.upid:
             return Found(claim.record.upid)
         found = await look()
+        self._check_ours(found, claim.record)
         if found is not None:
             if found.adopted:
                 self.metrics.effects_adopted.labels(self.tool.name).inc()
@@ -124,6 +137,29 @@ class Performance:
         with claim.unbroken():
             return await self._act(claim, act)
 
+    def _check_ours(self, found: Found | None, record: EffectRecord | None) -> None:
+        """Raise NotOurs if a mark was found though our own record says that this act was never begun.
+
+        Text in Proxmox proves nothing: anyone who may edit a description can write a mark.
+        """
+        if found is None or not found.adopted or self.tool.repeat is not Repeat.MARKED:
+            return
+        if record is None or not effects.begun(record, self.tool.name, self.targets):
+            what = ", ".join(target.title for target in self.targets) or "what was found"
+            message = (
+                f"{self.tool.name}: {what} has the mark of this call ({self.key}), but the effect record says that the "
+                "call never began: it is not ours, and nothing was done; look who wrote the mark, or use another name or id"
+            )
+            raise NotOurs(message)
+
+    async def made(self, tools: Collection[str], target: str) -> bool:
+        """Return True if the task that is undone here began to make `target` by one of `tools`: by our own record."""
+        if not self.undoes:
+            return False
+        stored = await self.bus.last(subjects.EFFECTS, subjects.effect(self.tool.service, self.undoes))
+        acted = [] if stored is None else stored.decode(EffectRecord).acted
+        return any(f"{tool} {target}" in acted for tool in tools)
+
     def breakable(self) -> AbstractContextManager[None]:
         """Let a stop end what an act does in here."""
         return self.claim.breakable() if self.claim else contextlib.nullcontext()
@@ -131,9 +167,14 @@ class Performance:
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
         # Whoever takes over has to know that a request may be on its way, and what was there before it: then the world
         # may have been changed by us already.
-        await claim.write(acting=True, undo=claim.record.undo or self.undo)
+        before, undo = claim.record.acted, claim.record.undo or self.undo
+        acted = sorted({*before, *effects.acts(self.tool.name, self.targets)})
+        await claim.write(acting=True, undo=undo, acted=acted)
         try:
             upid = await act() or ""
+        except VmidTaken:  # Proxmox has refused it: a guest that has this id is another's
+            await claim.settle(acted=before)
+            raise
         except UnknownOutcome:
             claim.doubtful_since = time.monotonic()
             raise

@@ -31,12 +31,15 @@ from agentd.errors import BusUnavailable, Fenced, PermanentError, StaleWrite, St
 from agentd.messages import EffectRecord, StopHint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from agentd.bus import Bus
+    from agentd.messages import Target
 
 CLAIMED, DONE, FAILED, CANCELLED = "claimed", "done", "failed", "cancelled"
+UNNAMED = "*"
+"""Stands in a record for the target of a tool that names none."""
 UNSETTLED = 15.0
 """Seconds for which finding nothing proves nothing: a request may be on its way, a task not be listed yet.
 
@@ -236,7 +239,22 @@ def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> Effect
         acting=False if record is None or fresh else record.acting,
         stop=record is not None and record.stop,
         undo=None if record is None or fresh else record.undo,
+        acted=[] if record is None else record.acted,
     )
+
+
+def acts(tool: str, targets: Iterable[Target]) -> list[str]:
+    """Return how an effect record names an act of `tool` on `targets`: one entry a target."""
+    return sorted({f"{tool} {target.name}" for target in targets}) or [f"{tool} {UNNAMED}"]
+
+
+def begun(record: EffectRecord, tool: str, targets: Sequence[Target]) -> bool:
+    """Return True if `record` says that `tool` began this act: then what has its mark is ours."""
+    if record.acting:  # also where an older version wrote it, which knew no `acted`
+        return True
+    if not targets:
+        return any(entry.startswith(f"{tool} ") for entry in record.acted)
+    return not {*acts(tool, targets), f"{tool} {UNNAMED}"}.isdisjoint(record.acted)
 
 
 async def entomb(  # noqa: PLR0913 - what, where, by whom, when

@@ -165,6 +165,12 @@ class Rejected(PermanentError):
     code = "rejected"
 
 
+class NotOurs(Rejected):
+    """What was found has the mark of this call, and our effect record says that the call never began."""
+
+    code = "not_ours"
+
+
 class BadExpression(Rejected):
     """An expression of a workflow cannot be read, or gives nothing that can be used; the text shows it.
 

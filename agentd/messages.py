@@ -178,6 +178,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     depth      how many workflows have started one another
     dry_run    look only, and answer with a Preview
     consent    who approved it
+    undoes     the task of the same workflow that this one undoes; only the orchestrator that undoes it sets this
     """
 
     task_id: str
@@ -196,6 +197,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     depth: int = 0
     dry_run: bool = False
     consent: Consent | None = None
+    undoes: str = ""
 
 
 class TaskCompletion(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -286,6 +288,8 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     stop  whoever is at it is to end it
     undo  what makes it as it was before, written down before the act
+    acted the acts that were ever begun under this key, `<tool> <target>` each; written before the act, and kept when
+          an attempt fails and when the record is taken over: a mark in Proxmox counts only with this
     """
 
     key: str
@@ -303,6 +307,7 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     error: TaskError | None = None
     warnings: list[str] = []
     undo: Inverse | None = None
+    acted: list[str] = []
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):

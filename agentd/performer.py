@@ -98,6 +98,9 @@ class Performer:
     def _allow(self, performance: Performance) -> None:
         """Raise Denied if this call may not be begun; whoever it is may look."""
         tool, principal = performance.tool, performance.principal
+        if tool.undoes and not performance.undoes:
+            text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
+            raise Denied(text)
         self.policy.allow(tool.name, tool.tier, performance.tier, principal=principal)
         self.policy.consented(tool.name, tool.tier, principal, performance.consent)
         performance.guard = partial(self._guard, performance)
@@ -105,8 +108,9 @@ class Performer:
     async def _guard(self, performance: Performance) -> None:
         """Raise if the tool may not act on what it is about to change, as that is now."""
         tool = performance.tool
-        self.policy.touch(tool.name, tool.tier, performance.targets, performance.consent)
-        if tool.tier in CONSENTED:
+        tier = Tier.DESTROY if tool.undoes else tool.tier
+        self.policy.touch(tool.name, tier, performance.targets, performance.consent)
+        if tier in CONSENTED:
             await budget.spend(self.bus, performance.key, self.policy.per_hour)
 
     async def _guarded(
@@ -246,7 +250,7 @@ class Performer:
         tool, targets = performance.tool, list(performance.targets)
         try:
             if targets or not already:
-                self.policy.touch(tool.name, tool.tier, targets)
+                self.policy.touch(tool.name, Tier.DESTROY if tool.undoes else tool.tier, targets)
         except AgentdError as error:
             return _failed(performance, task_error(error))
         return _done(performance, plain(Preview(tool.name, targets, already, performance.undo)), looked=True)

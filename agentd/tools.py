@@ -23,13 +23,14 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
+from agentd import marks
 from agentd.errors import InvalidMessage
 from agentd.messages import fault
 
@@ -70,12 +71,14 @@ class Call(Protocol):
 
     key        `<workflow>.<task>[.<step>]`: the mark to leave on what is made; "" for a plain read
     principal  who asked
+    undoes     the key of the effect that is undone here; "" for any other run
     tier       the highest tier that this call may use
     deadline   seconds that are left
     """
 
     key: str
     principal: str
+    undoes: str
     tier: Tier
 
     def left(self) -> float:
@@ -99,6 +102,13 @@ class Call(Protocol):
 
     def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
         """Say in `look`, which has found that there is something to do, by which call it is made as it was before."""
+        ...
+
+    async def made(self, tools: Collection[str], target: str) -> bool:
+        """Return True if the task that is undone here began to make `target` by one of `tools`.
+
+        Our own effect record says so, never text in Proxmox.  False for a run that undoes nothing.
+        """
         ...
 
     async def once(
@@ -134,6 +144,8 @@ class Tool:
 
     stoppable  ended half-way it leaves nothing half-made; one that is not is finished once it has begun
     halt       ends the Proxmox task (a UPID) that a run has begun, and says what became of it
+    undoes     it runs only where an orchestrator undoes a task, never for a call or as a task of a plan.  It deletes,
+               so what is protected and the hourly budget count for it as for tier destroy
     """
 
     name: str
@@ -147,6 +159,7 @@ class Tool:
     run: Run
     stoppable: bool = False
     halt: Callable[[str], Awaitable[str]] | None = None
+    undoes: bool = False
 
     def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
         """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
@@ -154,6 +167,7 @@ class Tool:
         if unknown:
             message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
+        marks.refuse(self.name, parameters)
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
@@ -208,16 +222,19 @@ class _Marking:
     repeat: Repeat
     capability: str
     stoppable: bool
+    undoes: bool
 
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
-def tool(*, tier: Tier, repeat: Repeat, capability: str, stoppable: bool = False) -> Callable[[F], F]:
+def tool(
+    *, tier: Tier, repeat: Repeat, capability: str, stoppable: bool = False, undoes: bool = False
+) -> Callable[[F], F]:
     """Mark an async method `(self, call, p: SomeStruct) -> SomeStruct` as a tool; its docstring describes it."""
 
     def mark(method: F) -> F:
-        method.__agentd_tool__ = _Marking(tier, repeat, capability, stoppable)  # type: ignore[attr-defined]
+        method.__agentd_tool__ = _Marking(tier, repeat, capability, stoppable, undoes)  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -264,6 +281,7 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
         result=result,
         run=method,
         stoppable=marking.stoppable,
+        undoes=marking.undoes,
     )
     if not made.description:
         message = "a tool has a docstring: it is what an AI client reads"

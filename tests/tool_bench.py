@@ -16,7 +16,7 @@ from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
 from agentd_proxmox import agentd_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
     from agentd.proxmox import Proxmox
@@ -52,6 +52,8 @@ class MemoryCall:
         self.times = 0
         self.adopted = False
         self.acted = 0
+        self.undoes = ""
+        self.makes: set[str] = set()
 
     def left(self) -> float:
         """Return the seconds that are left."""
@@ -88,6 +90,10 @@ class MemoryCall:
         self.acted += 1
         self.upid = await act() or ""
         return Found(self.upid, adopted=False)
+
+    async def made(self, tools: Collection[str], target: str) -> bool:
+        """Say what the test has put down as made by the task that is undone."""
+        return bool(self.undoes and tools) and target in self.makes
 
     def breakable(self) -> contextlib.AbstractContextManager[None]:
         """Nobody stops it."""

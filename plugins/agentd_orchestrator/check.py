@@ -241,7 +241,7 @@ class _TaskCheck:
             self._templates(given, f"{where}.with", allowed, itself=itself)
             self._keys(given, f"{where}.with")
         if call.tool:
-            self._tool(call, value, where)
+            self._tool(call, value, where, itself=itself)
 
     def _templates(self, value: Value, where: str, allowed: frozenset[str], *, itself: bool = False) -> None:
         """Look at every expression in `value`."""
@@ -266,12 +266,14 @@ class _TaskCheck:
 
     # -- tools ---------------------------------------------------------------------------------------------------------
 
-    def _tool(self, call: Call, value: Value, where: str) -> None:
+    def _tool(self, call: Call, value: Value, where: str, *, itself: bool) -> None:
         tools, at = self._of.known.tools, value.value["tool"].at
         tool = tools.get(call.tool)
         if tool is None:
             self._stranger(call, at, where)
             return
+        if tool.undoes and not itself:
+            self._of.add(at, f"{where}.tool", f"{tool.name} only undoes a task: name it under `undo` of that task")
         if call.service and call.service != tool.service:
             text = f"{tool.name} is a tool of {tool.service}, not of {call.service}; leave service out"
             self._of.add(value.value["service"].at, f"{where}.service", text)

@@ -199,6 +199,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         depth=0 if state.parent is None else state.parent.depth,
         dry_run=spec.look,
         consent=consent(state, name),
+        undoes=task.parent if name.startswith(UNDO) else "",
     )
 
 

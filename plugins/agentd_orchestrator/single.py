@@ -47,6 +47,9 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
         if found is None:
             message = f"tool: there is no tool {wish.tool!r}; `agentd tools` lists those there are"
             raise Rejected(message)
+        if found.undoes:
+            message = f"tool: {wish.tool} runs only where a workflow undoes one of its tasks, never as a call"
+            raise Rejected(message)
         found.parse(wish.parameters)
         return TaskSpec(
             name, wish.tool, found.service, found.tier, wish.parameters, after=list(after), deadline=wish.deadline

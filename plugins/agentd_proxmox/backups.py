@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.answers import one_line
+from agentd.marks import key_of
 from agentd.errors import AgentdError, GuestLocked, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
@@ -34,7 +35,6 @@ PAGE = 10
 NOTES_LIMIT = 1024
 KNOWN_KEYS = frozenset({"cluster", "guestname", "node", "vmid"})
 
-_MARK = re.compile(r"(?:^|\s)" + re.escape(look.PREFIX) + r"(\S+)\Z")
 _TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 _LOCKED = re.compile(r"(?:VM|CT) is locked \(([^)]+)\)")
 
@@ -117,14 +117,14 @@ def mark_notes(text: str, key: str) -> str:
 
 def mark_of(notes: str) -> str:
     """Return the key of the call that made a backup with these notes, "" if none of ours did."""
-    found = _MARK.search(notes.partition("\n")[0].rstrip())
-    return found[1] if found else ""
+    return key_of(notes.partition("\n")[0].rstrip().rpartition(" ")[2])
 
 
 def notes_text(notes: str) -> str:
     """Return notes without the mark and control characters, as one line."""
     first, _, rest = notes.partition("\n")
-    return one_line(f"{_MARK.sub('', first.rstrip())}\n{rest}")
+    first = first.rstrip().rpartition(" ")[0] if mark_of(notes) else first
+    return one_line(f"{first}\n{rest}")
 
 
 def template(text: str, key: str) -> str:

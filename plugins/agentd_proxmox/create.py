@@ -25,6 +25,7 @@ from agentd.errors import (
     Denied,
     GuestLocked,
     NotFound,
+    NotOurs,
     ProxmoxUnavailable,
     Rejected,
     TaskFailed,
@@ -237,7 +238,10 @@ class Creation:
                     raise
                 return found.upid or None
 
-        found = await call.once(lambda: self._look(call, p), act)
+        try:
+            found = await call.once(lambda: self._look(call, p), act)
+        except NotOurs as error:
+            raise VmidTaken(f"the VMID is taken: {error}") from error
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
+from agentd.marks import key_of
 from agentd_proxmox import fields, look, pages
 
 if TYPE_CHECKING:
@@ -143,13 +144,19 @@ def lines(entries: list[Entry]) -> list[Rule]:
 
 def comment(entry: Entry) -> str:
     """Return what a person wrote beside a rule, without our mark."""
-    return one_line(str(entry.get("comment") or "").partition(look.PREFIX)[0])
+    text, mark = _comment(entry)
+    return one_line(text if mark else str(entry.get("comment") or ""))
 
 
 def noted(entry: Entry, text: str) -> str:
     """Return a comment that says `text` and keeps our mark."""
-    _, prefix, mark = str(entry.get("comment") or "").partition(look.PREFIX)
-    return f"{text.strip()} {prefix}{mark}".strip()
+    return f"{text.strip()} {_comment(entry)[1]}".strip()
+
+
+def _comment(entry: Entry) -> tuple[str, str]:
+    """Return the text of a comment and the mark at its end, "" if it has none."""
+    text, _, last = str(entry.get("comment") or "").rpartition(" ")
+    return text, last if key_of(last) else ""
 
 
 def hold(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
@@ -278,5 +285,5 @@ def added(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:
 
 def marked(entries: list[Entry], mark: str) -> int | None:
     """Return the position of the rule with our mark."""
-    found = (pos for pos, each in enumerate(entries) if mark and str(each.get("comment") or "").endswith(mark))
+    found = (pos for pos, each in enumerate(entries) if mark and _comment(each)[1] == mark)
     return next(found, None)

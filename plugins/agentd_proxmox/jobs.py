@@ -186,7 +186,7 @@ class Jobs:
         shown = [pages.only(each, p.show) for each in page]
         return JobPage(len(jobs), sum(each.enabled for each in jobs), shown, after)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="backup_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
     async def create_backup_job(self, call: Call, p: CreateJob) -> BackupJob:
         """Make a backup job; without an id it is drawn from the call's key, so that a repeat finds it."""
         if sum((p.all, bool(p.vmids), p.pool is not None)) != 1:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from agentd.answers import one_line
+from agentd.marks import key_of, mark
 from agentd_proxmox.fields import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PREFIX = "agentd:"
 CLONING = "qmclone temporary file"
 """What a clone's target is described as until it is finished (PROXMOX.md 18)."""
 
@@ -41,24 +41,19 @@ class Seat(Enum):
     STRANGER = "a guest without our mark"
 
 
-def mark(key: str) -> str:
-    """Return the line that a guest made by `key` bears in its description."""
-    return PREFIX + key
-
-
 def describe(text: str, key: str) -> str:
     """Return a description that says `text` and bears the mark of `key`."""
     return f"{text.strip()}\n\n{mark(key)}".strip()
 
 
 def marks(description: str) -> list[str]:
-    """Return the lines of `description` that are marks."""
-    return [line.strip() for line in description.splitlines() if line.strip().startswith(PREFIX)]
+    """Return the lines of `description` that are exactly a mark."""
+    return [line for line in description.replace("\r\n", "\n").split("\n") if key_of(line)]
 
 
 def text_of(description: str) -> str:
     """Return `description` without marks and control characters, as a person wrote it."""
-    lines = [one_line(line) for line in description.splitlines() if not line.strip().startswith(PREFIX)]
+    lines = [one_line(line) for line in description.splitlines() if not key_of(line)]
     return "\n".join(lines).strip()
 
 

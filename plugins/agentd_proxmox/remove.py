@@ -4,8 +4,9 @@ Proxmox destroys by VMID alone and takes no digest, so what was meant is looked 
 caller brings one, protection, HA, who runs, and who is a linked clone of it.  A deletion whose answer was lost is found
 in the task list: a guest that is gone without a task of ours was never there, or somebody else deleted it.
 
-`discard_guest` is for workflows that undo themselves: it deletes nothing but what the very task has made that is being
-undone, as the guest's mark says, so nobody has to approve it.  Its key is the orchestrator's: a call cannot choose it.
+`discard_guest` is for workflows that undo themselves.  It deletes only what the task that is being undone has made, as
+the effect record of that task says, so it needs no approval; a description proves nothing.  It runs only as an
+assignment of the orchestrator that undoes the task, never as a call or as a task of a plan.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from agentd.answers import Upid, one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd.workflows import UNDO
 from agentd_proxmox import fields, look, methods, targets
 from agentd_proxmox.power import RUNNING, upid_of
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from agentd_proxmox.methods import Calls
 
 DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
+MAKERS = frozenset({"create_vm", "create_container", "clone_container", "restore_backup"})
+"""Tools that make a guest where there was none."""
 RECENT = 3600
 """Seconds for which a task of ours in the list explains that a guest is gone: a repeat comes sooner."""
 
@@ -124,11 +126,12 @@ class Removal:
             )
         return DeletedGuest(p.vmid, p.name, was[-1] if was else None)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", undoes=True)
     async def discard_guest(self, call: Call, p: DiscardGuest) -> DeletedGuest:
         """Stop and delete the guest that a task of a workflow has made, when that task is undone; any other is refused.
 
-        It undoes create_vm, create_container and restore_backup: name it under `undo`.
+        It undoes create_vm, create_container, clone_container and restore_backup: name it under `undo`. A protected
+        guest is never discarded, and each one counts as an act that destroys.
         """
         was: list[fields.Guest] = []
 
@@ -167,11 +170,12 @@ class Removal:
         return at
 
     async def _made_here(self, call: Call, at: Place) -> None:
-        """Refuse a guest that does not bear the mark of the very task that this call undoes."""
-        workflow, _, task = call.key.partition(".")
+        """Raise Rejected for a guest that the task that is undone here did not make, as our own effect record says.
+
+        The mark has to be there besides: a guest that was made anew under the same VMID does not have it.
+        """
         marks = look.marks(str((await self.inventory.config(at)).get("description") or ""))
-        made = look.mark(f"{workflow}.{task.removeprefix(UNDO)}")
-        if not task.startswith(UNDO) or made not in marks:
+        if look.mark(call.undoes) not in marks or not await call.made(MAKERS, f"guest/{at.vmid}"):
             raise Rejected(
                 f"{at.title} was not made by the task that is undone here: nothing was done; delete_guest may"
             )

@@ -159,18 +159,26 @@ async def test_template_tags(tools: Bench) -> None:
         await tools.once("create_vm", **{k: NEW[k] for k in ("vmid", "node", "name")}, template=9000, tags=["web"])
 
 
+def undoing(key: str, *made: str) -> MemoryCall:
+    """Return a call that undoes the task of `key`, which has made these things."""
+    workflow, _, task = key.partition(".")
+    call = MemoryCall(f"{workflow}.undo-{task}")
+    call.undoes, call.makes = key, set(made)
+    return call
+
+
 async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) -> None:
     """Running or not; what another workflow made, or a person, stays."""
     await tools.once("create_vm", MemoryCall("wf-1.create"), **NEW)
     await tools.once("start_vm", MemoryCall("wf-1.start"), vmid=300)
     with pytest.raises(errors.Rejected, match="was not made by the task that is undone here: nothing was done"):
-        await tools.once("discard_guest", MemoryCall("wf-2.undo-create"), vmid=300)
+        await tools.once("discard_guest", undoing("wf-2.create", "guest/300"), vmid=300)
     with pytest.raises(errors.Rejected, match="was not made by the task that is undone here"):
-        await tools.once("discard_guest", MemoryCall("wf-1.undo-create"), vmid=101)
-    for key in ("wf-1.create", "wf-1.clean", "wf-1.undo-other", "wf-1.undo-create.step"):
+        await tools.once("discard_guest", undoing("wf-1.create", "guest/101"), vmid=101)
+    for call in (MemoryCall("wf-1.undo-create"), undoing("wf-1.create"), undoing("wf-1.create", "guest/301")):
         with pytest.raises(errors.Rejected, match="was not made by the task that is undone here"):
-            await tools.once("discard_guest", MemoryCall(key), vmid=300)
-    gone = await tools.once("discard_guest", MemoryCall("wf-1.undo-create"), vmid=300)
+            await tools.once("discard_guest", call, vmid=300)
+    gone = await tools.once("discard_guest", undoing("wf-1.create", "guest/300"), vmid=300)
 
     assert gone.guest.status == "running"
     assert await steered.found(300) is None

@@ -1,0 +1,71 @@
+"""The mark that agentd leaves on what it makes: `agentd:<workflow>.<task>[.<step>]`, in a description or a comment; pure.
+
+A mark is a hint and never a proof: anyone who may edit the text in Proxmox can write one.  It counts only together with
+the effect record of its key (`calls.Performance.once`).  Callers may not write marks at all: `refuse` is applied to
+every parameter of every tool.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from agentd.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PREFIX: Final = "agentd:"
+_KEY = r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){1,2}"
+_MARK = re.compile(re.escape(PREFIX) + f"({_KEY})")
+_WRITTEN = re.compile(re.escape(PREFIX) + r"(?:[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)")
+"""What callers may not write: a mark, and text of which a template of Proxmox (`{{guestname}}`) makes one."""
+_DECODED: Final = 3
+"""How often a value is percent-decoded: Proxmox keeps some texts encoded, and an API path is encoded once more."""
+
+
+def mark(key: str) -> str:
+    """Return the mark of `key`."""
+    return PREFIX + key
+
+
+def key_of(text: str) -> str:
+    """Return the key if `text` is exactly a mark, else ""."""
+    found = _MARK.fullmatch(text)
+    return found[1] if found else ""
+
+
+def refuse(tool: str, parameters: object) -> None:
+    """Raise InvalidMessage that names the field if a value of `parameters`, at any depth, contains a mark."""
+    for field, text in _texts(parameters, ""):
+        if _contains(text):
+            message = (
+                f"{tool}{field}: it contains a mark of agentd ({PREFIX}<workflow>.<task>), which callers may not write: "
+                "take it out"
+            )
+            raise InvalidMessage(message)
+
+
+def _contains(text: str) -> bool:
+    for _ in range(_DECODED):
+        if _WRITTEN.search(text):
+            return True
+        decoded = unquote(text)
+        if decoded == text:
+            return False
+        text = decoded
+    return bool(_WRITTEN.search(text))
+
+
+def _texts(value: object, field: str) -> Iterator[tuple[str, str]]:
+    """Yield every text in `value` with the field that it is in."""
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{field}.{key}", str(key)
+            yield from _texts(inner, f"{field}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{field}[{index}]")
