@@ -148,7 +148,7 @@ class Performance:
             what = ", ".join(target.title for target in self.targets) or "what was found"
             message = (
                 f"{self.tool.name}: {what} has the mark of this call ({self.key}), but the effect record says that the "
-                "call never began: it is not ours, and nothing was done; look who wrote the mark, or use another name or id"
+                "call never began: it is not ours, and nothing was done; find out who made it, or use another id"
             )
             raise NotOurs(message)
 

@@ -1,4 +1,4 @@
-"""The mark that agentd leaves on what it makes: `agentd:<workflow>.<task>[.<step>]`, in a description or a comment; pure.
+"""The mark that agentd leaves on what it makes: `agentd:<workflow>.<task>[.<step>]`; pure.
 
 A mark is a hint and never a proof: anyone who may edit the text in Proxmox can write one.  It counts only together with
 the effect record of its key (`calls.Performance.once`).  Callers may not write marks at all: `refuse` is applied to
@@ -41,7 +41,7 @@ def refuse(tool: str, parameters: object) -> None:
     for field, text in _texts(parameters, ""):
         if _contains(text):
             message = (
-                f"{tool}{field}: it contains a mark of agentd ({PREFIX}<workflow>.<task>), which callers may not write: "
+                f"{tool}{field}: contains a mark of agentd ({PREFIX}<workflow>.<task>), which callers may not write; "
                 "take it out"
             )
             raise InvalidMessage(message)

@@ -25,7 +25,6 @@ from agentd.errors import (
     Denied,
     GuestLocked,
     NotFound,
-    NotOurs,
     ProxmoxUnavailable,
     Rejected,
     TaskFailed,
@@ -238,10 +237,8 @@ class Creation:
                     raise
                 return found.upid or None
 
-        try:
+        with targets.taken_unless_ours():
             found = await call.once(lambda: self._look(call, p), act)
-        except NotOurs as error:
-            raise VmidTaken(f"the VMID is taken: {error}") from error
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
 
+from agentd import marks
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import firewall_rules, look, methods, pages, targets
+from agentd_proxmox import firewall_rules, methods, pages, targets
 from agentd_proxmox.firewall_doors import CLUSTER, Doors, switched
 from agentd_proxmox.firewall_rules import AddRule, ChangeRule, DeleteRule, Level, Policy, Rule, Where, listed, on
 
@@ -128,7 +129,7 @@ class Firewalls:
         """Add a rule to a firewall, as its first if nothing else is said; it counts at once if that is in force."""
         path, title = await self._path(p)
         sent = {**firewall_rules.sent(p), "enable": int(p.enabled)}
-        mark = look.mark(call.key) if call.key else ""
+        mark = marks.mark(call.key) if call.key else ""
         if p.to and not mark:
             raise Rejected("to: this call has no key, so the rule could not be found again to be moved")
 

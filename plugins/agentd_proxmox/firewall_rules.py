@@ -16,7 +16,7 @@ from msgspec import Meta
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.marks import key_of
-from agentd_proxmox import fields, look, pages
+from agentd_proxmox import fields, pages
 
 if TYPE_CHECKING:
     Entry = dict[str, Any]

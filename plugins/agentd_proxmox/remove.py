@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from agentd.answers import Upid, one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
+from agentd.marks import mark
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, look, methods, targets
@@ -175,7 +176,7 @@ class Removal:
         The mark has to be there besides: a guest that was made anew under the same VMID does not have it.
         """
         marks = look.marks(str((await self.inventory.config(at)).get("description") or ""))
-        if look.mark(call.undoes) not in marks or not await call.made(MAKERS, f"guest/{at.vmid}"):
+        if mark(call.undoes) not in marks or not await call.made(MAKERS, f"guest/{at.vmid}"):
             raise Rejected(
                 f"{at.title} was not made by the task that is undone here: nothing was done; delete_guest may"
             )

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import AgentdError, NotFound, NotOurs, ProxmoxUnavailable, Rejected, TaskFailed, VmidTaken
+from agentd.errors import AgentdError, NotFound, ProxmoxUnavailable, Rejected, TaskFailed, VmidTaken
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, look, methods, targets
@@ -168,10 +168,8 @@ class Restore:
                     raise
                 return found.upid or None
 
-        try:
+        with targets.taken_unless_ours():
             found = await call.once(lambda: self._look(call, wanted), act)
-        except NotOurs as error:
-            raise VmidTaken(f"the VMID is taken: {error}") from error
         return await self._finished(call, wanted, found)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="backup_management")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd import marks
 from agentd.answers import one_line
 from agentd.errors import AgentdError, Rejected, TaskFailed
 from agentd.messages import Tier
@@ -344,7 +345,7 @@ class Snapshots:
     @staticmethod
     def _ours(call: Call, at: Place, entry: Entry, makers: list[str]) -> Found:
         name = one_line(entry.get("name"))
-        if not call.key or look.mark(call.key) not in look.marks(str(entry.get("description") or "")):
+        if not call.key or marks.mark(call.key) not in look.marks(str(entry.get("description") or "")):
             raise Rejected(f"{at.title} has a snapshot {name} that this call did not make: choose another name")
         if not entry.get("snapstate"):
             return Found()
@@ -355,8 +356,8 @@ class Snapshots:
     async def _settled(self, call: Call, at: Place, name: str, error: TaskFailed) -> SnapshotLine:
         """Return our snapshot if it is there after all (a lost request of ours came first); else say what is left."""
         entry = next((each for each in await self._entries(at) if each.get("name") == name), None)
-        marks = look.marks(str((entry or {}).get("description") or ""))
-        if entry is not None and call.key and look.mark(call.key) in marks and not entry.get("snapstate"):
+        found = look.marks(str((entry or {}).get("description") or ""))
+        if entry is not None and call.key and marks.mark(call.key) in found and not entry.get("snapstate"):
             call.warn(f"{error}; but the snapshot {name} is there and ours")
             return _line(entry, datetime.now(UTC))
         left = f"the snapshot {name} was left behind" if entry is not None else f"no snapshot {name} was left behind"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd.answers import grant, one_line
-from agentd.errors import GuestLocked, NotFound, ProxmoxUnavailable, Rejected
+from agentd.errors import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, VmidTaken
 from agentd.messages import Target
 from agentd_proxmox import look
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from agentd.answers import Upid
     from agentd.tools import Call
@@ -64,6 +64,15 @@ def keyed(call: Call, tool: str) -> str:
     if not call.key:
         raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
     return "agentd-" + hashlib.sha256(call.key.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def taken_unless_ours() -> Iterator[None]:
+    """Raise VmidTaken where a guest with our mark is not ours: the workflow can draw another VMID."""
+    try:
+        yield
+    except NotOurs as error:
+        raise VmidTaken(f"the VMID is taken: {error}") from error
 
 
 def holds(entry: Entry, content: str) -> bool:

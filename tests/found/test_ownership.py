@@ -110,7 +110,7 @@ async def _call(bus: Bus, tool: str, key: str, **parameters: Any) -> Any:
 
 
 async def test_a_call_discards_nothing(net: Net) -> None:
-    """Whatever its key and whatever the description says: a call of discard_guest is refused, and so is a plan of it."""
+    """Whatever its key and the description: a call of discard_guest is refused, and so is a plan of it."""
     assert net.pve is not None
     for vmid in (101, 102):
         await _describe(net, vmid, "agentd:evil4.a.b\nagentd:evil4.a")
@@ -202,12 +202,13 @@ async def test_no_budget_no_discarding(net: Net) -> None:
     """The hourly budget counts for it as for every act that destroys."""
     assert net.pve is not None
     net.settings["policy"]["destroys_per_hour"] = 1
+    ends = []
     async with net.client() as bus, net.here():
         for name, vmid in (("first", 300), ("second", 301)):
             await client.submit(bus, "oscar", WorkflowRequest("discarded", name, {"vmid": vmid}))
-            answer = await client.follow(bus, name, lambda _: None, wait=45)
+            ends.append((await client.follow(bus, name, lambda _: None, wait=45)).status)
 
-    assert answer.status == "compensation_failed"
+    assert ends == ["compensated", "compensation_failed"]
     assert net.pve.found(300) is None
     assert net.pve.found(301) is not None
 
@@ -310,7 +311,9 @@ def test_a_caller_writes_no_mark(known: dict[str, Tool], tool: str, parameters: 
         known[tool].parse(parameters)
 
 
-@pytest.mark.parametrize("text", ["made by agentd: see the wiki", "http://agentd:8080/a.b", "agentd", "agentd:x:998:99"])
+@pytest.mark.parametrize(
+    "text", ["made by agentd: see the wiki", "http://agentd:8080/a.b", "agentd", "agentd:x:998:99"]
+)
 def test_what_is_no_mark_may_be_written(known: dict[str, Tool], text: str) -> None:
     """Text that is not exactly a mark goes through."""
     assert known["update_vm"].parse({"vmid": 101, "description": text}).description == text
@@ -342,7 +345,3 @@ async def test_update_cannot_forge(net: Net) -> None:
         with pytest.raises(InvalidMessage, match=r"update_vm\.description"):
             await _call(bus, "update_vm", "x.y", vmid=102, description=MARK)
     assert net.pve.log("PUT") == []
-
-
-
-

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd import errors
+from agentd import errors, marks
 from agentd_proxmox import look
 from agentd_proxmox.backups import backup_line, mark_notes, mark_of, notes_text
 from agentd_proxmox.restore import parse_config
@@ -350,7 +350,7 @@ class TestNotes:
         notes = mark_notes(text, key)
 
         assert mark_of(notes) == key
-        assert look.mark(key) not in notes_text(notes) or look.mark(key) in text
+        assert marks.mark(key) not in notes_text(notes) or marks.mark(key) in text
 
     def test_foreign(self) -> None:
         """Notes that speak of agentd elsewhere bear no mark."""

@@ -25,7 +25,7 @@ from proxmox_access import Steer, connect
 from pve.client import FakePve, available
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 
 R = TypeVar("R")
 GIB = 2**30
@@ -46,6 +46,7 @@ class Direct:
         self.key = key
         self.principal = "tester"
         self.undo: tuple[str, dict[str, Any]] | None = None
+        self.undoes = ""
         self.tier = Tier.OPERATE
         self.steps: list[str] = []
         self.warnings: list[str] = []
@@ -67,6 +68,10 @@ class Direct:
 
     def target(self, target: Target) -> None:
         """Need no approval."""
+
+    async def made(self, tools: Collection[str], target: str) -> bool:
+        """Undo nothing."""
+        raise NotImplementedError(tools, target)
 
     def breakable(self) -> contextlib.AbstractContextManager[None]:
         """Nobody stops it."""
