@@ -46,7 +46,7 @@ WALK = [
 def keyed(call: C, tool: str) -> C:
     """Return the call as the tool wants it: discard_guest undoes what this walk made."""
     if tool == "discard_guest":
-        call.undoes, call.makes = call.key, {"guest/303"}
+        call.undoes, call.makes = "wf.api", {"guest/303"}
     return call
 
 
