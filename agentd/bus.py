@@ -268,9 +268,9 @@ class Bus(Connection):
             raise StaleWrite(error)
         return await self.store(subject, message, ttl=ttl, expect=0 if marker is None else marker.seq)
 
-    async def kv_delete(self, bucket: str, key: str) -> None:
-        """Delete a key; one that is not there is deleted already."""
-        await self.store(f"$KV.{bucket}.{key}", b"", headers={"KV-Operation": "DEL"})
+    async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None) -> None:
+        """Delete a key, with `expect` by compare-and-set; one that is not there is deleted already."""
+        await self.store(f"$KV.{bucket}.{key}", b"", headers={"KV-Operation": "DEL"}, expect=expect)
 
     async def kv_list(self, bucket: str) -> dict[str, Stored]:
         """Return every key with its value."""

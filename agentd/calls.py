@@ -58,8 +58,9 @@ class Looked(Exception):
 class Performance:
     """One run of a tool: what the tool sees as its Call (tools.py says what each member means).
 
-    guard   asked right before the tool acts; raises when it may not
-    undoes  the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
+    guard     asked right before the tool acts; raises when it may not
+    undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
+    changing  this very run has begun to change something
     """
 
     bus: Bus
@@ -80,6 +81,7 @@ class Performance:
     guard: Callable[[], Awaitable[None]] | None = None
     undo: Inverse | None = None
     undoes: str = ""
+    changing: bool = False
 
     @property
     def begun(self) -> datetime | None:
@@ -170,6 +172,7 @@ class Performance:
         before, undo = claim.record.acted, claim.record.undo or self.undo
         acted = sorted({*before, *effects.acts(self.tool.name, self.targets)})
         await claim.write(acting=True, undo=undo, acted=acted)
+        self.changing = True
         try:
             upid = await act() or ""
         except VmidTaken:  # Proxmox has refused it: a guest that has this id is another's

@@ -18,7 +18,7 @@ from agentd import config as configuration
 from agentd import logs, plugins
 from agentd.errors import AgentdError, NeedsPlan
 from agentd.messages import ToolReply
-from agentd.shell import App, leave, parameters_of, passes, run_async
+from agentd.shell import App, leave, parameters_of, passes, run_async, say_frozen
 from agentd.version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ ELSEWHERE = {
     "audit": "agentd.cli_audit",
     "export": "agentd.cli_export",
     "undo": "agentd.cli_undo",
+    "freeze": "agentd.cli_freeze",
+    "thaw": "agentd.cli_freeze",
     **dict.fromkeys(WORKFLOWS, "agentd.cli_workflows"),
 }
 """Commands that have a file of their own, which is loaded when one of them is asked for."""
@@ -198,6 +200,7 @@ def agents(app: App) -> None:
 
     async def work() -> object:
         async with app.bus() as (bus, _):
+            await say_frozen(app, bus)
             return await network.agents(bus)
 
     app.show(run_async(work()), "agents")

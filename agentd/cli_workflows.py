@@ -13,7 +13,7 @@ import msgspec
 from agentd import subjects
 from agentd.errors import InvalidMessage, Rejected, UsageError
 from agentd.messages import WorkflowRequest, WorkflowSignal, plain, request_digest
-from agentd.shell import EXIT_CODES, App, parameters_of, passes, run_async
+from agentd.shell import EXIT_CODES, App, parameters_of, passes, run_async, say_frozen
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -122,6 +122,7 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
             if await network.state(bus, workflow_id) is None:
                 message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
                 raise UsageError(message)
+            await say_frozen(app, bus)
             return await _follow(app, bus, workflow_id, wait=timeout)
 
     _finish(app, run_async(work()))
@@ -182,6 +183,7 @@ def show(app: App, workflow_id: str) -> None:
 
     async def work() -> object:
         async with app.bus() as (bus, _):
+            await say_frozen(app, bus)
             return await (network.state if app.as_json else network.workflow)(bus, workflow_id)
 
     found = run_async(work())

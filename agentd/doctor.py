@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd import plugins, provision, storage, subjects
+from agentd import freeze, plugins, provision, storage, subjects
 from agentd.answers import role_for
 from agentd.bus import Bus
 from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
@@ -87,9 +87,19 @@ async def _jetstream(bus: Bus, config: Config) -> list[Finding]:
     findings.append(
         Finding("clock", abs(offset) <= MAX_OFFSET, f"{offset:+.3f} s beside the NATS server's", "run an NTP client")
     )
+    findings.append(await _freeze(bus))
     findings.append(await _may_write(bus))
     findings.append(_payload(bus))
     return [*findings, *await _storage(bus)]
+
+
+async def _freeze(bus: Bus) -> Finding:
+    """Look whether the network is frozen: that is no fault, and has to be known."""
+    try:
+        found = await freeze.read(bus)
+    except AgentdError as error:
+        return Finding("freeze", good=False, text=str(error), advice="until it can be read nothing is changed")
+    return Finding("freeze", good=True, text="not frozen" if found is None else freeze.say(found))
 
 
 def _payload(bus: Bus) -> Finding:

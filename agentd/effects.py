@@ -27,7 +27,7 @@ import msgspec
 from agentd import subjects
 from agentd.consumer import ACK_WAIT, PROGRESS
 from agentd.crash import crash_point
-from agentd.errors import BusUnavailable, Fenced, PermanentError, StaleWrite, Stopped
+from agentd.errors import HELD, BusUnavailable, Fenced, PermanentError, StaleWrite, Stopped
 from agentd.messages import EffectRecord, StopHint
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ class Wanted:
 def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict:
     """Tell what `record`, last written `age` seconds ago by the server's clock, means for who wants the effect.
 
-    A failure is the answer of its own attempt for ever; the next attempt begins anew.  What a process of this very
-    agent held before is free: its journal's lock lets no two of them live.  An attempt that is delivered once more
-    after the next one has begun takes nothing over: it has been answered.
+    A failure is the answer of its own attempt for ever, unless the attempt was only held back; the next one begins
+    anew.  What a process of this very agent held before is free: its journal's lock lets no two of them live.  An
+    attempt that is delivered once more after the next one has begun takes nothing over: it has been answered.
     """
-    if record is None or (record.phase == FAILED and record.attempt < wanted.attempt):
+    if record is None or (record.phase == FAILED and (record.attempt < wanted.attempt or _was_held(record))):
         return Verdict.TAKE
     if record.phase == CANCELLED:
         return Verdict.CANCELLED
@@ -91,6 +91,10 @@ def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict
     ours = record.owner.partition("/")[0] == wanted.owner.partition("/")[0]
     stale = age > ACK_WAIT or ((wanted.takeover or ours) and wanted.attempt >= record.attempt)
     return Verdict.TAKE if stale else Verdict.BUSY
+
+
+def _was_held(record: EffectRecord) -> bool:
+    return record.error is not None and record.error.code in HELD
 
 
 class Claim:

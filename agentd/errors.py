@@ -8,7 +8,8 @@
     │   └── NeedsPlan          it destroys or executes: somebody else has to approve a plan
     ├── BusError
     │   ├── BusUnavailable     no NATS, or no answer in time (temporary)
-    │   │   └── BusFull        JetStream has no room for a message (temporary)
+    │   │   ├── BusFull        JetStream has no room for a message (temporary)
+    │   │   └── Superseded     another process has this agent's id, or may have it: it acts, this one does not
     │   ├── StaleWrite         somebody wrote this subject first: reload and decide again
     │   ├── NoResponder        nobody on the network offers this (temporary)
     │   └── NotProvisioned     a stream, bucket or consumer is missing
@@ -16,6 +17,9 @@
     │   ├── ProxmoxUnavailable Proxmox answered that it cannot now, or did not answer a read
     │   │   └── NoQuorum       the cluster refuses every change; nothing was done
     │   ├── GuestLocked        Proxmox holds a lock on the guest; nothing was done
+    │   ├── Held               nothing may be changed until a person ends that; nothing was done
+    │   │   ├── Frozen         the network is frozen
+    │   │   └── AuditBroken    the agent's own audit chain is not as it wrote it
     │   └── UnknownOutcome     a write was sent and not answered: look before repeating
     └── PermanentError         trying again would give the same answer
         ├── Rejected           a request was refused before anything was done
@@ -116,6 +120,12 @@ class BusFull(BusUnavailable):
     code = "bus_full"
 
 
+class Superseded(BusUnavailable):
+    """The lease on the agent id is not held by this process: another one may act under that id."""
+
+    code = "superseded"
+
+
 class NoResponder(BusUnavailable):
     """Nobody on the network answers this subject."""
 
@@ -144,6 +154,24 @@ class NoQuorum(ProxmoxUnavailable):
     """The cluster has no quorum and refuses every change."""
 
     code = "no_quorum"
+
+
+class Held(TemporaryError):
+    """Nothing may be changed now; what waits is begun again once a person has ended the reason."""
+
+    code = "held"
+
+
+class Frozen(Held):
+    """The network is frozen: agents read, and change nothing."""
+
+    code = "frozen"
+
+
+class AuditBroken(Held):
+    """The agent's own audit chain is not as the agent wrote it, and nobody has acknowledged that yet."""
+
+    code = "audit_broken"
 
 
 class GuestLocked(TemporaryError):
@@ -242,3 +270,6 @@ def _subclasses(kind: type[AgentdError]) -> list[type[AgentdError]]:
 
 
 _BY_CODE = {each.code: each for each in _subclasses(AgentdError)}
+
+HELD = frozenset(each.code for each in _subclasses(Held))
+"""Codes of errors that say nothing of a task: it waits until a person has ended the reason."""

@@ -358,11 +358,15 @@ class ServiceRegistration(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an instance says of itself, as the bucket `live` keeps it while the instance lives."""
+    """What an instance says of itself, as the bucket `live` keeps it while the instance lives.
+
+    process  which process it is (presence.py): only one may have the agent's id
+    """
 
     agent: AgentRegistration
     services: list[ServiceRegistration] = []
     metrics: dict[str, float] = {}
+    process: str = ""
 
 
 class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -377,6 +381,37 @@ class ControlReply(msgspec.Struct, frozen=True, omit_defaults=True):
     agent_id: str
     done: bool
     message: str = ""
+
+
+class Freeze(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say that the network is frozen: nothing is changed until `until`, or until a principal thaws it.
+
+    id  of the request that froze it: two orchestrators hear the same request
+    """
+
+    by: str
+    since: Zoned
+    reason: str
+    until: Zoned | None = None
+    id: str = ""
+
+
+class NetworkRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ask the orchestrators to freeze or to thaw the network; `seconds` after which it thaws by itself."""
+
+    action: str
+    reason: str = ""
+    seconds: float | None = None
+    id: str = ""
+
+
+class NetworkReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Say what an orchestrator did with a NetworkRequest, and how the network stands now."""
+
+    agent_id: str
+    done: bool
+    message: str = ""
+    freeze: Freeze | None = None
 
 
 class DiscoveryRequest(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from agentd import subjects
+from agentd import freeze, subjects
 from agentd.asking import decide, signal, state_of
 from agentd.dead import letters
 from agentd.errors import BusUnavailable, InvalidMessage
 from agentd.messages import AgentRegistration, Alert, MetricReport, Presence, ServiceRegistration
+from agentd.presence import ARRIVING
 from agentd.web.view import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
 from agentd.workflows import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from agentd.bus import Bus
     from agentd.connection import Handler, Received
     from agentd.dead import Letter
-    from agentd.messages import SignalReply, WorkflowSignal
+    from agentd.messages import NetworkReply, NetworkRequest, SignalReply, WorkflowSignal
     from agentd.web.view import Identity, PluginState, Reason
 
 state = state_of
@@ -34,7 +35,8 @@ STEPS_SHOWN = 50
 async def presences(bus: Bus) -> list[Presence]:
     """Return every agent whose lease lasts, by name."""
     found = await bus.kv_list(subjects.LIVE)
-    return [found[key].decode(Presence) for key in sorted(found)]
+    there = [found[key].decode(Presence) for key in sorted(found)]
+    return [each for each in there if each.agent.status != ARRIVING]
 
 
 async def agents(bus: Bus) -> list[AgentRegistration]:
@@ -221,6 +223,10 @@ class DaemonView:
         if wanted.action in {"approve", "reject"}:
             return await decide(self._asked(), principal, workflow_id, wanted.task, wanted)
         return await signal(self._asked(), principal, workflow_id, wanted)
+
+    async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
+        """Freeze or thaw the network in the name of a principal."""
+        return await freeze.ask(self._asked(), principal, wanted)
 
     async def tasks(self) -> list[TaskView]:
         """List the tasks that are in a queue or in an agent's hands."""

@@ -22,10 +22,12 @@ from agentd.errors import (
     Denied,
     Fenced,
     GuestLocked,
+    Held,
     NoQuorum,
     Stopped,
     TemporaryError,
 )
+from agentd.freeze import Brake
 from agentd.messages import EffectRecord, Outcome, Preview, TaskError, Tier, ToolReply, digest, now, plain
 from agentd.policy import CONSENTED, looking
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from agentd.bus import Bus
     from agentd.calls import Performance
+    from agentd.lease import Lease
     from agentd.ledger import Ledger
     from agentd.logs import Logger
     from agentd.metrics import Metrics
@@ -48,15 +51,26 @@ class Performer:
     """Runs the tools of one agent; `owner` is `<agent>/<process>`, by which its claims are known."""
 
     def __init__(  # noqa: PLR0913 - all that running a tool touches
-        self, bus: Bus, agent_id: str, *, policy: Policy, ledger: Ledger, metrics: Metrics, log: Logger
+        self,
+        bus: Bus,
+        agent_id: str,
+        *,
+        policy: Policy,
+        ledger: Ledger,
+        metrics: Metrics,
+        log: Logger,
+        brake: Brake | None = None,
+        lease: Lease | None = None,
     ) -> None:
-        """Keep what tools are run with."""
+        """Keep what tools are run with; a performer without a lease is the only one of its id."""
         self.owner = f"{agent_id}/{secrets.token_hex(4)}"
         self.bus = bus
         self.policy = policy
         self.ledger = ledger
         self.metrics = metrics
         self.log = log
+        self.brake = brake or Brake(bus)
+        self.lease = lease
         self._claims: dict[str, effects.Claim] = {}
 
     async def look_at(self, key: str) -> None:
@@ -79,7 +93,7 @@ class Performer:
             elif tool.tier is Tier.READ:
                 reply = await self._attempt(performance, tool.parse(parameters))
             else:
-                self._allow(performance)
+                await self._allow(performance)
                 parsed = tool.parse(parameters)
                 reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
         except BusUnavailable:
@@ -95,20 +109,25 @@ class Performer:
         self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
         return reply
 
-    def _allow(self, performance: Performance) -> None:
-        """Raise Denied if this call may not be begun; whoever it is may look."""
+    async def _allow(self, performance: Performance) -> None:
+        """Raise Denied if this call may not be begun, Held if nothing may be now; whoever it is may look."""
         tool, principal = performance.tool, performance.principal
         if tool.undoes and not performance.undoes:
             text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
             raise Denied(text)
         self.policy.allow(tool.name, tool.tier, performance.tier, principal=principal)
         self.policy.consented(tool.name, tool.tier, principal, performance.consent)
+        await self.brake.begin(tool.name)
         performance.guard = partial(self._guard, performance)
 
     async def _guard(self, performance: Performance) -> None:
         """Raise if the tool may not act on what it is about to change, as that is now."""
         tool = performance.tool
         tier = Tier.DESTROY if tool.undoes else tool.tier
+        if self.lease is not None:
+            await self.lease.check()
+        if not performance.changing:  # what has begun to change something is finished
+            await self.brake.act(tool.name)
         self.policy.touch(tool.name, tier, performance.targets, performance.consent)
         if tier in CONSENTED:
             await budget.spend(self.bus, performance.key, self.policy.per_hour)
@@ -195,6 +214,8 @@ class Performer:
         while True:
             try:
                 return await self._try(performance, parsed)
+            except Held as error:
+                return _failed(performance, task_error(error))  # what waits for a person waits elsewhere
             except TemporaryError as error:
                 pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
                 if performance.left() < pause:

@@ -7,12 +7,14 @@ the same.  The lease is for people and pages; work is never re-assigned because 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from agentd import messages, subjects
 from agentd.errors import BusError, InvalidMessage
+from agentd.lease import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     from agentd.connection import Received, Subscription
     from agentd.logs import Logger
 
+ARRIVING = "arriving"
+"""Status of an agent that has taken its lease and does not work yet: it is not listed."""
 RENEW = 5.0
 """Seconds between two renewals of the lease."""
-LEASE = 20.0
-"""Seconds that the lease lasts."""
 BEAT = 30.0
 """Seconds between two heartbeats, and two metric reports."""
 CLOCK = 60.0
@@ -40,6 +42,7 @@ class Announcer:
         describe: Callable[[], messages.Presence],
         control: Callable[[str], Awaitable[str]],
         log: Logger,
+        lease: Lease | None = None,
     ) -> None:
         """Keep who describes the instance, and who carries out `ai.control.<agent>`."""
         self._bus = bus
@@ -47,6 +50,7 @@ class Announcer:
         self._control = control
         self._log = log
         self._agent = describe().agent.agent_id
+        self._lease = lease or Lease(bus, self._agent, log, secrets.token_hex(4))
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Announce until `stopping` is set, then say goodbye."""
@@ -67,7 +71,7 @@ class Announcer:
         ticks = 0
         while not stopping.is_set():
             now = self._describe()
-            await self._try(self._bus.kv_put(subjects.LIVE, self._agent, now, ttl=LEASE))
+            await self._try(self._lease.renew(now))
             if ticks % round(BEAT / RENEW) == 0:
                 await self._report(now)
             if ticks % round(CLOCK / RENEW) == 0:
@@ -120,4 +124,4 @@ class Announcer:
         await self._bus.publish(
             subjects.heartbeat(self._agent), messages.Heartbeat(self._agent, messages.now(), "offline")
         )
-        await self._try(self._bus.kv_delete(subjects.LIVE, self._agent))
+        await self._try(self._lease.release())

@@ -13,9 +13,9 @@ import click
 import uvloop
 
 from agentd import config as configuration
-from agentd import logs, plugins
+from agentd import freeze, logs, plugins
 from agentd.bus import Bus
-from agentd.errors import TemporaryError, UsageError
+from agentd.errors import BusError, TemporaryError, UsageError
 from agentd.messages import plain
 
 if TYPE_CHECKING:
@@ -74,6 +74,17 @@ class App:
             from agentd import tables
 
             tables.show(table, value)
+
+
+async def say_frozen(app: App, bus: Bus) -> None:
+    """Say on the error output that the network is frozen, if it is; one that cannot be asked is no reason to stop."""
+    try:
+        found = await freeze.read(bus)
+    except BusError as error:
+        click.echo(f"whether the network is frozen is not known: {error}", err=True)
+        return
+    if found is not None and not app.as_json:
+        click.secho(f"The network is {freeze.say(found)}", fg="cyan", bold=True, err=True)
 
 
 def leave(app: App, state: Workflow) -> NoReturn:

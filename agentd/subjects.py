@@ -28,6 +28,7 @@ ALERTS: Final = "alerts"
 BUDGET: Final = "budget"
 RESULTS: Final = "results"
 CONF: Final = "conf"
+FREEZE: Final = "freeze"
 
 ORCH_REQUESTS: Final = "orch-req"
 ORCH_INPUT: Final = "orch"
@@ -46,6 +47,7 @@ ALL_HEARTBEATS: Final = "ai.heartbeat.>"
 ALL_METRICS: Final = "ai.metrics.>"
 ALL_ALERTS: Final = "ai.alerts.>"
 ALL_DEAD: Final = "ai.dead.>"
+ALL_NETWORK: Final = "ai.control.network.*"
 ALL_DEAD_MARKS: Final = "ai.dead.mark.*"
 ADVISORIES: Final = (
     "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
@@ -255,6 +257,11 @@ def dead_mark(letter: int) -> str:
 def control(agent: str) -> str:
     """ai.control.<agent>."""
     return f"ai.control.{agent}"
+
+
+def network(principal: str) -> str:
+    """ai.control.network.<principal>: what a principal wants of the whole network."""
+    return f"ai.control.network.{principal}"
 
 
 def agent_id(instance: str, node: str) -> str:

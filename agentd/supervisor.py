@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from agentd import __version__, logs
 from agentd.bus import Bus
 from agentd.errors import BusUnavailable, ConfigError, InvalidMessage, TemporaryError
+from agentd.freeze import Brake, say
 from agentd.journal import Journal
+from agentd.lease import SECONDS as LEASE
+from agentd.lease import Lease
 from agentd.ledger import Ledger
 from agentd.messages import AgentRegistration, Presence, ServiceRegistration, now
 from agentd.metrics import Metrics
@@ -25,7 +28,7 @@ from agentd.network import DaemonView
 from agentd.notify import Systemd
 from agentd.plugins import Plugins, known_tools, wanted
 from agentd.policy import Policy
-from agentd.presence import LEASE, Announcer
+from agentd.presence import ARRIVING, Announcer
 from agentd.proxmox import Proxmox
 from agentd.role import Context, Health, Role
 from agentd.subjects import agent_id
@@ -78,6 +81,8 @@ class Supervisor:
         self.proxmox = Proxmox(config.proxmox, observe=self.metrics.proxmox_call) if config.proxmox else None
         self.tools = self.plugins.tools(config.node.name, self.proxmox)
         self.bus = Bus(config.bus, self.agent_id, self.log)
+        self.lease = Lease(self.bus, self.agent_id, self.log)
+        self.brake = Brake(self.bus)
         self.url = ""
         self._reload = reload
         self._systemd = Systemd()
@@ -93,6 +98,8 @@ class Supervisor:
             stack.callback(journal.close)
             await self._start_page(stack)
             await self._connect(stack)
+            if not self.stopping.is_set():
+                await self.lease.take(self._arriving(), self.stopping)
             if self.stopping.is_set():
                 return self._exit_code
             for reply in journal.left_open:
@@ -101,10 +108,12 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for each in self._running:
                     group.create_task(self._keep_running(each))
-                announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log)
+                announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log, self.lease)
                 group.create_task(self._announce(announcer))
                 group.create_task(self._tell_systemd())
                 group.create_task(self._watch_bus())
+                group.create_task(self._watch_lease())
+                group.create_task(self.brake.run(self.stopping))
         self.log.info("stopped", code=self._exit_code)
         return self._exit_code
 
@@ -168,6 +177,8 @@ class Supervisor:
             log=self.log,
             journal=journal,
             slots=self.instance.slots,
+            brake=self.brake,
+            lease=self.lease,
         )
         for name, role in self.roles.items():
             context = Context(
@@ -255,6 +266,7 @@ class Supervisor:
     def _measure(self) -> None:
         self.metrics.bus_counted(self.bus.counters)
         self.metrics.bus_connected.set(self.bus.connected)
+        self.metrics.frozen.set(self.brake.current is not None)
         for running in self._running:
             self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
 
@@ -269,6 +281,17 @@ class Supervisor:
             self.stopping.set()
         closed.cancel()
         stopping.cancel()
+
+    async def _watch_lease(self) -> None:
+        """Leave when another process has this agent's id; until the end nothing is changed (performer.py)."""
+        waiting = [asyncio.ensure_future(each.wait()) for each in (self.lease.lost, self.stopping)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+        if self.lease.lost.is_set() and not self.stopping.is_set():
+            self.log.error("lost the lease on this agent id: leaving", reason=self.lease.problem)
+            self._exit_code = ConfigError.exit_code
+            self.stopping.set()
 
     def stop(self) -> None:
         """Begin to drain: no new work, what runs is finished or handed back; a second time does no more."""
@@ -312,6 +335,19 @@ class Supervisor:
             return "reloaded"
         message = f"action: unknown {action!r}; there are drain, reload"
         raise InvalidMessage(message)
+
+    def _arriving(self) -> Presence:
+        """Return what is said of this instance before its roles work: who it is, and nothing that it offers."""
+        agent = AgentRegistration(
+            agent_id=self.agent_id,
+            status=ARRIVING,
+            node=self.config.node.name,
+            role="+".join(self.roles),
+            version=__version__,
+            state_version=VERSION,
+            timestamp=now(),
+        )
+        return Presence(agent)
 
     def _describe(self, worker: Worker) -> Presence:
         status = "offline" if self.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
@@ -361,7 +397,11 @@ class Supervisor:
         roles = [
             RoleState(name, health.get(name, waiting).ready, health.get(name, waiting).reason) for name in self.roles
         ]
-        return Identity(self.name, self.config.node.name, self.agent_id, __version__, self.started, roles, warnings)
+        freeze = self.brake.current
+        frozen = "" if freeze is None else say(freeze)
+        return Identity(
+            self.name, self.config.node.name, self.agent_id, __version__, self.started, roles, warnings, frozen
+        )
 
     def plugin_states(self) -> list[PluginState]:
         """List every plugin that was found."""
@@ -378,6 +418,8 @@ class Supervisor:
     def readiness(self) -> list[Reason]:
         """Say why this daemon is not ready; empty means ready."""
         reasons = [] if not self.bus.problem else [Reason("bus", self.bus.problem)]
+        if self.lease.problem:
+            reasons.append(Reason("lease", self.lease.problem))
         offset = self.bus.clock_offset
         if abs(offset) > MAX_CLOCK_OFFSET:
             reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))

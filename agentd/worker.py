@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
     from agentd.bus import Bus
     from agentd.connection import Received, Subscription
+    from agentd.freeze import Brake
     from agentd.journal import Journal
+    from agentd.lease import Lease
     from agentd.ledger import Ledger
     from agentd.logs import Logger
     from agentd.metrics import Metrics
@@ -72,13 +74,17 @@ class Worker:
         log: Logger,
         journal: Journal | None = None,
         slots: int = 16,
+        brake: Brake | None = None,
+        lease: Lease | None = None,
     ) -> None:
         """Keep what tools are run with; `serve` begins."""
         self.bus = bus
         self.agent_id = agent_id
         self.tools = tools
         self.policy = policy
-        self.performer = Performer(bus, agent_id, policy=policy, ledger=ledger, metrics=metrics, log=log)
+        self.performer = Performer(
+            bus, agent_id, policy=policy, ledger=ledger, metrics=metrics, log=log, brake=brake, lease=lease
+        )
         self.metrics = metrics
         self.log = log
         self.slots = slots

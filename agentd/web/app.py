@@ -61,7 +61,7 @@ def build(
     """
     site = Site(view, streams or Streams(view))
     return Starlette(
-        routes=[*site.routes(), Wheel(view, tokens or {}).route(), *routes],
+        routes=[*site.routes(), *Wheel(view, tokens or {}).routes(), *routes],
         middleware=[
             Middleware(guard.Guard, allowed_hosts=tuple(allowed_hosts)),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),
@@ -129,7 +129,7 @@ class Site:
         if form == "json":
             return _json(detail)
         if form == "text":
-            return PlainTextResponse(workflow_text(detail), headers=_FRESH)
+            return PlainTextResponse(workflow_text(detail, self._view.identity().frozen), headers=_FRESH)
         return _html(self._pages.workflow(self._view.identity(), detail))
 
     async def healthz(self, _: Request) -> Response:
@@ -141,9 +141,11 @@ class Site:
         _known(request, "format")
         reasons = self._view.readiness()
         code = _UNAVAILABLE if reasons else 200
+        frozen = self._view.identity().frozen
         if _format(request) != "text":
-            return _json(Readiness(not reasons, reasons), code)
+            return _json(Readiness(not reasons, reasons, frozen), code)
         text = "".join(f"{each.source}: {each.text}\n" for each in reasons) or "ready\n"
+        text += f"the network is {frozen}\n" if frozen else ""
         return PlainTextResponse(text, code, _FRESH)
 
     async def metrics(self, _: Request) -> Response:

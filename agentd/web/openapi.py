@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from agentd.dead import Letter
-from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, SignalReply
+from agentd.messages import AgentRegistration, Alert, MetricReport, NetworkReply, ServiceRegistration, SignalReply
 from agentd.web import steer
 from agentd.web.overview import Overview
 from agentd.web.view import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
@@ -20,14 +20,19 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Say whether this daemon is ready, and if not, why."""
+    """Say whether this daemon is ready, and if not, why; `frozen` says that nothing may be changed now, and why."""
 
     ready: bool
     reasons: list[Reason]
+    frozen: str = ""
 
 
 _LIMIT = ("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
 _STATUS = ("status", {"type": "string", "default": ""})
+_NETWORK = {
+    "freeze": "Let no agent change anything; tier operate, and a reason",
+    "thaw": "End a freeze; for the one who froze, or with tier destroy",
+}
 _PATHS: dict[str, tuple[str, Any, tuple[tuple[str, dict[str, Any]], ...]]] = {
     "/": ("The whole picture; a page, JSON or text by Accept or ?format=", Overview, ()),
     "/readyz": ("200 when ready, 503 with reasons when not", Readiness, ()),
@@ -45,13 +50,23 @@ _PATHS: dict[str, tuple[str, Any, tuple[tuple[str, dict[str, Any]], ...]]] = {
 
 def describe(version: str) -> dict[str, Any]:
     """Return the OpenAPI document of this server."""
-    kinds = [Problem, steer.Steering, SignalReply, *(kind for _, kind, _ in _PATHS.values())]
+    kinds = [
+        Problem,
+        steer.Steering,
+        SignalReply,
+        steer.Stopping,
+        NetworkReply,
+        *(kind for _, kind, _ in _PATHS.values()),
+    ]
     schemas, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     paths: dict[str, Any] = {
         path: {"get": _operation(path, summary, schema, query)}
-        for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[3:], strict=True)
+        for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[5:], strict=True)
     }
     paths[steer.PATH] = {"post": _steering(*schemas[1:3])}
+    for action, says in _NETWORK.items():
+        path = steer.NETWORK.format(action=action)
+        paths[path] = {"post": _posting(_operation(path, says, schemas[4], ()), schemas[3], schemas[4])}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentd", "version": version},
@@ -84,6 +99,10 @@ def _steering(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     operation = _operation(steer.PATH, "Approve, reject, cancel, pause or resume as the token's principal", answer, ())
     action = {"type": "string", "enum": list(steer.ACTIONS)}
     operation["parameters"].append({"name": "action", "in": "path", "required": True, "schema": action})
+    return _posting(operation, body, answer)
+
+
+def _posting(operation: dict[str, Any], body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     operation["requestBody"] = {"content": {"application/json": {"schema": body}}}
     operation["responses"]["409"] = {
         "description": "The orchestrator refuses it, and says why",

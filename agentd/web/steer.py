@@ -7,16 +7,16 @@ page, so no other page can act in a user's name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agentd import tokens
+from agentd import freeze, tokens
 from agentd.errors import Denied
-from agentd.messages import WorkflowSignal, decode, encode
+from agentd.messages import NetworkRequest, WorkflowSignal, decode, encode
 from agentd.subjects import check_id
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from agentd.web.view import View
 
 PATH: Final = "/api/workflows/{id}/{action}"
+NETWORK: Final = "/api/{action}"
+B = TypeVar("B")
+
 LARGEST: Final = 16_384
 """Bytes of a request."""
 ACTIONS: Final = ("approve", "reject", "cancel", "pause", "resume")
@@ -46,16 +49,32 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compensate: bool = False
 
 
+class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say why the network is frozen or thawed, and after how many seconds a freeze ends by itself."""
+
+    reason: str = ""
+    seconds: float | None = None
+
+
 class Wheel:
-    """The one route that changes something."""
+    """The routes that change something."""
 
     def __init__(self, view: View, known: Mapping[str, str]) -> None:
         self._view = view
         self._known = known
 
-    def route(self) -> Route:
-        """Return the route."""
-        return Route(PATH, self.steer, methods=["POST"])
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        whole = [Route(NETWORK.format(action=action), self.network, methods=["POST"]) for action in freeze.ACTIONS]
+        return [Route(PATH, self.steer, methods=["POST"]), *whole]
+
+    async def network(self, request: Request) -> Response:
+        """Freeze or thaw the whole network, or say why not: 409 if the orchestrator refuses it."""
+        principal = self._principal(request)
+        wanted = await _body(request, Stopping)
+        action = request.url.path.rpartition("/")[2]
+        reply = await self._view.network(principal, NetworkRequest(action, wanted.reason, wanted.seconds))
+        return _reply(reply, done=reply.done)
 
     async def steer(self, request: Request) -> Response:
         """Carry one action out, or say why not: 409 if the orchestrator refuses it."""
@@ -63,13 +82,12 @@ class Wheel:
         action, workflow_id = request.path_params["action"], check_id(request.path_params["id"])
         if action not in ACTIONS:
             raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
-        wanted = await _body(request)
+        wanted = await _body(request, Steering)
         if await self._view.workflow(workflow_id) is None:
             raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")
         signal = WorkflowSignal(action, wanted.reason, wanted.task, compensate=wanted.compensate)
         reply = await self._view.signal(principal, workflow_id, signal)
-        code = 200 if reply.done else _CONFLICT
-        return Response(encode(reply), code, {"cache-control": "no-store", "content-type": "application/json"})
+        return _reply(reply, done=reply.done)
 
     def _principal(self, request: Request) -> str:
         if not self._known:
@@ -84,10 +102,15 @@ class Wheel:
         return found
 
 
-async def _body(request: Request) -> Steering:
+def _reply(reply: object, *, done: bool) -> Response:
+    code = 200 if done else _CONFLICT
+    return Response(encode(reply), code, {"cache-control": "no-store", "content-type": "application/json"})
+
+
+async def _body(request: Request, kind: type[B]) -> B:
     data = b""
     async for chunk in request.stream():
         data += chunk
         if len(data) > LARGEST:
             raise HTTPException(_LARGE, f"a request has at most {LARGEST} bytes")
-    return decode(data, Steering) if data else Steering()
+    return decode(data, kind) if data else kind()

@@ -23,6 +23,7 @@ def status_text(picture: Overview, limit: int) -> str:
     me = picture.identity
     up = words.span((picture.at - me.started).total_seconds())
     lines = [f"agentd {me.version}  {me.instance} on {me.node}  up {up}", picture.headline]
+    lines += [f"= THE NETWORK IS {me.frozen}"] if me.frozen else []
     lines += [f"? {text}" for text in picture.problems]
     if picture.attention:
         rows = [(f"  {look(status.LEVEL, each.level).mark} {each.what}", each.text) for each in picture.attention]
@@ -35,13 +36,19 @@ def status_text(picture: Overview, limit: int) -> str:
     return _text(lines)
 
 
-def workflow_text(workflow: WorkflowDetail) -> str:
-    """Return one workflow with its tasks and its history."""
+def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
+    """Return one workflow with its tasks and its history; `frozen` says that the network is."""
     how = look(status.WORKFLOW, workflow.status)
     head = (
         f"{how.mark} {workflow.workflow_id}  {workflow.workflow_type} {how.word}, {workflow.done}/{workflow.total} done"
     )
-    lines = [head, *([f"  {_short(workflow.error)}"] if workflow.error else []), "", "TASKS"]
+    lines = [
+        *([f"= THE NETWORK IS {frozen}"] if frozen else []),
+        head,
+        *([f"  {_short(workflow.error)}"] if workflow.error else []),
+        "",
+        "TASKS",
+    ]
     lines += _columns(_task(task) for task in workflow.tasks)
     lines += ["", "HISTORY"]
     lines += _columns(

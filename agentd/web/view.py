@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, SignalReply, WorkflowSignal
+from agentd.messages import (
+    AgentRegistration,
+    Alert,
+    MetricReport,
+    NetworkReply,
+    NetworkRequest,
+    ServiceRegistration,
+    SignalReply,
+    WorkflowSignal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +39,10 @@ class RoleState(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Say who this daemon is; `warnings` is what an operator should know of, such as TLS that isn't verified."""
+    """Say who this daemon is; `warnings` is what an operator should know of, such as TLS that isn't verified.
+
+    frozen  says by whom, since when and why the network is frozen; "" while it is not
+    """
 
     instance: str
     node: str
@@ -39,6 +51,7 @@ class Identity(msgspec.Struct, frozen=True):
     started: datetime
     roles: list[RoleState]
     warnings: list[str] = []
+    frozen: str = ""
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -193,6 +206,10 @@ class View(Protocol):
 
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
         """Steer a workflow in the name of a principal; say whether it was done, and if not, why."""
+        ...
+
+    async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
+        """Freeze or thaw the network in the name of a principal; say whether it was done, and if not, why."""
         ...
 
     async def tasks(self) -> list[TaskView]:

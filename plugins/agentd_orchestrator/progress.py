@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from agentd.errors import Rejected
+from agentd.errors import HELD, Rejected
 from agentd.messages import TaskError, Tier
 from agentd.results import INLINE
 from agentd.workflows import (
@@ -28,6 +28,8 @@ from agentd_orchestrator.steps import add, cancelled, going_on, may_begin, note,
 
 MAX_REDO: Final = 5
 """How often a task may send the workflow back to an earlier one."""
+HELD_FOR: Final = 15.0
+"""Seconds before a task that was held back is begun again; a thaw is noticed after as long."""
 MAX_BACKOFF: Final = 300.0
 """Longest pause in seconds before a retry."""
 JITTER: Final = 0.2
@@ -120,7 +122,8 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
         agent="",
     )
     effect = Effect("assign", name, task.attempt)
-    if task.parent and not name.startswith(UNDO):  # a thousand items would say it a thousand times
+    held = task.error is not None and task.error.code in HELD
+    if held or (task.parent and not name.startswith(UNDO)):  # a thousand items would say it a thousand times
         return add(replace(state, updated=at, tasks={**state.tasks, name: task}), effect)
     to = f"started as workflow {derived.child_id(state.workflow_id, name, task.attempt)}"
     return add(put(state, name, task, at, to if spec.workflow else f"assigned to {spec.queue}"), effect)
@@ -206,6 +209,8 @@ def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: date
         task = replace(task, redone=task.redone + 1)
         state = put(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
         return _rewind(state, back_to)
+    if again and error.code in HELD:
+        return _held_back(state, name, task, error, at)
     if again and error.retry and task.retried < spec.retries:
         retry_at = at + timedelta(seconds=_pause(state, name, task))
         task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at, retried=task.retried + 1)
@@ -217,6 +222,16 @@ def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: date
     if spec.optional and going_on(state):
         return state
     return failed(state, f"{name}: {error.message}", at)
+
+
+def _held_back(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
+    """Have a task begun again that an agent was not allowed to begin: that is no failure, and is said once."""
+    before = state.tasks[name].error
+    retry_at = at + timedelta(seconds=HELD_FOR * _spread(state, name, task))
+    task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at)
+    if before is not None and before.code == error.code:
+        return replace(state, updated=at, tasks={**state.tasks, name: task})
+    return put(state, name, task, at, f"waits: {error.message}")
 
 
 def failed(state: Workflow, error: str, at: datetime) -> Workflow:
@@ -232,8 +247,13 @@ def _has_undo(state: Workflow) -> bool:
 def _pause(state: Workflow, name: str, task: TaskState) -> float:
     """Return the seconds before the next attempt; the same for the same attempt, whoever decides."""
     seconds = min(state.spec(name).backoff * 2.0 ** min(task.retried, 32), MAX_BACKOFF)
+    return seconds * _spread(state, name, task)
+
+
+def _spread(state: Workflow, name: str, task: TaskState) -> float:
+    """Return by what a pause is longer or shorter, so that what failed together is not tried again together."""
     chance = zlib.crc32(f"{state.workflow_id}.{name}.{task.attempt}".encode()) / 0xFFFFFFFF
-    return seconds * (1 + JITTER * (2 * chance - 1))
+    return 1 + JITTER * (2 * chance - 1)
 
 
 def _rewind(state: Workflow, back_to: str) -> Workflow:

@@ -35,6 +35,7 @@ from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
 from agentd_orchestrator.library import Library
+from agentd_orchestrator.network import Network
 from agentd_orchestrator.planning import Planner
 from agentd_orchestrator.room import Room
 
@@ -100,9 +101,18 @@ class Orchestrator:
             self._consumer(subjects.WORKFLOWS, subjects.ORCH_DUE, self._on_due, settings.slots),
             self._consumer(subjects.WORKFLOWS, subjects.ORCHESTRATOR, self._on_child, 64),
         ]
-        drain = context.config.drain.timeout
         self._engine.writes = await self._version()
+        asked = await Network(context).listen()
         context.health.up()
+        try:
+            await self._work(consumers)
+        finally:
+            await asked.stop()
+
+    async def _work(self, consumers: list[Consumer]) -> None:
+        """Do all that an orchestrator does, until the context says stop."""
+        context, settings = self._context, self._context.settings
+        drain = context.config.drain.timeout
         async with asyncio.TaskGroup() as group:
             group.create_task(self._discover(settings.discovery_every))
             group.create_task(self._look_at_files())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agentd import network, presence, subjects
+from agentd import lease, network, presence, subjects
 from agentd.client import service_of
 from agentd.errors import NoResponder, UsageError
 from agentd.messages import (
@@ -45,7 +45,7 @@ async def control(action: str) -> str:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a lease last two seconds and be renewed ten times as often as it would."""
     monkeypatch.setattr(presence, "RENEW", 0.5)
-    monkeypatch.setattr(presence, "LEASE", 2.0)
+    monkeypatch.setattr(lease, "SECONDS", 2.0)
 
 
 @contextlib.asynccontextmanager
@@ -94,7 +94,7 @@ async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
         beats = await listener.every(subjects.METRICS, subjects.heartbeat(AGENT.agent_id))
         reports = await network.metrics(listener)
 
-    assert live == [WE]
+    assert [msgspec.structs.replace(each, process="") for each in live] == [WE]
     assert (agents, services) == ([AGENT], [SERVICE])
     assert sorted(heard_first, key=lambda each: each[0]) == [("agent", AGENT), ("service", SERVICE)]
     assert left == []
@@ -151,7 +151,7 @@ async def test_the_lease(bus: Bus) -> None:
         running.cancel()  # with goodbye; then the last word is taken back, as if it had died
         with contextlib.suppress(asyncio.CancelledError):
             await running
-    await bus.kv_put(subjects.LIVE, AGENT.agent_id, WE, ttl=presence.LEASE)
+    await bus.kv_put(subjects.LIVE, AGENT.agent_id, WE, ttl=lease.SECONDS)
     assert await _is_live(bus)
 
     async def gone() -> bool:

@@ -12,6 +12,8 @@ from agentd.messages import (
     AgentRegistration,
     Alert,
     MetricReport,
+    NetworkReply,
+    NetworkRequest,
     ServiceRegistration,
     SignalReply,
     WorkflowSignal,
@@ -95,6 +97,7 @@ class MemoryView:
         self.alert_list: list[Alert] = []
         self.asked: list[str] = []
         self.signals: list[tuple[str, str, WorkflowSignal]] = []
+        self.wanted: list[tuple[str, NetworkRequest]] = []
         self.queues: set[asyncio.Queue[Event | None]] = set()
         self.followed = asyncio.Event()
         self.left = asyncio.Event()
@@ -136,6 +139,12 @@ class MemoryView:
         """Return one workflow."""
         await self._network("workflow")
         return self.details.get(workflow_id)
+
+    async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
+        """Keep what was asked for, and do it."""
+        await self._network("network")
+        self.wanted.append((principal, wanted))
+        return NetworkReply("a", done=principal != "rita", message=wanted.action)
 
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
         """Keep what was asked for; nothing is carried out that somebody asked for who also began it."""

@@ -1,0 +1,278 @@
+"""The freeze of the network: nothing is changed until it is thawed, and what waits is done afterwards, once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from agentd import effects, freeze, subjects
+from agentd.asking import state_of, submit
+from agentd.calls import call_tool
+from agentd.cli_freeze import seconds_of
+from agentd.errors import AgentdError, BusError, Frozen, UsageError
+from agentd.messages import Freeze, NetworkRequest, Tier, ToolCall, WorkflowRequest
+from agentd.provision import provision
+from core.jetstream import connected
+from core.probe import SERVICE, Probe, a_worker, assign, completion, record, serving
+from harness import SCRIPTS, NatsServer, Net, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.bus import Bus
+    from pve.client import FakePve
+
+
+@pytest_asyncio.fixture
+async def there(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
+    async with connected(nats_server.url) as bus:
+        await provision(bus, [(SERVICE, 16)])
+        yield bus
+
+
+async def no_note(outcome: str, found: Freeze | None) -> None:
+    """Write no audit line."""
+
+
+async def change(bus: Bus, action: str, principal: str = "alice", tier: Tier = Tier.OPERATE, **more: Any) -> Any:
+    """Freeze or thaw as an orchestrator does."""
+    request = NetworkRequest(action, more.pop("reason", "storage is being moved"), **more)
+    return await freeze.carry_out(bus, "o", principal, tier, request, no_note)
+
+
+@pytest.mark.parametrize("tool", ["idempotent", "marked", "probed", "unsafe"])
+async def test_nothing_is_begun(there: Bus, tool: str) -> None:
+    """From the freeze on an agent begins no tool that changes something, and says by whom, why and what ends it."""
+    probe = Probe()
+    async with serving(a_worker(there, probe)):
+        await change(there, "freeze")
+        with pytest.raises(Frozen) as refused:
+            await call_tool(there, SERVICE, tool, ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=5)
+        read = await call_tool(there, SERVICE, "read_it", ToolCall({"text": "x"}), seconds=5)
+        dry = ToolCall({}, "w.d", "tester", Tier.OPERATE, dry_run=True)
+        looked = await call_tool(there, SERVICE, tool, dry, seconds=5)
+        await change(there, "thaw")
+        done = await call_tool(there, SERVICE, tool, ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=5)
+
+    assert "frozen by alice since" in str(refused.value)
+    assert "storage is being moved" in str(refused.value)
+    assert "`agentd thaw` ends it" in str(refused.value)
+    assert read.result == {"text": "x"} or read.result["text"] == "x"
+    assert looked.looked
+    assert done.status == "completed"
+    assert probe.acts == 1
+
+
+async def test_no_window_between_the_look_and_the_act(there: Bus) -> None:
+    """A freeze while a tool looks keeps it from acting, though the agent has not heard of the freeze."""
+    probe = Probe()
+
+    async def freeze_now(_: object) -> None:
+        await change(there, "freeze")
+
+    probe.on_look = freeze_now
+    async with serving(a_worker(there, probe)) as worker:
+        worker.performer.brake._last = None  # noqa: SLF001 - it has heard nothing
+        await assign(there, "probed")
+        told = await completion(there)
+
+    assert (told.status, told.error.code) == ("failed", "frozen")  # type: ignore[union-attr]
+    assert probe.acts == 0
+
+
+async def test_what_runs_is_finished(there: Bus) -> None:
+    """A task that has begun to change something is finished whole, with its result."""
+    probe = Probe()
+
+    async def freeze_now(_: object) -> None:
+        await change(there, "freeze")
+
+    probe.on_act = freeze_now
+    async with serving(a_worker(there, probe)):
+        await assign(there, "probed")
+        told = await completion(there)
+
+    assert told.status == "completed"
+    assert probe.acts == 1
+    assert (await record(there)).phase == effects.DONE
+
+
+@pytest.mark.parametrize("data", [b"not JSON", b"{}", b'{"by": 7}', b""])
+async def test_a_state_that_cannot_be_understood_is_frozen(there: Bus, data: bytes) -> None:
+    """Whatever stands in the bucket that is no freeze stops every change."""
+    probe = Probe()
+    await there.kv_put(subjects.FREEZE, freeze.KEY, data)
+    async with serving(a_worker(there, probe)):
+        with pytest.raises(Frozen, match="cannot be read"):
+            await call_tool(there, SERVICE, "probed", ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=5)
+
+    assert probe.acts == 0
+
+
+async def test_a_state_that_cannot_be_asked_for(there: Bus) -> None:
+    """Without the bucket, or without NATS, nothing is changed."""
+    probe = Probe()
+    await there.api(f"STREAM.DELETE.KV_{subjects.FREEZE}")
+    async with serving(a_worker(there, probe)):
+        with pytest.raises(BusError, match="agentd provision"):
+            await call_tool(there, SERVICE, "probed", ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=3)
+
+    assert probe.acts == 0
+
+
+async def test_nats_is_away_at_the_act(nats_server: NatsServer) -> None:
+    """An agent that loses NATS between its look and its act does not act."""
+    probe = Probe()
+    async with connected(nats_server.url, timeout=1.0) as bus:
+        await provision(bus, [(SERVICE, 16)])
+
+        async def away(_: object) -> None:
+            nats_server.kill()
+
+        probe.on_look = away
+        worker = a_worker(bus, probe)
+        async with serving(worker):
+            await assign(bus, "probed")
+
+            async def looked() -> bool:
+                return probe.looks > 0
+
+            await eventually(looked, "the tool looks")
+            await asyncio.sleep(2)
+            assert probe.acts == 0
+            probe.on_look = Probe().on_look
+            nats_server.start()
+
+
+async def test_it_ends_by_itself(there: Bus) -> None:
+    """A freeze with a time ends by the server's clock, in the bucket too."""
+    reply = await change(there, "freeze", seconds=1.0)
+
+    async def ended() -> bool:
+        return await freeze.read(there) is None
+
+    assert reply.freeze.until is not None
+    assert await freeze.read(there) is not None
+    await eventually(ended, "the freeze ends", 5)
+
+
+WRONG = [
+    (NetworkRequest("freeze", "x"), "rita", Tier.READ, None, "needs operate"),
+    (NetworkRequest("freeze", "  "), "alice", Tier.OPERATE, None, "reason: say why"),
+    (NetworkRequest("freeze", "x" * 501), "alice", Tier.OPERATE, None, "1 to 500 characters"),
+    (NetworkRequest("freeze", "x", 0.0), "alice", Tier.OPERATE, None, "seconds: 0 is not"),
+    (NetworkRequest("freeze", "x", 1e9), "alice", Tier.OPERATE, None, "seconds: 1e\\+09 is not"),
+    (NetworkRequest("thaw"), "oscar", Tier.EXEC, None, "is not frozen"),
+    (NetworkRequest("melt"), "oscar", Tier.EXEC, None, "action: unknown 'melt'"),
+]
+
+
+@pytest.mark.parametrize(("request_", "principal", "tier", "found", "text"), WRONG)
+def test_who_may_not(request_: NetworkRequest, principal: str, tier: Tier, found: Freeze | None, text: str) -> None:
+    """A request that may not be, or cannot be understood, is refused with what is wrong."""
+    with pytest.raises(AgentdError, match=text):
+        freeze.check(request_, principal, tier, found)
+
+
+async def test_who_may_thaw(there: Bus) -> None:
+    """Who froze may thaw; others need destroy; a second freeze does not replace the first."""
+    await change(there, "freeze", "alice", id="1")
+    with pytest.raises(AgentdError, match="needs destroy"):
+        await change(there, "thaw", "oscar")
+    with pytest.raises(AgentdError, match="frozen already: frozen by alice"):
+        await change(there, "freeze", "oscar", id="2")
+    assert (await change(there, "freeze", "alice", id="1")).done  # what another orchestrator has just done
+    assert (await change(there, "thaw", "bob", Tier.DESTROY)).done
+    await change(there, "freeze", "alice")
+    assert (await change(there, "thaw", "alice")).done
+    assert await freeze.read(there) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15min", 900), ("15m", 900), ("4h", 14400), ("2d", 172800)]
+)
+def test_times(text: str, seconds: float) -> None:
+    """Times are written as people write them."""
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "4", "-1h", "0s", "31d", "1.5h", "4 h", "h", "٤h"])
+def test_no_times(text: str) -> None:
+    """What is no time is refused, and the option is named."""
+    with pytest.raises(UsageError, match="--for"):
+        seconds_of(text)
+
+
+async def agentd(net: Net, *arguments: str) -> tuple[int, str, str]:
+    """Run one command to its end; return exit code, output and errors."""
+    command = [str(SCRIPTS / "agentd"), "--config", str(net.config_file()), *arguments]
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=60, check=False, env=os.environ
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.system
+async def test_over_deaths(net: Net, nats_server: NatsServer, pve: FakePve) -> None:
+    """A freeze outlives every process; a workflow waits, and is done once after the thaw."""
+    async with net.client("tester") as bus:
+        daemons = [net.daemon("all")]
+        with daemons[0] as daemon:
+            frozen = await agentd(net, "freeze", "--reason", "moving the storage")
+            again = await agentd(net, "--json", "freeze", "--reason", "once more")
+            await submit(bus, "tester", WorkflowRequest("vm_deployment", "web", {"name": "web1", "template": 9000}))
+
+            async def waits() -> bool:
+                state = await state_of(bus, "web")
+                return state is not None and any(
+                    each.error and each.error.code == "frozen" for each in state.tasks.values()
+                )
+
+            await eventually(waits, "the workflow waits", 30)
+            daemon.kill()
+            nats_server.kill()
+            nats_server.start()
+            daemon.start()
+            listed = await agentd(net, "agents")
+            shown = await agentd(net, "show", "web")
+            before = await asyncio.to_thread(pve.creates)
+
+            async def serves() -> bool:
+                return (await agentd(net, "call", "list_vms"))[0] == 0
+
+            await eventually(serves, "the daemon works again", 40)
+            call = await agentd(net, "call", "start_vm", "vmid=100")
+            read = await agentd(net, "--json", "call", "list_vms")
+
+            async def thawed() -> bool:
+                return (await agentd(net, "thaw"))[0] == 0
+
+            await eventually(thawed, "an orchestrator thaws", 30)
+
+            async def over() -> bool:
+                state = await state_of(bus, "web")
+                return state is not None and state.over
+
+            await eventually(over, "the workflow ends", 60)
+            state = await state_of(bus, "web")
+            audit = json.loads((await agentd(net, "--json", "audit", "list", "--principal", "tester"))[1])
+
+    assert frozen[0] == 0
+    assert (again[0], json.loads(again[1])["done"]) == (77, False)
+    assert "frozen by tester" in listed[2]
+    assert "frozen by tester" in shown[2]
+    assert before == []
+    assert call[0] == 75
+    assert "frozen by tester" in call[2]
+    assert read[0] == 0
+    assert state is not None
+    assert state.status == "completed"
+    assert len([each for each in state.timeline if each.what.startswith("waits: ")]) == 1
+    assert [each["tool"] for each in audit if each["key"].startswith("network.")] == ["freeze", "thaw"]
