@@ -61,6 +61,7 @@ class Performance:
     guard     asked right before the tool acts; raises when it may not
     undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
     changing  this very run has begun to change something
+    authenticated  the principal is proven, as the assignment says
     """
 
     bus: Bus
@@ -82,6 +83,7 @@ class Performance:
     undo: Inverse | None = None
     undoes: str = ""
     changing: bool = False
+    authenticated: bool = True
 
     @property
     def begun(self) -> datetime | None:

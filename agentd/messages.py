@@ -70,6 +70,7 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
 class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ask for a workflow; `timeout` (s) counts from its start, `start_by` from when NATS stored the request.
 
+    authenticated  false: who publishes this has not authenticated the principal, and asks for an anonymous client
     priority  1 to 10; above 5 its tasks do not wait behind those of others
     retry_of  a workflow that ended early and is carried on under this new id; `workflow_type` may then be empty
     """
@@ -85,6 +86,7 @@ class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     start_by: float = 3600.0
     dry_run: bool = False
     retry_of: str = ""
+    authenticated: bool = True
 
 
 class WorkflowSignal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -179,6 +181,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     dry_run    look only, and answer with a Preview
     consent    who approved it
     undoes     the task of the same workflow that this one undoes; only the orchestrator that undoes it sets this
+    authenticated  false: the requester needed no token and no login
     """
 
     task_id: str
@@ -198,6 +201,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     dry_run: bool = False
     consent: Consent | None = None
     undoes: str = ""
+    authenticated: bool = True
 
 
 class TaskCompletion(msgspec.Struct, frozen=True, omit_defaults=True):

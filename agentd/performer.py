@@ -29,7 +29,7 @@ from agentd.errors import (
 )
 from agentd.freeze import Brake
 from agentd.messages import EffectRecord, Outcome, Preview, TaskError, Tier, ToolReply, digest, now, plain
-from agentd.policy import CONSENTED, looking
+from agentd.policy import CONSENTED, looking, unproven
 
 if TYPE_CHECKING:
     from typing import Any
@@ -116,6 +116,8 @@ class Performer:
             text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
             raise Denied(text)
         self.policy.allow(tool.name, tool.tier, performance.tier, principal=principal)
+        if tool.tier in CONSENTED and not performance.authenticated:
+            raise Denied(unproven(f"{tool.name} is of tier {tool.tier}", principal))
         self.policy.consented(tool.name, tool.tier, principal, performance.consent)
         await self.brake.begin(tool.name)
         performance.guard = partial(self._guard, performance)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 CONSENTED: Final = (Tier.DESTROY, Tier.EXEC)
 """Tiers of which nothing is done unless somebody else has approved it."""
+ANONYMOUS: Final = ("mcp", "plain")
+"""Principals that need no token and no login: a client of MCP without a token, and the plain request subject.
+
+Such a principal may at most operate, and never counts as one of the two that an approval needs.
+"""
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
 
@@ -83,7 +88,17 @@ class Policy:
 
     def tier_of(self, principal: str, *, plain: bool) -> Tier:
         """Return the highest tier that `principal` may use; `plain` means that nothing proves its name."""
-        return self.plain_tier if plain else self.principals.get(principal, self.default_tier)
+        granted = self.plain_tier if plain else self.principals.get(principal, self.default_tier)
+        return Tier.OPERATE if granted in CONSENTED and (plain or principal in ANONYMOUS) else granted
+
+    def warnings(self) -> list[str]:
+        """Return what the configuration grants and nobody gets."""
+        return [
+            f'[policy.principals] {name} = "{self.principals[name]}": {name} needs no token, so it may at most '
+            f'"{Tier.OPERATE}"; name a principal of its own for a client that is to do more (agentd token NAME)'
+            for name in ANONYMOUS
+            if self.principals.get(name, Tier.READ) in CONSENTED
+        ]
 
     def tier_of_plain_agent(self, agent_id: str) -> Tier:
         """Return the highest tier of a task that the plain agent `agent_id` may be given.
@@ -104,11 +119,15 @@ class Policy:
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
 
     def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None) -> None:
-        """Return if `tool` may be begun; raises NeedsPlan, or Denied if who asked has approved it too."""
+        """Return if `tool` may be begun; raises NeedsPlan, or Denied unless two authenticated principals want it."""
         if needed not in CONSENTED:
             return
+        if principal in ANONYMOUS:
+            raise Denied(unproven(f"{tool} is of tier {needed}", principal))
         if consent is None:
             raise NeedsPlan(f"{tool} is of tier {needed}: somebody else has to approve it; `agentd call {tool} …` asks")
+        if consent.by in ANONYMOUS:
+            raise Denied(unproven(f"{tool} was approved by {consent.by}", consent.by))
         if consent.by in {"", principal}:
             raise Denied(f"{tool} was approved by {consent.by or 'nobody'}, who asked for it: somebody else has to")
 
@@ -128,6 +147,15 @@ class Policy:
         """Return the pattern that protects `target`, None if nothing does."""
         names = (target.name, *target.labels)
         return next((each for each in self.protected if any(fnmatchcase(name, each) for name in names)), None)
+
+
+def unproven(what: str, principal: str) -> str:
+    """Return why a request of a principal without a login is refused, and what to do."""
+    who = "the plain subject" if principal == "plain" else principal or "the requester"
+    return (
+        f"{what}: it needs two authenticated principals, and {who} needs no token; ask as a principal of your own: "
+        "with a token (agentd token NAME), or by agentd call with [client] principal"
+    )
 
 
 def unchanged(targets: Sequence[Target], consent: Consent) -> None:

@@ -166,6 +166,8 @@ class Supervisor:
         """Wire everything: the one place where the parts of a daemon meet."""
         config = self.config
         policy = Policy.of(config.policy)
+        for text in policy.warnings():
+            self.log.warning("the policy grants more than it gives", reason=text)
         ledger = Ledger(self.bus, self.agent_id)
         worker = Worker(
             self.bus,

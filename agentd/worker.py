@@ -239,6 +239,7 @@ class Worker:
             dry_run=task.dry_run,
             consent=task.consent,
             undoes=subjects.effect_key(task.workflow_id, task.undoes) if task.undoes else "",
+            authenticated=task.authenticated,
         )
         parameters = await results.expand(self.bus, task.parameters)
         return await self.performer.perform(performance, parameters, takeover=True)

@@ -288,6 +288,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     undo          what was done is to be undone once nothing runs any more
     parent        who waits for it
     retry_of      the workflow whose work it carries on
+    authenticated false: its requester needed no token and no login, so nothing of it can be approved
     """
 
     MAX_BYTES: ClassVar[int] = MAX_STATE
@@ -316,6 +317,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     armed: datetime | None = None
     parent: Parent | None = None
     retry_of: str = ""
+    authenticated: bool = True
 
     def spec(self, name: str) -> TaskSpec:
         """Return what the task `name` is; raises KeyError."""

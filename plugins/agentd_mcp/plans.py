@@ -15,7 +15,8 @@ import msgspec
 
 from agentd import asking
 from agentd.errors import Rejected, from_code
-from agentd.messages import Outcome, Preview, TaskError, Tier, ToolReply, WorkflowSignal, digest
+from agentd.messages import Outcome, Preview, TaskError, Tier, ToolReply, WorkflowRequest, WorkflowSignal, digest
+from agentd.policy import ANONYMOUS
 from agentd.tools import Repeat, Tool
 from agentd.workflows import DONE, Approval, Status, Workflow
 from agentd_mcp.forms import Question
@@ -49,9 +50,12 @@ async def ask(
             return _result(state)
         number += 1
     if state is None:
-        state = await asking.plan(bus, principal, tool, parameters, workflow_id=f"{name}-{number}")
+        wish = {"tool": tool, "parameters": parameters}
+        request = WorkflowRequest(asking.CALL, f"{name}-{number}", wish, authenticated=principal not in ANONYMOUS)
+        state = await asking.begin(bus, principal, request)
     if state.over:
         return _result(state)
+    approver = None if principal in ANONYMOUS else approver
     waiting, asked = _waiting(state, principal), _asked(state)
     if approver is None or asked is None or state.status is not Status.WAITING_APPROVAL:
         return waiting

@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Route
 
 from agentd import __version__
 from agentd.errors import Denied
-from agentd.policy import CONSENTED
+from agentd.policy import ANONYMOUS, CONSENTED
 from agentd.role import Settings
 from agentd.sections import Id, is_loopback
 
@@ -75,6 +75,13 @@ class BridgeSettings(Settings):
     @classmethod
     def _two(cls, value: dict[str, str]) -> dict[str, str]:
         for principal, person in value.items():
+            if principal in ANONYMOUS:
+                raise ValueError(
+                    f"{principal} needs no token, so the person at its client is not known: give the client a token "
+                    f"(agentd token NAME, [web.tokens]) and name that principal here instead of {principal}"
+                )
+            if person in ANONYMOUS:
+                raise ValueError(f"{person} needs no token, so it approves nothing; name a principal that has one")
             if principal == person:
                 raise ValueError(f"{principal} would approve what it asks for itself; name another principal")
         return value

@@ -200,6 +200,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         dry_run=spec.look,
         consent=consent(state, name),
         undoes=task.parent if name.startswith(UNDO) else "",
+        authenticated=state.authenticated,
     )
 
 

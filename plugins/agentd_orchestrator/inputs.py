@@ -18,6 +18,7 @@ class Begin(msgspec.Struct, frozen=True):
     parameters  the request's, with their defaults: what templates know
     carried  tasks of an earlier workflow that need not be done again, by name
     parent   the task that waits for it
+    authenticated  the principal is proven: by its subject, or by the token that it showed
     """
 
     request: WorkflowRequest
@@ -29,6 +30,7 @@ class Begin(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] | None = None
     carried: dict[str, TaskState] = {}
     parent: Parent | None = None
+    authenticated: bool = True
 
 
 class Ended(msgspec.Struct, frozen=True):

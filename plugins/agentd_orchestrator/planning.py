@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from agentd.errors import AgentdError, InvalidMessage, Rejected
+from agentd.errors import AgentdError, Denied, InvalidMessage, Rejected
 from agentd.messages import Tier, WorkflowRequest, fault, plain
-from agentd.policy import CONSENTED
+from agentd.policy import ANONYMOUS, CONSENTED, unproven
 from agentd.workflows import LOOK, TaskSpec
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.derived import MAX_TIMEOUT
@@ -50,7 +50,7 @@ class Planner:
         retried  the workflow that is carried on
         parent   the task that starts this workflow
         """
-        begin = Begin(request, [], principal, tier, parent=parent)
+        begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
         try:
             _check(request, parent)
             begin = _carry_on(begin, retried) if request.retry_of else self._planned(begin)
@@ -74,6 +74,9 @@ class Planner:
     def _allow(self, begin: Begin, *, plain: bool) -> None:
         for each in begin.plan:
             self._may(each.tool or each.name, each.tier, begin, plain=plain)
+            if not begin.authenticated and (each.approval or (each.tier in CONSENTED and not each.workflow)):
+                what = f"task {each.name}: {each.tool or each.workflow} has to be approved"
+                raise Denied(unproven(what, begin.principal))
             if each.compensation is not None:
                 _undoable(each.name, each.compensation)
                 self._may(each.compensation.tool, each.compensation.tier, begin, plain=plain)
@@ -100,6 +103,11 @@ def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
         last = within if each.approve_within is None else each.approve_within
         made += [look, replace(each, after=[*each.after, look.name], approve_within=last)]
     return made
+
+
+def proven(request: WorkflowRequest, principal: str) -> bool:
+    """Return True if the principal of a request is authenticated."""
+    return request.authenticated and principal not in ANONYMOUS
 
 
 def _undoable(name: str, undo: Compensation) -> None:

@@ -36,7 +36,7 @@ from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
 from agentd_orchestrator.library import Library
 from agentd_orchestrator.network import Network
-from agentd_orchestrator.planning import Planner
+from agentd_orchestrator.planning import Planner, proven
 from agentd_orchestrator.room import Room
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Orchestrator:
             request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
-            begin = Begin(broken, [], principal, tier, refused=str(error))
+            begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain)
         else:
             begin = await self._begin(request, principal, tier, job)
         state = await self._engine.feed(given_id, begin, delivered=job.delivered)
@@ -208,7 +208,7 @@ class Orchestrator:
     ) -> Begin:
         """Return the request with its plan, or with why it is not carried out, and as what it ends then."""
         context = self._context
-        begin = Begin(request, [], principal, tier, parent=parent)
+        begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
         waited = (context.bus.server_time() - job.stored).total_seconds()
         if waited > request.start_by and parent is None:
             text = f"waited {waited:.0f} s to be started; it was to start within {request.start_by:.0f} s"
@@ -262,6 +262,7 @@ class Orchestrator:
             await expand(self._context.bus, task.parameters),
             requester_id=task.principal,
             timeout=task.seconds,
+            authenticated=task.authenticated,
         )
         begin = await self._begin(request, task.principal, task.tier, job, parent)
         await self._engine.feed(request.workflow_id, begin, delivered=job.delivered)

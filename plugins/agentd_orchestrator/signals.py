@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from agentd.errors import Denied, Rejected
 from agentd.messages import TaskError, Tier
+from agentd.policy import ANONYMOUS, unproven
 from agentd.workflows import Status, TaskState, TaskStatus, Workflow
 from agentd_orchestrator import progress
 from agentd_orchestrator.steps import going_on, note, put
@@ -126,6 +127,12 @@ def _decided(state: Workflow, given: Signal, at: datetime) -> Workflow:
 
 def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
     name, spec = given.signal.task, state.spec(given.signal.task)
+    if given.principal in ANONYMOUS:
+        message = f"{given.principal} needs no token, so it decides nothing; approve as a principal that has logged in"
+        raise Denied(message)
+    if given.signal.action == "approve" and (not state.authenticated or state.principal in ANONYMOUS):
+        message = unproven(f"{name} of {state.workflow_id} cannot be approved", state.principal)
+        raise Denied(message)
     if given.principal in {state.principal, state.requester_id}:
         message = f"{given.principal} asked for {state.workflow_id}: somebody else has to approve {name}"
         raise Denied(message)

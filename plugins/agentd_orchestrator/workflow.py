@@ -95,6 +95,7 @@ def begin(given: Begin, at: datetime) -> Workflow:
         parameters=request.parameters if given.parameters is None else given.parameters,
         parent=given.parent,
         retry_of=request.retry_of,
+        authenticated=given.authenticated,
     )
     if given.refused:
         state = note(replace(state, error=given.refused), at, f"{given.status}: {given.refused}")

@@ -198,6 +198,7 @@ async def assign(bus: Bus, tool_name: str, wish: dict[str, Any] | None = None, *
         principal="tester",
         dry_run=more.pop("dry_run", False),
         consent=more.pop("consent", None),
+        authenticated=more.pop("authenticated", True),
     )
     assert not more
     await bus.store(subjects.assign(SERVICE, workflow, task, attempt), message)

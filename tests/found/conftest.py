@@ -2,6 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from agentd.provision import provision
+from core.jetstream import connected
+from core.probe import SERVICE, Probe
 from plugins.conftest import bus, known, lab, laboratory, quiet_net, recorded, shelf, steered, tools
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.bus import Bus
+    from harness import NatsServer
+
 __all__ = ["bus", "known", "lab", "laboratory", "quiet_net", "recorded", "shelf", "steered", "tools"]
+
+
+@pytest.fixture
+def probe() -> Probe:
+    """Return the small tools of the worker's tests."""
+    return Probe()
+
+
+@pytest_asyncio.fixture
+async def probing(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
+    async with connected(nats_server.url) as bus:
+        await provision(bus, [(SERVICE, 16)])
+        yield bus

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 from msgspec.structs import replace
 
 from agentd import client, effects, marks, subjects
@@ -23,22 +22,19 @@ from agentd.messages import (
     WorkflowRequest,
     now,
 )
-from agentd.provision import provision
 from agentd.workflows import Status
 from agentd_orchestrator import check
 from agentd_proxmox import backups, firewall_rules, look
-from core.jetstream import connected
-from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
+from core.probe import Probe, a_worker, assign, completion, raising, record, serving
 from harness import eventually
 from proxmox_access import connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from agentd.bus import Bus
     from agentd.tools import Tool
-    from harness import NatsServer, Net
+    from harness import Net
 
 TARGET = Target("thing/1", "the thing")
 DISCARDED = """
@@ -58,20 +54,6 @@ tasks:
     with: {vmid: 999}
     retries: 0
 """
-
-
-@pytest.fixture
-def probe() -> Probe:
-    """Return the small tools of the worker's tests."""
-    return Probe()
-
-
-@pytest_asyncio.fixture
-async def probing(nats_server: NatsServer) -> AsyncIterator[Bus]:
-    """Yield a connection on which everything is provisioned, and a queue of the service `probe`."""
-    async with connected(nats_server.url) as bus:
-        await provision(bus, [(SERVICE, 16)])
-        yield bus
 
 
 @pytest.fixture

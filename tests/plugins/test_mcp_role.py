@@ -204,8 +204,8 @@ async def test_nobody_comes_in_without_a_token(changes: dict[str, Any]) -> None:
 
 def test_nobody_approves_its_own_wishes_by_a_form() -> None:
     """`approvers` names somebody else."""
-    with pytest.raises(ValueError, match="mcp would approve what it asks for itself"):
-        BridgeSettings(approvers={"mcp": "mcp"})
+    with pytest.raises(ValueError, match="eve would approve what it asks for itself"):
+        BridgeSettings(approvers={"eve": "eve"})
 
 
 @pytest.mark.parametrize(

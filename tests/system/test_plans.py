@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitRequestParams, ElicitResult, TextContent
 
 from agentd import client, subjects, tokens
@@ -17,18 +19,32 @@ from agentd.messages import AuditRecord, Tier, ToolCall, WorkflowSignal
 from agentd.workflows import Status
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from mcp.client.session import ClientRequestContext
 
     from agentd.bus import Bus
     from harness import Net
 
+EVE = tokens.make()
 DROP = {"vmid": 101, "guest": "db-01", "name": "before"}
+
+
+@contextlib.asynccontextmanager
+async def _client(url: str, **more: Any) -> AsyncIterator[Client]:
+    """Yield a client of MCP that shows eve's token."""
+    async with (
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {EVE[0]}"}, timeout=60) as http,
+        Client(streamable_http_client(url, http_client=http), **more) as mcp,
+    ):
+        yield mcp
 
 
 @pytest.fixture
 def net(net: Net) -> Net:
     """Let alice ask and bob approve."""
-    net.settings["policy"] = {"principals": {"alice": "destroy", "bob": "destroy", "mcp": "destroy"}}
+    net.settings["policy"] = {"principals": {"alice": "destroy", "bob": "destroy", "eve": "destroy"}}
+    net.settings["web"] = {"port": 0, "tokens": {"eve": EVE[1]}}
     return net
 
 
@@ -120,7 +136,7 @@ async def test_what_is_protected_is_not_even_asked_for(net: Net) -> None:
 async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
     """It is told who has to approve; the same call again is the same plan, and at last its result."""
     assert net.pve is not None
-    async with net.client() as bus, net.here() as daemon, Client(f"{daemon.url}/mcp") as mcp:
+    async with net.client() as bus, net.here() as daemon, _client(f"{daemon.url}/mcp") as mcp:
         await _do(bus, "create_snapshot", name="before")
         looked = await mcp.call_tool("dry_run", {"tool": "delete_snapshot", "arguments": DROP})
         first = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
@@ -159,13 +175,13 @@ class Person:
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
 async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> None:
-    """What mcp asks for is done in the same call once the person, who is bob, has said yes to what is shown."""
+    """What eve asks for is done in the same call once the person, who is bob, has said yes to what is shown."""
     assert net.pve is not None
-    net.settings["mcp-bridge"] = {"approvers": {"mcp": "bob"}}
+    net.settings["mcp-bridge"] = {"approvers": {"eve": "bob"}}
     person = Person("accept", approve=True)
     async with net.client() as bus, net.here() as daemon:
         await _do(bus, "create_snapshot", name="before")
-        async with Client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
+        async with _client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
             done = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
         chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
@@ -174,9 +190,9 @@ async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> 
     assert done.structured_content["snapshots"] == []
     assert len(net.pve.log("DELETE")) == 1
     assert len(person.read) == 1
-    assert "mcp asks for delete_snapshot: VM 101 'db-01' on pve1" in person.read[0]
+    assert "eve asks for delete_snapshot: VM 101 'db-01' on pve1" in person.read[0]
     assert "Your yes is that of bob" in person.read[0]
-    assert {(each.principal, each.approved_by) for each in chain if each.tool == "delete_snapshot"} == {("mcp", "bob")}
+    assert {(each.principal, each.approved_by) for each in chain if each.tool == "delete_snapshot"} == {("eve", "bob")}
 
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
@@ -194,10 +210,10 @@ async def test_the_person_at_a_client_approves_by_a_form(net: Net, era: str) -> 
 async def test_without_a_yes_nothing_is_done(net: Net, era: str, person: Person | None, code: str) -> None:
     """A no ends the plan; a closed form, or a client without forms, leaves it to others."""
     assert net.pve is not None
-    net.settings["mcp-bridge"] = {"approvers": {"mcp": "bob"}}
+    net.settings["mcp-bridge"] = {"approvers": {"eve": "bob"}}
     async with net.client() as bus, net.here() as daemon:
         await _do(bus, "create_snapshot", name="before")
-        async with Client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
+        async with _client(f"{daemon.url}/mcp", mode=era, elicitation_callback=person) as mcp:
             said = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
 
     assert said.is_error
