@@ -99,12 +99,17 @@ def run(app: App, instance: str) -> None:
 @cli.command()
 @click.option("--state", type=click.Path(path_type=Path), help="Where NATS and agentd keep their data.")
 @click.option("--port", default=4222, show_default=True, help="Port of the embedded nats-server.")
+@click.option("--nats-server", type=click.Path(path_type=Path), help="The nats-server binary to run.")
+@click.option("--nats-server-sha256", help="The SHA-256 of that binary; another one is not run.")
 @passes
-def up(app: App, state: Path | None, port: int) -> None:
+def up(app: App, state: Path | None, port: int, nats_server: Path | None, nats_server_sha256: str | None) -> None:
     """Run every role in one process, with an embedded nats-server."""
-    from agentd import demo
+    from agentd import demo, embedded
 
-    sys.exit(demo.up(app.config(), state, port))
+    if (nats_server is None) != (nats_server_sha256 is None):
+        raise click.UsageError("--nats-server and --nats-server-sha256 go together")
+    given = embedded.Binary(nats_server, nats_server_sha256 or "") if nats_server else None
+    sys.exit(demo.up(app.config(), state, port, given))
 
 
 @cli.command(name="demo")

