@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -28,8 +28,9 @@ from nats import micro
 from nats.aio.client import Client
 
 from agentd import login as logins
-from agentd import messages
+from agentd import messages, subjects
 from agentd.errors import BusError, BusUnavailable, Denied, NoResponder
+from agentd.logs import Seldom
 from agentd.pending import Pending
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ M = TypeVar("M")
 Delivery: TypeAlias = "Msg"
 """What a pull request brings: a message of a stream, or a status without data."""
 
+ACK = "$JS.ACK."
+"""How the reply subject of a message begins that the server delivers from a stream."""
 PING_INTERVAL = 5
 """Seconds between PINGs."""
 SILENCE = 8.0
@@ -67,10 +70,10 @@ class Received:
         """Return the message as `kind`; raises InvalidMessage."""
         return messages.decode(self.data, kind)
 
-    async def respond(self, message: object) -> None:
-        """Answer whoever asked; a message without a reply subject is not answered."""
+    async def respond(self, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
+        """Answer a message, as `Connection.answer` does; one without a reply subject is not answered."""
         if self.reply:
-            await self.bus.publish(self.reply, message)
+            await self.bus.answer(self.reply, message, principal=principal, others=others)
 
 
 Handler = Callable[[Received], Awaitable[None]]
@@ -107,6 +110,30 @@ class Pull:
         await _unsubscribe(self._sub)
 
 
+class _Client(Client):
+    """nats-py's client, which never sees a reply subject that is neither an inbox nor ours to acknowledge.
+
+    nats-py answers some messages itself (`$SRV.PING`, a handler that raised), so the check is here, where each message
+    comes in, and in `Connection.answer`, where each answer goes out.
+    """
+
+    def __init__(self, refuse: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self._refuse = refuse
+
+    def _build_message(  # noqa: PLR0913, PLR0917 - as nats-py declares it
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        sub = self._subs.get(sid)
+        if reply and sub is not None:
+            text = reply.decode(errors="replace")
+            pulled = sub.subject.startswith("_INBOX.")
+            if not (text.startswith(ACK) if pulled else subjects.is_inbox(text)):
+                self._refuse(subject.decode(errors="replace"), text)
+                reply = b""
+        return super()._build_message(sid, subject, reply, data, headers)
+
+
 class Connection:
     """One connection to NATS; `Bus` adds JetStream."""
 
@@ -118,9 +145,10 @@ class Connection:
         self.clock_offset = 0.0
         self.closed = asyncio.Event()
         self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self.counters = {"reconnects": 0, "watchdog_aborts": 0, "timeouts": 0}
+        self.counters = {"reconnects": 0, "watchdog_aborts": 0, "timeouts": 0, "refused_replies": 0}
         self._log = log
-        self._nc = Client()
+        self._seldom = Seldom(log)
+        self._nc: Client = _Client(self._refuse)
         self._out: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
         self._wake = asyncio.Event()
         self._pending: Pending[Msg] = Pending(self._timed_out)
@@ -198,7 +226,7 @@ class Connection:
     def _start_anew(self) -> None:
         """Drop a client that did not connect: each `connect` would add the same servers to its list."""
         _abort(self._nc)
-        self._nc = Client()
+        self._nc = _Client(self._refuse)
 
     async def close(self) -> None:
         """Hand what is still to be sent to the server, then disconnect."""
@@ -308,6 +336,19 @@ class Connection:
     async def publish(self, subject: str, message: object) -> None:
         """Publish over core NATS: whoever listens now gets it, nobody else."""
         self.send(subject, as_bytes(message))
+
+    async def answer(
+        self, reply: str, message: object, *, principal: str = "", others: Iterable[str] = ()
+    ) -> None:
+        """Publish an answer to a reply subject that came from outside, if it is an inbox; else count and log it."""
+        if subjects.is_inbox(reply, principal, others):
+            await self.publish(reply, message)
+        else:
+            self._refuse(f"a message of {principal or 'a client'}", reply)
+
+    def _refuse(self, asked: str, reply: str) -> None:
+        self.counters["refused_replies"] += 1
+        self._seldom.warning("not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply)
 
     async def ask(
         self, subject: str, data: bytes, *, wait: float | None = None, headers: dict[str, str] | None = None

@@ -240,6 +240,8 @@ class Consumer:
         if status:
             self._on_status(status, msg)
             return
+        if not msg.reply:
+            return  # not of the server's: there is nothing to acknowledge
         self._asked = max(0, self._asked - 1)
         self.problem = ""
         job = _job(msg)

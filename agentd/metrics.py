@@ -85,6 +85,9 @@ class Metrics:
         self.bus_reconnects = count("bus_reconnects", "Times that the connection to NATS came back")
         self.bus_watchdog_aborts = count("bus_watchdog_aborts", "Connections aborted because NATS was silent")
         self.bus_timeouts = count("bus_timeouts", "Publishes and requests that NATS did not answer in time")
+        self.bus_refused_replies = count(
+            "bus_refused_replies", "Messages that were not answered: their reply subject was not an inbox"
+        )
         self.bus_connected = gauge("bus_connected", "1 while the connection to NATS is up")
         self.proxmox_requests = count("proxmox_requests", "Calls of the Proxmox API", ["method", "outcome"])
         self.proxmox_seconds = seconds("proxmox_request", "How long a call of the Proxmox API took", ["method"])
@@ -133,6 +136,7 @@ class Metrics:
             ("reconnects", self.bus_reconnects),
             ("watchdog_aborts", self.bus_watchdog_aborts),
             ("timeouts", self.bus_timeouts),
+            ("refused_replies", self.bus_refused_replies),
         ):
             metric.inc(counters.get(name, 0) - self._bus_before.get(name, 0))
         self._bus_before = dict(counters)

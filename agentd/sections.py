@@ -130,8 +130,8 @@ class Login(Section):
     tls_key_file: str | None = Field(default=None, description="key of tls_cert_file")
     inbox_prefix: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="where answers arrive; one of its own for each identity, or others can read them",
+        pattern=r"^_INBOX(\.[A-Za-z0-9_-]+)*$",
+        description="where answers arrive, _INBOX.NAME; one of its own for each identity, or others can read them",
     )
 
     @model_validator(mode="after")
@@ -150,7 +150,7 @@ class Login(Section):
         if self.inbox_prefix:
             return self.inbox_prefix
         named = self.user or (identity if self.nkey_file or self.creds_file else "")
-        return f"_INBOX_{as_id(named)}" if named else "_INBOX"
+        return f"_INBOX.{as_id(named)}" if named else "_INBOX"
 
     def nkey_seed(self) -> str | None:
         """Read the NKey's seed, if one is set."""

@@ -69,6 +69,10 @@ CRON: Final = "cron"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _TASK = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
+_INBOX = re.compile(r"_INBOX\.[!-)+-=?-~]+\Z")
+"""Printable ASCII without blanks, `*` and `>`."""
+MAX_INBOX: Final = 512
+"""Characters of a subject that an answer is sent to."""
 _QUEUE = re.compile(r"[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_-]{1,64})?(\+[A-Za-z0-9_-]{1,64})?\Z")
 
 
@@ -78,6 +82,19 @@ def check_id(value: str, field: str = "workflow_id") -> str:
         message = f"{field}: {value!r} is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -"
         raise InvalidMessage(message)
     return value
+
+
+def is_inbox(subject: str, principal: str = "", others: Iterable[str] = ()) -> bool:
+    """Return whether an answer may be published to `subject`: a reply subject is chosen by the one who asks.
+
+    Anything but an inbox (`_INBOX.…`) would let a principal that may only ask make a daemon write its answer where the
+    principal itself may not write: into the events of a workflow or the audit of an agent.  With `principal`, who asks,
+    the named inbox (`_INBOX.<name>.…`) of one of `others`, the principals that are known, is refused too.
+    """
+    if len(subject) > MAX_INBOX or ".." in subject or subject.endswith(".") or not _INBOX.match(subject):
+        return False
+    owner = subject.split(".")[1]
+    return not principal or owner == principal or owner not in others
 
 
 def check_key(value: str) -> str:

@@ -315,7 +315,8 @@ class Orchestrator:
             self._context.log.info("a signal was refused", workflow=workflow, principal=principal, reason=str(error))
             reply = SignalReply(workflow, done=False, message=str(error))
         if signal.reply:
-            await self._context.bus.publish(signal.reply, reply)
+            known = self._context.policy.principals
+            await self._context.bus.answer(signal.reply, reply, principal=principal, others=known)
 
     async def _on_due(self, job: Job) -> None:
         if schedules.is_firing(job.subject):

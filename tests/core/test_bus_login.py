@@ -58,7 +58,7 @@ async def test_nkey(tmp_path: Path) -> None:
         async with connected(server.url, nkey_file=file) as bus:
             await _works(bus)
 
-            assert bus._inbox.startswith("_INBOX_tester.")  # noqa: SLF001 - permissions are given by it
+            assert bus._inbox.startswith("_INBOX.tester.")  # noqa: SLF001 - permissions are given by it
 
 
 async def test_wrong_nkey(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ PERMISSIONS = """
 authorization { users: [
   { user: "admin", password: "secret" }
   { user: "tester", password: "secret",
-    permissions: { publish: ["work", "$JS.API.INFO", "ok.>"], subscribe: ["_INBOX_tester.>", "ok.>"] } }
+    permissions: { publish: ["work", "$JS.API.INFO", "ok.>"], subscribe: ["_INBOX.tester.>", "ok.>"] } }
 ] }
 """
 
@@ -167,7 +167,7 @@ async def test_permissions(tmp_path: Path) -> None:
             with pytest.raises(Denied, match=r"\$JS\.API\.STREAM\.DELETE\.WORK"):
                 await bus.api("STREAM.DELETE.WORK")
             took = time.monotonic() - begun
-            await bus.subscribe("_INBOX_admin.>", _ignore)
+            await bus.subscribe("_INBOX.admin.>", _ignore)
 
             assert await bus.store("work", b"1") == 1
             assert bus.counters["reconnects"] == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentd import config as configuration
 from agentd import sections
@@ -327,9 +327,11 @@ def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
 def test_inbox_is_ones_own() -> None:
     """Who has an identity has an inbox of its own, so that nobody else reads its answers."""
     assert sections.Bus().inbox("monitor-pve1") == "_INBOX"
-    assert sections.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX_n_1"
-    assert sections.Bus(nkey_file="f").inbox("monitor-pve1") == "_INBOX_monitor-pve1"
-    assert sections.Bus(inbox_prefix="_MINE", nkey_file="f").inbox("x") == "_MINE"
+    assert sections.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX.n_1"
+    assert sections.Bus(nkey_file="f").inbox("monitor-pve1") == "_INBOX.monitor-pve1"
+    assert sections.Bus(inbox_prefix="_INBOX.mine", nkey_file="f").inbox("x") == "_INBOX.mine"
+    with pytest.raises(ValidationError, match="inbox_prefix"):
+        sections.Bus(inbox_prefix="ai.audit.x")
 
 
 def test_admin_login_takes_the_tls_of_the_bus() -> None:
