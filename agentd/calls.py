@@ -62,6 +62,7 @@ class Performance:
     undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
     changing  this very run has begun to change something
     authenticated  the principal is proven, as the assignment says
+    agent  who runs it: steps are called under this name
     """
 
     bus: Bus
@@ -84,6 +85,7 @@ class Performance:
     undoes: str = ""
     changing: bool = False
     authenticated: bool = True
+    agent: str = ""
 
     @property
     def begun(self) -> datetime | None:
@@ -205,13 +207,13 @@ class Performance:
             parameters=parameters,
             key=f"{self.key}.{step}" if self.key else "",
             principal=self.principal,
-            tier=self.tier,
             attempt=self.attempt,
             deadline=None,
             dry_run=self.dry_run,
         )
         with self.claim.unbroken() if self.claim else contextlib.nullcontext():  # a step is short, and is ended whole
-            reply = await call_tool(self.bus, service, tool, call, seconds=self.left(), progress=self.progress)
+            subject = subjects.tool_step(self.agent, service, tool)
+            reply = await call_tool(self.bus, subject, call, seconds=self.left(), progress=self.progress)
         for warning in reply.warnings:
             self.warn(warning)
         if reply.looked:
@@ -222,16 +224,15 @@ class Performance:
         return msgspec.convert(reply.result, result)
 
 
-async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and who is told
+async def call_tool(
     bus: Bus,
-    service: str,
-    tool: str,
+    subject: str,
     call: ToolCall,
     *,
     seconds: float,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> ToolReply:
-    """Call `tool` of `service` and wait for its end; raises the error that the other side reported.
+    """Call the tool of `subject` (`tool_call`, `tool_step`) and wait for its end; raises the error that it reported.
 
     While NATS or the other agent is away it asks again, with the same key, until `seconds` are over.
     """
@@ -239,7 +240,7 @@ async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and 
     call = msgspec.structs.replace(call, deadline=bus.server_time() + timedelta(seconds=seconds))
     while True:
         try:
-            reply = await bus.request(subjects.tool_call(service, tool), call, ToolReply, wait=CALL_WAIT * 2)
+            reply = await bus.request(subject, call, ToolReply, wait=CALL_WAIT * 2)
         except BusUnavailable:
             if time.monotonic() + 1 > until:
                 raise
@@ -250,6 +251,7 @@ async def call_tool(  # noqa: PLR0913 - who, what, with what, for how long, and 
         progress(reply.progress)
         await asyncio.sleep(0.1)  # another process may hold it: then `running` comes at once
         if time.monotonic() > until:
+            tool = subject.rpartition(".")[2]
             message = (
                 f"{tool} still runs ({reply.progress or 'no progress known'}); call it again with the key {call.key}"
             )

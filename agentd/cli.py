@@ -251,16 +251,14 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
     One that destroys or executes becomes a plan, which somebody else has to approve.
     """
     from agentd import client
-    from agentd.policy import Policy
 
     async def work() -> ToolReply | Workflow:
         async with app.bus() as (bus, config):
-            tier = Policy.of(config.policy).tier_of(config.principal, plain=False)
             note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {text}", err=True))
             given = parameters_of(pairs)
             try:
                 return await client.call(
-                    bus, config.principal, tier, tool, given, seconds=timeout, key=key, dry_run=dry_run, progress=note
+                    bus, config.principal, tool, given, seconds=timeout, key=key, dry_run=dry_run, progress=note
                 )
             except NeedsPlan:
                 return await client.plan(bus, config.principal, tool, given)

@@ -100,6 +100,11 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
     click.echo(f"{count} lines written{f' to {output}' if output else ''}", err=True)
 
 
+def _names(key: str) -> tuple[str, str]:
+    """Return a key, and of a call (`<principal>/<key>`) also how its caller named it."""
+    return key, key.rpartition("/")[2]
+
+
 @audit.command(name="list")
 @click.argument("agent", required=False)
 @click.option("--since", default="1d", show_default=True, help="Written at this time or later.")
@@ -117,7 +122,7 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
         return (
             principal in {"", record.principal, record.approved_by}
             and tool in {"", record.tool}
-            and (not key or record.key == key or record.key.startswith(f"{key}."))
+            and (not key or any(name == key or name.startswith(f"{key}.") for name in _names(record.key)))
         )
 
     async def work() -> list[AuditRecord]:

@@ -29,7 +29,7 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
 
     async def work() -> Workflow | list[EffectRecord]:
         async with app.bus() as (bus, config):
-            found = await undoable(bus, key)
+            found = await undoable(bus, key, config.principal)
             if dry_run:
                 return found
             calls = [{"tool": each.undo.tool, "parameters": each.undo.parameters} for each in found if each.undo]
@@ -43,15 +43,26 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
     leave(app, found)
 
 
-async def undoable(bus: Bus, key: str) -> list[EffectRecord]:
+async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
+    """Return the effect records of a workflow, a task or a call."""
+    first = key.partition(".")[0]
+    for part in first.split("/", 1):
+        subjects.check_id(part, "key")
+    stored = await bus.last_many(subjects.EFFECTS, f"ai.effects.*.{first}.>")
+    records = [each.decode(EffectRecord) for each in stored]
+    return [record for record in records if record.key == key or record.key.startswith(f"{key}.")]
+
+
+async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
     """Return the effects of a workflow, a task or a call that say how they are taken back, the latest first.
+
+    A call's key is `<principal>/<key>`, as `agentd call` prints it; of a call of `principal` itself <key> is enough.
 
     Raises UsageError when there is none.
     """
-    subjects.check_id(key.partition(".")[0])
-    stored = await bus.last_many(subjects.EFFECTS, f"ai.effects.*.{key.partition('.')[0]}.>")
-    records = [each.decode(EffectRecord) for each in stored]
-    mine = [each for each in records if each.key == key or each.key.startswith(f"{key}.")]
+    mine = await _effects(bus, key)
+    if not mine and "/" not in key:  # a call of one's own may be named as `agentd call --key` had it
+        mine = await _effects(bus, subjects.call_key(principal, key))
     found = sorted((each for each in mine if each.undo is not None), key=lambda each: each.claimed_at, reverse=True)
     if found:
         return found

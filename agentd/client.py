@@ -22,7 +22,6 @@ from agentd.errors import BusUnavailable, UsageError
 from agentd.messages import (
     ControlReply,
     ControlRequest,
-    Tier,
     ToolCall,
     ToolReply,
     WorkflowResponse,
@@ -86,7 +85,6 @@ async def _patient(asking: Awaitable[T]) -> T | None:
 async def call(  # noqa: PLR0913 - who calls what, with what
     bus: Bus,
     principal: str,
-    tier: Tier,
     name: str,
     parameters: dict[str, Any],
     *,
@@ -98,8 +96,9 @@ async def call(  # noqa: PLR0913 - who calls what, with what
     """Call a tool of whichever agent offers it; raises UsageError when none does, NeedsPlan for one that destroys."""
     service = await service_of(bus, name)
     key = key or f"call-{secrets.token_hex(8)}.{name}"
-    message = ToolCall(parameters=parameters, key=key, principal=principal, tier=tier, dry_run=dry_run)
-    return await call_tool(bus, service, name, message, seconds=seconds, progress=progress)
+    message = ToolCall(parameters=parameters, key=key, dry_run=dry_run)
+    subject = subjects.tool_call(principal, service, name)
+    return await call_tool(bus, subject, message, seconds=seconds, progress=progress)
 
 
 async def service_of(bus: Bus, tool: str) -> str:

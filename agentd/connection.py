@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import nats
 import nats.errors
 from nats import micro
-from nats.aio.client import Client
 
 from agentd import login as logins
 from agentd import messages, subjects
 from agentd.errors import BusError, BusUnavailable, Denied, NoResponder
 from agentd.logs import Seldom
 from agentd.pending import Pending
+from agentd.replies import Answering
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription as NatsSubscription
 
@@ -45,8 +46,6 @@ M = TypeVar("M")
 Delivery: TypeAlias = "Msg"
 """What a pull request brings: a message of a stream, or a status without data."""
 
-ACK = "$JS.ACK."
-"""How the reply subject of a message begins that the server delivers from a stream."""
 PING_INTERVAL = 5
 """Seconds between PINGs."""
 SILENCE = 8.0
@@ -110,30 +109,6 @@ class Pull:
         await _unsubscribe(self._sub)
 
 
-class _Client(Client):
-    """nats-py's client, which never sees a reply subject that is neither an inbox nor ours to acknowledge.
-
-    nats-py answers some messages itself (`$SRV.PING`, a handler that raised), so the check is here, where each message
-    comes in, and in `Connection.answer`, where each answer goes out.
-    """
-
-    def __init__(self, refuse: Callable[[str, str], None]) -> None:
-        super().__init__()
-        self._refuse = refuse
-
-    def _build_message(  # noqa: PLR0913, PLR0917 - as nats-py declares it
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        sub = self._subs.get(sid)
-        if reply and sub is not None:
-            text = reply.decode(errors="replace")
-            pulled = sub.subject.startswith("_INBOX.")
-            if not (text.startswith(ACK) if pulled else subjects.is_inbox(text)):
-                self._refuse(subject.decode(errors="replace"), text)
-                reply = b""
-        return super()._build_message(sid, subject, reply, data, headers)
-
-
 class Connection:
     """One connection to NATS; `Bus` adds JetStream."""
 
@@ -148,7 +123,7 @@ class Connection:
         self.counters = {"reconnects": 0, "watchdog_aborts": 0, "timeouts": 0, "refused_replies": 0}
         self._log = log
         self._seldom = Seldom(log)
-        self._nc: Client = _Client(self._refuse)
+        self._nc: Client = Answering(self._refuse)
         self._out: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
         self._wake = asyncio.Event()
         self._pending: Pending[Msg] = Pending(self._timed_out)
@@ -226,7 +201,7 @@ class Connection:
     def _start_anew(self) -> None:
         """Drop a client that did not connect: each `connect` would add the same servers to its list."""
         _abort(self._nc)
-        self._nc = _Client(self._refuse)
+        self._nc = Answering(self._refuse)
 
     async def close(self) -> None:
         """Hand what is still to be sent to the server, then disconnect."""
@@ -337,9 +312,7 @@ class Connection:
         """Publish over core NATS: whoever listens now gets it, nobody else."""
         self.send(subject, as_bytes(message))
 
-    async def answer(
-        self, reply: str, message: object, *, principal: str = "", others: Iterable[str] = ()
-    ) -> None:
+    async def answer(self, reply: str, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
         """Publish an answer to a reply subject that came from outside, if it is an inbox; else count and log it."""
         if subjects.is_inbox(reply, principal, others):
             await self.publish(reply, message)
@@ -408,9 +381,7 @@ class Connection:
         """Offer `endpoints` (subject → handler) as a NATS micro service that `$SRV.INFO` describes."""
         service = await micro.add_service(self._nc, name=name, version=version, description=description)
         for subject, handler in endpoints.items():
-            await service.add_endpoint(
-                name=subject.rpartition(".")[2], subject=subject, handler=self._answering(handler)
-            )
+            await service.add_endpoint(name=_endpoint(subject), subject=subject, handler=self._answering(handler))
 
         async def stop() -> None:
             await service.stop()
@@ -440,6 +411,12 @@ class Connection:
 def as_bytes(message: object) -> bytes:
     """Return `message` as it goes over the wire."""
     return message if isinstance(message, bytes) else messages.encode(message)
+
+
+def _endpoint(subject: str) -> str:
+    """Return the name of an endpoint: the last word, after `step_` where agents alone may call it."""
+    name = subject.rpartition(".")[2]
+    return f"step_{name}" if subject.startswith(subjects.tool_step("*", "", "").rstrip(".")) else name
 
 
 def _text(error: Exception) -> str:

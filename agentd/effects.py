@@ -1,7 +1,9 @@
 """What an agent writes down before and after it touches the world.
 
-One record a key (`<workflow>.<task>[.<step>]`) lies in AI_EFFECTS and is only ever changed by compare-and-set;
-its epoch is the fence: who wakes up late finds a higher one and may not write.  The steps:
+One record a key lies in AI_EFFECTS and is only ever changed by compare-and-set.  The key of a task is
+`<workflow>.<task>`, of a step of it `<workflow>.<task>.<step>`, of a call `<principal>/<key>`: no id holds a slash, so
+no caller can reach into a workflow or into the calls of another principal.  The record's epoch is the fence: a process
+that wakes up late finds a higher one and may not write.  The steps:
 
 1. claim the record (epoch + 1), or learn that it is done, cancelled, or in another live process's hands
 2. no UPID on record: look at the world first; what is ours is adopted, a stranger means failure
@@ -55,7 +57,7 @@ class Verdict(Enum):
     DONE = "it was done: use the recorded result"
     CANCELLED = "the workflow was cancelled before anybody began"
     BUSY = "another process is at it"
-    CONFLICT = "it was done with other parameters"
+    CONFLICT = "the key is that of another tool, or of other parameters"
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,19 @@ def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict
     A failure is the answer of its own attempt for ever, unless the attempt was only held back; the next one begins
     anew.  What a process of this very agent held before is free: its journal's lock lets no two of them live.  An
     attempt that is delivered once more after the next one has begun takes nothing over: it has been answered.
+
+    A record answers only for its own tool and parameters, whatever its phase: else one call would be told what another
+    one did.  After a failure the next attempt may come with other parameters (another VMID), never with another tool.
     """
-    if record is None or (record.phase == FAILED and (record.attempt < wanted.attempt or _was_held(record))):
+    if record is None:
         return Verdict.TAKE
     if record.phase == CANCELLED:
         return Verdict.CANCELLED
+    again = record.phase == FAILED and record.attempt < wanted.attempt
+    if record.tool != wanted.tool or (record.digest != wanted.digest and not again):
+        return Verdict.CONFLICT
     if record.phase in {DONE, FAILED}:
-        return Verdict.DONE if record.digest == wanted.digest else Verdict.CONFLICT
+        return Verdict.TAKE if again or _was_held(record) else Verdict.DONE
     ours = record.owner.partition("/")[0] == wanted.owner.partition("/")[0]
     stale = age > ACK_WAIT or ((wanted.takeover or ours) and wanted.attempt >= record.attempt)
     return Verdict.TAKE if stale else Verdict.BUSY
@@ -197,7 +205,7 @@ class Claim:
 async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord:
     """Claim the effect; return the record itself when it is done, cancelled or in other hands (phase `claimed`).
 
-    Raises PermanentError when the key was used with other parameters, BusUnavailable.
+    Raises PermanentError when the key was used for another tool or with other parameters, BusUnavailable.
     """
     subject = subjects.effect(wanted.service, wanted.key)
     while True:
@@ -206,7 +214,7 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
         age = 0.0 if stored is None else (bus.server_time() - stored.time).total_seconds()
         verdict = judge(record, wanted, age=age)
         if verdict is Verdict.CONFLICT:
-            message = f"{wanted.key}: was done before with other parameters; use another key"
+            message = f"{wanted.key}: was used before for another tool or with other parameters; use another key"
             raise PermanentError(message)
         if verdict is not Verdict.TAKE and record is not None:
             return record

@@ -258,15 +258,17 @@ class ScheduleRun(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Call another agent's tool; `key` (`<workflow>.<task>.<step>`) makes the repeated call the same call.
+    """Call a tool; `key` makes the repeated call the same call.
 
     With `dry_run` it only looks, and its result is a Preview; a tool of tier read is simply run.
+
+    principal  only of a step that an agent calls inside a task: for whom that task is; else the subject says who asks.
+               What a principal may do is for the policy of the called agent to say.
     """
 
     parameters: dict[str, Any]
     key: str = ""
     principal: str = ""
-    tier: Tier = Tier.READ
     attempt: int = 1
     deadline: Zoned | None = None
     dry_run: bool = False

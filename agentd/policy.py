@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from agentd import sections
 
+PLAIN: Final = "plain"
+"""The principal of requests on the plain subject."""
 CONSENTED: Final = (Tier.DESTROY, Tier.EXEC)
 """Tiers of which nothing is done unless somebody else has approved it."""
 ANONYMOUS: Final = ("mcp", "plain")
@@ -60,6 +62,7 @@ class Policy:
     protected_from the tier from which on it is not
     per_hour       acts that destroy or execute, in the whole network
     plans_last     seconds within which one of them has to be approved
+    calls_at_once  calls of one principal that an agent runs at the same time
     """
 
     default_tier: Tier = Tier.READ
@@ -70,6 +73,7 @@ class Policy:
     protected_from: Tier = Tier.DESTROY
     per_hour: int = 10
     plans_last: float = 86_400.0
+    calls_at_once: int = 32
 
     @classmethod
     def of(cls, section: sections.Policy) -> Self:
@@ -84,12 +88,22 @@ class Policy:
             section.protected_from,
             section.destroys_per_hour,
             section.plans_last,
+            section.calls_at_once,
         )
 
     def tier_of(self, principal: str, *, plain: bool) -> Tier:
-        """Return the highest tier that `principal` may use; `plain` means that nothing proves its name."""
+        """Return the highest tier that `principal` may use; `plain` means that nothing proves its name.
+
+        Requests of the plain subject go on under the name `plain`: whoever bears it is not proven either.
+        """
+        plain = plain or principal in {"", PLAIN}
         granted = self.plain_tier if plain else self.principals.get(principal, self.default_tier)
         return Tier.OPERATE if granted in CONSENTED and (plain or principal in ANONYMOUS) else granted
+
+    def granted(self, principal: str, stated: Tier) -> Tier:
+        """Return the tier of an assignment: what it states, and never more than `principal` has here."""
+        own = self.tier_of(principal, plain=False)
+        return stated if own.covers(stated) else own
 
     def warnings(self) -> list[str]:
         """Return what the configuration grants and nobody gets."""

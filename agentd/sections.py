@@ -363,9 +363,20 @@ class Policy(Section):
         description="tier of the plain ai.workflows.request, whose sender nobody proves; default: default_tier",
     )
     principals: dict[Id, Tier] = Field(default={}, description="tier of each principal")
+    calls_at_once: int = Field(
+        default=32, ge=1, description="calls (`agentd call`) of one principal that an agent runs at the same time"
+    )
     plain_agents: dict[Id, Tier] = Field(
         default={}, description="tier of the tasks that a plain agent may be given; else read"
     )
+
+    @field_validator("principals")
+    @classmethod
+    def _proven(cls, value: dict[str, Tier]) -> dict[str, Tier]:
+        if "plain" in value:
+            raise ValueError("`plain` is the name of requests whose sender is not proven; set plain_tier instead")
+        return value
+
     protected: tuple[str, ...] = Field(
         default=(), description="what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1, user/*"
     )

@@ -97,14 +97,30 @@ def is_inbox(subject: str, principal: str = "", others: Iterable[str] = ()) -> b
     return not principal or owner == principal or owner not in others
 
 
-def check_key(value: str) -> str:
-    """Return `value` if it may be the key of an effect (`<workflow>.<task>[.<step>]`), else raise InvalidMessage."""
+def check_call_key(value: str) -> str:
+    """Return `value` if a principal may name its call by it (`<word>.<word>[.<word>]`), else raise InvalidMessage."""
     tokens = value.split(".")
     if len(tokens) not in {2, 3}:
-        message = f"key: {value!r} is not <workflow>.<task> or <workflow>.<task>.<step>"
+        message = f"key: {value!r} is not <word>.<word> or <word>.<word>.<word>"
         raise InvalidMessage(message)
-    for each in tokens:
-        check_id(each, "key")
+    for token in tokens:
+        check_id(token, "key")
+    return value
+
+
+def check_step_key(value: str, principal: str) -> str:
+    """Return `value` if it may be the key of a step, else raise InvalidMessage.
+
+    That is `<workflow>.<task>.<step>` inside a task, and `<principal>/<word>.<word>.<step>` inside a call of
+    `principal`.  Two words alone would be the key of a task itself.
+    """
+    owner, slash, rest = value.rpartition("/")
+    tokens = rest.split(".")
+    if len(tokens) != 3 or (slash and owner != principal):  # noqa: PLR2004 - workflow, task, step
+        message = f"key: {value!r} is not <workflow>.<task>.<step> of what {principal or 'nobody'} asked for"
+        raise InvalidMessage(message)
+    for token in tokens:
+        check_id(token, "key")
     return value
 
 
@@ -212,13 +228,21 @@ def response(workflow: str) -> str:
 
 
 def effect(service: str, key: str) -> str:
-    """ai.effects.<service>.<workflow>.<task>[.<step>]; `key` is the part after the service."""
+    """ai.effects.<service>.<workflow>.<task>[.<step>]; `key` is the part after the service.
+
+    Of a call it is ai.effects.<service>.<principal>/<word>.<word>[.<word>].
+    """
     return f"ai.effects.{service}.{key}"
 
 
 def effect_key(workflow: str, task: str, step: str | None = None) -> str:
     """<workflow>.<task>[.<step>]: what an effect is known by, and the mark that it leaves on a guest."""
     return f"{workflow}.{task}" if step is None else f"{workflow}.{task}.{step}"
+
+
+def call_key(principal: str, key: str) -> str:
+    """<principal>/<key>: the effect key of a call; no id holds a slash, so it is nobody else's and never a task's."""
+    return f"{principal}/{key}"
 
 
 def conflict(workflow: str, digest: str) -> str:
@@ -231,9 +255,14 @@ def audit(agent: str) -> str:
     return f"ai.audit.{agent}"
 
 
-def tool_call(service: str, tool: str) -> str:
-    """ai.tools.call.<service>.<tool>."""
-    return f"ai.tools.call.{service}.{tool}"
+def tool_call(principal: str, service: str, tool: str) -> str:
+    """ai.tools.call.<principal>.<service>.<tool>: NATS lets a principal publish under its own name only."""
+    return f"ai.tools.call.{principal}.{service}.{tool}"
+
+
+def tool_step(agent: str, service: str, tool: str) -> str:
+    """ai.tools.step.<agent>.<service>.<tool>: what an agent calls inside a task; principals may not publish here."""
+    return f"ai.tools.step.{agent}.{service}.{tool}"
 
 
 def stop(service: str) -> str:

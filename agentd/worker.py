@@ -9,8 +9,11 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from agentd import dead, results, subjects
 from agentd.calls import CALL_WAIT, Performance
@@ -22,6 +25,7 @@ from agentd.errors import (
     Denied,
     InvalidMessage,
     PermanentError,
+    TemporaryError,
 )
 from agentd.messages import (
     Outcome,
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from agentd.bus import Bus
-    from agentd.connection import Received, Subscription
+    from agentd.connection import Handler, Received, Subscription
     from agentd.freeze import Brake
     from agentd.journal import Journal
     from agentd.lease import Lease
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
     from agentd.metrics import Metrics
     from agentd.policy import Policy
     from agentd.tools import Tool
+
+    Begin = Callable[[Tool, ToolCall], tuple[Performance, asyncio.Task[ToolReply]]]
 
 R = TypeVar("R")
 
@@ -90,6 +96,7 @@ class Worker:
         self.slots = slots
         self.consumers: list[Consumer] = []
         self.journal = journal
+        self._running: Counter[str] = Counter()
         self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
 
     @property
@@ -141,12 +148,15 @@ class Worker:
         )
 
     async def _offer(self, service: str, version: str) -> Subscription:
-        mine = [each for each in self.tools.values() if each.service == service]
+        endpoints: dict[str, Handler] = {}
+        for name in (tool.name for tool in self.tools.values() if tool.service == service):
+            endpoints[subjects.tool_call("*", service, name)] = self._called
+            endpoints[subjects.tool_step("*", service, name)] = self._stepped
         return await self.bus.serve(
             service,
             version=version,
             description=f"tools of {service}",
-            endpoints={subjects.tool_call(service, each.name): self._called for each in mine},
+            endpoints=endpoints,
         )
 
     # -- assignments ----------------------------------------------------------------------------------------------
@@ -233,13 +243,14 @@ class Worker:
             tool=tool,
             key=subjects.effect_key(task.workflow_id, name),
             principal=task.principal,
-            tier=task.tier,
+            tier=self.policy.granted(task.principal, task.tier),
             attempt=task.attempt,
             until=time.monotonic() + seconds,
             dry_run=task.dry_run,
             consent=task.consent,
             undoes=subjects.effect_key(task.workflow_id, task.undoes) if task.undoes else "",
             authenticated=task.authenticated,
+            agent=self.agent_id,
         )
         parameters = await results.expand(self.bus, task.parameters)
         return await self.performer.perform(performance, parameters, takeover=True)
@@ -266,34 +277,59 @@ class Worker:
     # -- calls ------------------------------------------------------------------------------------------------------
 
     async def _called(self, received: Received) -> None:
-        """Answer another agent's call: with its end, or with `running` after CALL_WAIT seconds."""
+        """Answer a principal's call; its name is in the subject, where NATS proves it."""
+        principal = received.subject.split(".")[3]
+
+        def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+            subjects.check_id(principal, "principal")
+            if call.key:
+                _of_a_caller(call.key)
+                call = msgspec.structs.replace(call, key=subjects.call_key(principal, call.key))
+            return self._begin(tool, call, principal, limit=self.policy.calls_at_once)
+
+        await self._answered(received, begin, principal)
+
+    async def _stepped(self, received: Received) -> None:
+        """Answer another agent's call, which says for which principal it works; only agents may publish here."""
+
+        def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+            if call.key:
+                subjects.check_step_key(call.key, call.principal)
+            return self._begin(tool, call, call.principal)
+
+        await self._answered(received, begin, "")
+
+    async def _answered(self, received: Received, begin: Begin, principal: str) -> None:
+        """Answer with the end of a call, or with `running` after CALL_WAIT seconds."""
         try:
             call = received.decode(ToolCall)
-            tool = self.tools[received.subject.rpartition(".")[2]]
-            performance, task = self._begin(tool, call)
+            performance, task = begin(self.tools[received.subject.rpartition(".")[2]], call)
         except AgentdError as error:
-            await received.respond(ToolReply(status=Outcome.FAILED, error=task_error(error)))
-            return
-        await asyncio.wait([task], timeout=CALL_WAIT)
-        if task.done():
-            await received.respond(task.result())
+            reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
         else:
-            await received.respond(ToolReply(status="running", progress=performance.now_doing))
+            await asyncio.wait([task], timeout=CALL_WAIT)
+            reply = task.result() if task.done() else ToolReply(status="running", progress=performance.now_doing)
+        await received.respond(reply, principal=principal, others=self.policy.principals)
 
-    def _begin(self, tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+    def _begin(
+        self, tool: Tool, call: ToolCall, principal: str, *, limit: int | None = None
+    ) -> tuple[Performance, asyncio.Task[ToolReply]]:
+        """Begin a call, or join the one that runs under its key; `limit` is how many of `principal` may run at once."""
         if not call.key and tool.tier is not Tier.READ:
             message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
             raise InvalidMessage(message)
-        asked = digest([tool.name, call.parameters, call.tier, call.dry_run])
+        asked = digest([tool.name, call.parameters, principal, call.dry_run])
         if call.key in self._calls:
             same, performance, task = self._calls[call.key]
             if same != asked:
-                message = f"{call.key}: runs now with another tool, parameters or tier; use another key"
+                message = f"{call.key}: runs now with another tool or other parameters; use another key"
                 raise PermanentError(message)
             return performance, task
-        if call.key:
-            subjects.check_key(call.key)
-            _not_undoing(call.key)
+        if limit is not None and self._running[principal] >= limit:
+            raise TemporaryError(
+                f"{principal} has {limit} calls under way at {self.agent_id}, as many as [policy] calls_at_once "
+                "allows; call again when one of them has ended"
+            )
         seconds = CALL_DEADLINE
         if call.deadline is not None:
             seconds = (call.deadline - self.bus.server_time()).total_seconds()
@@ -302,17 +338,26 @@ class Worker:
             metrics=self.metrics,
             tool=tool,
             key=call.key,
-            principal=call.principal,
-            tier=call.tier,
+            principal=principal,
+            tier=self.policy.tier_of(principal, plain=False),
             attempt=call.attempt,
             until=time.monotonic() + seconds,
             dry_run=call.dry_run,
+            agent=self.agent_id,
         )
         task = asyncio.create_task(self.performer.perform(performance, call.parameters, takeover=False))
+        if limit is not None:
+            self._running[principal] += 1
+            task.add_done_callback(lambda _: self._one_less(principal))
         if call.key:
             self._calls[call.key] = (asked, performance, task)
             task.add_done_callback(partial(self._forget, call.key))
         return performance, task
+
+    def _one_less(self, principal: str) -> None:
+        self._running[principal] -= 1
+        if not self._running[principal]:
+            del self._running[principal]
 
     def _forget(self, key: str, task: asyncio.Task[ToolReply]) -> None:
         self._calls.pop(key, None)
@@ -333,20 +378,21 @@ class Worker:
             bus=self.bus,
             metrics=self.metrics,
             tool=tool,
-            key=f"mcp-{secrets.token_hex(8)}.{tool.name}",
+            key=subjects.call_key(principal, f"mcp-{secrets.token_hex(8)}.{tool.name}"),
             principal=principal,
             tier=self.policy.tier_of(principal, plain=False),
             attempt=1,
             until=time.monotonic() + CALL_DEADLINE,
             on_progress=progress,
             dry_run=dry_run,
+            agent=self.agent_id,
         )
         return await self.performer.perform(performance, parameters, takeover=False)
 
 
-def _not_undoing(key: str) -> None:
-    """Raise Denied for the key of a task that undoes: by it a tool knows that it may delete what the workflow made."""
-    parts = key.split(".")
-    if len(parts) == 2 and parts[1].startswith(UNDO):  # noqa: PLR2004 - <workflow>.<task>
-        message = f"{key}: a key that begins with {UNDO!r} is an orchestrator's; use another one"
+def _of_a_caller(key: str) -> None:
+    """Raise InvalidMessage or Denied for a key that no caller may use: what undoes is assigned by orchestrators."""
+    subjects.check_call_key(key)
+    if any(part.startswith(UNDO) for part in key.split(".")):
+        message = f"{key}: a part that begins with {UNDO!r} is an orchestrator's; use another key"
         raise Denied(message)

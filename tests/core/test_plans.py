@@ -34,22 +34,24 @@ async def _assigned(bus: Bus, probe: Probe, tool: str, policy: Policy | None = N
 @pytest.mark.parametrize("tool", ["marked", "unsafe", "wipe"])
 async def test_a_dry_run_only_looks(bus: Bus, probe: Probe, tool: str) -> None:
     """It says what would be changed; nothing is done, no effect is recorded, and anybody who may read may ask."""
-    async with serving(a_worker(bus, probe)):
-        call = ToolCall({}, "w.t.step", "tester", Tier.READ, dry_run=True)
-        reply = await call_tool(bus, SERVICE, tool, call, seconds=15)
+    async with serving(a_worker(bus, probe, policy=Policy())):
+        call = ToolCall({}, "w.t.step", dry_run=True)
+        reply = await call_tool(bus, subjects.tool_call("tester", SERVICE, tool), call, seconds=15)
 
     assert (reply.status, reply.looked) == ("completed", True)
     assert reply.result == plain(Preview(tool, [THING] if tool == "wipe" else []))
     assert (probe.looks, probe.acts) == (1, 0)
-    assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "w.t.step")) is None
+    assert await bus.last(subjects.EFFECTS, subjects.effect(SERVICE, "tester/w.t.step")) is None
     assert await audit(bus) == []
 
 
 async def test_a_dry_run_says_that_there_is_nothing_to_do(bus: Bus, probe: Probe) -> None:
     """What is as wanted already would not be touched."""
-    probe.world["w.t.step"] = "UPID"
+    probe.world["tester/w.t.step"] = "UPID"
     async with serving(a_worker(bus, probe)):
-        reply = await call_tool(bus, SERVICE, "probed", ToolCall({}, "w.t.step", dry_run=True), seconds=15)
+        reply = await call_tool(
+            bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.t.step", dry_run=True), seconds=15
+        )
 
     assert reply.result == {"tool": "probed", "already": True}
 
@@ -57,17 +59,19 @@ async def test_a_dry_run_says_that_there_is_nothing_to_do(bus: Bus, probe: Probe
 async def test_a_dry_run_of_what_reads_is_the_read(bus: Bus, probe: Probe) -> None:
     """There is nothing else to be seen: the result is its own."""
     async with serving(a_worker(bus, probe)):
-        reply = await call_tool(bus, SERVICE, "read_it", ToolCall({"text": "x"}, dry_run=True), seconds=15)
+        reply = await call_tool(
+            bus, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({"text": "x"}, dry_run=True), seconds=15
+        )
 
     assert (reply.result, reply.looked) == ({"upid": "", "text": "x"}, False)
 
 
 async def test_a_dry_run_of_what_sees_inside_needs_its_tier(bus: Bus, probe: Probe) -> None:
     """To look what a tool of tier exec would do may be to look into a guest."""
-    async with serving(a_worker(bus, probe)):
-        call = ToolCall({}, "w.t.step", "tester", Tier.READ, dry_run=True)
+    async with serving(a_worker(bus, probe, policy=Policy())):
+        call = ToolCall({}, "w.t.step", dry_run=True)
         with pytest.raises(Denied, match="shell needs tier exec; tester has read"):
-            await call_tool(bus, SERVICE, "shell", call, seconds=15)
+            await call_tool(bus, subjects.tool_call("tester", SERVICE, "shell"), call, seconds=15)
 
     assert probe.told == []
 
@@ -159,13 +163,15 @@ async def test_a_tool_that_does_not_say_what_it_changes(bus: Bus, probe: Probe) 
 @pytest.mark.parametrize("pattern", ["thing/1", "thing/*", "tag/old"])
 async def test_what_is_protected_is_not_touched(bus: Bus, probe: Probe, pattern: str) -> None:
     """Not even with a consent; a dry run says so before anybody is asked for one."""
-    policy = Policy(protected=("other/*", pattern))
+    policy = Policy(default_tier=Tier.EXEC, protected=("other/*", pattern))
     line = f"wipe: the thing is protected by [policy] protected = {pattern!r}; nothing was done"
     async with serving(a_worker(bus, probe, policy=policy)):
         await assign(bus, "wipe", tier=Tier.EXEC, consent=GIVEN)
         found = await completion(bus)
         with pytest.raises(Denied) as caught:
-            await call_tool(bus, SERVICE, "wipe", ToolCall({}, "w.t.step", dry_run=True), seconds=15)
+            await call_tool(
+                bus, subjects.tool_call("tester", SERVICE, "wipe"), ToolCall({}, "w.t.step", dry_run=True), seconds=15
+            )
 
     assert (found.error.message, str(caught.value)) == (line, line)  # type: ignore[union-attr]
     assert probe.acts == 0
@@ -187,7 +193,7 @@ async def test_only_so_much_is_destroyed_within_an_hour(bus: Bus, probe: Probe) 
     """The limit is the network's; an act that is repeated takes no second place."""
     await budget.spend(bus, "w.one", 2)
     await budget.spend(bus, "w.one", 2)
-    found = await _assigned(bus, probe, "wipe", Policy(per_hour=1), consent=GIVEN)
+    found = await _assigned(bus, probe, "wipe", Policy(default_tier=Tier.EXEC, per_hour=1), consent=GIVEN)
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
     assert "1 acts that destroy or execute within an hour" in found.error.message  # type: ignore[union-attr]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from agentd import effects
+from agentd import effects, subjects
 from agentd.calls import call_tool
 from agentd.errors import UnknownOutcome
-from agentd.messages import EffectRecord, Inverse, Preview, Tier, ToolCall, digest, now, plain
+from agentd.messages import EffectRecord, Inverse, Preview, ToolCall, digest, now, plain
 from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
 
 if TYPE_CHECKING:
@@ -37,24 +37,24 @@ async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None
     before = []
 
     async def act(_: Call) -> None:
-        before.append((await record(bus, "w.t.step")).undo)
+        before.append((await record(bus, "tester/w.t.step")).undo)
 
     probe.on_act = act
     async with serving(a_worker(bus, probe)):
-        call = ToolCall({}, "w.t.step", "tester", Tier.OPERATE)
-        reply = await call_tool(bus, SERVICE, "marked", call, seconds=15)
+        call = ToolCall({}, "w.t.step")
+        reply = await call_tool(bus, subjects.tool_call("tester", SERVICE, "marked"), call, seconds=15)
 
     assert before == [BACK]
-    assert reply.undo == "w.t.step"
-    assert (await record(bus, "w.t.step")).undo == BACK
+    assert reply.undo == "tester/w.t.step"
+    assert (await record(bus, "tester/w.t.step")).undo == BACK
 
 
 async def test_a_dry_run_says_it(bus: Bus, probe: Probe) -> None:
     """Who only looks, or has to approve, sees by which call it would be taken back; nothing is written down."""
     notes(probe)
     async with serving(a_worker(bus, probe)):
-        call = ToolCall({}, "w.t.step", "tester", Tier.READ, dry_run=True)
-        reply = await call_tool(bus, SERVICE, "marked", call, seconds=15)
+        call = ToolCall({}, "w.t.step", dry_run=True)
+        reply = await call_tool(bus, subjects.tool_call("tester", SERVICE, "marked"), call, seconds=15)
 
     assert reply.result == plain(Preview("marked", undo=BACK))
     assert reply.undo == ""

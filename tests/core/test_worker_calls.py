@@ -14,6 +14,7 @@ from agentd.calls import call_tool
 from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError, TaskFailed
 from agentd.journal import HELD, Journal
 from agentd.messages import Outcome, Tier, ToolCall, ToolReply
+from agentd.policy import Policy
 from agentd.provision import provision
 from core.jetstream import Lines, all_acked, connected, make_consumer
 from core.probe import SERVICE, Done, Probe, a_worker, assign, audit, completion, raising, record, serving
@@ -28,21 +29,22 @@ if TYPE_CHECKING:
     from agentd.tools import Call
 
 KEY = "w.t.step"
+EFFECT = "tester/w.t.step"
 
 
 async def _call(bus: Bus, tool: str = "marked", *, seconds: float = 15.0, text: str = "", **more: Any) -> ToolReply:
-    call = ToolCall(**{"parameters": {"text": text}, "key": KEY, "tier": Tier.OPERATE} | more)
-    return await call_tool(bus, SERVICE, tool, call, seconds=seconds)
+    call = ToolCall(**{"parameters": {"text": text}, "key": KEY} | more)
+    return await call_tool(bus, subjects.tool_call("tester", SERVICE, tool), call, seconds=seconds)
 
 
 async def _ask(bus: Bus, tool: str, call: ToolCall) -> ToolReply:
-    return await bus.request(subjects.tool_call(SERVICE, tool), call, ToolReply, wait=5)
+    return await bus.request(subjects.tool_call("tester", SERVICE, tool), call, ToolReply, wait=5)
 
 
 async def test_nobody_calls_as_one_who_undoes(bus: Bus, probe: Probe) -> None:
     """The key of an undoing task lets a tool delete what the workflow made: only an orchestrator assigns it."""
     async with serving(a_worker(bus, probe)):
-        with pytest.raises(Denied, match=r"w\.undo-t: a key that begins with 'undo-' is an orchestrator's"):
+        with pytest.raises(Denied, match=r"undo-t.*: a part that begins with 'undo-' is an orchestrator's"):
             await _call(bus, key="w.undo-t")
 
     assert probe.told == []
@@ -79,7 +81,7 @@ async def test_a_repeated_key_joins(bus: Bus, probe: Probe) -> None:
 
     assert (probe.looks, probe.acts) == (1, 1)
     assert {msgspec.json.encode(each) for each in [*answers, late]} == {msgspec.json.encode(late)}
-    assert msgspec.convert(late.result, Done) == Done("UPID:w.t.step:1")
+    assert msgspec.convert(late.result, Done) == Done("UPID:tester/w.t.step:1")
     assert [each.phase for each in await audit(bus)] == ["before", "after"]
 
 
@@ -121,7 +123,7 @@ async def test_a_long_call(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPat
         call.warn("it took long")
 
     probe.afterwards = wait
-    call = ToolCall({}, KEY, "tester", Tier.OPERATE)
+    call = ToolCall({}, KEY)
     async with serving(a_worker(bus, probe)):
         early = await _ask(bus, "marked", call)
         waiting = asyncio.create_task(_call(bus))
@@ -129,7 +131,7 @@ async def test_a_long_call(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPat
         release.set()
         with pytest.raises(AgentdError):
             await waiting  # its parameters are others: `text` is named
-        answer = await call_tool(bus, SERVICE, "marked", call, seconds=10)
+        answer = await call_tool(bus, subjects.tool_call("tester", SERVICE, "marked"), call, seconds=10)
 
     assert (early.status, early.progress) == ("running", "at work")
     assert (answer.status, answer.warnings) == (Outcome.WARNINGS, ["it took long"])
@@ -155,7 +157,7 @@ async def test_read_and_operate(bus: Bus, probe: Probe) -> None:
         for key in ("", "w", "w.t.s.u", "w.*", "w.a b"):
             with pytest.raises(InvalidMessage, match="key"):
                 await _call(bus, key=key)
-        broken = await bus.request(subjects.tool_call(SERVICE, "marked"), b"[", ToolReply, wait=5)
+        broken = await bus.request(subjects.tool_call("tester", SERVICE, "marked"), b"[", ToolReply, wait=5)
 
     assert read.result == {"upid": "", "text": "x"}
     assert broken.error is not None
@@ -167,9 +169,9 @@ async def test_read_and_operate(bus: Bus, probe: Probe) -> None:
 @pytest.mark.parametrize(("tool", "tier"), [("wipe", Tier.EXEC), ("shell", Tier.EXEC), ("marked", Tier.READ)])
 async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
     """The fence stands before calls as before assignments."""
-    async with serving(a_worker(bus, probe)):
+    async with serving(a_worker(bus, probe, policy=Policy(default_tier=tier))):
         with pytest.raises(Denied):
-            await _call(bus, tool, tier=tier)
+            await _call(bus, tool)
 
     assert probe.told == []
 
@@ -190,7 +192,7 @@ async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.Monke
 
     assert time.monotonic() - begun < 10
     assert answer.status == Outcome.COMPLETED
-    assert (probe.acts, (await record(bus, KEY)).epoch) == (1, 2)
+    assert (probe.acts, (await record(bus, EFFECT)).epoch) == (1, 2)
 
 
 async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +205,7 @@ async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytes
         await release.wait()
 
     probe.afterwards = wait
-    call = ToolCall({}, KEY, "tester", Tier.OPERATE)
+    call = ToolCall({}, KEY)
     async with serving(a_worker(bus, probe)):
         await _ask(bus, "marked", call)
         await probe.at_work.wait()
@@ -217,7 +219,8 @@ async def test_another_agent_holds_it(bus: Bus, probe: Probe, monkeypatch: pytes
 
 async def _both(bus: Bus, other: worker.Worker, call: ToolCall, release: asyncio.Event) -> list[ToolReply]:
     """Ask the other worker itself, for NATS would choose one of the two; before and after the first one's end."""
-    _, task = other._begin(other.tools["marked"], call)  # noqa: SLF001
+    named = msgspec.structs.replace(call, key=EFFECT)
+    _, task = other._begin(other.tools["marked"], named, "tester")  # noqa: SLF001
     async with asyncio.timeout(10):
         before = await task
     release.set()
@@ -227,7 +230,7 @@ async def _both(bus: Bus, other: worker.Worker, call: ToolCall, release: asyncio
         return reply if reply.status != "running" else None
 
     await eventually(done, "the first one's end")
-    _, task = other._begin(other.tools["marked"], call)  # noqa: SLF001
+    _, task = other._begin(other.tools["marked"], named, "tester")  # noqa: SLF001
     return [before, await task]
 
 

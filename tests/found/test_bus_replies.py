@@ -81,10 +81,9 @@ async def test_answers_of_a_service(bus: Bus, nats_server: NatsServer) -> None:
         raise ValueError("it failed")
 
     async with connected(nats_server.url) as daemon:
-        await daemon.serve(
-            "probe", version="1.0.0", description="x", endpoints={"ask.good": answers, "ask.bad": fails}
-        )
+        await daemon.serve("probe", version="1.0.0", description="x", endpoints={"ask.good": answers, "ask.bad": fails})
         await daemon.subscribe("ask.plain", answers)
+        await daemon.ask("$JS.API.INFO", b"")  # the server has the subscriptions
         for subject in ("ask.good", "ask.bad", "ask.plain", "$SRV.PING", "$SRV.INFO.probe", "$SRV.STATS"):
             for reply in ("ai.audit.a", "ai.workflows.event.w1", "ai.effects.probe.w.t", "$KV.budget.x"):
                 bus.send(subject, b"{}", reply)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import errors
+from agentd import errors, subjects
 from agentd.calls import call_tool
-from agentd.messages import Tier, ToolCall
+from agentd.messages import ToolCall
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +39,8 @@ async def test_one_archive_and_one_snapshot(net: Net, tmp_path: Path, point: str
             second = net.daemon("mcp-bridge")
             await asyncio.to_thread(first.start)
             await asyncio.to_thread(first.ready)
-            call = ToolCall(parameters=parameters, key=f"wf.{tool}.one", tier=Tier.OPERATE, principal="tester")
-            asked = asyncio.create_task(call_tool(bus, SERVICE, tool, call, seconds=60))
+            call = ToolCall(parameters=parameters, key=f"wf.{tool}.one")
+            asked = asyncio.create_task(call_tool(bus, subjects.tool_call("tester", SERVICE, tool), call, seconds=60))
             assert await asyncio.to_thread(first.wait) == -9
             with second:
                 made[tool] = await asked
@@ -55,6 +55,7 @@ async def test_one_archive_and_one_snapshot(net: Net, tmp_path: Path, point: str
 async def test_destroying_is_refused(net: Net) -> None:
     """Over the network a tool that destroys is refused with the reason, and nothing reaches Proxmox."""
     assert net.pve is not None
+    net.settings["policy"]["default_tier"] = "exec"
     tools: dict[str, dict[str, Any]] = {
         "rollback_snapshot": {"vmid": 101, "guest": "db-01", "name": "s1"},
         "delete_snapshot": {"vmid": 101, "guest": "db-01", "name": "s1"},
@@ -65,8 +66,8 @@ async def test_destroying_is_refused(net: Net) -> None:
     }
     async with net.client() as bus, net.here():
         for tool, parameters in tools.items():
-            call = ToolCall(parameters=parameters, key=f"wf.{tool}.one", tier=Tier.EXEC, principal="tester")
+            call = ToolCall(parameters=parameters, key=f"wf.{tool}.one")
             with pytest.raises(errors.Denied, match=f"{tool} is of tier destroy: somebody else has to approve it"):
-                await call_tool(bus, SERVICE, tool, call, seconds=20)
+                await call_tool(bus, subjects.tool_call("tester", SERVICE, tool), call, seconds=20)
 
     assert net.pve.log("DELETE") + net.pve.log("POST") == []

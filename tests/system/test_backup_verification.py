@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import asking, client
+from agentd import asking, client, subjects
 from agentd.calls import call_tool
-from agentd.messages import Tier, ToolCall, WorkflowRequest, WorkflowResponse, WorkflowSignal
+from agentd.messages import ToolCall, WorkflowRequest, WorkflowResponse, WorkflowSignal
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ async def backed_up(net: Net, vmid: int) -> AsyncIterator[tuple[Bus, FakePve, di
     """Run a network, back a guest up, and yield what a verification is asked with."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
-        call = ToolCall(parameters={"vmid": vmid}, key="wf.backup", tier=Tier.OPERATE, principal="tester")
-        made = await call_tool(bus, "mcp-proxmox", "create_backup", call, seconds=60)
+        call = ToolCall(parameters={"vmid": vmid}, key="wf.backup")
+        made = await call_tool(bus, subjects.tool_call("tester", "mcp-proxmox", "create_backup"), call, seconds=60)
         await asyncio.to_thread(net.pve.call, "DELETE", "/log")
         yield bus, net.pve, {"volid": made.result["volid"], "node": "pve1", "storage": "local-lvm"}
 

@@ -78,7 +78,7 @@ async def test_calls_at_the_edge(net: Net) -> None:
     async with running(net) as bus:
         replies = {}
         for data in calls:
-            found = await bus.ask(subjects.tool_call("mcp-proxmox", "list_nodes"), data)
+            found = await bus.ask(subjects.tool_call("tester", "mcp-proxmox", "list_nodes"), data)
             replies[data] = found.data
 
     for data, line in calls.items():
@@ -138,4 +138,4 @@ async def test_a_tool_that_is_not(net: Net) -> None:
     """A call of a tool that nobody offers has no answer, and the caller learns it from NATS at once."""
     async with running(net) as bus:
         with pytest.raises(Exception, match=r"nobody answers ai\.tools\.call\.mcp-proxmox\.make_coffee"):
-            await bus.request(subjects.tool_call("mcp-proxmox", "make_coffee"), b"{}", ToolReply)
+            await bus.request(subjects.tool_call("tester", "mcp-proxmox", "make_coffee"), b"{}", ToolReply)

@@ -14,7 +14,6 @@ from agentd import client, network, subjects
 from agentd.errors import AgentdError, InvalidMessage
 from agentd.messages import (
     MAX_REQUEST,
-    Tier,
     ToolCall,
     ToolReply,
     WorkflowRequest,
@@ -156,9 +155,9 @@ async def test_garbage_on_the_other_subjects(net: Net) -> None:
         await bus.store(subjects.TASK_COMPLETE, b"garbage")
         await bus.store(subjects.complete("a1", "w", "t"), b'{"task_id": 1}')
         await bus.store(subjects.signal("tester", "w"), b'{"action": 1}')
-        call = await bus.request(subjects.tool_call("mcp-proxmox", "list_vms"), b"garbage", ToolReply)
+        call = await bus.request(subjects.tool_call("tester", "mcp-proxmox", "list_vms"), b"garbage", ToolReply)
         keyless = await bus.request(
-            subjects.tool_call("mcp-proxmox", "start_vm"), ToolCall({"vmid": 101}, tier=Tier.OPERATE), ToolReply
+            subjects.tool_call("tester", "mcp-proxmox", "start_vm"), ToolCall({"vmid": 101}), ToolReply
         )
 
         async def dead() -> bool:

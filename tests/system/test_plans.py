@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitRequestPara
 from agentd import client, subjects, tokens
 from agentd.audit import verify
 from agentd.calls import call_tool
-from agentd.messages import AuditRecord, Tier, ToolCall, WorkflowSignal
+from agentd.messages import AuditRecord, ToolCall, WorkflowSignal
 from agentd.workflows import Status
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def net(net: Net) -> Net:
 
 
 async def _do(bus: Bus, tool: str, **parameters: Any) -> None:
-    call = ToolCall({"vmid": 101, **parameters}, f"test.{tool}", "alice", Tier.OPERATE)
-    reply = await call_tool(bus, "mcp-proxmox", tool, call, seconds=30)
+    call = ToolCall({"vmid": 101, **parameters}, f"test.{tool}")
+    reply = await call_tool(bus, subjects.tool_call("alice", "mcp-proxmox", tool), call, seconds=30)
     assert reply.status == "completed"
 
 

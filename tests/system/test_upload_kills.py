@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agentd import subjects
 from agentd.calls import call_tool
-from agentd.messages import Tier, ToolCall
+from agentd.messages import ToolCall
 from harness import eventually
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def prepared(net: Net, tmp_path: Path, size: int) -> ToolCall:
         file.truncate(size)
     net.settings[SERVICE] = {"upload_dirs": [str(folder)]}
     parameters = {"path": str(folder / "a.iso"), "storage": "local", "node": "pve1"}
-    return ToolCall(parameters=parameters, key="wf.upload.one", tier=Tier.OPERATE, principal="tester")
+    return ToolCall(parameters=parameters, key="wf.upload.one")
 
 
 async def started(daemon: Daemon) -> None:
@@ -48,7 +49,9 @@ async def test_between(net: Net, tmp_path: Path, point: str) -> None:
     async with net.client() as bus:
         first = net.daemon("mcp-bridge", AGENTD_TEST_CRASH=point, AGENTD_TEST_CRASH_DIR=str(reached))
         await started(first)
-        asked = asyncio.create_task(call_tool(bus, SERVICE, "upload_file", call, seconds=60))
+        asked = asyncio.create_task(
+            call_tool(bus, subjects.tool_call("tester", SERVICE, "upload_file"), call, seconds=60)
+        )
         assert await asyncio.to_thread(first.wait) == -9
         with net.daemon("mcp-bridge"):
             reply = await asked
@@ -64,7 +67,9 @@ async def test_amidst(net: Net, tmp_path: Path) -> None:
     async with net.client() as bus:
         first = net.daemon("mcp-bridge")
         await started(first)
-        asked = asyncio.create_task(call_tool(bus, SERVICE, "upload_file", call, seconds=120))
+        asked = asyncio.create_task(
+            call_tool(bus, subjects.tool_call("tester", SERVICE, "upload_file"), call, seconds=120)
+        )
 
         async def sending() -> bool:
             return bool(await asyncio.to_thread(pve.log, "POST", "/upload$"))
