@@ -62,7 +62,7 @@ class Performance:
     undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
     changing  this very run has begun to change something
     authenticated  the principal is proven, as the assignment says
-    agent  who runs it: steps are called under this name
+    agent     the agent that runs it: steps are called under this name
     """
 
     bus: Bus

@@ -101,8 +101,8 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
 
 
 def _names(key: str) -> tuple[str, str]:
-    """Return a key, and of a call (`<principal>/<key>`) also how its caller named it."""
-    return key, key.rpartition("/")[2]
+    """Return a key, and of a call (`<principal>=<key>`) also how its caller named it."""
+    return key, key.rpartition("=")[2]
 
 
 @audit.command(name="list")

@@ -46,7 +46,7 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
 async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
     """Return the effect records of a workflow, a task or a call."""
     first = key.partition(".")[0]
-    for part in first.split("/", 1):
+    for part in first.split("=", 1):
         subjects.check_id(part, "key")
     stored = await bus.last_many(subjects.EFFECTS, f"ai.effects.*.{first}.>")
     records = [each.decode(EffectRecord) for each in stored]
@@ -56,12 +56,12 @@ async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
 async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
     """Return the effects of a workflow, a task or a call that say how they are taken back, the latest first.
 
-    A call's key is `<principal>/<key>`, as `agentd call` prints it; of a call of `principal` itself <key> is enough.
+    A call's key is `<principal>=<key>`, as `agentd call` prints it; of a call of `principal` itself <key> is enough.
 
     Raises UsageError when there is none.
     """
     mine = await _effects(bus, key)
-    if not mine and "/" not in key:  # a call of one's own may be named as `agentd call --key` had it
+    if not mine and "=" not in key:  # a call of one's own may be named as `agentd call --key` had it
         mine = await _effects(bus, subjects.call_key(principal, key))
     found = sorted((each for each in mine if each.undo is not None), key=lambda each: each.claimed_at, reverse=True)
     if found:

@@ -1,7 +1,7 @@
 """What an agent writes down before and after it touches the world.
 
 One record a key lies in AI_EFFECTS and is only ever changed by compare-and-set.  The key of a task is
-`<workflow>.<task>`, of a step of it `<workflow>.<task>.<step>`, of a call `<principal>/<key>`: no id holds a slash, so
+`<workflow>.<task>`, of a step of it `<workflow>.<task>.<step>`, of a call `<principal>=<key>`: no id holds a `=`, so
 no caller can reach into a workflow or into the calls of another principal.  The record's epoch is the fence: a process
 that wakes up late finds a higher one and may not write.  The steps:
 

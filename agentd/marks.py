@@ -1,4 +1,4 @@
-"""The mark that agentd leaves on what it makes: `agentd:<workflow>.<task>[.<step>]`; pure.
+"""The mark of what agentd makes: `agentd:<workflow>.<task>[.<step>]`, of a call `agentd:<principal>=<key>`; pure.
 
 A mark is a hint and never a proof: anyone who may edit the text in Proxmox can write one.  It counts only together with
 the effect record of its key (`calls.Performance.once`).  Callers may not write marks at all: `refuse` is applied to
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PREFIX: Final = "agentd:"
-_KEY = r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){1,2}"
+_KEY = r"(?:[A-Za-z0-9_-]{1,64}=)?[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){1,2}"
 _MARK = re.compile(re.escape(PREFIX) + f"({_KEY})")
-_WRITTEN = re.compile(re.escape(PREFIX) + r"(?:[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)")
+_WRITTEN = re.compile(re.escape(PREFIX) + r"(?:(?:[A-Za-z0-9_-]+=)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)")
 """What callers may not write: a mark, and text of which a template of Proxmox (`{{guestname}}`) makes one."""
 _DECODED: Final = 3
 """How often a value is percent-decoded: Proxmox keeps some texts encoded, and an API path is encoded once more."""

@@ -111,12 +111,12 @@ def check_call_key(value: str) -> str:
 def check_step_key(value: str, principal: str) -> str:
     """Return `value` if it may be the key of a step, else raise InvalidMessage.
 
-    That is `<workflow>.<task>.<step>` inside a task, and `<principal>/<word>.<word>.<step>` inside a call of
+    That is `<workflow>.<task>.<step>` inside a task, and `<principal>=<word>.<word>.<step>` inside a call of
     `principal`.  Two words alone would be the key of a task itself.
     """
-    owner, slash, rest = value.rpartition("/")
+    owner, equals, rest = value.rpartition("=")
     tokens = rest.split(".")
-    if len(tokens) != 3 or (slash and owner != principal):  # noqa: PLR2004 - workflow, task, step
+    if len(tokens) != 3 or (equals and owner != principal):  # noqa: PLR2004 - workflow, task, step
         message = f"key: {value!r} is not <workflow>.<task>.<step> of what {principal or 'nobody'} asked for"
         raise InvalidMessage(message)
     for token in tokens:
@@ -230,7 +230,7 @@ def response(workflow: str) -> str:
 def effect(service: str, key: str) -> str:
     """ai.effects.<service>.<workflow>.<task>[.<step>]; `key` is the part after the service.
 
-    Of a call it is ai.effects.<service>.<principal>/<word>.<word>[.<word>].
+    Of a call it is ai.effects.<service>.<principal>=<word>.<word>[.<word>].
     """
     return f"ai.effects.{service}.{key}"
 
@@ -241,8 +241,8 @@ def effect_key(workflow: str, task: str, step: str | None = None) -> str:
 
 
 def call_key(principal: str, key: str) -> str:
-    """<principal>/<key>: the effect key of a call; no id holds a slash, so it is nobody else's and never a task's."""
-    return f"{principal}/{key}"
+    """<principal>=<key>: the effect key of a call; no id holds a `=`, so it is nobody else's and never a task's."""
+    return f"{principal}={key}"
 
 
 def conflict(workflow: str, digest: str) -> str:

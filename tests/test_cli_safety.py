@@ -52,9 +52,9 @@ async def test_from_a_call_to_its_undoing(net: Net) -> None:
         "agentd undo could take it back by shutdown_vm",
     ]
     assert started[0] == 0
-    assert "taken back by: agentd undo alice/c1.start_vm" in started[1]
+    assert "taken back by: agentd undo alice=c1.start_vm" in started[1]
     assert shown[0] == 0
-    assert shown[1].splitlines()[1].split(None, 3) == ["alice/c1.start_vm", "start_vm", "shutdown_vm", '{"vmid": 101}']
+    assert shown[1].splitlines()[1].split(None, 3) == ["alice=c1.start_vm", "start_vm", "shutdown_vm", '{"vmid": 101}']
     assert taken_back[0] == 0, taken_back
     assert net.pve.tasks("qmshutdown")
     assert nothing == (2, "agentd: c2.start_vm: there is no such effect\n")

@@ -37,7 +37,7 @@ async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None
     before = []
 
     async def act(_: Call) -> None:
-        before.append((await record(bus, "tester/w.t.step")).undo)
+        before.append((await record(bus, "tester=w.t.step")).undo)
 
     probe.on_act = act
     async with serving(a_worker(bus, probe)):
@@ -45,8 +45,8 @@ async def test_it_is_written_down_before_the_act(bus: Bus, probe: Probe) -> None
         reply = await call_tool(bus, subjects.tool_call("tester", SERVICE, "marked"), call, seconds=15)
 
     assert before == [BACK]
-    assert reply.undo == "tester/w.t.step"
-    assert (await record(bus, "tester/w.t.step")).undo == BACK
+    assert reply.undo == "tester=w.t.step"
+    assert (await record(bus, "tester=w.t.step")).undo == BACK
 
 
 async def test_a_dry_run_says_it(bus: Bus, probe: Probe) -> None:

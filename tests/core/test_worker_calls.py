@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentd.tools import Call
 
 KEY = "w.t.step"
-EFFECT = "tester/w.t.step"
+EFFECT = "tester=w.t.step"
 
 
 async def _call(bus: Bus, tool: str = "marked", *, seconds: float = 15.0, text: str = "", **more: Any) -> ToolReply:
@@ -81,7 +81,7 @@ async def test_a_repeated_key_joins(bus: Bus, probe: Probe) -> None:
 
     assert (probe.looks, probe.acts) == (1, 1)
     assert {msgspec.json.encode(each) for each in [*answers, late]} == {msgspec.json.encode(late)}
-    assert msgspec.convert(late.result, Done) == Done("UPID:tester/w.t.step:1")
+    assert msgspec.convert(late.result, Done) == Done("UPID:tester=w.t.step:1")
     assert [each.phase for each in await audit(bus)] == ["before", "after"]
 
 

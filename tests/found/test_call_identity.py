@@ -12,10 +12,10 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd import effects, subjects
+from agentd import effects, marks, subjects
 from agentd.calls import call_tool
 from agentd.effects import Verdict, Wanted, judge
-from agentd.errors import Denied, InvalidMessage, NeedsPlan, PermanentError, TemporaryError
+from agentd.errors import Denied, InvalidMessage, NeedsPlan, NoResponder, PermanentError, TemporaryError
 from agentd.messages import EffectRecord, Outcome, Tier, ToolCall, ToolReply, now
 from agentd.policy import Policy
 from agentd.provision import provision
@@ -66,6 +66,15 @@ async def step(bus: Bus, principal: str, name: str, key: str = "w.t.step", **mor
     return await call_tool(bus, subjects.tool_step("specialist-pve1", SERVICE, name), message, seconds=15)
 
 
+async def raw(bus: Bus, subject: str, body: bytes) -> ToolReply:
+    """Send a call as it is, once somebody serves the subject."""
+    while True:
+        try:
+            return await bus.request(subject, body, ToolReply)
+        except NoResponder:
+            await asyncio.sleep(0.05)
+
+
 # -- the tier ---------------------------------------------------------------------------------------------------------
 
 
@@ -76,7 +85,7 @@ async def test_what_a_message_claims(bus: Bus, probe: Probe, principal: str) -> 
         {"parameters": {}, "key": "c.one", "principal": "bob", "tier": "exec", "approved_by": "bob"}
     )
     async with serving(a_worker(bus, probe, policy=POLICY)):
-        reply = await bus.request(subjects.tool_call(principal, SERVICE, "marked"), body, ToolReply)
+        reply = await raw(bus, subjects.tool_call(principal, SERVICE, "marked"), body)
 
     assert reply.error is not None
     assert reply.error.code == "denied"
@@ -88,9 +97,9 @@ async def test_the_audit_names_who_called(bus: Bus, probe: Probe) -> None:
     """The audit names the principal of the subject, not one that a message claims."""
     body = msgspec.json.encode({"parameters": {}, "key": "c.one", "principal": "bob"})
     async with serving(a_worker(bus, probe, policy=POLICY)):
-        await bus.request(subjects.tool_call("alice", SERVICE, "marked"), body, ToolReply)
+        await raw(bus, subjects.tool_call("alice", SERVICE, "marked"), body)
 
-    assert {(line.principal, line.key) for line in await audit(bus)} == {("alice", "alice/c.one")}
+    assert {(line.principal, line.key) for line in await audit(bus)} == {("alice", "alice=c.one")}
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ async def test_a_tool_that_calls_another_one(bus: Bus, probe: Probe) -> None:
         reply = await call_tool(bus, subject, ToolCall({"text": "x"}, "c.one"), seconds=15)
         with pytest.raises(Denied, match="eve has read"):
             await call_tool(bus, subjects.tool_call("eve", "caller", "ask"), ToolCall({}, "c.one"), seconds=15)
-        made = await record(bus, "alice/c.one.made")
+        made = await record(bus, "alice=c.one.made")
     stopping.set()
     await running
 
@@ -220,7 +229,7 @@ async def test_what_undoes_is_no_caller_s(bus: Bus, probe: Probe, key: str) -> N
 
 
 @pytest.mark.parametrize(
-    "key", ["", "a", "a.b.c.d", "bob/a.b", "a/b.c", "a.b/c", "*.b", "a.>", "a. b", "a..b", "ä.b", "a.b\n"]
+    "key", ["", "a", "a.b.c.d", "bob=a.b", "a=b.c", "a.b=c", "a/b.c", "*.b", "a.>", "a. b", "a..b", "ä.b", "a.b\n"]
 )
 async def test_what_is_no_key(bus: Bus, probe: Probe, key: str) -> None:
     """A caller's key is two or three words; it cannot name another principal."""
@@ -232,7 +241,7 @@ async def test_what_is_no_key(bus: Bus, probe: Probe, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["w.t", "w", "w.t.s.u", "bob/c.one.step", "alice/c.step", "a/alice/c.one.step", "w.t.*"]
+    "key", ["w.t", "w", "w.t.s.u", "bob=c.one.step", "alice=c.step", "a=alice=c.one.step", "w.t.*"]
 )
 async def test_what_is_no_step(bus: Bus, probe: Probe, key: str) -> None:
     """The key of a step is never that of a task itself, nor below another principal's call."""
@@ -253,8 +262,8 @@ async def test_a_key_taken_before_the_task(bus: Bus, probe: Probe) -> None:
 
     assert told.status == Outcome.COMPLETED
     assert probe.acts == 3
-    assert {key: (await record(bus, key)).phase for key in ("w.t", "oscar/w.t", "alice/w.t")} == dict.fromkeys(
-        ("w.t", "oscar/w.t", "alice/w.t"), effects.DONE
+    assert {key: (await record(bus, key)).phase for key in ("w.t", "oscar=w.t", "alice=w.t")} == dict.fromkeys(
+        ("w.t", "oscar=w.t", "alice=w.t"), effects.DONE
     )
 
 
@@ -263,7 +272,7 @@ async def test_the_same_key_with_another_tool(bus: Bus, probe: Probe) -> None:
     async with serving(a_worker(bus, probe, policy=POLICY)):
         await call(bus, "alice", "marked")
         for name, parameters in (("probed", {}), ("marked", {"text": "y"}), ("probed", {"text": "y"})):
-            with pytest.raises(PermanentError, match=r"alice/c\.one: was used before .* use another key"):
+            with pytest.raises(PermanentError, match=r"alice=c\.one: was used before .* use another key"):
                 await call(bus, "alice", name, parameters=parameters)
         again = await call(bus, "alice", "marked")
 
@@ -294,6 +303,15 @@ def test_a_tombstone_is_of_no_tool() -> None:
     assert judge(_record(effects.CANCELLED, ""), Wanted(SERVICE, "w.t", "x", "e", 2, "me/1", True), age=0.0) is (  # noqa: FBT003
         Verdict.CANCELLED
     )
+
+
+@pytest.mark.parametrize("key", ["alice=c.one", "alice=c.one.made", "w.t", "w.t.step"])
+def test_the_mark_of_a_call(key: str) -> None:
+    """What a call made bears its key, and no caller may write such a mark."""
+    assert marks.key_of(marks.mark(key)) == key
+    for text in (marks.mark(key), f"x {marks.mark(key)} y", marks.mark(key).replace("=", "%3D")):
+        with pytest.raises(InvalidMessage, match="callers may not write"):
+            marks.refuse("update_vm", {"description": text})
 
 
 # -- how many at once -------------------------------------------------------------------------------------------------

@@ -54,12 +54,14 @@ async def test_nothing_is_begun(there: Bus, tool: str) -> None:
     async with serving(a_worker(there, probe)):
         await change(there, "freeze")
         with pytest.raises(Frozen) as refused:
-            await call_tool(there, SERVICE, tool, ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=5)
-        read = await call_tool(there, SERVICE, "read_it", ToolCall({"text": "x"}), seconds=5)
-        dry = ToolCall({}, "w.d", "tester", Tier.OPERATE, dry_run=True)
-        looked = await call_tool(there, SERVICE, tool, dry, seconds=5)
+            await call_tool(there, subjects.tool_call("tester", SERVICE, tool), ToolCall({}, "w.t"), seconds=5)
+        read = await call_tool(
+            there, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({"text": "x"}), seconds=5
+        )
+        dry = ToolCall({}, "w.d", dry_run=True)
+        looked = await call_tool(there, subjects.tool_call("tester", SERVICE, tool), dry, seconds=5)
         await change(there, "thaw")
-        done = await call_tool(there, SERVICE, tool, ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=5)
+        done = await call_tool(there, subjects.tool_call("tester", SERVICE, tool), ToolCall({}, "w.t"), seconds=5)
 
     assert "frozen by alice since" in str(refused.value)
     assert "storage is being moved" in str(refused.value)
@@ -111,7 +113,7 @@ async def test_a_state_that_cannot_be_understood_is_frozen(there: Bus, data: byt
     await there.kv_put(subjects.FREEZE, freeze.KEY, data)
     async with serving(a_worker(there, probe)):
         with pytest.raises(Frozen, match="cannot be read"):
-            await call_tool(there, SERVICE, "probed", ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=5)
+            await call_tool(there, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.t"), seconds=5)
 
     assert probe.acts == 0
 
@@ -122,7 +124,7 @@ async def test_a_state_that_cannot_be_asked_for(there: Bus) -> None:
     await there.api(f"STREAM.DELETE.KV_{subjects.FREEZE}")
     async with serving(a_worker(there, probe)):
         with pytest.raises(BusError, match="agentd provision"):
-            await call_tool(there, SERVICE, "probed", ToolCall({}, "w.t", "tester", Tier.OPERATE), seconds=3)
+            await call_tool(there, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.t"), seconds=3)
 
     assert probe.acts == 0
 

@@ -14,7 +14,7 @@ from agentd import subjects
 from agentd.calls import call_tool
 from agentd.errors import BusUnavailable, ConfigError, Superseded
 from agentd.lease import Lease, Process, gone
-from agentd.messages import AgentRegistration, Presence, Tier, ToolCall
+from agentd.messages import AgentRegistration, Presence, ToolCall
 from agentd.provision import provision
 from core.jetstream import Lines, connected
 from core.probe import SERVICE, Probe, a_worker, serving
@@ -113,14 +113,14 @@ async def test_the_one_that_has_lost_it_changes_nothing(there: Bus) -> None:
     worker = a_worker(there, probe)
     worker.performer.lease = first
     async with serving(worker):
-        done = await call_tool(there, SERVICE, "probed", ToolCall({}, "w.1", "tester", Tier.OPERATE), seconds=5)
+        done = await call_tool(there, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.1"), seconds=5)
         stolen = replace(WE, process=MINE)
         await there.kv_put(subjects.LIVE, "a", stolen)
         with pytest.raises(Superseded):
             await first.renew()
         with pytest.raises(BusUnavailable):
-            await call_tool(there, SERVICE, "probed", ToolCall({}, "w.2", "tester", Tier.OPERATE), seconds=2)
-        read = await call_tool(there, SERVICE, "read_it", ToolCall({}), seconds=5)
+            await call_tool(there, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.2"), seconds=2)
+        read = await call_tool(there, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({}), seconds=5)
     await first.release()
     found = await there.kv_get(subjects.LIVE, "a")
 

@@ -84,8 +84,8 @@ async def _describe(net: Net, vmid: int, text: str) -> None:
 
 
 async def _call(bus: Bus, tool: str, key: str, **parameters: Any) -> Any:
-    call = ToolCall(parameters, key, "oscar", Tier.OPERATE)
-    return await call_tool(bus, "mcp-proxmox", tool, call, seconds=30)
+    call = ToolCall(parameters, key)
+    return await call_tool(bus, subjects.tool_call("oscar", "mcp-proxmox", tool), call, seconds=30)
 
 
 # -- discarding -----------------------------------------------------------------------------------------------------
