@@ -26,6 +26,7 @@ from agentd.errors import (
     from_code,
 )
 from agentd.messages import Consent, EffectRecord, Inverse, Preview, Target, Tier, ToolCall, ToolReply
+from agentd.printable import printable
 from agentd.tools import Found, Repeat, Tool
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ class Performance:
             self.on_progress(text)
 
     def target(self, target: Target) -> None:
-        """Keep what is going to be changed, as it was seen last."""
+        """Keep what is going to be changed, as it was seen last; its texts are shown to who approves it."""
+        target = msgspec.structs.replace(
+            target, title=printable(target.title), loses=[printable(lost, lines=True) for lost in target.loses]
+        )
         self.targets[:] = [*(each for each in self.targets if each.name != target.name), target]
 
     def inverse(self, tool: str, parameters: dict[str, Any]) -> None:

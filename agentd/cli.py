@@ -18,6 +18,7 @@ from agentd import config as configuration
 from agentd import logs, plugins
 from agentd.errors import AgentdError, NeedsPlan
 from agentd.messages import ToolReply
+from agentd.printable import printable
 from agentd.shell import App, leave, parameters_of, passes, run_async, say_frozen
 from agentd.version import __version__
 
@@ -137,7 +138,7 @@ def check(app: App, *, show: bool) -> None:
         found.settings(name)
     schedules.check(config, found.workflows())
     if show:
-        click.echo(configuration.show(config))
+        click.echo(printable(configuration.show(config), lines=True))
         return
     app.show(list(found.status.values()), "plugins")
     if any(each.status == plugins.BROKEN for each in found.status.values()):
@@ -254,7 +255,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
 
     async def work() -> ToolReply | Workflow:
         async with app.bus() as (bus, config):
-            note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {text}", err=True))
+            note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {printable(text)}", err=True))
             given = parameters_of(pairs)
             try:
                 return await client.call(
@@ -276,7 +277,7 @@ def main() -> NoReturn:
     try:
         cli(standalone_mode=False)
     except AgentdError as error:
-        click.echo(f"agentd: {error}", err=True)
+        click.echo(printable(f"agentd: {error}", lines=True), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -17,6 +17,7 @@ from agentd import audit as chains
 from agentd import subjects
 from agentd.errors import InvalidMessage, UsageError
 from agentd.messages import AuditRecord, decode
+from agentd.printable import escaped_bytes
 from agentd.shell import App, passes, run_async
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
         async with app.bus() as (bus, _):
             for each in [agent] if agent else await _agents(bus):
                 async for record in _chain(bus, each, after):
-                    lines.write(msgspec.json.encode(record) + b"\n")
+                    lines.write(escaped_bytes(msgspec.json.encode(record)) + b"\n")
                     count += 1
         return count
 

@@ -10,6 +10,7 @@ import click
 
 from agentd.errors import AgentdError, NotFound, UsageError
 from agentd.messages import plain
+from agentd.printable import printable
 from agentd.shell import App, passes, run_async
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def drop(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
     found = run_async(look())
     if not yes:
         for each in found:
-            click.echo(f"letter {each.number}: {each.subject or each.stream}: {each.reason}", err=True)
+            click.echo(printable(f"letter {each.number}: {each.subject or each.stream}: {each.reason}"), err=True)
         click.confirm("drop it without replaying?" if len(found) == 1 else "drop them without replaying?", abort=True)
     run_async(work(found))
     lines = [f"letter {each.number} dropped" for each in found]

@@ -19,6 +19,7 @@ import click
 import msgspec
 
 from agentd.errors import AgentdError, BusUnavailable, UsageError
+from agentd.printable import escaped_bytes
 from agentd.shell import App, passes, run_async
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Export:
         head = self._head.decode(stored.data)
         if head.workflow_id not in self._ids and self._choice.takes(head):
             self._ids.add(head.workflow_id)
-            self._lines.write(await whole(bus, stored.data) + b"\n")
+            self._lines.write(escaped_bytes(await whole(bus, stored.data)) + b"\n")
             self.written += 1
         if time.monotonic() - self._told >= TOLD_EVERY:
             self._told = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -13,6 +12,7 @@ import msgspec
 from agentd import subjects
 from agentd.errors import InvalidMessage, Rejected, UsageError
 from agentd.messages import WorkflowRequest, WorkflowSignal, plain, request_digest
+from agentd.printable import as_json, printable
 from agentd.shell import EXIT_CODES, App, parameters_of, passes, run_async, say_frozen
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def check_files(app: App, files: tuple[Path, ...]) -> None:
     faults = app.reader().check(list(files))
     bad = {each.file for each in faults}
     lines = [*map(str, faults), *(f"{each}: good" for each in files if str(each) not in bad)]
-    click.echo(json.dumps(plain(faults), indent=2, ensure_ascii=False) if app.as_json else "\n".join(lines))
+    click.echo(as_json(plain(faults), indent=2) if app.as_json else "\n".join(map(printable, lines)))
     sys.exit(InvalidMessage.exit_code if faults else 0)
 
 
@@ -162,7 +162,7 @@ def check_files(app: App, files: tuple[Path, ...]) -> None:
 @passes
 def schema(app: App) -> None:
     """Print the JSON Schema of workflow files, for editors."""
-    click.echo(json.dumps(app.reader().schema(), indent=2, ensure_ascii=False))
+    click.echo(as_json(app.reader().schema(), indent=2))
 
 
 @workflows.command()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
 
-from agentd import sections
+from agentd import files, sections
 from agentd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def show(config: Config) -> str:
 def _files(path: Path | None, env: Mapping[str, str]) -> Iterator[tuple[str, Raw]]:
     named = path or (Path(env["AGENTD_CONFIG"]) if env.get("AGENTD_CONFIG") else None)
     main = named or DEFAULT_PATH
-    if named or main.exists():
+    if named or os.path.lexists(main):
         yield main.name, _read(main)
     for part in sorted((main.parent / "conf.d").glob("*.toml")):
         yield f"conf.d/{part.name}", _read(part)
@@ -168,7 +169,7 @@ def _files(path: Path | None, env: Mapping[str, str]) -> Iterator[tuple[str, Raw
 
 def _read(path: Path) -> Raw:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(files.read(path).decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

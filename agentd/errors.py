@@ -2,6 +2,7 @@
 
     AgentdError
     ├── ConfigError            the configuration is wrong; nothing was started
+    │   └── UnsafeFile         a file is not read, because another user can have written it or can read it
     ├── UsageError             the command line asked for something that does not exist
     ├── InvalidMessage         a message cannot be understood; names the field
     ├── Denied                 policy, NATS or Proxmox permissions say no
@@ -54,6 +55,17 @@ class ConfigError(AgentdError):
 
     exit_code = 78  # EX_CONFIG of sysexits.h; systemd units use RestartPreventExitStatus=78
     code = "config"
+
+
+class UnsafeFile(ConfigError):
+    """Say why a file is not read or written, and by which command that is mended; never what it holds."""
+
+    code = "unsafe_file"
+
+    def __init__(self, path: object, problem: str) -> None:
+        """Keep what is wrong with which file."""
+        super().__init__(f"{path}: {problem}")
+        self.problem = problem
 
 
 class UsageError(AgentdError):

@@ -20,6 +20,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final
 
+from agentd import files
 from agentd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Journal:
         self.alone = asyncio.Lock()
         """Held by what may kill this process: one such message at a time, over all consumers."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        self._file = files.state(path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import RawCredentials
 
-from agentd.errors import ConfigError
+from agentd import files
+from agentd.errors import ConfigError, UnsafeFile
 
 if TYPE_CHECKING:
     from agentd.sections import Bus as BusSettings
@@ -57,9 +59,14 @@ def _credentials(login: Login) -> RawCredentials:
 
 def _tls(login: Login) -> ssl.SSLContext:
     try:
+        for name, secret in ((login.tls_ca_file, False), (login.tls_cert_file, False), (login.tls_key_file, True)):
+            if name:
+                files.check(Path(name), secret=secret, follow=not secret)
         context = ssl.create_default_context(cafile=login.tls_ca_file)
         if login.tls_cert_file:
             context.load_cert_chain(login.tls_cert_file, login.tls_key_file)
+    except UnsafeFile as error:
+        raise ConfigError(f"bus: {error}") from error
     except (OSError, ssl.SSLError) as error:
         message = f"bus: cannot load the TLS files: {error}"
         raise ConfigError(message) from error

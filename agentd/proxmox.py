@@ -22,6 +22,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -30,7 +31,7 @@ from proxmoxer.backends.https import Backend, JsonSerializer
 from proxmoxer.core import ProxmoxResource, ResourceException
 from requests.adapters import HTTPAdapter
 
-from agentd import pvesh
+from agentd import files, pvesh
 from agentd.answers import TaskStatus, Upid, classify, failure, one_line, task_status
 from agentd.errors import AgentdError, ConfigError, Denied, ProxmoxUnavailable, Rejected, TemporaryError, UnknownOutcome
 from agentd.policy import no_writing
@@ -364,6 +365,8 @@ class Proxmox:
             url = urlsplit(self.settings.url)
             user, _, name = self.user.partition("!")
             ca_file, pinned = self.settings.ca_file, self.settings.fingerprint
+            if ca_file and not pinned:
+                files.check(Path(str(ca_file)), follow=True)
             backend = Backend(
                 url.hostname or "",
                 port=url.port or 8006,

@@ -20,12 +20,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from agentd import cron, subjects
-from agentd.errors import ConfigError, InvalidMessage
+from agentd import cron, files, subjects
+from agentd.errors import ConfigError, InvalidMessage, UnsafeFile
 from agentd.messages import Tier
 
 CREDENTIAL = "credential:"
 """`token_file = "credential:NAME"` names a systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
+LARGEST_SECRET = 64 * 1024
+"""Bytes of a file that holds a secret; a credentials file of NATS has some hundred."""
 
 
 def _id(value: str) -> str:
@@ -85,7 +87,9 @@ def read_secret(path: str, setting: str) -> str:
             f"the systemd unit needs LoadCredential={path.removeprefix(CREDENTIAL)}"
         )
     try:
-        secret = Path(path).read_text(encoding="utf-8").strip()
+        secret = files.read(Path(path), secret=True, most=LARGEST_SECRET).decode("utf-8").strip()
+    except UnsafeFile as error:
+        raise ConfigError(f"{setting}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"{setting}: cannot read {path}: {reason}") from error

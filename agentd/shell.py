@@ -17,6 +17,7 @@ from agentd import freeze, logs, plugins
 from agentd.bus import Bus
 from agentd.errors import BusError, TemporaryError, UsageError
 from agentd.messages import plain
+from agentd.printable import as_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -69,7 +70,7 @@ class App:
     def show(self, value: object, table: str) -> None:
         """Print `value` as JSON, or as the table of that name."""
         if self.as_json:
-            click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+            click.echo(as_json(plain(value), indent=2))
         else:
             from agentd import tables
 

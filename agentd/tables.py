@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,14 +9,18 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _escape
+from rich.segment import Segment
 from rich.table import Table
 
 from agentd.messages import Preview, plain
+from agentd.printable import as_json, printable
 from agentd.workflows import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from rich.console import ConsoleOptions, RenderableType
 
     from agentd.messages import AuditRecord, EffectRecord
     from agentd.workflows import Workflow
@@ -42,13 +45,34 @@ SYMBOLS = {
     "skipped": "[dim]-[/]",
 }
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+
+class SafeConsole(Console):
+    """A console that prints no character which steers the terminal, whoever forgets to ask for that."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments with their text made harmless."""
+        for segment in super().render(renderable, options):
+            text = printable(segment.text, lines=True)
+            yield segment if segment.control or text == segment.text else Segment(text, segment.style)
+
+
+console = SafeConsole(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
 """Lines are not broken where no person reads them on a screen."""
+
+
+def safe(value: object) -> str:
+    """Return a text that others wrote as one harmless line, without markup."""
+    return _escape(printable(str(value)))
+
+
+def safe_lines(value: object) -> str:
+    """Return a text that others wrote without markup; its lines stay."""
+    return _escape(printable(str(value), lines=True))
 
 
 def symbol(status: str) -> str:
     """Return a sign and the word for a status."""
-    return f"{SYMBOLS.get(status, '·')} {status}"
+    return f"{SYMBOLS.get(status, '·')} {safe(status)}"
 
 
 def age(when: datetime | None) -> str:
@@ -75,11 +99,11 @@ class Steps:
         self._begun = self._begun or state.created
         for entry in state.timeline[self._printed :]:
             seconds = (entry.at - self._begun).total_seconds()
-            task = f"[bold]{escape(entry.task)}[/] " if entry.task else ""
+            task = f"[bold]{safe(entry.task)}[/] " if entry.task else ""
             attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
-            agent = f" [dim]by {escape(entry.agent)}[/]" if entry.agent else ""
+            agent = f" [dim]by {safe(entry.agent)}[/]" if entry.agent else ""
             sign = SYMBOLS.get(entry.what, " ")
-            console.print(f"  {seconds:7.2f} s  {sign} {task}{attempt}{escape(entry.what)}{agent}")
+            console.print(f"  {seconds:7.2f} s  {sign} {task}{attempt}{safe(entry.what)}{agent}")
         self._printed = len(state.timeline)
 
 
@@ -100,8 +124,8 @@ def _rows(columns: list[str], rows: list[list[str]], empty: str) -> None:
 
 def _workflows(found: list[Any]) -> None:
     rows = [
-        [each.workflow_id, each.workflow_type, symbol(each.status), f"{each.done}/{each.total}", age(each.updated),
-         escape(each.error)]
+        [safe(each.workflow_id), safe(each.workflow_type), symbol(each.status), f"{each.done}/{each.total}",
+         age(each.updated), safe(each.error)]
         for each in found
     ]  # fmt: skip
     _rows(["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help")
@@ -109,7 +133,8 @@ def _workflows(found: list[Any]) -> None:
 
 def _definitions(found: list[Any]) -> None:
     rows = [
-        [each.name, each.source, escape(_fault(each.faults) if each.faults else each.description)] for each in found
+        [safe(each.name), safe(each.source), safe(_fault(each.faults) if each.faults else each.description)]
+        for each in found
     ]
     _rows(["DEFINITION", "FROM", "SAYS"], rows, "no workflow can be asked for")
 
@@ -130,38 +155,39 @@ def _plan(found: list[Any]) -> None:
             ("with", _json(each.with_) if each.with_ else ""),
             ("undo", f"{each.undo} {_json(each.undo_with)}" if each.undo else ""),
         ]
-        console.print(f"[bold]{each.name}[/]  {escape(each.calls)}  [dim]→ {each.queue}[/]")
+        console.print(f"[bold]{safe(each.name)}[/]  {safe(each.calls)}  [dim]→ {safe(each.queue)}[/]")
         for name, text in facts:
             if text:
-                console.print(f"  {name:<9} {escape(text)}", soft_wrap=True)
+                console.print(f"  {name:<9} {safe(text)}", soft_wrap=True)
     console.print()
 
 
 def _json(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+    return value if isinstance(value, str) else as_json(plain(value))
 
 
 def _workflow(found: Any) -> None:  # noqa: ANN401
-    console.print(f"[bold]{found.workflow_id}[/]  {found.workflow_type}  {symbol(found.status)}  by {found.requester}")
+    of = f"{safe(found.workflow_type)}  {symbol(found.status)}  by {safe(found.requester)}"
+    console.print(f"[bold]{safe(found.workflow_id)}[/]  {of}")
     if found.error:
-        console.print(f"[red]{escape(found.error)}[/]")
+        console.print(f"[red]{safe(found.error)}[/]")
     console.print()
     rows = [
-        [each.name, symbol(each.status), str(each.attempt), each.agent or each.queue, ", ".join(each.after),
-         escape(each.asks or each.error or "; ".join(each.warnings))]
+        [safe(each.name), symbol(each.status), str(each.attempt), safe(each.agent or each.queue),
+         safe(", ".join(each.after)), safe_lines(each.asks or each.error or "; ".join(each.warnings))]
         for each in found.tasks
     ]  # fmt: skip
     _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
     console.print()
     for entry in found.timeline:
         seconds = (entry.at - found.created).total_seconds()
-        console.print(f"  {seconds:8.2f} s  {entry.task:<28} {escape(entry.what)} [dim]{entry.agent}[/]")
+        console.print(f"  {seconds:8.2f} s  {safe(f'{entry.task:<28}')} {safe(entry.what)} [dim]{safe(entry.agent)}[/]")
 
 
 def _agents(found: list[Any]) -> None:
     rows = [
-        [each.agent_id, each.role, each.node, each.status, f"{each.load:.0%}", each.version, age(each.timestamp),
-         each.url]
+        [safe(each.agent_id), safe(each.role), safe(each.node), safe(each.status), f"{each.load:.0%}",
+         safe(each.version), age(each.timestamp), safe(each.url)]
         for each in found
     ]  # fmt: skip
     columns = ["AGENT", "ROLE", "NODE", "STATUS", "LOAD", "VERSION", "HEARD", "PAGE"]
@@ -169,22 +195,23 @@ def _agents(found: list[Any]) -> None:
 
 
 def _tools(found: list[Any]) -> None:
-    rows = [[tool, each.service_id] for each in found for tool in each.tools]
+    rows = [[safe(tool), safe(each.service_id)] for each in found for tool in each.tools]
     _rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
 
 
 def _schedules(found: list[Any]) -> None:
     rows = [
-        [each.name, each.workflow, each.cron, each.timezone, _when(each.next, each.timezone), _when(each.next, ""),
-         f"{symbol(each.status)} {age(each.begun)}" if each.last else "never", each.last, str(each.skipped or ""),
-         escape(each.state)]
+        [safe(each.name), safe(each.workflow), safe(each.cron), safe(each.timezone),
+         _when(each.next, each.timezone), _when(each.next, ""),
+         f"{symbol(each.status)} {age(each.begun)}" if each.last else "never", safe(each.last), str(each.skipped or ""),
+         safe(each.state)]
         for each in found
     ]  # fmt: skip
     columns = ["SCHEDULE", "WORKFLOW", "CRON", "ZONE", "NEXT THERE", "NEXT HERE", "LAST", "AS", "SKIPPED", "STATE"]
     _rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
     for each in found:
         if each.error:
-            console.print(f"[red]{each.name}: {escape(each.error)}[/]")
+            console.print(f"[red]{safe(each.name)}: {safe(each.error)}[/]")
 
 
 def _when(moment: datetime | None, zone: str) -> str:
@@ -195,51 +222,53 @@ def _when(moment: datetime | None, zone: str) -> str:
 
 
 def _answer(answer: Any) -> None:  # noqa: ANN401
-    console.print(f"{symbol(answer.status)}  {answer.workflow_id}")
+    console.print(f"{symbol(answer.status)}  {safe(answer.workflow_id)}")
     if answer.error:
-        console.print(f"[red]{escape(answer.error)}[/]")
+        console.print(f"[red]{safe(answer.error)}[/]")
     for name, task in answer.result.get("tasks", {}).items():
         for warning in task.get("warnings", []):
-            console.print(f"[yellow]{name}: {escape(warning)}[/]")
+            console.print(f"[yellow]{safe(name)}: {safe(warning)}[/]")
     vm = answer.result.get("tasks", {}).get("configure_vm", {}).get("result")
     if isinstance(vm, dict) and "vmid" in vm:
-        console.print(f"VM {vm['vmid']} {escape(str(vm.get('name', '')))} on {vm.get('node')}: {vm.get('status')}")
+        console.print(
+            f"VM {safe(vm['vmid'])} {safe(vm.get('name', ''))} on {safe(vm.get('node'))}: {safe(vm.get('status'))}"
+        )
 
 
 def _reply(reply: Any) -> None:  # noqa: ANN401
-    console.print(escape(json.dumps(plain(reply.result), indent=2, ensure_ascii=False)))
+    console.print(_escape(as_json(plain(reply.result), indent=2)))
     for warning in reply.warnings:
-        console.print(f"[yellow]{escape(warning)}[/]")
+        console.print(f"[yellow]{safe(warning)}[/]")
     if reply.undo:
-        console.print(f"[dim]taken back by: agentd undo {reply.undo}[/]")
+        console.print(f"[dim]taken back by: agentd undo {safe(reply.undo)}[/]")
 
 
 def _looked(reply: Any) -> None:  # noqa: ANN401
     preview = msgspec.convert(reply.result, Preview)
     if preview.already:
-        console.print(f"{preview.tool} would do nothing: it is so already")
+        console.print(f"{safe(preview.tool)} would do nothing: it is so already")
     for each in preview.targets:
-        console.print(f"{preview.tool} would change {escape(each.title)}")
+        console.print(f"{safe(preview.tool)} would change {safe(each.title)}")
         for line in each.loses:
-            console.print(f"  and with it {escape(line)}")
+            console.print(f"  and with it {safe(line)}")
     if preview.undo is not None:
-        console.print(f"[dim]agentd undo could take it back by {escape(preview.undo.tool)}[/]")
+        console.print(f"[dim]agentd undo could take it back by {safe(preview.undo.tool)}[/]")
     elif not preview.already:
         console.print("nothing takes it back")
     if not preview.targets and not preview.already:
-        console.print(f"{preview.tool} would act; it does not say on what")
+        console.print(f"{safe(preview.tool)} would act; it does not say on what")
     for warning in reply.warnings:
-        console.print(f"[yellow]{escape(warning)}[/]")
+        console.print(f"[yellow]{safe(warning)}[/]")
 
 
 def _verdicts(found: list[Any]) -> None:
     rows = [
         [
             "[red]✗[/]" if each.fault else "[green]✓[/]",
-            escape(each.agent_id),
+            safe(each.agent_id),
             f"{each.lines} lines",
             f"{each.first} to {each.last}{', older ones have expired' if each.trimmed else ''}" if each.lines else "",
-            escape(each.fault),
+            safe(each.fault),
         ]
         for each in found
     ]
@@ -250,11 +279,11 @@ def _audit(found: list[AuditRecord]) -> None:
     rows = [
         [
             f"{each.timestamp:%Y-%m-%d %H:%M:%S}",
-            escape(each.principal + (f" (yes by {each.approved_by})" if each.approved_by else "")),
-            each.tool,
-            each.outcome or each.phase,
-            escape(each.key),
-            escape(_json(each.arguments) if each.arguments else ""),
+            safe(each.principal + (f" (yes by {each.approved_by})" if each.approved_by else "")),
+            safe(each.tool),
+            safe(each.outcome or each.phase),
+            safe(each.key),
+            safe(_json(each.arguments) if each.arguments else ""),
         ]
         for each in found
     ]
@@ -262,7 +291,11 @@ def _audit(found: list[AuditRecord]) -> None:
 
 
 def _undoable(found: list[EffectRecord]) -> None:
-    rows = [[each.key, each.tool, each.undo.tool, escape(_json(each.undo.parameters))] for each in found if each.undo]
+    rows = [
+        [safe(each.key), safe(each.tool), safe(each.undo.tool), safe(_json(each.undo.parameters))]
+        for each in found
+        if each.undo
+    ]
     _rows(["EFFECT", "DID", "TAKEN BACK BY", "WITH"], rows, "nothing can be taken back")
 
 
@@ -270,44 +303,51 @@ def _asked(state: Workflow) -> None:
     for name, task in state.tasks.items():
         if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
             until = f" until {task.approval.until:%Y-%m-%d %H:%M} UTC" if task.approval.until else ""
-            console.print(f"{state.workflow_id} waits{until} for somebody else to approve {name}:")
-            console.print(f"  {escape(task.approval.text)}")
-            console.print(f"  agentd approve {state.workflow_id}    or    agentd reject {state.workflow_id}")
+            console.print(f"{safe(state.workflow_id)} waits{until} for somebody else to approve {safe(name)}:")
+            console.print(f"  {safe_lines(task.approval.text)}")
+            console.print(
+                f"  agentd approve {safe(state.workflow_id)}    or    agentd reject {safe(state.workflow_id)}"
+            )
     if state.over:
-        console.print(f"{state.workflow_id} {state.status}{f': {escape(state.error)}' if state.error else ''}")
+        console.print(f"{safe(state.workflow_id)} {state.status}{f': {safe(state.error)}' if state.error else ''}")
 
 
 def _findings(found: list[Any]) -> None:
     rows = [
-        ["[green]✓[/]" if each.good else "[red]✗[/]", each.what, escape(each.text), "" if each.good else each.advice]
+        [
+            "[green]✓[/]" if each.good else "[red]✗[/]",
+            safe(each.what),
+            safe(each.text),
+            "" if each.good else safe(each.advice),
+        ]
         for each in found
     ]
     _rows(["", "WHAT", "FOUND", "DO"], rows, "nothing to look at")
 
 
 def _plugins(found: list[Any]) -> None:
-    rows = [[each.name, each.status, escape(each.reason)] for each in found]
-    rows += [[f"  {tool.name}", "quarantined", escape(tool.reason)] for each in found for tool in each.quarantined]
+    rows = [[safe(each.name), each.status, safe(each.reason)] for each in found]
+    rows += [[safe(f"  {tool.name}"), "quarantined", safe(tool.reason)] for each in found for tool in each.quarantined]
     _rows(["PLUGIN", "STATUS", "REASON"], rows, "no plugins")
 
 
 def _lines(lines: list[str]) -> None:
     for line in lines:
-        console.print(escape(line), soft_wrap=True)  # commands are among them
+        console.print(safe(line), soft_wrap=True)  # commands are among them
 
 
 def _submitted(told: dict[str, str]) -> None:
-    console.print(f"{told['workflow_id']}: asked for; watch it with [bold]{told['watch']}[/]")
+    console.print(f"{safe(told['workflow_id'])}: asked for; watch it with [bold]{safe(told['watch'])}[/]")
 
 
 def _control(reply: Any) -> None:  # noqa: ANN401
-    console.print(f"{reply.agent_id}: {escape(reply.message)}")
+    console.print(f"{safe(reply.agent_id)}: {safe(reply.message)}")
 
 
 def _dead(found: list[Any]) -> None:
     rows = [
-        [str(each.number), age(each.when), each.stream, each.subject or f"message {each.sequence}", each.agent_id,
-         f"{each.size} B", each.state, _harmless(each.reason[:200])]
+        [str(each.number), age(each.when), safe(each.stream), safe(each.subject or f"message {each.sequence}"),
+         safe(each.agent_id), f"{each.size} B", safe(each.state), safe(each.reason[:200])]
         for each in found
     ]  # fmt: skip
     _rows(["LETTER", "WHEN", "STREAM", "SUBJECT", "GIVEN UP BY", "SIZE", "STATE", "REASON"], rows, "no dead letters")
@@ -315,16 +355,11 @@ def _dead(found: list[Any]) -> None:
 
 def _letter(found: dict[str, Any]) -> None:
     for name, value in found["letter"].items():
-        console.print(f"[bold]{name:<12}[/] {_harmless(str(value))}")
+        console.print(f"[bold]{safe(f'{name:<12}')}[/] {safe_lines(str(value))}")
     for name, value in found["headers"].items():
-        console.print(f"[bold]header[/]       {_harmless(f'{name}: {value}')}")
+        console.print(f"[bold]header[/]       {safe_lines(f'{name}: {value}')}")
     console.print()
-    console.print(_harmless(found["note"] or found["body"]))
-
-
-def _harmless(text: str) -> str:
-    """Return what a stranger wrote without characters that a terminal obeys."""
-    return escape("".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text))
+    console.print(safe_lines(found["note"] or found["body"]))
 
 
 TABLES: dict[str, Callable[[Any], None]] = {

@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route
 
 from agentd.errors import AgentdError, InvalidMessage, UsageError
 from agentd.messages import encode
+from agentd.printable import escaped_bytes
 from agentd.subjects import check_id
 from agentd.web import guard
 from agentd.web.openapi import Problem, Readiness, describe
@@ -244,7 +245,7 @@ def _listing(ask: Callable[[], Awaitable[object]]) -> Endpoint:
 
 
 def _json(value: object, code: int = 200) -> Response:
-    return Response(encode(value), code, {**_FRESH, "content-type": "application/json"})
+    return Response(escaped_bytes(encode(value)), code, {**_FRESH, "content-type": "application/json"})
 
 
 def _html(page: str, code: int = 200) -> Response:

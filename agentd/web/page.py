@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jinja2 import DictLoader, Environment, StrictUndefined, Template
 
 from agentd.messages import MetricReport, now
+from agentd.printable import printable
 from agentd.web import graph, status, words
 from agentd.web.overview import COUNTED, Overview, agent_status, service_status
 
@@ -49,6 +50,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
+            finalize=_shown,
         )
         self._env.globals.update(
             W=status.WORKFLOW,
@@ -99,6 +101,11 @@ class Pages:
 
     def _render(self, name: str, at: datetime, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
         return self._compiled[name].render(at=at, ago=lambda time: words.ago(time, at), **values)
+
+
+def _shown(value: object) -> object:
+    """Return what a template prints without characters that reorder or hide text; markup of our own stays."""
+    return printable(value, lines=True) if type(value) is str else value
 
 
 def measured(report: MetricReport) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from agentd import freeze, tokens
 from agentd.errors import Denied
 from agentd.messages import NetworkRequest, WorkflowSignal, decode, encode
+from agentd.printable import escaped_bytes
 from agentd.subjects import check_id
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Wheel:
 
 def _reply(reply: object, *, done: bool) -> Response:
     code = 200 if done else _CONFLICT
-    return Response(encode(reply), code, {"cache-control": "no-store", "content-type": "application/json"})
+    return Response(escaped_bytes(encode(reply)), code, {"cache-control": "no-store", "content-type": "application/json"})
 
 
 async def _body(request: Request, kind: type[B]) -> B:

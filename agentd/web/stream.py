@@ -18,6 +18,7 @@ from starlette.responses import StreamingResponse
 
 from agentd.errors import AgentdError
 from agentd.messages import encode
+from agentd.printable import escaped_bytes
 from agentd.web.overview import gather
 
 if TYPE_CHECKING:
@@ -169,4 +170,4 @@ class Streams:
 
 
 def _message(kind: str, data: object) -> bytes:
-    return f"event: {kind}\ndata: ".encode() + encode(data) + b"\n\n"
+    return f"event: {kind}\ndata: ".encode() + escaped_bytes(encode(data)) + b"\n\n"

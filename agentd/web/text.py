@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from agentd.printable import printable
 from agentd.web import status, words
 from agentd.web.overview import Overview, agent_status, service_status
 from agentd.web.status import look
@@ -157,8 +158,8 @@ def _short(text: str) -> str:
 
 
 def _text(lines: Iterable[str]) -> str:
-    """Return `lines` without control characters: some words come from guests, and a terminal obeys them."""
-    return "".join("".join(char if char.isprintable() else " " for char in line) + "\n" for line in lines)
+    """Return `lines` without what steers a terminal or hides: some words come from guests."""
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _columns(rows: Iterable[Sequence[str]]) -> list[str]:

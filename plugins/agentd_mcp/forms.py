@@ -14,6 +14,8 @@ import mcp_types as types
 from mcp.server import ServerRequestContext
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from agentd.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -69,4 +71,4 @@ def _form(question: Question) -> types.ElicitRequestFormParams:
         "properties": {YES: {"type": "boolean", "title": "Do it", "description": "true: it is done, once, now"}},
         "required": [YES],
     }
-    return types.ElicitRequestFormParams(message=question.text, requested_schema=schema)
+    return types.ElicitRequestFormParams(message=printable(question.text, lines=True), requested_schema=schema)

@@ -38,6 +38,7 @@ from starlette.requests import Request
 
 from agentd.errors import AgentdError, Denied, InvalidMessage
 from agentd.messages import Outcome, Tier, ToolReply
+from agentd.printable import escaped, printable
 from agentd.tokens import principal_of
 from agentd.tools import BrokenTool, Repeat, Tool, by_name
 from agentd_mcp import forms, front
@@ -247,7 +248,7 @@ async def _report(context: Context, notes: asyncio.Queue[str | None]) -> None:
     count = 0
     while (text := await notes.get()) is not None:
         count += 1
-        await context.session.report_progress(count, message=text)
+        await context.session.report_progress(count, message=printable(text))
 
 
 def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: bool) -> AuthenticatedUser | None:
@@ -263,7 +264,9 @@ def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: 
 
 def refusal(text: str) -> types.CallToolResult:
     """Return a result that says that nothing came of the call, and why."""
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=printable(text, lines=True))], is_error=True
+    )
 
 
 def answer(reply: ToolReply) -> types.CallToolResult:
@@ -275,7 +278,10 @@ def answer(reply: ToolReply) -> types.CallToolResult:
     if reply.status not in {Outcome.COMPLETED, Outcome.WARNINGS}:
         return refusal(f"{reply.status}: {reply.progress or 'no result yet'}")
     result = msgspec.to_builtins(reply.result)
-    text = [msgspec.json.encode(result).decode(), *(f"warning: {line}" for line in reply.warnings)]
+    text = [
+        escaped(msgspec.json.encode(result).decode()),
+        *(printable(f"warning: {line}") for line in reply.warnings),
+    ]
     return types.CallToolResult(
         content=[types.TextContent(type="text", text=each) for each in text], structured_content=result
     )

@@ -20,8 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import files
 from agentd.definitions import Fault, Listed
-from agentd.errors import Rejected, UsageError
+from agentd.errors import Rejected, UnsafeFile, UsageError
+from agentd.printable import printable
 from agentd.tools import object_schema
 from agentd.workflows import Definition
 from agentd_orchestrator import check, form
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 MAX_FILES: Final = 500
 ENDINGS: Final = (".yaml", ".yml")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
-_Signature = tuple[int, int, int]
+_Signature = tuple[object, ...]
 
 
 @dataclass
@@ -96,22 +98,26 @@ class Library(Mapping[str, Definition]):
         except FileNotFoundError:
             return {}, []
         except OSError as error:
-            return {}, [Fault(str(self._directory), 1, 1, "", f"cannot be read: {error.strerror}")]
+            return {}, [Fault(_said(self._directory), 1, 1, "", f"cannot be read: {error.strerror}")]
         found: dict[str, tuple[Path, _Signature]] = {}
         extra = []
+        unsafe = files.directory_fault(self._directory)
         for path in paths[:MAX_FILES]:
             if path.stem in found:
-                extra.append(Fault(str(path), 1, 1, "", f"{found[path.stem][0].name} bears the same name; remove one"))
+                extra.append(
+                    Fault(_said(path), 1, 1, "", f"{_said(found[path.stem][0])} has the same name; remove one")
+                )
                 continue
             try:
-                stat = path.stat()
-            except OSError:  # it went away, or is a link that leads nowhere: told when it is read
-                found[path.stem] = (path, (0, 0, 0))
+                stat = path.lstat()
+            except OSError:  # it went away meanwhile: told when it is read
+                found[path.stem] = (path, (unsafe,))
             else:
-                found[path.stem] = (path, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+                kept = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
+                found[path.stem] = (path, (unsafe, *kept))
         if len(paths) > MAX_FILES:
             extra.append(
-                Fault(str(paths[MAX_FILES]), 1, 1, "", f"at most {MAX_FILES} files are read; this is left out")
+                Fault(_said(paths[MAX_FILES]), 1, 1, "", f"at most {MAX_FILES} files are read; this is left out")
             )
         return found, extra
 
@@ -119,10 +125,12 @@ class Library(Mapping[str, Definition]):
         self, name: str, path: Path, signature: _Signature, known: Mapping[str, type[msgspec.Struct] | None]
     ) -> _Entry:
         try:
-            with path.open("rb") as file:
+            with files.opened(path) as file:
                 data = file.read(MAX_BYTES + 1)
+        except UnsafeFile as error:
+            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", f"is not read: {error}")])
         except OSError as error:
-            return _Entry(path, signature, faults=[Fault(str(path), 1, 1, "", f"cannot be read: {error.strerror}")])
+            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", f"cannot be read: {error.strerror}")])
         return self._entry(name, path, signature, data, known)
 
     def _entry(
@@ -136,15 +144,19 @@ class Library(Mapping[str, Definition]):
         if name in self._own:
             brought = f" of the {self._own[name].source}" if self._own[name].source else ""
             text = f"there is a workflow {name}{brought} already; rename the file"
-            return _Entry(path, signature, faults=[Fault(str(path), 1, 1, "", text)])
+            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
         if not _NAME.match(name):
             text = f"{name!r} cannot be a workflow's name; name the file with a letter, then A-Z a-z 0-9 _ and -"
-            return _Entry(path, signature, faults=[Fault(str(path), 1, 1, "", text)])
-        declared, report = check.read(data, str(path), name, check.Known(self._known_tools(), known))
+            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
+        try:
+            declared, report = check.read(data, _said(path), name, check.Known(self._known_tools(), known))
+        except Exception as error:  # noqa: BLE001 - a bug of the check must not keep the other files from being read
+            text = f"it cannot be checked, which is a bug in agentd ({type(error).__name__}); the file is left out"
+            return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
         if declared is None:
             return _Entry(path, signature, faults=report.faults)
         starts = {each.workflow for each in declared.form.tasks if each.workflow}
-        return _Entry(path, signature, replace(declared.definition(), source=str(path)), starts=starts)
+        return _Entry(path, signature, replace(declared.definition(), source=_said(path)), starts=starts)
 
     def _known_tools(self) -> Mapping[str, Tool]:
         if self._tools is None:
@@ -186,12 +198,12 @@ class Library(Mapping[str, Definition]):
         """Return the JSON Schema of a file."""
         return form.schema()
 
-    def check(self, files: list[Path]) -> list[Fault]:
+    def check(self, paths: list[Path]) -> list[Fault]:
         """Return every fault of these files; what they start may be among them, in the directory or in a plugin."""
         self.refresh()
-        read = [(each, _bytes(each)) for each in files]
+        read = [(each, _bytes(each)) for each in paths]
         known = {name: each.parameters for name, each in self._own.items()} | dict.fromkeys(
-            [*self._entries, *(each.stem for each in files)]
+            [*self._entries, *(each.stem for each in paths)]
         )
         known |= {name: each.definition.parameters for name, each in self._entries.items() if each.definition}
         entries = [self._entry(path.stem, path, (0, 0, 0), data, known) for path, data in read]
@@ -205,7 +217,7 @@ class Library(Mapping[str, Definition]):
         usable = [*self._own.values(), *(each.definition for each in self._entries.values() if each.definition)]
         found = [Listed(each.name, each.source, each.description, object_schema(each.parameters)) for each in usable]
         broken = [(name, each) for name, each in self._entries.items() if each.definition is None]
-        found += [Listed(name, str(each.path), faults=each.faults) for name, each in broken]
+        found += [Listed(printable(name), _said(each.path), faults=each.faults) for name, each in broken]
         found += [Listed(Path(each.file).stem, each.file, faults=[each]) for each in self._extra]
         return sorted(found, key=lambda each: each.name)
 
@@ -215,10 +227,17 @@ def _shown(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
+def _said(path: Path) -> str:
+    """Return a path as it is shown; its name may hold anything, even bytes that are not UTF-8."""
+    return printable(str(path))
+
+
 def _bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with files.opened(path, trusted=False) as file:
             return file.read(MAX_BYTES + 1)
+    except UnsafeFile as error:
+        raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -230,7 +249,7 @@ def _without_circles(entries: dict[str, _Entry]) -> dict[str, _Entry]:
         path = _way_back(entries, name)
         if path and each.definition is not None:
             text = f"would start itself for ever: {' → '.join(path)}"
-            made[name] = _Entry(each.path, each.signature, None, [Fault(str(each.path), 1, 1, "", text)], each.starts)
+            made[name] = _Entry(each.path, each.signature, None, [Fault(_said(each.path), 1, 1, "", text)], each.starts)
     return made
 
 

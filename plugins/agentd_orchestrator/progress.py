@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agentd.errors import HELD, Rejected
 from agentd.messages import TaskError, Tier
+from agentd.printable import printable
 from agentd.results import INLINE
 from agentd.workflows import (
     DONE,
@@ -95,7 +96,7 @@ def _skip(state: Workflow, name: str, at: datetime, why: str) -> Workflow:
 
 def _ask(state: Workflow, name: str, at: datetime) -> Workflow:
     task = state.tasks[name]
-    text, within = derived.shown(state, name), state.spec(name).approve_within
+    text, within = printable(derived.shown(state, name), lines=True), state.spec(name).approve_within
     until = None if within is None else at + timedelta(seconds=within)
     approval = Approval(text, derived.approved(state, name), at, until)
     task = replace(task, status=TaskStatus.WAITING_APPROVAL, approval=approval)

@@ -11,18 +11,18 @@ import shlex
 from typing import Any
 
 from agentd.answers import one_line
+from agentd.printable import INSTEAD, printable
 
 Entry = dict[str, Any]
 
 WORD, LINES, COMMAND = 200, 32, 1000
 """How long a name from a guest is at most, how many of a kind are shown, and how much of a command."""
 LARGEST = 2**70
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def shown(text: str) -> str:
     """Return text of a guest without what steers a terminal or hides in a line."""
-    return _UNSEEN.sub("", text)
+    return printable(text, lines=True).replace(INSTEAD, "")
 
 
 def file_text(content: bytes) -> str | None:

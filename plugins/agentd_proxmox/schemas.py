@@ -17,7 +17,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd.errors import AgentdError
+from agentd import files
+from agentd.errors import AgentdError, UnsafeFile
 from agentd_proxmox.schema import Catalogue, lines_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ SCRIPT = "/pve-docs/api-viewer/apidoc.js"
 ON_DISK = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
 LAYOUT = 1
 """Number of the cached file's layout: another one is another file."""
+LARGEST = 64 << 20
+"""Bytes of the cached file; it has about four million."""
 FRESH = 300.0
 """Seconds after which the node's version is asked again: it may have been upgraded."""
 
@@ -80,8 +83,8 @@ def _stand_in(version: str, error: AgentdError) -> Catalogue:
 def _opened(version: str, path: Path | None) -> Catalogue | None:
     """Return what is kept in `path`; None if there is nothing, or half of something."""
     try:
-        data = b"" if path is None else path.read_bytes()
-    except OSError:
+        data = b"" if path is None else files.read(path, most=LARGEST)
+    except (OSError, UnsafeFile):  # it is made anew, in the place of what is there
         return None
     if path is None or not data.endswith(b"\n# end\n"):
         return None

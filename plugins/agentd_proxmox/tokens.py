@@ -7,14 +7,14 @@ calls are kept in NATS for days.  The token that agentd itself uses is left alon
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
+from agentd import files
 from agentd.answers import one_line
-from agentd.errors import Rejected
+from agentd.errors import Rejected, UnsafeFile
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import methods
@@ -104,6 +104,7 @@ class ApiTokens:
             tokens = {each.id for each in (await self.list_tokens(call, WhichUser(p.user))).tokens}
             if f"{p.user}!{p.name}" in tokens:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
+            await asyncio.to_thread(_writable, file)
             kind = "with rights of its own" if p.separated else "with all rights of its user"
             call.inverse("revoke_token", {"user": p.user, "name": p.name})
             loses = [f"whoever reads {file} comes in {kind}"]
@@ -113,7 +114,7 @@ class ApiTokens:
         async def act() -> None:
             sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
             answer = await self.proxmox.post(f"/access/users/{p.user}/token/{p.name}", **sent)
-            await asyncio.to_thread(_keep, file, str(answer["value"]))
+            await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())
 
         await call.once(seen, act)
         return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
@@ -141,12 +142,12 @@ class ApiTokens:
         return Removed(f"{p.user}!{p.name}")
 
 
-def _keep(file: Path, secret: str) -> None:
-    """Write a secret into a file that only this user may read."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        out.write(secret + "\n")
+def _writable(file: Path) -> None:
+    """Check that the secret can be written, before there is one: Proxmox shows it once."""
+    try:
+        files.replaceable(file)
+    except UnsafeFile as error:
+        raise Rejected(f"create_token: {error}") from error
 
 
 def _token(user: str, name: str, entry: Entry) -> Token:
