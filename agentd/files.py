@@ -46,8 +46,7 @@ def opened(path: Path, *, secret: bool = False, trusted: bool = True) -> Iterato
     secret   others may not be able to read it
     trusted  its owner and mode, and those of the directories above it, are checked
     """
-    with os.fdopen(_open(path, _READ), "rb") as file:
-        _check(path, os.fstat(file.fileno()), secret=secret, trusted=trusted)
+    with os.fdopen(_checked(path, _READ, secret=secret, trusted=trusted), "rb") as file:
         yield file
 
 
@@ -71,13 +70,7 @@ def check(path: Path, *, secret: bool = False, follow: bool = False) -> None:
 
 def state(path: Path) -> BinaryIO:
     """Open a file of this process's own state for reading and writing; it is made if it is missing (mode 0600)."""
-    file = os.fdopen(_open(path, _STATE), "r+b")
-    try:
-        _check(path, os.fstat(file.fileno()), secret=False, trusted=True)
-    except UnsafeFile:
-        file.close()
-        raise
-    return file
+    return os.fdopen(_checked(path, _STATE), "r+b")
 
 
 def replaceable(path: Path) -> None:
@@ -121,6 +114,16 @@ def directory_fault(directory: Path) -> str:
     return ""
 
 
+def _checked(path: Path, flags: int, *, secret: bool = False, trusted: bool = True) -> int:
+    handle = _open(path, flags)
+    try:
+        _check(path, os.fstat(handle), secret=secret, trusted=trusted)
+    except (UnsafeFile, OSError):
+        os.close(handle)
+        raise
+    return handle
+
+
 def _open(path: Path, flags: int) -> int:
     try:
         return os.open(path, flags, 0o600)
@@ -145,7 +148,7 @@ def _check(path: Path, found: os.stat_result, *, secret: bool, trusted: bool) ->
     if found.st_mode & _WRITABLE:
         raise UnsafeFile(path, f"other users can write it (mode {_mode(found)}): chmod go-w {_quoted(path)}")
     _check_above(path)
-    if secret and found.st_mode & stat.S_IROTH and _reachable(path):
+    if secret and found.st_mode & stat.S_IROTH and reachable(path):
         raise UnsafeFile(
             path, f"holds a secret that every user can read (mode {_mode(found)}): chmod o-r {_quoted(path)}"
         )
@@ -180,7 +183,7 @@ def _check_above(path: Path) -> None:
         _check_owner(above[0], nearest)
 
 
-def _reachable(path: Path) -> bool:
+def reachable(path: Path) -> bool:
     """Tell whether every user can come to the file: no directory above it keeps them out."""
     return all(directory.stat().st_mode & stat.S_IXOTH for directory in _above(path))
 

@@ -180,6 +180,8 @@ class _TaskCheck:
         return key in self._value.keys
 
     def all(self) -> None:
+        if not isinstance(self._value.value, dict):  # a fault of form, which is told already
+            return
         task, where = self._task, self.where
         if self._given("tool") == self._given("workflow"):
             self._of.add(self._value.at, where, "says either tool or workflow: what it does")

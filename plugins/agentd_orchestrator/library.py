@@ -20,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from agentd import files
 from agentd.definitions import Fault, Listed
 from agentd.errors import Rejected, UnsafeFile, UsageError
@@ -30,13 +32,13 @@ from agentd_orchestrator import check, form
 from agentd_orchestrator.source import MAX_BYTES
 
 if TYPE_CHECKING:
-    import msgspec
-
     from agentd.tools import Tool
 
 MAX_FILES: Final = 500
 ENDINGS: Final = (".yaml", ".yml")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
+_QUOTED: Final = re.compile(r"""(?<!\w)(?:(?P<name>(['"])[A-Za-z_$][\w.$-]{0,63}\2)|"[^"]*(?:"|$)|'[^']*(?:'|$))""")
+_NO_NAME: Final = re.compile(r"[^\w.\[\]$-].*", re.DOTALL)
 _Signature = tuple[object, ...]
 
 
@@ -105,7 +107,7 @@ class Library(Mapping[str, Definition]):
         for path in paths[:MAX_FILES]:
             if path.stem in found:
                 extra.append(
-                    Fault(_said(path), 1, 1, "", f"{_said(found[path.stem][0])} has the same name; remove one")
+                    Fault(_said(path), 1, 1, "", f"{found[path.stem][0].name} bears the same name; remove one")
                 )
                 continue
             try:
@@ -176,7 +178,7 @@ class Library(Mapping[str, Definition]):
         entry = self._entries[name]
         if entry.definition is None:
             more = f" (and {len(entry.faults) - 1} more)" if len(entry.faults) > 1 else ""
-            raise Rejected(f"workflow_type: {name} cannot be used: {entry.faults[0]}{more}")
+            raise Rejected(f"workflow_type: {name} cannot be used: {_discreet(entry.faults[0])}{more}")
         return entry.definition
 
     def __iter__(self) -> Iterator[str]:
@@ -190,7 +192,7 @@ class Library(Mapping[str, Definition]):
     @property
     def faults(self) -> list[Fault]:
         """Return what is wrong in the directory."""
-        return [*self._extra, *(fault for _, each in sorted(self._entries.items()) for fault in each.faults)]
+        return [*self._extra, *(_discreet(fault) for _, each in sorted(self._entries.items()) for fault in each.faults)]
 
     # -- for the command line ------------------------------------------------------------------------------------------
 
@@ -225,6 +227,16 @@ class Library(Mapping[str, Definition]):
 def _shown(path: Path) -> bool:
     """Tell whether it is no hidden file, such as an editor leaves."""
     return not path.name.startswith(".")
+
+
+def _discreet(fault: Fault) -> Fault:
+    """Return a fault as others read it, in logs, on pages and in answers: names stay, other content of the file not.
+
+    `agentd workflows check` shows all of it to those who may read the file.
+    """
+    return msgspec.structs.replace(
+        fault, field=_NO_NAME.sub("…", fault.field), text=_QUOTED.sub(lambda found: found["name"] or "…", fault.text)
+    )
 
 
 def _said(path: Path) -> str:

@@ -31,7 +31,8 @@ _NUMBERS: Final = {"int", "number"}
 def check(declared: Mapping[str, Parameter], tree: Value, report: Report) -> None:
     """Note what does not fit together in the declarations."""
     for name, each in declared.items():
-        _check_one(f"parameters.{name}", each, tree.value[name], report)
+        if isinstance(tree.value[name].value, dict):  # else a fault of form, which is told already
+            _check_one(f"parameters.{name}", each, tree.value[name], report)
 
 
 def _check_one(where: str, declared: Parameter, tree: Value, report: Report) -> None:

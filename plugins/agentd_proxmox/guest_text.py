@@ -11,18 +11,20 @@ import shlex
 from typing import Any
 
 from agentd.answers import one_line
-from agentd.printable import INSTEAD, printable
 
 Entry = dict[str, Any]
 
 WORD, LINES, COMMAND = 200, 32, 1000
 """How long a name from a guest is at most, how many of a kind are shown, and how much of a command."""
 LARGEST = 2**70
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff]"
+)
 
 
 def shown(text: str) -> str:
     """Return text of a guest without what steers a terminal or hides in a line."""
-    return printable(text, lines=True).replace(INSTEAD, "")
+    return _UNSEEN.sub("", text)
 
 
 def file_text(content: bytes) -> str | None:
