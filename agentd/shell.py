@@ -17,7 +17,7 @@ from agentd import freeze, logs, plugins
 from agentd.bus import Bus
 from agentd.errors import BusError, TemporaryError, UsageError
 from agentd.messages import plain
-from agentd.printable import as_json
+from agentd.printable import as_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -82,10 +82,10 @@ async def say_frozen(app: App, bus: Bus) -> None:
     try:
         found = await freeze.read(bus)
     except BusError as error:
-        click.echo(f"whether the network is frozen is not known: {error}", err=True)
+        click.echo(printable(f"whether the network is frozen is not known: {error}"), err=True)
         return
     if found is not None and not app.as_json:
-        click.secho(f"The network is {freeze.say(found)}", fg="cyan", bold=True, err=True)
+        click.secho(printable(f"The network is {freeze.say(found)}"), fg="cyan", bold=True, err=True)
 
 
 def leave(app: App, state: Workflow) -> NoReturn:

@@ -105,7 +105,9 @@ class Wheel:
 
 def _reply(reply: object, *, done: bool) -> Response:
     code = 200 if done else _CONFLICT
-    return Response(escaped_bytes(encode(reply)), code, {"cache-control": "no-store", "content-type": "application/json"})
+    return Response(
+        escaped_bytes(encode(reply)), code, {"cache-control": "no-store", "content-type": "application/json"}
+    )
 
 
 async def _body(request: Request, kind: type[B]) -> B:

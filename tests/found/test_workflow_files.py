@@ -170,7 +170,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "huge": lambda path: path.write_text("#" * 500_000),
     "latin": lambda path: path.write_bytes(b"description: \xe9\n"),
     "deep": lambda path: path.write_text("[" * 9000),
-    "0777": lambda path: open_to_all(path),
+    "0777": open_to_all,
     "text": lambda path: path.write_text("description: d\ntasks: [list_vms]\n"),
     "scalar": lambda path: path.write_text(f"{SECRET}\n"),
     "values": lambda path: path.write_text(f"description: d\ntasks: [{{name: '{SECRET} x', tool: list_vms}}]\n"),
@@ -180,7 +180,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "socket": lambda path: os.mknod(path, 0o140600),
 }
 if os.geteuid() == 0:
-    BAD["owner"] = lambda path: given_away(path)
+    BAD["owner"] = given_away
 
 
 @pytest.mark.parametrize("bad", BAD)
