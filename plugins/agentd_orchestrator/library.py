@@ -38,7 +38,7 @@ MAX_FILES: Final = 500
 ENDINGS: Final = (".yaml", ".yml")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
 _QUOTED: Final = re.compile(r"""(?<!\w)(?:(?P<name>(['"])[A-Za-z_$][\w.$-]{0,63}\2)|"[^"]*(?:"|$)|'[^']*(?:'|$))""")
-_NO_NAME: Final = re.compile(r"[^\w.\[\]$-].*", re.DOTALL)
+_NO_NAME: Final = re.compile(r"(?:(?<=\.)|\A)[^.]*[^\w.\[\]$-].*", re.DOTALL)
 _Signature = tuple[object, ...]
 
 
@@ -234,9 +234,11 @@ def _discreet(fault: Fault) -> Fault:
 
     `agentd workflows check` shows all of it to those who may read the file.
     """
-    return msgspec.structs.replace(
-        fault, field=_NO_NAME.sub("…", fault.field), text=_QUOTED.sub(lambda found: found["name"] or "…", fault.text)
-    )
+
+    def kept(found: re.Match[str]) -> str:
+        return found[0] if found["name"] or found[0][1:-1] == Path(fault.file).stem else "…"
+
+    return msgspec.structs.replace(fault, field=_NO_NAME.sub("…", fault.field), text=_QUOTED.sub(kept, fault.text))
 
 
 def _said(path: Path) -> str:

@@ -121,8 +121,10 @@ def test_names(tmp_path: Path, library: Library) -> None:
         "twice.yml:1:1: twice.yaml bears the same name; remove one",
         "a b.yaml:1:1: 'a b' cannot be a workflow's name; name the file with a letter, then A-Z a-z 0-9 _ and -",
         f"folder.yaml:1:1: is not read: {tmp_path}/folder.yaml: is a directory, not a regular file; remove it",
-        (f"lost.yaml:1:1: is not read: {tmp_path}/lost.yaml: is a symbolic link, which is not followed; name the file "
-        f"itself ({tmp_path}/nowhere)"),
+        (
+            f"lost.yaml:1:1: is not read: {tmp_path}/lost.yaml: is a symbolic link, which is not followed; name "
+            f"the file itself ({tmp_path}/nowhere)"
+        ),
         "vm_deployment.yaml:1:1: there is a workflow vm_deployment already; rename the file",
     ]
 
