@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd import subjects
+from agentd import secrecy, subjects
 from agentd.errors import TemporaryError, UsageError
 from agentd.messages import SignalReply, WorkflowRequest, WorkflowSignal, check_size, encode, request_digest
 from agentd.workflows import Status, TaskStatus, Workflow
@@ -41,6 +41,8 @@ def new_id(workflow_type: str) -> str:
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     """Store a request; return its sequence.  Sending it again with the same id is the same request."""
     subjects.check_id(request.workflow_id)
+    if secret := secrecy.refusal(request.parameters):
+        raise UsageError(f"parameters: {secret}")
     data = encode(request)
     check_size(data, WorkflowRequest)
     message_id = f"{principal}.{request.workflow_id}.{request_digest(request)[:16]}"

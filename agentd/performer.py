@@ -170,7 +170,7 @@ class Performer:
             approved_by=performance.consent.by if performance.consent else "",
         )
         try:
-            await line(phase="before", arguments=parameters)
+            await line(phase="before", arguments=tool.audited(parameters))
         except BusUnavailable:
             raise  # the assignment or the call comes again
         except AgentdError as error:

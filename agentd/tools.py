@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
-from agentd import marks
+from agentd import marks, secrecy
 from agentd.errors import InvalidMessage
 from agentd.messages import fault
 
@@ -168,6 +168,8 @@ class Tool:
             message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
         marks.refuse(self.name, parameters)
+        if secret := secrecy.refusal(parameters):
+            raise InvalidMessage(f"{self.name}: {secret}")
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
@@ -175,6 +177,11 @@ class Tool:
             if again != parameters:
                 return self.parse(again)
             raise InvalidMessage(fault(error, self.name)) from error
+
+    def audited(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return what the audit keeps of a call's parameters: all of them, unless their type says less."""
+        less: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(self.parameters, "audited", None)
+        return parameters if less is None else less(parameters)
 
     def input_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the parameters, with `type: object` at its root as MCP demands."""

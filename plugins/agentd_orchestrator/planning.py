@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from agentd import secrecy
 from agentd.errors import AgentdError, Denied, InvalidMessage, Rejected
 from agentd.messages import Tier, WorkflowRequest, fault, plain
 from agentd.policy import ANONYMOUS, CONSENTED, unproven
@@ -69,6 +70,8 @@ class Planner:
         wish = _parameters(request, definition.parameters)
         plan = looked_at(definition.plan(wish), self._policy.plans_last)
         check_plan(plan)
+        if secret := secrecy.refusal([task.parameters for task in plan]):
+            raise Rejected(f"a task of {request.workflow_type}: {secret}")
         return replace(begin, plan=plan, parameters=plain(wish))
 
     def _allow(self, begin: Begin, *, plain: bool) -> None:

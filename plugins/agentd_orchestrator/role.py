@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import Field
 
-from agentd import subjects
+from agentd import secrecy, subjects
 from agentd.consumer import Consumer, GiveUp, Job
 from agentd.errors import AgentdError, BusError, Denied, InvalidMessage, Rejected, TemporaryError
 from agentd.messages import (
@@ -208,6 +208,9 @@ class Orchestrator:
     ) -> Begin:
         """Return the request with its plan, or with why it is not carried out, and as what it ends then."""
         context = self._context
+        if secret := secrecy.refusal(request.parameters):  # the state is kept for days: the secret is left out of it
+            request = msgspec.structs.replace(request, parameters=secrecy.hidden(request.parameters))
+            return Begin(request, [], principal, tier, parent=parent, refused=f"parameters: {secret}")
         begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
         waited = (context.bus.server_time() - job.stored).total_seconds()
         if waited > request.start_by and parent is None:

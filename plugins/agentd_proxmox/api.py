@@ -4,6 +4,9 @@ A tool has one tier, so a call's tier decides which tool may carry it: api_get r
 changed back, api_destroy and api_exec do the rest.  One that asks the wrong tool is told the right one, and policy,
 audit and the hints of MCP need no exception.
 
+What is sent is encoded first; the tier and the targets are decided on that (tiers.py, api_targets.py).  A call that
+takes a secret or whose answer is one is refused, and an answer shows of a stored object only what is listed.
+
 A write is unsafe to repeat: no mark can be left.  When its answer was lost, the node's task list settles it where the
 kind of task is known and exactly one of ours fits; else a person looks.
 """
@@ -21,10 +24,9 @@ from agentd.answers import Upid, one_line
 from agentd.errors import NotFound, Rejected, UnknownOutcome
 from agentd.messages import Target, Tier
 from agentd.policy import CONSENTED
-from agentd.sections import is_secret
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import checks, pages, schema, targets
-from agentd_proxmox.tiers import tier_of
+from agentd_proxmox import api_answers, api_targets, checks, pages, schema
+from agentd_proxmox.tiers import refused, tier_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -38,7 +40,6 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
 Path = Annotated[str, Meta(min_length=1, max_length=1024, pattern="^/", description="/nodes/pve1/qemu/100/config")]
 Verb = Annotated[str, Meta(pattern="^(GET|POST|PUT|DELETE)$")]
-Write = Annotated[str, Meta(pattern="^(POST|PUT|DELETE)$")]
 Looking = Annotated[str, Meta(pattern="^(GET|POST)$")]
 
 
@@ -94,6 +95,11 @@ class Get(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=500)] = 25
     cursor: Annotated[str, Meta(pattern="^[0-9]{0,9}$")] = ""
 
+    @staticmethod
+    def audited(parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return what the audit keeps of a call."""
+        return api_answers.audited(parameters)
+
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True):
     """What Proxmox answered, text from guests included; `total` and `next` of a list."""
@@ -107,16 +113,13 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to call: variables of the path filled in, or among the parameters."""
 
     path: Path
-    method: Write = "POST"
-    parameters: dict[str, Any] = {}
-
-
-class Execute(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to call: variables of the path filled in, or among the parameters."""
-
-    path: Path
     method: Verb = "POST"
     parameters: dict[str, Any] = {}
+
+    @staticmethod
+    def audited(parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return what the audit keeps of a call."""
+        return api_answers.audited(parameters)
 
 
 class Changed(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -167,8 +170,8 @@ class Api:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
     async def api_get(self, call: Call, p: Get) -> Data:  # noqa: ARG002
         """Read any path of the Proxmox API; a list comes as a page."""
-        _, path, sent = await self._checked("GET", p.path, p.parameters, Tier.READ)
-        return page_of(await self.proxmox.get(path, **sent), p)
+        endpoint, path, sent = await self._checked("GET", p.path, p.parameters, Tier.READ)
+        return page_of(api_answers.shown(endpoint.key, await self.proxmox.get(path, **sent)), p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="api")
     async def api_call(self, call: Call, p: Change) -> Changed:
@@ -184,7 +187,7 @@ class Api:
         return await self._change(call, p.method, p.path, p.parameters, Tier.DESTROY)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="api")
-    async def api_exec(self, call: Call, p: Execute) -> Changed:
+    async def api_exec(self, call: Call, p: Change) -> Changed:
         """Call a method of the Proxmox API that runs commands in a guest or on a node, or opens a console."""
         return await self._change(call, p.method, p.path, p.parameters, Tier.EXEC)
 
@@ -195,13 +198,18 @@ class Api:
         known = (await self.schemas.catalogue()).resolve(verb, path)
         values, rest = fill(known, parameters)
         endpoint = schema.Endpoint(known.verb, known.path, known.info, values)
-        needed, why = tier_of(endpoint, rest)
-        if needed is not granted:
-            raise Rejected(f"{endpoint.key} is of tier {needed}, since {why}: {TOOLS[needed]} is the tool for it")
-        _no_secrets(endpoint, rest)
+        if why := refused(endpoint, rest):
+            raise Rejected(
+                f"{endpoint.key}: {why}, and what agentd receives is kept: use pveum or the page of Proxmox VE"
+            )
         sent, faults = checks.check(endpoint, rest)
         if faults:
             raise Rejected(f"{endpoint.key}: {'; '.join(faults)}")
+        if why := refused(endpoint, sent):
+            raise Rejected(f"{endpoint.key}: {why}")
+        needed, why = tier_of(endpoint, sent)
+        if needed is not granted:
+            raise Rejected(f"{endpoint.key} is of tier {needed}, since {why}: {TOOLS[needed]} is the tool for it")
         return endpoint, schema.VARIABLE.sub(lambda found: values[found[1]], endpoint.path), sent
 
     async def _change(self, call: Call, verb: str, path: str, parameters: dict[str, Any], granted: Tier) -> Changed:
@@ -211,8 +219,9 @@ class Api:
         async def look() -> Found | None:
             since: datetime | None = getattr(call, "begun", None)  # of a run by the worker: Performance
             found = None if since is None else await self._settled(endpoint, sent, since)
-            if found is None and granted in CONSENTED:
-                call.target(await self._target(endpoint, where, sent))
+            if found is None:
+                for target in await self._targets(endpoint, where, sent, looks=granted in CONSENTED):
+                    call.target(target)
             return found
 
         async def act() -> str | None:
@@ -223,23 +232,19 @@ class Api:
         call.progress(f"{endpoint.verb} {where}")
         found = await call.once(look, act)
         if not found.upid:
-            return Changed(endpoint.key, data=clean(answers[-1] if answers else None))
+            return Changed(endpoint.key, data=clean(api_answers.shown(endpoint.key, answers[-1] if answers else None)))
         await self.inventory.finish(call, found)
         log = await self.proxmox.log_tail(found.upid, LOG_TAIL)
         return Changed(endpoint.key, upid=found.upid, log=log, settled=found.adopted)
 
-    async def _target(self, endpoint: schema.Endpoint, where: str, sent: dict[str, Any]) -> Target:
-        """Return what a call of this method is about to change, as far as the API lets us look."""
-        said = "; ".join(f"{name}={one_line(value)[:60]}" for name, value in sent.items())
-        values = endpoint.values
-        if "vmid" in values:
-            at = await self.inventory.find(int(values["vmid"]))
-            return await targets.guest(
-                self.inventory, at, f"{endpoint.verb} {where}" + (f" with {said}" if said else "")
-            )
-        looks = await self._looks(endpoint, where)
-        labels = [f"{LABELS.get(name, name)}/{value}" for name, value in values.items()]
-        return Target(where, f"{endpoint.verb} {where}", looks, labels, [said] if said else [])
+    async def _targets(
+        self, endpoint: schema.Endpoint, where: str, sent: dict[str, Any], *, looks: bool
+    ) -> list[Target]:
+        """Return all that a call of this method is about to change, as far as the API lets us look."""
+        names = api_targets.labels(endpoint, sent)
+        state = await self._looks(endpoint, where) if looks else {}
+        what = Target(where, f"{endpoint.verb} {where}", state, names, api_targets.said(sent) if looks else [])
+        return [what, *await api_targets.found(self.inventory, endpoint, sent)]
 
     async def _looks(self, endpoint: schema.Endpoint, where: str) -> dict[str, Any]:
         """Return the digest of the object that is changed or deleted, {} where there is none to be read."""
@@ -249,7 +254,9 @@ class Api:
             (await self.schemas.catalogue()).resolve("GET", where)
         except NotFound:
             return {}
-        return {"object": pages.digest(clean(await self.proxmox.get(where)))[:16]}
+        return {
+            "object": pages.digest(api_answers.shown(f"GET {endpoint.path}", clean(await self.proxmox.get(where))))[:16]
+        }
 
     async def _settled(self, endpoint: schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:
         """Return the task that an unanswered write has begun; raises UnknownOutcome while it may yet be listed."""
@@ -272,15 +279,6 @@ class Api:
         return upid if fits and upid.user == self.proxmox.user else None
 
 
-SECRETIVE = {
-    "POST /access/users/{userid}/token/{tokenid}",
-    "PUT /access/users/{userid}/token/{tokenid}",
-    "POST /access/ticket",
-    "POST /access/tfa/{userid}",
-}
-"""Methods whose answer holds a secret; PUT of a token may make a new one."""
-LABELS = {"poolid": "pool", "userid": "user", "groupid": "group", "roleid": "role", "tokenid": "token"}
-"""How protection calls what a variable of a path names."""
 WORKERS = {
     **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("start", "stop", "shutdown")},
     **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("reboot", "reset", "resume")},
@@ -308,21 +306,13 @@ WORKERS = {
 """The type of the task that a method starts, whose id is the guest: by these a lost answer is settled."""
 
 
-def _no_secrets(endpoint: schema.Endpoint, parameters: dict[str, Any]) -> None:
-    """Raise Rejected for a call that takes a secret or answers one: calls and results are kept for days."""
-    given = next((name for name in parameters if is_secret(name)), None)
-    if given is not None or endpoint.key in SECRETIVE:
-        what = f"parameter {given!r} is" if given is not None else "its answer holds"
-        raise Rejected(
-            f"{endpoint.key}: {what} a secret, and what agentd is told and answers is kept; use pveum or the page"
-        )
-
-
 def fill(endpoint: schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the values of the path's variables, from the path or else from `parameters`, and the other parameters."""
     values, rest = dict(endpoint.values), dict(parameters)
     for name in endpoint.variables:
         given = rest.get(name)
+        if isinstance(given, float) and given.is_integer():
+            given = rest[name] = int(given)
         if name not in values and isinstance(given, str | int) and not isinstance(given, bool):
             values[name] = str(rest.pop(name))
         elif given is not None and str(given) == values.get(name):
@@ -378,15 +368,16 @@ def _chosen(entry: Any, fields: list[str]) -> Any:  # noqa: ANN401
 def describe(endpoint: schema.Endpoint, match: str = "") -> Description:
     """Return what is said of a method."""
     info = endpoint.info
-    tier, why = tier_of(endpoint)
+    tier, why = tier_of(endpoint, {})
+    no = refused(endpoint, {})
     permissions = info["permissions"]
     returns = info["returns"]
     shown = {name: each for name, each in info["parameters"].items() if match.lower() in name.lower()}
     return Description(
         method=endpoint.key,
         description=one_line(info["description"])[:400],
-        tool=TOOLS[tier],
-        why=why,
+        tool="none" if no else TOOLS[tier],
+        why=no or why,
         parameters={name: shape(each) for name, each in shown.items()},
         permissions=rule(permissions.get("check")) or str(permissions.get("user") or "root@pam alone"),
         returns=returns["type"] + (f" with {', '.join(returns['fields'])}" if returns["fields"] else ""),

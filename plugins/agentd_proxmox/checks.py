@@ -16,7 +16,7 @@ from urllib.parse import quote
 from agentd.answers import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from agentd_proxmox.schema import Endpoint
 
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 LONGEST = 256 * 1024
 """Characters of all values together; Proxmox takes 512 KiB of form, and a character becomes up to twelve there."""
-_BOOLEANS: dict[object, str] = {True: "1", False: "0", "1": "1", "0": "0"}
-"""Also for the numbers 1 and 0, which are the same keys."""
+_BOOLEANS: dict[object, str] = {
+    **dict.fromkeys((True, "1", "on", "yes", "true"), "1"),
+    **dict.fromkeys((False, "0", "off", "no", "false"), "0"),
+}
+"""As Proxmox reads them, in any case; the numbers 1, 1.0, 0 and 0.0 are the same keys as True and False."""
 PATTERN_LIMIT, SHOWN = 4096, 60
 _CLUSTER = re.compile(r"\(\?\^([a-z]*):")
 _NESTED = re.compile(r"[*]\)\[|\][*]\)[*]")
@@ -144,13 +147,33 @@ def encode(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 
         return _array(known, value)
     if isinstance(value, list | dict):
         return _list(known, value) if isinstance(value, list) else _properties(known, value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # 101.0 is 101, in JSON of some clients
     if kind == "boolean":
-        found = _BOOLEANS.get(value)
+        found = _BOOLEANS.get(value.lower() if isinstance(value, str) else value)
         return found, [] if found is not None else [f"{_shown(value)} is not true or false"]
     if kind in {"integer", "number"}:
         return _number(known, value, kind)
     text = _BOOLEANS[value] if isinstance(value, bool) else str(value)
-    return text, _text(known, text)
+    return text, _odd([value]) or _text(known, text)
+
+
+def _odd(values: Iterable[Any]) -> list[str]:
+    """Return the fault of values that have no exact text: objects and lists inside of others, NaN, 1e300."""
+    for value in values:
+        fine = isinstance(value, bool | int | str) or (
+            isinstance(value, float) and re.fullmatch(r"-?[0-9.]+", str(value))
+        )
+        if not fine:
+            return [f"{_shown(value)} cannot be sent as it is: give text, a number, true or false"]
+    return []
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401
+    """Return a value inside of a list or an object as text."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    return _BOOLEANS[value] if isinstance(value, bool) else str(value)
 
 
 def _array(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
@@ -171,7 +194,9 @@ def _list(known: Schema, value: list[Any]) -> tuple[Any, list[str]]:
     kind = known.get("format")
     if known.get("type", "string") != "string" or isinstance(kind, dict):
         return None, ["takes one value, not a list"]
-    texts = [str(each) for each in value]
+    if odd := _odd(value):
+        return None, odd
+    texts = [_plain(each) for each in value]
     broken = [each for each in texts if re.search(r"[,;\s]", each) or not each]
     if broken or not texts:
         return None, [f"{_shown(broken[0] if broken else '')} cannot stand in a list"]
@@ -183,7 +208,9 @@ def _properties(known: Schema, value: dict[str, Any]) -> tuple[Any, list[str]]:
     """Return `key=value,…` for a parameter that is a property string."""
     if known.get("type", "string") != "string":
         return None, ["takes one value, not an object"]
-    texts = {str(key): _BOOLEANS[each] if isinstance(each, bool) else str(each) for key, each in value.items()}
+    if odd := _odd(value.values()):
+        return None, odd
+    texts = {str(key): _plain(each) for key, each in value.items()}
     broken = [key for key, each in texts.items() if "," in each or "," in key or "=" in key]
     if broken:
         return None, [f"{broken[0]}: a ',' (or '=' in a name) would end the property"]

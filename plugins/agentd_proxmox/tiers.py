@@ -1,112 +1,174 @@
-"""Say which tier a call of the API needs; pure.
+"""Decide which tier a call of the API needs; pure.
 
-Decided here, and it errs on the careful side: a write is `destroy` unless its path stands in the reviewed list OPERATE,
-so that an endpoint which a newer Proxmox brings is refused until somebody has looked at it.  What runs commands, opens
-a console or hands out a session is `exec`, whatever its method.  Parameters can raise the tier, never lower it.
+The decision is made on what is sent: every value as the text that goes over the wire (checks.py encodes it).  A table,
+api_tiers.json, holds each method of the API with its tier and the class of each parameter.  It is written by rules
+(tests/api_table.py) and reviewed; what a newer Proxmox VE brings and the table does not know is of tier `destroy`.
+Parameters can raise the tier, never lower it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from agentd.messages import Tier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentd_proxmox.schema import Endpoint
 
-_GUEST = r"/nodes/\{node\}/(qemu|lxc)/\{vmid\}"
-_NODE = r"/nodes/\{node\}"
-
-
-def _any(*patterns: str) -> re.Pattern[str]:
-    return re.compile(rf"(?:{'|'.join(patterns)})\Z")
-
-
-EXEC = _any(
-    r"POST .*/(execute|termproxy|vncproxy|vncshell|spiceshell|spiceproxy|monitor)",
-    r"POST .*/(mtunnel|remote_migrate|dbus-vmstate)",
-    r"GET .*(vncwebsocket|mtunnelwebsocket)",
-    r"PUT .*/sendkey",
-    r"POST .*/agent",
-    r"(POST|GET) .*/agent/(exec|exec-status|file-read|file-write|set-user-password)",
-    r"POST /access/(ticket|vncticket|openid/.*)",
+REFUSED: Final = "refused"
+ORDER: Final = (Tier.READ, Tier.OPERATE, Tier.DESTROY, Tier.EXEC)
+LEFT_OUT: Final = {"on-left-out", "off-left-out"}
+HARMLESS: Final = {"plain", "net", "notes", "serial", "cmode"}
+"""Classes of settings that may be removed (`delete`) without a second principal."""
+_OWNED: Final = re.compile(
+    r"(?<![^/:=])(?:vm|base|subvol|basevol|vzdump-(?:qemu|lxc|openvz))-(\d+)-|:(\d+)/|backup/(?:vm|ct)/(\d+)/"
 )
-"""Commands, consoles, keystrokes, files of a guest, and whatever hands out a session."""
+_NEW: Final = re.compile(r"[^:/]+:\d+(?:\.\d+)?\Z")
+_MEDIUM: Final = re.compile(r"[^:/]+:iso/[^/]+\Z")
 
-OPERATE = _any(
-    rf"POST {_NODE}/(qemu|lxc)",
-    rf"POST {_GUEST}/(clone|migrate|move_disk|move_volume|snapshot|config)",
-    rf"PUT {_GUEST}/(config|resize|cloudinit|snapshot/\{{snapname\}}/config)",
-    rf"POST {_GUEST}/status/(start|stop|shutdown|reboot|reset|suspend|resume)",
-    rf"POST {_GUEST}/agent/(ping|fsfreeze-status|fsfreeze-thaw|fstrim|shutdown)",
-    rf"POST {_GUEST}/agent/(suspend-disk|suspend-hybrid|suspend-ram)",
-    r"POST /cluster/firewall/groups",
-    rf"POST {_NODE}/(vzdump|startall|aplinfo|apt/update|wakeonlan)",
-    rf"POST {_NODE}/services/\{{service\}}/(start|reload)",
-    rf"POST {_NODE}/storage/\{{storage\}}/(content|upload|download-url|oci-registry-pull)",
-    rf"(POST|PUT) {_NODE}/storage/\{{storage\}}/content/\{{volume\}}",
-    rf"POST {_NODE}/network",
-    rf"PUT {_NODE}/(network/\{{iface\}}|dns|time|config)",
-    rf"POST {_NODE}/ceph/(start|osd/\{{osdid\}}/(in|scrub))",
-    rf"POST {_NODE}/replication/\{{id\}}/schedule_now",
-    rf"(POST|PUT) {_NODE}/certificates/acme/certificate",
-    r"(POST|PUT) /cluster/(backup|replication|mapping/\w+|metrics/server)(/\{id\})?",
-    r"(POST|PUT) /cluster/ha/(groups|resources|rules)(/\{(group|sid|rule)\})?",
-    r"POST /cluster/ha/(resources/\{sid\}/(migrate|relocate)|status/arm-ha)",
-    r"(POST|PUT) /cluster/notifications/(endpoints/\w+|matchers)(/\{name\})?",
-    r"POST /cluster/notifications/targets/\{name\}/test",
-    r"POST /cluster/bulk-action/guest/start",
-    r"(POST|PUT) /cluster/sdn/(vnets|zones|controllers|dns|ipams)(/.*(?<!/options))?",
-    r"POST /cluster/sdn/lock",
-    r"(POST|PUT) /pools(/\{poolid\})?",
-    r"POST /storage",
+Found = tuple[Tier, str] | None
+
+
+TABLE: Final[dict[str, dict[str, Any]]] = msgspec.json.decode(
+    resources.files("agentd_proxmox").joinpath("api_tiers.json").read_bytes()
 )
-"""Writes that were reviewed: each can be taken back, or makes something new beside what there is."""
-
-_COMMANDS = frozenset({"hookscript", "args", "script"})
-_CAREFUL = frozenset({"force", "skiplock", "remove-vanished", "overwrite"})
-_PRUNING = frozenset({"prune-backups", "maxfiles", "remove"})
-_GUARDS = frozenset({"protection", "protected"})
-_DISK = re.compile(r"(?:^|[,;\s])(?:(?:scsi|virtio|sata|ide|mp|unused|efidisk|tpmstate)\d+|rootfs)(?:$|[,;\s])")
-_EXEC_RIGHTS = frozenset({"VM.GuestAgent.Unrestricted", "VM.GuestAgent.FileRead", "VM.GuestAgent.FileWrite"})
+"""The reviewed table: `METHOD path`, its tier, why, and parameters by class."""
 
 
-def tier_of(endpoint: Endpoint, parameters: dict[str, Any] | None = None) -> tuple[Tier, str]:
-    """Return the tier that a call needs, and why."""
-    if EXEC.match(endpoint.key) or _only_exec(endpoint.info["permissions"].get("check")):
-        return Tier.EXEC, "it runs commands, opens a console or hands out a session"
-    if endpoint.verb == "GET":
-        return Tier.READ, "it reads"
-    raised = _raised(parameters or {})
-    if raised is not None and raised[0] is Tier.EXEC:
-        return raised
-    if endpoint.verb == "DELETE":
-        return Tier.DESTROY, "it deletes"
-    if not OPERATE.match(endpoint.key):
-        return Tier.DESTROY, "it is not among the writes that were reviewed as harmless"
-    return raised or (Tier.OPERATE, "it changes something that can be changed back")
+def class_of(key: str, name: str) -> str:
+    """Return the class of a parameter, "" if the table does not know it; `net0` is one of `net[n]`."""
+    row = TABLE.get(key, {})
+    names = {name, re.sub(r"\d+\Z", "[n]", name)}
+    return next(
+        (kind for kind, listed in row.items() if kind not in {"tier", "why", "shown"} and names & {*listed}), ""
+    )
 
 
-def _only_exec(check: Any) -> bool:  # noqa: ANN401 - nested lists of the schema
-    """Tell whether a permission check asks for nothing but rights to run or to see the inside of a guest."""
-    return isinstance(check, list) and check[:1] == ["perm"] and bool(check[2]) and set(check[2]) <= _EXEC_RIGHTS
-
-
-def _raised(parameters: dict[str, Any]) -> tuple[Tier, str] | None:
+def refused(endpoint: Endpoint, parameters: dict[str, Any]) -> str:
+    """Return why no tool calls this method with these parameters, whatever the tier; "" if one does."""
+    row = TABLE.get(endpoint.key, {})
+    if row.get("tier") == REFUSED:
+        return str(row["why"])
     for name, value in parameters.items():
-        on = str(value).lower() not in {"0", "false"}
-        if name in _COMMANDS:
-            return Tier.EXEC, f"`{name}` lets the node run a command"
-        if name in _CAREFUL | _PRUNING and on:
-            return Tier.DESTROY, f"`{name}` overrides a guard or removes what there is"
-        if name in _GUARDS and not on:
-            return Tier.DESTROY, f"`{name}` takes a guard away"
-        if name == "delete" and (value is True or str(value) == "1" or _names_disk(value)):
-            return Tier.DESTROY, "`delete` removes a volume or takes a disk away"
+        kind = class_of(endpoint.key, name)
+        if kind == "secret":
+            return f"parameter {name!r} is a secret"
+        if kind == "refused-on" and is_on(value):
+            return f"with {name!r} its answer holds a secret"
+    return ""
+
+
+def tier_of(endpoint: Endpoint, sent: dict[str, Any] | None = None) -> tuple[Tier, str]:
+    """Return the tier that a call needs with what is sent, and why."""
+    row = TABLE.get(endpoint.key)
+    if row is None:
+        return Tier.DESTROY, "it is not among the methods that were reviewed"
+    found = Tier.EXEC if row["tier"] == REFUSED else Tier(row["tier"]), str(row["why"])
+    for raised in _raises(endpoint, row, sent or {}):
+        if raised is not None and ORDER.index(raised[0]) > ORDER.index(found[0]):
+            found = raised
+    return found
+
+
+def _raises(endpoint: Endpoint, row: dict[str, Any], sent: dict[str, Any]) -> list[Found]:
+    own = str(endpoint.values.get("vmid") or sent.get("vmid") or "")
+    found = [_raised(endpoint.key, name, value, own) for name, value in sent.items()]
+    for kind in LEFT_OUT:
+        left_out = [name for name in row.get(kind, ()) if name not in sent]
+        found += [(Tier.DESTROY, f"`{name}` acts by default where it is left out") for name in left_out]
+    if "vms" in sent and "members" in row and is_on(sent.get("delete", "0")):
+        found.append((Tier.DESTROY, "it takes guests out of a pool"))
+    return found
+
+
+def _raised(key: str, name: str, value: Any, own: str) -> Found:  # noqa: ANN401 - text or a list
+    kind = class_of(key, name)
+    if not kind:
+        return Tier.DESTROY, f"`{name}` is not among the parameters that were reviewed"
+    if kind == "delete":
+        return _deleted(key, name, value)
+    if kind == "disk":
+        return _disk(name, str(value), own)
+    rule = RULES.get(kind)
+    if rule is None or not rule[0](value):
+        return None
+    return rule[1], f"`{name}` {rule[2]}"
+
+
+def is_on(value: object) -> bool:
+    """Return whether a value is true for Proxmox; what cannot be read counts as true."""
+    return str(value).strip().lower() not in {"0", "0.0", "off", "no", "false", ""}
+
+
+def is_off(value: object) -> bool:
+    """Return whether a value is false for Proxmox; what cannot be read counts as false."""
+    return str(value).strip().lower() not in {"1", "1.0", "on", "yes", "true"}
+
+
+def _prunes(value: object) -> bool:
+    return str(value).strip() not in {"keep-all", "keep-all=1", "keep-all=true", "keep-all=yes", "keep-all=on"}
+
+
+def _open(value: object) -> bool:
+    """Return whether a network card is left without the firewall, which is Proxmox' default."""
+    given = dict(part.partition("=")[::2] for part in str(value).split(","))
+    return is_off(given.get("firewall", "0"))
+
+
+RULES: Final[dict[str, tuple[Callable[[Any], bool], Tier, str]]] = {
+    "exec": (lambda _: True, Tier.EXEC, "becomes a command, a device of the node, a login or a right"),
+    "exec-off": (is_off, Tier.EXEC, "gives all rights of the user"),
+    "members": (lambda _: True, Tier.EXEC, "brings the rights that are given on the pool"),
+    "serial": (lambda value: str(value) != "socket", Tier.EXEC, "is a device of the node"),
+    "cmode": (lambda value: str(value) == "shell", Tier.EXEC, "opens a root shell without a login on the console"),
+    "on": (is_on, Tier.DESTROY, "overrides a guard, interrupts or removes what there is"),
+    "on-left-out": (is_on, Tier.DESTROY, "removes what there is"),
+    "off": (is_off, Tier.DESTROY, "takes a guard away"),
+    "off-left-out": (is_off, Tier.DESTROY, "takes a guard away"),
+    "given": (lambda _: True, Tier.DESTROY, "changes another guest, or what is kept or covered"),
+    "prune": (_prunes, Tier.DESTROY, "removes backups"),
+    "net": (_open, Tier.DESTROY, "leaves the card without the firewall"),
+}
+"""Class, when it raises the tier, to which, and why; what `delete` and disks raise is decided by functions."""
+
+
+def names_in(value: object) -> list[str]:
+    """Return the names in a list of Proxmox: texts with commas, semicolons or blanks between them."""
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [name for name in re.split(r"[,;\s\0]+", text) if name]
+
+
+def _deleted(key: str, name: str, value: object) -> Found:
+    for each in names_in(value):
+        kind = class_of(key, each)
+        if kind not in HARMLESS:
+            what = "removes a volume, a guard or a setting with an effect of its own"
+            return Tier.DESTROY, f"`{name}` with {each[:40]!r} {what}"
     return None
 
 
-def _names_disk(value: Any) -> bool:  # noqa: ANN401 - text or a list
-    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return _DISK.search(text) is not None or "protection" in text
+def owners(text: object) -> set[str]:
+    """Return the VMIDs of the guests that own the volumes which a value names."""
+    return {found[1] or found[2] or found[3] for found in _OWNED.finditer(str(text))}
+
+
+def _disk(name: str, value: str, own: str) -> Found:
+    """Return what a drive or a mount point raises: only new, own and empty ones are the guest's alone."""
+    parts = value.split(",")
+    given = {key: rest for key, equals, rest in (part.partition("=") for part in parts) if equals}
+    volume = next((part for part in parts if "=" not in part), given.get("file") or given.get("volume") or "")
+    sources = [volume, given.get("import-from", "")]
+    if any(source.startswith("/") for source in sources) or volume == "cdrom":
+        return Tier.EXEC, f"`{name}` is a device or a directory of the node"
+    if given.get("import-from") or owners(value) - {own}:
+        return Tier.DESTROY, f"`{name}` takes the volume of another guest"
+    harmless = _NEW.match(volume) or _MEDIUM.match(volume) or volume == "none" or volume.endswith(":cloudinit")
+    if harmless or owners(volume) == {own}:
+        return None
+    return Tier.DESTROY, f"`{name}` names a volume of which the owner is not known"
