@@ -163,13 +163,14 @@ class Tool:
 
     def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
         """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
+        if secret := secrecy.refusal(parameters):
+            message = f"{self.name}: {secret}"
+            raise InvalidMessage(message)
         unknown = set(parameters) - set(_field_names(self.parameters)) if isinstance(parameters, dict) else set()
         if unknown:
             message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
         marks.refuse(self.name, parameters)
-        if secret := secrecy.refusal(parameters):
-            raise InvalidMessage(f"{self.name}: {secret}")
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:

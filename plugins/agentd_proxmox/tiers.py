@@ -8,8 +8,8 @@ Parameters can raise the tier, never lower it.
 
 from __future__ import annotations
 
+import pkgutil
 import re
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -36,7 +36,7 @@ Found = tuple[Tier, str] | None
 
 
 TABLE: Final[dict[str, dict[str, Any]]] = msgspec.json.decode(
-    resources.files("agentd_proxmox").joinpath("api_tiers.json").read_bytes()
+    pkgutil.get_data("agentd_proxmox", "api_tiers.json") or b"{}"  # read as the code itself is, at import
 )
 """The reviewed table: `METHOD path`, its tier, why, and parameters by class."""
 
@@ -78,12 +78,11 @@ def tier_of(endpoint: Endpoint, sent: dict[str, Any] | None = None) -> tuple[Tie
 
 def _raises(endpoint: Endpoint, row: dict[str, Any], sent: dict[str, Any]) -> list[Found]:
     own = str(endpoint.values.get("vmid") or sent.get("vmid") or "")
-    found = [_raised(endpoint.key, name, value, own) for name, value in sent.items()]
+    leaving = row.get("members", ()) if is_on(sent.get("delete", "0")) else ()  # `delete` raises by itself
+    found = [_raised(endpoint.key, name, value, own) for name, value in sent.items() if name not in leaving]
     for kind in LEFT_OUT:
         left_out = [name for name in row.get(kind, ()) if name not in sent]
         found += [(Tier.DESTROY, f"`{name}` acts by default where it is left out") for name in left_out]
-    if "vms" in sent and "members" in row and is_on(sent.get("delete", "0")):
-        found.append((Tier.DESTROY, "it takes guests out of a pool"))
     return found
 
 
