@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.answers import one_line
-from agentd.errors import Rejected
+from agentd.errors import NotFound, Rejected
 from agentd.messages import Target
 from agentd_proxmox import targets
 from agentd_proxmox.inventory import Place
@@ -127,14 +127,20 @@ async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[
         if at is None and values.get("vmid") == str(vmid) and values.get("node"):
             kind = "lxc" if "/lxc/" in endpoint.path else "qemu"  # the cluster's list may be 10 s old
             at = Place(vmid, values["node"], kind, "", "unknown", template=False)
-        if at is None:
-            made.append(Target(f"guest/{vmid}", f"guest {vmid}, which does not exist", state={"exists": False}))
-        elif len(every) <= DETAILED:
-            made.append(await targets.guest(inventory, at))
-        else:
-            state = {"name": at.name, "node": at.node, "status": one_line(at.status)}
-            made.append(Target(f"guest/{at.vmid}", at.title, state=state, labels=at.target().labels))
+        made.append(await _guest(inventory, vmid, at, detailed=len(every) <= DETAILED))
     return made
+
+
+async def _guest(inventory: Inventory, vmid: int, at: Place | None, *, detailed: bool) -> Target:
+    if at is not None and not detailed:
+        state = {"name": at.name, "node": at.node, "status": one_line(at.status)}
+        return Target(f"guest/{at.vmid}", at.title, state=state, labels=at.target().labels)
+    try:
+        if at is not None:
+            return await targets.guest(inventory, at)
+    except NotFound:  # Proxmox says so itself when the call is sent
+        pass
+    return Target(f"guest/{vmid}", f"guest {vmid}, which does not exist", state={"exists": False})
 
 
 def said(sent: Values) -> list[str]:
