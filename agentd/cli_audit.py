@@ -6,23 +6,24 @@ anywhere, without NATS, by `agentd audit verify --file`.
 
 from __future__ import annotations
 
+import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Protocol, Self
 
 import click
 import msgspec
 
 from agentd import audit as chains
 from agentd import subjects
-from agentd.errors import InvalidMessage, UsageError
-from agentd.messages import AuditRecord, decode
+from agentd.errors import Denied, InvalidMessage, UsageError
+from agentd.messages import AuditAcceptance, AuditExport, AuditKey, AuditKeys, AuditRecord, ControlReply, decode
 from agentd.printable import escaped_bytes
 from agentd.shell import App, passes, run_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
-    from datetime import datetime
+    from collections.abc import AsyncIterator, Iterator
 
     from agentd.bus import Bus
 
@@ -31,7 +32,13 @@ ALTERED: Final = 1
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the chain of one agent stands; `trimmed` says that lines before `first` have expired."""
+    """How the chain of one agent stands.
+
+    fault     the first that nobody has acknowledged; `at` its line, `faults` all of them
+    accepted  faults that a principal has acknowledged, with who and why
+    keys      where the keys come from that its signatures were held against
+    trimmed   lines before `first` may have expired
+    """
 
     agent_id: str
     lines: int
@@ -40,40 +47,120 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     trimmed: bool = False
     fault: str = ""
     at: int = 0
+    faults: list[str] = []
+    accepted: list[str] = []
+    keys: str = ""
 
 
-def judge(agent: str, records: list[AuditRecord]) -> Verdict:
-    """Return the verdict on one chain; one that begins behind line 1 has been trimmed by its retention."""
-    trimmed = bool(records) and records[0].seq > 1
-    found = chains.verify(records, trimmed=trimmed)
-    stranger = next((each for each in records if each.agent_id != agent), None)
-    fault, at = ("", 0) if found is None else (found.text, found.seq)
-    if found is None and stranger is not None:
-        fault, at = f"line {stranger.seq} is of {stranger.agent_id}, and stands among those of {agent}", stranger.seq
-    first, last = (records[0].seq, records[-1].seq) if records else (0, 0)
-    return Verdict(agent, len(records), first, last, trimmed, fault, at)
+class Source(Protocol):
+    """Where chains are read: NATS, or an export."""
+
+    top: AuditExport
+
+    def agents(self) -> list[str]:
+        """Return the agents that have a chain, or of which a key or a head is known."""
+        ...
+
+    def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
+        """Yield the lines of one chain; None for one that cannot be understood."""
+        ...
 
 
 @click.group()
 def audit() -> None:
-    """Show, verify and export what was done: one hash chain for each agent."""
+    """Show, verify and export what was done: one signed hash chain for each agent."""
 
 
 @audit.command()
 @click.argument("agent", required=False)
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="An export, not NATS.")
+@click.option(
+    "--keys",
+    "pinned",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Public keys kept elsewhere, one a line: AGENT KEY [FIRST LINE]; they are believed instead of the bucket.",
+)
 @passes
-def verify(app: App, agent: str | None, file: Path | None) -> None:
+def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) -> None:
     """Tell whether every line is as it was written; exit code 1 names the first that is not."""
+    known = {} if pinned is None else _pinned(pinned)
 
     async def work() -> list[Verdict]:
+        if file is not None:
+            return await judge(Export(file), agent, known)
         async with app.bus() as (bus, _):
-            agents = [agent] if agent else await _agents(bus)
-            return [judge(each, [record async for record in _chain(bus, each)]) for each in agents]
+            return await judge(await Network.of(bus), agent, known)
 
-    found = run_async(work()) if file is None else [judge(each, lines) for each, lines in _read(file, agent).items()]
+    found = run_async(work())
     app.show(found, "verdicts")
     sys.exit(ALTERED if any(each.fault for each in found) else 0)
+
+
+async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditKey]]) -> list[Verdict]:
+    """Return the verdict on one chain, or on all; other chains are read too, for what they say of it."""
+    agents = sorted({*source.agents(), *pinned})
+    if agent is not None and agent not in agents:
+        raise UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(agents) or 'none yet'}")
+    wanted = agents if agent is None else [agent]
+    checks: dict[str, chains.ChainCheck] = {}
+    for each in wanted:
+        top = source.top
+        keys = pinned.get(each) or (top.keys[each].keys if each in top.keys else [])
+        checks[each] = chains.ChainCheck(each, keys, trimmed=bool(top.max_age or top.since))
+        if each in top.heads:
+            head = top.heads[each]
+            note = chains.Anchor(head.seq, head.hash, head.signer, "the bucket audit", head.timestamp)
+            checks[each].anchors.setdefault(head.seq, []).append(note)
+    await _gather(source, agents, checks)
+    for each, check in checks.items():
+        async for record in source.lines(each):
+            check.add(record)
+        check.finish()
+    return [_verdict(check, source.top, each in pinned) for each, check in checks.items()]
+
+
+async def _gather(source: Source, agents: list[str], checks: dict[str, chains.ChainCheck]) -> None:
+    """Give each chain what the others know of it."""
+    for each in agents:
+        async for record in source.lines(each):
+            if record is None or record.agent_id != each or record.hash != chains.hash_of(record):
+                continue
+            for agent, anchor in chains.anchors_in(record):
+                if agent in checks and chains.genuine(record):
+                    checks[agent].anchors.setdefault(anchor.seq, []).append(anchor)
+
+
+def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict:  # noqa: FBT001 - of judge alone
+    open_ = [each for each in check.problems if not each.accepted]
+    fault, at = (open_[0].text, open_[0].seq) if open_ else ("", 0)
+    more = [f"and {check.more} more"] if check.more else []
+    kept = "the bucket audit" if check.agent_id in top.keys else ""
+    return Verdict(
+        check.agent_id,
+        check.lines,
+        check.first,
+        check.last,
+        check.trimmed and check.first > 1,
+        fault,
+        at,
+        [each.text for each in open_] + more,
+        [f"{each.text} (accepted by {each.accepted})" for each in check.problems if each.accepted],
+        "--keys" if given else kept or "none: nothing proves who wrote it",
+    )
+
+
+def _pinned(file: Path) -> dict[str, list[AuditKey]]:
+    """Return the public keys of a file; raises UsageError that names the line which is none."""
+    found: dict[str, list[AuditKey]] = {}
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        parts = line.partition("#")[0].split()
+        if not parts:
+            continue
+        wrong = len(parts) not in {2, 3} or not re.fullmatch(r"U[A-Z2-7]{55}", parts[1])
+        if wrong or not "".join(parts[2:]).isdecimal() * len(parts[2:]) == len(parts[2:]):
+            raise UsageError(f"{file}:{number}: {line[:80]!r} is not AGENT KEY [FIRST LINE], with a key like UDQ7…")
+        found.setdefault(parts[0], []).append(AuditKey(parts[1], int(parts[2]) if parts[2:] else 1))
+    return {agent: sorted(keys, key=lambda each: each.first) for agent, keys in found.items()}
 
 
 @audit.command()
@@ -82,7 +169,7 @@ def verify(app: App, agent: str | None, file: Path | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: stdout.")
 @passes
 def export(app: App, agent: str | None, since: str | None, output: Path | None) -> None:
-    """Write the lines as they are stored, one a line, so that `verify --file` can judge them again."""
+    """Write the lines as they are stored, one a line after keys and heads, so that `verify --file` can judge them."""
     from agentd.cli_export import lines_to, moment
 
     after = None if since is None else moment(since, "--since")
@@ -90,9 +177,11 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
     async def work(lines: IO[bytes]) -> int:
         count = 0
         async with app.bus() as (bus, _):
+            network = await Network.of(bus)
+            lines.write(msgspec.json.encode(msgspec.structs.replace(network.top, since=after)) + b"\n")
             for each in [agent] if agent else await _agents(bus):
-                async for record in _chain(bus, each, after):
-                    lines.write(escaped_bytes(msgspec.json.encode(record)) + b"\n")
+                async for line in _exported(bus, subjects.check_id(each, "agent"), after):
+                    lines.write(escaped_bytes(line) + b"\n")
                     count += 1
         return count
 
@@ -104,6 +193,26 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
 def _names(key: str) -> tuple[str, str]:
     """Return a key, and of a call (`<principal>=<key>`) also how its caller named it."""
     return key, key.rpartition("=")[2]
+
+
+@audit.command()
+@click.argument("agent")
+@click.option("--reason", required=True, help="Why the chain may go on as it is; it becomes a line of it.")
+@passes
+def accept(app: App, agent: str, reason: str) -> None:
+    """Acknowledge that the chain of AGENT is not as it was written, so that the agent acts again; needs destroy.
+
+    What is missing stays missing, and `audit verify` goes on saying so.
+    """
+
+    async def work() -> ControlReply:
+        async with app.bus() as (bus, config):
+            subject = subjects.accept(config.principal, subjects.check_id(agent, "agent"))
+            return await bus.request(subject, AuditAcceptance(reason), ControlReply)
+
+    reply = run_async(work())
+    app.show(reply, "control")
+    sys.exit(0 if reply.done else Denied.exit_code)
 
 
 @audit.command(name="list")
@@ -135,6 +244,108 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
     app.show(run_async(work()), "audit")
 
 
+class Stray(msgspec.Struct, frozen=True):
+    """Keep in an export what stands in the chain of an agent and is no line of that agent."""
+
+    stands_in: str
+    message: bytes
+
+
+async def _exported(bus: Bus, agent: str, since: datetime | None) -> AsyncIterator[bytes]:
+    """Yield the lines of one agent for a file; raises UsageError when it has none."""
+    from agentd.scan import scan
+
+    empty = True
+    async for stored in scan(bus, subjects.AUDIT, subjects.audit(agent)):
+        empty = False
+        try:
+            record = stored.decode(AuditRecord)
+        except InvalidMessage:
+            record = None
+        if record is None or record.agent_id != agent:
+            yield msgspec.json.encode(Stray(agent, stored.data))
+        elif since is None or record.timestamp >= since:
+            yield msgspec.json.encode(record)
+    if empty:
+        raise await _nothing(bus, agent)
+
+
+class Network:
+    """The chains as NATS keeps them."""
+
+    def __init__(self, bus: Bus, top: AuditExport, there: list[str]) -> None:
+        """Keep what they are held against."""
+        self.top = top
+        self._bus = bus
+        self._there = there
+
+    @classmethod
+    async def of(cls, bus: Bus) -> Self:
+        """Read keys, heads and whether lines expire."""
+        kept = await bus.kv_list(subjects.CHAINS)
+        keys = {key[4:]: each.decode(AuditKeys) for key, each in kept.items() if key.startswith("key.")}
+        heads = {key[5:]: each.decode(AuditRecord) for key, each in kept.items() if key.startswith("head.")}
+        info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}")
+        top = AuditExport(bus.server_time(), keys, heads, info["config"].get("max_age", 0) / 1e9)
+        return cls(bus, top, await _agents(bus))
+
+    def agents(self) -> list[str]:
+        """Return every agent of which something is known."""
+        return [*self._there, *self.top.keys, *self.top.heads]
+
+    async def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
+        """Yield the lines as they are stored."""
+        from agentd.scan import scan
+
+        async for stored in scan(self._bus, subjects.AUDIT, subjects.audit(subjects.check_id(agent, "agent"))):
+            try:
+                yield stored.decode(AuditRecord)
+            except InvalidMessage:
+                yield None
+
+
+class Export:
+    """The chains as a file keeps them, read anew for each chain."""
+
+    def __init__(self, file: Path) -> None:
+        """Read what stands at the top; an export of before lines were signed has nothing there."""
+        self._file = file
+        self._there: dict[str, None] = {}
+        with file.open("rb") as lines:
+            first = lines.readline()
+        self._topped = b'"exported"' in first.partition(b":")[0]
+        nothing = AuditExport(datetime.now(UTC), {})
+        self.top = decode(first, AuditExport) if self._topped else nothing
+        for agent, _ in self._all():
+            self._there[agent] = None
+        if not self._there:
+            raise UsageError(f"{file}: no line in it")
+
+    def _all(self) -> Iterator[tuple[str, AuditRecord | None]]:
+        with self._file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if number == 1 and self._topped:
+                    continue
+                try:
+                    if line.startswith(b'{"stands_in":'):
+                        yield decode(line, Stray).stands_in, None
+                        continue
+                    record = decode(line, AuditRecord)
+                    yield record.agent_id, record
+                except InvalidMessage as error:
+                    raise InvalidMessage(f"{self._file}:{number}: {error}") from error
+
+    def agents(self) -> list[str]:
+        """Return the agents whose lines are in it."""
+        return list(self._there)
+
+    async def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
+        """Yield the lines of one agent."""
+        for of, record in self._all():
+            if of == agent:
+                yield record
+
+
 async def _agents(bus: Bus) -> list[str]:
     """Return the agents that have a chain."""
     info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}", {"subjects_filter": subjects.audit("*")})
@@ -148,32 +359,16 @@ async def _chain(bus: Bus, agent: str, since: datetime | None = None) -> AsyncIt
     empty = True
     async for stored in scan(bus, subjects.AUDIT, subjects.audit(subjects.check_id(agent, "agent"))):
         empty = False
-        record = stored.decode(AuditRecord)
+        try:
+            record = stored.decode(AuditRecord)
+        except InvalidMessage as error:
+            click.echo(f"message {stored.seq} is no line of {agent}, and is left out: {error}", err=True)
+            continue
         if since is None or record.timestamp >= since:
             yield record
     if empty:
-        there = ", ".join(await _agents(bus)) or "none yet"
-        message = f"agent {agent!r} has written nothing; chains: {there}"
-        raise UsageError(message)
+        raise await _nothing(bus, agent)
 
 
-def _read(file: Path, agent: str | None) -> dict[str, list[AuditRecord]]:
-    """Return the chains of an export; raises InvalidMessage that names the line which is none."""
-    found: dict[str, list[AuditRecord]] = {}
-    with file.open("rb") as lines:
-        for record in _records(file, lines):
-            if agent in {None, record.agent_id}:
-                found.setdefault(record.agent_id, []).append(record)
-    if not found:
-        message = f"{file}: no line{f' of {agent}' if agent else ''} in it"
-        raise UsageError(message)
-    return found
-
-
-def _records(file: Path, lines: Iterable[bytes]) -> Iterator[AuditRecord]:
-    for number, line in enumerate(lines, 1):
-        try:
-            yield decode(line, AuditRecord)
-        except InvalidMessage as error:
-            message = f"{file}:{number}: {error}"
-            raise InvalidMessage(message) from error
+async def _nothing(bus: Bus, agent: str) -> UsageError:
+    return UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(await _agents(bus)) or 'none yet'}")

@@ -2,33 +2,245 @@
 
 Each agent has one subject and one chain: its own chains took 21,300 records a second, one shared chain 1,461
 with three conflicts a record.  A record that cannot be written is an error for whoever wanted to act.
+
+The agent holds what is stored against what it remembers of its own head.  What it did not write, or what it wrote and
+is not there, raises an alarm that only a principal ends (`accept`): until then nothing is begun that changes something.
+Lines are written on all the same, after the agent's own last one, so that what runs is noted.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import secrets
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd import subjects
-from agentd.audit import AuditChain
-from agentd.errors import StaleWrite
-from agentd.messages import AuditRecord, Tier, now
+from agentd.audit import ACCEPT, AuditChain, hash_of
+from agentd.errors import AuditBroken, BusError, InvalidMessage, Rejected, StaleWrite
+from agentd.messages import AuditKey, AuditKeys, AuditRecord, CriticalError, Tier, now
+from agentd.signing import Head, Memory, Signer, valid
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus import Bus, Stored
+    from agentd.logs import Logger
+
+UNSURE: Final = 16
+"""Lines whose writing was not answered that are remembered: the last of them may be stored."""
 
 
 class Ledger:
-    """The audit chain of one agent, as AI_AUDIT keeps it."""
+    """The audit chain of one agent, as AI_AUDIT keeps it.
 
-    def __init__(self, bus: Bus, agent_id: str) -> None:
-        """Keep where to write; the head is read when the first record is written."""
+    signer  signs each line; without one a key is made that this process alone has
+    memory  what the agent remembers of its chain over its restarts
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        agent_id: str,
+        *,
+        signer: Signer | None = None,
+        memory: Memory | None = None,
+        log: Logger | None = None,
+    ) -> None:
+        """Keep where to write; the head is read by `open`, or when the first record is written."""
+        self.alarm = "" if memory is None else memory.alarm
+        self.newest: AuditRecord | None = None
+        """The last line that is more than a note of other chains' heads; written by this process."""
+        self.signer = signer
+        self.process = secrets.token_hex(4)
         self._bus = bus
         self._agent = agent_id
         self._subject = subjects.audit(agent_id)
-        self._chain: AuditChain | None = None
+        self._memory = memory
+        self._log = log
+        self._keys: list[AuditKey] = []
+        self._head: Head | None = None
         self._seq = 0
+        self._unsure: dict[str, Head] = {}
+        self._opened = False
+        self._stream = "" if memory is None else memory.stream
         self._lock = asyncio.Lock()
+
+    def know(self, signer: Signer, memory: Memory) -> None:
+        """Take over the key and what is remembered; before anything is written."""
+        self.signer, self._memory = signer, memory
+        self.alarm, self._stream = memory.alarm, memory.stream
+
+    # -- the head -----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Read the keys and the head, once, and hold them against what is remembered; raises BusError."""
+        async with self._lock:
+            await self._open()
+
+    async def _open(self) -> None:
+        if self._opened:
+            return
+        if self.signer is None:
+            self.signer = await asyncio.to_thread(Signer.new)
+        public = self.signer.public
+        stored = await self._bus.last(subjects.AUDIT, self._subject)
+        await self._pin(public, stored)
+        known = await self._known()
+        self._seq = 0 if stored is None else stored.seq
+        found = None if stored is None else self._own(stored)
+        problem = _lost(stored, found, known)
+        if problem:
+            self._raise(problem)
+            self._head = known or (None if found is None else Head(found.seq, found.hash))
+        else:
+            self._head = None if found is None else Head(found.seq, found.hash)
+        await self._same_stream()
+        self._opened = True
+
+    async def _pin(self, public: str, stored: Stored | None) -> None:
+        """Pin our key if this agent has none yet; another one is a reason for an alarm."""
+        while True:
+            pinned = await self._bus.kv_get(subjects.CHAINS, subjects.audit_key(self._agent))
+            if pinned is not None:
+                try:
+                    self._keys = pinned.decode(AuditKeys).keys
+                except InvalidMessage as error:
+                    self._raise(f"its pinned keys cannot be understood ({error})")
+                if self._keys and self._keys[-1].public != public:
+                    self._raise(
+                        f"its key {public[:12]}… is not the pinned one ({self._keys[-1].public[:12]}…): "
+                        "its state directory was lost, or another daemon has this id"
+                    )
+                return
+            keys = [AuditKey(public, _unsigned_until(stored) + 1)]
+            try:
+                await self._pinned(keys, 0)
+            except StaleWrite:
+                continue
+            return
+
+    async def _pinned(self, keys: list[AuditKey], expect: int) -> None:
+        key = subjects.audit_key(self._agent)
+        await self._bus.kv_put(subjects.CHAINS, key, AuditKeys(self._agent, keys), expect=expect)
+        self._keys = keys
+
+    async def _known(self) -> Head | None:
+        """Return the latest head of this chain that the agent itself, or the bucket, remembers."""
+        found = [] if self._memory is None or self._memory.head is None else [self._memory.head]
+        noted = await self._bus.kv_get(subjects.CHAINS, subjects.audit_head(self._agent))
+        record = None if noted is None else self._own(noted)
+        if record is not None:
+            found.append(Head(record.seq, record.hash))
+        return max(found, default=None)
+
+    def _own(self, stored: Stored) -> AuditRecord | None:
+        """Return a line if this agent wrote it."""
+        try:
+            record = stored.decode(AuditRecord)
+        except InvalidMessage:
+            return None
+        wanted = next((each.public for each in reversed(self._keys) if each.first <= record.seq), "")
+        if record.agent_id != self._agent or record.hash != hash_of(record):
+            return None
+        if not wanted:
+            return record  # of before it signed
+        return record if record.signer == wanted and valid(wanted, record.hash, record.signature) else None
+
+    async def look(self) -> None:
+        """Look whether our head is still there and the last, without writing; raises BusError."""
+        async with self._lock:
+            await self._open()
+            await self._same_stream()
+            stored = await self._bus.last(subjects.AUDIT, self._subject)
+            if (0 if stored is None else stored.seq) != self._seq:
+                self._differs(stored)
+
+    async def _same_stream(self) -> None:
+        """Raise the alarm if the stream is another one than that in which this agent has written."""
+        made = str((await self._bus.api(f"STREAM.INFO.{subjects.AUDIT}"))["created"])
+        before, self._stream = self._stream, made
+        if before and before != made and self._head is not None:
+            self._raise(f"the stream was made anew at {made[:19]}")
+
+    def _differs(self, stored: Stored | None) -> None:
+        """Take over what lies in the stream in the place of our last line; raise the alarm if it is not ours."""
+        record = None if stored is None else self._own(stored)
+        at = 0 if self._head is None else self._head.seq
+        self._seq = 0 if stored is None else stored.seq
+        if record is not None and record.process == self.process and record.hash in self._unsure:
+            self._head = self._unsure[record.hash]
+        elif record is not None and record.seq > at:
+            self._raise(f"line {record.seq} is of another process ({record.process or 'unknown'}) that has our key")
+            self._head = Head(record.seq, record.hash)
+        elif record is not None and record.seq < at:
+            self._raise(f"line {record.seq} is the last one, and this agent has written line {at}: the end was cut off")
+        elif record is not None and self._head is not None and record.hash == self._head.hash:
+            self._raise(f"line {at} lies elsewhere than where this agent wrote it: the stream was made anew")
+        else:
+            what = "the chain is gone" if stored is None else "the last line is not one that this agent wrote"
+            self._raise(f"{what}; its own last line is {at}")
+        self._unsure.clear()
+
+    # -- the alarm ----------------------------------------------------------------------------------------------------
+
+    def check(self, tool: str) -> None:
+        """Raise AuditBroken if the chain is not as this agent wrote it and nobody has acknowledged that."""
+        if self.alarm:
+            raise AuditBroken(
+                f"{tool}: nothing was done: the audit of {self._agent} is not as it was written: {self.alarm}; "
+                f"look with `agentd audit verify`, then `agentd audit accept {self._agent} --reason TEXT`"
+            )
+
+    def _raise(self, problem: str) -> None:
+        """Keep the alarm, and say it wherever it is heard."""
+        if self.alarm:
+            return
+        self.alarm = problem
+        if self._memory is not None:
+            self._memory.keep(self._head or self._memory.head, problem, self._stream)
+        if self._log is not None:
+            self._log.error("the audit of this agent is not as it was written", reason=problem)
+        self._bus.spawn(self._tell(problem))
+
+    async def _tell(self, problem: str) -> None:
+        text = f"the audit of {self._agent} is not as it was written: {problem}"
+        try:
+            await self._bus.publish(subjects.critical_error(self._agent), CriticalError(self._agent, text, now()))
+        except BusError as error:
+            if self._log is not None:
+                self._log.error("the alarm is not heard by others", reason=str(error))
+
+    async def accept(self, principal: str, reason: str) -> str:
+        """End the alarm for a principal, by a line of the chain that says so; return what was acknowledged."""
+        await self.open()
+        problem = self.alarm
+        if not problem:
+            raise Rejected(f"the audit of {self._agent} is as it was written: there is nothing to accept")
+        async with self._lock:
+            await self._pin_anew()
+        await self.write(
+            principal=principal,
+            tool=ACCEPT,
+            tier=Tier.DESTROY,
+            phase="after",
+            key="audit.accept",
+            arguments={"reason": reason, "problem": problem},
+            outcome="accepted",
+        )
+        self.alarm = ""
+        if self._memory is not None:
+            self._memory.keep(self._head, "", self._stream)
+        return problem
+
+    async def _pin_anew(self) -> None:
+        """Pin our key from the next line on, if another one was pinned."""
+        if self.signer is None or not self._keys:
+            return
+        if self._keys[-1].public == self.signer.public:
+            return
+        stored = await self._bus.kv_get(subjects.CHAINS, subjects.audit_key(self._agent))
+        first = 1 if self._head is None else self._head.seq + 1
+        await self._pinned([*self._keys, AuditKey(self.signer.public, first)], 0 if stored is None else stored.seq)
+
+    # -- lines --------------------------------------------------------------------------------------------------------
 
     async def write(  # noqa: PLR0913 - one line of the audit has these columns
         self,
@@ -42,12 +254,13 @@ class Ledger:
         outcome: str = "",
         upid: str = "",
         approved_by: str = "",
+        anchor: bool = False,
     ) -> None:
         """Add a record to the chain and store it; raises BusUnavailable when it cannot be written."""
         async with self._lock:
+            await self._open()
             while True:
-                chain = self._chain or await self._load()
-                record = chain.next(
+                record = AuditChain(self._agent, self._head, self.process, self.signer).next(
                     now(),
                     principal=principal,
                     tool=tool,
@@ -59,15 +272,48 @@ class Ledger:
                     upid=upid,
                     approved_by=approved_by,
                 )
-                self._chain = None  # whatever happens to the write, only a stored record is the head
-                try:
-                    self._seq = await self._bus.store(self._subject, record, expect=self._seq)
-                except StaleWrite:
-                    continue  # an earlier write that timed out was stored after all
-                self._chain = AuditChain(self._agent, record)
-                return
+                if await self._stored(record):
+                    break
+            if not anchor:
+                self.newest = record
 
-    async def _load(self) -> AuditChain:
-        stored = await self._bus.last(subjects.AUDIT, self._subject)
-        self._seq = 0 if stored is None else stored.seq
-        return AuditChain(self._agent, None if stored is None else stored.decode(AuditRecord))
+    async def _stored(self, record: AuditRecord) -> bool:
+        """Store a line; return whether it is the head now, or another one was there."""
+        head = Head(record.seq, record.hash)
+        self._unsure[record.hash] = head
+        if len(self._unsure) > UNSURE:
+            del self._unsure[next(iter(self._unsure))]
+        try:
+            self._seq = await self._bus.store(self._subject, record, expect=self._seq)
+        except StaleWrite:
+            del self._unsure[record.hash]
+            self._differs(await self._bus.last(subjects.AUDIT, self._subject))
+            return False
+        self._unsure.clear()
+        self._head = head
+        if self._memory is not None:
+            self._memory.keep(head, self.alarm, self._stream)
+        return True
+
+
+def _unsigned_until(stored: Stored | None) -> int:
+    """Return the last line of a chain that began before its agent signed, 0 for a new chain."""
+    try:
+        record = None if stored is None else stored.decode(AuditRecord)
+    except InvalidMessage:
+        return 0
+    return record.seq if record is not None and not record.signature else 0
+
+
+def _lost(stored: Stored | None, found: AuditRecord | None, known: Head | None) -> str:
+    """Say what is wrong with the last line that is stored, given the last one that is known; "" for nothing."""
+    at = 0 if known is None else known.seq
+    if stored is None:
+        return f"the chain is gone; its own last line is {at}" if known else ""
+    if found is None:
+        return f"the last line is not one that this agent wrote; its own last line is {at}"
+    if found.seq < at:
+        return f"line {found.seq} is the last one, and this agent has written line {at}: the end was cut off"
+    if known is not None and found.seq == at and found.hash != known.hash:
+        return f"line {at} is not the one that this agent wrote: the chain was written anew"
+    return ""

@@ -317,7 +317,11 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of an agent's hash chain: who had what done, before and after the act, and who had approved it."""
+    """One line of an agent's hash chain: who had what done, before and after the act, and who had approved it.
+
+    process    which process of the agent wrote it: one that another has followed never writes again
+    signer     the agent's public key, and its `signature` of the hash
+    """
 
     seq: int
     previous: str
@@ -333,7 +337,44 @@ class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: str = ""
     upid: str = ""
     approved_by: str = ""
+    process: str = ""
+    signer: str = ""
     hash: str = ""
+    signature: str = ""
+
+
+class AuditKey(msgspec.Struct, frozen=True):
+    """Name the public key that signs the lines of an audit chain from line `first` on."""
+
+    public: str
+    first: int
+
+
+class AuditKeys(msgspec.Struct, frozen=True):
+    """Pin the keys of one agent's audit chain, the oldest first."""
+
+    agent_id: str
+    keys: list[AuditKey]
+
+
+class AuditExport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Stand at the top of an export: what its lines are held against, by agent.
+
+    since     only lines of this time or later are in it
+    max_age   seconds after which the stream lets lines expire, 0 for never
+    """
+
+    exported: Zoned
+    keys: dict[str, AuditKeys]
+    heads: dict[str, AuditRecord] = {}
+    max_age: float = 0.0
+    since: Zoned | None = None
+
+
+class AuditAcceptance(msgspec.Struct, frozen=True):
+    """Acknowledge the alarm of an agent's own audit chain."""
+
+    reason: str
 
 
 class AgentRegistration(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -97,6 +97,7 @@ class Metrics:
         self.dead_letters_open = gauge("dead_letters_open", "Dead letters that wait for a person", ["stream"])
         self.stream_bytes = gauge("stream_bytes", "What a stream takes of JetStream's storage", ["stream"])
         self.storage_share = gauge("storage_share", "How full a limit of NATS is, 0 to 1", ["what"])
+        self.audit_broken = gauge("audit_broken", "1 while the audit of this agent is not as the agent wrote it")
         self.frozen = gauge("frozen", "1 while the network is frozen: nothing is changed")
         self.role_up = gauge("role_up", "1 while the role works", ["role"])
         self.role_restarts = count("role_restarts", "Times that a role failed and was started again", ["role"])

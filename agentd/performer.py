@@ -120,6 +120,8 @@ class Performer:
             raise Denied(unproven(f"{tool.name} is of tier {tool.tier}", principal))
         self.policy.consented(tool.name, tool.tier, principal, performance.consent)
         await self.brake.begin(tool.name)
+        await self.ledger.open()
+        self.ledger.check(tool.name)
         performance.guard = partial(self._guard, performance)
 
     async def _guard(self, performance: Performance) -> None:
@@ -130,6 +132,7 @@ class Performer:
             await self.lease.check()
         if not performance.changing:  # what has begun to change something is finished
             await self.brake.act(tool.name)
+            self.ledger.check(tool.name)
         self.policy.touch(tool.name, tier, performance.targets, performance.consent)
         if tier in CONSENTED:
             await budget.spend(self.bus, performance.key, self.policy.per_hour)

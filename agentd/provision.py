@@ -43,6 +43,7 @@ def streams(replicas: int) -> list[dict[str, Any]]:
         _bucket(subjects.LIVE, replicas, max_age=0, marker=300),
         _bucket(subjects.CONF, replicas, max_age=0, marker=0),
         _bucket(subjects.FREEZE, replicas, max_age=0, marker=300),
+        _bucket(subjects.CHAINS, replicas, max_age=0, marker=0),
         _bucket(subjects.RESULTS, replicas, max_age=30, marker=0),
         _bucket(subjects.ALERTS, replicas, max_age=0, marker=300),
         _bucket(subjects.BUDGET, replicas, max_age=0, marker=300),

@@ -29,6 +29,7 @@ BUDGET: Final = "budget"
 RESULTS: Final = "results"
 CONF: Final = "conf"
 FREEZE: Final = "freeze"
+CHAINS: Final = "audit"
 
 ORCH_REQUESTS: Final = "orch-req"
 ORCH_INPUT: Final = "orch"
@@ -303,6 +304,21 @@ def dead_mark(letter: int) -> str:
 def control(agent: str) -> str:
     """ai.control.<agent>."""
     return f"ai.control.{agent}"
+
+
+def accept(principal: str, agent: str) -> str:
+    """ai.control.accept.<principal>.<agent>: a principal acknowledges the alarm of an agent's audit chain."""
+    return f"ai.control.accept.{principal}.{agent}"
+
+
+def audit_key(agent: str) -> str:
+    """key.<agent>: the key in the bucket `audit` under which the public keys of a chain are pinned."""
+    return f"key.{agent}"
+
+
+def audit_head(agent: str) -> str:
+    """head.<agent>: the key in the bucket `audit` under which the last line of a chain stands."""
+    return f"head.{agent}"
 
 
 def network(principal: str) -> str:

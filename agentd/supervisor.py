@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentd import __version__, logs
+from agentd.anchors import Anchors
 from agentd.bus import Bus
 from agentd.errors import BusUnavailable, ConfigError, InvalidMessage, TemporaryError
 from agentd.freeze import Brake, say
@@ -31,6 +32,7 @@ from agentd.policy import Policy
 from agentd.presence import ARRIVING, Announcer
 from agentd.proxmox import Proxmox
 from agentd.role import Context, Health, Role
+from agentd.signing import Memory, Signer, own_seed
 from agentd.subjects import agent_id
 from agentd.web.server import WebServer
 from agentd.web.view import Identity, PluginState, PluginStatus, QuarantinedTool, Reason, RoleState
@@ -83,6 +85,7 @@ class Supervisor:
         self.bus = Bus(config.bus, self.agent_id, self.log)
         self.lease = Lease(self.bus, self.agent_id, self.log)
         self.brake = Brake(self.bus)
+        self.ledger = Ledger(self.bus, self.agent_id, log=self.log)
         self.url = ""
         self._reload = reload
         self._systemd = Systemd()
@@ -96,6 +99,7 @@ class Supervisor:
         async with contextlib.AsyncExitStack() as stack:
             journal = await asyncio.to_thread(Journal, self.config.node.state_dir / f"{self.name}.journal")
             stack.callback(journal.close)
+            await self._keep_audit(stack)
             await self._start_page(stack)
             await self._connect(stack)
             if not self.stopping.is_set():
@@ -114,6 +118,7 @@ class Supervisor:
                 group.create_task(self._watch_bus())
                 group.create_task(self._watch_lease())
                 group.create_task(self.brake.run(self.stopping))
+                group.create_task(self._anchor(worker))
         self.log.info("stopped", code=self._exit_code)
         return self._exit_code
 
@@ -124,6 +129,18 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self.bus.spawn(self.reload()))
+
+    async def _keep_audit(self, stack: contextlib.AsyncExitStack) -> None:
+        """Read the key that signs our audit, and what we remember of it."""
+        login, where = self.config.bus, self.config.node.state_dir
+
+        def read() -> tuple[Signer, Memory]:
+            seed = login.nkey_seed() or own_seed(where / f"{self.name}.audit-key")
+            return Signer(seed), Memory(where / f"{self.name}.audit-head")
+
+        signer, memory = await asyncio.to_thread(read)
+        stack.callback(memory.close)
+        self.ledger.know(signer, memory)
 
     async def _start_page(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.config.web
@@ -168,7 +185,7 @@ class Supervisor:
         policy = Policy.of(config.policy)
         for text in policy.warnings():
             self.log.warning("the policy grants more than it gives", reason=text)
-        ledger = Ledger(self.bus, self.agent_id)
+        ledger = self.ledger
         worker = Worker(
             self.bus,
             self.agent_id,
@@ -268,6 +285,7 @@ class Supervisor:
     def _measure(self) -> None:
         self.metrics.bus_counted(self.bus.counters)
         self.metrics.bus_connected.set(self.bus.connected)
+        self.metrics.audit_broken.set(bool(self.ledger.alarm))
         self.metrics.frozen.set(self.brake.current is not None)
         for running in self._running:
             self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
@@ -283,6 +301,15 @@ class Supervisor:
             self.stopping.set()
         closed.cancel()
         stopping.cancel()
+
+    async def _anchor(self, worker: Worker) -> None:
+        """Let the heads of all chains be noted; what NATS cannot do now is done a minute later."""
+        anchors = Anchors(self.bus, self.agent_id, self.ledger, worker.policy, self.log)
+        try:
+            await anchors.run(self.stopping)
+        except BusUnavailable:
+            if not self.bus.closed.is_set():  # closed for good: _watch_bus ends this process, and says so
+                raise
 
     async def _watch_lease(self) -> None:
         """Leave when another process has this agent's id; until the end nothing is changed (performer.py)."""
@@ -422,6 +449,8 @@ class Supervisor:
         reasons = [] if not self.bus.problem else [Reason("bus", self.bus.problem)]
         if self.lease.problem:
             reasons.append(Reason("lease", self.lease.problem))
+        if self.ledger.alarm:
+            reasons.append(Reason("audit", self.ledger.alarm))
         offset = self.bus.clock_offset
         if abs(offset) > MAX_CLOCK_OFFSET:
             reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))

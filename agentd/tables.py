@@ -273,6 +273,14 @@ def _verdicts(found: list[Any]) -> None:
         for each in found
     ]
     _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has written anything yet")
+    for each in found:
+        for text in [*each.faults[1:], *each.accepted]:
+            console.print(f"{escape(each.agent_id)}: {_harmless(text)}")
+    sources: dict[str, list[str]] = {}
+    for each in found:
+        sources.setdefault(each.keys, []).append(each.agent_id)
+    for source, agents in sources.items():
+        console.print(f"[dim]keys of {escape(', '.join(agents))}: {escape(source)}[/]")
 
 
 def _audit(found: list[AuditRecord]) -> None:

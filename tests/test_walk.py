@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentd import client, network, subjects
-from agentd.audit import verify
 from agentd.messages import AuditRecord, EffectRecord, WorkflowRequest
+from core.chains import verify
 
 if TYPE_CHECKING:
     from agentd.workflows import Workflow

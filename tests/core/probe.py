@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd import subjects
-from agentd.audit import verify
 from agentd.ledger import Ledger
 from agentd.messages import AuditRecord, EffectRecord, Target, TaskAssignment, TaskCompletion, Tier
 from agentd.metrics import Metrics
 from agentd.policy import Policy
 from agentd.tools import Call, Found, Repeat, Tool, by_name, collect, tool
 from agentd.worker import Worker
+from core.chains import verify
 from core.jetstream import Lines, all_acked
 from harness import eventually
 

@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from agentd import client, subjects
-from agentd.audit import verify
 from agentd.messages import AuditRecord, EffectRecord, WorkflowRequest
+from core.chains import verify
 from harness import START, eventually, until
 
 if TYPE_CHECKING:

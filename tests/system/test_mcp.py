@@ -9,8 +9,8 @@ from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
 from agentd import subjects
-from agentd.audit import verify
 from agentd.messages import AuditRecord
+from core.chains import verify
 
 if TYPE_CHECKING:
     from harness import Net

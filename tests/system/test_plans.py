@@ -13,10 +13,10 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitRequestParams, ElicitResult, TextContent
 
 from agentd import client, subjects, tokens
-from agentd.audit import verify
 from agentd.calls import call_tool
 from agentd.messages import AuditRecord, ToolCall, WorkflowSignal
 from agentd.workflows import Status
+from core.chains import verify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

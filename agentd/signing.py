@@ -1,0 +1,146 @@
+"""What an agent keeps of its audit chain on its own disk: the key that signs each line, and the head it wrote last.
+
+The key is the Ed25519 seed of `[bus] nkey_file` where there is one, else one of the agent's own, made once.  The head
+lies in a mapped file, which outlives a kill -9 and costs no system call a line; with it the agent knows at its start
+whether what it wrote is still there.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mmap
+import os
+import re
+import stat
+from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from agentd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE: Final = 4096
+"""Bytes of the file that holds the head."""
+LONGEST: Final = 500
+"""Characters of an alarm that are kept."""
+
+
+class Head(NamedTuple):
+    """The last line of a chain: its place and its hash."""
+
+    seq: int
+    hash: str
+
+
+class Signer:
+    """Signs with the Ed25519 key of a seed as nkeys writes them (SU...)."""
+
+    def __init__(self, seed: str) -> None:
+        """Read the seed; raises ConfigError for what is none."""
+        import nkeys  # 20 ms, and a role that never writes a line does not need it
+
+        try:
+            self._key = nkeys.from_seed(bytearray(seed.encode()))
+            self.public: str = self._key.public_key.decode()
+        except (nkeys.NkeysError, ValueError) as error:
+            raise ConfigError("the seed that signs the audit is no NKey seed (SU...)") from error
+
+    def sign(self, text: str) -> str:
+        """Return the signature of a text, in base64."""
+        return base64.b64encode(self._key.sign(text.encode())).decode()
+
+    @classmethod
+    def new(cls) -> Signer:
+        """Return a signer with a key that nobody else has."""
+        return cls(_new_seed())
+
+
+def _new_seed() -> str:
+    import nkeys
+
+    seed: bytes = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    return seed.decode()
+
+
+@lru_cache(maxsize=256)
+def _verifier(public: str) -> Any:  # noqa: ANN401 - PyNaCl is loaded when it is needed
+    from nacl.signing import VerifyKey
+
+    if not re.fullmatch(r"U[A-Z2-7]{55}", public):
+        raise ValueError("no public key")
+    return VerifyKey(base64.b32decode(public)[1:33])
+
+
+def valid(public: str, text: str, signature: str) -> bool:
+    """Tell whether the owner of a public key (U...) has signed a text."""
+    from nacl.exceptions import CryptoError
+
+    try:
+        _verifier(public).verify(text.encode(), base64.b64decode(signature, validate=True))
+    except (CryptoError, ValueError, TypeError):
+        return False
+    return True
+
+
+def own_seed(path: Path) -> str:
+    """Return the seed in the file at `path`, made if there is none; raises ConfigError for an unsafe file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(file, "w") as made:
+            made.write(_new_seed())
+            made.flush()
+            os.fsync(made.fileno())
+    file = _opened(path, os.O_RDONLY)
+    with os.fdopen(file) as found:
+        mode = os.fstat(found.fileno())
+        if mode.st_mode & 0o077 or mode.st_uid != os.geteuid():
+            raise ConfigError(f"{path}: others can read or replace the key of the audit: chown and chmod 600 it")
+        return found.read().strip()
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a regular file that is no link; raises ConfigError."""
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: it is to be a file, and no link") from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ConfigError(f"{path}: it is to be a regular file")
+    return file
+
+
+class Memory:
+    """The head that this agent wrote last, and an alarm that nobody has acknowledged yet."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file at `path`; raises ConfigError if it is no regular file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _opened(path, os.O_RDWR | os.O_CREAT)
+        try:
+            os.ftruncate(file, SIZE)
+            self._map = mmap.mmap(file, SIZE)
+        finally:
+            os.close(file)
+        self.head: Head | None = None
+        self.alarm = ""
+        self.stream = ""
+        with suppress(ValueError, KeyError, TypeError):
+            found = json.loads(self._map[:].rstrip(b"\0") or b"{}")
+            self.alarm, self.stream = str(found.get("alarm", "")), str(found.get("stream", ""))
+            self.head = Head(int(found["seq"]), str(found["hash"]))
+
+    def keep(self, head: Head | None, alarm: str, stream: str = "") -> None:
+        """Remember the head, the alarm, and when the stream was made that the head lies in."""
+        self.head, self.alarm, self.stream = head, alarm[:LONGEST], stream
+        found = {"alarm": self.alarm, "stream": stream} | ({} if head is None else {"seq": head.seq, "hash": head.hash})
+        data = json.dumps(found).encode()[:SIZE]
+        self._map[:] = data + bytes(SIZE - len(data))
+
+    def close(self) -> None:
+        """Give the file free."""
+        self._map.close()

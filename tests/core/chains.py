@@ -1,0 +1,24 @@
+"""Judges a chain of audit lines that a test holds in a list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd.audit import ChainCheck
+from agentd.messages import AuditKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentd.audit import Problem
+    from agentd.messages import AuditRecord
+
+
+def verify(records: Sequence[AuditRecord], *, trimmed: bool = False) -> Problem | None:
+    """Return the first line that is not as it was written, None if all are; the key is that of the first line."""
+    keys = [AuditKey(each.signer, each.seq) for each in records[:1] if each.signature]
+    check = ChainCheck(records[0].agent_id if records else "", keys, trimmed=trimmed)
+    for record in records:
+        check.add(record)
+    check.finish()
+    return check.problems[0] if check.problems else None

@@ -1,0 +1,367 @@
+"""The audit: whatever is done to the lines of an agent is noticed, by who verifies and by the agent itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from agentd import subjects
+from agentd.anchors import Anchors
+from agentd.audit import AuditChain, hash_of
+from agentd.calls import call_tool
+from agentd.cli_audit import Export, Network, Verdict, judge
+from agentd.errors import AuditBroken, Rejected
+from agentd.ledger import Ledger
+from agentd.messages import AuditKey, AuditKeys, AuditRecord, CriticalError, Tier, ToolCall, encode
+from agentd.policy import Policy
+from agentd.provision import provision, streams
+from agentd.signing import Memory, Signer
+from core.jetstream import Lines, connected
+from core.probe import SERVICE, Probe, a_worker, serving
+from harness import SCRIPTS, NatsServer, Net, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from agentd.bus import Bus
+
+LINE: dict[str, Any] = {"principal": "alice", "tool": "stop_vm", "tier": Tier.OPERATE, "phase": "before"}
+
+
+@dataclass
+class Scene:
+    """Two agents with six lines each, whose heads are anchored; `a` is the one whose chain is changed."""
+
+    bus: Bus
+    directory: Path
+    signer: Signer
+    a: Ledger
+    b: Ledger
+    anchors: list[Anchors]
+
+    async def again(self) -> Ledger:
+        """Return the ledger of the agent `a` in a new process, opened."""
+        memory = await asyncio.to_thread(Memory, self.directory / "a.head")
+        ledger = Ledger(self.bus, "a", signer=self.signer, memory=memory)
+        await ledger.open()
+        return ledger
+
+    async def lines(self) -> list[AuditRecord]:
+        """Return the lines of `a`."""
+        return [each.decode(AuditRecord) for each in await self.bus.every(subjects.AUDIT, subjects.audit("a"))]
+
+    async def verdict(self, agent: str = "a") -> Verdict:
+        """Return what `agentd audit verify` says of an agent."""
+        (found,) = await judge(await Network.of(self.bus), agent, {})
+        return found
+
+    async def replace(self, data: list[bytes]) -> None:
+        """Make the stream anew, as an administrator can, with other lines of `a`, and those of `b`."""
+        others = [each.data for each in await self.bus.every(subjects.AUDIT, subjects.audit("b"))]
+        await self.bus.api(f"STREAM.DELETE.{subjects.AUDIT}")
+        config = next(each for each in streams(1) if each["name"] == subjects.AUDIT)
+        await self.bus.api(f"STREAM.CREATE.{subjects.AUDIT}", config)
+        for agent, lines in (("b", others), ("a", data)):
+            for each in lines:
+                await self.bus.store(subjects.audit(agent), each)
+
+
+@pytest_asyncio.fixture
+async def scene(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Scene]:
+    """Yield two agents with six lines each, the heads of which are anchored in each other's chain."""
+    async with connected(nats_server.url) as bus:
+        await provision(bus, [(SERVICE, 16)])
+        signer, other = await asyncio.to_thread(lambda: (Signer.new(), Signer.new()))
+        memory = await asyncio.to_thread(Memory, tmp_path / "a.head")
+        a, b = Ledger(bus, "a", signer=signer, memory=memory), Ledger(bus, "b", signer=other)
+        policy = Policy(principals={"olga": Tier.DESTROY})
+        anchors = [Anchors(bus, name, each, policy, Lines()) for name, each in (("a", a), ("b", b))]  # type: ignore[arg-type]
+        for number in range(6):
+            for ledger in (a, b):
+                await ledger.write(**LINE, key=f"w{number}.t", arguments={"vmid": 100 + number})
+        for name in "ab":
+            live = {"agent": {"agent_id": name, "version": "1"}}
+            await bus.kv_put(subjects.LIVE, name, live, ttl=600)
+        for each in anchors:
+            await each.note()
+        for each in anchors:
+            await each.anchor()
+        yield Scene(bus, tmp_path, signer, a, b, anchors)
+
+
+def forged(record: AuditRecord, signer: Signer | None = None, **fields: Any) -> bytes:
+    """Return a line with other fields, a hash that fits, and a signature if there is a key."""
+    changed = msgspec.structs.replace(record, signer=signer.public if signer else "", signature="", **fields)
+    found = hash_of(changed)
+    return encode(msgspec.structs.replace(changed, hash=found, signature=signer.sign(found) if signer else ""))
+
+
+def rehashed(lines: list[AuditRecord], signer: Signer | None) -> list[bytes]:
+    """Return the whole chain with another principal, written anew so that all hashes fit."""
+    made: list[AuditRecord] = []
+    for line in lines:
+        data = forged(line, signer, principal="mallory", previous=made[-1].hash if made else "")
+        made.append(msgspec.json.decode(data, type=AuditRecord))
+    return [encode(each) for each in made]
+
+
+def following(lines: list[AuditRecord], **more: Any) -> AuditRecord:
+    """Return the line that would follow, unsigned."""
+    return AuditChain("a", lines[-1]).next(lines[-1].timestamp, **LINE, **more)
+
+
+CHANGES: dict[str, tuple[Callable[[list[AuditRecord]], list[bytes]], str]] = {
+    "tail cut": (lambda lines: [encode(each) for each in lines[:-3]], "its end was cut off"),
+    "head cut": (lambda lines: [encode(each) for each in lines[2:]], "line 1 is missing: 3 stands in its place"),
+    "one left out": (lambda lines: [encode(each) for each in [*lines[:2], *lines[3:]]], "line 3 is missing"),
+    "reordered": (lambda lines: [encode(lines[each]) for each in (0, 2, 1, *range(3, len(lines)))], "stands where"),
+    "altered": (
+        lambda lines: [encode(each) for each in [msgspec.structs.replace(lines[0], principal="mallory"), *lines[1:]]],
+        "line 1 was altered",
+    ),
+    "altered and hashed": (lambda lines: [forged(lines[0], principal="m"), *map(encode, lines[1:])], "is not signed"),
+    "re-hashed": (lambda lines: rehashed(lines, None), "is not signed"),
+    "re-hashed with another key": (lambda lines: rehashed(lines, Signer.new()), "is signed with another key"),
+    "forged at the end": (lambda lines: [*map(encode, lines), forged(following(lines))], "is not signed"),
+    "forged with another key": (
+        lambda lines: [*map(encode, lines), forged(following(lines), Signer.new())],
+        "is signed with another key",
+    ),
+    "forged with a signature of another line": (
+        lambda lines: [
+            *map(encode, lines),
+            encode(msgspec.structs.replace(following(lines), signer=lines[0].signer, signature=lines[0].signature)),
+        ],
+        "its hash does not fit",
+    ),
+    "forged with our name for the key": (
+        lambda lines: [*map(encode, lines), _named(lines)],
+        "has a wrong signature",
+    ),
+    "a line of another agent": (
+        lambda lines: [*map(encode, lines), forged(following(lines), agent_id="z")],
+        "is of z, the chain is of a",
+    ),
+    "not a line": (lambda lines: [*map(encode, lines), b"not JSON"], "cannot be understood"),
+    "an empty message": (lambda lines: [*map(encode, lines), b""], "cannot be understood"),
+    "repeated": (lambda lines: [encode(each) for each in [*lines, lines[-1]]], "stands where"),
+    "emptied": (lambda _: [], "its end was cut off"),
+}
+
+
+def _named(lines: list[AuditRecord]) -> bytes:
+    line = msgspec.structs.replace(following(lines), signer=lines[0].signer)
+    return encode(msgspec.structs.replace(line, hash=hash_of(line), signature=lines[0].signature))
+
+
+async def test_nothing_was_done(scene: Scene) -> None:
+    """A chain that nobody has touched is whole, over restarts, and its heads stand in the other's chain."""
+    ledger = await scene.again()
+    await ledger.write(**LINE, key="x.y")
+    for agent in "ab":
+        found = await scene.verdict(agent)
+        assert (found.fault, found.faults, found.keys) == ("", [], "the bucket audit")
+    notes = [each for each in await scene.lines() if each.tool == "audit anchor"]
+    assert [each["agent"] for each in notes[0].arguments["heads"]] == ["b"]
+    assert ledger.alarm == ""
+
+
+async def test_nothing_to_note_is_not_noted(scene: Scene) -> None:
+    """Where nothing is done, no head is written again: notes of heads are no news."""
+    before = len(await scene.lines())
+    for _ in range(3):
+        for each in scene.anchors:
+            await each.note()
+            await each.anchor()
+    assert len(await scene.lines()) == before
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_each_change(scene: Scene, name: str) -> None:
+    """Each change is named by `audit verify`, by the running agent and by the one that starts again."""
+    change, text = CHANGES[name]
+    lines = await scene.lines()
+    await scene.replace(await asyncio.to_thread(change, lines))
+    found = await scene.verdict()
+    await scene.a.look()
+
+    assert text in " / ".join(found.faults), found.faults
+    assert scene.a.alarm
+    with pytest.raises(AuditBroken, match="agentd audit accept a --reason"):
+        scene.a.check("stop_vm")
+    assert (await scene.again()).alarm, "the alarm outlives the process"
+
+
+@pytest.mark.parametrize("name", ["tail cut", "re-hashed", "forged at the end", "not a line", "emptied"])
+async def test_found_at_the_start(scene: Scene, name: str) -> None:
+    """An agent that was not running while its chain was changed finds that at its start."""
+    change, _ = CHANGES[name]
+    await scene.replace(await asyncio.to_thread(change, await scene.lines()))
+    assert (await scene.again()).alarm
+
+
+async def test_found_without_a_memory(scene: Scene) -> None:
+    """An agent that has lost its disk but the key knows from the bucket that its chain was longer."""
+    await scene.replace([encode(each) for each in (await scene.lines())[:2]])
+    ledger = Ledger(scene.bus, "a", signer=scene.signer)
+    await ledger.open()
+    assert "the end was cut off" in ledger.alarm
+
+
+async def test_rewritten_with_a_new_pin(scene: Scene) -> None:
+    """Who writes a chain anew and pins a key of his own is found by what other agents have seen of it."""
+    key = await asyncio.to_thread(Signer.new)
+    lines = await scene.lines()
+    await scene.replace(rehashed(lines, key))
+    pin = AuditKeys("a", [AuditKey(key.public, 1)])
+    await scene.bus.kv_put(subjects.CHAINS, subjects.audit_key("a"), pin)
+    await scene.bus.kv_delete(subjects.CHAINS, subjects.audit_head("a"))
+    found = await scene.verdict()
+    kept = await judge(await Network.of(scene.bus), "a", {"a": [AuditKey(scene.signer.public, 1)]})
+
+    assert "line 6 is not the one that b has seen" in found.fault
+    assert "is signed with another key" in kept[0].fault
+    assert kept[0].keys == "--keys"
+    assert "is not the pinned one" in (await scene.again()).alarm
+
+
+async def test_a_pin_that_was_deleted(scene: Scene) -> None:
+    """Signed lines without a known key are a fault, not a reason to believe them."""
+    await scene.bus.kv_delete(subjects.CHAINS, subjects.audit_key("a"))
+    assert "no key of this agent is known" in (await scene.verdict()).fault
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same key", "another key"])
+async def test_a_second_process(scene: Scene, same: bool) -> None:  # noqa: FBT001 - a case
+    """Two processes that write one chain are found by both of them, and by who verifies."""
+    signer = scene.signer if same else await asyncio.to_thread(Signer.new)
+    second = Ledger(scene.bus, "a", signer=signer)
+    await second.write(**LINE, key="second")
+    await scene.a.write(**LINE, key="first")
+    found = await scene.verdict()
+
+    assert scene.a.alarm
+    assert bool(second.alarm) is not same
+    assert ("two ran as a" if same else "is signed with another key") in found.fault
+
+
+async def test_refused_until_accepted(scene: Scene) -> None:
+    """With the alarm nothing is changed and reads go on; a principal ends it by a line; what was found stays said."""
+    probe, heard = Probe(), []
+
+    async def on_error(received: Any) -> None:
+        heard.append(received.decode(CriticalError))
+
+    await scene.bus.subscribe("ai.critical_errors.*", on_error)
+    worker = a_worker(scene.bus, probe)
+    worker.performer.ledger = scene.a
+    lines = await scene.lines()
+    await scene.bus.store(subjects.audit("a"), forged(following(lines)))
+    async with serving(worker):
+        with pytest.raises(AuditBroken, match="the last line is not one that this agent wrote"):
+            await call_tool(scene.bus, SERVICE, "probed", ToolCall({}, "w.1", "tester", Tier.OPERATE), seconds=5)
+        read = await call_tool(scene.bus, SERVICE, "read_it", ToolCall({}), seconds=5)
+        assert probe.acts == 0
+        await scene.a.accept("olga", "restored from a backup")
+        await call_tool(scene.bus, SERVICE, "probed", ToolCall({}, "w.2", "tester", Tier.OPERATE), seconds=5)
+    found = await scene.verdict()
+
+    assert read.status == "completed"
+    assert probe.acts == 1
+    assert [each.service_id for each in heard] == ["a"]
+    assert found.fault == ""
+    assert found.accepted == [
+        f"line {len(lines) + 1} is not signed: a did not write it (accepted by olga: restored from a backup)"
+    ]
+    with pytest.raises(Rejected, match="nothing to accept"):
+        await scene.a.accept("olga", "again")
+
+
+async def test_what_was_cut_off_stays_missing(scene: Scene) -> None:
+    """After an accepted cut the chain goes on behind its own last line, so that the hole is never filled."""
+    lines = await scene.lines()
+    await scene.replace([encode(each) for each in lines[:3]])
+    await scene.a.look()
+    await scene.a.accept("olga", "the disk was lost")
+    await scene.a.write(**LINE, key="after")
+    found = await scene.verdict()
+
+    assert (await scene.lines())[3].seq == len(lines) + 1
+    assert found.fault == ""
+    assert "line 4 is missing" in found.accepted[0]
+    assert not (await scene.again()).alarm
+
+
+async def test_an_export_says_the_same(scene: Scene, tmp_path: Path) -> None:
+    """An export carries signatures, keys, heads and strays; what was done to the lines is found without NATS."""
+    lines = await scene.lines()
+    others = [each.data for each in await scene.bus.every(subjects.AUDIT, subjects.audit("b"))]
+    top = encode((await Network.of(scene.bus)).top)
+
+    async def said(mine: list[bytes]) -> Verdict:
+        file = tmp_path / "export"
+        file.write_bytes(b"\n".join([top, *mine, *others]) + b"\n")
+        return (await judge(await asyncio.to_thread(Export, file), "a", {}))[0]
+
+    whole = await said([encode(each) for each in lines])
+    assert whole.fault == ""
+    for name in ("tail cut", "head cut", "altered", "re-hashed", "re-hashed with another key", "forged at the end"):
+        change, text = CHANGES[name]
+        assert text in " / ".join((await said(await asyncio.to_thread(change, lines))).faults), name
+
+
+@pytest.mark.system
+async def test_a_daemon(net: Net) -> None:
+    """A daemon whose chain was changed says so on /readyz, refuses changes over restarts, and acts once accepted."""
+    net.settings["policy"]["principals"] = {"olga": "destroy"}
+    async with net.client("tester") as bus:
+        with net.daemon("mcp-bridge") as daemon:
+            agent = "mcp-bridge-pve1"
+
+            async def run(*arguments: str, **env: str) -> tuple[int, str, str]:
+                done = await asyncio.to_thread(
+                    subprocess.run,
+                    [str(SCRIPTS / "agentd"), "--config", str(daemon.config_file), *arguments],
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    check=False,
+                    env=os.environ | env,
+                )
+                return done.returncode, done.stdout, done.stderr
+
+            first = await run("call", "set_tags", "vmid=100", 'add=["x"]')
+            stored = await bus.last(subjects.AUDIT, subjects.audit(agent))
+            assert stored is not None
+            await bus.store(subjects.audit(agent), forged(stored.decode(AuditRecord), seq=3))
+            refused = await run("call", "set_tags", "vmid=100", 'add=["y"]')
+            daemon.kill()
+            daemon.start()
+
+            async def refuses() -> bool:
+                return (await run("call", "set_tags", "vmid=100", 'add=["z"]'))[0] == 75
+
+            await eventually(refuses, "it refuses again", 60)
+            denied = await run("audit", "accept", agent, "--reason", "x")
+            accepted = await run("audit", "accept", agent, "--reason", "we forged it", AGENTD_CLIENT__PRINCIPAL="olga")
+            again = await run("call", "set_tags", "vmid=100", 'add=["w"]')
+            verified = await run("--json", "audit", "verify")
+
+    assert first[0] == 0, first
+    assert refused[0] == 75
+    assert "the audit of mcp-bridge-pve1 is not as it was written" in refused[2]
+    assert denied[0] == 77
+    assert "needs destroy" in denied[1]
+    assert accepted[0] == 0, accepted
+    assert again[0] == 0, again
+    assert verified[0] == 0
+    assert "accepted by olga: we forged it" in json.loads(verified[1])[0]["accepted"][0]
