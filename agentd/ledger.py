@@ -149,9 +149,13 @@ class Ledger:
         async with self._lock:
             await self._open()
             await self._same_stream()
-            stored = await self._bus.last(subjects.AUDIT, self._subject)
-            if (0 if stored is None else stored.seq) != self._seq:
-                self._differs(stored)
+            await self._compare()
+
+    async def _compare(self) -> None:
+        """Hold the last line that is stored against ours."""
+        stored = await self._bus.last(subjects.AUDIT, self._subject)
+        if (0 if stored is None else stored.seq) != self._seq:
+            self._differs(stored)
 
     async def _same_stream(self) -> None:
         """Raise the alarm if the stream is another one than that in which this agent has written."""
@@ -259,6 +263,8 @@ class Ledger:
         """Add a record to the chain and store it; raises BusUnavailable when it cannot be written."""
         async with self._lock:
             await self._open()
+            if self._unsure:  # the last write was not answered: what became of it is read first
+                await self._compare()
             while True:
                 record = AuditChain(self._agent, self._head, self.process, self.signer).next(
                     now(),

@@ -14,6 +14,7 @@ from agentd.ledger import Ledger
 from agentd.messages import AuditRecord, EffectRecord, Target, TaskAssignment, TaskCompletion, Tier
 from agentd.metrics import Metrics
 from agentd.policy import Policy
+from agentd.signing import Signer
 from agentd.tools import Call, Found, Repeat, Tool, by_name, collect, tool
 from agentd.worker import Worker
 from core.chains import verify
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from agentd.bus import Bus, Stored
 
 SERVICE = "probe"
+SIGNER = Signer.new()
+"""The key of every agent of these tests, over their restarts."""
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -156,7 +159,7 @@ def a_worker(bus: Bus, probe: Probe, name: str = "a", log: Lines | None = None, 
         name,
         probe.tools(),
         policy=policy or Policy(default_tier=Tier.EXEC),
-        ledger=Ledger(bus, name),
+        ledger=Ledger(bus, name, signer=SIGNER),
         metrics=Metrics("test"),
         log=log or Lines(),  # type: ignore[arg-type]
         slots=8,

@@ -268,11 +268,11 @@ async def test_refused_until_accepted(scene: Scene) -> None:
     await scene.bus.store(subjects.audit("a"), forged(following(lines)))
     async with serving(worker):
         with pytest.raises(AuditBroken, match="the last line is not one that this agent wrote"):
-            await call_tool(scene.bus, SERVICE, "probed", ToolCall({}, "w.1", "tester", Tier.OPERATE), seconds=5)
-        read = await call_tool(scene.bus, SERVICE, "read_it", ToolCall({}), seconds=5)
+            await call_tool(scene.bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.1"), seconds=5)
+        read = await call_tool(scene.bus, subjects.tool_call("tester", SERVICE, "read_it"), ToolCall({}), seconds=5)
         assert probe.acts == 0
         await scene.a.accept("olga", "restored from a backup")
-        await call_tool(scene.bus, SERVICE, "probed", ToolCall({}, "w.2", "tester", Tier.OPERATE), seconds=5)
+        await call_tool(scene.bus, subjects.tool_call("tester", SERVICE, "probed"), ToolCall({}, "w.2"), seconds=5)
     found = await scene.verdict()
 
     assert read.status == "completed"
