@@ -275,12 +275,12 @@ def _verdicts(found: list[Any]) -> None:
     _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has written anything yet")
     for each in found:
         for text in [*each.faults[1:], *each.accepted]:
-            console.print(f"{escape(each.agent_id)}: {_harmless(text)}")
+            console.print(f"{safe(each.agent_id)}: {safe(text)}")
     sources: dict[str, list[str]] = {}
     for each in found:
         sources.setdefault(each.keys, []).append(each.agent_id)
     for source, agents in sources.items():
-        console.print(f"[dim]keys of {escape(', '.join(agents))}: {escape(source)}[/]")
+        console.print(f"[dim]keys of {safe(', '.join(agents))}: {safe(source)}[/]")
 
 
 def _audit(found: list[AuditRecord]) -> None:
