@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentd import subjects
 from agentd.audit import ANCHOR, hash_of
-from agentd.errors import AgentdError, BusError, Denied, InvalidMessage
+from agentd.errors import AgentdError, Denied, InvalidMessage
 from agentd.messages import AuditAcceptance, AuditKeys, AuditRecord, ControlReply, Presence, Tier
 from agentd.presence import ARRIVING
 from agentd.signing import valid
@@ -64,7 +64,7 @@ class Anchors:
     async def _try(self, work: Any) -> None:  # noqa: ANN401 - any coroutine
         try:
             await work
-        except BusError as error:
+        except AgentdError as error:  # also where NATS does not allow it
             self._log.warning("the heads of the audit cannot be noted", reason=str(error))
 
     async def note(self) -> None:

@@ -219,7 +219,7 @@ def accept(app: App, agent: str, reason: str) -> None:
 @click.argument("agent", required=False)
 @click.option("--since", default="1d", show_default=True, help="Written at this time or later.")
 @click.option("--principal", default="", help="Only what this principal asked for, or approved.")
-@click.option("--tool", default="", help="Only calls of this tool.")
+@click.option("--tool", default="", help="Only calls of this tool; notes of heads are listed only with 'audit anchor'.")
 @click.option("--key", default="", help="Only this workflow, task or call.")
 @passes
 def list_(app: App, agent: str | None, since: str, principal: str, tool: str, key: str) -> None:  # noqa: PLR0913, PLR0917
@@ -231,7 +231,7 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
     def wanted(record: AuditRecord) -> bool:
         return (
             principal in {"", record.principal, record.approved_by}
-            and tool in {"", record.tool}
+            and (record.tool == tool if tool else record.tool != chains.ANCHOR)
             and (not key or any(name == key or name.startswith(f"{key}.") for name in _names(record.key)))
         )
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from agentd import subjects
-from agentd.errors import BusError, Denied, Frozen, InvalidMessage, NoResponder, Rejected, StaleWrite, TemporaryError
+from agentd.errors import AgentdError, Denied, Frozen, InvalidMessage, NoResponder, Rejected, StaleWrite, TemporaryError
 from agentd.messages import Freeze, NetworkReply, NetworkRequest, Tier
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Brake:
         try:
             while not stopping.is_set():
                 heard.clear()
-                with contextlib.suppress(BusError):  # an act reads it again, and is refused where it cannot
+                with contextlib.suppress(AgentdError):  # an act reads it again, and is refused where it cannot
                     self._last = await read(self._bus)
                 waiting = [asyncio.ensure_future(each.wait()) for each in (heard, stopping)]
                 await asyncio.wait(waiting, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
