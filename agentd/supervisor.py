@@ -265,9 +265,8 @@ class Supervisor:
         told = ""
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
         while not self.stopping.is_set():
-            reasons = self.readiness()
             status = self._status()
-            if not reasons and not self.ready.is_set():
+            if self.is_ready and not self.ready.is_set():
                 self.ready.set()
                 self._systemd.ready(status)
                 self.log.info("ready", roles=list(self.roles))
@@ -408,8 +407,8 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether every role works."""
-        return bool(self._running) and not self.readiness()
+        """Tell whether every role works; with an alarm of the audit it reads, and has to be seen to."""
+        return bool(self._running) and all(each.source == "audit" for each in self.readiness())
 
     # -- the page's view ----------------------------------------------------------------------------------------------
 
