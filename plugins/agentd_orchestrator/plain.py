@@ -9,7 +9,10 @@ What is decided here:
 - It keeps no effect records, so it may do a task twice: it is given tasks of tier `read`, unless it is named with a
   higher one under `[policy.plain_agents]`.  A plan that gives it more is refused before it begins.
 - It completes on the plain `ai.tasks.complete`, where nothing proves who speaks.  So such a completion counts only for
-  a task that a plain agent may have, whoever sends it.  It may lack the attempt: then it is about the present one.
+  a task of a queue that is declared with `plain`, under way, and of a tier that a plain agent may have; never for a
+  look, whose result is what a person approves.  It may lack the attempt: then it is about the present one.
+- On `ai.tasks.complete.<agent>.<workflow>.<task>` NATS proves the agent.  What the message says must be the same, and a
+  plain agent completes tasks of its own queue alone.
 - It has no lease: orchestrators keep one for it in the bucket `live` while it is heard, for people and pages.  An id of
   one of our own daemons is never taken over, and only so many are kept, because anybody may register.
 """
@@ -36,7 +39,7 @@ from agentd.messages import (
     TaskCompletion,
     now,
 )
-from agentd.workflows import Workflow
+from agentd.workflows import TaskStatus, Workflow
 from agentd_orchestrator.derived import service_of
 
 if TYPE_CHECKING:
@@ -85,12 +88,61 @@ async def filled(context: Context, completion: TaskCompletion) -> tuple[str, str
         message = f"TaskCompletion.task_id: {completion.task_id!r} is not <workflow>.<task>, as in the assignment"
         raise InvalidMessage(message)
     subjects.check_id(workflow, "TaskCompletion.task_id")
+    state = await _state(context, workflow, name)
+    queue = next((queue for queue in context.config.bus.queues if queue.name == state.spec(name).queue), None)
+    _acceptable(completion, state, name, "no" if queue is None else queue.plain)
+    return workflow, name, _judged(completion, state.spec(name), state.tasks[name].attempt, context.policy)
+
+
+async def proven(context: Context, subject: str, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
+    """Return workflow, task and a completion whose subject names them and its agent; raises InvalidMessage."""
+    _, _, _, agent, workflow, name = subject.split(".")
+    stated = {"agent_id": agent, "workflow_id": workflow, "task_id": f"{workflow}.{name}"}
+    for field, value in stated.items():
+        said = getattr(completion, field)
+        if said and said != value:
+            raise InvalidMessage(f"TaskCompletion.{field}: {said!r} is not {value!r}, which its subject names")
+    subjects.check_id(workflow)
+    plain = {service_of(queue.name) for queue in context.config.bus.queues if queue.plain != "no"}
+    if agent in plain:
+        state = await _state(context, workflow, name)
+        spec = state.spec(name)
+        if spec.look or service_of(spec.queue) != agent:
+            raise InvalidMessage(f"TaskCompletion: {workflow}.{name} is not a task that {agent!r} may complete")
+        stated["service_id"] = agent
+    return workflow, name, replace(completion, **stated)
+
+
+async def _state(context: Context, workflow: str, name: str) -> Workflow:
+    """Return the state of a workflow that has the task `name`; raises InvalidMessage."""
     stored = await context.bus.last(subjects.WORKFLOWS, subjects.event(workflow))
     state = None if stored is None else stored.decode(Workflow)
     if state is None or name not in state.tasks:
-        message = f"TaskCompletion.task_id: there is no task {completion.task_id!r}"
+        message = f"TaskCompletion.task_id: there is no task {f'{workflow}.{name}'!r}"
         raise InvalidMessage(message)
-    return workflow, name, _judged(completion, state.spec(name), state.tasks[name].attempt, context.policy)
+    return state
+
+
+def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: str) -> None:
+    """Raise InvalidMessage for a task that nobody completes on the plain subject, or not this agent."""
+    spec, task = state.spec(name), state.tasks[name]
+    named = f"{subjects.TASK_COMPLETE}.<agent>.<workflow>.<task>"
+    if plain == "no":
+        raise InvalidMessage(
+            f"TaskCompletion: {completion.task_id} is for the queue {spec.queue!r}, which is not declared with `plain` "
+            f"under [[bus.queues]]: nothing proves who completes it on {subjects.TASK_COMPLETE}; publish to {named}"
+        )
+    if spec.look:
+        raise InvalidMessage(
+            f"TaskCompletion: {completion.task_id} is a look; what it shows is approved, so publish to {named}"
+        )
+    if task.status is TaskStatus.WAITING_APPROVAL:
+        raise InvalidMessage(f"TaskCompletion: {completion.task_id} waits for an approval and was given to no agent")
+    given = service_of(spec.queue) if plain == "push" else task.agent
+    if given and completion.agent_id not in {"", given}:
+        raise InvalidMessage(
+            f"TaskCompletion.agent_id: {completion.agent_id!r} was not given {completion.task_id}; {given!r} was"
+        )
 
 
 def _judged(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy: Policy) -> TaskCompletion:

@@ -292,12 +292,10 @@ class Orchestrator:
     async def _on_completion(self, job: Job) -> None:
         try:
             completion = job.decode(TaskCompletion)
-            tokens = job.subject.split(".")
-            if len(tokens) == 6:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
-                workflow, task = tokens[4], tokens[5]
+            if job.subject.count(".") == 5:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
+                workflow, task, completion = await plain_agents.proven(self._context, job.subject, completion)
             else:
                 workflow, task, completion = await plain_agents.filled(self._context, completion)
-            subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
         await self._engine.feed(workflow, Ended(task, completion), delivered=job.delivered)

@@ -256,7 +256,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "unknown task": (GOOD | {"task_id": "first.no"}, "TaskCompletion.task_id: there is no task 'first.no'"),
     "of somebody else": (GOOD | {"service_id": "mine"}, "TaskCompletion.service_id: 'mine' was not given first.count"),
     "of nobody": (GOOD | {"service_id": ""}, "TaskCompletion.agent_id: '' was not given first.count"),
-    "above its tier": (GOOD | {"task_id": "first.act", "service_id": "specialist"}, "first.act is of tier operate"),
+    "above its tier": (
+        GOOD | {"task_id": "first.act", "service_id": "specialist"},
+        "first.act is for the queue 'specialist'",
+    ),
 }
 
 
