@@ -24,12 +24,18 @@ from agentd.connection import Connection, as_bytes, status_of
 from agentd.errors import BusError, BusFull, BusUnavailable, NotProvisioned, StaleWrite
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncIterator, Generator
 
     from agentd.connection import Delivery as Msg
 
 M = TypeVar("M")
 
+MANY = 512
+"""Subjects whose last messages are asked for at once."""
+PAGE = 256
+"""Messages that are asked for at once."""
+PAGE_BYTES = 8 << 20
+"""Bytes of them, after the first."""
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 MSG_ID = "Nats-Msg-Id"
 TTL = "Nats-TTL"
@@ -203,47 +209,79 @@ class Bus(Connection):
 
     async def last_many(self, stream: str, subject_filter: str) -> list[Stored]:
         """Return the last message of every subject that matches, in the order of their sequences."""
-        return await self._read(stream, subject_filter, "last_per_subject")
+        named = await self._subjects(stream, subject_filter)
+        found: list[Stored] = []
+        for begin in range(0, len(named), MANY):  # the server answers at most 1,024 at a time
+            found += (await self._direct(stream, {"multi_last": named[begin : begin + MANY]}))[0]
+        return sorted(found, key=lambda stored: stored.seq)
 
     async def every(self, stream: str, subject_filter: str) -> list[Stored]:
         """Return every message whose subject matches, the oldest first."""
-        return await self._read(stream, subject_filter, "all")
+        return [stored async for stored in self.walk(stream, subject_filter)]
 
-    async def _read(self, stream: str, subject_filter: str, policy: str) -> list[Stored]:
-        config = {
-            "filter_subject": subject_filter,
-            "deliver_policy": policy,
-            "ack_policy": "none",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": 5_000_000_000,
-        }
-        made = await self.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
-        pending = int(made["num_pending"])
-        if not pending:
-            return []
-        found: list[Stored] = []
-        done = asyncio.Event()
+    async def walk(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
+        """Yield every message whose subject matches that is stored now, the oldest first, read page by page."""
+        seq, left = 1, -1
+        while left:
+            request = {"seq": seq, "next_by_subj": subject_filter, "batch": PAGE, "max_bytes": PAGE_BYTES}
+            page, pending = await self._direct(stream, request)
+            if left < 0:
+                left = len(page) + pending
+            for stored in page[:left]:
+                yield stored
+            left = max(0, left - len(page)) if page else 0
+            seq = page[-1].seq + 1 if page else seq
 
-        async def on_message(msg: Msg) -> None:
-            if not status_of(msg):
-                found.append(_stored(msg))
-            if status_of(msg) or len(found) >= pending:
-                done.set()
-
-        pull = await self.pull("list", on_message)
-        try:
-            request = msgspec.json.encode({"batch": pending, "no_wait": True})
-            self.send(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{made['name']}", request, pull.inbox)
-            async with asyncio.timeout(self.settings.timeout):
-                await done.wait()
-        except TimeoutError as error:
-            message = f"NATS did not deliver {subject_filter} in time"
-            raise BusUnavailable(message) from error
-        finally:
-            await pull.cut()
-            self.send(f"$JS.API.CONSUMER.DELETE.{stream}.{made['name']}")
+    async def _subjects(self, stream: str, subject_filter: str) -> list[str]:
+        """Return the subjects of a stream that match and hold a message."""
+        found: list[str] = []
+        total = 1
+        while len(found) < total:
+            page = await self.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject_filter, "offset": len(found)})
+            total = int(page.get("total") or 0)
+            names = page["state"].get("subjects") or {}
+            if not names:
+                break
+            found += names
         return found
+
+    async def _direct(self, stream: str, request: dict[str, Any]) -> tuple[list[Stored], int]:
+        """Ask for messages by direct get, which needs no consumer; return them, and how many more there are."""
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        found: list[Stored] = []
+        pull = await self.pull("get", arrived.put)
+        token, denied = self._pending.add(subject, self.settings.timeout + 60)
+        try:
+            self.send(subject, msgspec.json.encode(request), pull.inbox)
+            while True:
+                message = await self._next(stream, arrived, denied)
+                status = status_of(message)
+                if status in {"204", "404"}:
+                    return found, int((message.headers or {}).get("Nats-Num-Pending", 0))
+                if status == "503":
+                    raise NotProvisioned(f"{stream} does not answer: run `agentd provision`")
+                if status:
+                    raise BusError(f"{stream}: status {status} {(message.headers or {}).get('Description', '')}")
+                found.append(_got(message))
+        finally:
+            denied.cancel()
+            self._pending.drop(token)
+            await pull.cut()
+
+    async def _next(self, stream: str, arrived: asyncio.Queue[Msg], denied: asyncio.Future[Msg]) -> Msg:
+        """Return the next message of an answer; raises Denied, BusUnavailable."""
+        coming = asyncio.ensure_future(arrived.get())
+        try:
+            await asyncio.wait([coming, denied], timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                return coming.result()
+            if denied.done():
+                return denied.result()
+        finally:
+            coming.cancel()
+        message = f"NATS stopped delivering {stream} ({self.problem or 'connected'})"
+        raise BusUnavailable(message)
 
     # -- key-value buckets ----------------------------------------------------------------------------------------
 
@@ -306,6 +344,10 @@ def _parse_headers(raw: bytes) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
 
 
-def _stored(msg: Msg) -> Stored:
-    meta = msg.metadata
-    return Stored(msg.subject, meta.sequence.stream, msg.data, meta.timestamp.astimezone(UTC), dict(msg.headers or {}))
+def _got(msg: Msg) -> Stored:
+    """Return a message that a direct get has brought: where it was stored is in headers that the server adds."""
+    headers = dict(msg.headers or {})
+    subject, seq, at = (headers.pop(f"Nats-{name}", "") for name in ("Subject", "Sequence", "Time-Stamp"))
+    for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"):
+        headers.pop(name, None)
+    return Stored(subject, int(seq), msg.data, messages.convert(at, datetime).astimezone(UTC), headers)

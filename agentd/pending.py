@@ -54,6 +54,10 @@ class Pending(Generic[A]):
         if waiting is not None and not waiting.answer.done():
             waiting.answer.set_result(answer)
 
+    def drop(self, token: str) -> None:
+        """Forget a question: its answer does not matter any more."""
+        self._waiting.pop(token, None)
+
     def fail(self, token: str, error: Exception) -> None:
         """Tell whoever waits that there will be no answer."""
         waiting = self._waiting.pop(token, None)

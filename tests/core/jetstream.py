@@ -45,7 +45,10 @@ async def connected(
 
 async def make_stream(bus: Bus, name: str, *names: str, **config: Any) -> None:
     """Make a stream that captures `names`."""
-    await bus.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": list(names), "storage": "file"} | config)
+    await bus.api(
+        f"STREAM.CREATE.{name}",
+        {"name": name, "subjects": list(names), "storage": "file", "allow_direct": True} | config,
+    )
 
 
 async def make_consumer(bus: Bus, stream: str, durable: str, *, ack_wait: float = 30.0, **config: Any) -> None:
