@@ -29,7 +29,7 @@ async def spend(bus: Bus, key: str, limit: int) -> None:
     """Take a place for the act `key`; raises Denied when `limit` of them are taken."""
     while True:
         taken = await bus.kv_list(subjects.BUDGET)
-        if any(each.decode(Spent).key == key for each in taken.values()):
+        if any(spent.key == key for spent in bus.readable(taken.values(), Spent)):
             return
         free = next((place for place in map(str, range(limit)) if place not in taken), None)
         if free is None:

@@ -21,10 +21,10 @@ import msgspec
 
 from agentd import messages
 from agentd.connection import Connection, as_bytes, status_of
-from agentd.errors import BusError, BusFull, BusUnavailable, NotProvisioned, StaleWrite
+from agentd.errors import BusError, BusFull, BusUnavailable, InvalidMessage, NotProvisioned, StaleWrite
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import AsyncIterator, Generator, Iterable
 
     from agentd.connection import Delivery as Msg
 
@@ -206,6 +206,19 @@ class Bus(Connection):
         server = messages.convert(answer["ts"], datetime).timestamp()
         self.clock_offset = server - (before + after) / 2
         return self.clock_offset
+
+    def read(self, stored: Stored, kind: type[M]) -> M | None:
+        """Return a stored message as `kind`; one that cannot be read is noted, and None."""
+        try:
+            return stored.decode(kind)
+        except InvalidMessage as error:
+            self.unreadable.note(f"{stored.subject} ({stored.seq})", str(error))
+            return None
+
+    def readable(self, stored: Iterable[Stored], kind: type[M]) -> list[M]:
+        """Return those of `stored` that can be read as `kind`; the others are noted."""
+        found = (self.read(each, kind) for each in stored)
+        return [message for message in found if message is not None]
 
     async def last_many(self, stream: str, subject_filter: str) -> list[Stored]:
         """Return the last message of every subject that matches, in the order of their sequences."""

@@ -167,8 +167,8 @@ class Performance:
         if not self.undoes:
             return False
         stored = await self.bus.last(subjects.EFFECTS, subjects.effect(self.tool.service, self.undoes))
-        acted = [] if stored is None else stored.decode(EffectRecord).acted
-        return any(f"{tool} {target}" in acted for tool in tools)
+        record = None if stored is None else self.bus.read(stored, EffectRecord)
+        return record is not None and any(f"{tool} {target}" in record.acted for tool in tools)
 
     def breakable(self) -> AbstractContextManager[None]:
         """Let a stop end what an act does in here."""

@@ -49,7 +49,7 @@ async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
     for part in first.split("=", 1):
         subjects.check_id(part, "key")
     stored = await bus.last_many(subjects.EFFECTS, f"ai.effects.*.{first}.>")
-    records = [each.decode(EffectRecord) for each in stored]
+    records = bus.readable(stored, EffectRecord)
     return [record for record in records if record.key == key or record.key.startswith(f"{key}.")]
 
 

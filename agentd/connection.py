@@ -32,6 +32,7 @@ from agentd.errors import BusError, BusUnavailable, Denied, NoResponder
 from agentd.logs import Seldom
 from agentd.pending import Pending
 from agentd.replies import Answering
+from agentd.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -123,6 +124,7 @@ class Connection:
         self.counters = {"reconnects": 0, "watchdog_aborts": 0, "timeouts": 0, "refused_replies": 0}
         self._log = log
         self._seldom = Seldom(log)
+        self.unreadable = Unreadable(log)
         self._nc: Client = Answering(self._refuse)
         self._out: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
         self._wake = asyncio.Event()

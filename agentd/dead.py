@@ -164,10 +164,9 @@ async def letters(bus: Bus) -> list[Letter]:
         for why in (GIVEN_UP, POISONED, BROKEN)
         async for stored in scan(bus, subjects.DEAD, subjects.dead(why, "*", "*"), headers_only=True)
     ]
-    marks = {
-        _number(stored.subject): stored.decode(DeadMark)
-        async for stored in scan(bus, subjects.DEAD, subjects.ALL_DEAD_MARKS, last=True)
-    }
+    stored_marks = [stored async for stored in scan(bus, subjects.DEAD, subjects.ALL_DEAD_MARKS, last=True)]
+    read = {_number(stored.subject): bus.read(stored, DeadMark) for stored in stored_marks}
+    marks = {number: mark for number, mark in read.items() if mark is not None}
     explained = {(each.stream, each.consumer, each.sequence) for each in kept}
     unexplained = [each for each in advisories if each and (each.stream, each.consumer, each.sequence) not in explained]
     found = sorted([*kept, *unexplained], key=lambda each: each.number)
@@ -332,7 +331,7 @@ async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:
     subject = subjects.dead_mark(letter.number)
     before = await bus.last(subjects.DEAD, subject)
     if before is not None:
-        mark = before.decode(DeadMark)
+        mark = bus.read(before, DeadMark) or DeadMark(OPEN, "", now())  # one that cannot be read closes nothing
         broken_off = mark.action == REPLAYING and now() - mark.timestamp > TAKEOVER
         if mark.action != OPEN and not broken_off:
             message = f"letter {letter.number} was {mark.action} by {mark.principal} at {mark.timestamp:%F %T} UTC"

@@ -180,7 +180,7 @@ class Claim:
         Raises Fenced when somebody holds a higher epoch.
         """
         stored = await self._bus.last(subjects.EFFECTS, self._subject)
-        now = None if stored is None else stored.decode(EffectRecord)
+        now = None if stored is None else self._bus.read(stored, EffectRecord)
         if stored is None or now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
             holder = "nobody" if now is None else now.owner
             message = f"{changed.key}: the effect record is in the hands of {holder}"
@@ -285,7 +285,7 @@ async def entomb(  # noqa: PLR0913 - what, where, by whom, when
             stored = await bus.last(subjects.EFFECTS, subject)
         else:
             return True
-        record = None if stored is None else stored.decode(EffectRecord)
+        record = None if stored is None else bus.read(stored, EffectRecord)
         if stored is None or record is None or not stop or record.stop or record.phase != CLAIMED:
             return False
         try:

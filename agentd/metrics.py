@@ -88,6 +88,7 @@ class Metrics:
         self.bus_refused_replies = count(
             "bus_refused_replies", "Messages that were not answered: their reply subject was not an inbox"
         )
+        self.records_unreadable = count("records_unreadable", "Stored records that could not be read and were skipped")
         self.bus_connected = gauge("bus_connected", "1 while the connection to NATS is up")
         self.proxmox_requests = count("proxmox_requests", "Calls of the Proxmox API", ["method", "outcome"])
         self.proxmox_seconds = seconds("proxmox_request", "How long a call of the Proxmox API took", ["method"])
@@ -138,6 +139,7 @@ class Metrics:
             ("watchdog_aborts", self.bus_watchdog_aborts),
             ("timeouts", self.bus_timeouts),
             ("refused_replies", self.bus_refused_replies),
+            ("unreadable", self.records_unreadable),
         ):
             metric.inc(counters.get(name, 0) - self._bus_before.get(name, 0))
         self._bus_before = dict(counters)

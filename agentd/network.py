@@ -35,7 +35,7 @@ STEPS_SHOWN = 50
 async def presences(bus: Bus) -> list[Presence]:
     """Return every agent whose lease lasts, by name."""
     found = await bus.kv_list(subjects.LIVE)
-    there = [found[key].decode(Presence) for key in sorted(found)]
+    there = bus.readable((found[key] for key in sorted(found)), Presence)
     return [each for each in there if each.agent.status != ARRIVING]
 
 
@@ -56,19 +56,19 @@ async def services(bus: Bus) -> list[ServiceRegistration]:
 async def metrics(bus: Bus) -> list[MetricReport]:
     """Return the latest metrics report of each agent."""
     stored = await bus.last_many(subjects.METRICS, subjects.ALL_METRICS)
-    return [each.decode(MetricReport) for each in stored]
+    return bus.readable(stored, MetricReport)
 
 
 async def alerts(bus: Bus) -> list[Alert]:
     """Return the alerts that are firing."""
-    found = [each.decode(Alert) for each in (await bus.kv_list(subjects.ALERTS)).values()]
+    found = bus.readable((await bus.kv_list(subjects.ALERTS)).values(), Alert)
     return [each for each in found if each.state == "firing"]
 
 
 async def states(bus: Bus) -> list[Workflow]:
     """Return the state of every workflow: those not over first, then the latest."""
     stored = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS)
-    found = [each.decode(Workflow) for each in stored]
+    found = bus.readable(stored, Workflow)
     return sorted(found, key=lambda each: (each.over, -each.updated.timestamp()))
 
 

@@ -36,6 +36,10 @@ class Pending(Generic[A]):
         self._sweeping = False
         self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking for the running one costs a getpid()
 
+    def drop(self, token: str) -> None:
+        """Forget a question: its answer does not matter any more."""
+        self._waiting.pop(token, None)
+
     def add(self, subject: str, seconds: float) -> tuple[str, asyncio.Future[A]]:
         """Return a token for a question about `subject`, and what its answer is put into."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
@@ -53,10 +57,6 @@ class Pending(Generic[A]):
         waiting = self._waiting.pop(token, None)
         if waiting is not None and not waiting.answer.done():
             waiting.answer.set_result(answer)
-
-    def drop(self, token: str) -> None:
-        """Forget a question: its answer does not matter any more."""
-        self._waiting.pop(token, None)
 
     def fail(self, token: str, error: Exception) -> None:
         """Tell whoever waits that there will be no answer."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentd import subjects
+from agentd.errors import InvalidMessage
 from agentd.messages import encode
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus import Bus, Stored
 
 INLINE: Final = 16 * 1024
 """Bytes of a result above which it goes to the bucket."""
@@ -30,9 +31,17 @@ async def expand(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, dict):
         if "$stored" in value:
             stored = await bus.kv_get(subjects.RESULTS, value["$stored"])
-            found = None if stored is None else msgspec.json.decode(stored.data)
+            found = None if stored is None else _value(stored)
             return found.get(value["field"]) if "field" in value and isinstance(found, dict) else found
         return {key: await expand(bus, each) for key, each in value.items()}
     if isinstance(value, list):
         return [await expand(bus, each) for each in value]
     return value
+
+
+def _value(stored: Stored) -> Any:  # noqa: ANN401 - JSON
+    """Return a stored result; raises InvalidMessage that names it."""
+    try:
+        return msgspec.json.decode(stored.data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessage(f"the stored result {stored.subject} cannot be read: {error}") from error

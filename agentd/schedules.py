@@ -126,7 +126,7 @@ async def provision(bus: Bus, schedules: Mapping[str, sections.Schedule]) -> lis
 
 async def _put(bus: Bus, wanted: ScheduleDue, stored: Stored | None) -> str:
     """Store a schedule unless it is there; return what was changed."""
-    known = None if stored is None else stored.decode(ScheduleDue)
+    known = None if stored is None else bus.read(stored, ScheduleDue)
     if stored is not None and known == wanted and _headers(wanted).items() <= stored.headers.items():
         return ""
     where = f"schedules.{wanted.name}"
@@ -171,7 +171,8 @@ async def _stored(bus: Bus) -> dict[str, Stored]:
 
 async def schedules(bus: Bus, configured: Mapping[str, sections.Schedule]) -> list[ScheduleView]:
     """Return the schedules that are in force, and those that this configuration has besides."""
-    there = {name: each.decode(ScheduleDue) for name, each in (await _stored(bus)).items()}
+    read = {name: bus.read(stored, ScheduleDue) for name, stored in (await _stored(bus)).items()}
+    there = {name: due for name, due in read.items() if due is not None}
     views = [await _view(bus, each, _state(each, configured.get(name))) for name, each in there.items()]
     for name in set(configured) - set(there):
         state = "not in force: run `agentd provision`" if configured[name].enabled else "disabled"
@@ -198,11 +199,11 @@ async def _view(bus: Bus, schedule: ScheduleDue, state: str) -> ScheduleView:
         next=await asyncio.to_thread(_next, schedule, bus.server_time()) if state.startswith(IN_FORCE) else None,
     )
     run = await bus.kv_get(subjects.CONF, subjects.schedule_key(schedule.name))
-    if run is None:
+    last = None if run is None else bus.read(run, ScheduleRun)
+    if last is None:
         return view
-    last = run.decode(ScheduleRun)
     stored = await bus.last(subjects.WORKFLOWS, subjects.event(last.workflow_id))
-    workflow = None if stored is None else stored.decode(Workflow)
+    workflow = None if stored is None else bus.read(stored, Workflow)
     return msgspec.structs.replace(
         view,
         last=last.workflow_id,

@@ -282,7 +282,7 @@ class Supervisor:
         self._systemd.stopping()
 
     def _measure(self) -> None:
-        self.metrics.bus_counted(self.bus.counters)
+        self.metrics.bus_counted(self.bus.counters | {"unreadable": self.bus.unreadable.count})
         self.metrics.bus_connected.set(self.bus.connected)
         self.metrics.audit_broken.set(bool(self.ledger.alarm))
         self.metrics.frozen.set(self.brake.current is not None)
@@ -421,6 +421,8 @@ class Supervisor:
             warnings.append("the API of Proxmox is not reachable: what is read comes from pvesh, nothing is changed")
         health = {each.role.name: each.context.health for each in self._running}
         warnings += [f"{name}: {text}" for name, each in health.items() for text in each.warnings]
+        unreadable = self.bus.unreadable.shown()
+        warnings += unreadable
         waiting = Health(reason="waiting for NATS")
         roles = [
             RoleState(name, health.get(name, waiting).ready, health.get(name, waiting).reason) for name in self.roles
@@ -428,7 +430,15 @@ class Supervisor:
         freeze = self.brake.current
         frozen = "" if freeze is None else say(freeze)
         return Identity(
-            self.name, self.config.node.name, self.agent_id, __version__, self.started, roles, warnings, frozen
+            self.name,
+            self.config.node.name,
+            self.agent_id,
+            __version__,
+            self.started,
+            roles,
+            warnings,
+            frozen,
+            unreadable,
         )
 
     def plugin_states(self) -> list[PluginState]:

@@ -142,11 +142,13 @@ class Site:
         _known(request, "format")
         reasons = self._view.readiness()
         code = _UNAVAILABLE if reasons else 200
-        frozen = self._view.identity().frozen
+        identity = self._view.identity()
+        frozen = identity.frozen
         if _format(request) != "text":
-            return _json(Readiness(not reasons, reasons, frozen), code)
+            return _json(Readiness(not reasons, reasons, frozen, identity.unreadable), code)
         text = "".join(f"{each.source}: {each.text}\n" for each in reasons) or "ready\n"
         text += f"the network is {frozen}\n" if frozen else ""
+        text += "".join(f"warning: {warning}\n" for warning in identity.unreadable)
         return PlainTextResponse(text, code, _FRESH)
 
     async def metrics(self, _: Request) -> Response:

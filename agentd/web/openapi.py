@@ -20,11 +20,15 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Say whether this daemon is ready, and if not, why; `frozen` says that nothing may be changed now, and why."""
+    """Say whether this daemon is ready, and if not, why; `frozen` says that nothing may be changed now, and why.
+
+    `unreadable` are stored records that this daemon has skipped.
+    """
 
     ready: bool
     reasons: list[Reason]
     frozen: str = ""
+    unreadable: list[str] = []
 
 
 _LIMIT = ("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})

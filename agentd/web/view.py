@@ -52,6 +52,7 @@ class Identity(msgspec.Struct, frozen=True):
     roles: list[RoleState]
     warnings: list[str] = []
     frozen: str = ""
+    unreadable: list[str] = []
 
 
 class Reason(msgspec.Struct, frozen=True):

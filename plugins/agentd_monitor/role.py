@@ -63,7 +63,7 @@ class Monitor:
         self._ticked = now()
         self._book = AlertBook(self._settings.thresholds(), self._ticked)
         stored = await context.bus.kv_list(subjects.ALERTS)
-        self._book.restore([each.decode(Alert) for each in stored.values()])
+        self._book.restore(context.bus.readable(stored.values(), Alert))
         hearing = [
             await context.bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._book.observe_heartbeat)),
             await context.bus.subscribe(
@@ -207,7 +207,8 @@ class Monitor:
         ttl = self._settings.resolved_for if alert.state == RESOLVED else None
         while True:
             stored = await bus.kv_get(subjects.ALERTS, key)
-            known = RESOLVED if stored is None else stored.decode(Alert).state
+            before = None if stored is None else bus.read(stored, Alert)
+            known = RESOLVED if before is None else before.state
             if known == alert.state:
                 return False
             try:

@@ -28,6 +28,7 @@ from msgspec.structs import replace
 
 from agentd import dead, subjects
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
+from agentd.consumer import GiveUp
 from agentd.crash import crash_point
 from agentd.effects import entomb
 from agentd.errors import BusUnavailable, Denied, Rejected, StaleWrite, TemporaryError
@@ -218,17 +219,33 @@ class Engine:
         if batch[0].new:
             batch[0].new = False  # most requests are: try without reading, once
             return 0, None
-        stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
-        if stored is None:
-            return 0, None
-        version = msgspec.json.decode(stored.data, type=_Head).v
-        if version > VERSION:
-            message = f"{workflow_id}: written by a newer orchestrator (state version {version})"
-            raise TemporaryError(message, delay=NEWER_DELAY)
-        state = stored.decode(Workflow)
+        seq, state = await self._read(workflow_id)
+        if state is None:
+            return seq, None
         await self._emit(state)
         if not state.over:
-            self._remember(state, stored.seq)
+            self._remember(state, seq)
+        return seq, state
+
+    async def _read(self, workflow_id: str) -> tuple[int, Workflow | None]:
+        """Return the sequence of the last event, which the next one replaces, and the last state that can be read.
+
+        What cannot be read was not written by an orchestrator: the workflow goes on from the event before it.  Raises
+        TemporaryError for a state of a newer version, GiveUp if no event of the workflow can be read.
+        """
+        subject = subjects.event(workflow_id)
+        stored = await self._bus.last(subjects.WORKFLOWS, subject)
+        if stored is None:
+            return 0, None
+        if (head := self._bus.read(stored, _Head)) is not None and head.v > VERSION:
+            message = f"{workflow_id}: written by a newer orchestrator (state version {head.v})"
+            raise TemporaryError(message, delay=NEWER_DELAY)
+        state = self._bus.read(stored, Workflow)
+        if state is None:
+            found = self._bus.readable(await self._bus.every(subjects.WORKFLOWS, subject), Workflow)
+            state = next((each for each in reversed(found) if each.workflow_id == workflow_id), None)
+        if state is None:
+            raise GiveUp(f"{workflow_id}: no state of it can be read; see {subject} in {subjects.WORKFLOWS}")
         return stored.seq, state
 
     def _remember(self, state: Workflow, seq: int) -> None:
@@ -338,13 +355,12 @@ class Engine:
         stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
         if stored is None:
             return True
-        head = msgspec.json.decode(stored.data, type=_Head)
+        head = self._bus.read(stored, _Head) or _Head()
         return head.v <= VERSION and head.status in TERMINAL
 
     async def read(self, workflow_id: str) -> Workflow | None:
         """Return the state of a workflow as the leader knows it."""
-        stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
-        return None if stored is None else stored.decode(Workflow)
+        return (await self._read(workflow_id))[1]
 
     async def awaits(self, parent: Parent) -> bool:
         """Tell whether the task that wants to start a workflow still waits for it."""

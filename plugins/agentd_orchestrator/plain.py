@@ -294,7 +294,8 @@ class PlainAgents:
     async def _foreign(self, name: str) -> int | None:
         """Return the sequence of a plain agent's lease, 0 for none; None if the id is one of our own daemons'."""
         stored = await self._context.bus.kv_get(subjects.LIVE, name)
-        if stored is not None and stored.decode(Presence).agent.version:
+        presence = None if stored is None else self._context.bus.read(stored, Presence)
+        if presence is not None and presence.agent.version:
             self._seldom.warning("a plain agent uses the id of an agentd daemon", agent=name)
             return None
         return 0 if stored is None else stored.seq

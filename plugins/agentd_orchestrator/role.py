@@ -157,7 +157,7 @@ class Orchestrator:
 
     async def _version(self) -> int:
         living = await self._context.bus.kv_list(subjects.LIVE)
-        agents = [each.decode(Presence).agent for each in living.values()]
+        agents = [each.agent for each in self._context.bus.readable(living.values(), Presence)]
         return min([VERSION, *(each.state_version for each in agents if self.name in each.role)])
 
     async def _look_at_files(self) -> None:

@@ -68,7 +68,7 @@ async def _noted(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleR
     """Note what this firing becomes; return the run whose workflow is to be asked for, None for none."""
     bus, key = context.bus, subjects.schedule_key(schedule.name)
     stored = await bus.kv_get(subjects.CONF, key)
-    last = None if stored is None else stored.decode(ScheduleRun)
+    last = None if stored is None else bus.read(stored, ScheduleRun)
     if last is not None and last.fired >= job.stored:  # noted before a crash, or a later one came
         return last if last.begun == job.stored else None
     fresh = ScheduleRun(subjects.cron_workflow(schedule.name, job.sequence), begun=job.stored, fired=job.stored)

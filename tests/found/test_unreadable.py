@@ -1,0 +1,110 @@
+"""A record that cannot be read is skipped, counted and shown; it stops no agent, no page and no list."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import budget, client, network, subjects
+from agentd.dead import letters
+from agentd.errors import Denied
+from agentd.messages import SignalReply, WorkflowRequest, WorkflowSignal, encode
+from agentd.schedules import schedules
+from fake_agent import Agent, orchestrators, task
+from harness import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd.bus import Bus
+    from harness import Net
+
+NONSENSE = [
+    b"",
+    b"not JSON",
+    b"\xff\xfe",
+    b"[]",
+    b"{}",
+    b'{"v": "x"}',
+    b"[" * 50_000,
+    encode(SignalReply("w1", done=True)),
+]
+
+
+@pytest.mark.parametrize("data", NONSENSE, ids=range(len(NONSENSE)))
+async def test_lists_go_on(bus: Bus, data: bytes) -> None:
+    """Whatever is written where only our own records belong, every list shows the others."""
+    places: dict[str, Callable[[Bus], Awaitable[Any]]] = {
+        subjects.event("broken"): network.states,
+        f"$KV.{subjects.LIVE}.broken": network.presences,
+        f"$KV.{subjects.ALERTS}.broken": network.alerts,
+        subjects.metrics("broken"): network.metrics,
+        subjects.dead_mark(7): letters,
+        subjects.cron_timer("broken"): lambda bus: schedules(bus, {}),
+    }
+    for subject, ask in places.items():
+        before = bus.unreadable.count
+        await bus.store(subject, data)
+        found = await ask(bus)
+        again = await ask(bus)
+
+        assert found == again == []
+        assert bus.unreadable.count == before + 1, subject
+        assert any(line.startswith(f"{subject} (") for line in bus.unreadable.shown())
+
+
+async def test_the_budget_counts_what_cannot_be_read(bus: Bus) -> None:
+    """A place that cannot be read is taken: nothing more is destroyed because of it."""
+    await bus.kv_put(subjects.BUDGET, "0", b"nonsense")
+    await budget.spend(bus, "w.t", 2)
+    with pytest.raises(Denied):
+        await budget.spend(bus, "w.u", 2)
+
+
+async def test_a_workflow_goes_on(quiet_net: Net, bus: Bus) -> None:
+    """What a stranger writes over the state of a workflow is skipped: it goes on from the event before, others too."""
+    agent = Agent(bus)
+    agent.hold |= {"a"}
+    async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 2) as (daemon, _), agent.working():
+        for name in ("w1", "w2"):
+            await client.submit(bus, "tester", WorkflowRequest("test", name))
+            await eventually(lambda name=name: network.state(bus, name), f"{name} is there")  # type: ignore[misc]
+        for data in (b"not JSON", encode(SignalReply("w1", done=True))):
+            await bus.store(subjects.event("w1"), data)
+        shown = await asyncio.to_thread(_get, daemon.url, "/api/workflows")
+        ready = await asyncio.to_thread(_get, daemon.url, "/readyz")
+        agent.release.set()
+        answers = [await client.follow(bus, name, lambda _: None, wait=45) for name in ("w2", "w1")]
+        metrics = (await daemon.metrics.render()).decode()
+
+    assert [each["workflow_id"] for each in shown] == ["w2"]
+    assert any("ai.workflows.event.w1" in line for line in ready["unreadable"])
+    assert [answer.status for answer in answers] == ["completed", "completed"]
+    assert "agentd_records_unreadable_total" in metrics
+
+
+async def test_a_workflow_of_which_nothing_can_be_read(quiet_net: Net, bus: Bus) -> None:
+    """Inputs of a workflow without any readable state are dead letters; others are decided as ever."""
+    agent = Agent(bus)
+    async with orchestrators(quiet_net, lambda _: [task("a")]), agent.working():
+        await bus.store(subjects.event("w1"), b"not JSON")
+        await bus.store(subjects.signal("tester", "w1"), WorkflowSignal("cancel"))
+        await client.submit(bus, "tester", WorkflowRequest("test", "w2"))
+        answer = await client.follow(bus, "w2", lambda _: None, wait=45)
+
+        async def buried() -> bool:
+            return bool(await bus.every(subjects.DEAD, "ai.dead.given-up.>"))
+
+        await eventually(buried, "the signal is a dead letter")
+
+    assert answer.status == "completed"
+
+
+def _get(url: str, path: str) -> Any:
+    request = urllib.request.Request(url + path, headers={"Accept": "application/json"})  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
+        return json.loads(answer.read())
