@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-MANY = 512
-"""Subjects whose last messages are asked for at once."""
 PAGE = 256
-"""Messages that are asked for at once."""
+"""Messages, or subjects whose last messages, that are asked for at once."""
 PAGE_BYTES = 8 << 20
 """Bytes of them, after the first."""
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
@@ -222,11 +220,15 @@ class Bus(Connection):
 
     async def last_many(self, stream: str, subject_filter: str) -> list[Stored]:
         """Return the last message of every subject that matches, in the order of their sequences."""
-        named = await self._subjects(stream, subject_filter)
-        found: list[Stored] = []
-        for begin in range(0, len(named), MANY):  # the server answers at most 1,024 at a time
-            found += (await self._direct(stream, {"multi_last": named[begin : begin + MANY]}))[0]
+        found = [stored async for stored in self.lasts(stream, subject_filter)]
         return sorted(found, key=lambda stored: stored.seq)
+
+    async def lasts(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
+        """Yield the last message of every subject that matches, in no order, read page by page."""
+        named = await self._subjects(stream, subject_filter)
+        for begin in range(0, len(named), PAGE):  # the server answers at most 1,024 at a time
+            for stored in (await self._direct(stream, {"multi_last": named[begin : begin + PAGE]}))[0]:
+                yield stored
 
     async def every(self, stream: str, subject_filter: str) -> list[Stored]:
         """Return every message whose subject matches, the oldest first."""

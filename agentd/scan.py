@@ -21,13 +21,13 @@ SIZE: Final = "Nats-Msg-Size"
 async def scan(
     bus: Bus, stream: str, *filters: str, last: bool = False, headers_only: bool = False
 ) -> AsyncIterator[Stored]:
-    """Yield the messages whose subject matches, the oldest first; with `last`, the last one of each subject.
+    """Yield the messages whose subject matches, the oldest first; with `last`, each subject's last one, in no order.
 
     Raises BusUnavailable when NATS goes away in between: what was yielded until then is not all.
     """
     for subject_filter in filters:
         if last:
-            for stored in await bus.last_many(stream, subject_filter):
+            async for stored in bus.lasts(stream, subject_filter):
                 yield stored
             continue
         async for stored in bus.walk(stream, subject_filter):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import client, network, subjects
-from agentd.bus import MANY, PAGE
+from agentd.bus import PAGE
 from agentd.errors import Denied
 from agentd.messages import Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowSignal
 from agentd.policy import Policy
@@ -103,7 +103,7 @@ async def test_a_principal_with_exactly_its_rights(quiet_net: Net, bus: Bus, nat
 
 async def test_more_than_a_page(bus: Bus) -> None:
     """Lists are whole, in order and with the last of each subject, however many pages they take."""
-    subjects_ = [subjects.audit(f"a{number}") for number in range(MANY + 100)]
+    subjects_ = [subjects.audit(f"a{number}") for number in range(2 * PAGE + 100)]
     for _ in range(2):
         await asyncio.gather(*(bus.store(subject, subject.encode()) for subject in subjects_))
     every = await bus.every(subjects.AUDIT, "ai.audit.*")
