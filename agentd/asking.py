@@ -13,7 +13,7 @@ import msgspec
 from agentd import secrecy, subjects
 from agentd.errors import TemporaryError, UsageError
 from agentd.messages import SignalReply, WorkflowRequest, WorkflowSignal, check_size, encode, request_digest
-from agentd.workflows import Status, TaskStatus, Workflow
+from agentd.workflows import Approval, Status, TaskStatus, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -120,12 +120,19 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
 
 
 async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
-    """Approve or reject what a workflow waits for, just as it is shown now.
+    """Approve or reject what a workflow waits for, as it was shown: `wanted.digest` says as what.
 
-    task  may be "" when only one waits
+    task  may be "" when only one waits; without a digest it is what `waits` shows now
 
     Raises UsageError when it waits for nothing, and what `signal` raises.
     """
+    name, approval = await waits(bus, workflow_id, task)
+    exact = msgspec.structs.replace(wanted, task=name, digest=wanted.digest or approval.digest)
+    return await signal(bus, principal, workflow_id, exact)
+
+
+async def waits(bus: Bus, workflow_id: str, task: str) -> tuple[str, Approval]:
+    """Return the task that waits for an approval, and what is shown; raises UsageError when none does."""
     state = await _running(bus, workflow_id)
     waiting = {name: each.approval for name, each in state.tasks.items() if each.status is TaskStatus.WAITING_APPROVAL}
     name = task or (next(iter(waiting)) if len(waiting) == 1 else "")
@@ -136,8 +143,7 @@ async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: 
             f"{workflow_id}: {f'{task} does not wait' if task else 'name the task that waits'} for an approval{there}"
         )
         raise UsageError(message)
-    exact = msgspec.structs.replace(wanted, task=name, digest=approval.digest)
-    return await signal(bus, principal, workflow_id, exact)
+    return name, approval
 
 
 async def _running(bus: Bus, workflow_id: str) -> Workflow:

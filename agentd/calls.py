@@ -62,6 +62,7 @@ class Performance:
     guard     asked right before the tool acts; raises when it may not
     undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
     changing  this very run has begun to change something
+    asked     the digest of the tool and of the parameters as the assignment has them
     authenticated  the principal is proven, as the assignment says
     agent     the agent that runs it: steps are called under this name
     """
@@ -87,6 +88,7 @@ class Performance:
     changing: bool = False
     authenticated: bool = True
     agent: str = ""
+    asked: str = ""
 
     @property
     def begun(self) -> datetime | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from agentd.bus import Bus
     from agentd.messages import SignalReply, WorkflowResponse
 
+SHORTEST: Final = 12
+"""Digits of a digest that suffice to name it."""
 PLANNED = 30.0
 """Seconds that a dry run is waited for: an orchestrator needs none of them."""
 
@@ -204,7 +206,8 @@ def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = 
     async def work() -> tuple[SignalReply, WorkflowResponse | None]:
         async with app.bus() as (bus, config):
             if wanted.action in {"approve", "reject"}:
-                reply = await client.decide(bus, config.principal, workflow_id, wanted.task, wanted)
+                shown = await _shown(app, bus, workflow_id, wanted)
+                reply = await client.decide(bus, config.principal, workflow_id, shown.task, shown)
             else:
                 reply = await client.signal(bus, config.principal, workflow_id, wanted)
             return reply, await _follow(app, bus, workflow_id) if wait and reply.done else None
@@ -215,6 +218,21 @@ def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = 
     if answer is not None:
         _finish(app, answer)
     app.show({"workflow_id": workflow_id, "watch": f"agentd watch {workflow_id}"}, "submitted")
+
+
+async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -> WorkflowSignal:
+    """Print what waits for an approval, and return the signal with the digest of exactly that."""
+    from agentd import client
+
+    name, approval = await client.waits(bus, workflow_id, wanted.task)
+    if wanted.action == "approve" and not app.as_json:
+        click.echo(
+            printable(f"{workflow_id}, {name}:\n  {approval.text}\n  digest {approval.digest}", lines=True), err=True
+        )
+    if wanted.digest and not (len(wanted.digest) >= SHORTEST and approval.digest.startswith(wanted.digest)):
+        message = f"--digest: {name} is not what was shown any more; look at it again: agentd show {workflow_id}"
+        raise Rejected(message)
+    return msgspec.structs.replace(wanted, task=name, digest=approval.digest)
 
 
 @click.command()
@@ -250,10 +268,11 @@ def resume(app: App, workflow_id: str, reason: str) -> None:
 @ID
 @click.argument("task", default="")
 @REASON
+@click.option("--digest", default="", help="Digest that `agentd show ID` has shown; anything else is refused.")
 @passes
-def approve(app: App, workflow_id: str, task: str, reason: str) -> None:
-    """Say yes to what a workflow waits for, just as `agentd show ID` shows it; not to one's own."""
-    _signal(app, workflow_id, WorkflowSignal("approve", reason, task=task))
+def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> None:
+    """Approve what a workflow waits for, exactly as it is shown; not one's own request."""
+    _signal(app, workflow_id, WorkflowSignal("approve", reason, task=task, digest=digest))
 
 
 @click.command()

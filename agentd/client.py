@@ -17,6 +17,7 @@ from agentd.asking import new_id as new_id  # noqa: PLC0414
 from agentd.asking import plan as plan  # noqa: PLC0414
 from agentd.asking import signal as signal  # noqa: PLC0414
 from agentd.asking import submit as submit  # noqa: PLC0414
+from agentd.asking import waits as waits  # noqa: PLC0414
 from agentd.calls import call_tool
 from agentd.errors import BusUnavailable, UsageError
 from agentd.messages import (

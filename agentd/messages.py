@@ -134,6 +134,7 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     state   how it looks now, short: an approval holds for exactly this
     labels  further names that may protect it: tag/keep, pool/core, node/pve1
     loses   what goes with it, for who has to approve: one line each
+    risks   what speaks against it, for who has to approve: it changes by itself, so no approval is bound to it
     """
 
     name: str
@@ -141,6 +142,7 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     state: dict[str, Any] = {}
     labels: list[str] = []
     loses: list[str] = []
+    risks: list[str] = []
 
 
 class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -164,11 +166,15 @@ class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say who approved an act, what exactly (`digest`), and how that looked which it changes."""
+    """Say who approved an act, what exactly (`digest`), and how that looked which it changes.
+
+    call  the digest of the tool and its parameters, as the assignment has them; "" in a state of an older orchestrator
+    """
 
     by: str
     digest: str
     targets: list[Target] = []
+    call: str = ""
 
 
 class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -181,6 +181,7 @@ def task_view(found: Workflow, name: str) -> TaskView:
         warnings=task.warnings,
         after=[] if task.parent else spec.after,
         asks=_asks(found.workflow_id, name, task),
+        digest=task.approval.digest if task.approval and task.status is TaskStatus.WAITING_APPROVAL else "",
     )
 
 

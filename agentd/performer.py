@@ -118,7 +118,7 @@ class Performer:
         self.policy.allow(tool.name, tool.tier, performance.tier, principal=principal)
         if tool.tier in CONSENTED and not performance.authenticated:
             raise Denied(unproven(f"{tool.name} is of tier {tool.tier}", principal))
-        self.policy.consented(tool.name, tool.tier, principal, performance.consent)
+        self.policy.consented(tool.name, tool.tier, principal, performance.consent, asked=performance.asked)
         await self.brake.begin(tool.name)
         await self.ledger.open()
         self.ledger.check(tool.name)

@@ -44,6 +44,11 @@ def looking() -> Iterator[None]:
         _looking.reset(before)
 
 
+def is_looking() -> bool:
+    """Return True in a dry run."""
+    return _looking.get()
+
+
 def no_writing(what: str) -> None:
     """Raise PermanentError if `what`, which writes, is about to be done by a dry run: a tool has a bug."""
     if _looking.get():
@@ -132,8 +137,11 @@ class Policy:
         setting = "[policy] plain_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
 
-    def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None) -> None:
-        """Return if `tool` may be begun; raises NeedsPlan, or Denied unless two authenticated principals want it."""
+    def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = "") -> None:
+        """Return if `tool` may be begun; raises NeedsPlan, or Denied unless two authenticated principals want it.
+
+        asked  the digest of the tool and its parameters: Rejected if they are not those that were approved
+        """
         if needed not in CONSENTED:
             return
         if principal in ANONYMOUS:
@@ -144,6 +152,11 @@ class Policy:
             raise Denied(unproven(f"{tool} was approved by {consent.by}", consent.by))
         if consent.by in {"", principal}:
             raise Denied(f"{tool} was approved by {consent.by or 'nobody'}, who asked for it: somebody else has to")
+
+        if consent.call and consent.call != asked:
+            raise Rejected(
+                f"{tool}: its parameters are not those that {consent.by} approved: nothing was done; ask anew"
+            )
 
     def touch(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
         """Return if `tool` may now change these targets; raises Denied or Rejected."""
@@ -179,12 +192,25 @@ def unchanged(targets: Sequence[Target], consent: Consent) -> None:
         old = then.pop(each.name, None)
         if old is None:
             raise Rejected(f"{each.title} was not part of what {consent.by} approved: nothing was done; ask anew")
-        changed = sorted(key for key in {*old.state, *each.state} if old.state.get(key) != each.state.get(key))
-        if changed:
-            what = ", ".join(f"{key}: {old.state.get(key)!r} → {each.state.get(key)!r}" for key in changed)
+        what = _difference(old, each)
+        if what:
             raise Rejected(
                 f"{each.title} is not as it was when {consent.by} approved it ({what}): nothing was done; ask anew"
             )
     if then:
         gone = next(iter(then.values())).title
         raise Rejected(f"{gone}, which {consent.by} approved, is not meant any more: nothing was done; ask anew")
+
+
+def _difference(old: Target, new: Target) -> str:
+    """Return what of a target is not as it was, "" if all of it is; `risks` change by themselves."""
+    keys = sorted(key for key in {*old.state, *new.state} if old.state.get(key) != new.state.get(key))
+    found = [f"{key}: {old.state.get(key)!r} → {new.state.get(key)!r}" for key in keys]
+    if found:
+        return ", ".join(found)
+    sides = {
+        "title": (old.title, new.title),
+        "labels": (sorted(old.labels), sorted(new.labels)),
+        "loses": (sorted(old.loses), sorted(new.loses)),
+    }
+    return ", ".join(f"{name}: {was!r} → {now!r}" for name, (was, now) in sides.items() if was != now)

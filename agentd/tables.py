@@ -174,11 +174,15 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
     console.print()
     rows = [
         [safe(each.name), symbol(each.status), str(each.attempt), safe(each.agent or each.queue),
-         safe(", ".join(each.after)), safe_lines(each.asks or each.error or "; ".join(each.warnings))]
+         safe(", ".join(each.after)), safe_lines("has to be approved, see below" if each.asks else each.error or "; ".join(each.warnings))]
         for each in found.tasks
     ]  # fmt: skip
     _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
     console.print()
+    for each in found.tasks:
+        if each.asks:  # all of it: nothing is approved that was not shown
+            console.print(f"[bold]{safe(each.name)}[/] waits for an approval of:")
+            console.print(f"  {safe_lines(each.asks)}\n  digest {safe(each.digest)}\n", soft_wrap=True)
     for entry in found.timeline:
         seconds = (entry.at - found.created).total_seconds()
         console.print(f"  {seconds:8.2f} s  {safe(f'{entry.task:<28}')} {safe(entry.what)} [dim]{safe(entry.agent)}[/]")
@@ -312,7 +316,7 @@ def _asked(state: Workflow) -> None:
         if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
             until = f" until {task.approval.until:%Y-%m-%d %H:%M} UTC" if task.approval.until else ""
             console.print(f"{safe(state.workflow_id)} waits{until} for somebody else to approve {safe(name)}:")
-            console.print(f"  {safe_lines(task.approval.text)}")
+            console.print(f"  {safe_lines(task.approval.text)}\n  digest {safe(task.approval.digest)}", soft_wrap=True)
             console.print(
                 f"  agentd approve {safe(state.workflow_id)}    or    agentd reject {safe(state.workflow_id)}"
             )

@@ -251,6 +251,7 @@ class Worker:
             undoes=subjects.effect_key(task.workflow_id, task.undoes) if task.undoes else "",
             authenticated=task.authenticated,
             agent=self.agent_id,
+            asked=digest([task.task_type, task.parameters]),
         )
         parameters = await results.expand(self.bus, task.parameters)
         return await self.performer.perform(performance, parameters, takeover=True)

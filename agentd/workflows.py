@@ -223,7 +223,9 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
     """What has to be said yes to: exactly what `digest` is made of, until when, and by whom it was.
 
-    That is the tool, its parameters, and what a look at what it would change has found.
+    That is the tool, its parameters, what a look at what it would change has found, and the text that is shown.
+
+    calls  the digest of the tool and the parameters of the call, or of each item's: what the agent may do
     """
 
     text: str
@@ -233,6 +235,7 @@ class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
     by: str = ""
     at: datetime | None = None
     reason: str = ""
+    calls: list[str] = []
 
 
 class Parent(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentd import freeze, tokens
-from agentd.errors import Denied
+from agentd.errors import Denied, InvalidMessage
 from agentd.messages import NetworkRequest, WorkflowSignal, decode, encode
 from agentd.printable import escaped_bytes
 from agentd.subjects import check_id
@@ -41,6 +41,7 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Say more about an action; all of it may be left out.
 
     task        which one is approved or rejected, if several wait
+    digest      of approve: what was shown, as /api/workflows/ID has it; needed
     reason      is kept with the workflow
     compensate  of cancel: undo what was done
     """
@@ -48,6 +49,7 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: str = ""
     reason: str = ""
     compensate: bool = False
+    digest: str = ""
 
 
 class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +88,12 @@ class Wheel:
         wanted = await _body(request, Steering)
         if await self._view.workflow(workflow_id) is None:
             raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")
-        signal = WorkflowSignal(action, wanted.reason, wanted.task, compensate=wanted.compensate)
+        if action == "approve" and not wanted.digest:
+            text = (
+                f"digest: name the one that was shown: /api/workflows/{workflow_id} has it beside each task that waits"
+            )
+            raise InvalidMessage(text)
+        signal = WorkflowSignal(action, wanted.reason, wanted.task, wanted.digest, compensate=wanted.compensate)
         reply = await self._view.signal(principal, workflow_id, signal)
         return _reply(reply, done=reply.done)
 

@@ -51,6 +51,10 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
         "TASKS",
     ]
     lines += _columns(_task(task) for task in workflow.tasks)
+    for task in workflow.tasks:
+        if task.asks:  # all of it: nothing is approved that was not shown
+            lines += ["", f"TO APPROVE: {task.name}", *(f"  {line}" for line in task.asks.splitlines())]
+            lines += [f"  digest {task.digest}"]
     lines += ["", "HISTORY"]
     lines += _columns(
         (f"  {words.exact(each.at)}", each.task, f"{each.what}{_attempt(each.attempt)}", each.agent)
@@ -61,7 +65,7 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
 
 def _task(task: TaskView) -> tuple[str, ...]:
     how = look(status.TASK, task.status)
-    notes = "; ".join(_short(text) for text in (task.asks, task.error, *task.warnings) if text)
+    notes = "; ".join(_short(text) for text in (task.error, *task.warnings) if text)
     return (
         f"  {how.mark} {task.name}",
         task.tool,

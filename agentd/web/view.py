@@ -90,6 +90,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     started  when its present attempt was assigned
     after    the tasks that it waits for
     asks     what it waits for a yes to, and how to say it
+    digest   of what is asked: an approval has to name it
     """
 
     workflow_id: str
@@ -105,6 +106,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
     after: list[str] = []
     asks: str = ""
+    digest: str = ""
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):

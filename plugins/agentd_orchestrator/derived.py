@@ -14,7 +14,6 @@ from agentd.messages import (
     Consent,
     Outcome,
     Preview,
-    Target,
     TaskAssignment,
     TaskCompletion,
     TaskError,
@@ -31,8 +30,6 @@ MAX_TIMEOUT: Final = 30 * 86_400.0
 """Longest time-out of a workflow in seconds: effect records, by which nothing is done twice, are kept for as long."""
 URGENT: Final = 5
 """Priority above which tasks go to the lane of their service that nothing else waits in."""
-MAX_SHOWN: Final = 20
-"""Targets that are named to who has to approve; the others are counted."""
 UNKNOWN: Final = {
     "deadline": "its deadline passed while it ran",
     "lost": "its agent was not heard of again while it ran",
@@ -97,14 +94,6 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
     return value
 
 
-def approved(state: Workflow, name: str) -> str:
-    """Return the digest of what is done if the task `name` is approved now."""
-    spec = state.spec(name)
-    what: list[Any] = [spec.tool or spec.workflow]
-    what += [parameters(state, name)] if spec.each is None else [resolve(spec.each, state, name), spec.parameters]
-    return digest([*what, state.result(LOOK + name)] if _look_of(state, name) else what)
-
-
 def seen(state: Workflow, name: str) -> list[Preview]:
     """Return what was seen of what the task `name`, or each of its items, would change; [] if nobody looked."""
     look, task = LOOK + name, _look_of(state, name)
@@ -119,28 +108,15 @@ def seen(state: Workflow, name: str) -> list[Preview]:
         raise Rejected(message) from error
 
 
+def looked(state: Workflow, name: str) -> bool:
+    """Return True if a task of the plan looks what the task `name` would change."""
+    return _look_of(state, name) is not None
+
+
 def _look_of(state: Workflow, name: str) -> TaskState | None:
     """Return the task that looks for the task `name`, which is more than to be called so."""
     task = state.tasks.get(LOOK + name)
     return task if task is not None and state.spec(LOOK + name).look else None
-
-
-def shown(state: Workflow, name: str) -> str:
-    """Return what has to be approved before the task `name` is begun, in a line for a person."""
-    given = str(resolve(state.spec(name).approval, state, name))
-    found = seen(state, name)
-    if not found:
-        return given
-    lines = [_line(each) for preview in found for each in preview.targets]
-    more = f" and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
-    what = f"{found[0].tool}: {'; '.join(lines[:MAX_SHOWN]) or 'nothing'}{more}"
-    if any(each.undo is None and not each.already for each in found):
-        what += "; nothing takes it back"
-    return f"{given}; {what}" if given else what
-
-
-def _line(target: Target) -> str:
-    return f"{target.title} ({', '.join(target.loses)})" if target.loses else target.title
 
 
 def consent(state: Workflow, name: str) -> Consent | None:
@@ -150,7 +126,10 @@ def consent(state: Workflow, name: str) -> Consent | None:
     approval = state.tasks[_asked(state, name)].approval
     if approval is None or approval.at is None:
         return None
-    return Consent(approval.by, approval.digest, [target for each in seen(state, name) for target in each.targets])
+    targets = [target for preview in seen(state, name) for target in preview.targets]
+    index = state.tasks[name].index if state.tasks[name].parent else 0
+    call = approval.calls[index] if index < len(approval.calls) else ""
+    return Consent(approval.by, approval.digest, targets, call)
 
 
 def _asked(state: Workflow, name: str) -> str:

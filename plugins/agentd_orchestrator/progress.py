@@ -23,7 +23,7 @@ from agentd.workflows import (
     TaskStatus,
     Workflow,
 )
-from agentd_orchestrator import derived, expressions
+from agentd_orchestrator import asked, derived, expressions
 from agentd_orchestrator.plan import MAX_TASKS
 from agentd_orchestrator.steps import add, cancelled, going_on, may_begin, note, put, satisfied
 
@@ -96,11 +96,11 @@ def _skip(state: Workflow, name: str, at: datetime, why: str) -> Workflow:
 
 def _ask(state: Workflow, name: str, at: datetime) -> Workflow:
     task = state.tasks[name]
-    text, within = printable(derived.shown(state, name), lines=True), state.spec(name).approve_within
+    text, within = printable(asked.shown(state, name), lines=True), state.spec(name).approve_within
     until = None if within is None else at + timedelta(seconds=within)
-    approval = Approval(text, derived.approved(state, name), at, until)
+    approval = Approval(text, asked.approved(state, name, text), at, until, calls=asked.calls(state, name))
     task = replace(task, status=TaskStatus.WAITING_APPROVAL, approval=approval)
-    return put(state, name, task, at, f"waits for an approval: {text}")
+    return put(state, name, task, at, f"waits for an approval: {asked.brief(text)}")
 
 
 def assign(state: Workflow, name: str, at: datetime) -> Workflow:

@@ -311,7 +311,7 @@ class Access:
         return sorted(map(_grant, entries), key=lambda each: (each.path, each.who, each.role))
 
     async def _held(self, role: str) -> list[str]:
-        return [f"{each.who} has it on {each.path}" for each in await self._grants() if each.role == role][:20]
+        return [f"{each.who} has it on {each.path}" for each in await self._grants() if each.role == role]
 
     async def _put(self, p: GrantRole, *, delete: bool) -> None:
         kind = "groups" if p.who.startswith("@") else "tokens" if "!" in p.who else "users"

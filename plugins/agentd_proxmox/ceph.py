@@ -189,9 +189,10 @@ class Ceph:
             full = (
                 f"{100 * status.used / status.total:.0f} % of Ceph is used" if status.total else "how full is unknown"
             )
-            loses = [f"data is moved until osd.{p.osd} ({now.used} % used) is {p.data}; {full}"]
+            loses = [f"data is moved until osd.{p.osd} is {p.data}"]
+            risks = [f"{now.used} % of it is used", full]
             state = {"up": now.up, "in": now.in_}
-            call.target(Target(f"osd/{p.osd}", f"osd.{p.osd} on {p.host}", state, [f"node/{p.host}"], loses))
+            call.target(Target(f"osd/{p.osd}", f"osd.{p.osd} on {p.host}", state, [f"node/{p.host}"], loses, risks))
             return None
 
         async def act() -> None:

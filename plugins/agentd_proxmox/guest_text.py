@@ -14,8 +14,8 @@ from agentd.answers import one_line
 
 Entry = dict[str, Any]
 
-WORD, LINES, COMMAND = 200, 32, 1000
-"""How long a name from a guest is at most, how many of a kind are shown, and how much of a command."""
+WORD, LINES = 200, 32
+"""How long a name from a guest is at most, and how many of a kind are shown."""
 LARGEST = 2**70
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff]"
@@ -45,9 +45,8 @@ def unmangled(text: str) -> str:
 
 
 def command(words: list[str]) -> str:
-    """Return a command as whoever approves it reads it, and say what is not shown."""
-    text = one_line(shown(shlex.join(words)))
-    return text if len(text) <= COMMAND else f"{text[:COMMAND]} … ({len(text) - COMMAND} characters are not shown)"
+    """Return a command as who approves it reads it: all of it."""
+    return one_line(shown(shlex.join(words)))
 
 
 def word(value: object) -> str:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-NAMED = 10
-"""Guests of a node that are named; the others are counted."""
-
 
 class StopNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which node.  without_quorum: even if those that stay are too few to decide anything."""
@@ -179,10 +176,9 @@ def _enough(nodes: dict[str, bool], node: str) -> None:
 
 
 def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
-    named = [f"{at.title} stops" for at in running[:NAMED]]
-    more = [f"and {len(running) - NAMED} more guests stop"] if len(running) > NAMED else []
+    named = [f"{at.title} stops" for at in running]
     title = f"node {p.node} with {len(running)} running guests ({p.command})"
     state: dict[str, Any] = {"online": True, "running": [at.vmid for at in running]}
     labels = [each for at in running for each in (at.target().name, *at.target().labels)]  # what protects a guest
     cut = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
-    return Target(f"node/{p.node}", title, state, labels, [*cut, *named, *more])
+    return Target(f"node/{p.node}", title, state, labels, [*cut, *named])

@@ -191,5 +191,5 @@ def _target(p: PruneRule, removed: list[Pruned]) -> Target:
         title=f"{len(removed)} backups on {p.storage}",
         state={"backups": _digest(removed)},
         labels=[f"storage/{p.storage}", *(f"guest/{each}" for each in guests)],
-        loses=[f"{each.volid} of {each.time:%Y-%m-%d %H:%M}" for each in removed[:SHOWN]],
+        loses=[f"{each.volid} of {each.time:%Y-%m-%d %H:%M}" for each in removed],
     )

@@ -42,8 +42,6 @@ TAKEN: Final = {
 MayLack = Literal[
     "comment", "server2", "port", "mode", "verify", "base_dn", "bind_dn", "user_attr", "filter", "autocreate"
 ]
-USERS: Final = 20
-"""Users of a realm that are named."""
 
 
 class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
@@ -202,8 +200,7 @@ class Realms:
                 return Found()
             self._not_built_in(now, "deleted")
             users = await self._users(p.id)
-            more = f" and {len(users) - USERS} more" if len(users) > USERS else ""
-            out = f"{len(users)} users come in no more: {', '.join(users[:USERS])}{more}" if users else "no users"
+            out = f"{len(users)} users come in no more: {', '.join(users)}" if users else "no users"
             call.target(_target(now, [out, "its settings, and its password or client key"]))
             return None
 

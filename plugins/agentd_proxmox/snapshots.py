@@ -232,7 +232,7 @@ class Snapshots:
                     f"{at.title} has no whole snapshot {p.name}; it has {await self._names(at)}: nothing was done"
                 )
             await self.inventory.unlocked(call, at)
-            lost = f"what was written to it since {p.name} was made ({line.age:g} h ago)"
+            lost = f"what was written to it since {p.name} was made ({line.time:%Y-%m-%d %H:%M} UTC)"
             call.target(await targets.guest(self.inventory, at, lost))
             return None
 
@@ -263,7 +263,9 @@ class Snapshots:
             if line.state == "delete" and len(ours) == 1:
                 return Found(ours[0].text)
             await self.inventory.unlocked(call, at)
-            call.target(await targets.guest(self.inventory, at, f"its snapshot {p.name}, {line.age:g} h old"))
+            call.target(
+                await targets.guest(self.inventory, at, f"its snapshot {p.name}, made {line.time:%Y-%m-%d %H:%M} UTC")
+            )
             return None if await self._one(at, p.name) is not None else Found()
 
         async def act() -> str | None:

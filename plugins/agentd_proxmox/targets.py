@@ -13,7 +13,7 @@ import msgspec
 from agentd.answers import grant, one_line
 from agentd.errors import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, VmidTaken
 from agentd.messages import Target
-from agentd_proxmox import look
+from agentd_proxmox import look, risks
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
         },
         labels=at.target().labels,
         loses=list(loses),
+        risks=await risks.of(inventory, at, config, status),
     )
 
 

@@ -286,7 +286,7 @@ class Users:
             now = await self._group(p.id)
             if now is None:
                 return Found()
-            members = f"{len(now.members)} members: {', '.join(now.members[:20])}" if now.members else "no members"
+            members = f"{len(now.members)} members: {', '.join(now.members)}" if now.members else "no members"
             loses = [members, *await granted(self.proxmox, "group", p.id)]
             call.target(Target(f"group/{p.id}", f"group {p.id}", {"members": sorted(now.members)}, loses=loses))
             return None

@@ -44,15 +44,18 @@ async def test_a_token_steers_in_its_principal_s_name() -> None:
     """Each action is asked for under the name of the token's principal, with what the body says."""
     view, (token, kept) = busy_network(), tokens.make()
     async with serving(view, tokens={"bob": kept}) as ask:
-        yes = await ask.post(f"{PATH}/approve", b'{"task": "a", "reason": "fine"}', token)
+        yes = await ask.post(f"{PATH}/approve", b'{"task": "a", "reason": "fine", "digest": "ab12"}', token)
+        unseen = await ask.post(f"{PATH}/approve", b'{"task": "a"}', token)
         end = await ask.post(f"{PATH}/cancel", b'{"compensate": true}', token)
         plain = [await ask.post(f"{PATH}/{each}", b"", token) for each in ("pause", "resume")]
         described = (await ask("/api/openapi.json")).json()["paths"]["/api/workflows/{id}/{action}"]["post"]
 
     assert (yes.code, yes.json()) == (200, {"workflow_id": NAME, "done": True})
     assert [end.code, *(each.code for each in plain)] == [200, 200, 200]
+    assert unseen.code == 400
+    assert f"digest: name the one that was shown: /api/workflows/{NAME}" in unseen.text
     assert view.signals == [
-        ("bob", NAME, WorkflowSignal("approve", "fine", "a")),
+        ("bob", NAME, WorkflowSignal("approve", "fine", "a", "ab12")),
         ("bob", NAME, WorkflowSignal("cancel", compensate=True)),
         ("bob", NAME, WorkflowSignal("pause")),
         ("bob", NAME, WorkflowSignal("resume")),
@@ -103,7 +106,7 @@ async def test_what_the_orchestrator_refuses_is_a_conflict() -> None:
     view, (token, kept) = busy_network(), tokens.make()
     requester = view.details[NAME].requester
     async with serving(view, tokens={requester: kept}) as ask:
-        got = await ask.post(f"{PATH}/approve", b"", token)
+        got = await ask.post(f"{PATH}/approve", b'{"digest": "ab12"}', token)
 
     assert got.code == 409
     assert got.json()["message"] == "somebody else has to"

@@ -75,9 +75,12 @@ def test_who_approves_sees_what_goes_with_it() -> None:
 
     assert state.status is Status.WAITING_APPROVAL
     assert approval is not None
-    assert approval.text == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); nothing takes it back"
+    first, gap, rest = approval.text.partition(";\n  ")
+    assert first == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); nothing takes it back"
+    assert rest == 'drop with {"vmid":100}'
     assert approval.until == LATER + timedelta(seconds=DAY)
-    assert approval.digest == digest(["drop", {"vmid": 100}, seen(WEB)])
+    assert approval.digest == digest(["drop", {"vmid": 100}, seen(WEB), first + gap + rest])
+    assert approval.calls == [digest(["drop", {"vmid": 100}])]
     assert not [each for each in kinds(state) if each[0] == "assign"]
 
 
@@ -90,7 +93,7 @@ def test_what_was_shown_travels_with_the_assignment() -> None:
 
     assert message is not None
     assert approval is not None
-    assert message.consent == Consent("bob", approval.digest, [WEB])
+    assert message.consent == Consent("bob", approval.digest, [WEB], digest(["drop", {"vmid": 100}]))
     assert not message.dry_run
 
 
@@ -144,7 +147,12 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
     state = step(state, *(ended(state, f"look-drop-{number}", result=each) for number, each in enumerate(looks)))
     approval = state.tasks["drop"].approval
     assert approval is not None
-    assert approval.text == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); VM 200 (2 disks, 40 GiB)"
+    assert approval.text.split(";\n  ") == [
+        "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); VM 200 (2 disks, 40 GiB)",
+        *['taken back by make with {"vmid":100}'] * 2,
+        'drop with {"vmid":100}',
+        'drop with {"vmid":200}',
+    ]
     state = step(state, approve(state))
     messages = [derived.assignment(state, f"drop-{number}", 1) for number in (0, 1)]
 

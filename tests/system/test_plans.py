@@ -230,8 +230,10 @@ async def test_the_dashboard_approves_with_a_token(net: Net) -> None:
     async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
         plan = await _asked(bus)
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}/approve"
+        task = (await http.get(f"{daemon.url}/api/workflows/{plan.workflow_id}")).json()["tasks"][-1]
+        body = {"digest": task["digest"]}
         said = [
-            await http.post(url, headers={"Authorization": f"Bearer {made[name][0]}"}, timeout=30)
+            await http.post(url, json=body, headers={"Authorization": f"Bearer {made[name][0]}"}, timeout=30)
             for name in ("alice", "bob")
         ]
         answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)

@@ -1,0 +1,80 @@
+"""What speaks against an act on a guest, for who has to approve it: that it runs, tags, HA, the age of its backup."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd.answers import one_line
+from agentd.errors import AgentdError
+from agentd.policy import is_looking
+from agentd_proxmox import look
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+
+DAY: Final = 86_400
+LONG: Final = 7 * DAY
+"""Seconds of running from which on it is named as long."""
+_PRECIOUS = re.compile(r"(?i)(prod|keep|crit|important|protect|live\Z|vital|no-?(delete|touch)|do-?not)")
+"""Tags that say that a guest is meant to stay, though [policy] protected does not name them."""
+
+
+async def of(inventory: Inventory, at: Place, config: look.Config, status: dict[str, Any]) -> list[str]:
+    """Return what speaks against changing the guest; [] where an act is carried out and not asked for."""
+    if not is_looking():
+        return []
+    found = _seen(config, status)
+    return [*found, await _backup(inventory, at)]
+
+
+def _seen(config: look.Config, status: dict[str, Any]) -> list[str]:
+    found = []
+    if status.get("status") == "running":
+        uptime = int(status.get("uptime") or 0)
+        since = f" for {uptime // DAY} days" if uptime >= LONG else f" for {uptime // 60} minutes"
+        found.append(f"it runs{since}" if uptime else "it runs")
+    found += [f"tag {tag}" for tag in look.split_tags(config.get("tags")) if _PRECIOUS.match(tag)]
+    if look.enabled(config.get("protection")):
+        found.append("its option `protection` is on")
+    if (status.get("ha") or {}).get("managed"):
+        found.append("HA manages it")
+    if config.get("template"):
+        found.append("it is a template")
+    return found
+
+
+async def _backup(inventory: Inventory, at: Place) -> str:
+    """Return how old the newest backup is that this token can see."""
+    try:
+        entries = await inventory.resources("storage")
+    except AgentdError as error:
+        return f"its backups are not known ({error})"
+    names = sorted(
+        {
+            str(entry["storage"])
+            for entry in entries
+            if entry.get("node") == at.node and "backup" in str(entry.get("content") or "").split(",")
+        }
+    )
+    answers = await asyncio.gather(*(_newest(inventory, at, name) for name in names))
+    unread = [name for name, newest in zip(names, answers, strict=True) if newest is None]
+    times = [newest for newest in answers if newest]
+    more = f" (not read: {', '.join(map(one_line, unread))})" if unread else ""
+    if not times:
+        return f"no backup that this token can see{more}"
+    age = max(0, int(time.time()) - max(times))
+    old = f"{age // DAY} days" if age >= DAY else f"{age // 3600} hours"
+    return f"its last backup is {old} old{more}"
+
+
+async def _newest(inventory: Inventory, at: Place, storage: str) -> int | None:
+    """Return when the newest backup on a storage was made, 0 for none, None if that cannot be read."""
+    path = f"/nodes/{at.node}/storage/{storage}/content"
+    try:
+        entries = await inventory.proxmox.get(path, content="backup", vmid=at.vmid) or []
+    except AgentdError:
+        return None
+    return max((int(entry.get("ctime") or 0) for entry in entries), default=0)
