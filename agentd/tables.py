@@ -166,6 +166,10 @@ def _json(value: object) -> str:
     return value if isinstance(value, str) else as_json(plain(value))
 
 
+def _says(task: Any) -> str:  # noqa: ANN401
+    return "has to be approved, see below" if task.asks else task.error or "; ".join(task.warnings)
+
+
 def _workflow(found: Any) -> None:  # noqa: ANN401
     of = f"{safe(found.workflow_type)}  {symbol(found.status)}  by {safe(found.requester)}"
     console.print(f"[bold]{safe(found.workflow_id)}[/]  {of}")
@@ -174,7 +178,7 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
     console.print()
     rows = [
         [safe(each.name), symbol(each.status), str(each.attempt), safe(each.agent or each.queue),
-         safe(", ".join(each.after)), safe_lines("has to be approved, see below" if each.asks else each.error or "; ".join(each.warnings))]
+         safe(", ".join(each.after)), safe_lines(_says(each))]
         for each in found.tasks
     ]  # fmt: skip
     _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
