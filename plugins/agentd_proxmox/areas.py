@@ -32,6 +32,7 @@ from agentd_proxmox.notices import NoticeTools
 from agentd_proxmox.pools import Pools
 from agentd_proxmox.power import Power
 from agentd_proxmox.prune import Pruning
+from agentd_proxmox.raw import RawOptions
 from agentd_proxmox.realms import Realms
 from agentd_proxmox.remove import Removal
 from agentd_proxmox.replication import Replication
@@ -63,7 +64,21 @@ class Area(Protocol):
 
 
 GUESTS: Final[tuple[Area, ...]] = (
-    *(Creation, Containers, Guests, Disks, Networks, Power, States, Migration, Agent, Trial, Removal, Snapshots),
+    *(
+        Creation,
+        Containers,
+        Guests,
+        Disks,
+        Networks,
+        RawOptions,
+        Power,
+        States,
+        Migration,
+        Agent,
+        Trial,
+        Removal,
+        Snapshots,
+    ),
 )
 CLUSTER: Final[tuple[Area, ...]] = (
     *(Cluster, Storage, StorageDefinitions, Uploads, Backups, Restore, Pruning, Jobs, Pools, Ha, HaRules),

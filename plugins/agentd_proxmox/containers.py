@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
@@ -10,9 +11,8 @@ from msgspec import Meta
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, targets
+from agentd_proxmox import fields, look, methods, targets, writing
 from agentd_proxmox.create import Creation, Order
-from agentd_proxmox.guests import change
 from agentd_proxmox.power import RUNNING
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ Address = Annotated[
     str, Meta(pattern=r"^(dhcp|manual|[0-9.]{7,15}/\d{1,2})$", description="dhcp, manual or 192.0.2.5/24")
 ]
 Gateway = Annotated[str, Meta(pattern=r"^([0-9.]{7,15})?$", description="192.0.2.1; only with an address")]
+Address6 = Annotated[
+    str,
+    Meta(pattern=r"^(dhcp|auto|manual|[0-9A-Fa-f:.]{2,45}/[0-9]{1,3})$", description="dhcp, auto or 2001:db8::5/64"),
+]
+Gateway6 = Annotated[str, Meta(pattern=r"^([0-9A-Fa-f:.]{2,45})?$", description="2001:db8::1; only with an address")]
 Features = Annotated[
     str, Meta(pattern=r"^([a-z_]+=[a-z0-9;]+(,[a-z_]+=[a-z0-9;]+)*)?$", description="for example nesting=1,keyctl=1")
 ]
@@ -49,6 +54,8 @@ class CreateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bridge: fields.Bridge = "vmbr0"
     ip: Address = "dhcp"
     gateway: Gateway = ""
+    ip6: Address6 | None = None
+    gateway6: Gateway6 = ""
     unprivileged: bool = True
     features: Features = ""
     sshkeys: str = ""
@@ -74,13 +81,14 @@ class CloneContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change; what is left out stays, an empty text or list removes.
 
+    cores: 0 for all cores of its node
     protection: neither the container nor its volumes can be removed; startup: its place in the order at boot
     digest: of get_vm; then nothing is changed if somebody has changed the configuration since
     """
 
     vmid: fields.Vmid
     hostname: fields.Name | None = None
-    cores: fields.Cores | None = None
+    cores: Annotated[int, Meta(ge=0, le=8192)] | None = None
     memory: fields.Mebibytes | None = None
     swap: Swap | None = None
     features: Features | None = None
@@ -98,7 +106,7 @@ class Containers:
     """The tools for containers that are not for all guests."""
 
     calls: ClassVar[Calls] = {
-        "create_container": (*methods.WRITE, "POST /nodes/{node}/lxc"),
+        "create_container": (*methods.WRITE, "POST /nodes/{node}/lxc", writing.BRIDGES),
         "clone_container": (*methods.WRITE, "POST /nodes/{node}/lxc/{vmid}/clone"),
         "update_container": (
             *methods.WRITE,
@@ -126,11 +134,11 @@ class Containers:
 
         It is unprivileged unless told otherwise, which needs Sys.Modify on / besides.
         """
-        if p.gateway and p.ip in {"dhcp", "manual"}:
-            raise Rejected(f"create_container: gateway: it goes with an address, and ip is {p.ip}")
+        gateways("create_container", p.ip, p.gateway, p.ip6, p.gateway6)
 
         async def send() -> str:
             await targets.storage(self.inventory, p.node, p.storage, "rootdir")
+            await writing.bridge(self.inventory, p.node, p.bridge)
             return str(await self.proxmox.post(f"/nodes/{p.node}/lxc", **new_container(p, call.key)))
 
         order = Order(p.vmid, p.node, p.name, p.pool, kind="lxc")
@@ -166,16 +174,14 @@ class Containers:
             changed = look.changes(config, _wanted(p, config))
             if not changed:
                 return Found()
-            given = [each for each in changed if each != "delete"] + str(changed.get("delete", "")).split(",")
-            call.inverse("update_container", {"vmid": at.vmid, **look.options(config, given)})
+            await writing.promise(self.inventory, call, at, writing.keys_of(changed))
             return None
 
         async def act() -> str | None:
-            return await change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
+            return await writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
 
-        await self.inventory.finish(call, await call.once(seen, act))
-        entries = await self.proxmox.get(f"{at.path}/pending") or []
-        waiting = sorted(str(each["key"]) for each in entries if "pending" in each or each.get("delete"))
+        await writing.finish(self.inventory, call, at, await call.once(seen, act), _wanted(p, {}))
+        waiting = sorted(await writing.pending(self.inventory, at))
         if waiting:
             call.warn(f"{at.title} takes on at its next start: {', '.join(waiting)}")
         return await self.inventory.read(at)
@@ -187,9 +193,25 @@ class Containers:
         return at
 
 
+def gateways(tool: str, ip: str | None, gateway: str | None, ip6: str | None, gateway6: str | None) -> None:
+    """Refuse addresses that are none, and a gateway without an address."""
+    for name, version, address, at in (("", 4, ip, gateway), ("6", 6, ip6, gateway6)):
+        fixed = address if address not in {None, "", "dhcp", "manual", "auto"} else ""
+        if at and address is not None and not fixed:
+            raise Rejected(f"{tool}: gateway{name}: it goes with an address, and ip{name} is {address}")
+        try:
+            if fixed and ip_interface(fixed).version != version:
+                raise ValueError(f"it is not an IPv{version} address with the length of its network")
+            if at and ip_address(at).version != version:
+                raise ValueError(f"{at} is not an IPv{version} address")
+        except ValueError as error:
+            raise Rejected(f"{tool}: ip{name} or gateway{name}: {error}; nothing was done") from error
+
+
 def new_container(p: CreateContainer, key: str) -> look.Config:
     """Return the parameters of POST /nodes/{node}/lxc."""
-    gateway = f",gw={p.gateway}" if p.gateway else ""
+    said = {"ip": p.ip, "gw": p.gateway, "ip6": p.ip6, "gw6": p.gateway6}
+    addresses = "".join(f",{key}={value}" for key, value in said.items() if value)
     return {
         "vmid": p.vmid,
         "hostname": p.name,
@@ -199,7 +221,7 @@ def new_container(p: CreateContainer, key: str) -> look.Config:
         "cores": p.cores,
         "memory": p.memory,
         "swap": p.swap,
-        "net0": f"name=eth0,bridge={p.bridge},ip={p.ip}{gateway}",
+        "net0": f"name=eth0,bridge={p.bridge}{addresses}",
         "unprivileged": p.unprivileged,
         "features": p.features or None,
         "ssh-public-keys": p.sshkeys.strip() or None,

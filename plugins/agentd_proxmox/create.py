@@ -32,7 +32,7 @@ from agentd.errors import (
 )
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, targets
+from agentd_proxmox import fields, look, methods, targets, writing
 from agentd_proxmox.inventory import MARGIN, Inventory, Place
 from agentd_proxmox.look import Seat
 
@@ -191,7 +191,7 @@ class Creation:
     calls: ClassVar[Calls] = {
         "create_vm": (
             *(*methods.WRITE, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone"),
-            "GET /nodes/{node}/storage/{storage}/content",
+            *("GET /nodes/{node}/storage/{storage}/content", writing.BRIDGES),
         ),
         "next_vmids": methods.PLACES,
     }
@@ -268,6 +268,7 @@ class Creation:
         if p.image is not None:
             await self._is_image(p.node, p.image)
         if p.template is None:
+            await writing.bridge(self.inventory, p.node, p.bridge)
             return str(await self.proxmox.post(f"/nodes/{p.node}/qemu", **new_guest(p, key)))
         source = await self.inventory.find(p.template, vm=True)
         return str(await self.proxmox.post(f"{source.path}/clone", **clone_of(source, p, key)))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from agentd.errors import ConfigChanged, Rejected, TaskFailed
+from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, targets
+from agentd_proxmox import fields, look, methods, targets, writing
 from agentd_proxmox.power import STOPPED, upid_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ MOVERS = frozenset({"qmmove", "move_volume"})
 _UNUSED = re.compile(r"unused\d+\Z")
 _OF = {"qemu": re.compile(r"(scsi|virtio|sata|ide)\d+\Z"), "lxc": re.compile(r"mp\d+\Z")}
 """What a disk is called that can be added and taken off, by kind of guest."""
-_SEND = ("POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config")
 
 
 class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,13 +86,13 @@ class Disks:
     """The tools for the disks of VMs and the mount points of containers."""
 
     calls: ClassVar[Calls] = {
-        "add_disk": (*methods.WRITE, *_SEND),
+        "add_disk": (*methods.WRITE, *writing.SEND),
         "move_disk": (
             *(*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/move_disk"),
             "POST /nodes/{node}/lxc/{vmid}/move_volume",
         ),
-        "detach_disk": (*methods.WRITE, *_SEND, "GET /nodes/{node}/lxc/{vmid}/pending"),
-        "attach_disk": (*methods.WRITE, *_SEND),
+        "detach_disk": (*methods.WRITE, *writing.SEND),
+        "attach_disk": (*methods.WRITE, *writing.SEND),
     }
     needs: ClassVar[Needs] = {
         "add_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
@@ -121,13 +120,14 @@ class Disks:
                 if (look.disks(config)[p.disk], volume_of(config, p.disk, at).partition(":")[0]) == (p.size, p.storage):
                     return Found()
                 raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
-            _unchanged(at, config, p.digest)
+            writing.unchanged(at, config, p.digest)
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             await self.inventory.unlocked(call, at)
             call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
             return None
 
-        await self.inventory.finish(call, await call.once(seen, self._changing(at, p.digest, {p.disk: value})))
+        found = await call.once(seen, self._changing(call, at, p.digest, {p.disk: value}))
+        await writing.finish(self.inventory, call, at, found, [p.disk])
         volume_of(await self.inventory.config(at), p.disk, at)
         return await self._used(call, at, p.disk)
 
@@ -148,7 +148,7 @@ class Disks:
             ours = await targets.running(self.inventory, at.node, MOVERS, str(at.vmid))
             if ours:
                 return Found(ours[0].text)
-            _unchanged(at, config, p.digest)
+            writing.unchanged(at, config, p.digest)
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
@@ -181,16 +181,14 @@ class Disks:
             config = await self.inventory.config(at)
             if p.disk not in config or await self._goes(at, p.disk):
                 return Found()
-            _unchanged(at, config, p.digest)
+            writing.unchanged(at, config, p.digest)
             await self.inventory.unlocked(call, at)
-            mount = re.search(r",mp=([^,]+)", str(config[p.disk]))
-            back = {"volume": volume_of(config, p.disk, at)} | ({"mount": mount[1]} if mount else {})
-            call.inverse("attach_disk", {"vmid": at.vmid, "disk": p.disk, **back})
+            await writing.promise(self.inventory, call, at, writing.without(config, [p.disk]))
             return None
 
-        found = await call.once(seen, self._changing(at, p.digest, {"delete": p.disk}))
-        await self.inventory.finish(call, found)
-        if p.disk in await self._live(at):
+        found = await call.once(seen, self._changing(call, at, p.digest, {"delete": p.disk}))
+        await writing.finish(self.inventory, call, at, found, [p.disk, "boot"])
+        if p.disk in await writing.live(self.inventory, at):
             call.warn(f"{at.title} keeps {p.disk} until its next start")
         return await self._now(at)
 
@@ -208,7 +206,7 @@ class Disks:
                 if volume_of(config, p.disk, at) == p.volume:
                     return Found()
                 raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
-            _unchanged(at, config, p.digest)
+            writing.unchanged(at, config, p.digest)
             unused = unused_of(config)
             if p.volume not in unused.values():
                 have = ", ".join(unused.values()) or "none"
@@ -217,19 +215,21 @@ class Disks:
             call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
             return None
 
-        await self.inventory.finish(call, await call.once(seen, self._changing(at, p.digest, {p.disk: value})))
+        found = await call.once(seen, self._changing(call, at, p.digest, {p.disk: value}))
+        await writing.finish(self.inventory, call, at, found, [p.disk])
         if volume_of(await self.inventory.config(at), p.disk, at) != p.volume:
             raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} is not {p.volume}")
         return await self._used(call, at, p.disk)
 
-    def _changing(self, at: Place, digest: str, options: look.Config) -> Callable[[], Awaitable[str | None]]:
+    def _changing(
+        self, call: Call, at: Place, digest: str, changed: look.Config
+    ) -> Callable[[], Awaitable[str | None]]:
         """Return what changes options of the configuration as it is when it is called."""
 
         async def act() -> str | None:
             config = await self.inventory.config(at)
-            _unchanged(at, config, digest)
-            send = self.proxmox.post if at.kind == "qemu" else self.proxmox.put
-            return upid_of(await send(f"{at.path}/config", digest=config.get("digest"), **options))
+            writing.unchanged(at, config, digest)
+            return await writing.send(self.inventory, call, at, config, changed)
 
         return act
 
@@ -240,11 +240,8 @@ class Disks:
         entries = await self.proxmox.get(f"{at.path}/pending") or []
         return any(each.get("key") == disk and each.get("delete") for each in entries)
 
-    async def _live(self, at: Place) -> look.Config:
-        return dict(await self.proxmox.get(f"{at.path}/config", current=True))
-
     async def _used(self, call: Call, at: Place, disk: str) -> DiskChange:
-        if disk not in await self._live(at):
+        if disk not in await writing.live(self.inventory, at):
             call.warn(f"{at.title} uses {disk} from its next start on")
         return await self._now(at)
 
@@ -286,9 +283,3 @@ def _mounted(at: Place, mount: str, *, backup: bool) -> str:
     if not mount:
         raise Rejected(f"mount: say where {at.title} shall see it, for example /srv/data; nothing was done")
     return f",mp={mount},backup={int(backup)}"
-
-
-def _unchanged(at: Place, config: look.Config, digest: str) -> None:
-    """Refuse to act on what was changed; not to find what is so already, for our own lost change has changed it."""
-    if digest and config.get("digest") != digest:
-        raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")

@@ -17,11 +17,13 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,62})$", descri
 Storage = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", description="name of a storage")]
 Bridge = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="name of a bridge of the node")]
 Pool = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./-]+$", description="name of a pool")]
-Tag = Annotated[str, Meta(pattern=r"^[a-z0-9_][a-z0-9_+.-]*$", description="lower case")]
+Tag = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]*$", description="Proxmox makes it lower case, unless told not to")
+]
 Disk = Annotated[
     str,
     Meta(
-        pattern=r"^((scsi|virtio|sata|ide)\d{1,2}|mp\d{1,3}|rootfs)$",
+        pattern=r"^((scsi|virtio|sata|ide)[0-9]{1,2}|efidisk0|tpmstate0|mp[0-9]{1,3}|rootfs)$",
         description="for example scsi0; of a container rootfs or mp0",
     ),
 ]
@@ -35,6 +37,7 @@ Startup = Annotated[
     Meta(pattern=r"^((order|up|down)=\d{1,6}(,(order|up|down)=\d{1,6}){0,2})?$", description="order=1,up=30,down=60"),
 ]
 Cores = Annotated[int, Meta(ge=1, le=8192)]
+Sockets = Annotated[int, Meta(ge=1, le=4)]
 Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]
 Gibibytes = Annotated[int, Meta(ge=1, le=131_072, description="GiB")]
 Seconds = Annotated[int, Meta(ge=1, le=86_400, description="seconds")]
@@ -52,7 +55,12 @@ class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Guest(msgspec.Struct, frozen=True):
-    """A VM or container as it is now; memory in MiB, disks in GiB, uptime in seconds."""
+    """A VM or container as it is now; memory in MiB, disks in GiB, uptime in seconds.
+
+    cores: of each of the sockets of a VM; null: a container that may use all cores of its node
+    boot_disk: "" if its configuration does not say from which of several it boots
+    cpus: how many CPUs it has in all, as Proxmox counts them for its node
+    """
 
     vmid: int
     node: str
@@ -61,9 +69,12 @@ class Guest(msgspec.Struct, frozen=True):
     type: str = "qemu"
     template: bool = False
     lock: str = ""
-    cores: int = 0
+    cores: int | None = 0
+    sockets: int = 1
+    cpus: float = 0
     memory: int = 0
     disks: dict[str, float] = {}
+    boot_disk: str = ""
     storages: list[str] = []
     networks: dict[str, str] = {}
     tags: list[str] = []

@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import ConfigChanged, Rejected, TaskFailed
+from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, pages, targets
+from agentd_proxmox import fields, look, methods, options, pages, targets, writing
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from agentd_proxmox.inventory import Inventory, Place
     from agentd_proxmox.methods import Calls, Needs
-
-TRIES = 3
-"""How often a change is put on a configuration that somebody else changes at the same time."""
 
 
 class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +64,7 @@ class TemplatePage(msgspec.Struct, frozen=True):
 class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change; what is left out stays, an empty text or list removes.  Most of it takes effect on a restart.
 
+    cores: of each socket, as get_vm shows them: a VM has sockets times cores CPUs
     protection: neither the guest nor its disks can be removed; startup: its place in the order at boot
     digest: of get_vm; then nothing is changed if somebody has changed the configuration since
     sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
@@ -77,6 +73,7 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid
     name: fields.Name | None = None
     cores: fields.Cores | None = None
+    sockets: fields.Sockets | None = None
     memory: fields.Mebibytes | None = None
     description: str | None = None
     tags: list[fields.Tag] | None = None
@@ -93,7 +90,7 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk (by default scsi0 or rootfs), and how large it shall be: an absolute size, never less than it is."""
+    """Which disk (by default the one that the guest boots from), and how many GiB it shall have, never less than now."""
 
     vmid: fields.Vmid
     size: fields.Gibibytes
@@ -107,7 +104,7 @@ class Guests:
         "list_vms": methods.PLACES,
         "list_templates": methods.PLACES,
         "get_vm": methods.READ,
-        "update_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config"),
+        "update_vm": (*methods.WRITE, *writing.SEND),
         "resize_disk": (*methods.WRITE, *methods.guest("PUT /resize")),
     }
     needs: ClassVar[Needs] = {
@@ -160,14 +157,13 @@ class Guests:
             changed = look.changes(config, _wanted(p, config))
             if not changed:
                 return Found()
-            given = [each for each in changed if each != "delete"] + str(changed.get("delete", "")).split(",")
-            call.inverse("update_vm", {"vmid": at.vmid, **look.options(config, given)})
+            await writing.promise(self.inventory, call, at, writing.keys_of(changed))
             return None
 
         async def act() -> str | None:
-            return await change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
+            return await writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await writing.finish(self.inventory, call, at, await call.once(seen, act), _wanted(p, {}))
         return await self.inventory.read(at)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
@@ -178,16 +174,15 @@ class Guests:
         """
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
-        disk = p.disk or ("scsi0" if at.kind == "qemu" else "rootfs")
-
-        digest = ""
+        disk, digest = p.disk or "", ""
 
         async def seen() -> Found | None:
-            nonlocal digest
+            nonlocal digest, disk
             if ours := await targets.running(self.inventory, at.node, {"resize"}, str(at.vmid)):
                 return Found(ours[0].text)
             config = await self.inventory.config(at)
             digest = str(config.get("digest") or "")
+            disk = disk or _boot_disk(at, config)
             if not _too_small(call, at, disk, p.size, look.disks(config)):
                 return Found()
             await self.inventory.unlocked(call, at)
@@ -202,34 +197,18 @@ class Guests:
         try:
             await self.inventory.finish(call, found)
         except TaskFailed:
-            if look.disks(await self.inventory.config(at)).get(disk, 0) < p.size:
+            config = await self.inventory.config(at)
+            if look.disks(config).get(disk or _boot_disk(at, config), 0) < p.size:
                 raise
         return await self.inventory.read(at)
 
 
-async def change(
-    inventory: Inventory, call: Call, at: Place, digest: str, wanted: Callable[[look.Config], look.Config]
-) -> str | None:
-    """Put a change on the configuration as it is now; its digest refuses it if somebody else was faster.
-
-    digest  of the caller, "" for whatever is there.  A VM's change is a task, a container's is done at once.
-    """
-    await inventory.unlocked(call, at)
-    send = inventory.proxmox.post if at.kind == "qemu" else inventory.proxmox.put
-    for tries in range(1, TRIES + 1):
-        config = await inventory.config(at)
-        now = str(config.get("digest") or "")
-        changed = look.changes(config, wanted(config))
-        if not changed:
-            return None
-        if digest and now != digest:
-            raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
-        try:
-            return upid_of(await send(f"{at.path}/config", digest=now or None, **changed))
-        except ConfigChanged:
-            if tries == TRIES:
-                raise
-    raise AssertionError("unreachable")
+def _boot_disk(at: Place, config: look.Config) -> str:
+    """Return the disk that a guest boots from; raises Rejected if its configuration does not say which one it is."""
+    if found := options.boot_disk(config):
+        return found
+    have = ", ".join(look.disks(config)) or "none"
+    raise Rejected(f"disk: {at.title} does not say which disk it boots from; name one of {have}; nothing was done")
 
 
 def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, float]) -> bool:
@@ -263,4 +242,7 @@ def _wanted(p: UpdateVm, config: look.Config) -> look.Config:
         wanted["description"] = look.redescribe(str(config.get("description") or ""), p.description)
     if p.sshkeys:
         wanted["sshkeys"] = look.sshkeys(p.sshkeys)
+    if p.agent is not None and "," in str(config.get("agent") or ""):
+        rest = [part for part in str(config["agent"]).split(",") if "=" in part and not part.startswith("enabled=")]
+        wanted["agent"] = ",".join([f"enabled={int(p.agent)}", *rest])  # its other parts stay
     return wanted

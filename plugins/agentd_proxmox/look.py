@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote
 
 from agentd.answers import one_line
 from agentd.marks import key_of, mark
 from agentd_proxmox.fields import Guest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from agentd_proxmox.options import boot_disk
+from agentd_proxmox.options import tags as tags_of
 
 CLONING = "qmclone temporary file"
 """What a clone's target is described as until it is finished (PROXMOX.md 18)."""
@@ -88,7 +87,7 @@ def disk_size(drive: str) -> float:
 def disks(config: Config) -> dict[str, float]:
     """Return the disks of a guest and their sizes in GiB; CD-ROM drives are none."""
     drives = {key: str(value) for key, value in config.items() if _DISK.match(key)}
-    return {key: disk_size(value) for key, value in sorted(drives.items()) if "media=cdrom" not in value}
+    return {key: disk_size(value) for key, value in sorted(drives.items()) if "media=cdrom" not in value.split(",")}
 
 
 def storages(config: Config) -> list[str]:
@@ -109,6 +108,11 @@ def memory(config: Config) -> int:
     return int(float(text))
 
 
+def cores(config: Config, kind: str) -> int | None:
+    """Return the cores of each socket of a VM, or of a container; None: a container without a limit."""
+    return int(config["cores"]) if config.get("cores") else None if kind == "lxc" else 1
+
+
 def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Guest:
     """Return the guest that `config` and `status` (its configuration and status/current) speak of."""
     return Guest(
@@ -119,9 +123,12 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
         type=kind,
         template=bool(config.get("template")),
         lock=one_line(config.get("lock") or ""),
-        cores=int(config.get("cores") or 1) * int(config.get("sockets") or 1),
+        cores=cores(config, kind),
+        sockets=int(config.get("sockets") or 1),
+        cpus=float(status.get("cpus") or 0) or float((cores(config, kind) or 0) * int(config.get("sockets") or 1)),
         memory=memory(config),
         disks=disks(config),
+        boot_disk=boot_disk(config),
         storages=storages(config),
         networks={key: one_line(value) for key, value in sorted(config.items()) if _NETWORK.match(key)},
         tags=split_tags(config.get("tags")),
@@ -147,9 +154,9 @@ def changes(config: Config, wanted: Config) -> Config:
     changed: Config = {}
     removed: list[str] = []
     for key, value in wanted.items():
-        if value is None or _same(key, config.get(key), value):
+        if value is None or _same(key, config, value):
             continue
-        if value in ("", []):
+        if value in ("", []) or (key == "cores" and not value):
             removed.append(key)
         elif key == "tags":
             changed[key] = ";".join(split_tags(";".join(value)))
@@ -158,38 +165,22 @@ def changes(config: Config, wanted: Config) -> Config:
     return changed | ({"delete": ",".join(removed)} if removed else {})
 
 
-def options(config: Config, names: list[str]) -> Config:
-    """Return what these options of a VM are now, as parameters of update_vm."""
-    return {name: _READ.get(name, _text)(config.get(name)) for name in names if name}
+_ABSENT = {"sockets": 1, "swap": 512}
+"""What Proxmox takes for a number that the configuration does not name."""
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-_READ: dict[str, Callable[[Any], Any]] = {
-    "tags": split_tags,
-    "onboot": enabled,
-    "agent": enabled,
-    "protection": enabled,
-    "memory": lambda value: memory({"memory": value}),
-    "cores": lambda value: int(value or 1),
-    "swap": lambda value: int(512 if value is None else value),
-    "description": lambda value: text_of(_text(value)),
-    "sshkeys": lambda value: unquote(_text(value)).strip(),
-}
-
-
-def _same(key: str, have: Any, want: Any) -> bool:  # noqa: ANN401 - values of a configuration
+def _same(key: str, config: Config, want: Any) -> bool:  # noqa: ANN401 - values of a configuration
     """Tell whether an option has the wanted value, in all the ways in which Proxmox writes it."""
+    have = config.get(key)
     if isinstance(want, bool):
         return enabled(have) is want
     if key == "tags":
-        return split_tags(have) == split_tags(";".join(want))
+        return tags_of(have) == tags_of(";".join(want))
     if key == "memory":
         return have is not None and memory({key: have}) == int(want)
-    if key == "sshkeys":
-        return unquote(str(have or "")).strip() == unquote(str(want)).strip()
+    have, want = (unquote(str(text or "")) if key == "sshkeys" else text for text in (have, want))
     if key == "cores":
-        return int(have or 1) == int(want)
+        return cores(config, "lxc" if "rootfs" in config else "qemu") == (int(want) if want else None)
+    if key in _ABSENT:
+        return int(_ABSENT[key] if have is None else have) == int(want)
     return str("" if have is None else have).strip() == str(want).strip()

@@ -15,9 +15,8 @@ from agentd.answers import one_line
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods
-from agentd_proxmox.containers import Address, Gateway
-from agentd_proxmox.guests import change
+from agentd_proxmox import fields, look, methods, options, writing
+from agentd_proxmox.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.power import Which
 from agentd_proxmox.states import SECRET
 
@@ -25,13 +24,25 @@ if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
     from agentd_proxmox.methods import Calls, Needs
 
-MODELS: Final = ("virtio", "e1000", "e1000e", "rtl8139", "vmxnet3")
-_SEND: Final = ("POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config")
 _LONGEST: Final = 2000
 
 Card = Annotated[str, Meta(pattern=r"^net([0-9]|[12][0-9]|3[01])$", description="net0 to net31")]
-Parts = dict[str, str]
-"""The parts of a card; of a VM `model` and `macaddr`, whichever way they are written."""
+Model = Literal[
+    "e1000",
+    "e1000-82540em",
+    "e1000-82544gc",
+    "e1000-82545em",
+    "e1000e",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "ne2k_isa",
+    "ne2k_pci",
+    "pcnet",
+    "rtl8139",
+    "virtio",
+    "vmxnet3",
+]
 
 
 class OneCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +57,7 @@ class SetNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a network card shall be; what is left out stays, or is as usual for a new one, which needs a bridge.
 
     tag: VLAN, 0 for none; rate: MB/s, 0 for no limit; connected: its cable is plugged
-    model: of a VM's; ip and gateway: of a container's
+    model: of a VM's; ip, gateway, ip6 and gateway6: of a container's
     """
 
     vmid: fields.Vmid
@@ -56,10 +67,12 @@ class SetNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     firewall: bool | None = None
     connected: bool | None = None
     rate: Annotated[float, Meta(ge=0, le=10_240)] | None = None
-    mac: Annotated[str, Meta(pattern=r"^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$")] | None = None
-    model: Literal["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"] | None = None
+    mac: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$")] | None = None
+    model: Model | None = None
     ip: Address | None = None
     gateway: Gateway | None = None
+    ip6: Address6 | None = None
+    gateway6: Gateway6 | None = None
     digest: str = ""
 
 
@@ -79,8 +92,8 @@ class Networks:
 
     calls: ClassVar[Calls] = {
         "guest_config": methods.READ,
-        "set_guest_network": (*methods.WRITE, *_SEND),
-        "remove_guest_network": (*methods.WRITE, *_SEND),
+        "set_guest_network": (*methods.WRITE, *writing.SEND, writing.BRIDGES),
+        "remove_guest_network": (*methods.WRITE, *writing.SEND),
     }
     needs: ClassVar[Needs] = {
         "set_guest_network": methods.config("Network") | {methods.BRIDGE},
@@ -110,6 +123,7 @@ class Networks:
 
         It keeps its MAC address.  What takes effect only at the next start is told as a warning.
         """
+        gateways("set_guest_network", p.ip, p.gateway, p.ip6, p.gateway6)
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
@@ -118,14 +132,15 @@ class Networks:
             changed = look.changes(config, _wanted(at, p, config))
             if not changed:
                 return Found()
+            await writing.bridge(self.inventory, at.node, p.bridge)
             if p.card in config:
-                call.inverse("set_guest_network", {"vmid": at.vmid, "card": p.card, **said(config[p.card])})
+                await writing.promise(self.inventory, call, at, [p.card])
             else:
                 call.inverse("remove_guest_network", {"vmid": at.vmid, "card": p.card})
             return None
 
         async def act() -> str | None:
-            return await change(self.inventory, call, at, p.digest, lambda config: _wanted(at, p, config))
+            return await writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(at, p, config))
 
         return await self._changed(call, at, p.card, await call.once(seen, act))
 
@@ -139,62 +154,34 @@ class Networks:
             config = await self.inventory.config(at)
             if p.card not in config:
                 return Found()
-            call.inverse("set_guest_network", {"vmid": at.vmid, "card": p.card, **said(config[p.card])})
+            await writing.promise(self.inventory, call, at, writing.without(config, [p.card]))
             return None
 
         async def act() -> str | None:
-            return await change(self.inventory, call, at, p.digest, lambda _: {p.card: ""})
+            return await writing.change(self.inventory, call, at, p.digest, lambda _: {p.card: ""})
 
         return await self._changed(call, at, p.card, await call.once(seen, act))
 
     async def _changed(self, call: Call, at: Place, card: str, found: Found) -> fields.Guest:
-        await self.inventory.finish(call, found)
-        live = dict(await self.proxmox.get(f"{at.path}/config", current=True))
+        await writing.finish(self.inventory, call, at, found, [card, "boot"])
+        live = await writing.live(self.inventory, at)
         guest = await self.inventory.read(at)
         if one_line(live.get(card, "")) != guest.networks.get(card, ""):
             call.warn(f"{at.title} takes {card} on at its next start")
         return guest
 
 
-def parts(value: object) -> Parts:
-    """Return the parts of a card: `virtio=BC:24:…,bridge=vmbr0` names model and MAC address in one."""
-    found: Parts = {}
-    for each in str(value).split(","):
-        key, _, text = each.partition("=")
-        if key in MODELS:
-            found |= {"model": key, "macaddr": text} if text else {"model": key}
-        elif key:
-            found[key] = text
-    return found
-
-
-def said(value: object) -> look.Config:
-    """Return a card as parameters of set_guest_network."""
-    have = parts(value)
-    mac = have.get("macaddr") or have.get("hwaddr")
-    known = {key: have[key] for key in ("bridge", "model") if key in have}
-    return known | {
-        "tag": int(have.get("tag") or 0),
-        "firewall": have.get("firewall") == "1",
-        "connected": have.get("link_down") != "1",
-        "rate": float(have.get("rate") or 0),
-        **({"mac": mac} if mac else {}),
-        **({"ip": have.get("ip", "manual"), "gateway": have.get("gw", "")} if "hwaddr" in have else {}),
-    }
-
-
 def _wanted(at: Place, p: SetNetwork, config: look.Config) -> look.Config:
-    have = parts(config.get(p.card, ""))
+    have = options.card(config.get(p.card, ""))
     want = _merged(at, p, have)
     return {p.card: config[p.card] if want == have and p.card in config else _written(at, want)}
 
 
-def _merged(at: Place, p: SetNetwork, have: Parts) -> Parts:
+def _merged(at: Place, p: SetNetwork, have: options.Parts) -> options.Parts:
     """Return the parts as they shall be; raises Rejected for what this kind of guest does not have."""
-    own = ("model",) if at.kind == "qemu" else ("ip", "gateway")
-    alien = next(
-        (each for each in ("model", "ip", "gateway") if each not in own and getattr(p, each) is not None), None
-    )
+    addresses = ("ip", "gateway", "ip6", "gateway6")
+    own = ("model",) if at.kind == "qemu" else addresses
+    alien = next((each for each in ("model", *addresses) if each not in own and getattr(p, each) is not None), None)
     if alien:
         raise Rejected(f"{alien}: {at.title} has none in its network cards; leave it out; nothing was done")
     if not have and p.bridge is None:
@@ -210,14 +197,20 @@ def _merged(at: Place, p: SetNetwork, have: Parts) -> Parts:
         "model": p.model,
         "ip": p.ip,
         "gw": p.gateway,
+        "ip6": p.ip6,
+        "gw6": p.gateway6,
     }
     merged = (have or usual) | {key: value for key, value in told.items() if value is not None}
-    if p.ip in {"dhcp", "manual"}:
-        merged.pop("gw", None)  # it belonged to the address that goes
+    for address, gateway, given in (("ip", "gw", p.ip), ("ip6", "gw6", p.ip6)):
+        if given in {"dhcp", "manual", "auto"}:
+            merged.pop(gateway, None)  # it belonged to the address that goes
+        if merged.get(gateway) and merged.get(address, "manual") in {"dhcp", "manual", "auto"}:
+            name = f"gateway{address[2:]}"
+            raise Rejected(f"{name}: it goes with an address in {address}, and {p.card} of {at.title} has none")
     return {key: value for key, value in merged.items() if value}
 
 
-def _written(at: Place, want: Parts) -> str:
+def _written(at: Place, want: options.Parts) -> str:
     rest = [f"{key}={value}" for key, value in want.items() if at.kind == "lxc" or key not in {"model", "macaddr"}]
     if at.kind == "lxc":
         return ",".join(rest)

@@ -13,8 +13,7 @@ from agentd.answers import one_line
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, targets
-from agentd_proxmox.guests import change
+from agentd_proxmox import fields, look, methods, options, targets, writing
 from agentd_proxmox.power import RUNNING, STOPPED, Which, upid_of
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class States:
         ),
         "reset_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/reset"),
         "make_template": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /template")),
-        "set_tags": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config"),
+        "set_tags": (*methods.WRITE, *writing.SEND),
         "pending_changes": (*methods.PLACES, *methods.guest("GET /pending")),
         "console_hint": methods.PLACES,
         "regenerate_cloudinit": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/cloudinit"),
@@ -203,7 +202,7 @@ class States:
             raise Rejected("set_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
         if p.tags is None and not p.add and not p.remove:
             raise Rejected("set_tags: give `tags`, or `add` and `remove`")
-        if both := sorted(set(p.add) & set(p.remove)):
+        if both := sorted(set(options.tags(";".join(p.add))) & set(options.tags(";".join(p.remove)))):
             raise Rejected(f"set_tags: {', '.join(both)} stands in `add` and in `remove`")
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
@@ -212,13 +211,13 @@ class States:
             config = await self.inventory.config(at)
             if not look.changes(config, _tagged(p, config)):
                 return Found()
-            call.inverse("set_tags", {"vmid": at.vmid, "tags": look.split_tags(config.get("tags"))})
+            await writing.promise(self.inventory, call, at, ["tags"])
             return None
 
         async def act() -> str | None:
-            return await change(self.inventory, call, at, p.digest, lambda config: _tagged(p, config))
+            return await writing.change(self.inventory, call, at, p.digest, lambda config: _tagged(p, config))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        await writing.finish(self.inventory, call, at, await call.once(seen, act), ["tags"])
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
@@ -290,8 +289,12 @@ def state_of(status: Entry) -> str:
 
 
 def _tagged(p: SetTags, config: look.Config) -> look.Config:
-    have = set(look.split_tags(config.get("tags")))
-    return {"tags": sorted(set(p.tags) if p.tags is not None else (have | set(p.add)) - set(p.remove))}
+    """Return the tags that there shall be; their case does not count, and stays as it is."""
+    if p.tags is not None:
+        return {"tags": sorted(set(p.tags))}
+    gone, have = set(options.tags(";".join(p.remove))), look.split_tags(config.get("tags"))
+    added = [tag for tag in p.add if tag.casefold() not in options.tags(";".join(have))]
+    return {"tags": sorted({tag for tag in [*have, *added] if tag.casefold() not in gone})}
 
 
 def _option(entry: Entry) -> PendingOption:

@@ -16,9 +16,8 @@ from msgspec import Meta
 from agentd.errors import TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods
+from agentd_proxmox import fields, look, methods, writing
 from agentd_proxmox.agent import Agent
-from agentd_proxmox.guests import change
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.power import RUNNING, Which
 
@@ -62,8 +61,7 @@ class Trial:
     calls: ClassVar[Calls] = {
         "isolate_guest": (
             *methods.WRITE,
-            "POST /nodes/{node}/qemu/{vmid}/config",
-            "PUT /nodes/{node}/lxc/{vmid}/config",
+            *writing.SEND,
         ),
         "check_guest": (*methods.READ, *Agent.calls["agent_ping"]),
     }
@@ -82,13 +80,18 @@ class Trial:
         call.target(at.target())
 
         async def seen() -> Found | None:
-            return None if look.changes(config := await self.inventory.config(at), isolated(config)) else Found()
+            config = await self.inventory.config(at)
+            if not (changed := look.changes(config, isolated(config))):
+                return Found()
+            await writing.promise(self.inventory, call, at, writing.keys_of(changed))
+            return None
 
         async def act() -> str | None:
-            return await change(self.inventory, call, at, p.digest, isolated)
+            return await writing.change(self.inventory, call, at, p.digest, isolated)
 
-        await self.inventory.finish(call, await call.once(seen, act))
-        live = dict(await self.proxmox.get(f"{at.path}/config", current=True))
+        found = await call.once(seen, act)
+        await writing.finish(self.inventory, call, at, found, isolated(await self.inventory.config(at)))
+        live = await writing.live(self.inventory, at)
         if late := look.changes(live, isolated(live)):
             raise TaskFailed(f"{at.title} takes this on at its next start: {', '.join(late)}; it is not isolated yet")
         return await self.inventory.read(at)

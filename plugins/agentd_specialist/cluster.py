@@ -107,9 +107,11 @@ class TemplateView(msgspec.Struct, frozen=True):
     vmid: int
     name: str
     node: str
-    cores: int = 1
+    cores: int | None = 1
+    sockets: int = 1
     memory: int = 512
     disks: dict[str, float] = {}
+    boot_disk: str = ""
     networks: dict[str, str] = {}
     storages: list[str] = []
 
@@ -120,9 +122,9 @@ class TemplateView(msgspec.Struct, frozen=True):
 
     @property
     def main_disk(self) -> str:
-        """Return the disk that `disk` speaks of: scsi0, or what comes first; "" if there is none."""
-        found = sorted((each for each in self.disks if _DISK.match(each)), key=_disk_order)
-        return found[0] if found else ""
+        """Return the disk that `disk` means: the one that it boots from; "" if it does not say which one that is."""
+        found = [key for key in self.disks if _DISK.match(key)]
+        return self.boot_disk or (found[0] if len(found) == 1 else "")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class ConfigureVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sshkeys: str | None = None
     ipconfig0: str | None = None
     nameserver: str | None = None
-    disk: str = "scsi0"
+    disk: str | None = None
     size: int | None = None
     start: bool = True
 
@@ -202,7 +202,7 @@ class Domain:
         if p.size is not None:
             grow = {"vmid": p.vmid, "disk": p.disk, "size": p.size}
             guest = await self._step(call, "resize_disk", grow, "resize")
-            done.append(f"{p.disk} has {p.size} GiB")
+            done.append(f"{p.disk or 'its boot disk'} has {p.size} GiB")
         if p.start:
             guest = await self._step(call, "start_vm", {"vmid": p.vmid}, "start")
             done.append("started")

@@ -89,7 +89,7 @@ class _Judge:
         self.reasons: list[str] = []
         self.warnings: list[str] = []
         template = self.template
-        self.cores = wish.cores or (template.cores if template else rules.default_cores)
+        self.cores = wish.cores or (template.cores or 1 if template else rules.default_cores)
         self.memory = wish.memory or (template.memory if template else rules.default_memory)
         self.disk = wish.disk or (0 if template else rules.default_disk)
 
@@ -133,7 +133,10 @@ class _Judge:
     def _clone(self, template: TemplateView) -> None:
         main = template.main_disk
         if self.wish.disk is not None and not main:
-            self.problems.append(f"disk: template {template.vmid} has no disk that could be {self.wish.disk} GiB large")
+            self.problems.append(
+                f"disk: template {template.vmid} has no disk that could be {self.wish.disk} GiB large, or does not say "
+                "from which one it boots; leave disk out, resize_disk grows one by its name"
+            )
         elif self.wish.disk is not None and self.wish.disk < template.disks[main]:
             self.problems.append(
                 f"disk: {self.wish.disk} GiB is smaller than {main} of template {template.vmid} "
@@ -184,7 +187,7 @@ class _Judge:
     # -- where it goes and what comes of it ---------------------------------------------------------------------
 
     def placement(self) -> Placement:
-        need = Need(self.cores, self.memory, self.disk)
+        need = Need(self.cores * (self.template.sockets if self.template else 1), self.memory, self.disk)
         return Placement(self.wish, self.cluster, self.rules, need)
 
     def place(self) -> Offer | None:

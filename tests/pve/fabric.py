@@ -75,9 +75,12 @@ class Fabric(Nodes):
             self.interfaces[node], self.applied[node] = first, copy.deepcopy(first)
         wanted = v.get("type")
         kinds = {"any_bridge": {"bridge", "OVSBridge"}, "any_local_bridge": {"bridge", "OVSBridge"}}
-        return [
+        found = [
             each for each in self.interfaces[node].values() if not wanted or each["type"] in kinds.get(wanted, {wanted})
         ]
+        # Virtual networks are bridges of each node once they are applied.
+        nets = self.sdn_running["vnets"] if wanted == "any_bridge" else {}
+        return [*found, *({"iface": name, "type": "vnet", "active": 1} for name in nets)]
 
     def beside(self, request: Request, response: web.StreamResponse) -> web.StreamResponse:
         """Put the difference of the two files beside the list of a node's interfaces."""

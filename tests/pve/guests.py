@@ -13,6 +13,7 @@ from fakepve.routing import die, param_error
 from fakepve.server import USER, ok
 from fakepve.storage import _is_file
 
+from pve import hotplug
 from pve.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -99,9 +100,8 @@ class Guests(Tasks):
             set_lock(vm, None)
         return None
 
-    @staticmethod
-    def _set_running(vm: Guest) -> None:
-        vm.apply_pending()
+    def _set_running(self, vm: Guest) -> None:
+        self._take_on(vm)
         vm.status = vm.qmpstatus = "running"
         vm.started_at = time.time()
 
@@ -110,7 +110,7 @@ class Guests(Tasks):
         if vm.status == "running":
             await self.pause(1)
             vm.status = vm.qmpstatus = "stopped"
-            vm.apply_pending()
+            self._take_on(vm)
         return None
 
     async def _power_shutdown(self, vm: Guest, v: Values) -> str | None:
@@ -118,7 +118,7 @@ class Guests(Tasks):
         if vm.status == "running":
             await self.pause(1)
             note = await self._powerdown(vm, v)
-            vm.apply_pending()
+            self._take_on(vm)
         return note
 
     async def _power_reboot(self, vm: Guest, v: Values) -> str | None:
@@ -242,25 +242,51 @@ class Guests(Tasks):
         return key in known or key.rstrip("0123456789") + "[n]" in known
 
     async def _apply_config(self, vm: Guest, user: str, options: Values) -> None:
-        """Change the configuration, with new disks really allocated and `revert` understood."""
+        """Change the configuration as the real API does, with new disks really allocated and `revert` understood."""
         changes = {key: value for key, value in options.items() if key != "background_delay"}
         for key in str(changes.pop("revert", "") or "").split(","):
             vm.pending.pop(key, None)
         for key in [key for key in changes if DRIVE_KEY.match(key)]:
             changes[key], _ = self._qm_new_drive(vm.vmid, key, changes[key], None)
-        before = drives_of(vm.config, skip_cdrom=True)
-        await super()._apply_config(vm, user, changes)
-        self._sort_unused(vm, [volume for key, volume, _ in before if key not in vm.config])
+        changes = {key: hotplug.written(key, value) for key, value in changes.items()}
+        deleted = [key for key in str(changes.get("delete") or "").split(",") if key]
+        boot = hotplug.without(vm, deleted) if "boot" not in changes else None
+        before = drives_of(vm.config)
+        if changes:
+            await super()._apply_config(vm, user, changes)
+        running = vm.status == "running"
+        if boot is not None:
+            (vm.pending if running else vm.config)["boot"] = boot
+        bridges = {each["iface"] for each in await self._network({"node": vm.node, "type": "any_bridge"}, user)}
+        errors = hotplug.plug(vm, bridges) if running else {}
+        self._sort_unused(vm, before)
+        vm.name = vm.config.get("name") or f"VM {vm.vmid}"
+        if errors:
+            raise param_error(**errors)
 
-    @staticmethod
-    def _sort_unused(vm: Guest, gone: list[str]) -> None:
-        """Real PVE: a volume that was taken off becomes unusedN, one that is used again is so no longer."""
+    def _take_on(self, vm: Guest) -> None:
+        """Make what is pending the configuration; a volume that is no longer used becomes unusedN."""
+        before = drives_of(vm.config)
+        vm.apply_pending()
+        self._sort_unused(vm, before)
+
+    def _sort_unused(self, vm: Guest, before: list[tuple[str, str, Values]]) -> None:
+        """Real PVE: a volume that was taken off becomes unusedN, one that is used again is so no longer.
+
+        The image of a cloud-init drive is freed at once; a device path and a CD have no volume to keep.
+        """
         used = {volume for _key, volume, _ in drives_of(vm.config)}
         for key in [key for key in vm.config if key.startswith("unused")]:
             if split_drive(vm.config[key])[0] in used:
                 del vm.config[key]
-        for volume in gone:
-            keep_unused(vm, volume)
+        kept = {split_drive(value)[0] for key, value in vm.config.items() if key.startswith("unused")}
+        for _key, volume, props in before:
+            if volume in used or volume in kept or volume_ref(volume)[0] is None:
+                continue
+            if CLOUDINIT.search(volume):
+                self._qm_free(volume)
+            elif not is_cdrom(volume, props):
+                keep_unused(vm, volume)
 
     async def _config_put(self, request: Request) -> Response:
         vm, options = await self._changes(request)
@@ -276,7 +302,12 @@ class Guests(Tasks):
         user = request[USER]
 
         async def body() -> str | None:
-            await self._apply_config(vm, user, options)
+            try:
+                await self._apply_config(vm, user, options)
+            except PveError as error:
+                # A task ends with the words of the refusal, the named parameters after them.
+                named = "".join(f" {key}: {text}" for key, text in (error.errors or {}).items())
+                raise TaskError(f"{error.status} {error.message}{named}") from error
             return None
 
         return ok(await self.task(vm.node, "qmconfig", vm.vmid, user, body))

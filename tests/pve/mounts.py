@@ -7,6 +7,7 @@ said, as pve-container's API does.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from fakepve import FakePve, TaskError
@@ -14,9 +15,13 @@ from fakepve.lxc import parse_mount, print_mount
 from fakepve.routing import die
 
 from pve.guests import keep_unused
+from pve.hotplug import BRIDGE, NET
 
 if TYPE_CHECKING:
-    from pve.foreign import Routes, Values
+    from pve.foreign import Guest, Routes, Values
+
+LATE = re.compile(r"net[123]\d\Z")
+MOUNT = re.compile(r"(rootfs|mp\d+)\Z")
 
 
 class Mounts(FakePve):  # type: ignore[misc] # untyped
@@ -47,3 +52,30 @@ class Mounts(FakePve):  # type: ignore[misc] # untyped
             return None
 
         return str(await self._ct_task(ct, "move_volume", user, body))
+
+    async def _update_config(
+        self, ct: Guest, user: str, values: Values, deletes: list[str], reverts: list[str]
+    ) -> None:
+        """Change a container as pve-container does: nothing is written if a bridge is missing while it runs.
+
+        The deletion of net10 to net31 stays pending, for the code that plugs matches one digit.
+        """
+        running = ct.status == "running"
+        if running:
+            bridges = {each["iface"] for each in await self._network({"node": ct.node, "type": "any_bridge"}, user)}
+            for key, value in values.items():
+                found = BRIDGE.search(str(value))
+                if NET.match(key) and found and found[1] not in bridges:
+                    raise die(f"bridge '{found[1]}' does not exist")
+        late = {key: ct.config[key] for key in deletes if running and LATE.match(key) and key in ct.config}
+        before = {key: parse_mount(value)["volume"] for key, value in ct.config.items() if MOUNT.match(key)}
+        await super()._update_config(ct, user, values, deletes, reverts)
+        for key, value in late.items():
+            ct.config[key], ct.pending[key] = value, None
+        used = {parse_mount(value)["volume"] for key, value in ct.config.items() if MOUNT.match(key)}
+        for key in [key for key in ct.config if key.startswith("unused") and ct.config[key] in used]:
+            del ct.config[key]
+        kept = {value for key, value in ct.config.items() if key.startswith("unused")}
+        for volume in before.values():
+            if not volume.startswith("/") and volume not in used | kept:
+                keep_unused(ct, volume)
