@@ -109,6 +109,12 @@ def _values(field: str, name: str, lowest: int, highest: int, names: tuple[str, 
         if not lowest <= first <= last <= highest or every < 1:
             message = f"{part!r} in the field {name}: it goes from {lowest} to {highest}, rising, in steps of 1 or more"
             raise ValueError(message)
+        if slash and every > last - first:
+            message = (
+                f"{part!r} in the field {name}: a step of {every} is longer than {first} to {last}, so it would mean "
+                f"{first} alone; write {first}, or a step from 1 to {max(last - first, 1)}"
+            )
+            raise ValueError(message)
         found.update(range(first, last + 1, every))
     return frozenset(found)
 

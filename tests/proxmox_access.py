@@ -62,3 +62,19 @@ class Steer:
             return await asyncio.to_thread(method, *args, **kwargs)
 
         return call
+
+
+async def add_bridge(pve: FakePve, *names: str) -> None:
+    """Give each node of the simulator these bridges."""
+    proxmox = connect(pve)
+    for node in ("pve1", "pve2"):
+        for name in names:
+            await proxmox.post(f"/nodes/{node}/network", iface=name, type="bridge")
+    await proxmox.close()
+
+
+async def without_hotplug(pve: FakePve, vmid: int) -> None:
+    """Let a running VM take changes on at its next start only."""
+    proxmox = connect(pve)
+    await proxmox.put(f"/nodes/pve1/qemu/{vmid}/config", hotplug="0")
+    await proxmox.close()

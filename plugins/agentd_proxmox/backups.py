@@ -129,6 +129,7 @@ def notes_text(notes: str) -> str:
 
 def template(text: str, key: str) -> str:
     """Return `text` as vzdump's notes-template: one line, with new lines and backslashes escaped."""
+    text = re.sub(r"\{\{[ \t]*([^{}]*?)[ \t]*\}\}", r"{{\1}}", text)  # Proxmox takes no blanks in there
     unknown = [each for each in _TEMPLATE.findall(text) if each.strip() not in KNOWN_KEYS]
     if unknown:
         known = ", ".join(f"{{{{{each}}}}}" for each in sorted(KNOWN_KEYS))

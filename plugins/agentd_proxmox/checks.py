@@ -42,7 +42,7 @@ def _address(kind: Callable[[str], object]) -> Callable[[str], bool]:
             kind(text)
         except ValueError:
             return False
-        return True
+        return "%" not in text  # Python takes a zone (fe80::1%eth0), and anything after its %; Proxmox takes none
 
     return check
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
@@ -16,6 +16,8 @@ from agentd_proxmox.create import Creation, Order
 from agentd_proxmox.power import RUNNING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agentd_proxmox.inventory import Inventory, Place
     from agentd_proxmox.methods import Calls, Needs
 
@@ -199,13 +201,18 @@ def gateways(tool: str, ip: str | None, gateway: str | None, ip6: str | None, ga
         fixed = address if address not in {None, "", "dhcp", "manual", "auto"} else ""
         if at and address is not None and not fixed:
             raise Rejected(f"{tool}: gateway{name}: it goes with an address, and ip{name} is {address}")
-        try:
-            if fixed and ip_interface(fixed).version != version:
-                raise ValueError(f"it is not an IPv{version} address with the length of its network")
-            if at and ip_address(at).version != version:
-                raise ValueError(f"{at} is not an IPv{version} address")
-        except ValueError as error:
-            raise Rejected(f"{tool}: ip{name} or gateway{name}: {error}; nothing was done") from error
+        if fixed and not _is(ip_interface, fixed, version):
+            raise Rejected(f"{tool}: ip{name}: {fixed!r} is no IPv{version} address with the length of its network")
+        if at and not _is(ip_address, at, version):
+            raise Rejected(f"{tool}: gateway{name}: {at!r} is no IPv{version} address")
+
+
+def _is(kind: Callable[[str], IPv4Address | IPv6Address], text: str, version: int) -> bool:
+    """Return whether a text is an address without a zone, as Proxmox takes it."""
+    try:
+        return "%" not in text and kind(text).version == version
+    except ValueError:
+        return False
 
 
 def new_container(p: CreateContainer, key: str) -> look.Config:

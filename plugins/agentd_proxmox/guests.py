@@ -90,7 +90,7 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk (by default the one that the guest boots from), and how many GiB it shall have, never less than now."""
+    """Which disk (by default the one that the guest boots from), and its new size in GiB: never less than it has."""
 
     vmid: fields.Vmid
     size: fields.Gibibytes

@@ -95,10 +95,16 @@ def _consistent(p: SetGuestOptions) -> None:
 
 
 def _changes(p: SetGuestOptions, config: look.Config) -> look.Config:
-    changed: look.Config = {
-        key: value for key, value in p.options.items() if not options.same(key, config.get(key), value)
-    }
+    wanted = dict(p.options)
     gone = [key for key in p.remove if key in config]
+    if "description" in {*wanted, *gone}:
+        # The lines by which agentd knows its own guests stay.
+        text = look.redescribe(str(config.get("description") or ""), wanted.pop("description", ""))
+        wanted |= {"description": text} if text else {}
+        gone = [key for key in gone if key != "description" or not text]
+    changed: look.Config = {
+        key: value for key, value in wanted.items() if not options.same(key, config.get(key), value)
+    }
     return changed | ({"delete": ",".join(gone)} if gone else {})
 
 
@@ -112,9 +118,6 @@ def _allowed(at: Place, p: SetGuestOptions, config: look.Config) -> None:
     for key, value in p.options.items():
         if reason := _refused(at, key, value, config):
             raise Rejected(f"options: {reason}; nothing was done")
-    marks = look.marks(p.options.get("description", ""))
-    if not set(marks) <= set(look.marks(str(config.get("description") or ""))):
-        raise Rejected("options: description has a line by which agentd knows its own guests; nothing was done")
 
 
 def _refused(at: Place, key: str, value: str, config: look.Config) -> str:

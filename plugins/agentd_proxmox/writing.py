@@ -122,6 +122,9 @@ async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[st
     against: list[str] = []
     for key in keys:
         value = _before(call, at, key, config, now)
+        if key == "description" and look.marks(str(value or "")):
+            # Marks are not sent by callers: they stay in the guest, and the text is put back.
+            value = look.text_of(str(value)) or None
         if value is None:
             gone.append(key)
         elif reason := options.unwritable(at.kind, key, value):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from proxmox_access import Steer, connect
+from proxmox_access import Steer, connect, without_hotplug
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -77,8 +77,9 @@ class TestDetach:
         assert (list(on.guest.disks), on.unused) == (["scsi1"], {})
         assert len(await steered.log("POST")) == 2
 
-    async def test_running(self, tools: Bench) -> None:
+    async def test_running(self, tools: Bench, lab: FakePve) -> None:
         """A running VM that keeps its disk until its next start says so."""
+        await without_hotplug(lab, 100)
         call = MemoryCall()
         await tools.once("detach_disk", call, vmid=100, disk="scsi0")
 
@@ -120,8 +121,9 @@ class TestAdd:
         assert call.undo == ("detach_disk", {"vmid": vmid, "disk": disk})
         assert len(await steered.log("POST")) + len(await steered.log("PUT")) == 1
 
-    async def test_later(self, tools: Bench) -> None:
+    async def test_later(self, tools: Bench, lab: FakePve) -> None:
         """A running VM that takes its disk on only when it starts again says so."""
+        await without_hotplug(lab, 100)
         call = MemoryCall()
         await tools.once("add_disk", call, vmid=100, disk="virtio0", storage="local-lvm", size=5)
 
@@ -204,9 +206,9 @@ class TestContainers:
         back, parameters = call.undo
         on = [await tools.once(back, **parameters) for _ in range(2)][1]
 
-        assert (list(off.guest.disks), list(off.unused.values())) == (["rootfs"], [parameters["volume"]])
-        assert (sorted(on.guest.disks), on.unused) == (["mp0", "rootfs"], {})
-        assert parameters == {"vmid": 201, "disk": "mp0", "volume": "local-lvm:vm-201-disk-1", "mount": "/srv"}
+        assert (list(off.guest.disks), list(off.unused.values())) == (["rootfs"], ["local-lvm:vm-201-disk-1"])
+        assert sorted(on.disks) == ["mp0", "rootfs"]
+        assert parameters["options"] == {"mp0": "local-lvm:vm-201-disk-1,mp=/srv,backup=1,size=5G"}
 
     async def test_running(self, tools: Bench, steered: Steer) -> None:
         """A running container keeps its mount point until its next start, and says so each time; it is asked once."""

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from agentd import errors
 from agentd_proxmox.trial import isolated
+from proxmox_access import without_hotplug
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
     from proxmox_access import Steer
+    from pve.client import FakePve
 
 
 class TestIsolate:
@@ -31,8 +33,9 @@ class TestIsolate:
             assert not guest.onboot
         assert len(await steered.log("POST")) + len(await steered.log("PUT")) == 1
 
-    async def test_later(self, tools: Bench) -> None:
+    async def test_later(self, tools: Bench, lab: FakePve) -> None:
         """A running VM that would take it on only at its next start is not called isolated."""
+        await without_hotplug(lab, 100)
         with pytest.raises(errors.TaskFailed, match=r"VM 100 .* at its next start: net0; it is not isolated yet"):
             await tools.once("isolate_guest", vmid=100)
 

@@ -102,6 +102,7 @@ WALK: list[tuple[str, dict[str, Any]]] = [
     ("remove_guest_network", {"vmid": 320, "card": "net1"}),
     ("remove_guest_network", {"vmid": 303, "card": "net0"}),
     ("set_guest_network", {"vmid": 303, "bridge": "vmbr0"}),
+    ("set_guest_options", {"vmid": 303, "options": {"startup": "order=3"}}),
     ("isolate_guest", {"vmid": 303}),
     ("start_vm", {"vmid": 303}),
     ("isolate_guest", {"vmid": 320}),

@@ -16,7 +16,9 @@ from fakepve.qemu import with_mac
 if TYPE_CHECKING:
     from pve.foreign import Guest
 
-CLOUD = re.compile(r"(ciuser|cipassword|citype|cicustom|ciupgrade|sshkeys|nameserver|searchdomain|ipconfig\d+)\Z")
+CLOUD = re.compile(
+    r"(hotplug|ciuser|cipassword|citype|cicustom|ciupgrade|sshkeys|nameserver|searchdomain|ipconfig\d+)\Z"
+)
 NET = re.compile(r"net\d+\Z")
 BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
 DEVICE = re.compile(r"(scsi|virtio|net)\d+\Z")
@@ -54,6 +56,8 @@ def problem(vm: Guest, key: str, bridges: set[str]) -> str:
 def plug(vm: Guest, bridges: set[str]) -> dict[str, str]:
     """Change what a running VM can change at once; returns the problems, whose values stay pending."""
     errors: dict[str, str] = {}
+    if vm.config.get("hotplug") == "0":
+        return errors  # simpler than the real API, which changes parts of a network card all the same
     for key in list(vm.pending):
         value = vm.pending[key]
         media = "media=cdrom" in str(value) or "media=cdrom" in str(vm.config.get(key))

@@ -1,0 +1,71 @@
+"""A change whose hotplug fails is not left for the next start, and a bridge that is not there is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from proxmox_access import connect
+from tool_bench import CONTAINER, NEW, Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.proxmox import Proxmox
+    from proxmox_access import Steer
+    from pve.client import FakePve
+
+MAC = "BC:24:11:00:AB:66"
+
+
+@pytest.fixture
+async def proxmox(lab: FakePve) -> AsyncIterator[Proxmox]:
+    """Yield the real client, beside the tools."""
+    client = connect(lab)
+    yield client
+    await client.close()
+
+
+async def test_reverted(tools: Bench, steered: Steer, proxmox: Proxmox) -> None:
+    """A value that Proxmox kept as pending when its hotplug failed is reverted, and the error says so."""
+    net = f"virtio={MAC},bridge=vmbr9"
+    await steered.guest(vmid=300, node="pve1", name="odd", status="running", config={"net0": net})
+    with pytest.raises(errors.TaskFailed, match=r"hotplug problem.*net0 of VM 300 .* is as before"):
+        await tools.once("set_guest_network", vmid=300, tag=5)
+
+    entries = await proxmox.get("/nodes/pve1/qemu/300/pending")
+    assert [entry for entry in entries if "pending" in entry] == []
+    assert (await proxmox.get("/nodes/pve1/qemu/300/config"))["net0"] == net
+
+
+async def test_inverse_is_what_is_live(tools: Bench, proxmox: Proxmox) -> None:
+    """A pending value of a card that another client left behind is named, and not taken for the one to put back."""
+    was = (await proxmox.get("/nodes/pve1/qemu/100/config"))["net0"]
+    with pytest.raises(errors.AgentdError):
+        await proxmox.put("/nodes/pve1/qemu/100/config", net0=was.replace("vmbr0", "vmbr9"))
+    call = MemoryCall()
+    await tools.once("set_guest_network", call, vmid=100, bridge="vmbr0", tag=5)
+
+    assert call.undo is not None
+    assert call.undo[1]["options"] == {"net0": was}
+    assert "vmbr9" in call.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("tool", "parameters"),
+    [
+        ("set_guest_network", {"vmid": 100, "bridge": "vmbr9"}),
+        ("set_guest_network", {"vmid": 101, "bridge": "vmbr9"}),
+        ("set_guest_network", {"vmid": 200, "bridge": "vmbr9"}),
+        ("create_vm", {**NEW, "bridge": "vmbr9"}),
+        ("create_container", {**CONTAINER, "bridge": "vmbr9"}),
+    ],
+)
+async def test_bridge(tools: Bench, steered: Steer, tool: str, parameters: dict[str, Any]) -> None:
+    """A bridge that the node does not have is refused by its name, with those that there are; nothing is sent."""
+    with pytest.raises(errors.Rejected, match=r"bridge: there is no bridge 'vmbr9' on pve\d.*it has vmbr0"):
+        await tools.once(tool, **parameters)
+
+    assert await steered.log("POST") == await steered.log("PUT") == []
