@@ -119,3 +119,20 @@ async def test_whole(tools: Bench, steered: Steer) -> None:
     assert shown.options["cipassword"] == "***"
     assert (shown.options["description"], shown.options["cores"]) == ("a [31m b", "2")
     assert len(shown.digest) == 40
+
+
+async def test_options(tools: Bench, steered: Steer) -> None:
+    """Options are written whole and removed, once, and put back by the inverse; a key in both lists is refused."""
+    before = (await steered.found(101))["config"]
+    wanted: dict[str, Any] = {"vmid": 101, "options": {"startup": "order=3"}, "remove": ["net0"]}
+    call = MemoryCall()
+    for each in (call, MemoryCall()):
+        await tools.once("set_guest_options", each, **wanted)
+    between = (await steered.found(101))["config"]
+    assert call.undo is not None
+    await tools.once(call.undo[0], MemoryCall("wf.back"), **call.undo[1])
+
+    assert (between["startup"], "net0" in between) == ("order=3", False)
+    assert (await steered.found(101))["config"] == before
+    with pytest.raises(errors.Rejected, match="net0: name it in `options` or in `remove`"):
+        await tools.once("set_guest_options", vmid=101, options={"net0": "x"}, remove=["net0"])
