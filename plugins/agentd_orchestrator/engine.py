@@ -91,6 +91,10 @@ class Engine:
         """Return how many open workflows this process knows of."""
         return len(self._states)
 
+    def open_of(self, principal: str) -> int:
+        """Return how many of them `principal` has asked for."""
+        return sum(state.principal == principal for _, state in self._states.values())
+
     async def feed(self, workflow_id: str, given: inputs.Input, *, delivered: int = 1) -> Workflow | None:
         """Decide over `given`; return the workflow's state once it is committed and its outbox sent.
 

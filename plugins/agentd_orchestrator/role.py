@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
 from agentd_orchestrator.library import Library
 from agentd_orchestrator.network import Network
 from agentd_orchestrator.planning import Planner, proven
-from agentd_orchestrator.room import Room
+from agentd_orchestrator.room import Quota, Room
 
 if TYPE_CHECKING:
     from agentd.role import Context
@@ -55,6 +56,14 @@ class OrchestratorSettings(Settings):
 
     slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
     max_open: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
+    open_workflows: int | None = Field(
+        None,
+        ge=1,
+        description="open workflows of one principal above which its requests are rejected; default: no limit",
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="requests of one principal within a minute that are taken; default: no limit"
+    )
     keep: float = Field(
         KEPT / 86_400,
         ge=1,
@@ -78,6 +87,7 @@ class Orchestrator:
         self._engine: Engine
         self._planner: Planner
         self._library: Library
+        self._quota: Quota
         self._requests: Consumer
         self._queues: set[str] = set()
 
@@ -93,6 +103,7 @@ class Orchestrator:
         settings: OrchestratorSettings = context.settings
         self._library = Library(settings.workflows_dir, context.known_tools, context.workflows)
         await self._read_files()
+        self._quota = Quota(settings.requests_per_minute, settings.open_workflows)
         self._planner = Planner(self._library, context.policy)
         self._requests = self._consumer(subjects.REQUESTS, subjects.ORCH_REQUESTS, self._on_request, 64)
         consumers = [
@@ -198,8 +209,18 @@ class Orchestrator:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
             begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain)
         else:
-            begin = await self._begin(request, principal, tier, job)
-        state = await self._engine.feed(given_id, begin, delivered=job.delivered)
+            first = job.delivered == 1  # what comes again was counted before
+            refused = self._quota.refusal(principal, time.monotonic(), self._engine.open_of) if first else ""
+            if not refused:
+                with self._quota.beginning(principal):
+                    await self._carry_on(await self._begin(request, principal, tier, job), job)
+                return
+            begin = Begin(request, [], principal, tier, refused=refused, authenticated=not plain)
+        await self._carry_on(begin, job)
+
+    async def _carry_on(self, begin: Begin, job: Job) -> None:
+        """Feed a request to the engine; tell its sender if the id is that of another one."""
+        state = await self._engine.feed(begin.request.workflow_id, begin, delivered=job.delivered)
         if state is not None and state.digest != request_digest(begin.request):
             await self._conflict(begin, state)
 

@@ -1,14 +1,22 @@
-"""Whether NATS has room for new work: from 70 % of a limit on, requests wait, so that what runs can end."""
+"""Whether there is room for new work: in NATS, and for one principal among others.
+
+From 70 % of a limit of NATS on requests wait, so that what runs can end.  A principal that asks for too much is
+refused, so that it does not keep the orchestrators from the requests of others.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict, deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from agentd import storage
 from agentd.errors import BusError, Denied
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from agentd.bus import Bus
 
 EVERY = 5.0
@@ -36,3 +44,45 @@ class Room:
         limit = storage.EASED if self.problem else storage.FULL
         tight = [each for each in rooms if each.share >= limit]
         self.problem = f"no new requests are taken: {tight[0].text}" if tight else ""
+
+
+MINUTE = 60.0
+
+
+class Quota:
+    """How much one principal may ask for; None: no limit."""
+
+    def __init__(self, per_minute: int | None, open_workflows: int | None) -> None:
+        """Begin with nothing asked for."""
+        self._per_minute = per_minute
+        self._open = open_workflows
+        self._beginning: Counter[str] = Counter()
+        self._asked: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    def refusal(self, principal: str, at: float, opened: Callable[[str], int]) -> str:
+        """Count one more request of `principal`; return why it is refused, "" if it is not."""
+        if self._per_minute is not None:
+            asked = self._asked[principal]
+            while asked and at - asked[0] >= MINUTE:
+                asked.popleft()
+            if len(asked) >= self._per_minute:
+                return (
+                    f"{principal} has sent {self._per_minute} requests within a minute, as many as [orchestrator] "
+                    "requests_per_minute allows; ask again later, with another id"
+                )
+            asked.append(at)
+        if self._open is not None and opened(principal) + self._beginning[principal] >= self._open:
+            return (
+                f"{principal} has {self._open} open workflows, as many as [orchestrator] open_workflows allows; "
+                "ask again when one of them is over, with another id"
+            )
+        return ""
+
+    @contextmanager
+    def beginning(self, principal: str) -> Iterator[None]:
+        """Count a request among the open workflows of `principal` until it is one."""
+        self._beginning[principal] += 1
+        try:
+            yield
+        finally:
+            self._beginning[principal] -= 1
