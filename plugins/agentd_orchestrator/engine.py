@@ -26,13 +26,25 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from agentd import dead, subjects
+from agentd import dead, freeze, subjects
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.consumer import GiveUp
 from agentd.crash import crash_point
 from agentd.effects import entomb
-from agentd.errors import BusUnavailable, Denied, Rejected, StaleWrite, TemporaryError
-from agentd.messages import CriticalError, DeadLetter, TimerDue, WorkflowSignal, encode, now
+from agentd.errors import BusUnavailable, Denied, Frozen, Rejected, StaleWrite, TemporaryError
+from agentd.messages import (
+    CriticalError,
+    DeadLetter,
+    Outcome,
+    TaskAssignment,
+    TaskCompletion,
+    TaskError,
+    Tier,
+    TimerDue,
+    WorkflowSignal,
+    encode,
+    now,
+)
 from agentd.workflows import TERMINAL, UNDER_WAY, VERSION, Effect, Parent, Workflow
 from agentd_orchestrator import derived, inputs
 from agentd_orchestrator import workflow as wf
@@ -81,6 +93,8 @@ class Engine:
         self._agent = agent_id
         self._metrics = metrics
         self._log = log
+        self.plain: frozenset[str] = frozenset()
+        """Agents in other languages, which do not know of a freeze."""
         self.writes = VERSION
         """Version that new states are written in: the highest that every orchestrator knows."""
         self._queues: dict[str, list[_Given]] = {}
@@ -338,8 +352,28 @@ class Engine:
         if message is None:  # an older event's outbox, sent again: the state has gone on
             return None
         subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)
-        left = (message.deadline - self._bus.server_time()).total_seconds()
-        return self._bus.storing(subject, message, expect=0, ttl=max(left, 0.0) + 3600.0)
+        ttl = max((message.deadline - self._bus.server_time()).total_seconds(), 0.0) + 3600.0
+        if message.tier is not Tier.READ and derived.service_of(message.assigned_to) in self.plain:
+            return asyncio.ensure_future(self._assign_plain(subject, message, effect.task, ttl))
+        return self._bus.storing(subject, message, expect=0, ttl=ttl)
+
+    async def _assign_plain(self, subject: str, message: TaskAssignment, task: str, ttl: float) -> None:
+        """Give a task to an agent that knows nothing of a freeze: while there is one, the task is held back here."""
+        found = await freeze.read(self._bus)
+        if found is None:
+            await self._bus.store(subject, message, expect=0, ttl=ttl)
+            return
+        held = TaskCompletion(
+            task_id=message.task_id,
+            workflow_id=message.workflow_id,
+            attempt=message.attempt,
+            status=Outcome.FAILED,
+            error=TaskError(Frozen.code, f"{message.task_type}: nothing was done: {freeze.say(found)}", retry=True),
+            agent_id=self._agent,
+            service_id=derived.service_of(message.assigned_to),
+            timestamp=now(),
+        )
+        await self._bus.store(subjects.complete(self._agent, message.workflow_id, task), held)
 
     def _arm(self, workflow_id: str, effect: Effect) -> Awaitable[object]:
         """Let JetStream send a message when it is time: `@at` is the server's clock."""

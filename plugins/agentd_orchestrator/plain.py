@@ -64,9 +64,14 @@ KNOWN: Final = 200
 OFFLINE: Final = "offline"
 
 
+def names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
+    """Return the plain agents that the configuration knows."""
+    return frozenset({service_of(each.name) for each in queues if each.plain != "no"} | set(policy.plain_agents))
+
+
 def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None:
     """Raise Denied for a task that is too much for the plain agent whose queue it is for."""
-    plain = {service_of(each.name) for each in queues if each.plain != "no"} | set(policy.plain_agents)
+    plain = names(queues, policy)
     for task in plan:
         agent = service_of(task.queue)
         granted = policy.tier_of_plain_agent(agent)

@@ -100,6 +100,7 @@ class Orchestrator:
         self._engine = Engine(
             context.bus, context.agent_id, context.metrics, context.log, kept=context.settings.keep * 86_400
         )
+        self._engine.plain = plain_agents.names(context.config.bus.queues, context.policy)
         settings: OrchestratorSettings = context.settings
         self._library = Library(settings.workflows_dir, context.known_tools, context.workflows)
         await self._read_files()

@@ -16,11 +16,14 @@ from agentd.asking import state_of, submit
 from agentd.calls import call_tool
 from agentd.cli_freeze import seconds_of
 from agentd.errors import AgentdError, BusError, Frozen, UsageError
-from agentd.messages import Freeze, NetworkRequest, Tier, ToolCall, WorkflowRequest
+from agentd.messages import Freeze, NetworkRequest, TaskCompletion, TaskError, Tier, ToolCall, WorkflowRequest
 from agentd.provision import provision
+from agentd_orchestrator.inputs import Ended
 from core.jetstream import connected
 from core.probe import SERVICE, Probe, a_worker, assign, completion, record, serving
+from fake_agent import engine
 from harness import SCRIPTS, NatsServer, Net, eventually
+from plugins.flow import begin, spec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,6 +154,25 @@ async def test_nats_is_away_at_the_act(nats_server: NatsServer) -> None:
             assert probe.acts == 0
             probe.on_look = Probe().on_look
             nats_server.start()
+
+
+async def test_plain_agents_get_nothing(there: Bus) -> None:
+    """An agent in another language, which knows of no freeze, is given nothing that changes something meanwhile."""
+    only = engine(there)
+    only.plain = frozenset({"svc"})
+    await change(there, "freeze")
+    plan = [spec("write"), spec("read", tier=Tier.READ)]
+    await only.feed("w", begin(*plan))
+    given = await there.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
+    held = await there.every(subjects.INPUT, "ai.tasks.complete.>")
+    told = held[0].decode(TaskCompletion)
+    waits = await only.feed("w", Ended("write", told))
+
+    assert [each.subject for each in given] == [subjects.assign("svc", "w", "read", 1)]
+    assert isinstance(told.error, TaskError)
+    assert told.error.code == "frozen"
+    assert waits is not None
+    assert (waits.tasks["write"].status, waits.tasks["write"].retried) == ("waiting", 0)
 
 
 async def test_it_ends_by_itself(there: Bus) -> None:
