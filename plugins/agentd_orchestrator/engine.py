@@ -353,7 +353,8 @@ class Engine:
             return None
         subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)
         ttl = max((message.deadline - self._bus.server_time()).total_seconds(), 0.0) + 3600.0
-        if message.tier is not Tier.READ and derived.service_of(message.assigned_to) in self.plain:
+        changes = state.spec(effect.task).tier is not Tier.READ
+        if changes and derived.service_of(message.assigned_to) in self.plain:
             return asyncio.ensure_future(self._assign_plain(subject, message, effect.task, ttl))
         return self._bus.storing(subject, message, expect=0, ttl=ttl)
 

@@ -164,8 +164,9 @@ async def test_plain_agents_get_nothing(there: Bus) -> None:
     plan = [spec("write"), spec("read", tier=Tier.READ)]
     await only.feed("w", begin(*plan))
     given = await there.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
-    held = await there.every(subjects.INPUT, "ai.tasks.complete.>")
-    told = held[0].decode(TaskCompletion)
+    held = await there.last(subjects.INPUT, "ai.tasks.complete.>")
+    assert held is not None
+    told = held.decode(TaskCompletion)
     waits = await only.feed("w", Ended("write", told))
 
     assert [each.subject for each in given] == [subjects.assign("svc", "w", "read", 1)]
