@@ -8,6 +8,7 @@ address in digits is always answered: no name, no rebinding, and Prometheus scra
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+LARGEST_PORT: Final = 65_535
+_HOST: Final = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?))(?::(?P<port>[0-9]{1,5}))?"
+)
 SECURITY: Final = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; "
     "frame-ancestors 'none'",
@@ -55,14 +60,21 @@ class Guard:
         await PlainTextResponse(text, 421)(scope, receive, send_safely)
 
     def _is_ours(self, host: str) -> bool:
-        name = _without_port(host.lower())
-        return name in self._names or _is_address(name)
+        name = host_name(host)
+        return name is not None and (name in self._names or _is_address(name))
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].rstrip(".")
+def host_name(host: str) -> str | None:
+    """Return the name or address of a Host header in small letters; None for what is no `name[:port]` exactly.
+
+    A dot at the end of a name is left out, an IPv6 address stands in brackets, and there is no user before it.
+    """
+    found = _HOST.fullmatch(host)
+    if found is None or int(found["port"] or 0) > LARGEST_PORT:
+        return None
+    if found["six"] is None:
+        return found["name"].lower().removesuffix(".")
+    return found["six"].lower() if _is_address(found["six"]) else None
 
 
 def _is_address(name: str) -> bool:

@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from jinja2.runtime import Undefined
 
-from agentd_orchestrator.values import Refused, Value, binary, fits, known, number, spend, text_of, to_json, wants
+from agentd_orchestrator.values import (
+    Refused,
+    Value,
+    binary,
+    compare,
+    fits,
+    known,
+    number,
+    spend,
+    text_of,
+    to_json,
+    walk,
+    wants,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,6 +217,7 @@ def sort(value: Value, reverse: Value = False, attribute: Value = None) -> list[
     same = all(isinstance(each, str) for each in keys) or all(isinstance(each, (int, float)) for each in keys)
     if not same:
         raise Refused("sort takes a list of numbers or a list of texts; or say sort(attribute='…')")
+    walk(keys)
     order = sorted(range(len(items)), key=keys.__getitem__, reverse=reverse is True)
     return [items[each] for each in order]
 
@@ -260,6 +274,7 @@ def from_json(value: Value) -> Value:
 
 
 def _short(value: Value) -> str:
+    walk(value)
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"  # noqa: PLR2004 - of an error's line
 
@@ -318,21 +333,21 @@ _TESTS: Final[dict[str, Callable[..., Value]]] = {
     "sequence": lambda value: isinstance(value, (list, tuple)),
     "true": lambda value: value is True,
     "false": lambda value: value is False,
-    "==": lambda value, other: value == other,
-    "eq": lambda value, other: value == other,
-    "equalto": lambda value, other: value == other,
-    "!=": lambda value, other: value != other,
-    "ne": lambda value, other: value != other,
-    ">": lambda value, other: value > other,
-    "gt": lambda value, other: value > other,
-    ">=": lambda value, other: value >= other,
-    "ge": lambda value, other: value >= other,
-    "<": lambda value, other: value < other,
-    "lt": lambda value, other: value < other,
-    "<=": lambda value, other: value <= other,
-    "le": lambda value, other: value <= other,
-    "in": lambda value, other: value in other,
-    "contains": lambda value, other: other in value,
+    "==": lambda value, other: compare(value, "eq", other),
+    "eq": lambda value, other: compare(value, "eq", other),
+    "equalto": lambda value, other: compare(value, "eq", other),
+    "!=": lambda value, other: compare(value, "ne", other),
+    "ne": lambda value, other: compare(value, "ne", other),
+    ">": lambda value, other: compare(value, "gt", other),
+    "gt": lambda value, other: compare(value, "gt", other),
+    ">=": lambda value, other: compare(value, "gteq", other),
+    "ge": lambda value, other: compare(value, "gteq", other),
+    "<": lambda value, other: compare(value, "lt", other),
+    "lt": lambda value, other: compare(value, "lt", other),
+    "<=": lambda value, other: compare(value, "lteq", other),
+    "le": lambda value, other: compare(value, "lteq", other),
+    "in": lambda value, other: compare(value, "in", other),
+    "contains": lambda value, other: compare(other, "in", value),
 }
 
 FILTERS: Final[dict[str, Callable[..., Value]]] = {

@@ -5,6 +5,7 @@ Kept apart so that jinja2 is loaded with the first expression and not before.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
@@ -16,6 +17,10 @@ from agentd_orchestrator import filters, values
 
 JOIN: Final = "~"
 """The filter that stands for `~` and for a text with expressions in it; no user can write its name."""
+COMPARE: Final = "<>"
+"""The filter that stands for comparisons; as JOIN."""
+PART: Final = "[:]"
+"""The filter that stands for slices; as JOIN."""
 SHOWN: Final = 12
 STORED: Final = "$stored"
 """What marks a result that lies in the bucket `results`."""
@@ -48,7 +53,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         """Take nothing over of what jinja2 brings but its syntax."""
         super().__init__(undefined=Missing, optimized=False, cache_size=0, keep_trailing_newline=True)
-        self.filters = {**filters.FILTERS, JOIN: values.joined}
+        self.filters = {**filters.FILTERS, JOIN: values.joined, COMPARE: values.compare, PART: values.part}
         self.tests = dict(filters.TESTS)
         self.globals = {}
 
@@ -94,7 +99,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 setattr(node, name, self.rewritten(value))
             elif isinstance(value, list):
                 setattr(node, name, [self.rewritten(each) if isinstance(each, nodes.Node) else each for each in value])
-        return self.joined(node.nodes) if isinstance(node, nodes.Concat) else node
+        if isinstance(node, nodes.Concat):
+            return self.joined(node.nodes)
+        if isinstance(node, nodes.Compare):
+            return _compared(node)
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+            bounds = [each or nodes.Const(None) for each in (node.arg.start, node.arg.stop, node.arg.step)]
+            return nodes.Filter(node.node, PART, bounds, [], None, None)
+        return node
 
     def compiled(self, expression: nodes.Expr) -> TemplateExpression:
         """Return what evaluates `expression` when it is called with names."""
@@ -103,6 +115,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         template = nodes.Template([assign], lineno=1)
         template.set_environment(self)
         return TemplateExpression(self.from_string(template), undefined_to_none=False)
+
+
+def _compared(node: nodes.Compare) -> nodes.Expr:
+    """Return a comparison as filters that pay for what they walk; `a < b < c` is `a < b and b < c`."""
+    found: nodes.Expr | None = None
+    left = node.expr
+    for operand in node.ops:
+        pair = nodes.Filter(left, COMPARE, [nodes.Const(operand.op), operand.expr], [], None, None)
+        found = pair if found is None else nodes.And(found, pair)
+        left = operand.expr
+    return node if found is None else found
 
 
 def _no_item(found: object, argument: object) -> str:
@@ -119,6 +142,7 @@ def _no_key(found: Mapping[Any, Any], key: object) -> str:
             f"there is no {key!r} to be seen: the result is above 16 KiB and lies in the bucket `results`; "
             "only {{ tasks.<name>.result }} or one field of it can be passed on"
         )
-    names = sorted(map(str, found))
+    values.spend(len(found) // 10)
+    names = heapq.nsmallest(SHOWN + 1, map(str, found))
     there = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     return f"there is no {key!r}; there are {there or 'none'}"

@@ -45,6 +45,26 @@ def spend(steps: int) -> None:
     _left.set(left)
 
 
+def walk(*found: Value) -> None:
+    """Pay for every item and character (by the hundred) below some values; raises Refused when that is too much.
+
+    What is walked here is what a comparison, a search or a conversion may have to walk.
+    """
+    left = list(found)
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            spend(len(value) // 100)
+        elif isinstance(value, (list, tuple)):
+            spend(len(value) // 2)
+            left.extend(value)
+        elif isinstance(value, dict):
+            spend(len(value))
+            left.extend(value.values())
+        else:
+            spend(0)
+
+
 def fits(size: int) -> None:
     """Raise Refused if a value of this size may not be made."""
     if size > MAX_SIZE:
@@ -146,11 +166,44 @@ def joined(parts: list[Value]) -> str:
     return "".join(texts)
 
 
+def compare(left: Value, operator: str, right: Value) -> bool:
+    """Return `left operator right`, paid for: comparing and searching walk what is compared."""
+    left, right = known(left), known(right)
+    walk(left, right)
+    found: bool = _COMPARE[operator](left, right)
+    return found
+
+
+_COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "eq": lambda left, right: left == right,
+    "ne": lambda left, right: left != right,
+    "gt": lambda left, right: left > right,
+    "gteq": lambda left, right: left >= right,
+    "lt": lambda left, right: left < right,
+    "lteq": lambda left, right: left <= right,
+    "in": lambda left, right: left in right,
+    "notin": lambda left, right: left not in right,
+}
+
+
+def part(value: Value, start: Value, stop: Value, step: Value) -> Value:
+    """Return a slice of a list or a text, paid for."""
+    value = wants(known(value), (str, list, tuple), "a slice", "a list or a text")
+    spend(len(value) // 100)
+    for bound in (start, stop, step):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
+            raise Refused(f"the bounds of a slice are whole numbers, not {kind(bound)}")
+    if step == 0:
+        raise Refused("the step of a slice is not 0")
+    return value[start:stop:step]
+
+
 # -- as text, and as JSON -------------------------------------------------------------------------------------------
 
 
 def to_json(value: Value) -> str:
     """Return the value as JSON, keys in order."""
+    walk(value)
     text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
     spend(len(text) // 100)
     return text
