@@ -407,6 +407,16 @@ class Web(Section):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="further names by which browsers may ask for the page"
     )
+    connections: int = Field(
+        default=512,
+        ge=16,
+        le=65_536,
+        description="connections at once, at most half of the process's descriptors; beyond it the oldest that has "
+        "sent no whole request gives way, and /healthz is still answered",
+    )
+    connections_per_address: int = Field(
+        default=128, ge=1, description="connections at once from one address; a loopback address has no such limit"
+    )
     tokens: dict[Id, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(
         default={}, description="who may act over HTTP and MCP: principal, and what `agentd token` prints for it"
     )

@@ -158,6 +158,8 @@ class Supervisor:
             allowed_hosts=settings.allowed_hosts,
             routes=routes,
             tokens=settings.tokens,
+            connections=settings.connections,
+            connections_per_address=settings.connections_per_address,
         )
         port = await page.start()
         stack.push_async_callback(page.stop)

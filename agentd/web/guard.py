@@ -53,6 +53,9 @@ class Guard:
 
         host = Headers(scope=scope).get("host")
         if host is None or self._is_ours(host):  # only HTTP/1.0 has none, and no browser speaks that
+            if host is not None:  # what comes after, such as the MCP SDK, compares letter by letter
+                rest = [(key, value) for key, value in scope["headers"] if key != b"host"]
+                scope = {**scope, "headers": [(b"host", _plain(host).encode("ascii")), *rest]}
             await self._app(scope, receive, send_safely)
             return
         name = "".join(char for char in host if char.isprintable())[:100]
@@ -75,6 +78,14 @@ def host_name(host: str) -> str | None:
     if found["six"] is None:
         return found["name"].lower().removesuffix(".")
     return found["six"].lower() if _is_address(found["six"]) else None
+
+
+def _plain(host: str) -> str:
+    """Return a Host header that was found good in small letters and without the dot at the end of a name."""
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or name.count("[") != name.count("]"):
+        return host.lower().removesuffix(".")
+    return f"{name.removesuffix('.')}:{port}"
 
 
 def _is_address(name: str) -> bool:

@@ -12,12 +12,14 @@ import errno
 import os
 import socket
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
 from agentd.errors import ConfigError
 from agentd.web.app import build
+from agentd.web.limits import LARGEST_HEAD, Connection, Crowd
 from agentd.web.stream import Streams
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class WebServer:
         allowed_hosts: Iterable[str] = (),
         routes: Iterable[BaseRoute] = (),
         tokens: Mapping[str, str] | None = None,
+        connections: int = 512,
+        connections_per_address: int = 128,
     ) -> None:
         self._view = view
         self._host = host
@@ -56,6 +60,7 @@ class WebServer:
         self._names = {*allowed_hosts} | ({host} - _WILDCARDS)
         self._routes = tuple(routes)
         self._tokens = dict(tokens or {})
+        self._most, self._each = connections, connections_per_address
         self._streams = Streams(view)
         self._server: _Guest | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -76,7 +81,8 @@ class WebServer:
         bound = await self._bind()
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=partial(Connection, crowd=Crowd(self._most, self._each)),  # type: ignore[arg-type]  # a class, bound
+            h11_max_incomplete_event_size=LARGEST_HEAD,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -65,6 +65,16 @@ class BridgeSettings(Settings):
         default=True,
         description="serve clients that show no token as the principal mcp; never beyond a loopback address",
     )
+    sessions: int = Field(
+        default=128, ge=1, le=10_000, description="sessions at once; each costs about 40 kB, and what its client says"
+    )
+    sessions_per_principal: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="sessions at once of one principal, all clients without a token together; beyond it the one that "
+        "is unused for longest gives way, if for half a minute",
+    )
     approvers: dict[Id, Id] = Field(
         default={},
         description="as whom the person at a client decides over what that client's principal asks for, by a form of "
@@ -202,4 +212,6 @@ class Bridge:
             hosts=hosts,
             origins=[f"http://{each}" for each in hosts],
             instructions=INSTRUCTIONS,
+            most=settings.sessions,
+            each=settings.sessions_per_principal,
         )

@@ -41,11 +41,11 @@ from agentd.messages import Outcome, Tier, ToolReply
 from agentd.printable import escaped, printable
 from agentd.tokens import principal_of
 from agentd.tools import BrokenTool, Repeat, Tool, by_name
-from agentd_mcp import forms, front
+from agentd_mcp import forms, front, sessions
 from agentd_mcp.forms import Context, Question
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
 PATH: Final = "/mcp"
 LIST_FRESH: Final = 60_000
@@ -78,7 +78,7 @@ Resolve = Callable[[Request | None], Principal]
 class McpFace:
     """A web app with the one route `/mcp`, what must be entered while it serves, and the tools that were left out."""
 
-    app: Starlette
+    app: ASGIApp
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
     broken: list[BrokenTool]
 
@@ -94,12 +94,15 @@ def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
     origins: Sequence[str],
     instructions: str = "",
     listed: frozenset[str] | None = None,
+    most: int = 128,
+    each: int = 32,
 ) -> McpFace:
     """Return the MCP face of `tools`.
 
     hosts    Host headers that are answered, such as `127.0.0.1:8001`; `name:*` stands for any port
     origins  Origin headers that are answered, such as `http://127.0.0.1:8001`
     listed   tools that are listed at once, None: all; the others can be called all the same
+    most     sessions at once, `each` of one principal
     """
     catalogue = _Catalogue(tools)
     desk = _Desk(catalogue, caller, resolve, listed)
@@ -114,8 +117,15 @@ def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
     )
     security = TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins))
     app = server.streamable_http_app(
-        streamable_http_path=PATH, json_response=False, stateless_http=False, transport_security=security
+        streamable_http_path=PATH,
+        json_response=False,
+        stateless_http=False,
+        transport_security=security,
+        max_request_body_size=sessions.LARGEST,
+        session_idle_timeout=sessions.IDLE,
+        max_sessions=most,
     )
+    bounded = sessions.Sessions(app, most=most, each=each)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -125,7 +135,7 @@ def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
             finally:
                 await desk.drain()
 
-    return McpFace(app, lifespan, catalogue.broken)
+    return McpFace(bounded, lifespan, catalogue.broken)
 
 
 class _Catalogue:

@@ -1,0 +1,140 @@
+"""How many connections the web server holds, and for how long one may take to say what it wants.
+
+uvicorn has no time-out for a request that comes slowly, and no limit that leaves /healthz reachable: 1,500 idle
+connections take every descriptor of the process.  Here a request's head has to be there within `HEAD` seconds and its
+body within `BODY`.  Beyond the limit the oldest connection that has not sent a whole head yet is closed for a new one;
+if there is none, a few more connections are let in that get an answer from /healthz alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import resource
+from typing import TYPE_CHECKING, Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+
+HEAD: Final = 10.0
+"""Seconds for the head of a request, from the connection or the answer before it."""
+BODY: Final = 30.0
+"""Seconds for the body of a request, which has at most a megabyte."""
+LARGEST_HEAD: Final = 16_384
+SPARE: Final = 16
+"""Connections beyond the limit, for /healthz alone."""
+_HEALTH: Final = (b"GET /healthz ", b"HEAD /healthz ")
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 10\r\ncontent-type: text/plain\r\n\r\n"
+)
+_FULL_TEXT: Final = b"too many connections are open; see web.connections\n"
+
+
+class Crowd:
+    """The open connections of one server, the oldest first."""
+
+    def __init__(self, most: int, each: int) -> None:
+        """Keep how many there may be, over all and from one address; half of the process's descriptors at most."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most = most if soft == resource.RLIM_INFINITY else max(8, min(most, soft // 2))
+        self.each = each
+        self._all: dict[Connection, None] = {}
+
+    def enter(self, one: Connection) -> None:
+        """Take a new connection in, if need be for an older one."""
+        self._all[one] = None
+        alike = [other for other in self._all if other.address == one.address]
+        if len(alike) > self.each and not one.is_local:
+            self._make_room(alike, one)
+        elif len(self._all) > self.most:
+            self._make_room(self._all, one)
+
+    def leave(self, one: Connection) -> None:
+        """Forget a connection."""
+        self._all.pop(one, None)
+
+    def _make_room(self, among: Iterable[Connection], one: Connection) -> None:
+        found = next((other for other in among if other.awaited == "head" and other is not one), None)
+        if found is not None:
+            self.leave(found)
+            found.cut()
+            return
+        one.spare = True
+        spare = [other for other in self._all if other.spare]
+        if len(spare) > SPARE:
+            self.leave(spare[0])
+            spare[0].cut()
+
+
+class Connection(H11Protocol):
+    """One connection, with its time-outs."""
+
+    def __init__(self, *args: Any, crowd: Crowd, **named: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        """Keep the crowd that it belongs to."""
+        super().__init__(*args, **named)
+        self._crowd = crowd
+        self._timer: asyncio.TimerHandle | None = None
+        self.awaited = ""
+        """What has to come next: "head", "body", or nothing while a request is answered."""
+        self.spare = False
+
+    @property
+    def address(self) -> str:
+        """Return the client's address."""
+        return self.client[0] if self.client else ""
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the client is on this machine: a proxy there stands for many clients."""
+        try:
+            return ipaddress.ip_address(self.address).is_loopback
+        except ValueError:
+            return True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._watch()
+        self._crowd.enter(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._crowd.leave(self)
+        self._await("")
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; one beyond the limit may ask for /healthz only."""
+        if self.spare and not data.startswith(_HEALTH):
+            self.transport.write(_FULL + _FULL_TEXT)
+            self.transport.close()
+            return
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        super().on_response_complete()
+        self._watch()
+
+    def cut(self) -> None:
+        """Close the connection at once."""
+        self._await("")
+        self.transport.abort()
+
+    def _watch(self) -> None:
+        state = self.conn.their_state
+        self._await("head" if state is h11.IDLE else "body" if state is h11.SEND_BODY else "")
+
+    def _await(self, what: str) -> None:
+        if what == self.awaited:
+            return
+        self.awaited = what
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if what:
+            self._timer = self.loop.call_later(HEAD if what == "head" else BODY, self.cut)
