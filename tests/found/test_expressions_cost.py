@@ -64,7 +64,7 @@ def test_what_is_meant_still_works() -> None:
     assert expressions.evaluate("{{ 'abcdef'[:-2] }}", names) == "abcd"
 
 
-@pytest.mark.parametrize("large", LARGE)
+@pytest.mark.parametrize("large", ["numbers", "text", "map", "nested"])
 @pytest.mark.parametrize("name", sorted(FILTERS))
 def test_every_filter(name: str, large: str) -> None:
     """Each filter, with each kind of large input, once and for each item, does a bounded amount of work."""
@@ -74,7 +74,7 @@ def test_every_filter(name: str, large: str) -> None:
         assert work(f"[parameters.{large}, parameters.{large}] | map('{name}') | list") < MOST_CALLS
 
 
-@pytest.mark.parametrize("large", LARGE)
+@pytest.mark.parametrize("large", ["numbers", "text", "alike"])
 @pytest.mark.parametrize("name", sorted(TESTS))
 def test_every_test(name: str, large: str) -> None:
     """Each test, for each item of a list, against each kind of large value, does a bounded amount of work."""

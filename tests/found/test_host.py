@@ -18,7 +18,8 @@ GOOD = {
 BAD = [
     "[::1].evil.com", "[::1]evil.com", "[::1]:80.evil.com", "[::1", "::1", "[::1]]", "[evil.com]", "[127.0.0.1]x",
     "localhost:evil", "localhost:80:80", "localhost:", "localhost:99999", "localhost@evil.com", "evil.com@localhost",
-    "user:pass@localhost", "localhost.evil.com", "evil.com", "localhost..", ".localhost", "localhost/evil", "local host",
+    "user:pass@localhost", "localhost.evil.com", "evil.com", "localhost..",
+    ".localhost", "localhost/evil", "local host",
     "127.0.0.1.evil.com", "127.0.0.1:80@evil.com", "0x7f.1", "", "localhost#", "localhost?x", "localhost,evil.com",
     "[::1%25eth0]", "[v1.x]", "localhost\\evil", "::ffff:127.0.0.1",
 ]  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from starlette.datastructures import Headers
 
 from agentd_mcp import sessions
 from agentd_mcp.sessions import Sessions
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Sdk:
@@ -86,7 +88,7 @@ async def test_all_principals_together() -> None:
 async def test_an_old_one_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session that was unused for longest ends; one that was used meanwhile goes on."""
     clock = [1000.0]
-    monkeypatch.setattr(sessions.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("agentd_mcp.sessions.time.monotonic", lambda: clock[0])
     sdk = Sdk()
     app = Sessions(sdk, most=10, each=2)
     _, first = await ask(app)
