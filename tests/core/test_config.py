@@ -115,7 +115,8 @@ def test_merge_keeps_what_is_not_replaced(below: dict[str, Any], above: dict[str
 ERRORS = {
     "[bus]\nserver = 1": 'bus.server: unknown key; did you mean "servers"?',
     "[bsu]\nx = 1": 'bsu: unknown section; did you mean "bus"?',
-    "[web]\nqqq = 1": "web.qqq: unknown key; there are allow_remote, host, port, enabled, allowed_hosts, tokens",
+    "[web]\nqqq = 1": "web.qqq: unknown key; there are allow_remote, host, port, enabled, allowed_hosts, connections, "
+    "connections_per_address, tokens",
     "[bus]\ntimeout = 'soon'": 'bus.timeout: should be a number, not "soon"',
     "[bus]\nservers = 'nats://a'": 'bus.servers: should be a list, not "nats://a"',
     "[bus]\nservers = []": "bus.servers: should not be empty: addresses like nats://host:4222 or tls://host:4222; "
