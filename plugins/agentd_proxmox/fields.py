@@ -34,7 +34,10 @@ Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]
 Volume = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+:[^,;\s]+$", description="for example local:iso/debian.iso")]
 Startup = Annotated[
     str,
-    Meta(pattern=r"^((order|up|down)=\d{1,6}(,(order|up|down)=\d{1,6}){0,2})?$", description="order=1,up=30,down=60"),
+    Meta(
+        pattern=r"^((order=)?[1-9][0-9]*|(order|up|down)=[0-9]+)(,(([1-9][0-9]*)|(order|up|down)=[0-9]+)){0,2}$|^$",
+        description="order=1,up=30,down=60",
+    ),
 ]
 Cores = Annotated[int, Meta(ge=1, le=8192)]
 Sockets = Annotated[int, Meta(ge=1, le=4)]

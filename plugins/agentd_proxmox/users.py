@@ -29,7 +29,9 @@ GROUPS = "/access/groups"
 
 ROOT = "root@pam"
 
-UserId = Annotated[str, Meta(pattern=r"^[^\s:/@!\x00-\x1f]{1,60}@[A-Za-z][A-Za-z0-9.\-_]+$", description="name@realm")]
+UserId = Annotated[
+    str, Meta(pattern=r"^[^\s:/@!\x00-\x1f][^\s:/!\x00-\x1f]{0,59}@[A-Za-z][A-Za-z0-9.\-_]+$", description="name@realm")
+]
 GroupId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-_]{1,64}$", description="name of a group")]
 Text = Annotated[str, Meta(max_length=256)]
 Epoch = Annotated[int, Meta(ge=0, description="seconds since 1970; 0: never")]
