@@ -14,7 +14,7 @@ import re
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -358,6 +358,30 @@ class Proxmox(Section):
         return read_secret(self.token_file, "proxmox.token_file").rpartition("=")[2]
 
 
+PROTECTABLE: Final = (
+    *("guest", "tag", "pool", "node", "storage", "volume", "backups", "backup_job", "replication", "task", "disk"),
+    *("user", "group", "role", "realm", "token", "acl", "firewall", "alias", "ipset", "sdn", "interface", "network"),
+    *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics", "job"),
+)
+"""What [policy] protected may name: the kinds of the names by which tools announce what they change."""
+
+
+def unprotectable(entry: str) -> str:
+    """Return why an entry of [policy] protected would protect nothing, and what to write; "" if it may stand."""
+    if entry == "*":
+        return ""
+    kind, slash, name = entry.partition("/")
+    if any(char.isspace() or not char.isprintable() for char in entry):
+        return "it contains blanks or characters that cannot be seen; take them out"
+    if kind not in PROTECTABLE or not slash:
+        return f"unknown kind {kind!r}; write KIND/NAME with one of {', '.join(PROTECTABLE)}"
+    if not name:
+        return f"the name is missing: {kind}/NAME, or {kind}/* for all"
+    if name.count("[") != name.count("]") or "[]" in name:
+        return "the pattern has a [ without its ]; * ? and [abc] are understood"
+    return ""
+
+
 class Policy(Section):
     """Who may do what; a tier covers the ones below it: read < operate < destroy < exec."""
 
@@ -390,6 +414,16 @@ class Policy(Section):
     destroys_per_hour: int = Field(
         default=10, ge=0, le=1000, description="acts that destroy or execute, in the whole network; 0: none"
     )
+
+    @field_validator("protected")
+    @classmethod
+    def _protectable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            fault = unprotectable(entry)
+            if fault:
+                raise ValueError(f"{entry!r}: {fault}")
+        return value
+
     plans_last: float = Field(
         default=86_400.0, gt=0, le=2_592_000.0, description="seconds within which what destroys has to be approved"
     )

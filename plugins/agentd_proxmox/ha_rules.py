@@ -107,7 +107,7 @@ class HaRules:
     async def create_ha_rule(self, call: Call, p: CreateRule) -> Rule:
         """Make an HA rule (Proxmox VE 9): guests that belong on nodes, together, or apart."""
         labels = [f"guest/{each}" for each in p.guests]
-        call.target(Target(f"ha_rule/{p.name}", f"HA rule {p.name}", labels=labels))
+        call.target(Target(f"ha-rule/{p.name}", f"HA rule {p.name}", labels=labels))
         _fits(p)
         resources = await self._services(p.guests)
         wanted = {
@@ -180,7 +180,7 @@ class HaRules:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def set_ha_group(self, call: Call, p: SetGroup) -> Rule:
         """Make an HA group as it is said here, or change it to that (Proxmox VE 8)."""
-        call.target(Target(f"ha_group/{p.name}", f"HA group {p.name}"))
+        call.target(Target(f"ha-group/{p.name}", f"HA group {p.name}"))
         if not p.nodes:
             raise Rejected("nodes: a group has at least one node")
         wanted = {
