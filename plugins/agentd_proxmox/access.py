@@ -172,7 +172,7 @@ class Access:
         await call.once(seen, act)
         return await self._role(p.id) or Role(p.id, [])
 
-    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def change_role(self, call: Call, p: NewRole) -> Role:
         """Give a role exactly these privileges; whoever has the role gains or loses them at once."""
 
@@ -223,7 +223,7 @@ class Access:
         ]
         return Grants(len(found), found[: p.limit])
 
-    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def grant_role(self, call: Call, p: GrantRole) -> Grant:
         """Grant a role to a user, a token or a group on a path; Proxmox lets nobody give more than it has."""
         wanted = Grant(p.path, p.who, p.role, p.propagate)

@@ -263,7 +263,7 @@ class Backups:
         was = await archive(self.inventory, p.node, p.volid)
         return await self._set(call, p.node, p.volid, "notes", mark_notes(p.notes, was.made_by))
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def set_backup_protection(self, call: Call, p: SetProtection) -> BackupLine:
         """Protect a backup from being deleted and pruned, or take the protection away."""
         await archive(self.inventory, p.node, p.volid)

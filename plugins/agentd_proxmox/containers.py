@@ -103,6 +103,10 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     searchdomain: str | None = None
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what takes a guard away."""
+        fields.guarded("protection", on=self.protection)
+
 
 class Containers:
     """The tools for containers that are not for all guests."""

@@ -99,3 +99,10 @@ class GuestLine(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str = "qemu"
     tags: list[str] = []
     lock: str = ""
+
+
+def guarded(name: str, *, on: bool | None) -> None:
+    """Raise ValueError for a guard that a tool of tier operate would take away: that needs a second principal."""
+    if on is False:
+        message = f"{name}: false takes a guard away, which another principal has to approve: api_destroy does it"
+        raise ValueError(message)

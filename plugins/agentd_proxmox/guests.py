@@ -88,6 +88,10 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     searchdomain: str | None = None
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what takes a guard away."""
+        fields.guarded("protection", on=self.protection)
+
 
 class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which disk (by default the one that the guest boots from), and its new size in GiB: never less than it has."""

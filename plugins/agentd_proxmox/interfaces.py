@@ -124,7 +124,7 @@ class NodeNetwork:
         """List the interfaces of a node as they will be, and what of that waits to be applied."""
         return await self._read(p.node)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_interface(self, call: Call, p: SetInterface) -> Interfaces:
         """Make a bridge, bond or VLAN of a node, or change an interface; it waits until apply_network."""
         call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))

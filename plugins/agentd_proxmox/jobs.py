@@ -186,7 +186,7 @@ class Jobs:
         shown = [pages.only(each, p.show) for each in page]
         return JobPage(len(jobs), sum(each.enabled for each in jobs), shown, after)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def create_backup_job(self, call: Call, p: CreateJob) -> BackupJob:
         """Make a backup job; without an id it is drawn from the call's key, so that a repeat finds it."""
         if sum((p.all, bool(p.vmids), p.pool is not None)) != 1:
@@ -227,7 +227,7 @@ class Jobs:
         await call.once(seen, act)
         return await self._there(name)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def update_backup_job(self, call: Call, p: UpdateJob) -> BackupJob:
         """Change a backup job: its time, storage, guests, retention or whether it is on."""
         call.target(Target(f"backup_job/{p.id}", f"backup job {p.id}"))

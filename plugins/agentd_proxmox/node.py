@@ -215,7 +215,7 @@ class Node:
             call.warn(f"the clock of {p.node} is {found.offset:+.0f} s off ours: is chrony running on both?")
         return found
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def set_dns(self, call: Call, p: SetDns) -> NodeSettings:
         """Set the name servers and the search domain of a node."""
         if len(set(p.dns)) < len(p.dns):

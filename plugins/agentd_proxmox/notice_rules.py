@@ -132,7 +132,7 @@ class NoticeRules:
 
     # -- matchers -----------------------------------------------------------------------------------------------------
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def set_matcher(self, call: Call, p: SetMatcher) -> Set:
         """Make a matcher, or change one to what is said: which notifications go to which targets."""
         call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications"))
@@ -201,7 +201,7 @@ class NoticeRules:
 
     # -- targets ------------------------------------------------------------------------------------------------------
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def add_mail_target(self, call: Call, p: AddMail) -> Set:
         """Make a target that sends mail without a login; a matcher sends to it, test_notification tries it."""
         if not p.to and not p.users:
@@ -267,7 +267,7 @@ class NoticeRules:
 
     # -- figures ------------------------------------------------------------------------------------------------------
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def add_metric_server(self, call: Call, p: AddServer) -> Set:
         """Send the figures of all nodes to a graphite or InfluxDB server too; one that wants a token a person adds."""
         if p.type == "influxdb" and (p.protocol != "udp" or p.path is not None):

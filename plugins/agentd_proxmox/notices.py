@@ -123,7 +123,7 @@ class NoticeTools:
         await call.once(seen, act)
         return Sent(p.name)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def sync_realm(self, call: Call, p: SyncRealm) -> Synced:
         """Take over users and groups of a realm's directory (LDAP, Active Directory); nobody is deleted here."""
         call.target(Target(f"realm/{p.realm}", f"realm {p.realm}"))

@@ -179,7 +179,7 @@ class Pools:
         await call.once(seen, act)
         return await self._read(p.pool)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="cluster_management")
     async def update_pool(self, call: Call, p: UpdatePool) -> Pool:
         """Add guests and storages to a pool or take them out, or change its comment; what is so is left alone.
 

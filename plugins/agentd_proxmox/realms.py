@@ -126,7 +126,7 @@ class Realms:
         """Show a realm: its type, servers or issuer, and how many users are known of it; secrets are left out."""
         return await self._realm(p.id)
 
-    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def create_realm(self, call: Call, p: NewRealm) -> RealmInfo:
         """Let users of a directory or an OpenID provider come in; a person gives its password or client key."""
         wanted = _wanted(p.type, p.settings)
@@ -155,7 +155,7 @@ class Realms:
         self._hint(call, p.id, p.type, p.settings)
         return await self._realm(p.id)
 
-    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def change_realm(self, call: Call, p: ChangeRealm) -> RealmInfo:
         """Change a realm; its password or client key stays as it is."""
         read: list[str] = []

@@ -121,7 +121,7 @@ class StorageDefinitions:
         """List the storages of the cluster as they are defined: type, content, nodes, and what each lies on."""
         return Definitions(sorted((await self._all()).values(), key=lambda each: each.storage))
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="storage_management")
     async def add_storage(self, call: Call, p: AddStorage) -> Definition:
         """Let Proxmox use a directory, NFS export, open CIFS share, volume group, thin pool or ZFS pool as storage."""
         given = {key for key in ALL if getattr(p, key) is not None}

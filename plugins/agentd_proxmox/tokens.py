@@ -92,7 +92,7 @@ class ApiTokens:
         entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{p.id}")).get("tokens") or {}
         return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
-    @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="user_management")
     async def create_token(self, call: Call, p: NewToken) -> Token:
         """Make an API token; its secret is written into a file of the agent's host, and the result says into which."""
         folder = self.inventory.settings.secrets_dir

@@ -173,7 +173,7 @@ class Users:
         """Show one user with its groups and the names of its tokens."""
         return await self._user(p.id)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def create_user(self, call: Call, p: NewUser) -> User:
         """Make a user without password, groups and rights; a person gives the password, grant_role the rights."""
         wanted = {
@@ -202,7 +202,7 @@ class Users:
         await call.once(seen, act)
         return await self._user(p.id)
 
-    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def change_user(self, call: Call, p: ChangeUser) -> User:
         """Enable or disable a user, change its groups, expiry, address or comment: it may gain or lose rights."""
         if p.enabled is False:

@@ -63,7 +63,10 @@ class TestRealms:
         assert back.settings["server1"] == "ldap.example.com"
         assert gone.targets[0].loses[0] == "1 users come in no more: ann@corp"
         assert "corp" not in {each.id for each in (await tools.once("list_realms")).realms}
-        assert {tools.tools[f"{each}_realm"].tier for each in ("create", "change", "delete")} == {Tier.DESTROY}
+        assert {tools.tools[f"{each}_realm"].tier for each in ("create", "change", "delete")} == {
+            Tier.DESTROY,
+            Tier.EXEC,
+        }
 
     async def test_secrets(self, tools: Bench, lab: FakePve) -> None:
         """The client key that Proxmox tells is shown to nobody, and none is taken."""
