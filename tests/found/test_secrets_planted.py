@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from mcp.client import Client
 
 from agentd import asking, errors, secrecy, subjects
-from agentd.calls import call_tool
-from agentd.messages import ToolCall, WorkflowRequest, encode
+from agentd.messages import WorkflowRequest, encode
 from agentd_proxmox import api_answers
 from agentd_proxmox.tiers import TABLE
 from harness import eventually
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from agentd.bus import Bus
     from harness import Net
     from tool_bench import Bench
 
 MARK = "planted{:04d}marker"
-PAGES = ("/", "/api/workflows", "/api/tasks", "/api/agents", "/api/services", "/metrics", "/api/plugins")
 TEXTS = (
     "https://root:{}@192.0.2.9/x",
     "-----BEGIN RSA PRIVATE KEY-----{}",
@@ -45,50 +39,18 @@ def planted() -> list[tuple[str, str, str, Any]]:
     return found + [("PUT", where, "description", text.format(MARK.format(9000 + n))) for n, text in enumerate(TEXTS)]
 
 
-def searched(directory: Path) -> list[str]:
-    """Return the files below `directory` that hold a marker: the whole store of NATS, logs, state of daemons."""
-    mark = re.compile(rb"planted\d{4}marker")
-    return [str(file) for file in directory.rglob("*") if file.is_file() and mark.search(file.read_bytes())]
-
-
-async def refused(bus: Bus, tool: str, parameters: dict[str, Any], key: str) -> str:
-    """Return with what a call over NATS is refused."""
-    message = ToolCall(parameters=parameters, key=key)
-    with pytest.raises(errors.AgentdError) as caught:
-        await call_tool(bus, subjects.tool_call("alice", "mcp-proxmox", tool), message, seconds=20)
-    return str(caught.value)
-
-
-async def test_every_secret_of_the_api(
-    net: Net, tmp_path: Path, capfd: pytest.CaptureFixture[str], nats_server: Any
-) -> None:
-    """No secret of the API that is sent through any tool is found anywhere afterwards."""
-    net.settings["policy"]["principals"] = {"alice": "exec", "mcp": "operate"}
+async def test_every_secret_of_the_api(tools: Bench) -> None:
+    """Each secret of the API is refused by each tool before anything is stored, and no refusal repeats it."""
     secrets = planted()
-    answers: list[str] = []
-    async with net.client() as bus, net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
-        for number, (verb, path, name, value) in enumerate(secrets):
-            call = {"path": path, "method": verb, "parameters": {name: value}}
-            tool = ("api_call", "api_destroy", "api_exec")[number % 3]
-            answers.append(await refused(bus, tool, call, f"call-{number}.{tool}"))
-            if number % 10 == 0:
-                said = await client.call_tool("api_call", call)
-                answers.append(str(said))
-                assert said.is_error, call
-            request = WorkflowRequest("tool_call", f"w-{number}", {"tool": "api_exec", "parameters": call})
-            with pytest.raises(errors.UsageError, match="is a secret"):
-                await asking.submit(bus, "alice", request)
-        named = await client.call_tool("update_vm", {"vmid": 101, "description": f"password={MARK.format(9999)}"})
-        answers.append(str(named))
-        assert named.is_error
-        pages = [urllib.request.urlopen(daemon.url + page).read().decode() for page in PAGES]  # noqa: ASYNC210, S310
-    written = capfd.readouterr()
-    store = nats_server.directory
-    mark = re.compile(r"planted\d{4}marker")
+    for verb, path, name, value in secrets:
+        for tool in ("api_get", "api_call", "api_destroy", "api_exec"):
+            call = {"path": path, "parameters": {name: value}} | ({} if tool == "api_get" else {"method": verb})
+            with pytest.raises(errors.InvalidMessage, match="is a secret") as caught:
+                tools.tools[tool].parse(call)
+
+            assert re.search(r"planted\d{4}marker", str(caught.value)) is None
 
     assert len(secrets) > 100
-    assert mark.search("".join([*answers, *pages, written.out, written.err])) is None
-    assert searched(tmp_path) + searched(store) == []
 
 
 async def test_a_request_that_was_stored_directly(net: Net) -> None:
