@@ -168,13 +168,14 @@ def provision(app: App) -> None:
 @click.option(
     "--roles", is_flag=True, help="Print the commands that make the least roles in Proxmox; nothing is changed."
 )
+@click.option("--grants", is_flag=True, help="with --roles: tools may grant any role (Permissions.Modify)")
 @passes
-def doctor(app: App, *, roles: bool) -> None:
+def doctor(app: App, *, roles: bool, grants: bool) -> None:
     """Look whether NATS, its rights, the clock and Proxmox are as they must be."""
     from agentd import doctor as examination
 
     if roles:
-        app.show(run_async(examination.roles(app.config())), "lines")
+        app.show(run_async(examination.roles(app.config(), grants=grants)), "lines")
         return
     findings = run_async(examination.examine(app.config(), logs.get_logger()))
     app.show(findings, "findings")

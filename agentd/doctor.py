@@ -31,6 +31,8 @@ OLDEST = (2, 15)
 """The oldest nats-server that has what the streams need."""
 ROLES = tuple((tier, f"Agentd{tier.capitalize()}") for tier in Tier)
 """The roles in Proxmox that `agentd doctor --roles` makes: what the tools up to a tier need."""
+GRANTS = "Permissions.Modify"
+"""Lets its holder grant any role to anyone, whatever the holder has: no role of ours has it unless it is asked for."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -152,15 +154,27 @@ async def _proxmox(config: Config) -> list[Finding]:
         held = await proxmox.permissions()
         granted = _granted(config)
         needed = [each for each in await _needed(config, proxmox) if granted.covers(each.tier)]
-        return [*findings, *compare(config.proxmox.token_id, held, needed)]
+        grants = [right for right in needed if right.privilege == GRANTS]
+        needed = [right for right in needed if right.privilege != GRANTS]
+        return [*findings, *compare(config.proxmox.token_id, held, needed), *_grants(held, grants)]
     except AgentdError as error:
         return [Finding("proxmox", good=False, text=str(error), advice="see [proxmox] in the configuration")]
     finally:
         await proxmox.close()
 
 
-async def roles(config: Config) -> list[str]:
-    """Return the commands that make the roles that the tools need, and give them to the token; raises AgentdError."""
+def _grants(held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:
+    """Say which tools are off because the token may grant no roles, which is the default."""
+    tools = sorted({tool for right in needed for tool in right.tools if not _held(held, right)})
+    text = f"{', '.join(tools)} are off: the token lacks {GRANTS} (agentd doctor --roles --grants includes it)"
+    return [Finding("proxmox grants", good=True, text=text)] if tools and any(held.values()) else []
+
+
+async def roles(config: Config, *, grants: bool = False) -> list[str]:
+    """Return the commands that make the roles that the tools need, and give them to the token; raises AgentdError.
+
+    grants  the roles include Permissions.Modify, by which any right can be given to anyone
+    """
     if config.proxmox is None:
         raise ConfigError("there is no [proxmox] in the configuration: no rights are needed")
     proxmox = Proxmox(config.proxmox)
@@ -168,6 +182,7 @@ async def roles(config: Config) -> list[str]:
         needed = await _needed(config, proxmox)
     finally:
         await proxmox.close()
+    needed = [right for right in needed if grants or right.privilege != GRANTS]
     lines = [f"pveum role add {role} -privs '{','.join(_privileges(needed, tier))}'" for tier, role in ROLES]
     token, granted = config.proxmox.token_id, dict(ROLES)[_granted(config)]
     return [*lines, *(_modify("/", kind, who, granted) for kind, who in _both(token))]

@@ -15,7 +15,8 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import escalation, fields, methods
+from agentd_proxmox.escalation import READS, Entitled, Own
 from agentd_proxmox.users import Removed
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
-
-GRANTS = ("GET /access/roles", "GET /access/acl")
 
 RoleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-_]{1,64}$", description="name of a role")]
 Privilege = Annotated[str, Meta(pattern=r"^[A-Za-z]+(\.[A-Za-z]+)+$", description="for example VM.Audit")]
@@ -128,12 +127,12 @@ class Access:
 
     calls: ClassVar[Calls] = {
         "list_roles": ("GET /access/roles",),
-        "create_role": ("GET /access/roles", "POST /access/roles"),
-        "change_role": (*GRANTS, "PUT /access/roles/{roleid}"),
-        "delete_role": (*GRANTS, "DELETE /access/roles/{roleid}"),
+        "create_role": (*READS, "POST /access/roles"),
+        "change_role": (*READS, "PUT /access/roles/{roleid}"),
+        "delete_role": (*READS, "DELETE /access/roles/{roleid}"),
         "list_grants": ("GET /access/acl",),
-        "grant_role": (*GRANTS, "PUT /access/acl"),
-        "revoke_role": ("GET /access/acl", "PUT /access/acl"),
+        "grant_role": (*READS, "PUT /access/acl"),
+        "revoke_role": (*READS, "PUT /access/acl"),
         "list_realms": ("GET /access/domains",),
         "permissions": ("GET /access/permissions",),
     }
@@ -154,12 +153,15 @@ class Access:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
     async def create_role(self, call: Call, p: NewRole) -> Role:
-        """Make a role; it gives nothing to anybody until grant_role does."""
+        """Make a role of privileges that agentd's own token has; it gives nothing to anybody until grant_role does."""
         call.target(Target(f"role/{p.id}", f"role {p.id}"))
 
         async def seen() -> Found | None:
             now = await self._role(p.id)
             if now is None:
+                ours = await escalation.own(self.proxmox)
+                foreign = sorted(set(p.privileges) - {name for held in ours.held.values() for name in held})
+                escalation.refuse("create_role", ours.token, foreign, f"role {p.id}")
                 call.inverse("delete_role", {"id": p.id})
                 return None
             if now.privileges != sorted(set(p.privileges)):
@@ -174,15 +176,21 @@ class Access:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def change_role(self, call: Call, p: NewRole) -> Role:
-        """Give a role exactly these privileges; whoever has the role gains or loses them at once."""
+        """Give a role exactly these privileges; whoever has the role gains or loses them at once.
+
+        A role that agentd itself has is not changed, and no role gains what agentd's own token does not have.
+        """
 
         async def seen() -> Found | None:
             now = await self._changeable(p.id)
             if now.privileges == sorted(set(p.privileges)):
                 return Found()
-            call.inverse("change_role", {"id": p.id, "privileges": now.privileges})
+            ours = await escalation.own(self.proxmox)
             gained = sorted(set(p.privileges) - set(now.privileges))
             lost = sorted(set(now.privileges) - set(p.privileges))
+            escalation.refuse("change_role", ours.token, await _widened(ours, p.id, gained), f"role {p.id}")
+            if not await _widened(ours, p.id, lost):  # taking it back gives what was lost
+                call.inverse("change_role", {"id": p.id, "privileges": now.privileges})
             changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
             call.target(_role_target(now, [*changes, *await self._held(p.id)]))
             return None
@@ -195,14 +203,21 @@ class Access:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_role(self, call: Call, p: WhichRole) -> Removed:
-        """Delete a role; whoever was granted it loses it."""
+        """Delete a role; whoever was granted it loses it. A role that agentd itself has is not deleted."""
 
         async def seen() -> Found | None:
             if await self._role(p.id) is None:
                 return Found()
             now = await self._changeable(p.id)
             held = await self._held(p.id)
-            if not held:  # what was granted does not come back with the role
+            ours = await escalation.own(self.proxmox)
+            entries = ours.entries_of(p.id)
+            for entry in entries:
+                ours.refuse_ours("delete_role", entry.who)
+            uncovered = [line for entry in entries for line in await ours.uncovered(entry)]
+            escalation.refuse("delete_role", ours.token, uncovered, f"what role {p.id} keeps from its holders")
+            anywhere = {name for each in ours.held.values() for name in each}
+            if not held and anywhere >= set(now.privileges):  # what was granted does not come back with the role
                 call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
             call.target(_role_target(now, held))
             return None
@@ -225,15 +240,22 @@ class Access:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def grant_role(self, call: Call, p: GrantRole) -> Grant:
-        """Grant a role to a user, a token or a group on a path; Proxmox lets nobody give more than it has."""
+        """Grant a role to a user, a token or a group on a path: never more than agentd's own token has there.
+
+        Nothing is granted to agentd itself: its token, its user, and the groups of that user.
+        """
         wanted = Grant(p.path, p.who, p.role, p.propagate)
 
         async def seen() -> Found | None:
             role = await self._role(p.role)
             if role is None:
                 raise NotFound(f"there is no role {p.role!r}; there are {', '.join(e.id for e in await self._roles())}")
+            ours = await escalation.own(self.proxmox)
             if wanted in await self._grants():
                 return Found()
+            ours.refuse_ours("grant_role", p.who)
+            lacking = await ours.beyond(p.path, role.privileges, propagate=p.propagate)
+            escalation.refuse("grant_role", ours.token, sorted(lacking), f"role {p.role} on {p.path}")
             call.inverse("revoke_role", {"role": p.role, "who": p.who, "path": p.path})
             below = " and all below" if p.propagate else ""
             loses = [
@@ -247,17 +269,22 @@ class Access:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def revoke_role(self, call: Call, p: GrantRole) -> Grant:
-        """Take a granted role away."""
-        if p.who in {self.proxmox.user, self.proxmox.user.partition("!")[0]}:
-            raise Rejected(f"{p.who} is who agentd itself is: it does not take its own rights away")
+        """Take a granted role away, but none that agentd itself has."""
         gone: list[Grant] = []
 
         async def seen() -> Found | None:
             now = [e for e in await self._grants() if (e.path, e.who, e.role) == (p.path, p.who, p.role)]
+            ours = await escalation.own(self.proxmox)
+            ours.refuse_ours("revoke_role", p.who)
             if not now:
                 return Found()
             gone[:] = now
-            call.inverse("grant_role", {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate})
+            entry = Entitled(p.path, p.who, p.role, now[0].propagate)
+            what = f"what role {p.role} on {p.path} keeps from {p.who}"
+            escalation.refuse("revoke_role", ours.token, await ours.uncovered(entry), what)
+            back = {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate}
+            if not await ours.beyond(p.path, ours.roles.get(p.role, frozenset()), propagate=now[0].propagate):
+                call.inverse("grant_role", back)
             call.target(_grant_target(now[0], [f"{p.who} loses role {p.role} on {p.path}"], there=True))
             return None
 
@@ -317,6 +344,18 @@ class Access:
         kind = "groups" if p.who.startswith("@") else "tokens" if "!" in p.who else "users"
         sent = {kind: p.who.removeprefix("@"), "propagate": p.propagate, "delete": delete or None}
         await self.proxmox.put("/access/acl", path=p.path, roles=p.role, **sent)
+
+
+async def _widened(ours: Own, role: str, gained: list[str]) -> list[str]:
+    """Return which holders of `role` would get more than agentd's own token has; raises Rejected if agentd has it."""
+    found = []
+    for entry in ours.entries_of(role):
+        ours.refuse_ours("change_role", entry.who)
+        lacking = await ours.beyond(entry.path, gained, propagate=entry.propagate)
+        found += [f"{entry.who} gains {', '.join(sorted(lacking))} on {entry.path}"] * bool(lacking)
+    if not ours.entries_of(role):
+        found += sorted(set(gained) - {name for held in ours.held.values() for name in held})
+    return found
 
 
 def _role(entry: Entry) -> Role:

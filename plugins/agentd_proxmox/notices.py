@@ -13,7 +13,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, targets
+from agentd_proxmox import escalation, fields, methods, targets
 from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
@@ -85,11 +85,13 @@ class NoticeTools:
         "list_notifications": (f"GET {PATH}/targets", f"GET {PATH}/matchers", "GET /cluster/metrics/server"),
         "test_notification": (f"GET {PATH}/targets", f"POST {PATH}/targets/{{name}}/test"),
         "sync_realm": (
-            *(*methods.TASK, methods.TASKS, "GET /nodes", "GET /access/domains"),
+            *(*methods.TASK, methods.TASKS, "GET /nodes", "GET /access/domains", *escalation.READS),
             "POST /access/domains/{realm}/sync",
         ),
     }
-    needs: ClassVar[Needs] = {"sync_realm": methods.on("/nodes/{node}", "Sys.Audit")}
+    needs: ClassVar[Needs] = {
+        "sync_realm": methods.on("/nodes/{node}", "Sys.Audit") | methods.on("/access", "Sys.Audit")
+    }
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""
@@ -125,7 +127,11 @@ class NoticeTools:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def sync_realm(self, call: Call, p: SyncRealm) -> Synced:
-        """Take over users and groups of a realm's directory (LDAP, Active Directory); nobody is deleted here."""
+        """Take over users and groups of a realm's directory (LDAP, Active Directory); nobody is deleted here.
+
+        Not where a group or user of the realm was granted more than agentd's own token has: the directory decides who
+        is in it.
+        """
         call.target(Target(f"realm/{p.realm}", f"realm {p.realm}"))
         known = {one_line(each["realm"]): each for each in await self.proxmox.get("/access/domains") or []}
         if p.realm not in known or known[p.realm].get("type") not in {"ldap", "ad"}:
@@ -140,6 +146,9 @@ class NoticeTools:
                 ours = await targets.running(self.inventory, node, {"auth-realm-sync"}, p.realm)
                 if ours:
                     return Found(ours[0].text)
+            own = await escalation.own(self.proxmox)
+            lines = await own.granted_beyond(own.of_realm(p.realm))
+            escalation.refuse("sync_realm", own.token, lines, f"the directory of {p.realm}")
             return None
 
         async def act() -> str | None:

@@ -127,7 +127,7 @@ class Pools:
         "list_pools": LISTS,
         "get_pool": LISTS,
         "create_pool": (*LISTS, "POST /pools"),
-        "update_pool": (*LISTS, "PUT /pools"),
+        "update_pool": (*LISTS, *escalation.READS, "PUT /pools"),
         "delete_pool": (*LISTS, "DELETE /pools"),
     }
     needs: ClassVar[Needs] = {
@@ -136,7 +136,8 @@ class Pools:
         "create_pool": methods.on("/pool/{pool}", "Pool.Audit"),
         "update_pool": methods.on("/storage/{storage}", "Datastore.Allocate")
         | methods.on("/pool/{pool}", "Pool.Audit")
-        | methods.on(methods.VM, "VM.Allocate"),
+        | methods.on(methods.VM, "VM.Allocate")
+        | methods.on("/access", "Sys.Audit"),
         "delete_pool": methods.on("/pool/{pool}", "Pool.Audit"),
     }
 
@@ -183,7 +184,8 @@ class Pools:
     async def update_pool(self, call: Call, p: UpdatePool) -> Pool:
         """Add guests and storages to a pool or take them out, or change its comment; what is so is left alone.
 
-        Rights on a pool are rights on its members: who is added comes under them.
+        Rights on a pool are rights on its members: nothing is added where they would give anyone more rights on it than
+        agentd's own token has.
         """
         if p.comment is None and not p.guests and not p.storages:
             raise Rejected("update_pool: say what to change by comment, guests or storages")
@@ -196,7 +198,15 @@ class Pools:
             sent.update(await self._wanted(entry, p))
             if not sent:
                 return Found()
-            if not p.move:  # who is moved comes from pools that this call does not know
+            members = [f"/vms/{each}" for each in sent.get("vms", [])]
+            members += [f"/storage/{each}" for each in sent.get("storages", [])]
+            widened: list[str] = []
+            if members:
+                ours = await escalation.own(self.proxmox)
+                widened = await ours.pooled_beyond(p.pool, members)
+                if not p.remove:
+                    escalation.refuse("update_pool", ours.token, widened, f"membership of the pool {p.pool}")
+            if not p.move and not widened:  # who is moved comes from pools that this call does not know
                 call.inverse("update_pool", _back(entry, p, sent))
             return None
 

@@ -16,7 +16,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import targets
+from agentd_proxmox import escalation, targets
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -111,8 +111,8 @@ class Realms:
 
     calls: ClassVar[Calls] = {
         "get_realm": LOOK,
-        "create_realm": (*LOOK, "POST /access/domains"),
-        "change_realm": (*LOOK, f"PUT {ONE}"),
+        "create_realm": (*LOOK, *escalation.READS, "POST /access/domains"),
+        "change_realm": (*LOOK, *escalation.READS, f"PUT {ONE}"),
         "delete_realm": (*LOOK, f"DELETE {ONE}"),
     }
     needs: ClassVar[Needs] = {each: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")} for each in calls}
@@ -142,6 +142,7 @@ class Realms:
                     what = ", ".join(differs) or "type"
                     raise Rejected(f"id: there is a realm {p.id} of type {now.type} already, with another {what}")
                 return Found()
+            await self._may_decide("create_realm", p.id)
             call.inverse("delete_realm", {"id": p.id})
             where = p.settings.issuer_url or p.settings.server1
             loses = [f"{where} says from now on who is NAME@{p.id}"]
@@ -172,6 +173,8 @@ class Realms:
                 return Found()
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"realm {p.id} was changed since it was read: look again, then decide again")
+            if {*changes, *gone} - {"comment"}:
+                await self._may_decide("change_realm", p.id)
             back = {key: old[key] for key in (*changes, *gone) if key in old}
             new = [key for key in changes if key not in old]
             targets.back(call, "change_realm", ChangeRealm, {"id": p.id, "settings": back, "without": new})
@@ -209,6 +212,12 @@ class Realms:
 
         await call.once(seen, act)
         return Removed(p.id)
+
+    async def _may_decide(self, tool: str, realm: str) -> None:
+        """Refuse a new directory for users that have more rights than agentd: it says who they are."""
+        ours = await escalation.own(self.proxmox)
+        lines = await ours.granted_beyond(ours.of_realm(realm))
+        escalation.refuse(tool, ours.token, lines, f"who says who the users of {realm} are")
 
     @staticmethod
     def _not_built_in(now: RealmInfo, what: str) -> None:

@@ -17,7 +17,7 @@ from agentd.answers import one_line
 from agentd.errors import Rejected, UnsafeFile
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import methods
+from agentd_proxmox import escalation, methods
 from agentd_proxmox.users import Epoch, Removed, Text, UserId, WhichUser, granted
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class ApiTokens:
 
     calls: ClassVar[Calls] = {
         "list_tokens": (OWNER,),
-        "create_token": (OWNER, "POST /access/users/{userid}/token/{tokenid}"),
+        "create_token": (*escalation.READS, "POST /access/users/{userid}/token/{tokenid}"),
         "revoke_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
     }
     needs: ClassVar[Needs] = {
         "list_tokens": methods.on("/access/groups", "Sys.Audit"),
-        "create_token": methods.on("/access/groups", "User.Modify"),
+        "create_token": methods.on("/access/groups", "User.Modify") | methods.on("/access", "Sys.Audit"),
         "revoke_token": methods.on("/access/groups", "User.Modify"),
     }
 
@@ -94,7 +94,10 @@ class ApiTokens:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="user_management")
     async def create_token(self, call: Call, p: NewToken) -> Token:
-        """Make an API token; its secret is written into a file of the agent's host, and the result says into which."""
+        """Make an API token; its secret is written into a file of the agent's host, and the result says into which.
+
+        A token with all rights of its user (separated=false) is made only where these are no more than agentd has.
+        """
         folder = self.inventory.settings.secrets_dir
         if folder is None:
             raise Rejected("create_token: the secret needs a place: set [mcp-proxmox] secrets_dir")
@@ -105,6 +108,13 @@ class ApiTokens:
             if f"{p.user}!{p.name}" in tokens:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
             await asyncio.to_thread(_writable, file)
+            if not p.separated:
+                ours = await escalation.own(self.proxmox)
+                ours.refuse_ours("create_token", p.user)
+                owner: Entry = await self.proxmox.get(f"/access/users/{p.user}") or {}
+                names = [p.user, *(f"@{each}" for each in owner.get("groups") or [])]
+                lines = await ours.granted_beyond(names)
+                escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
             kind = "with rights of its own" if p.separated else "with all rights of its user"
             call.inverse("revoke_token", {"user": p.user, "name": p.name})
             loses = [f"whoever reads {file} comes in {kind}"]

@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, PermanentError, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, pages
+from agentd_proxmox import escalation, fields, methods, pages
 
 if TYPE_CHECKING:
     from agentd.proxmox import Proxmox
@@ -110,6 +110,10 @@ class ChangeUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     comment: Text | None = None
     expire: Epoch | None = None
 
+    def expire_or(self, before: int) -> int:
+        """Return when the user is to expire; `before` if this stays."""
+        return before if self.expire is None else self.expire
+
 
 class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to call it."""
@@ -137,7 +141,7 @@ class Users:
         "list_users": ("GET /access/users",),
         "get_user": ("GET /access/users/{userid}",),
         "create_user": ("GET /access/users", "GET /access/users/{userid}", "POST /access/users"),
-        "change_user": ("GET /access/users/{userid}", "PUT /access/users/{userid}"),
+        "change_user": (*escalation.READS, "PUT /access/users/{userid}"),
         "delete_user": (*LISTS, "GET /access/users/{userid}", "DELETE /access/users/{userid}"),
         "list_groups": ("GET /access/groups",),
         "create_group": ("GET /access/groups", "POST /access/groups"),
@@ -222,10 +226,12 @@ class Users:
             changed = {key: value for key, value in wanted.items() if value is not None and value != have[key]}
             if not changed:
                 return Found()
+            final = await self._may_change(now, p, changed)
             before = {"enabled": now.enabled, "groups": now.groups, "email": now.email, "comment": now.comment}
             asked = {key for key, value in msgspec.structs.asdict(p).items() if value is not None and key != "id"}
             was = {key: value for key, value in (before | {"expire": now.expire}).items() if key in asked}
-            call.inverse("change_user", {"id": p.id, **was})
+            if not final:
+                call.inverse("change_user", {"id": p.id, **was})
             loses = [f"{key}: {have[key]!r} → {value!r}" for key, value in changed.items()]
             call.target(_target(now, *loses))
             return None
@@ -282,12 +288,14 @@ class Users:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_group(self, call: Call, p: WhichGroup) -> Removed:
-        """Delete a group; its members lose what was granted to it."""
+        """Delete a group; its members lose what was granted to it. A group that agentd is in is not deleted."""
 
         async def seen() -> Found | None:
             now = await self._group(p.id)
             if now is None:
                 return Found()
+            if self.proxmox.user.partition("!")[0] in now.members:
+                raise Rejected(f"id: agentd itself is in the group {p.id}: it is not deleted")
             members = f"{len(now.members)} members: {', '.join(now.members)}" if now.members else "no members"
             loses = [members, *await granted(self.proxmox, "group", p.id)]
             call.target(Target(f"group/{p.id}", f"group {p.id}", {"members": sorted(now.members)}, loses=loses))
@@ -300,6 +308,25 @@ class Users:
         return Removed(p.id)
 
     # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def _may_change(self, now: User, p: ChangeUser, changed: Entry) -> bool:
+        """Refuse a change by which a user gains more rights than agentd has; tell whether taking it back would be one.
+
+        A user gains what is granted to its new groups, and everything that it has when it is let in again.
+        """
+        if not changed.keys() & {"groups", "enable", "expire"}:
+            return False
+        ours = await escalation.own(self.proxmox)
+        before, after = set(now.groups), set(now.groups if p.groups is None else p.groups)
+        if before != after:
+            ours.refuse_ours("change_user", p.id)
+        everything = {p.id, *(f"{p.id}!{each}" for each in now.tokens), *(f"@{each}" for each in before)}
+        let_in = changed.get("enable") is True or ("expire" in changed and not 0 < p.expire_or(now.expire) < now.expire)
+        gained = {f"@{each}" for each in after - before} | (everything if let_in else set())
+        escalation.refuse("change_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
+        lost = {f"@{each}" for each in before - after}
+        shut_out = not let_in and changed.keys() & {"enable", "expire"}
+        return bool(await ours.granted_beyond(lost | (everything if shut_out else set())))
 
     def _not_ours(self, user: str, what: str) -> None:
         if user == self.proxmox.user.partition("!")[0]:

@@ -158,8 +158,13 @@ class Access(FakePve):  # type: ignore[misc] # untyped
     # ---------------------------------------------------------------- access list
 
     async def _acl_list(self, _v: Values, user: str) -> list[dict[str, Any]]:
-        visible = self.allowed(user, "/access", "Permissions.Modify") or self.allowed(user, "/access", "Sys.Audit")
-        return [dict(entry) for entry in self.entries] if visible else []
+        """List the entries; real PVE: all of them with Sys.Audit on /access, else where rights may be changed."""
+        everything = self.allowed(user, "/access", "Sys.Audit")
+        return [
+            dict(entry)
+            for entry in self.entries
+            if everything or self.allowed(user, entry["path"], "Permissions.Modify")
+        ]
 
     async def _acl_change(self, v: Values, _user: str) -> None:
         self.need_access_quorum()

@@ -1,0 +1,187 @@
+"""Refuse what would give a person or a token more rights than agentd's own token has.
+
+Proxmox lets every holder of Permissions.Modify grant any role, also to itself, so the check is made here.  A right can
+be given in many ways: a role granted, the privileges of a granted role, the members of a group, a user that is
+enabled, a token without rights of its own, the members of a pool, the directory that says who a user is.  All of them
+end in `Own.beyond`: privileges on a path that the own token does not have there, or has not on everything below.
+
+What is granted to agentd's own token, its user or the groups of that user is never changed: not to gain rights, and
+not to lose them.  Fail closed: where the token may not read the whole access list (Sys.Audit on /access), nothing that
+depends on it is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd.answers import grant, one_line
+from agentd.errors import Denied, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentd.proxmox import Proxmox
+
+    Entry = dict[str, Any]
+    Held = dict[str, dict[str, bool]]
+    """Path, privilege, and whether it holds for everything below the path as well."""
+
+READS: Final = ("GET /access/permissions", "GET /access/acl", "GET /access/roles", "GET /access/users/{userid}")
+"""What `own` calls."""
+ROOT: Final = "root@pam"
+SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class Entitled:
+    """One entry of the access list; `who` is a user, a token, or @group."""
+
+    path: str
+    who: str
+    role: str
+    propagate: bool
+
+
+@dataclass(frozen=True)
+class Own:
+    """What agentd's own token is and may do, and what is granted to all others."""
+
+    proxmox: Proxmox
+    token: str
+    names: frozenset[str]
+    held: Held
+    entries: tuple[Entitled, ...]
+    roles: dict[str, frozenset[str]]
+
+    async def beyond(self, path: str, privileges: Iterable[str], *, propagate: bool) -> set[str]:
+        """Return the privileges that the own token lacks on `path`, with `propagate` on anything below it too."""
+        wanted = set(privileges)
+        if not wanted:
+            return set()
+        here = _held(await self.proxmox.get("/access/permissions", path=path)).get(path, {})
+        lacking = {name for name in wanted if name not in here or (propagate and not here[name])}
+        if propagate:
+            root = path.rstrip("/") + "/"
+            below = {each for each in (*self.held, *(entry.path for entry in self.entries)) if each.startswith(root)}
+            for each in below - {path}:
+                lacking |= wanted - set(self.held.get(each, {}))
+        return lacking
+
+    async def granted_beyond(self, names: Iterable[str]) -> list[str]:
+        """Return what is granted to these users, tokens and @groups beyond the rights of the own token, a line each."""
+        wanted = set(names)
+        found = [f"{ROOT} may do everything"] if ROOT in wanted else []
+        for entry in self.entries:
+            if entry.who in wanted:
+                lacking = await self._excess(entry)
+                found += [f"{entry.who} has role {entry.role} on {entry.path} ({_named(lacking)})"] if lacking else []
+        return found
+
+    async def uncovered(self, entry: Entitled) -> list[str]:
+        """Return what `entry` keeps from its holder: roles above its path, which reach down once it is removed."""
+        if any(
+            other.who == entry.who and other.path == entry.path and other.role != entry.role for other in self.entries
+        ):
+            return []
+        found = []
+        for other in self.entries:
+            if other.who == entry.who and other.propagate and _above(other.path, entry.path):
+                privileges = self.roles.get(other.role, frozenset())
+                lacking = await self.beyond(entry.path, privileges, propagate=entry.propagate)
+                found += [f"role {other.role} of {entry.who} reaches {entry.path} ({_named(lacking)})"] * bool(lacking)
+        return found
+
+    async def pooled_beyond(self, pool: str, paths: Iterable[str]) -> list[str]:
+        """Return which roles on a pool would give more on its new members (`paths`) than the own token has there."""
+        place, found = f"/pool/{pool}", []
+        entries = [e for e in self.entries if e.path == place or (e.propagate and _above(e.path, place, root=False))]
+        for path in paths:
+            for entry in entries:
+                lacking = await self.beyond(path, self.roles.get(entry.role, frozenset()), propagate=False)
+                found += [f"{entry.who} has role {entry.role} on {entry.path} ({_named(lacking)})"] * bool(lacking)
+        return list(dict.fromkeys(found))
+
+    def of_realm(self, realm: str) -> set[str]:
+        """Return users, tokens and groups of a realm to which anything is granted; its groups are called NAME-REALM."""
+        who = {entry.who for entry in self.entries} | self.names
+        users = {each for each in who if each.partition("!")[0].endswith(f"@{realm}")}
+        return users | {each for each in who if each.startswith("@") and each.endswith(f"-{realm}")}
+
+    def entries_of(self, role: str) -> list[Entitled]:
+        """Return the entries by which `role` is granted."""
+        return [each for each in self.entries if each.role == role]
+
+    def is_ours(self, who: str) -> bool:
+        """Tell whether `who` is the own token, its user, or a group of that user."""
+        return who in self.names
+
+    def refuse_ours(self, tool: str, who: str) -> None:
+        """Raise Rejected if `who` is the own token, its user, or a group of that user."""
+        if self.is_ours(who):
+            raise Rejected(
+                f"{tool}: {who} is agentd itself ({self.token}): agentd does not change its own rights; "
+                "an administrator does, with pveum"
+            )
+
+    async def _excess(self, entry: Entitled) -> set[str]:
+        return await self.beyond(entry.path, self.roles.get(entry.role, frozenset()), propagate=entry.propagate)
+
+
+def refuse(tool: str, token: str, lines: list[str], what: str) -> None:
+    """Raise Rejected if there are `lines`: what would be given beyond the rights of the own token."""
+    if lines:
+        more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        raise Rejected(
+            f"{tool}: {what} gives more rights than {token} has: {'; '.join(lines[:SHOWN])}{more}; nothing was done: "
+            "an administrator does this with pveum"
+        )
+
+
+async def own(proxmox: Proxmox) -> Own:
+    """Read what the own token is and may do; raises Denied if it may not read the whole access list."""
+    held = _held(await proxmox.get("/access/permissions"))
+    if "Sys.Audit" not in held.get("/access", {}):
+        raise Denied(
+            f"{proxmox.user} may not read the whole access list, so it is not known who would gain which rights: "
+            f"it lacks Sys.Audit on /access; to grant it: {grant('/access', 'Sys.Audit', proxmox.user)}"
+        )
+    user = proxmox.user.partition("!")[0]
+    account: Entry = await proxmox.get(f"/access/users/{user}") or {}
+    groups = account.get("groups") or []
+    names = {proxmox.user, user, *(f"@{each}" for each in (groups.split(",") if isinstance(groups, str) else groups))}
+    entries: list[Entry] = await proxmox.get("/access/acl") or []
+    roles: list[Entry] = await proxmox.get("/access/roles") or []
+    return Own(
+        proxmox=proxmox,
+        token=proxmox.user,
+        names=frozenset(names),
+        held=held,
+        entries=tuple(_entry(each) for each in entries),
+        roles={str(e["roleid"]): frozenset(filter(None, str(e.get("privs") or "").split(","))) for e in roles},
+    )
+
+
+def _entry(entry: Entry) -> Entitled:
+    who = one_line(entry["ugid"])
+    who = f"@{who}" if entry.get("type") == "group" else who
+    return Entitled(one_line(entry["path"]), who, one_line(entry["roleid"]), bool(int(entry.get("propagate", 1))))
+
+
+def _held(data: Any) -> Held:  # noqa: ANN401 - what Proxmox answers
+    return {
+        str(path): {name: bool(int(below)) for name, below in each.items() if below is not None}
+        for path, each in (data or {}).items()
+    }
+
+
+def _above(path: str, other: str, *, root: bool = True) -> bool:
+    """Tell whether `path` is an ancestor of `other`."""
+    if path == "/":
+        return root and other != "/"
+    return other.startswith(path.rstrip("/") + "/")
+
+
+def _named(privileges: Iterable[str]) -> str:
+    names = sorted(privileges)
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
