@@ -123,7 +123,7 @@ async def _storage(bus: Bus) -> list[Finding]:
         return [Finding("storage", good=False, text=each.text, advice=storage.advice(each, sizes)) for each in full]
     account = await storage.account(bus)
     used = f"{sum(sizes.values()) / storage.MIB:.1f} MiB in use"
-    unknown = f"{used}, of nobody knows how much: set max_file of the account, or max_storage under [bus]"
+    unknown = f"{used}; no limit is configured: set max_file of the account, or max_storage under [bus]"
     return [Finding("storage", good=True, text="; ".join(each.text for each in account) or unknown)]
 
 

@@ -2,7 +2,8 @@
 
 Unknown fields are ignored, missing ones are errors that name the field: an old and a new daemon understand
 each other during a rollout.  Names and meanings of the first fields are the seed's; what agentd adds has
-defaults, so that a plain client need not know it.  Times are RFC 3339 in UTC with a zone.
+defaults, so that a plain client need not know it.  What a plain client reads by its name (`status`, `load`, `error`,
+`endpoint`, `workflow_id` …) is in the JSON also when it has its default value: those messages do not omit defaults.  Times are RFC 3339 in UTC with a zone.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
     log: list[str] = []
 
 
-class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+class WorkflowRequest(msgspec.Struct, frozen=True):
     """Ask for a workflow; `timeout` (s) counts from its start, `start_by` from when NATS stored the request.
 
     authenticated  false: who publishes this has not authenticated the principal, and asks for an anonymous client
@@ -89,7 +90,7 @@ class WorkflowRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     authenticated: bool = True
 
 
-class WorkflowSignal(msgspec.Struct, frozen=True, omit_defaults=True):
+class WorkflowSignal(msgspec.Struct, frozen=True):
     """Change a running workflow; `reply` is a subject on which somebody waits to hear whether it was done.
 
     action      cancel, pause, resume, approve or reject
@@ -104,6 +105,7 @@ class WorkflowSignal(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str = ""
     compensate: bool = False
     reply: str = ""
+    workflow_id: str = ""
 
 
 class SignalReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,7 +116,7 @@ class SignalReply(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str = ""
 
 
-class WorkflowResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+class WorkflowResponse(msgspec.Struct, frozen=True):
     """Answer a request once it is over, or say why it was rejected."""
 
     MAX_BYTES: ClassVar[int] = MAX_STATE
@@ -210,7 +212,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     authenticated: bool = True
 
 
-class TaskCompletion(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskCompletion(msgspec.Struct, frozen=True):
     """Tell how one attempt ended; the same completion twice means no more than once."""
 
     task_id: str
@@ -232,6 +234,7 @@ class TimerDue(msgspec.Struct, frozen=True):
     kind: str
     task: str
     attempt: int
+    workflow_id: str = ""
 
 
 class StopHint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -240,7 +243,7 @@ class StopHint(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str
 
 
-class ScheduleDue(msgspec.Struct, frozen=True, omit_defaults=True):
+class ScheduleDue(msgspec.Struct, frozen=True):
     """Begin a workflow because it is time: what a schedule of the configuration has JetStream send, again and again."""
 
     name: str
@@ -252,6 +255,7 @@ class ScheduleDue(msgspec.Struct, frozen=True, omit_defaults=True):
     overlap: str = "skip"
     start_by: float = 3600.0
     timeout: float | None = None
+    workflow_id: str = ""
 
 
 class ScheduleRun(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -383,7 +387,7 @@ class AuditAcceptance(msgspec.Struct, frozen=True):
     reason: str
 
 
-class AgentRegistration(msgspec.Struct, frozen=True, omit_defaults=True):
+class AgentRegistration(msgspec.Struct, frozen=True):
     """Introduce a running instance; `load` is from 0 (idle) to 1 (full)."""
 
     agent_id: str
@@ -398,7 +402,7 @@ class AgentRegistration(msgspec.Struct, frozen=True, omit_defaults=True):
     timestamp: datetime | None = None
 
 
-class ServiceRegistration(msgspec.Struct, frozen=True, omit_defaults=True):
+class ServiceRegistration(msgspec.Struct, frozen=True):
     """Introduce a service and the tools that it offers."""
 
     service_id: str
@@ -467,14 +471,14 @@ class NetworkReply(msgspec.Struct, frozen=True, omit_defaults=True):
     freeze: Freeze | None = None
 
 
-class DiscoveryRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+class DiscoveryRequest(msgspec.Struct, frozen=True):
     """Ask everybody to register again."""
 
     requester: str
     timestamp: datetime | None = None
 
 
-class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+class Heartbeat(msgspec.Struct, frozen=True):
     """Say that an agent lives."""
 
     agent_id: str
@@ -482,7 +486,7 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     status: str = "available"
 
 
-class MetricReport(msgspec.Struct, frozen=True, omit_defaults=True):
+class MetricReport(msgspec.Struct, frozen=True):
     """Report figures of an agent; percentages are 0 to 100, sizes are bytes."""
 
     agent_id: str
@@ -491,7 +495,7 @@ class MetricReport(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: dict[str, str] = {}
 
 
-class Alert(msgspec.Struct, frozen=True, omit_defaults=True):
+class Alert(msgspec.Struct, frozen=True):
     """Tell that something needs attention, or no longer does."""
 
     alert_type: str

@@ -20,7 +20,9 @@ several calls, each with a key of its own.  A tool that does not validate is qua
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import math
 import re
 import typing
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -171,6 +173,7 @@ class Tool:
             message = f"{self.name}: unknown parameter {min(unknown)!r}; there are {_listed(self.parameters)}"
             raise InvalidMessage(message)
         marks.refuse(self.name, parameters)
+        parameters = _plainer(parameters, _schema_of(self.parameters), self.name)
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
@@ -310,6 +313,66 @@ def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that 
     if components:
         schema["$defs"] = components
     return schema
+
+
+@functools.lru_cache(maxsize=1024)
+def _schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return object_schema(kind)
+
+
+def _plainer(parameters: object, schema: dict[str, Any], name: str) -> object:
+    """Return `parameters` as they are meant: null is not given, and 100.0 is 100 where an integer is wanted.
+
+    Some clients fill what they leave out with null, and some know no integers.  Raises InvalidMessage for a number
+    that is none (NaN, Infinity, 1e400), wherever it is.
+    """
+    if not _has(parameters, lambda value: value is None or type(value) is float):
+        return parameters
+    if _has(parameters, lambda value: type(value) is float and not math.isfinite(value)):
+        raise InvalidMessage(f"{name}: a parameter is not a finite number (NaN, Infinity, or too large)")
+    return _as_meant(parameters, schema, schema.get("$defs", {}))
+
+
+def _has(value: object, what: Callable[[object], bool]) -> bool:
+    """Tell whether `what` holds for anything in nested lists and objects."""
+    if isinstance(value, dict):
+        return any(_has(item, what) for item in value.values())
+    if isinstance(value, list):
+        return any(_has(item, what) for item in value)
+    return what(value)
+
+
+def _as_meant(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> object:
+    kinds = _kinds(schema, defs)
+    if isinstance(value, dict):
+        required = {name for kind in kinds for name in kind.get("required", ())}
+        given = {name: item for name, item in value.items() if item is not None or name in required or not kinds}
+        return {name: _as_meant(item, _property(kinds, name), defs) for name, item in given.items()}
+    if isinstance(value, list):
+        items = next((kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)), {})
+        return [_as_meant(item, items, defs) for item in value]
+    types = {kind.get("type") for kind in kinds}
+    types |= {"integer" for kind in kinds for choice in kind.get("enum", ()) if type(choice) is int}
+    if type(value) is float and value.is_integer() and "integer" in types and "number" not in types:
+        return int(value)
+    return value
+
+
+def _kinds(schema: dict[str, Any], defs: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the alternatives of a schema with their references resolved; none where anything may stand."""
+    if "$ref" in schema:
+        return _kinds(defs.get(schema["$ref"].rpartition("/")[2], {}), defs)
+    if "anyOf" in schema:
+        return [kind for each in schema["anyOf"] for kind in _kinds(each, defs)]
+    return [schema] if "type" in schema or "enum" in schema else []
+
+
+def _property(kinds: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    for kind in kinds:
+        found = kind.get("properties", {}).get(name, kind.get("additionalProperties"))
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def _texts(parameters: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@
     nats_storage            the account or a stream with a limit is 70 % full
 
 The rules, each learnt from somebody's mail storm:
-- one reading proves nothing: a value must stay beyond its threshold for `hold` seconds, over two readings at least,
-  both to raise and to clear; so the first reading after a start only seeds the state
+- one reading proves nothing: a value must stay beyond its threshold for `hold` seconds, over `readings` readings at
+  least, both to raise and to clear; readings of one value within SPACING seconds count once, because every agent of a
+  node reports the same host
 - raise and clear have thresholds of their own
 - missing data never clears: an alert ends when something is heard, not when nothing is
 - silence that is our own is not theirs: after a pause of the monitor everybody gets the whole time again
@@ -54,6 +55,9 @@ LOST: Final = "lost"
 
 DONE: Final = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS})
 
+SPACING: Final = 10.0
+"""Seconds within which readings of one value count as one."""
+
 WATCHED: Final = 1000
 """Agents that are watched at once: anybody may register, and who floods must not fill the memory and the bucket."""
 
@@ -86,7 +90,8 @@ class Thresholds:
     host_clear: float = 80.0
     agent_trigger: float = 90.0
     agent_clear: float = 85.0
-    hold: float = 20.0
+    hold: float = 110.0
+    readings: int = 3
     offline_after: float = 120.0
     stuck_after: float = 1800.0
     flap_limit: int = 5
@@ -117,6 +122,7 @@ class _Level:
     value: float = 0.0
     since: datetime | None = None
     readings: int = 0
+    counted: datetime | None = None
     flapping: bool = False
     changes: deque[datetime] = field(default_factory=deque)
 
@@ -139,15 +145,16 @@ class _Level:
             self.forget()
         else:
             self.since = self.since or at
-            self.readings += 1
+            if self.counted is None or at - self.counted >= timedelta(seconds=SPACING):
+                self.readings, self.counted = self.readings + 1, at
 
     def forget(self) -> None:
         """Begin to count anew."""
-        self.since, self.readings = None, 0
+        self.since, self.readings, self.counted = None, 0, None
 
-    def proven(self, at: datetime, seconds: float) -> bool:
+    def proven(self, at: datetime, seconds: float, readings: int) -> bool:
         """Tell whether the readings have spoken for a change long enough."""
-        return self.since is not None and self.readings > 1 and at - self.since >= timedelta(seconds=seconds)
+        return self.since is not None and self.readings >= readings and at - self.since >= timedelta(seconds=seconds)
 
     def turn(self, at: datetime, limit: int, window: float) -> None:
         """Note a change, and whether there were too many of them lately."""
@@ -330,7 +337,7 @@ class AlertBook:
         firing = key in self._firing
         level.note(value, at, beyond=value < clear if firing else value >= trigger)
         calm = self._thresholds.flap_window if firing and level.flapping else self._thresholds.hold
-        if not level.proven(at, calm):
+        if not level.proven(at, calm, self._thresholds.readings):
             return []
         level.turn(at, self._thresholds.flap_limit, self._thresholds.flap_window)
         return (

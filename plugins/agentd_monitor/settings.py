@@ -21,8 +21,10 @@ class MonitorSettings(Settings):
     """Percent of CPU or memory that an agent itself uses at which high_cpu or high_memory is raised."""
     agent_clear: float = Field(default=85.0, ge=0, lt=100)
     """Percent below which it is cleared."""
-    hold: float = Field(default=20.0, ge=0)
-    """Seconds that readings must stay beyond a threshold; two reports, which come every 30 s, always suffice."""
+    hold: float = Field(default=110.0, ge=0)
+    """Seconds that readings must stay beyond a threshold; reports come every 30 s, so five of them in a row suffice."""
+    readings: int = Field(default=3, ge=2)
+    """Readings beyond a threshold, one after the other, before an alert is raised or cleared; one proves nothing."""
     offline_after: float = Field(default=120.0, gt=0)
     """Seconds without a heartbeat (they come every 30 s) after which an agent counts as lost."""
     stuck_after: float = Field(default=1800.0, gt=0)

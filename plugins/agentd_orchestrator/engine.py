@@ -323,8 +323,7 @@ class Engine:
             case "assign":
                 return self._assign(state, effect)
             case "respond":
-                answer = derived.response(state, self._agent)
-                return self._bus.storing(subjects.response(state.workflow_id), answer, expect=0, ttl=self._kept)
+                return asyncio.ensure_future(self._respond(state))
             case "report":
                 told = derived.report(state, self._agent)
                 return self._bus.storing(subjects.complete(self._agent, told.workflow_id, effect.task), told)
@@ -335,12 +334,24 @@ class Engine:
             case _:
                 return self._arm(state.workflow_id, effect)
 
+    async def _respond(self, state: Workflow) -> None:
+        """Store the answer; a request on the plain subject is answered on the plain subject as well, after that.
+
+        The plain answer is not stored: after a restart it may be sent twice.
+        """
+        answer = derived.response(state, self._agent)
+        try:
+            await self._bus.store(subjects.response(state.workflow_id), answer, expect=0, ttl=self._kept)
+        finally:
+            if state.principal == subjects.PLAIN:
+                await self._bus.publish(subjects.WORKFLOW_RESPONSE, answer)
+
     def _end(self, state: Workflow, effect: Effect) -> Awaitable[object]:
         """Keep a task from being begun; with `stop` end it, whoever is at it."""
         spec = state.spec(effect.task)
         if spec.workflow:
             child = derived.child_id(state.workflow_id, effect.task, effect.attempt)
-            signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", compensate=True)
+            signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", compensate=True, workflow_id=child)
             # In the name of whose workflow both are: an orchestrator itself need not be allowed what they do.
             return self._bus.storing(subjects.signal(state.principal, child), signal)
         service = derived.service_of(spec.queue)
@@ -384,7 +395,7 @@ class Engine:
             SCHEDULE: f"@at {at.astimezone(UTC).isoformat(timespec='microseconds').replace('+00:00', 'Z')}",
             SCHEDULE_TARGET: subjects.due(workflow_id, whole, number),
         }
-        timer = TimerDue(effect.kind, whole, effect.attempt)
+        timer = TimerDue(effect.kind, whole, effect.attempt, workflow_id)
         return self._bus.storing(subjects.timer(workflow_id, whole, number), timer, expect=0, headers=headers)
 
     async def ended(self, workflow_id: str) -> bool:

@@ -200,7 +200,7 @@ class Orchestrator:
     async def _on_request(self, job: Job) -> None:
         """Turn a request into a workflow, or into a refusal that the requester is told."""
         plain = job.subject == subjects.WORKFLOW_REQUEST
-        principal = "plain" if plain else job.subject.split(".")[3]
+        principal = subjects.PLAIN if plain else job.subject.split(".")[3]
         tier = self._context.policy.tier_of(principal, plain=plain)
         wanted, given_id = _peek(job.data, "workflow_id"), f"req-{job.sequence}"
         try:
@@ -302,6 +302,8 @@ class Orchestrator:
         answer = WorkflowResponse(state.workflow_id, "conflict", {}, text, self._context.agent_id)
         subject = subjects.response(subjects.conflict(state.workflow_id, wanted))
         await self._context.bus.store(subject, answer, ttl=self._context.settings.keep * 86_400)
+        if begin.principal == subjects.PLAIN:
+            await self._context.bus.publish(subjects.WORKFLOW_RESPONSE, answer)
 
     # -- what else comes in -------------------------------------------------------------------------------------------
 

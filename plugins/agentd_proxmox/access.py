@@ -251,9 +251,9 @@ class Access:
             if role is None:
                 raise NotFound(f"there is no role {p.role!r}; there are {', '.join(e.id for e in await self._roles())}")
             ours = await escalation.own(self.proxmox)
+            ours.refuse_ours("grant_role", p.who)
             if wanted in await self._grants():
                 return Found()
-            ours.refuse_ours("grant_role", p.who)
             lacking = await ours.beyond(p.path, role.privileges, propagate=p.propagate)
             escalation.refuse("grant_role", ours.token, sorted(lacking), f"role {p.role} on {p.path}")
             call.inverse("revoke_role", {"role": p.role, "who": p.who, "path": p.path})

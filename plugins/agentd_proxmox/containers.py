@@ -157,14 +157,21 @@ class Containers:
         The clone has its source's cores, memory, tags and mounts; update_container and set_tags change them.
         """
 
-        async def send() -> str:
+        async def options() -> tuple[Place, look.Config]:
             source = await self._container(p.source)
             running = (await self.inventory.status(source)).get("status") == RUNNING
-            options = clone_of(source, p, call.key, running=running)
-            return str(await self.proxmox.post(f"{source.path}/clone", **options))
+            return source, clone_of(source, p, call.key, running=running)
+
+        async def check() -> None:
+            source, _ = await options()
+            await self.creation.can_clone("clone_container", source, p.node, p.storage)
+
+        async def send() -> str:
+            source, sent = await options()
+            return str(await self.proxmox.post(f"{source.path}/clone", **sent))
 
         order = Order(p.vmid, p.node, p.name, p.pool, p.source, kind="lxc")
-        return await self.creation.make(call, "clone_container", order, send)
+        return await self.creation.make(call, "clone_container", order, send, check)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="container_management")
     async def update_container(self, call: Call, p: UpdateContainer) -> fields.Guest:

@@ -32,7 +32,7 @@ from agentd.errors import (
 )
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, targets, writing
+from agentd_proxmox import drives, fields, look, methods, targets, writing
 from agentd_proxmox.inventory import MARGIN, Inventory, Place
 from agentd_proxmox.look import Seat
 
@@ -216,10 +216,50 @@ class Creation:
         """
         _consistent(p)
         order = Order(p.vmid, p.node, p.name, p.pool, p.template)
-        return await self.make(call, "create_vm", order, lambda: self._send(p, call.key))
 
-    async def make(self, call: Call, tool: str, p: Order, send: Callable[[], Awaitable[str]]) -> fields.Guest:
-        """Make what is ordered by `send`, once, and return it; what it makes bears the mark of the call."""
+        async def check() -> None:
+            if p.template is not None:
+                source = await self.inventory.find(p.template, vm=True)
+                clone_of(source, p, call.key)
+                await self.can_clone("create_vm", source, p.node, p.storage)
+
+        return await self.make(call, "create_vm", order, lambda: self._send(p, call.key), check)
+
+    async def can_clone(self, tool: str, source: Place, node: str, storage: str | None) -> None:
+        """Refuse a clone that Proxmox would refuse, whatever drive is the reason, and say where it is possible."""
+        config = await self.inventory.config(source)
+        if fixed := drives.not_cloned(config, container=source.kind == "lxc"):
+            raise Rejected(f"{tool}: {source.title} cannot be cloned: {'; '.join(fixed)}")
+        entries = await self.inventory.resources("storage")
+        if storage is not None and not any(e.get("storage") == storage and e.get("node") == node for e in entries):
+            there = sorted(str(each["storage"]) for each in entries if each.get("node") == node)
+            raise NotFound(f"{tool}: storage: there is no {storage!r} on {node}; there are {', '.join(there) or 'none'}")
+        if node == source.node:
+            return
+        shared = {str(each["storage"]) for each in entries if each.get("shared")}
+        if stay := drives.unreachable(config, shared):
+            raise Rejected(
+                f"{tool}: node: {source.title} can only be cloned on {source.node}, where it lies: "
+                f"{', '.join(stay)} (not shared); clone it there and move it with migrate_guest"
+            )
+        if storage is not None and storage not in shared:
+            raise Rejected(
+                f"{tool}: storage: {storage} is not shared, so a clone on it can only be made on {source.node}, "
+                f"not on {node}; clone it there and move it with migrate_guest"
+            )
+
+    async def make(  # noqa: PLR0913 - what, by what, and what is checked before
+        self,
+        call: Call,
+        tool: str,
+        p: Order,
+        send: Callable[[], Awaitable[str]],
+        check: Callable[[], Awaitable[None]] | None = None,
+    ) -> fields.Guest:
+        """Make what is ordered by `send`, once, and return it; what it makes bears the mark of the call.
+
+        `check` raises for what Proxmox would refuse; it is called where nothing is there yet, in a dry run too.
+        """
         if not call.key:
             raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
         wanted = Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False, pool=p.pool or "")
@@ -238,7 +278,7 @@ class Creation:
                 return found.upid or None
 
         with targets.taken_unless_ours():
-            found = await call.once(lambda: self._look(call, p), act)
+            found = await call.once(lambda: self._look(call, p, check), act)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
@@ -295,13 +335,17 @@ class Creation:
         command = grant(where, "VM.Allocate", self.proxmox.user)
         return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
 
-    async def _look(self, call: Call, p: Order) -> Found | None:
+    async def _look(
+        self, call: Call, p: Order, check: Callable[[], Awaitable[None]] | None = None
+    ) -> Found | None:
         """Tell whether our guest is on its VMID; waits while that is not to be told."""
         idle = 0
         while True:
             at, config = await self._seat(p)
             seat = look.judge(config, call.key)
             if seat is Seat.FREE:
+                if check is not None:
+                    await check()
                 call.inverse("delete_guest", {"vmid": p.vmid, "name": p.name})
                 return None
             if seat is Seat.STRANGER:

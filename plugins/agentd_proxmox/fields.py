@@ -63,6 +63,7 @@ class Guest(msgspec.Struct, frozen=True):
     cores: of each of the sockets of a VM; null: a container that may use all cores of its node
     boot_disk: "" if its configuration does not say from which of several it boots
     cpus: how many CPUs it has in all, as Proxmox counts them for its node
+    storages of its disks; all_storages of every drive, also CD-ROM and cloud-init, devices of the node as they are
     """
 
     vmid: int
@@ -87,6 +88,7 @@ class Guest(msgspec.Struct, frozen=True):
     ha: bool = False
     uptime: int = 0
     digest: str = ""
+    all_storages: list[str] = []
 
 
 class GuestLine(msgspec.Struct, frozen=True, omit_defaults=True):

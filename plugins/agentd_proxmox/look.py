@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 from agentd.answers import one_line
 from agentd.marks import key_of, mark
+from agentd_proxmox import drives
 from agentd_proxmox.fields import Guest
 from agentd_proxmox.options import boot_disk
 from agentd_proxmox.options import tags as tags_of
@@ -138,6 +139,7 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
         ha=bool((status.get("ha") or {}).get("managed")),
         uptime=int(status.get("uptime") or 0),
         digest=str(config.get("digest") or ""),
+        all_storages=drives.storages(config),
     )
 
 

@@ -36,6 +36,8 @@ CHECKS = (
     *methods.guest("GET /migrate"),
     "GET /nodes/{node}/network",
     "GET /nodes/{node}/status",
+    "GET /cluster/replication",
+    *methods.guest("GET /snapshot", "GET /snapshot/{snapname}/config"),
     *methods.HA_LISTS,
 )
 MOVERS = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
@@ -162,9 +164,11 @@ class Migration:
         )
         if at.node == p.target or by_node.get(p.target, {}).get("status") != "online" or status.get("lock"):
             return facts
-        conditions, bridges = await asyncio.gather(
+        conditions, bridges, jobs, snapshots = await asyncio.gather(
             _may(self.proxmox.get(f"{at.path}/migrate", target=p.target)),
             _may(self.proxmox.get(f"/nodes/{p.target}/network", type="any_bridge")),
+            _may(self.proxmox.get("/cluster/replication")),
+            self._snapshots(at) if config.get("parent") else _nothing(),
         )
         rules, managed = await self._ha(at) if (status.get("ha") or {}).get("managed") else (None, {})
         return preflight.Facts(
@@ -178,7 +182,16 @@ class Migration:
             cpus=await self._cpus(at.node, p.target) if preflight.needs_cpus(facts, p) else None,
             rules=rules,
             managed=managed,
+            snapshots=snapshots,
+            replicas=None if jobs is None else _targets(jobs, at.vmid),
         )
+
+    async def _snapshots(self, at: Place) -> dict[str, Entry]:
+        """Return the configurations of the snapshots: a medium or a device of one moves with the guest as well."""
+        entries: list[Entry] = await self.proxmox.get(f"{at.path}/snapshot") or []
+        names = [str(each["name"]) for each in entries if each.get("name") != "current"]
+        found = [await self.proxmox.get(f"{at.path}/snapshot/{name}/config") or {} for name in names]
+        return dict(zip(names, found, strict=True))
 
     async def _cpus(self, *nodes: str) -> tuple[str, str] | None:
         answers = await asyncio.gather(*(_may(self.proxmox.get(f"/nodes/{each}/status")) for each in nodes))
@@ -289,6 +302,15 @@ class Migration:
         states = await _may(self.proxmox.get("/cluster/ha/status/current")) or []
         one: Entry = next((e for e in states if e.get("sid") == preflight.service(now)), {})
         return one_line(one.get("crm_state") or one.get("state") or "")
+
+
+async def _nothing() -> dict[str, Entry]:
+    return {}
+
+
+def _targets(jobs: list[Entry], vmid: int) -> frozenset[str]:
+    """Return the nodes that a guest is replicated to."""
+    return frozenset(one_line(job.get("target")) for job in jobs if str(job.get("guest")) == str(vmid))
 
 
 async def _may(asked: Awaitable[T]) -> T | None:

@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Denied, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, pages
+from agentd_proxmox import escalation, fields, methods, pages
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory

@@ -15,6 +15,7 @@ import msgspec
 
 from agentd.answers import one_line
 from agentd_proxmox import fields, look
+from agentd_proxmox.drives import Drive, drives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-_VOLUME = re.compile(r"(?:scsi|virtio|sata|ide|efidisk|tpmstate|mp|unused)\d+\Z|rootfs\Z")
 _BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
-_DEVICE = re.compile(r"(?:hostpci|usb|parallel)\d+\Z")
+_DEVICE = re.compile(r"(?:(?:hostpci|usb|parallel|serial|virtiofs)\d+|ivshmem)\Z")
+_COPIED_WITH_SNAPSHOTS = frozenset({"zfspool", "btrfs"})
+_COPIED = frozenset({"dir", "btrfs", "zfspool", "lvm", "lvmthin"})
+"""Types of storages whose volumes Proxmox copies to another node, and those of which snapshots go along."""
 _OF_THE_HOST = ("host", "max")
 """CPU types that show a guest the CPU of its node."""
 
@@ -79,6 +82,8 @@ class Facts:
     cpus         models of the CPUs of source and target
     rules        HA rules, or groups as rules
     managed      where the guests are that HA manages, by service id; empty if it does not manage this one
+    snapshots    configurations of the snapshots, by name: their volumes are moved too
+    replicas     nodes to which the guest is replicated
     """
 
     at: Place
@@ -91,6 +96,8 @@ class Facts:
     cpus: tuple[str, str] | None = None
     rules: list[Rule] | None = None
     managed: dict[str, str] = field(default_factory=dict)
+    snapshots: dict[str, Entry] = field(default_factory=dict)
+    replicas: frozenset[str] | None = frozenset()
 
     @property
     def running(self) -> bool:
@@ -113,7 +120,10 @@ def findings(facts: Facts, wish: Wish) -> list[Finding]:
     if wish.target == facts.at.node:
         return [Finding("place", blocks=False, text=f"{facts.at.title} is there already: nothing is to be done")]
     away = [*_target(facts, wish), *_lock(facts)]
-    checks = (_mode, _managed, _disks, _snapshots, _storages, _devices, _allowed, _rules, _memory, _cpu, _bridges)
+    checks = (
+        *(_mode, _managed, _media, _paths, _disks, _linked, _snapshots, _storages, _devices, _mapped, _replicas),
+        *(_allowed, _rules, _memory, _cpu, _bridges),
+    )
     rest = [] if away else [each for check in checks for each in check(facts, wish)]
     return sorted([*away, *rest], key=lambda each: not each.blocks)
 
@@ -173,9 +183,17 @@ def _managed(facts: Facts, wish: Wish) -> Iterator[Finding]:
 
 def _volumes(facts: Facts) -> dict[str, tuple[str, float]]:
     """Return the guest's drives that lie on a storage: drive -> (storage, GiB)."""
-    drives = {key: str(value) for key, value in facts.config.items() if _VOLUME.match(key)}
-    parts = {key: value.partition(",")[0].partition(":") for key, value in sorted(drives.items())}
-    return {key: (storage, look.disk_size(drives[key])) for key, (storage, colon, _) in parts.items() if colon}
+    found = [drive for drive in drives(facts.config) if drive.storage]
+    return {drive.key: (drive.storage, look.disk_size(str(facts.config[drive.key]))) for drive in found}
+
+
+def _everywhere(facts: Facts) -> Iterator[tuple[str, Drive]]:
+    """Yield every drive with how a person finds it, those of snapshots too."""
+    for drive in drives(facts.config):
+        yield drive.key, drive
+    for name, config in sorted(facts.snapshots.items()):
+        for drive in drives(config):
+            yield f"{drive.key} of snapshot {one_line(name)}", drive
 
 
 def _local(facts: Facts) -> dict[str, tuple[str, float]]:
@@ -184,16 +202,32 @@ def _local(facts: Facts) -> dict[str, tuple[str, float]]:
     return {key: each for key, each in _volumes(facts).items() if each[0] not in shared}
 
 
-def _is_medium(facts: Facts, drive: str) -> bool:
-    value = str(facts.config[drive])
-    return "media=cdrom" in value and "cloudinit" not in value
+def _is_medium(facts: Facts, key: str) -> bool:
+    return any(drive.is_medium for drive in drives({key: facts.config[key]}))
+
+
+def _media(facts: Facts, _: Wish) -> Iterator[Finding]:
+    shared = {name for (node, name), each in facts.storages.items() if node == facts.at.node and each.get("shared")}
+    for where, drive in _everywhere(facts):
+        advice = "delete the snapshot" if "snapshot" in where else "take it out first"
+        if drive.is_physical:
+            yield _block("disks", f"{where} is the CD-ROM drive of {facts.at.node} itself", advice)
+        elif drive.is_medium and drive.storage and drive.storage not in shared:
+            yield _block("disks", f"{where} holds {drive.volume}, which only {facts.at.node} sees", advice)
+
+
+def _paths(facts: Facts, _: Wish) -> Iterator[Finding]:
+    """Block on devices, files and folders of the node, unless an administrator has marked them as shared."""
+    for where, drive in _everywhere(facts):
+        if drive.is_local_path and not drive.is_shared:
+            kind = "a folder or device" if facts.at.kind == "lxc" else "a device or file"
+            what = "the mount point" if facts.at.kind == "lxc" else "the drive"
+            advice = "delete the snapshot" if "snapshot" in where else f"take {what} away, or mark it shared=1"
+            yield _block("disks", f"{where} is {kind} of {facts.at.node} ({drive.volume})", advice)
 
 
 def _disks(facts: Facts, wish: Wish) -> Iterator[Finding]:
     local = _local(facts)
-    for drive in (each for each in local if _is_medium(facts, each)):
-        medium = str(facts.config[drive]).partition(",")[0]
-        yield _block("disks", f"{drive} holds {one_line(medium)}, which only {facts.at.node} sees", "take it out first")
     disks = [each for each in local if not _is_medium(facts, each)]
     named = ", ".join(f"{each} on {local[each][0]}, {local[each][1]:g} GiB" for each in disks)
     if disks and facts.at.kind == "qemu" and facts.running and not wish.with_local_disks:
@@ -201,19 +235,43 @@ def _disks(facts: Facts, wish: Wish) -> Iterator[Finding]:
         yield _block("disks", f"{wish.target} does not see {named}", advice)
     elif disks:
         yield _note("disks", f"these disks are copied, which takes its time: {named}")
-    for key, value in facts.config.items():
-        if re.match(r"mp\d+\Z", key) and str(value).startswith("/") and "shared=1" not in str(value):
-            yield _block(
-                "disks", f"{key} is a folder of {facts.at.node}", "take the mount point away, or mark it shared=1"
-            )
+
+
+def _linked(facts: Facts, _: Wish) -> Iterator[Finding]:
+    local = _local(facts)
+    for drive in drives(facts.config):
+        if drive.key in local and drive.is_linked:
+            text = f"{drive.key} is a linked clone on {drive.storage}, which only {facts.at.node} sees"
+            yield _block("disks", text, "move_disk to another storage makes it a disk of its own")
+    if facts.at.template and local:
+        yield _note("disks", "Proxmox refuses if linked clones were made of this template: its disks are local")
+
+
+def _types(facts: Facts) -> dict[str, str]:
+    """Return the types of the storages of the guest's node, where they are known."""
+    known = {name: each.get("plugintype") for (node, name), each in facts.storages.items() if node == facts.at.node}
+    return {name: str(kind) for name, kind in known.items() if kind}
 
 
 def _snapshots(facts: Facts, _: Wish) -> Iterator[Finding]:
-    """Proxmox copies no disk of a running VM that has snapshots."""
-    disks = [each for each in _local(facts) if not _is_medium(facts, each)]
-    if facts.at.kind == "qemu" and facts.running and disks and facts.config.get("parent"):
+    """Block on local disks that Proxmox does not copy: of a running VM with snapshots, or of such a storage."""
+    local, types = _local(facts), _types(facts)
+    disks = [each for each in local if not _is_medium(facts, each)]
+    if not disks or not (facts.config.get("parent") or facts.snapshots):
+        pass
+    elif facts.at.kind == "qemu" and facts.running:
         advice = "delete the snapshots, or shutdown_vm first"
         yield _block("snapshots", f"{facts.at.title} has snapshots, and {', '.join(disks)} would be copied", advice)
+    else:
+        kept = [e for e in disks if types.get(local[e][0], "zfspool") not in _COPIED_WITH_SNAPSHOTS]
+        kept = [e for e in kept if ".qcow2" not in str(facts.config[e])]
+        if kept:
+            text = f"{facts.at.title} has snapshots, which are not copied with {', '.join(kept)}"
+            yield _block("snapshots", text, "delete the snapshots, or move_disk to a shared storage first")
+    for drive in disks:
+        if types.get(local[drive][0], "dir") not in _COPIED:
+            text = f"{drive} is on {local[drive][0]} ({types[local[drive][0]]}), which Proxmox does not copy"
+            yield _block("disks", text, "move_disk to another storage first")
 
 
 def _storages(facts: Facts, wish: Wish) -> Iterator[Finding]:
@@ -242,13 +300,50 @@ def _free(entry: Entry) -> float:
 
 
 def _devices(facts: Facts, _: Wish) -> Iterator[Finding]:
-    if facts.conditions is None:
-        found = [k for k, v in facts.config.items() if _DEVICE.match(k) and not re.search("mapping=|spice", str(v))]
-    else:
-        found = [one_line(each) for each in facts.conditions.get("local_resources") or []]
-    if found and facts.at.kind == "qemu":
+    """Block on devices of the node, by the configuration and by what Proxmox says besides."""
+    if facts.at.kind != "qemu":
+        return
+    found = {key for key, value in facts.config.items() if _DEVICE.match(key) and _is_local(key, str(value))}
+    found |= {one_line(each) for each in (facts.conditions or {}).get("local_resources") or []}
+    if found:
         named = ", ".join(sorted(found))
         yield _block("devices", f"{facts.at.title} uses devices of {facts.at.node}: {named}", "take them away first")
+
+
+def _is_local(key: str, value: str) -> bool:
+    if key.startswith("serial"):
+        return value != "socket"
+    first = value.partition(",")[0].removeprefix("host=")
+    return "mapping=" not in value and not (key.startswith("usb") and first == "spice")
+
+
+def _mapped(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    """Block on mapped devices: those that the target lacks, and while it runs those that cannot move so."""
+    if facts.at.kind != "qemu":
+        return
+    said = {key.replace("_", "-"): value for key, value in (facts.conditions or {}).items()}
+    known = said.get("mapped-resource-info") or {}
+    mapped = {key for key, value in facts.config.items() if _DEVICE.match(key) and "mapping=" in str(value)}
+    mapped |= {one_line(each) for each in said.get("mapped-resources") or []} | {one_line(each) for each in known}
+    if facts.running and wish.online:
+        fixed = sorted(key for key in mapped if not (known.get(key) or {}).get("live-migration-capable"))
+        if fixed:
+            text = f"{facts.at.title} runs with mapped devices that cannot move with it: {', '.join(fixed)}"
+            yield _block("devices", text, "shutdown_vm first")
+    elif mapped:
+        yield _note("devices", f"{wish.target} has to have the mapped devices {', '.join(sorted(mapped))}")
+
+
+def _replicas(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    if facts.replicas is None:
+        yield _note("replication", "the replication jobs were not read: the token lacks VM.Audit or Sys.Audit")
+    elif facts.replicas and wish.target not in facts.replicas:
+        nodes = ", ".join(sorted(facts.replicas))
+        text = f"{facts.at.title} is replicated to {nodes}, not to {wish.target}"
+        if facts.running and facts.at.kind == "qemu":
+            yield _block("replication", text, f"target: {nodes}; or shutdown_vm first, or delete the replication job")
+        else:
+            yield _note("replication", text)
 
 
 def _allowed(facts: Facts, wish: Wish) -> Iterator[Finding]:

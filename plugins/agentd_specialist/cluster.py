@@ -102,7 +102,7 @@ class GuestView(msgspec.Struct, frozen=True):
 
 
 class TemplateView(msgspec.Struct, frozen=True):
-    """The template that is to be cloned: memory in MiB, disks in GiB, and the storages that the disks lie on."""
+    """The template that is to be cloned: memory in MiB, disks in GiB, the storages of its disks, and of all drives."""
 
     vmid: int
     name: str
@@ -114,6 +114,7 @@ class TemplateView(msgspec.Struct, frozen=True):
     boot_disk: str = ""
     networks: dict[str, str] = {}
     storages: list[str] = []
+    all_storages: list[str] = []
 
     @property
     def bridges(self) -> set[str]:

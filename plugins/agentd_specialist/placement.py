@@ -135,15 +135,19 @@ class Placement:
         home = next((each for each in self.cluster.nodes if each.node == template.node), None)
         if home is None or home.status != "online":
             return [f"template: {template.vmid} lies on {template.node}, which is not online"]
-        if node.node == template.node or self._shared(template):
+        if node.node == template.node:
             return []
-        where = f"{names_of(template.storages)} is not shared" if template.storages else "on what storage is not known"
+        shared = {each.storage for each in self.cluster.storages if each.shared}
+        used = {*template.storages, *template.all_storages}
+        if used and used <= shared:
+            wanted = self.wish.storage
+            if wanted is None or self.linked or wanted in shared:
+                return []
+            text = f"storage: {wanted} is not shared, so a clone of {template.vmid} on it can only be made on"
+            return [f"{text} {template.node}, not on {node.node}"]
+        where = f"{names_of(sorted(used - shared))} is not shared" if used else "on what storage is not known"
         text = f"template: {template.vmid} lies on {template.node} ({where}): it can only be cloned there"
         return [f"{text}, not to {node.node}"]
-
-    def _shared(self, template: TemplateView) -> bool:
-        shared = {each.storage for each in self.cluster.storages if each.shared}
-        return bool(template.storages) and set(template.storages) <= shared
 
     def _bridge(self, node: NodeView) -> str | Against:
         """Return the bridge for a new VM ("" for a clone), or what is missing."""

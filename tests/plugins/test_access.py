@@ -161,7 +161,7 @@ class TestRights:
         [
             ("change_role", {"id": "PVEAuditor", "privileges": ["VM.Audit"]}, "comes with Proxmox and stays as it is"),
             ("delete_role", {"id": "Administrator"}, "comes with Proxmox and stays as it is"),
-            ("revoke_role", {"role": "PVEAdmin", "who": "agentd@pve", "path": "/"}, "does not take its own rights"),
+            ("revoke_role", {"role": "PVEAdmin", "who": "agentd@pve", "path": "/"}, "does not change its own rights"),
             ("grant_role", {"role": "Nobody", "who": "eve@pve", "path": "/"}, "there is no role 'Nobody'"),
         ],
     )

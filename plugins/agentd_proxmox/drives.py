@@ -1,0 +1,94 @@
+"""Where the drives of a guest are stored: on a storage, on a device or in a folder of one node; pure.
+
+Every drive counts, also a CD-ROM, a cloud-init drive, an EFI disk, a TPM state and an unused volume: Proxmox looks at
+all of them when it clones or moves a guest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agentd.answers import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+_KEY = re.compile(r"(?:(?:scsi|virtio|sata|ide|efidisk|tpmstate|mp|unused)\d+|rootfs)\Z")
+_STORED = re.compile(r"([A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]):(?!\Z)")
+_CLOUDINIT = re.compile(r"vm-\d+-cloudinit")
+_ON = re.compile(r"(?:\A|,)shared=(?:1|on|yes|true)(?:,|\Z)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One drive; `storage` is "" for a device, a folder, a physical CD-ROM or an empty CD-ROM drive."""
+
+    key: str
+    volume: str
+    storage: str
+    options: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is a CD-ROM drive without a medium."""
+        return self.volume == "none"
+
+    @property
+    def is_physical(self) -> bool:
+        """Whether it is the CD-ROM drive of the node itself."""
+        return self.volume == "cdrom"
+
+    @property
+    def is_local_path(self) -> bool:
+        """Whether it is a device or a folder of the node; with shared=1 an administrator says that all nodes have it."""
+        return self.volume.startswith("/")
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is marked as seen by all nodes."""
+        return _ON.search(self.options) is not None
+
+    @property
+    def is_cloudinit(self) -> bool:
+        """Whether it is a cloud-init drive, which Proxmox makes anew."""
+        return _CLOUDINIT.search(self.volume) is not None
+
+    @property
+    def is_medium(self) -> bool:
+        """Whether it is a CD-ROM drive with a medium."""
+        return "media=cdrom" in self.options and not self.is_cloudinit and not self.is_empty
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether its volume is a linked clone of another one."""
+        return re.search(r"(?:^|/|:)base-\d+-[^/]*/", self.volume) is not None
+
+
+def drives(config: dict[str, Any]) -> Iterator[Drive]:
+    """Yield the drives of a guest by name."""
+    for key in sorted(config):
+        if _KEY.match(key):
+            first, _, options = str(config[key]).partition(",")
+            volume = one_line(first.removeprefix("file=").removeprefix("volume="))
+            found = None if volume.startswith("/") else _STORED.match(volume)
+            yield Drive(key, volume, found[1] if found else "", options)
+
+
+def not_cloned(config: dict[str, Any], *, container: bool) -> list[str]:
+    """Return the drives that Proxmox clones nowhere: devices, and folders of a container."""
+    kind = "a folder or device" if container else "a device or file"
+    return [f"{each.key} is {kind} of the node ({each.volume})" for each in drives(config) if each.is_local_path]
+
+
+def unreachable(config: dict[str, Any], shared: Collection[str]) -> list[str]:
+    """Return the drives that keep a clone on the node of its source: what is not on shared storage."""
+    counted = [each for each in drives(config) if not each.key.startswith("unused") and not each.is_empty]
+    return [f"{each.key} on {each.storage or each.volume}" for each in counted if each.storage not in shared]
+
+
+def storages(config: dict[str, Any]) -> list[str]:
+    """Return the storages of all drives; a device or file of the node is listed as itself."""
+    counted = [each for each in drives(config) if not each.key.startswith("unused") and not each.is_empty]
+    return sorted({each.storage or each.volume for each in counted})

@@ -1,0 +1,167 @@
+"""No tool gives a person or a token more rights than agentd's own token has, on any way that Proxmox offers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from agentd import errors
+from agentd_proxmox.settings import ToolSettings
+from proxmox_access import Steer, connect
+from tool_bench import Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from agentd.proxmox import Proxmox
+    from pve.client import FakePve
+
+OPERATOR = (
+    "Datastore.Allocate Datastore.Audit Group.Allocate Permissions.Modify Pool.Allocate Pool.Audit Realm.Allocate "
+    "Realm.AllocateUser Sys.Audit Sys.Modify User.Modify VM.Allocate VM.Audit VM.PowerMgmt"
+)
+OURS = "agentd@pve!blind"
+
+
+@pytest_asyncio.fixture
+async def full(lab: FakePve) -> AsyncIterator[Proxmox]:
+    """Make a cluster whose agentd has a limited role, beside users and groups that have more."""
+    proxmox = connect(lab)
+    await proxmox.post("/access/roles", roleid="Operator", privs=",".join(OPERATOR.split()))
+    await proxmox.post("/access/roles", roleid="Small", privs="VM.Audit")
+    await proxmox.post("/access/roles", roleid="Free", privs="VM.Audit")
+    await proxmox.put("/access/acl", path="/", tokens=OURS, roles="Operator")
+    for group in ("admins", "readers", "ours", "staff-corp"):
+        await proxmox.post("/access/groups", groupid=group)
+    for user in ("eve@pve", "boss@pve", "ann@corp"):
+        await proxmox.post("/access/users", userid=user)
+    for kind, who, role, path in (
+        ("groups", "admins", "Administrator", "/"),
+        ("groups", "readers", "Small", "/vms"),
+        ("groups", "staff-corp", "PVEVMAdmin", "/vms"),
+        ("users", "boss@pve", "Administrator", "/vms"),
+        ("users", "eve@pve", "Small", "/vms"),
+    ):
+        await proxmox.put("/access/acl", path=path, roles=role, **{kind: who})
+    await proxmox.put("/access/users/agentd@pve", groups="ours")
+    await proxmox.put("/access/users/boss@pve", enable=False)
+    await proxmox.post("/pools", poolid="web")
+    await proxmox.put("/access/acl", path="/pool/web", roles="PVEVMAdmin", users="eve@pve")
+    await Steer(lab).platters(directories={"corp": "ldap"})
+    yield proxmox
+    await proxmox.close()
+
+
+@pytest_asyncio.fixture
+async def limited(full: Proxmox, lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Offer the tools with the limited token."""
+    assert full
+    proxmox = connect(lab, "blind")
+    yield Bench(proxmox, ToolSettings(secrets_dir=tmp_path / "secrets", lock_wait=3, ha_wait=1))
+    await proxmox.close()
+
+
+def role(name: str, who: str, path: str = "/", **more: Any) -> tuple[str, dict[str, Any]]:
+    """Return a grant."""
+    return ("grant_role", {"role": name, "who": who, "path": path, **more})
+
+
+@pytest.mark.parametrize(
+    ("tool", "wish", "line"),
+    [
+        (*role("Administrator", OURS), "does not change its own rights"),
+        (*role("Small", OURS, "/vms/100"), "does not change its own rights"),
+        (*role("Administrator", "agentd@pve"), "does not change its own rights"),
+        (*role("Small", "@ours"), "does not change its own rights"),
+        (*role("NoAccess", OURS, "/vms/100"), "does not change its own rights"),
+        (*role("Administrator", "eve@pve"), "gives more rights than"),
+        (*role("PVEVMAdmin", "@readers", "/vms/100"), "VM.Backup"),
+        (*role("PVEVMUser", "eve@pve", "/vms/100", propagate=False), "VM.Console"),
+        ("revoke_role", {"role": "Operator", "who": OURS, "path": "/"}, "does not change its own rights"),
+        ("create_role", {"id": "New", "privileges": ["VM.Audit", "VM.Console"]}, "VM.Console"),
+        ("change_role", {"id": "Operator", "privileges": [*OPERATOR.split(), "VM.Console"]}, "own rights"),
+        ("change_role", {"id": "Operator", "privileges": ["VM.Audit"]}, "own rights"),
+        ("change_role", {"id": "Small", "privileges": ["VM.Audit", "Sys.PowerMgmt"]}, "gains Sys.PowerMgmt on /vms"),
+        ("change_role", {"id": "Free", "privileges": ["VM.Audit", "Sys.PowerMgmt"]}, "Sys.PowerMgmt"),
+        ("delete_role", {"id": "Operator"}, "own rights"),
+        ("change_user", {"id": "eve@pve", "groups": ["admins"]}, "@admins has role Administrator on /"),
+        ("change_user", {"id": "agentd@pve", "groups": []}, "own rights"),
+        ("change_user", {"id": "agentd@pve", "groups": ["ours", "readers"]}, "own rights"),
+        ("change_user", {"id": "boss@pve", "enabled": True}, "boss@pve has role Administrator on /vms"),
+        ("create_token", {"user": "root@pam", "name": "all", "separated": False}, "root@pam may do everything"),
+        ("create_token", {"user": "boss@pve", "name": "all", "separated": False}, "boss@pve has role Administrator"),
+        ("create_token", {"user": "agentd@pve", "name": "all", "separated": False}, "own rights"),
+        ("delete_group", {"id": "ours"}, "agentd itself is in the group"),
+        ("update_pool", {"pool": "web", "guests": [101]}, "eve@pve has role PVEVMAdmin on /pool/web"),
+        ("update_pool", {"pool": "web", "guests": [100, 101], "move": True}, "PVEVMAdmin on /pool/web"),
+        ("sync_realm", {"realm": "corp"}, "@staff-corp has role PVEVMAdmin on /vms"),
+        ("change_realm", {"id": "corp", "settings": {"server1": "evil.example"}}, "@staff-corp has role PVEVMAdmin"),
+    ],
+)
+async def test_more_than_the_own_token_has_is_refused(
+    full: Proxmox, limited: Bench, steered: Steer, tool: str, wish: dict[str, Any], line: str
+) -> None:
+    """What would widen rights beyond the own token's, or change these, is refused by name and nothing is sent."""
+    before = await full.get("/access/acl")
+    seen = max(entry["n"] for entry in await steered.log())
+    with pytest.raises(errors.Rejected, match=line):
+        await limited.once(tool, **wish)
+
+    assert await full.get("/access/acl") == before
+    assert [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"] == []
+
+
+async def test_no_more_on_a_part_than_the_own_token_has_there(full: Proxmox, limited: Bench) -> None:
+    """A role that reaches down to where the own token has less is refused; beside it, it is granted."""
+    await full.put("/access/acl", path="/vms/100", tokens=OURS, roles="NoAccess")
+    with pytest.raises(errors.Rejected, match=r"role Operator on /vms gives more rights than"):
+        await limited.once("grant_role", role="Operator", who="eve@pve", path="/vms")
+    granted = await limited.once("grant_role", role="Small", who="eve@pve", path="/vms/101")
+
+    assert granted.path == "/vms/101"
+
+
+async def test_what_lets_an_older_role_through_is_kept(full: Proxmox, limited: Bench) -> None:
+    """An entry that keeps a larger role from a part is not taken away: its holder would gain by it."""
+    await full.put("/access/acl", path="/vms/100", users="boss@pve", roles="NoAccess")
+    with pytest.raises(errors.Rejected, match="role Administrator of boss@pve reaches /vms/100"):
+        await limited.once("revoke_role", role="NoAccess", who="boss@pve", path="/vms/100")
+
+
+@pytest.mark.parametrize(
+    ("tool", "wish"),
+    [
+        role("Small", "@readers", "/vms/101"),
+        ("create_role", {"id": "New", "privileges": ["VM.Audit"]}),
+        ("change_role", {"id": "Small", "privileges": ["VM.Audit", "VM.PowerMgmt"]}),
+        ("change_user", {"id": "eve@pve", "groups": ["readers"]}),
+        ("create_token", {"user": "eve@pve", "name": "own"}),
+        ("change_user", {"id": "boss@pve", "comment": "left"}),
+    ],
+)
+async def test_what_the_own_token_has_may_be_given(limited: Bench, tool: str, wish: dict[str, Any]) -> None:
+    """Rights within those of the own token are given as before."""
+    call = MemoryCall()
+    await limited.once(tool, call, **wish)
+
+    assert call.acted == 1
+
+
+async def test_no_way_back_is_promised_that_would_be_refused(full: Proxmox, limited: Bench) -> None:
+    """Taking a larger role away is done, and no undo is promised: granting it again would be refused."""
+    await full.put("/access/acl", path="/vms/101", users="eve@pve", roles="PVEVMAdmin")
+    call = MemoryCall()
+    await limited.once("revoke_role", call, role="PVEVMAdmin", who="eve@pve", path="/vms/101")
+
+    assert (call.acted, call.undo) == (1, None)
+
+
+async def test_an_unreadable_access_list_grants_nothing(full: Proxmox, limited: Bench) -> None:
+    """A token that may not read the whole access list gives no rights at all."""
+    privileges = [each for each in OPERATOR.split() if each != "Sys.Audit"]
+    await full.put("/access/roles/Operator", privs=",".join(privileges))
+    with pytest.raises(errors.Denied, match=r"lacks Sys\.Audit on /access"):
+        await limited.once("grant_role", role="Small", who="eve@pve", path="/vms/101")
