@@ -36,26 +36,40 @@ _ABSENT = re.compile(r"does not exist|no such (?!file)|No such (?!file)|hostname
 # A file of the cluster file system that cannot be written means the same (PROXMOX.md 25).
 _NO_QUORUM = re.compile(r"no quorum|unable to open file '/etc/pve/.*Permission denied")
 _PASSING = re.compile(r"got timeout|got no worker upid|RPCEnvironment init request failed|unable to fork worker")
-# A small built-in role that has a privilege, to look only if that suffices; a test compares it with the recorded roles.
+# The smallest built-in role that has a privilege, one to look only if that suffices; what none but Administrator has is
+# in the roles of agentd itself.  A test compares both with the recorded roles and with what the tools need.
 _ROLES = (
     ("PVEAuditor", "Datastore.Audit Mapping.Audit Pool.Audit SDN.Audit Sys.Audit VM.Audit VM.GuestAgent.Audit"),
     ("PVETemplateUser", "VM.Clone"),
-    ("PVEVMUser", "VM.Backup VM.Config.CDROM VM.Config.Cloudinit VM.Console VM.PowerMgmt"),
+    (
+        "PVEVMUser",
+        (
+            "VM.Backup VM.Config.CDROM VM.Config.Cloudinit VM.Console VM.GuestAgent.FileRead"
+            " VM.GuestAgent.FileSystemMgmt VM.GuestAgent.FileWrite VM.PowerMgmt"
+        ),
+    ),
     (
         "PVEVMAdmin",
         (
             "VM.Allocate VM.Config.CPU VM.Config.Disk VM.Config.HWType VM.Config.Memory VM.Config.Network"
-            " VM.Config.Options VM.Migrate VM.Replicate VM.Snapshot VM.Snapshot.Rollback"
+            " VM.Config.Options VM.GuestAgent.Unrestricted VM.Migrate VM.Monitor VM.Replicate VM.Snapshot"
+            " VM.Snapshot.Rollback"
         ),
     ),
     ("PVEDatastoreUser", "Datastore.AllocateSpace"),
     ("PVEDatastoreAdmin", "Datastore.Allocate Datastore.AllocateTemplate"),
     ("PVESDNUser", "SDN.Use"),
+    ("PVESDNAdmin", "SDN.Allocate"),
     ("PVEPoolAdmin", "Pool.Allocate"),
     ("PVEMappingUser", "Mapping.Use"),
+    ("PVEMappingAdmin", "Mapping.Modify"),
     ("PVESysAdmin", "Sys.Console Sys.Syslog"),
     ("PVEUserAdmin", "Group.Allocate Realm.AllocateUser User.Modify"),
+    ("AgentdOperate", "Sys.AccessNetwork Sys.Modify"),
+    ("AgentdDestroy", "Permissions.Modify Realm.Allocate Sys.PowerMgmt"),
 )
+_OWN = "Agentd"
+LAST_RESORT = "AgentdExec"
 
 
 def one_line(text: object) -> str:
@@ -64,8 +78,13 @@ def one_line(text: object) -> str:
 
 
 def role_for(privilege: str) -> str:
-    """Return a small built-in role that has `privilege`; Administrator if no smaller one does."""
-    return next((role for role, privileges in _ROLES if privilege in privileges.split()), "Administrator")
+    """Return the smallest role that has `privilege`: a built-in one, else one that `agentd doctor --roles` makes."""
+    return next((role for role, privileges in _ROLES if privilege in privileges.split()), LAST_RESORT)
+
+
+def making(role: str) -> str:
+    """Return how a role of agentd's own is made; "" for a built-in one."""
+    return f"; the role {role} is made by the commands of agentd doctor --roles" if role.startswith(_OWN) else ""
 
 
 def classify(  # noqa: PLR0913 - an answer has this many parts
@@ -129,9 +148,10 @@ def _refused(line: str, text: str) -> TemporaryError | None:
 
 def grant(path: str, privilege: str, token: str) -> str:
     """Return the command that gives `token` a privilege on a path."""
+    role = role_for(privilege)
     return (
-        f"pveum acl modify {path} --tokens '{token}' --roles {role_for(privilege)} "
-        "(a token with privilege separation has no more than its user: grant it to both)"
+        f"pveum acl modify {path} --tokens '{token}' --roles {role} "
+        f"(a token with privilege separation has no more than its user: grant it to both{making(role)})"
     )
 
 

@@ -109,7 +109,10 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
     inbox = bus.inbox("signal")
     subscription = await bus.subscribe(inbox, on_reply)
     try:
-        await bus.store(subjects.signal(principal, workflow_id), msgspec.structs.replace(wanted, reply=inbox, workflow_id=workflow_id))
+        await bus.store(
+            subjects.signal(principal, workflow_id),
+            msgspec.structs.replace(wanted, reply=inbox, workflow_id=workflow_id),
+        )
         async with asyncio.timeout(ANSWERED):
             return await heard.get()
     except TimeoutError as error:

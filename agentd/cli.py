@@ -6,6 +6,7 @@ started again · 77 not allowed · 78 the configuration is wrong.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib
 import sys
@@ -52,6 +53,24 @@ ELSEWHERE = {
 """Commands that have a file of their own, which is loaded when one of them is asked for."""
 
 
+def _as_json(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - as click calls it
+    if value and isinstance(context.obj, App):
+        context.obj = dataclasses.replace(context.obj, as_json=True)
+
+
+def _with_json(command: click.Command) -> click.Command:
+    """Let a command, and every command of a group, take `--json` after its name as well."""
+    if not any("--json" in option.opts for option in command.params):
+        text = "Print JSON instead of tables."
+        command.params.append(
+            click.Option(["--json"], is_flag=True, expose_value=False, is_eager=True, callback=_as_json, help=text)
+        )
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _with_json(each)
+    return command
+
+
 class Commands(click.Group):
     """The commands of this file, and those of others, which are loaded when they are asked for."""
 
@@ -62,9 +81,10 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return one command."""
         if cmd_name not in ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
+            here = super().get_command(ctx, cmd_name)
+            return None if here is None else _with_json(here)
         found: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name)
-        return found
+        return _with_json(found)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -6,12 +6,12 @@ Each finding says what to do; `agentd doctor` prints them and fails if one is ba
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agentd import freeze, plugins, provision, storage, subjects
-from agentd.answers import role_for
+from agentd.answers import making, role_for
 from agentd.bus import Bus
 from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
 from agentd.messages import MAX_STATE, Heartbeat, Tier, now
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from agentd.config import Config
     from agentd.logs import Logger
+    from agentd.proxmox import Access
     from agentd.tools import Right
 
 MAX_OFFSET = 2.0
@@ -177,7 +178,7 @@ async def roles(config: Config, *, grants: bool = False) -> list[str]:
     """
     if config.proxmox is None:
         raise ConfigError("there is no [proxmox] in the configuration: no rights are needed")
-    proxmox = Proxmox(config.proxmox)
+    proxmox = Proxmox(_Tokenless(config.proxmox))
     try:
         needed = await _needed(config, proxmox)
     finally:
@@ -186,6 +187,23 @@ async def roles(config: Config, *, grants: bool = False) -> list[str]:
     lines = [f"pveum role add {role} -privs '{','.join(_privileges(needed, tier))}'" for tier, role in ROLES]
     token, granted = config.proxmox.token_id, dict(ROLES)[_granted(config)]
     return [*lines, *(_modify("/", kind, who, granted) for kind, who in _both(token))]
+
+
+class _Tokenless:
+    """The section [proxmox] for what no token is needed for: the roles are made before there is one that works."""
+
+    def __init__(self, section: Access) -> None:
+        self._section = section
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a setting
+        return getattr(self._section, name)
+
+    def token(self) -> str:
+        """Return the secret; one that cannot be read counts as one that does not work."""
+        try:
+            return self._section.token()
+        except ConfigError:
+            return "00000000-0000-0000-0000-000000000000"
 
 
 def _granted(config: Config) -> Tier:
@@ -240,10 +258,12 @@ def _held(held: dict[str, list[str]], right: Right) -> bool:
 
 def _missing(token: str, right: Right) -> Finding:
     root = right.path.partition("{")[0].rstrip("/") or "/"
+    role = role_for(right.privilege)
+    role = dict(ROLES)[right.tier] if making(role) else role
     tools = ", ".join(right.tools[:4]) + (" and others" if len(right.tools) > len(right.tools[:4]) else "")
     return Finding(
         "proxmox rights",
         good=False,
         text=f"{token} lacks {right.privilege} on {right.path}, which {tools} need",
-        advice=" && ".join(_modify(root, kind, who, role_for(right.privilege)) for kind, who in _both(token)),
+        advice=" && ".join(_modify(root, kind, who, role) for kind, who in _both(token)) + making(role),
     )

@@ -2,8 +2,9 @@
 
 Unknown fields are ignored, missing ones are errors that name the field: an old and a new daemon understand
 each other during a rollout.  Names and meanings of the first fields are the seed's; what agentd adds has
-defaults, so that a plain client need not know it.  What a plain client reads by its name (`status`, `load`, `error`,
-`endpoint`, `workflow_id` …) is in the JSON also when it has its default value: those messages do not omit defaults.  Times are RFC 3339 in UTC with a zone.
+defaults, so that a plain client need not know it.  What a plain client reads by its
+name (`status`, `load`, `error`, `endpoint`, `workflow_id` …) is in the JSON also when it has its default value: these
+messages do not omit defaults.  Times are RFC 3339 in UTC with a zone.
 """
 
 from __future__ import annotations

@@ -319,7 +319,9 @@ class Proxmox(Section):
         description="calls under way at once per node; three protected calls fill all workers of pvedaemon",
     )
     vmid_min: int = Field(default=100, ge=100, description="lowest VMID that is drawn; Proxmox keeps those below 100")
-    vmid_max: int = Field(default=999_999_999, le=999_999_999, description="highest VMID that is drawn")
+    vmid_max: int = Field(
+        default=999_999, le=999_999_999, description="highest VMID that is drawn, for vm_deployment too"
+    )
 
     @field_validator("url")
     @classmethod

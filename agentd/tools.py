@@ -349,7 +349,7 @@ def _as_meant(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> ob
         given = {name: item for name, item in value.items() if item is not None or name in required or not kinds}
         return {name: _as_meant(item, _property(kinds, name), defs) for name, item in given.items()}
     if isinstance(value, list):
-        items = next((kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)), {})
+        items: dict[str, Any] = next((kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)), {})
         return [_as_meant(item, items, defs) for item in value]
     types = {kind.get("type") for kind in kinds}
     types |= {"integer" for kind in kinds for choice in kind.get("enum", ()) if type(choice) is int}

@@ -25,7 +25,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from agentd import __version__
-from agentd.errors import Denied
+from agentd.errors import AgentdError, Denied
 from agentd.policy import ANONYMOUS, CONSENTED
 from agentd.role import Settings
 from agentd.sections import Id, is_loopback
@@ -97,6 +97,11 @@ class BridgeSettings(Settings):
         return value
 
 
+RIGHTS_AGAIN: Final = 60.0
+BLIND_AGAIN: Final = 5.0
+"""Seconds between two looks at the token's rights, and while it has none."""
+
+
 class Gate:
     """An ASGI app that hands requests to the MCP app while there is one, and says why there is none otherwise.
 
@@ -118,6 +123,24 @@ class Gate:
             challenge = {"www-authenticate": 'Bearer realm="agentd"'}
             answer = PlainTextResponse(f"{error}\n", status_code=401, headers=challenge)
         await answer(scope, receive, send)
+
+
+async def _watch_rights(context: Context) -> None:
+    """Say that the role is not ready while the token has no right anywhere: then Proxmox shows it an empty cluster."""
+    blind = False
+    while context.proxmox is not None:
+        try:
+            blind = not any((await context.proxmox.permissions()).values())
+        except AgentdError as error:
+            context.log.debug("the rights of the token were not read", reason=str(error))
+        else:
+            user = context.proxmox.user
+            advice = f"{user} is blind, it has no right anywhere in Proxmox: agentd doctor says what to grant"
+            if blind:
+                context.health.down(advice)
+            elif context.health.reason == advice:
+                context.health.up()
+        await asyncio.sleep(BLIND_AGAIN if blind else RIGHTS_AGAIN)
 
 
 class Bridge:
@@ -147,6 +170,8 @@ class Bridge:
                 for each in face.broken:
                     context.log.error("a tool is not served over MCP", tool=each.name, reason=each.reason)
             context.health.up()
+            watching = asyncio.ensure_future(_watch_rights(context))
+            stack.callback(watching.cancel)
             await context.worker.serve(
                 SERVICE,
                 context.stopping,

@@ -28,9 +28,10 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     """Return every tool, or none where the configuration names no Proxmox."""
     if toolbox.proxmox is None:
         return []
-    from agentd.tools import collect
+    from agentd.tools import Tool, collect
     from agentd_proxmox.api import Api
     from agentd_proxmox.areas import AREAS
+    from agentd_proxmox.blindness import watched
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
@@ -39,7 +40,8 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
     owners = [*(area(inventory) for area in AREAS), api]
-    return [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
+    found = [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
+    return [watched(each, toolbox.proxmox) if isinstance(each, Tool) else each for each in found]
 
 
 @hookimpl
@@ -47,6 +49,7 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | No
     """Return how to learn the rights that the tools need; None where the configuration names no Proxmox."""
     if toolbox.proxmox is None:
         return None
+    from agentd.errors import Denied
     from agentd_proxmox import rights
     from agentd_proxmox.areas import declared
     from agentd_proxmox.schemas import Schemas
@@ -54,8 +57,11 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | No
     proxmox, schemas = toolbox.proxmox, Schemas(toolbox.proxmox, toolbox.state_dir)
 
     async def ask() -> list[Right]:
-        roles = await proxmox.get("/access/roles") or []
-        known = {name for each in roles for name in str(each.get("privs") or "").split(",")}
+        try:
+            roles = await proxmox.get("/access/roles") or []
+        except Denied:  # no token works yet: all privileges that are named are taken for known
+            roles = []
+        known = {name for each in roles for name in str(each.get("privs") or "").split(",") if name}
         return rights.rights(await schemas.catalogue(), declared(), known)
 
     return ask

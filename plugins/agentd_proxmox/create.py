@@ -233,7 +233,9 @@ class Creation:
         entries = await self.inventory.resources("storage")
         if storage is not None and not any(e.get("storage") == storage and e.get("node") == node for e in entries):
             there = sorted(str(each["storage"]) for each in entries if each.get("node") == node)
-            raise NotFound(f"{tool}: storage: there is no {storage!r} on {node}; there are {', '.join(there) or 'none'}")
+            raise NotFound(
+                f"{tool}: storage: there is no {storage!r} on {node}; there are {', '.join(there) or 'none'}"
+            )
         if node == source.node:
             return
         shared = {str(each["storage"]) for each in entries if each.get("shared")}
@@ -248,7 +250,7 @@ class Creation:
                 f"not on {node}; clone it there and move it with migrate_guest"
             )
 
-    async def make(  # noqa: PLR0913 - what, by what, and what is checked before
+    async def make(
         self,
         call: Call,
         tool: str,
@@ -335,9 +337,7 @@ class Creation:
         command = grant(where, "VM.Allocate", self.proxmox.user)
         return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
 
-    async def _look(
-        self, call: Call, p: Order, check: Callable[[], Awaitable[None]] | None = None
-    ) -> Found | None:
+    async def _look(self, call: Call, p: Order, check: Callable[[], Awaitable[None]] | None = None) -> Found | None:
         """Tell whether our guest is on its VMID; waits while that is not to be told."""
         idle = 0
         while True:

@@ -135,7 +135,7 @@ class Disks:
     async def move_disk(self, call: Call, p: MoveDisk) -> DiskChange:
         """Copy a disk of a VM or of a stopped container to another storage, and let it use the copy; a VM may run on.
 
-        The old volume stays as `unusedN` until delete_volume deletes it.
+        The old volume stays as `unusedN` until delete_volume deletes it; nothing takes the move back.
         """
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
@@ -153,8 +153,7 @@ class Disks:
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
                 raise Rejected(f"{at.title} is {status.get('status')}: shutdown_vm first; nothing was done")
-            targets.back(call, "move_disk", MoveDisk, {"vmid": at.vmid, "disk": p.disk, "storage": lies_on})
-            return None
+            return None  # no inverse: moving it back would make a third volume, and the old one is stale by then
 
         async def act() -> str | None:
             which, where = ("disk", "move_disk") if at.kind == "qemu" else ("volume", "move_volume")

@@ -42,12 +42,12 @@ class Drive:
 
     @property
     def is_local_path(self) -> bool:
-        """Whether it is a device or a folder of the node; with shared=1 an administrator says that all nodes have it."""
+        """Whether it is a device or a folder of the node."""
         return self.volume.startswith("/")
 
     @property
     def is_shared(self) -> bool:
-        """Whether it is marked as seen by all nodes."""
+        """Whether an administrator has marked it with shared=1: all nodes have it."""
         return _ON.search(self.options) is not None
 
     @property

@@ -198,14 +198,7 @@ class Pools:
             sent.update(await self._wanted(entry, p))
             if not sent:
                 return Found()
-            members = [f"/vms/{each}" for each in sent.get("vms", [])]
-            members += [f"/storage/{each}" for each in sent.get("storages", [])]
-            widened: list[str] = []
-            if members:
-                ours = await escalation.own(self.proxmox)
-                widened = await ours.pooled_beyond(p.pool, members)
-                if not p.remove:
-                    escalation.refuse("update_pool", ours.token, widened, f"membership of the pool {p.pool}")
+            widened = await self._widened(p, sent)
             if not p.move and not widened:  # who is moved comes from pools that this call does not know
                 call.inverse("update_pool", _back(entry, p, sent))
             return None
@@ -259,6 +252,18 @@ class Pools:
         if p.pool in await self._list():
             raise TaskFailed(f"Proxmox says that it was done, and there is still a pool {p.pool}")
         return DeletedPool(p.pool, bool(was))
+
+    async def _widened(self, p: UpdatePool, sent: Entry) -> list[str]:
+        """Return which rights a membership gives beyond those of agentd's own token; raises Rejected for a new one."""
+        members = [f"/vms/{each}" for each in sent.get("vms", [])]
+        members += [f"/storage/{each}" for each in sent.get("storages", [])]
+        if not members:
+            return []
+        ours = await escalation.own(self.proxmox)
+        widened = await ours.pooled_beyond(p.pool, members)
+        if not p.remove:
+            escalation.refuse("update_pool", ours.token, widened, f"membership of the pool {p.pool}")
+        return widened
 
     async def _list(self) -> dict[str, str]:
         """Return the pools that the token may see, with their comments; raises Denied for a blind token."""

@@ -7,7 +7,7 @@ permission checks turn that into privileges.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd.errors import NotFound
 from agentd.messages import Tier
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     Needed = AbstractSet[tuple[str, str]]
     """Privilege and the path that it is needed on, with variables."""
+
+
+SHOWS: Final = frozenset({"Sys.Syslog"})
+"""Privileges by which nothing can be changed, beside those that are called Audit."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def rights(catalogue: Catalogue, declared: Iterable[Declared], known: AbstractSe
         for privilege, path in sorted(_of(catalogue, each)):
             if known and privilege not in known:
                 continue
-            tier = Tier.OPERATE if each.tier is Tier.READ and not privilege.endswith(".Audit") else each.tier
+            only_shows = privilege.endswith(".Audit") or privilege in SHOWS
+            tier = Tier.OPERATE if each.tier is Tier.READ and not only_shows else each.tier
             lowest, tools = found.get((privilege, path), (tier, []))
             found[privilege, path] = (lowest if tier.covers(lowest) else tier, [*tools, each.tool])
     return [Right(privilege, path, tier, tuple(tools)) for (privilege, path), (tier, tools) in sorted(found.items())]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd import files
-from agentd.errors import AgentdError, UnsafeFile
+from agentd.errors import AgentdError, Denied, UnsafeFile
 from agentd_proxmox.schema import Catalogue, lines_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,10 @@ class Schemas:
         async with self._loading:
             if self._known is not None and time.monotonic() - self._asked < FRESH:
                 return self._known
-            said = await self._proxmox.get("/version")
+            try:
+                said = await self._proxmox.get("/version")
+            except Denied:  # the schema itself is served to everybody, so that roles can be made before a token works
+                return _converted("unknown", await self._proxmox.document(SCRIPT), None)
             version = re.sub(r"[^A-Za-z0-9.+~-]", "_", str(said.get("version") or "unknown"))
             if self._known is None or self._known.version != version:
                 self._known = await self._load(version)

@@ -34,4 +34,4 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     from agentd_specialist.settings import SpecialistSettings
     from agentd_specialist.tools import SERVICE, Domain
 
-    return collect(Domain(toolbox.settings or SpecialistSettings()), service=SERVICE)
+    return collect(Domain(toolbox.settings or SpecialistSettings(), toolbox.proxmox), service=SERVICE)

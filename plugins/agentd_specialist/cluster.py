@@ -20,6 +20,9 @@ MIB: Final = 2**20
 LISTED: Final = 6
 """How many names a sentence holds; the rest is counted."""
 
+VMID_MIN: Final = 100
+VMID_MAX: Final = 999_999
+"""The range that VMIDs are drawn from where the configuration names no Proxmox."""
 _DISK = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
 _BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
 
@@ -149,8 +152,8 @@ class Cluster:
 class Rules:
     """By what a wish is judged; settings.py says why."""
 
-    vmid_min: int = 100
-    vmid_max: int = 999_999
+    vmid_min: int = VMID_MIN
+    vmid_max: int = VMID_MAX
     memory_reserve: int = 1024
     storage_reserve: int = 1
     default_cores: int = 1

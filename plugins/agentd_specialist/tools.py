@@ -19,6 +19,7 @@ from agentd_specialist.cluster import Cluster, GuestView, NodeView, StorageView,
 from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
 
 if TYPE_CHECKING:
+    from agentd.proxmox import Proxmox
     from agentd_specialist.settings import SpecialistSettings
 
 
@@ -157,9 +158,10 @@ class SummarizeHealth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Domain:
     """The tools of the service `specialist`."""
 
-    def __init__(self, settings: SpecialistSettings) -> None:
-        """Keep the rules by which wishes are judged."""
-        self.rules = settings.rules()
+    def __init__(self, settings: SpecialistSettings, proxmox: Proxmox | None = None) -> None:
+        """Keep the rules by which wishes are judged; VMIDs are drawn from the range of [proxmox]."""
+        of = None if proxmox is None else proxmox.settings
+        self.rules = settings.rules() if of is None else settings.rules(of.vmid_min, of.vmid_max)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_validation")
     async def validate_vm_parameters(self, call: Call, p: VmWish) -> ValidatedVm:

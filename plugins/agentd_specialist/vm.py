@@ -173,7 +173,7 @@ class _Judge:
         if wanted is None:
             drawn = free_vmid(self.cluster.taken, low, high, draw)
             if drawn is None:
-                self.problems.append(f"vmid: none is free from {low} to {high}; widen the range of the specialist")
+                self.problems.append(f"vmid: none is free from {low} to {high}; widen [proxmox] vmid_min and vmid_max")
             else:
                 self.reasons.append(f"vmid {drawn}: drawn from the free ones of {low} to {high}")
             return drawn

@@ -28,7 +28,7 @@ def at(seconds: float) -> datetime:
 
 def book(**thresholds: float) -> AlertBook:
     """Return an empty book."""
-    return AlertBook(Thresholds(**thresholds), START)  # type: ignore[arg-type]  # flap_limit is the one int
+    return AlertBook(Thresholds(**{"hold": 20.0, "readings": 2, **thresholds}), START)  # type: ignore[arg-type]  # flap_limit is the one int
 
 
 def told(alerts: Iterable[Alert]) -> list[tuple[str, str, str]]:

@@ -156,7 +156,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         (
             {"mp0": "/srv/data,mp=/data"},
             {"at": Place(200, "pve1", "lxc", "dns", "stopped", template=False), "running": False},
-            "mp0 is a folder of pve1 (take the mount point away, or mark it shared=1)",
+            "mp0 is a folder or device of pve1 (/srv/data) (take the mount point away, or mark it shared=1)",
         ),
     ],
 )
