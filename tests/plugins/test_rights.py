@@ -162,7 +162,7 @@ async def test_roles_grow_with_the_tiers(lab: FakePve, tmp_path: Path) -> None:
     privileges = [{each.privilege for each in found if tier.covers(each.tier)} for tier in Tier]
 
     assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
-    assert all(each.endswith(".Audit") for each in privileges[0])
+    assert all(each.endswith(".Audit") or each in rights.SHOWS for each in privileges[0])
     assert {"Permissions.Modify", "VM.Snapshot.Rollback"} <= privileges[2] - privileges[1]
 
 
@@ -252,7 +252,9 @@ async def test_roles(config: Config) -> None:
     assert execute.startswith("pveum role add AgentdExec -privs ")
     assert privileges[0] < privileges[1] < privileges[2] < privileges[3]
     assert privileges[0] == {
-        f"{each}.Audit" for each in ("Datastore", "Mapping", "Pool", "SDN", "Sys", "VM", "VM.GuestAgent")
+        *(f"{each}.Audit" for each in ("Datastore", "Mapping", "Pool", "SDN", "Sys", "VM", "VM.GuestAgent")),
+        "Sys.Syslog",
     }
+    assert all("Permissions.Modify" not in each for each in privileges)
     assert user == "pveum acl modify / --users 'agentd@pve' --roles AgentdRead"
     assert token == f"pveum acl modify / --tokens '{TOKEN}' --roles AgentdRead"
