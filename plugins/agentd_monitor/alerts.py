@@ -56,7 +56,7 @@ LOST: Final = "lost"
 DONE: Final = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS})
 
 SPACING: Final = 10.0
-"""Seconds within which readings of one value count as one."""
+"""Seconds within which readings of one value count as one; less where `hold` is short."""
 
 WATCHED: Final = 1000
 """Agents that are watched at once: anybody may register, and who floods must not fill the memory and the bucket."""
@@ -96,6 +96,11 @@ class Thresholds:
     stuck_after: float = 1800.0
     flap_limit: int = 5
     flap_window: float = 600.0
+
+    @property
+    def spacing(self) -> float:
+        """Return the seconds within which readings of one value count as one."""
+        return min(SPACING, self.hold / self.readings)
 
     def band(self, scope: str) -> tuple[float, float]:
         """Return the trigger and the clear threshold, in percent, of a `host` or an `agent`."""
@@ -138,14 +143,14 @@ class _Level:
         flapping = ", flapping" if self.flapping else ""
         return f"{self.scope} {self.source}: {what} at {self.value:.0f} %{flapping}"
 
-    def note(self, value: float, at: datetime, *, beyond: bool) -> None:
-        """Keep a reading; `beyond` tells whether it speaks for a change."""
+    def note(self, value: float, at: datetime, spacing: float, *, beyond: bool) -> None:
+        """Keep a reading; `beyond` tells whether it speaks for a change, `spacing` (s) from when on it counts again."""
         self.value = value
         if not beyond:
             self.forget()
         else:
             self.since = self.since or at
-            if self.counted is None or at - self.counted >= timedelta(seconds=SPACING):
+            if self.counted is None or at - self.counted >= timedelta(seconds=spacing):
                 self.readings, self.counted = self.readings + 1, at
 
     def forget(self) -> None:
@@ -335,7 +340,7 @@ class AlertBook:
         level = self._levels.setdefault(key, fresh)
         trigger, clear = self._thresholds.band(scope)
         firing = key in self._firing
-        level.note(value, at, beyond=value < clear if firing else value >= trigger)
+        level.note(value, at, self._thresholds.spacing, beyond=value < clear if firing else value >= trigger)
         calm = self._thresholds.flap_window if firing and level.flapping else self._thresholds.hold
         if not level.proven(at, calm, self._thresholds.readings):
             return []

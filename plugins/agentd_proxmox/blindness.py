@@ -50,7 +50,12 @@ def watched(tool: Tool, proxmox: Proxmox) -> Tool:
         return tool
 
     async def run(call: Call, parameters: Any) -> Any:  # noqa: ANN401 - the tool's own Structs
-        result = await tool.run(call, parameters)
+        try:
+            result = await tool.run(call, parameters)
+        except Denied as error:  # Proxmox does not always say which privilege is missing
+            if "pveum" in str(error) or not (reason := await unseen(proxmox, tool.name)):
+                raise
+            raise Denied(f"{error}; {reason}") from error
         if is_empty(result) and (reason := await unseen(proxmox, tool.name)):
             raise Denied(reason)
         return result

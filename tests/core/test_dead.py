@@ -54,7 +54,7 @@ async def letters(bus: Bus, count: int) -> list[dead.Letter]:
         found = await dead.letters(bus)
         return found if len(found) >= count else None
 
-    return await eventually(there, f"{count} letters") or []
+    return await eventually(there, f"{count} letters", 60) or []  # a megabyte, on a busy machine
 
 
 async def handled(bus: Bus) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agentd.connection import Received
     from harness import NatsServer
 
-QUICK = MonitorSettings(hold=0, offline_after=0.4, stuck_after=0.4)
+QUICK = MonitorSettings(hold=0, readings=2, offline_after=0.4, stuck_after=0.4)
 
 
 class Network:

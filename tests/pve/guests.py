@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fakepve import FakeVm, PveError, TaskError
-from fakepve.qemu import DRIVE_KEY, drives_of, is_cdrom, join_drive, split_drive, volume_ref
+from fakepve.qemu import DRIVE_KEY, drives_of, join_drive, split_drive, volume_ref
 from fakepve.routing import die, param_error
 from fakepve.server import USER, ok
 from fakepve.storage import _is_file
@@ -178,12 +178,16 @@ class Guests(Tasks):
                 vm.config[key] = join_drive(self._cloudinit(volume_ref(volume)[0], vm.vmid), props)
 
     def _check_shared(self, source: Guest, target: str | None, storage: str | None) -> None:
-        """Real PVE: a clone lands on another node only if every disk of it is on shared storage."""
-        for _key, volume, props in drives_of(source.config):
+        """Real PVE: a clone lands on another node only if every drive, CD-ROM and cloud-init too, is on shared storage.
+
+        So has to be the storage that it goes to.
+        """
+        for _key, volume, _props in drives_of(source.config):
             sid = volume_ref(volume)[0]
-            sid = storage if storage and sid and not is_cdrom(volume, props) else sid
             if sid and not self.storages.get(sid, {}).get("shared"):
                 raise die(f"can't clone VM to node '{target}' (VM uses local storage)")
+        if storage and not self.storages.get(storage, {}).get("shared"):
+            raise die(f"can't clone to non-shared storage '{storage}'")
 
     async def _late(self, ttype: str, v: Values, user: str, call: Callable[..., Awaitable[Data]], *texts: str) -> Data:
         """Run the call, but say in a task what fakepve refuses at once with one of the texts."""

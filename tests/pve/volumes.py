@@ -162,6 +162,8 @@ class Volumes(Guests):
                 raise TaskError("migration aborted")
             if vm.status == "running" and self._local_drives(vm) and not v.get("with-local-disks"):
                 raise TaskError("migration aborted")
+            if self._bound(vm):
+                raise TaskError("migration aborted")
             set_lock(vm, "migrate")
             try:
                 await self.pause(1)
@@ -173,6 +175,16 @@ class Volumes(Guests):
 
         log = [f"starting migration of VM {vm.vmid} to node '{target}'"]
         return await self.task(v["node"], "qmigrate", vm.vmid, user, body, vm=vm, log=log)
+
+    def _bound(self, vm: Guest) -> list[str]:
+        """Return what keeps a VM on its node: its CD-ROM drive, a local medium, a device or file without shared=1."""
+        local = {volume for _, volume in self._local_drives(vm)}
+        found = []
+        for key, volume, props in drives_of(vm.config):
+            medium = is_cdrom(volume, props) and volume in local and "cloudinit" not in volume
+            path = volume.startswith("/") and not int(props.get("shared", 0))
+            found += [key] if volume == "cdrom" or medium or path else []
+        return found
 
     def _map_drives(self, vm: Guest, mapping: str | None) -> None:
         """Put local drives on the storages that a list like `fast` or `local-lvm:fast` names."""

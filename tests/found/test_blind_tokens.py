@@ -1,0 +1,76 @@
+"""A token that may not see what is on a list hears so, and never that there is nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from agentd import errors
+from agentd_proxmox.areas import AREAS
+from agentd_proxmox.blindness import ALL_ARE_SHOWN, SHOWN_TO
+from agentd_proxmox.settings import ToolSettings
+from proxmox_access import connect
+from tool_bench import Bench
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pve.client import FakePve
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in ("list_vms", "list_templates", "list_storages", "list_users", "list_groups")),
+    *((name, {}) for name in ("list_grants", "list_sdn", "list_pools", "list_replications", "list_backup_jobs")),
+    *((name, {}) for name in ("list_storage_definitions", "list_notifications", "list_ha", "list_backups")),
+    ("list_tasks", {}),
+    ("list_tasks", {"node": "pve1"}),
+    ("list_content", {"node": "pve1", "storage": "local"}),
+]
+
+
+@pytest_asyncio.fixture
+async def blind(lab: FakePve) -> AsyncIterator[Bench]:
+    """Offer the tools with a token without rights."""
+    proxmox = connect(lab, "blind")
+    yield Bench(proxmox, ToolSettings())
+    await proxmox.close()
+
+
+@pytest.mark.parametrize(("tool", "wish"), CALLS)
+async def test_a_blind_token_is_called_blind(blind: Bench, tool: str, wish: dict[str, Any]) -> None:
+    """Every tool that lists says that the token may not see it, and how that is changed."""
+    with pytest.raises(errors.Denied, match="pveum acl modify"):
+        await blind.once(tool, **wish)
+
+
+@pytest.mark.parametrize(
+    ("tool", "privilege"), [("list_users", "Sys.Audit"), ("list_sdn", "SDN.Audit"), ("list_grants", "Sys.Audit")]
+)
+async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str) -> None:
+    """A token that sees guests and no users or networks hears which privilege it lacks for these."""
+    full = connect(lab)
+    await full.post("/access/roles", roleid="Half", privs="VM.Audit")
+    await full.put("/access/acl", path="/vms", tokens="agentd@pve!blind", roles="Half")
+    proxmox = connect(lab, "blind")
+    tools = Bench(proxmox, ToolSettings())
+    guests = await tools.once("list_vms")
+    with pytest.raises(errors.Denied, match=f"lacks {privilege} on "):
+        await tools.once(tool)
+    await proxmox.close()
+    await full.close()
+
+    assert guests.total > 0
+
+
+async def test_an_empty_list_is_empty_for_who_sees(tools: Bench) -> None:
+    """What is really empty is told as such."""
+    assert (await tools.once("list_replications")).total == 0
+    assert (await tools.once("list_vms", tag="nothing-has-this")).total == 0
+
+
+def test_every_list_is_watched() -> None:
+    """No tool that lists is forgotten."""
+    names = {name for area in AREAS for name in getattr(area, "calls", {}) if name.startswith("list_")}
+
+    assert names <= set(SHOWN_TO) | ALL_ARE_SHOWN

@@ -1,0 +1,72 @@
+"""An option that every command has is taken before and after its name, and what needs no token asks for none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentd import config as configuration
+from agentd import doctor, plugins
+from agentd.messages import Tier
+from agentd.policy import Policy
+from harness import SCRIPTS
+
+if TYPE_CHECKING:
+    from pve.client import FakePve
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize(
+    "words", [["--json", "check"], ["check", "--json"], ["workflows", "schema", "--json"], ["audit", "--help"]]
+)
+def test_json_before_and_after_the_command(tmp_path: Path, words: list[str]) -> None:
+    """`agentd --json check` and `agentd check --json` print the same JSON; every command and group has the option."""
+    file = tmp_path / "agentd.toml"
+    file.write_text("[node]\n")
+    file.chmod(0o600)
+    command = [str(SCRIPTS / "agentd"), "--config", str(file), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout if "--help" in words else json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_examples_of_the_readme_work(tmp_path: Path, number: int) -> None:
+    """Each example of a configuration is accepted as it stands."""
+    blocks = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    file = tmp_path / "agentd.toml"
+    file.write_text(re.sub(r"sha256:[0-9a-f]+…", "sha256:" + "0" * 64, blocks[number]))
+    file.chmod(0o600)
+    found = configuration.load(file, {}, plugins.installed())
+
+    assert Policy.of(found.policy).default_tier is Tier.READ
+
+
+@pytest.mark.parametrize("token", ["11111111-0000-4000-8000-000000000000", None])
+def test_roles_need_no_working_token(lab: FakePve, tmp_path: Path, token: str | None) -> None:
+    """The commands that make the roles are printed before there is a token that works."""
+    if token is not None:
+        (tmp_path / "token").write_text(token)
+        (tmp_path / "token").chmod(0o600)
+    file = tmp_path / "agentd.toml"
+    file.write_text(
+        f'[node]\nstate_dir = "{tmp_path}"\n[proxmox]\nurl = "{lab.url}"\ntoken_id = "agentd@pve!new"\n'
+        f'token_file = "{tmp_path}/token"\nca_file = "{lab.ca}"\n'
+    )
+    file.chmod(0o600)
+    config = configuration.load(file, {})
+    lines = asyncio.run(doctor.roles(config))
+    granting = asyncio.run(doctor.roles(config, grants=True))
+
+    assert lines[0].startswith("pveum role add AgentdRead -privs 'Datastore.Audit")
+    assert not any("Permissions.Modify" in line for line in lines)
+    assert "Permissions.Modify" in granting[2]
