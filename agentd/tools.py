@@ -346,7 +346,8 @@ def _as_meant(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> ob
     kinds = _kinds(schema, defs)
     if isinstance(value, dict):
         required = {name for kind in kinds for name in kind.get("required", ())}
-        given = {name: item for name, item in value.items() if item is not None or name in required or not kinds}
+        free = not any("properties" in kind or isinstance(kind.get("additionalProperties"), dict) for kind in kinds)
+        given = {name: item for name, item in value.items() if item is not None or name in required or free}
         return {name: _as_meant(item, _property(kinds, name), defs) for name, item in given.items()}
     if isinstance(value, list):
         items: dict[str, Any] = next((kind["items"] for kind in kinds if isinstance(kind.get("items"), dict)), {})
