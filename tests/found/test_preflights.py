@@ -113,7 +113,9 @@ def cluster(template: TemplateView) -> Cluster:
 )
 def test_a_node_is_chosen_that_can(more: list[str], storage: str | None, node: str) -> None:
     """The freest node is chosen of those on which Proxmox makes the clone."""
-    template = TemplateView(9000, "base", "pve1", 1, 1024, {"scsi0": 3.0}, {}, ["shared"], more)
+    template = TemplateView(
+        9000, "base", "pve1", memory=1024, disks={"scsi0": 3.0}, storages=["shared"], all_storages=more
+    )
     wish = VmWish(name="web1", template=9000, storage=storage)
     chosen = vm.choose(wish, cluster(template), SpecialistSettings().rules(), 0.5)
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fakepve import FakeVm, PveError, TaskError
-from fakepve.qemu import DRIVE_KEY, drives_of, join_drive, split_drive, volume_ref
+from fakepve.qemu import DRIVE_KEY, drives_of, is_cdrom, join_drive, split_drive, volume_ref
 from fakepve.routing import die, param_error
 from fakepve.server import USER, ok
 from fakepve.storage import _is_file
