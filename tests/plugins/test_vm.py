@@ -332,7 +332,9 @@ def test_a_full_range_is_told() -> None:
     """When no VMID is free the range is named."""
     everyone = [GuestView(vmid, f"vm-{vmid}", "pve1") for vmid in range(100, 200)]
 
-    assert refused(lab(guests=everyone)) == ["vmid: none is free from 100 to 199; widen [proxmox] vmid_min and vmid_max"]
+    assert refused(lab(guests=everyone)) == [
+        "vmid: none is free from 100 to 199; widen [proxmox] vmid_min and vmid_max"
+    ]
 
 
 def test_the_shortlist_is_by_free_memory_and_does_not_ask_for_bridges() -> None:
