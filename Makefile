@@ -30,7 +30,7 @@ SOURCES := pyproject.toml $(wildcard README.md LICENSE) $(shell find agentd plug
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint bench mutants chaos docs lock clean
+.PHONY: help demo test lint bench mutants attack chaos docs lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -56,6 +56,9 @@ bench: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## measure (ARGS:
 
 mutants: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## switch each safety answer off: is its test red? (ARGS: names)
 	$(BIN)/python tests/mutants/run.py $(ARGS)
+
+attack: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## try every known attack on a running network (ARGS: names)
+	$(BIN)/python tests/attack/run.py $(ARGS)
 
 chaos: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## let everything go wrong (SEED=, MINUTES=, ARGS: run.py's)
 	$(BIN)/python tests/system/chaos/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -1,0 +1,144 @@
+"""Attacks of a raw NATS client: writing where one may not, by reply subjects, forged messages and stated identities."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from attack.stage import Breach, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+SERVICE = "mcp-proxmox"
+
+
+async def _victim(stage: Stage) -> str:
+    """Return the id of a workflow of alice that waits."""
+    workflow, done = await stage.plan("alice", "delete_guest", "vmid=105", "name=shop")
+    if not workflow:
+        raise Breach(f"the plan was not made: {done.text[-300:]}")
+    return workflow
+
+
+async def _still_works(stage: Stage, workflow: str) -> None:
+    status, text = await stage.http("GET", f"/api/workflows/{workflow}")
+    if status != 200:
+        raise Breach(f"the workflow is lost: {status} {text[:200]}")
+    done = await stage.run("alice", "cancel", workflow)
+    if done.code not in {0, 3}:
+        raise Breach(f"the workflow cannot be cancelled: {done.text[-300:]}")
+
+
+async def reply_into_a_workflow(stage: Stage) -> None:
+    """A signal whose reply subject is the event of another workflow makes the orchestrator write there."""
+    workflow = await _victim(stage)
+    signal = json.dumps({"action": "pause"}).encode()
+    for subject in (f"ai.workflows.signal.rita.{workflow}", "ai.workflows.signal.rita.nothing"):
+        await stage.raw.publish(subject, signal, reply=f"ai.workflows.event.{workflow}")
+    await stage.raw.flush()
+    await asyncio.sleep(2)
+    await _still_works(stage, workflow)
+
+
+async def reply_into_an_audit_chain(stage: Stage) -> None:
+    """Signals, calls and requests with an audit subject as reply stop an agent from acting for ever."""
+    reply, nothing = "ai.audit.all-pve1", json.dumps({"parameters": {}}).encode()
+    await stage.raw.publish("ai.workflows.signal.rita.nothing", json.dumps({"action": "pause"}).encode(), reply=reply)
+    for subject in (
+        f"ai.tools.call.rita.{SERVICE}.list_vms",
+        f"ai.tools.call.{SERVICE}.list_vms",
+        "ai.control.all-pve1",
+    ):
+        await stage.raw.publish(subject, nothing, reply=reply)
+    await stage.raw.publish("ai.agents.discovery.request", b'{"requester": "rita"}', reply=reply)
+    await stage.raw.publish("$SRV.INFO", b"", reply=reply)
+    await stage.raw.flush()
+    await asyncio.sleep(2)
+    done = await stage.run("oscar", "call", "update_vm", "vmid=101", "description=still works")
+    if done.code:
+        raise Breach(f"the agent does not act any more: {done.text[-300:]}")
+    await stage.prepare()
+
+
+async def unreadable_event(stage: Stage) -> None:
+    """One malformed message among the workflows makes every listing fail."""
+    js = stage.raw.jetstream()
+    for payload in (b"not json", b"{}", b"\xff\xfe", b"[]", b'{"workflow_id": 1}', b""):
+        await js.publish(f"ai.workflows.event.broken{stage.number}", payload)
+    done = await stage.run("rita", "workflows")
+    if done.code:
+        raise Breach(f"agentd workflows fails: {done.text[-300:]}")
+
+
+async def tier_stated_by_the_caller(stage: Stage) -> None:
+    """A caller states another principal and a higher tier in the message itself."""
+    body = {"parameters": {"vmid": 105, "name": "evil"}, "key": "evil.a", "principal": "alice", "tier": "exec"}
+    payload = json.dumps(body).encode()
+    subjects = (
+        f"ai.tools.call.rita.{SERVICE}.update_vm",
+        f"ai.tools.call.{SERVICE}.update_vm",
+        f"ai.tools.call.rita.{SERVICE}.start_vm",
+    )
+    for subject in subjects:
+        try:
+            await stage.raw.request(subject, payload, timeout=4)
+        except Exception as error:  # noqa: BLE001 - nobody listens, or nobody answers: both are refusals
+            del error
+    await stage.nothing_written()
+
+
+async def completion_forged_for_a_look(stage: Stage) -> None:
+    """A plain completion answers a dry run, so that another guest is shown than is deleted."""
+    workflow = f"forged{stage.number}"
+    preview = {
+        "tool": "delete_guest",
+        "targets": [{"name": "guest/999", "title": "VM 999 'scratch-empty'", "state": {}}],
+    }
+    body = {"status": "completed", "result": preview, "service_id": SERVICE, "agent_id": "all-pve1"}
+    stop = asyncio.Event()
+
+    async def forge() -> None:
+        names = ("look-call", "look_call", "look.call", "look-call_0", "call", "dry-call")
+        while not stop.is_set():
+            for name in names:
+                message = body | {"task_id": f"{workflow}.{name}", "workflow_id": workflow}
+                await stage.raw.publish("ai.tasks.complete", json.dumps(message).encode())
+            await asyncio.sleep(0.002)
+
+    forging = asyncio.create_task(forge())
+    request = {"workflow_type": "tool_call", "workflow_id": workflow}
+    request["parameters"] = {"tool": "delete_guest", "parameters": {"vmid": 105, "name": "shop"}}  # type: ignore[assignment]
+    await stage.raw.publish("ai.workflows.request.alice", json.dumps(request).encode())
+    await asyncio.sleep(5)
+    stop.set()
+    await forging
+    _, text = await stage.http("GET", f"/api/workflows/{workflow}")
+    if "scratch-empty" in text:
+        raise Breach("the forged preview is shown to the principal who approves")
+    await stage.nothing_written()
+
+
+async def flood_of_one_principal(stage: Stage) -> None:
+    """One principal of tier read asks 10,000 times; others are served meanwhile."""
+    body = {"workflow_type": "health_check", "parameters": {}}
+    js = stage.raw.jetstream(publish_async_max_pending=500)
+    pending = []
+    for index in range(10_000):
+        message = json.dumps(body | {"workflow_id": f"flood{stage.number}-{index}"}).encode()
+        pending.append(await js.publish_async("ai.workflows.request.rita", message))
+    done = await stage.run("oscar", "submit", "health_check", "--wait", seconds=120)
+    await asyncio.gather(*pending, return_exceptions=True)
+    if done.code:
+        raise Breach(f"another principal was not served: {done.text[-300:]}")
+
+
+ATTACKS: tuple[Callable[[Stage], Awaitable[None]], ...] = (
+    reply_into_a_workflow,
+    reply_into_an_audit_chain,
+    unreadable_event,
+    tier_stated_by_the_caller,
+    completion_forged_for_a_look,
+    flood_of_one_principal,
+)
