@@ -234,9 +234,12 @@ class Bus(Connection):
         """Return every message whose subject matches, the oldest first."""
         return [stored async for stored in self.walk(stream, subject_filter)]
 
-    async def walk(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
-        """Yield every message whose subject matches that is stored now, the oldest first, read page by page."""
-        seq, left = 1, -1
+    async def walk(self, stream: str, subject_filter: str, *, since: int = 1) -> AsyncIterator[Stored]:
+        """Yield every message whose subject matches that is stored now, the oldest first, read page by page.
+
+        since  the sequence in the stream to begin at
+        """
+        seq, left = since, -1
         while left:
             request = {"seq": seq, "next_by_subj": subject_filter, "batch": PAGE, "max_bytes": PAGE_BYTES}
             page, pending = await self._direct(stream, request)

@@ -57,7 +57,8 @@ class Ledger:
         self._log = log
         self._keys: list[AuditKey] = []
         self._head: Head | None = None
-        self._seq = 0
+        self._seq = 0  # of the last message in the stream
+        self._at = 0  # of the last line in the stream
         self._unsure: dict[str, Head] = {}
         self._opened = False
         self._stream = "" if memory is None else memory.stream
@@ -85,8 +86,10 @@ class Ledger:
         await self._pin(public, stored)
         known = await self._known()
         self._seq = 0 if stored is None else stored.seq
-        found = None if stored is None else self._own(stored)
-        problem = _lost(stored, found, known)
+        line = await self._last_line(stored, 1)
+        self._at = 0 if line is None else line.seq
+        found = None if line is None else self._own(line)
+        problem = _lost(line, found, known)
         if problem:
             self._raise(problem)
             self._head = known or (None if found is None else Head(found.seq, found.hash))
@@ -144,6 +147,20 @@ class Ledger:
             return record  # of before it signed
         return record if record.signer == wanted and valid(wanted, record.hash, record.signature) else None
 
+    async def _last_line(self, stored: Stored | None, since: int) -> Stored | None:
+        """Return the last message that is a line, at or after the stream sequence `since`.
+
+        What is no line at all says nothing about the chain: the server writes the acknowledgement of a publish to
+        whatever reply subject the publisher named, this one too.  It is noted and skipped.
+        """
+        if stored is None or self._bus.read(stored, AuditRecord) is not None:
+            return stored
+        last = None
+        async for message in self._bus.walk(subjects.AUDIT, self._subject, since=since):
+            if self._bus.read(message, AuditRecord) is not None:
+                last = message
+        return last
+
     async def look(self) -> None:
         """Look whether our head is still there and the last, without writing; raises BusError."""
         async with self._lock:
@@ -155,7 +172,7 @@ class Ledger:
         """Hold the last line that is stored against ours."""
         stored = await self._bus.last(subjects.AUDIT, self._subject)
         if (0 if stored is None else stored.seq) != self._seq:
-            self._differs(stored)
+            await self._differs(stored)
 
     async def _same_stream(self) -> None:
         """Raise the alarm if the stream is another one than that in which this agent has written."""
@@ -164,11 +181,16 @@ class Ledger:
         if before and before != made and self._head is not None:
             self._raise(f"the stream was made anew at {made[:19]}")
 
-    def _differs(self, stored: Stored | None) -> None:
+    async def _differs(self, stored: Stored | None) -> None:
         """Take over what lies in the stream in the place of our last line; raise the alarm if it is not ours."""
+        self._seq = 0 if stored is None else stored.seq
+        beyond = self._seq > self._at
+        stored = await self._last_line(stored, max(1, self._at))
+        at_line, self._at = self._at, 0 if stored is None else stored.seq
+        if beyond and self._at == at_line:
+            return  # our line is still the last one; what came after it is no line
         record = None if stored is None else self._own(stored)
         at = 0 if self._head is None else self._head.seq
-        self._seq = 0 if stored is None else stored.seq
         if record is not None and record.process == self.process and record.hash in self._unsure:
             self._head = self._unsure[record.hash]
         elif record is not None and record.seq > at:
@@ -293,8 +315,9 @@ class Ledger:
             self._seq = await self._bus.store(self._subject, record, expect=self._seq)
         except StaleWrite:
             del self._unsure[record.hash]
-            self._differs(await self._bus.last(subjects.AUDIT, self._subject))
+            await self._differs(await self._bus.last(subjects.AUDIT, self._subject))
             return False
+        self._at = self._seq
         self._unsure.clear()
         self._head = head
         if self._memory is not None:

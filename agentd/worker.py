@@ -167,11 +167,10 @@ class Worker:
         try:
             task = job.decode(TaskAssignment)
         except InvalidMessage as error:
+            # Not reported as a failure: the acknowledgement of a foreign publish can be such a message (its reply
+            # subject is the publisher's choice).  A lost assignment is noticed by the workflow's own timer.
             self.log.exception("an assignment cannot be understood", subject=job.subject, reason=str(error))
-            _, _, _, _, workflow, name, attempt = job.subject.split(".")
-            broken = TaskError(code=error.code, message=str(error))
-            reply = ToolReply(status=Outcome.FAILED, error=broken)
-            await self._complete(reply, workflow, name, int(attempt), service)
+            await self._bury(job, service, str(error), dead.BROKEN)
             return
         name = task.task_id.rpartition(".")[2]
         seconds = self._seconds(task, job)
@@ -222,11 +221,11 @@ class Worker:
             if beating is not None:
                 beating.cancel()
 
-    async def _bury(self, job: Job, service: str, reason: str) -> None:
-        """Keep a poisoned assignment for a person to look at; its workflow is told in any case."""
+    async def _bury(self, job: Job, service: str, reason: str, why: str = dead.POISONED) -> None:
+        """Keep an assignment that is not run as a dead letter, for a person to read."""
         letter = job.letter(subjects.WORKFLOWS, self.agent_id, reason)
         try:
-            await dead.bury(self.bus, dead.POISONED, service, letter, job.data)
+            await dead.bury(self.bus, why, service, letter, job.data)
         except BusUnavailable:
             raise
         except AgentdError as error:

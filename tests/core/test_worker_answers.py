@@ -14,6 +14,7 @@ from agentd.errors import (
 from agentd.messages import Outcome, Tier
 from core.jetstream import Lines, all_acked
 from core.probe import SERVICE, Probe, a_worker, assign, completion, completions, nothing, raising, record, serving
+from harness import eventually
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -61,13 +62,13 @@ async def test_unknown_tool(bus: Bus, probe: Probe) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[", b"\xff\xfe", b'{"task_id": 1}'])
 async def test_malformed_assignment(bus: Bus, probe: Probe, body: bytes) -> None:
-    """What cannot be understood is answered by what its subject says, and acknowledged."""
+    """An assignment that cannot be understood becomes a dead letter; no failure is reported in its place."""
     await bus.store(subjects.assign(SERVICE, "w", "t", 3), body)
     async with serving(a_worker(bus, probe)):
-        told = await completion(bus)
+        letter = await eventually(lambda: bus.last(subjects.DEAD, "ai.dead.broken.>"), "the dead letter")
 
-    assert isinstance(told.error, msgspec.Struct)
-    assert (told.status, told.attempt, told.task_id, told.error.code) == (Outcome.FAILED, 3, "w.t", "invalid")
+    assert letter.data == body
+    assert await bus.last(subjects.INPUT, "ai.tasks.complete.>") is None
 
 
 @pytest.mark.parametrize("wish", [{"number": "four"}, {"colour": "red"}])

@@ -1,0 +1,97 @@
+"""A publisher names where the server writes its acknowledgement; wherever that is, nothing is lost or believed.
+
+The server writes `{"stream": …, "seq": …}` to the reply subject of a message that a stream stores, and the answer to a
+request of its API likewise, without asking what the publisher may publish: so a principal of tier read can put such a
+message into any stream.  Measured with nats-server 2.15.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import nats
+import pytest
+import pytest_asyncio
+
+from agentd import subjects
+from agentd.ledger import Ledger
+from agentd.messages import AuditRecord, Outcome, Tier
+from agentd.signing import Signer
+from core.probe import SERVICE, Probe, a_worker, assign, completion, serving
+from harness import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from agentd.bus import Bus
+    from harness import NatsServer
+
+Acknowledge = Callable[[str], Awaitable[None]]
+LINE: dict[str, Any] = {"principal": "tester", "tool": "create_vm", "tier": Tier.OPERATE, "phase": "before"}
+
+
+@pytest_asyncio.fixture
+async def acknowledge(nats_server: NatsServer, probing: Bus) -> AsyncIterator[Acknowledge]:
+    """Have the server write an acknowledgement of something else to a subject."""
+    del probing  # it makes the streams
+    client = await nats.connect(nats_server.url)
+
+    async def write(reply: str) -> None:
+        await client.publish(subjects.signal("rita", "nothing"), b"{}", reply=reply)
+        await client.flush()
+
+    yield write
+    await client.close()
+
+
+async def _stored(bus: Bus, stream: str, subject: str, number: int) -> None:
+    async def there() -> bool:
+        return len(await bus.every(stream, subject)) >= number
+
+    await eventually(there, f"{number} messages at {subject}")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_chain_goes_on(probing: Bus, acknowledge: Acknowledge, *, restarted: bool) -> None:
+    """An acknowledgement among the lines of a chain raises no alarm, at once or after a restart; the chain goes on."""
+    signer = await asyncio.to_thread(Signer.new)
+    ledger = Ledger(probing, "a", signer=signer)
+    for number in range(3):
+        await ledger.write(**LINE, key=f"w.t{number}")
+        for _ in range(2):
+            await acknowledge(subjects.audit("a"))
+        await _stored(probing, subjects.AUDIT, subjects.audit("a"), 3 * (number + 1))
+        if restarted:
+            ledger = Ledger(probing, "a", signer=signer)
+        await ledger.look()
+    await ledger.write(**LINE, key="w.last")
+    lines = probing.readable(await probing.every(subjects.AUDIT, subjects.audit("a")), AuditRecord)
+
+    assert ledger.alarm == ""
+    assert [line.seq for line in lines] == [1, 2, 3, 4]
+    assert [line.previous for line in lines[1:]] == [line.hash for line in lines[:-1]]
+
+
+async def test_a_chain_that_has_not_begun(probing: Bus, acknowledge: Acknowledge) -> None:
+    """An acknowledgement before the first line is no line: the chain begins with 1."""
+    await acknowledge(subjects.audit("a"))
+    await _stored(probing, subjects.AUDIT, subjects.audit("a"), 1)
+    ledger = Ledger(probing, "a", signer=await asyncio.to_thread(Signer.new))
+    await ledger.write(**LINE, key="w.t")
+
+    assert ledger.alarm == ""
+    assert probing.readable(await probing.every(subjects.AUDIT, subjects.audit("a")), AuditRecord)[0].seq == 1
+
+
+async def test_a_task_is_not_reported_as_failed(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
+    """An acknowledgement among the assignments of a task reports nothing: the task's own result is its only one."""
+    await acknowledge(subjects.assign(SERVICE, "w", "t", 1))
+    await _stored(probing, subjects.WORKFLOWS, "ai.tasks.assign.>", 1)
+    async with serving(a_worker(probing, probe)):
+        await assign(probing, "marked", {"text": "x"}, task="t")
+        done = await completion(probing)
+
+    assert done.status == Outcome.COMPLETED
+    assert len(await probing.every(subjects.INPUT, "ai.tasks.complete.>")) == 1
