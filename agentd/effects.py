@@ -179,13 +179,12 @@ class Claim:
 
         Raises Fenced when somebody holds a higher epoch.
         """
-        stored = await self._bus.last(subjects.EFFECTS, self._subject)
-        now = None if stored is None else self._bus.read(stored, EffectRecord)
-        if stored is None or now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
+        stored, now, _ = await last_record(self._bus, self._subject)
+        if now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
             holder = "nobody" if now is None else now.owner
             message = f"{changed.key}: the effect record is in the hands of {holder}"
             raise Fenced(message) from error
-        return stored.seq, now.stop
+        return stored, now.stop
 
     async def renew(self) -> None:
         """Write the record again as it is; others see that its owner lives, and a fenced owner learns it."""
@@ -202,6 +201,25 @@ class Claim:
                 return
 
 
+async def last_record(bus: Bus, subject: str) -> tuple[int, EffectRecord | None, datetime | None]:
+    """Return the sequence of the last message of an effect, its last readable record, and when that was written.
+
+    What cannot be read was not written by an agent (the server writes acknowledgements wherever their publisher says):
+    the record before it counts.  Raises PermanentError if there are messages and none can be read.
+    """
+    stored = await bus.last(subjects.EFFECTS, subject)
+    if stored is None:
+        return 0, None, None
+    record = bus.read(stored, EffectRecord)
+    if record is not None:
+        return stored.seq, record, stored.time
+    for earlier in reversed(await bus.every(subjects.EFFECTS, subject)):
+        record = bus.read(earlier, EffectRecord)
+        if record is not None:
+            return stored.seq, record, earlier.time
+    raise PermanentError(f"no record at {subject} in {subjects.EFFECTS} can be read: what was done is not known")
+
+
 async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord:
     """Claim the effect; return the record itself when it is done, cancelled or in other hands (phase `claimed`).
 
@@ -209,9 +227,8 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
     """
     subject = subjects.effect(wanted.service, wanted.key)
     while True:
-        stored = await bus.last(subjects.EFFECTS, subject)
-        record = None if stored is None else stored.decode(EffectRecord)
-        age = 0.0 if stored is None else (bus.server_time() - stored.time).total_seconds()
+        seq, record, written = await last_record(bus, subject)
+        age = 0.0 if written is None else (bus.server_time() - written).total_seconds()
         verdict = judge(record, wanted, age=age)
         if verdict is Verdict.CONFLICT:
             message = f"{wanted.key}: was used before for another tool or with other parameters; use another key"
@@ -221,7 +238,7 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
         taken = _taken(record, wanted, now)
         begun = time.monotonic()  # not when the answer came: a process may be stopped in between
         try:
-            seq = await bus.store(subject, taken, expect=0 if stored is None else stored.seq)
+            seq = await bus.store(subject, taken, expect=seq)
         except StaleWrite:
             continue
         crash_point("after-claim", wanted.key)
@@ -282,14 +299,13 @@ async def entomb(  # noqa: PLR0913 - what, where, by whom, when
         try:
             await bus.store(subject, tombstone, expect=0)
         except StaleWrite:
-            stored = await bus.last(subjects.EFFECTS, subject)
+            seq, record, _ = await last_record(bus, subject)
         else:
             return True
-        record = None if stored is None else bus.read(stored, EffectRecord)
-        if stored is None or record is None or not stop or record.stop or record.phase != CLAIMED:
+        if record is None or not stop or record.stop or record.phase != CLAIMED:
             return False
         try:
-            await bus.store(subject, msgspec.structs.replace(record, stop=True), expect=stored.seq)
+            await bus.store(subject, msgspec.structs.replace(record, stop=True), expect=seq)
         except StaleWrite:
             continue  # its owner has just renewed it
         await bus.publish(subjects.stop(service), StopHint(key))

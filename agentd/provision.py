@@ -94,7 +94,7 @@ def _kept(replicas: int) -> list[dict[str, Any]]:
             "name": subjects.EFFECTS,
             "subjects": ["ai.effects.*.*.*", "ai.effects.*.*.*.*"],
             **file,
-            "max_msgs_per_subject": 1,
+            "max_msgs_per_subject": 5,  # the last record counts; if it cannot be read, one before it
             "deny_delete": True,
             "deny_purge": True,
             "max_age": 30 * DAY,

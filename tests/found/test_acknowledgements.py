@@ -95,3 +95,33 @@ async def test_a_task_is_not_reported_as_failed(probing: Bus, acknowledge: Ackno
 
     assert done.status == Outcome.COMPLETED
     assert len(await probing.every(subjects.INPUT, "ai.tasks.complete.>")) == 1
+
+
+async def test_an_effect_is_had_once(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
+    """An acknowledgement over the record of an effect hides nothing: a redelivery finds what was done."""
+    async with serving(a_worker(probing, probe)):
+        await assign(probing, "marked", {"text": "x"})
+        first = await completion(probing)
+        subject = subjects.effect(SERVICE, "w.t")
+        stored = len(await probing.every(subjects.EFFECTS, subject))
+        for _ in range(2):
+            await acknowledge(subject)
+        await _stored(probing, subjects.EFFECTS, subject, min(5, stored + 2))
+        await assign(probing, "marked", {"text": "x"}, attempt=2)
+        second = await completion(probing, number=2)
+
+    assert first.status == second.status == Outcome.COMPLETED
+    assert probe.acts == 1
+
+
+async def test_an_effect_of_which_nothing_can_be_read(probing: Bus, acknowledge: Acknowledge, probe: Probe) -> None:
+    """Where no record can be read, nothing is done: the error says so."""
+    await acknowledge(subjects.effect(SERVICE, "w.t"))
+    await _stored(probing, subjects.EFFECTS, subjects.effect(SERVICE, "w.t"), 1)
+    async with serving(a_worker(probing, probe)):
+        await assign(probing, "marked", {"text": "x"})
+        done = await completion(probing)
+
+    assert done.status == Outcome.FAILED
+    assert "can be read: what was done is not known" in done.error.message  # type: ignore[union-attr]
+    assert probe.acts == 0
