@@ -51,8 +51,13 @@ async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
 
 async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:
     """Return the state of one workflow, None if there is none of that id."""
-    stored = await bus.last(subjects.WORKFLOWS, subjects.event(subjects.check_id(workflow_id)))
-    return None if stored is None else stored.decode(Workflow)
+    subject = subjects.event(subjects.check_id(workflow_id))
+    stored = await bus.last(subjects.WORKFLOWS, subject)
+    state = None if stored is None else bus.read(stored, Workflow)
+    if stored is None or state is not None:
+        return state
+    earlier = bus.readable(await bus.every(subjects.WORKFLOWS, subject), Workflow)  # the engine goes on from it too
+    return next((found for found in reversed(earlier) if found.workflow_id == workflow_id), None)
 
 
 async def plan(bus: Bus, principal: str, tool: str, parameters: dict[str, Any], *, workflow_id: str = "") -> Workflow:

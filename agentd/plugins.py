@@ -177,6 +177,8 @@ class Plugins:
 class _Nowhere:
     """Stands for Proxmox where tools are looked at and never run: whatever is called on it fails."""
 
+    settings = None
+
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def fail(*_: object, **__: object) -> NoReturn:
             message = f"{name}: this tool was only to be looked at"

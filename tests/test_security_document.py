@@ -20,5 +20,5 @@ def test_each_test_that_is_named_exists() -> None:
         or (function and not re.search(rf"^(async )?def {function}\(", (ROOT / file).read_text(), re.MULTILINE))
     ]
 
-    assert len(named) > 20
+    assert len(named) >= 20
     assert missing == []

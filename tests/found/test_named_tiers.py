@@ -55,7 +55,7 @@ async def test_removing_flags(tools: Bench) -> None:
         tool.name for tool in tools.tools.values() if _operates(tool) and flags & {*tool.parameters.__struct_fields__}
     }
 
-    assert found == {"shutdown_vm", "set_tags"}
+    assert found == {"shutdown_vm", "set_tags", "set_guest_options"}
 
 
 def _operates(tool: Tool) -> bool:

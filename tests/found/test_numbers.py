@@ -39,7 +39,7 @@ async def test_defaults(tools: Bench, steered: Steer) -> None:
     await steered.guest(vmid=312, node="pve1", name="bare", config={})
     rootfs = {"rootfs": "local-lvm:vm-200-disk-0,size=8G"}
     await steered.guest(vmid=313, node="pve1", name="ct", type="lxc", config=rootfs)
-    await tools.once("update_vm", vmid=312, cores=1, sockets=1, onboot=False, protection=False)
+    await tools.once("update_vm", vmid=312, cores=1, sockets=1, onboot=False)
     await tools.once("update_container", vmid=313, swap=512)
     await tools.once("update_container", vmid=313, swap=0)
 

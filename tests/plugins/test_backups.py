@@ -31,7 +31,7 @@ async def stored(steered: Steer) -> list[str]:
 
 def proxmox_of(tools: Bench) -> Proxmox:
     """Return the connection that the tools are bound to."""
-    found: Proxmox = tools.tools["list_vms"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+    found: Proxmox = tools.tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
     return found
 
 

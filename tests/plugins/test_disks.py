@@ -208,7 +208,7 @@ class TestContainers:
 
         assert (list(off.guest.disks), list(off.unused.values())) == (["rootfs"], ["local-lvm:vm-201-disk-1"])
         assert sorted(on.disks) == ["mp0", "rootfs"]
-        assert parameters["options"] == {"mp0": "local-lvm:vm-201-disk-1,mp=/srv,backup=1,size=5G"}
+        assert parameters["options"] == {"mp0": "local-lvm:vm-201-disk-1,backup=1,mp=/srv,size=5G"}
 
     async def test_running(self, tools: Bench, steered: Steer) -> None:
         """A running container keeps its mount point until its next start, and says so each time; it is asked once."""

@@ -186,7 +186,7 @@ class TestStorages:
         await tools.once("add_storage", same := MemoryCall(), **share)
 
         assert (made.source, same.acted) == ("192.0.2.9/iso", 0)
-        with pytest.raises(errors.InvalidMessage, match="unknown parameter 'password'"):
+        with pytest.raises(errors.InvalidMessage, match="'password': is a secret"):
             await tools.once("add_storage", **share, password="x")  # noqa: S106 - none
 
     async def test_one_that_is_used_stays(self, tools: Bench, steered: Steer) -> None:

@@ -168,7 +168,7 @@ class TestRollback:
         """The guest is as it was at the snapshot, and runs if that was asked for."""
         before = (await steered.found(vmid))["config"]["memory"]
         await tools.once("create_snapshot", vmid=vmid, name="s1")
-        proxmox = tools.tools["list_vms"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+        proxmox = tools.tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
         at = f"/nodes/{'pve1' if vmid == 101 else 'pve2'}/{'qemu' if vmid == 101 else 'lxc'}/{vmid}"
         await proxmox.put(f"{at}/config", memory=1234)
         done = await tools.once("rollback_snapshot", vmid=vmid, guest=guest, name="s1", start=True)

@@ -207,7 +207,7 @@ class TestDelete:
         await steered.guest(vmid=500, node="pve1", name="inst", type="qemu", config={"ide2": f"{iso},media=cdrom"})
         with pytest.raises(errors.Rejected, match=r"VM 500 'inst' on pve1 \(ide2\)"):
             await tools.once("delete_volume", volid=iso, node="pve1")
-        proxmox = tools.tools["list_vms"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+        proxmox = tools.tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
         await tools.once("create_snapshot", vmid=500, name="with-iso")
         await proxmox.put("/nodes/pve1/qemu/500/config", delete="ide2")
         with pytest.raises(errors.Rejected, match=r"VM 500 'inst' on pve1 \(snapshot with-iso: ide2\)"):

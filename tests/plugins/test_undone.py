@@ -219,7 +219,6 @@ CASES = [
             ),
         ],
     ),
-    Case(("move_disk", {"vmid": 101, "disk": "scsi0", "storage": "shared"}), ("get_vm", {"vmid": 101}), []),
     Case(
         ("allocate_disk", {**PVE1, "storage": "shared", "vmid": 101, "size": 1, "name": "disk-9", "format": "qcow2"}),
         ("list_content", {**PVE1, "storage": "shared"}),

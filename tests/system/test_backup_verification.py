@@ -75,7 +75,7 @@ async def test_bad(net: Net) -> None:
         answer = await verify(bus, "bad", asked)
         none = await verify(bus, "none", asked | {"volid": "local:backup/vzdump-qemu-101-2020_01_01-00_00_00.vma.zst"})
 
-        assert (answer.status, answer.result["left"]) == ("compensated", [])
+        assert (answer.status, answer.result["left"]) == ("compensated", ["inspect: done"])
         assert "start failed: QEMU exited with code 1" in str(answer.error)
         assert (none.status, none.result["left"]) == ("failed", [])
         assert str(none.error).startswith("inspect: ")
