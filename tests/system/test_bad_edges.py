@@ -70,8 +70,8 @@ async def test_calls_at_the_edge(net: Net) -> None:
         b'{"parameters": {}, "deadline": "2026-01-01T00:00:00"}': (
             "ToolCall.deadline: expected datetime with a timezone component"
         ),
-        b'{"parameters": {}, "key": "one"}': "key: 'one' is not <workflow>.<task> or <workflow>.<task>.<step>",
-        b'{"parameters": {}, "key": "a.b.c.d"}': "key: 'a.b.c.d' is not <workflow>.<task> or <workflow>.<task>.<step>",
+        b'{"parameters": {}, "key": "one"}': "key: 'one' is not <word>.<word> or <word>.<word>.<word>",
+        b'{"parameters": {}, "key": "a.b.c.d"}': "key: 'a.b.c.d' is not <word>.<word> or <word>.<word>.<word>",
         b'{"parameters": {}, "key": "a.*"}': "key: '*' is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -",
         b'{"parameters": {"a": ' + b"[" * 50_000: "ToolCall: it is nested too deeply",
     }
@@ -137,5 +137,5 @@ async def test_a_large_wish_is_handed_on(net: Net) -> None:
 async def test_a_tool_that_is_not(net: Net) -> None:
     """A call of a tool that nobody offers has no answer, and the caller learns it from NATS at once."""
     async with running(net) as bus:
-        with pytest.raises(Exception, match=r"nobody answers ai\.tools\.call\.mcp-proxmox\.make_coffee"):
+        with pytest.raises(Exception, match=r"nobody answers ai\.tools\.call\.tester\.mcp-proxmox\.make_coffee"):
             await bus.request(subjects.tool_call("tester", "mcp-proxmox", "make_coffee"), b"{}", ToolReply)
