@@ -6,16 +6,18 @@ temporary nor permanent by itself, the text decides, and there is practically no
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentd.errors import (
     AgentdError,
     ConfigChanged,
     Denied,
     GuestLocked,
+    NodeOffline,
     NoQuorum,
     NotFound,
     PermanentError,
@@ -27,6 +29,11 @@ from agentd.errors import (
     VmidTaken,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NAMED = 20
+"""Names that an error lists."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _FORBIDDEN = re.compile(r"Permission check failed \((?P<path>/[^,]*), (?P<privileges>[^)]+)\)")
 _LOCKED = re.compile(r"(?:VM|CT) is locked \((?P<lock>[^)]+)\)")
@@ -75,6 +82,25 @@ LAST_RESORT = "AgentdExec"
 def one_line(text: object) -> str:
     """Return `text` as one line without control characters: it may come from a guest or a log."""
     return _CONTROL.sub(" ", str(text)).strip()
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """Return which names there are, those first that look like `wrong`."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(wrong.lower(), {name.lower() for name in names}, n=2, cutoff=0.6)
+    names.sort(key=lambda name: (name.lower() != wrong.lower(), name.lower() not in close, name))
+    shown = [*names[:NAMED], *([f"and {len(names) - NAMED} more"] if len(names) > NAMED else [])]
+    return f"there are {', '.join(shown)}" if names else "there are none"
+
+
+def away(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
+    """Return why a call of `node` had no answer, from the list of nodes: it is offline, or there is no such node."""
+    states = {str(entry.get("node")): entry.get("status") for entry in entries}
+    if states and node not in states:
+        return NotFound(f"there is no node {node!r}; {nearest(node, states)}")
+    if states.get(node) == "offline":
+        return NodeOffline(f"the node {node} is offline, so nothing can be asked of it", delay=3.0)
+    return None
 
 
 def role_for(privilege: str) -> str:

@@ -162,6 +162,12 @@ class ProxmoxUnavailable(TemporaryError):
     code = "proxmox_unavailable"
 
 
+class NodeOffline(ProxmoxUnavailable):
+    """The node that would have to answer is offline: a read ends with this at once, a change waits for the node."""
+
+    code = "node_offline"
+
+
 class NoQuorum(ProxmoxUnavailable):
     """The cluster has no quorum and refuses every change."""
 

@@ -23,6 +23,7 @@ from agentd.errors import (
     Fenced,
     GuestLocked,
     Held,
+    NodeOffline,
     NoQuorum,
     Stopped,
     TemporaryError,
@@ -223,7 +224,8 @@ class Performer:
                 return _failed(performance, task_error(error))  # what waits for a person waits elsewhere
             except TemporaryError as error:
                 pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
-                if performance.left() < pause:
+                looks = performance.dry_run or performance.tool.tier is Tier.READ
+                if performance.left() < pause or (looks and isinstance(error, NodeOffline)):
                     return _failed(performance, task_error(error))
                 if isinstance(error, BusUnavailable):
                     raise  # whoever has the assignment or the call comes again

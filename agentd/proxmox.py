@@ -32,8 +32,18 @@ from proxmoxer.core import ProxmoxResource, ResourceException
 from requests.adapters import HTTPAdapter
 
 from agentd import files, pvesh
-from agentd.answers import TaskStatus, Upid, classify, failure, one_line, task_status
-from agentd.errors import AgentdError, ConfigError, Denied, ProxmoxUnavailable, Rejected, TemporaryError, UnknownOutcome
+from agentd.answers import TaskStatus, Upid, away, classify, failure, one_line, task_status
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    Denied,
+    NoQuorum,
+    NotFound,
+    ProxmoxUnavailable,
+    Rejected,
+    TemporaryError,
+    UnknownOutcome,
+)
 from agentd.policy import no_writing
 
 if TYPE_CHECKING:
@@ -320,7 +330,18 @@ class Proxmox:
             self._observe(VERBS.get(method, method), error.code if error else "ok", time.monotonic() - started)
         if isinstance(answer, dict):
             return answer
-        raise answer
+        raise await self._why(path, answer)
+
+    async def _why(self, path: str, error: AgentdError) -> AgentdError:
+        """Return `error`, or what the list of nodes says about the node that did not answer."""
+        found = _NODE.match(path + "/")
+        if found is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
+            return error
+        if isinstance(error, NotFound) and "hostname lookup" not in str(error):
+            return error
+        answer = await self._in_thread("GET", "/nodes", {})
+        entries = answer.get("data") if isinstance(answer, dict) else None
+        return away(found[1], entries or []) or error
 
     async def _in_thread(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
         """Run one call in a thread, within the bounds.

@@ -13,7 +13,6 @@ from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, look, methods, targets, writing
 from agentd_proxmox.create import Creation, Order
-from agentd_proxmox.power import RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +158,7 @@ class Containers:
 
         async def options() -> tuple[Place, look.Config]:
             source = await self._container(p.source)
-            running = (await self.inventory.status(source)).get("status") == RUNNING
+            running = look.runs(await self.inventory.status(source))
             return source, clone_of(source, p, call.key, running=running)
 
         async def check() -> None:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd.answers import nearest
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, options, pages, targets, writing
+from agentd_proxmox import fields, filters, look, methods, options, pages, targets, writing
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
     from agentd_proxmox.methods import Calls, Needs
+
+GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
 
 
 class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,18 +127,25 @@ class Guests:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_vms(self, call: Call, p: ListVms) -> GuestPage:  # noqa: ARG002 - every tool has a call
+    async def list_vms(self, call: Call, p: ListVms) -> GuestPage:
         """List VMs and containers: a tally of all that match, and one page.
 
         Status may be 10 s old, and a guest that was just made is `unknown` without a name; get_vm is prompt.
         """
-        found = [each.line() for each in await self.inventory.places() if _matches(each, p)]
+        places = await self.inventory.now(await self.inventory.places())
+        filters.known("node", p.node, await self.inventory.node_names() if p.node else ())
+        filters.known("status", p.status, {*GUEST_STATES, *(at.status for at in places)})
+        tags = {tag for at in places for tag in at.tags}
+        if p.tag and p.tag not in tags:
+            call.warn(f"tag: no guest has the tag {p.tag!r}; {nearest(p.tag, tags)}")
+        found = [at.line() for at in places if _matches(at, p)]
         by_status, by_node = (dict(Counter(getattr(each, of) for each in found)) for of in ("status", "node"))
         return pages.fill(GuestPage(len(found), by_status, by_node), "guests", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_templates(self, call: Call, p: ListTemplates) -> TemplatePage:  # noqa: ARG002
+    async def list_templates(self, call: Call, p: ListTemplates) -> TemplatePage:  # noqa: ARG002 - every tool has a call
         """List the templates that create_vm and clone_container can clone: a tally, and one page."""
+        filters.known("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [each for each in await self.inventory.places() if each.template and p.node in {None, each.node}]
         found = [each.line() for each in places]
         tally = TemplatePage(len(found), dict(Counter(each.node for each in found)))

@@ -164,7 +164,7 @@ class Ha:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def add_ha_resource(self, call: Call, p: AddHa) -> Resource:
         """Put a guest under HA: the manager keeps it in the state that is asked for, and moves it off a dead node."""
-        at = await self.inventory.find(p.vmid)
+        at = await self.inventory.find(p.vmid, away=True)
         if at.template:
             raise Rejected(f"{at.title} is a template: there is nothing to keep running")
         call.target(at.target())
@@ -195,7 +195,7 @@ class Ha:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def update_ha_resource(self, call: Call, p: UpdateHa) -> Resource:
         """Change how a guest is looked after; `state` starts it, shuts it down or leaves it alone."""
-        at = await self.inventory.find(p.vmid)
+        at = await self.inventory.find(p.vmid, away=True)
         wanted: Entry = {
             "state": p.state,
             "max_restart": p.max_restart,
@@ -230,7 +230,7 @@ class Ha:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def remove_ha_resource(self, call: Call, p: RemoveHa) -> RemovedHa:
         """Take a guest out of HA: it stays as it is, and nobody starts it elsewhere when its node dies."""
-        at = await self.inventory.find(p.vmid)
+        at = await self.inventory.find(p.vmid, away=True)
         targets.named(at, p.guest)
         was: list[Resource] = []
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from agentd.answers import Upid, grant, one_line
-from agentd.errors import Denied, GuestLocked, NotFound, Rejected
+from agentd.errors import Denied, GuestLocked, NodeOffline, NotFound, ProxmoxUnavailable, Rejected
 from agentd.messages import Target
 from agentd_proxmox import look
 from agentd_proxmox.fields import Guest, GuestLine
@@ -40,6 +40,8 @@ class Place:
     tags: tuple[str, ...] = ()
     lock: str = ""
     pool: str = ""
+    away: bool = False
+    """Whether its node is offline."""
 
     @property
     def path(self) -> str:
@@ -76,6 +78,7 @@ def place(entry: Entry) -> Place:
         tags=tuple(look.split_tags(entry.get("tags"))),
         lock=one_line(entry.get("lock") or ""),
         pool=one_line(entry.get("pool") or ""),
+        away=bool(entry.get("away")),
     )
 
 
@@ -98,19 +101,69 @@ class Inventory:
         return entries
 
     async def places(self) -> list[Place]:
-        """Return every guest that the token may see, by VMID."""
-        return sorted((place(entry) for entry in await self.resources("vm")), key=lambda each: each.vmid)
+        """Return every guest that the token may see, by VMID; the name of one is "" while it is not known."""
+        entries = await self._completed(await self.resources("vm"))
+        return sorted(map(place, entries), key=lambda guest: guest.vmid)
+
+    async def _completed(self, entries: list[Entry]) -> list[Entry]:
+        """Add what the cluster's list does not know of its guests for up to 10 s (PROXMOX.md 22), asked of their nodes.
+
+        A guest of an offline node stays as it is listed, and is marked.
+        """
+        unsure = [entry for entry in entries if entry.get("status") in {None, "unknown"} or not entry.get("name")]
+        if not unsure:
+            return entries
+        nodes = {str(entry.get("node")): entry.get("status") for entry in await self.proxmox.get("/nodes") or []}
+        offline = {name for name, state in nodes.items() if state == "offline"}
+        wanted = sorted({(str(e["node"]), str(e.get("type") or "qemu")) for e in unsure if e["node"] not in offline})
+        lists = await asyncio.gather(*(self._listed(node, kind) for node, kind in wanted))
+        known = {int(entry["vmid"]): entry for found in lists for entry in found}
+        for entry in unsure:
+            more = known.get(int(entry["vmid"]), {})
+            entry.update({key: more[key] for key in ("name", "status", "template", "tags", "lock") if key in more})
+            entry["away"] = entry["node"] in offline
+        return entries
+
+    async def _listed(self, node: str, kind: str) -> list[Entry]:
+        """Return the guests of one kind as their node lists them; [] where it does not answer."""
+        try:
+            return await self.proxmox.get(f"/nodes/{node}/{kind}") or []
+        except (ProxmoxUnavailable, NotFound, Denied):
+            return []
+
+    async def now(self, places: Iterable[Place]) -> list[Place]:
+        """Return places with what each guest does: the list calls a stopped VM running while it is backed up."""
+        found = list(places)
+        asked = [at for at in found if at.status == "running" and at.lock == "backup" and at.kind == "qemu"]
+        states = await asyncio.gather(*(self._state(at) for at in asked))
+        changed = {at.vmid: state for at, state in zip(asked, states, strict=True)}
+        return [replace(at, status=changed.get(at.vmid, at.status)) for at in found]
+
+    async def _state(self, at: Place) -> str:
+        try:
+            return look.state(await self.status(at))
+        except (ProxmoxUnavailable, NotFound, Denied):
+            return "unknown"
+
+    async def node_names(self) -> set[str]:
+        """Return the nodes of the cluster."""
+        return {str(entry["node"]) for entry in await self.proxmox.get("/nodes") or []}
 
     async def at(self, vmid: int) -> Place | None:
         """Return where the guest `vmid` is, or None."""
         return next((each for each in await self.places() if each.vmid == vmid), None)
 
-    async def find(self, vmid: int | None, name: str = "", *, vm: bool = False) -> Place:
-        """Return where the guest is; raises NotFound, Rejected if a name is not unique or it is no VM."""
+    async def find(self, vmid: int | None, name: str = "", *, vm: bool = False, away: bool = False) -> Place:
+        """Return where the guest is; raises NotFound, Rejected if a name is not unique or it is no VM.
+
+        Raises NodeOffline for a guest of an offline node, unless `away` says that its node is not needed.
+        """
         if (vmid is None) == (not name):
             raise Rejected("name the guest by its vmid or by its name, one of both")
         places = await self.places()
         found = [each for each in places if (each.vmid == vmid if vmid is not None else each.name == name)]
+        if name and (nameless := [at for at in places if not at.name]):
+            self._perhaps(name, found, nameless)
         if not found:
             raise NotFound(f"there is no guest {vmid or name!r}, or {self.proxmox.user} may not see it (VM.Audit)")
         if len(found) > 1:
@@ -118,7 +171,20 @@ class Inventory:
             raise Rejected(f"{len(found)} guests are called {name!r}: {where}; name one by its vmid")
         if vm and found[0].kind != "qemu":
             raise Rejected(f"{found[0].title} is not a VM")
+        if found[0].away and not away:
+            text = f"{found[0].title}: the node {found[0].node} is offline, so nothing is known of the guest now"
+            raise NodeOffline(text, delay=3.0)
         return found[0]
+
+    @staticmethod
+    def _perhaps(name: str, found: list[Place], nameless: list[Place]) -> None:
+        """Raise if one of the guests whose names are not known may be called `name`."""
+        titles = ", ".join(at.title for at in nameless)
+        text = f"whether a guest is called {name!r} is not known: the names of {titles} are not known now"
+        if not all(at.away for at in nameless):
+            raise ProxmoxUnavailable(f"{text}; Proxmox learns them within 10 s", delay=2.0)
+        if not found:
+            raise NodeOffline(f"{text}, for their node is offline; name it by its vmid", delay=3.0)
 
     async def config(self, at: Place) -> look.Config:
         """Return the guest's configuration, with what is pending."""
@@ -157,7 +223,7 @@ class Inventory:
         while True:
             status = await self.status(at)
             lock = one_line(status.get("lock") or "")
-            if lock in {"", besides}:
+            if lock in {"", besides} or (besides and look.prelaunched(status)):
                 return status
             call.progress(f"waiting: {at.title} is locked ({lock})")
             if time.monotonic() >= until:

@@ -21,6 +21,9 @@ from agentd_proxmox.options import tags as tags_of
 CLONING = "qmclone temporary file"
 """What a clone's target is described as until it is finished (PROXMOX.md 18)."""
 
+RESUMABLE = frozenset({"paused", "prelaunch"})
+"""States of a VM that is on, and that resume_vm lets go on."""
+
 MAKING = frozenset({"create", "clone"})
 """Locks that a guest has until it is finished."""
 
@@ -120,7 +123,7 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
         vmid=vmid,
         node=node,
         name=one_line(config.get("name") or config.get("hostname") or status.get("name") or ""),
-        status=one_line(status.get("status") or "unknown"),
+        status="stopped" if (doing := state(status)) == "suspended" else doing,
         type=kind,
         template=bool(config.get("template")),
         lock=one_line(config.get("lock") or ""),
@@ -141,6 +144,32 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
         digest=str(config.get("digest") or ""),
         all_storages=drives.storages(config),
     )
+
+
+def state(status: Config) -> str:
+    """Return what a guest does: running, stopped, suspended (to disk), or what QEMU says besides, such as paused.
+
+    A backup starts the process of a stopped VM without letting it run (status running, qmpstatus prelaunch): the VM is
+    as stopped as before.
+    """
+    plain = one_line(status.get("status") or "unknown")
+    if plain == "stopped" and status.get("lock") == "suspended":
+        return "suspended"
+    if plain != "running":
+        return plain
+    if prelaunched(status):
+        return "stopped"
+    return one_line(status.get("qmpstatus") or plain)
+
+
+def prelaunched(status: Config) -> bool:
+    """Tell whether a backup has started the VM's process; a start of the VM lets that process go on."""
+    return status.get("qmpstatus") == "prelaunch" and status.get("lock") == "backup"
+
+
+def runs(status: Config) -> bool:
+    """Tell whether a guest is on: a paused one is, for its process holds its memory and its disks."""
+    return status.get("status") == "running" and not prelaunched(status)
 
 
 def sshkeys(text: str) -> str:

@@ -23,7 +23,10 @@ def guest(*suffixes: str) -> tuple[str, ...]:
     return tuple(f"{verb} /nodes/{{node}}/{kind}/{{vmid}}{rest}" for verb, rest in pairs for kind in ("qemu", "lxc"))
 
 
-PLACES: Final = ("GET /cluster/resources", "GET /access/permissions")
+PLACES: Final = (
+    *("GET /cluster/resources", "GET /access/permissions"),
+    *("GET /nodes", "GET /nodes/{node}/qemu", "GET /nodes/{node}/lxc"),
+)
 TASK: Final = ("GET /nodes/{node}/tasks/{upid}/status", "GET /nodes/{node}/tasks/{upid}/log")
 TASKS: Final = "GET /nodes/{node}/tasks"
 READ: Final = (*PLACES, *guest("GET /config", "GET /status/current"))

@@ -19,9 +19,9 @@ from agentd.answers import Upid, one_line
 from agentd.errors import AgentdError, Denied, NotFound, Rejected, TaskFailed, TemporaryError
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import bonds, fields, methods, preflight, targets
+from agentd_proxmox import bonds, fields, look, methods, preflight, targets
 from agentd_proxmox.inventory import MARGIN
-from agentd_proxmox.power import RUNNING, upid_of
+from agentd_proxmox.power import upid_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -124,7 +124,7 @@ class Migration:
             return None
 
         async def act() -> str | None:
-            running = (await self.inventory.status(at)).get("status") == RUNNING
+            running = look.runs(await self.inventory.status(at))
             return upid_of(await self.proxmox.post(f"{at.path}/migrate", **_sent(at, p, running=running)))
 
         found = await call.once(seen, act)
@@ -265,7 +265,7 @@ class Migration:
         status = await self.inventory.status(now)
         lock = f", locked ({one_line(status['lock'])})" if status.get("lock") else ""
         why = "; ".join(_errors(error))
-        text = f"{error}{f': {why}' if why else ''}; {now.title} is where it was: {status.get('status')}{lock}"
+        text = f"{error}{f': {why}' if why else ''}; {now.title} is where it was: {look.state(status)}{lock}"
         raise TaskFailed(text, log=error.log)
 
     async def _arrived(self, call: Call, at: Place, target: str, upid: Upid) -> Place:

@@ -11,7 +11,6 @@ from agentd.errors import NotFound, ProxmoxUnavailable, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, methods, targets
-from agentd_proxmox.inventory import place
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
@@ -155,8 +154,8 @@ class NodePower:
             return "unknown"
 
     async def _running(self, node: str) -> list[Place]:
-        found = [place(each) for each in await self.inventory.resources("vm") if each.get("status") == "running"]
-        return sorted((at for at in found if at.node == node), key=lambda at: at.vmid)
+        here = [at for at in await self.inventory.places() if at.node == node]
+        return [at for at in await self.inventory.now(here) if at.status not in {"stopped", "suspended"}]
 
 
 def _known(nodes: dict[str, bool], node: str) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import fields, look, methods
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
@@ -95,16 +95,16 @@ class Power:
         at = await self.inventory.find(p.vmid, p.name)
         call.target(at.target())
 
-        async def look() -> Found | None:
+        async def seen() -> Found | None:
             status = await self.inventory.unlocked(call, at)
-            if status.get("status") != RUNNING:
-                raise Rejected(f"{at.title} is {status.get('status')}: only a running guest can be rebooted")
+            if not look.runs(status):
+                raise Rejected(f"{at.title} is {look.state(status)}: only a running guest can be rebooted")
             return None
 
         async def act() -> str | None:
             return upid_of(await self.proxmox.post(f"{at.path}/status/reboot", timeout=p.patience))
 
-        await self.inventory.finish(call, await call.once(look, act))
+        await self.inventory.finish(call, await call.once(seen, act))
         return await self._settled(at, RUNNING)
 
     async def _switch(
@@ -112,22 +112,25 @@ class Power:
     ) -> fields.Guest:
         call.target(at.target())
 
-        async def look() -> Found | None:
-            if (await self.inventory.status(at)).get("status") == wanted:
+        async def seen() -> Found | None:
+            if _is(await self.inventory.status(at), wanted):
                 return Found()
-            await self.inventory.unlocked(call, at, besides=besides)
+            status = await self.inventory.unlocked(call, at, besides=besides)
+            if wanted == RUNNING and look.runs(status) and (state := look.state(status)) != RUNNING:
+                advice = "resume_vm lets it go on" if state in look.RESUMABLE else "reset_vm, or stop_vm first"
+                raise Rejected(f"{at.title} is on and {state}: {advice}; nothing was done")
             call.inverse("shutdown_vm" if wanted == RUNNING else "start_vm", {"vmid": at.vmid})
             return None
 
         async def act() -> str | None:
             return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
 
-        found = await call.once(look, act)
+        found = await call.once(seen, act)
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
             # Somebody else was faster ("already running"): what was wanted is so, and that is what counts.
-            if (await self.inventory.status(at)).get("status") != wanted:
+            if not _is(await self.inventory.status(at), wanted):
                 raise
             call.warn(f"{error}; but {at.title} is {wanted}")
         return await self._settled(at, wanted)
@@ -142,6 +145,11 @@ class Power:
         if guest.status != wanted:
             raise TaskFailed(f"the task ended well, and {at.title} is {guest.status}, not {wanted}")
         return guest
+
+
+def _is(status: dict[str, Any], wanted: str) -> bool:
+    """Tell whether a guest is as wanted; one that is suspended to disk, or only backed up, is off."""
+    return look.state(status) == RUNNING if wanted == RUNNING else look.state(status) in {STOPPED, "suspended"}
 
 
 def upid_of(answer: object) -> str | None:

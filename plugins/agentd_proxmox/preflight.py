@@ -102,7 +102,7 @@ class Facts:
     @property
     def running(self) -> bool:
         """Whether the guest runs."""
-        return self.status.get("status") == "running"
+        return look.runs(self.status)
 
     @property
     def sid(self) -> str:

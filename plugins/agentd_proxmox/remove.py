@@ -24,7 +24,7 @@ from agentd.marks import mark
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, look, methods, targets
-from agentd_proxmox.power import RUNNING, upid_of
+from agentd_proxmox.power import STOPPED, upid_of
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
@@ -150,7 +150,7 @@ class Removal:
 
         async def act() -> str | None:
             path = f"/nodes/{was[-1].node}/{was[-1].type}/{p.vmid}"
-            if was[-1].status == RUNNING and (stopping := upid_of(await self.proxmox.post(f"{path}/status/stop"))):
+            if was[-1].status != STOPPED and (stopping := upid_of(await self.proxmox.post(f"{path}/status/stop"))):
                 await self.proxmox.wait(stopping, call.left())
             return upid_of(await self.proxmox.delete(path, purge=True))
 
@@ -194,7 +194,7 @@ class Removal:
         if p.digest and guest.digest != p.digest:
             raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
         reasons = {
-            "it runs: shutdown_vm or stop_vm first": guest.status == RUNNING,
+            "it runs: shutdown_vm or stop_vm first": guest.status != STOPPED,
             "it is protected: its option `protection` has to be taken away first": look.enabled(
                 config.get("protection")
             ),

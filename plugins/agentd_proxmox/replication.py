@@ -217,7 +217,7 @@ class Replication:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_replication(self, call: Call, p: CreateReplication) -> Replica:
         """Replicate a guest's disks to another node by a schedule; a guest has one job for each target."""
-        at = await self.inventory.find(p.vmid)
+        at = await self.inventory.find(p.vmid, away=True)
         if p.target == at.node:
             raise Rejected(f"target: {at.title} is there itself; choose another node")
         nodes = sorted(str(each["node"]) for each in await self.inventory.resources("node"))
@@ -293,7 +293,7 @@ class Replication:
     async def delete_replication(self, call: Call, p: DeleteReplication) -> DeletedReplication:
         """Delete a replication job and, without `keep`, the copies that it made; done by its next run."""
         vmid = int(p.id.partition("-")[0])
-        at = await self.inventory.find(vmid)
+        at = await self.inventory.find(vmid, away=True)
         targets.named(at, p.guest)
 
         async def seen() -> Found | None:

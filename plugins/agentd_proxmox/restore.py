@@ -200,10 +200,8 @@ class Restore:
     @staticmethod
     def _may_overwrite(at: Place, name: str, config: look.Config, status: dict[str, Any]) -> None:
         targets.named(at, name)
-        if status.get("status") != "stopped":
-            raise Rejected(
-                f"{at.title} is {status.get('status')}: only a stopped guest is overwritten; nothing was done"
-            )
+        if (state := look.state(status)) not in {"stopped", "suspended"}:
+            raise Rejected(f"{at.title} is {state}: only a stopped guest is overwritten; nothing was done")
         if look.enabled(config.get("protection")):
             raise Rejected(f"{at.title} is protected (option `protection`): nothing was done")
 

@@ -121,9 +121,9 @@ class States:
         wanted = SUSPENDED if p.todisk else PAUSED
 
         async def seen() -> Found | None:
-            if state_of(await self.inventory.status(at)) == wanted:
+            if look.state(await self.inventory.status(at)) == wanted:
                 return Found()
-            state = state_of(await self.inventory.unlocked(call, at, besides=SUSPENDED))
+            state = look.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
             if state != RUNNING:
                 raise Rejected(f"{at.title} is {state}: only a running VM can be suspended; nothing was done")
             call.inverse("resume_vm", {"vmid": at.vmid})
@@ -136,13 +136,13 @@ class States:
         """Let a VM go on that was suspended, in memory or to disk; one that runs is left alone."""
         at = await self._vm(p, FROZEN)
         # From disk it is a start, which reads the saved memory.
-        asleep = state_of(await self.inventory.status(at)) == SUSPENDED
+        asleep = look.state(await self.inventory.status(at)) == SUSPENDED
 
         async def seen() -> Found | None:
-            if state_of(await self.inventory.status(at)) == RUNNING:
+            if look.state(await self.inventory.status(at)) == RUNNING:
                 return Found()
-            state = state_of(await self.inventory.unlocked(call, at, besides=SUSPENDED))
-            if state not in {PAUSED, SUSPENDED}:
+            state = look.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
+            if state not in {*look.RESUMABLE, SUSPENDED}:
                 raise Rejected(f"{at.title} is {state}, not suspended: start_vm starts it; nothing was done")
             call.inverse("suspend_vm", {"vmid": at.vmid, "todisk": asleep})
             return None
@@ -158,7 +158,7 @@ class States:
         at = await self._vm(p)
 
         async def seen() -> Found | None:
-            state = state_of(await self.inventory.unlocked(call, at))
+            state = look.state(await self.inventory.unlocked(call, at))
             if state != RUNNING:
                 raise Rejected(f"{at.title} is {state}: only a running VM can be reset; nothing was done")
             return None
@@ -175,8 +175,8 @@ class States:
             if (await self.inventory.config(at)).get("template"):
                 return Found()
             status = await self.inventory.unlocked(call, at)
-            if status.get("status") != STOPPED:
-                raise Rejected(f"{at.title} is {status.get('status')}: shutdown_vm first; nothing was done")
+            if (state := look.state(status)) != STOPPED:
+                raise Rejected(f"{at.title} is {state}: shutdown_vm first; nothing was done")
             names = [one_line(e["name"]) for e in await self.proxmox.get(f"{at.path}/snapshot") or []]
             names = [each for each in names if each != "current"]
             if names:
@@ -275,17 +275,10 @@ class States:
             return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
 
         await self.inventory.finish(call, await call.once(seen, act))
-        state = state_of(await self.inventory.status(at))
+        state = look.state(await self.inventory.status(at))
         if state != wanted:
             raise TaskFailed(f"the task ended well, and {at.title} is {state}, not {wanted}")
         return await self.inventory.read(at)
-
-
-def state_of(status: Entry) -> str:
-    """Return running, stopped, paused or suspended (to disk): a VM that is paused has the status running."""
-    if status.get("status") == STOPPED and status.get("lock") == SUSPENDED:
-        return SUSPENDED
-    return one_line(status.get("qmpstatus") or status.get("status") or "unknown")
 
 
 def _tagged(p: SetTags, config: look.Config) -> look.Config:

@@ -30,6 +30,9 @@ PAUSE = 0.5
 
 def named(at: Place, name: str) -> None:
     """Refuse a guest that is not called as the caller thinks: ids are given to other guests in time."""
+    if not at.name:
+        text = f"the name of {at.title} is not known now, so it cannot be compared with {name!r}: nothing was done"
+        raise ProxmoxUnavailable(text, delay=2.0)
     if at.name != name:
         raise Rejected(f"{at.title} is not called {name!r}: nothing was done; look which guest is meant")
 
@@ -40,11 +43,11 @@ async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
     at = replace(at, tags=tuple(look.split_tags(config.get("tags"))))
     return Target(
         name=f"guest/{at.vmid}",
-        title=f"{at.title}, {one_line(status.get('status') or 'unknown')}",
+        title=f"{at.title}, {look.state(status)}",
         state={
             "name": at.name,
             "node": at.node,
-            "status": one_line(status.get("status") or "unknown"),
+            "status": look.state(status),
             "configuration": str(config.get("digest") or "")[:16],
         },
         labels=at.target().labels,

@@ -102,7 +102,7 @@ class Trial:
         at = await self.inventory.find(p.vmid)
         while True:
             status = await self.inventory.status(at)
-            uptime, state = int(status.get("uptime") or 0), str(status.get("status") or "unknown")
+            uptime, state = int(status.get("uptime") or 0), look.state(status)
             if state != RUNNING:
                 raise TaskFailed(f"{at.title} is {state}: it did not go on running")
             said = await self.agent.agent_ping(call, Which(at.vmid)) if at.kind == "qemu" else None

@@ -23,7 +23,7 @@ class TestSuspend:
         asleep = [await tools.once("suspend_vm", vmid=100, todisk=todisk) for _ in range(2)]
         awake = [await tools.once("resume_vm", vmid=100) for _ in range(2)]
 
-        state = ("stopped", "suspended") if todisk else ("running", "")
+        state = ("stopped", "suspended") if todisk else ("paused", "")
         assert [(each.status, each.lock) for each in asleep] == [state] * 2
         assert [(each.status, each.lock) for each in awake] == [("running", "")] * 2
         assert len(await steered.log("POST")) == 2

@@ -130,11 +130,20 @@ class Backups(Volumes):
         self.say(f"INFO: backup mode: {v.get('mode') or 'snapshot'}")
         config, name = dict(guest.config), str(guest.name)
         set_lock(guest, "backup")
+        self._wake(guest)
         await self.pause(1)
+        if getattr(guest, "qmpstatus", "") == "prelaunch":
+            guest.status = guest.qmpstatus = "stopped"
         set_lock(guest, None)
         self._archive(guest, config, storage, node, v, name)
         self.say(f"INFO: Finished Backup of VM {vmid} (00:00:01)")
         return True
+
+    @staticmethod
+    def _wake(guest: Guest) -> None:
+        """Real PVE: a backup starts a stopped VM without letting it run, and stops it if it is still so at its end."""
+        if isinstance(guest, FakeVm) and guest.status == "stopped":
+            guest.status, guest.qmpstatus = "running", "prelaunch"
 
     def _archive(self, guest: Guest, config: Values, storage: str, node: str, v: Values, name: str) -> None:
         """Put an archive on the storage, with its notes."""

@@ -79,6 +79,10 @@ class Guests(Tasks):
 
         async def body() -> str | None:
             vm = self.find(node, vmid)
+            if (action, vm.lock, vm.status) == ("start", "backup", "running"):
+                # Real PVE: the process that the backup has started, or that runs, is let go on (FORMATS.md 6).
+                vm.qmpstatus, vm.started_at = "running", time.time()
+                return None
             # Real PVE: a VM that was suspended to disk is started, and that lock goes (PROXMOX.md 18).
             if not values.get("skiplock") and (action, vm.lock) != ("start", "suspended"):
                 check_lock(vm)

@@ -148,10 +148,24 @@ class Nodes(FakePve):  # type: ignore[misc] # untyped
                 data += [item for item in items if item]
         return ok(data)
 
+    def _unreported(self, guest: Guest) -> bool:
+        """Real PVE: until its node reports, up to 10 s after a create or a restart of pvestatd, a guest has no name."""
+        since = max(getattr(guest, "born", 0), self.reporting.get(guest.node, 0))
+        return time.time() - since < self.stat_lag  # type: ignore[no-any-return]
+
+    def ct_resources(self, user: str, kind: str | None = None) -> list[Values]:
+        """List the containers; one that its node has not reported yet is "unknown" too."""
+        nodes = {ct.vmid: ct for ct in self.cts}
+        return [
+            {key: item[key] for key in ("id", "type", "node", "vmid")} | {"status": "unknown"}
+            if self._unreported(nodes[item["vmid"]])
+            else item
+            for item in super().ct_resources(user, kind)
+        ]
+
     def _vm_item(self, vm: Guest) -> Values:
         status = vm.status if self.is_online(vm.node) else "unknown"
-        if time.time() - getattr(vm, "born", 0) < self.stat_lag:
-            # Real PVE: until the node's next report, up to 10 s, a new guest is "unknown" and has no name.
+        if self._unreported(vm):
             return {"id": vm.guest, "type": "qemu", "node": vm.node, "vmid": vm.vmid, "status": "unknown"}
         item = {
             "id": vm.guest, "type": "qemu", "node": vm.node, "name": vm.name, "vmid": vm.vmid,

@@ -61,6 +61,7 @@ class Tasks(FakePve):  # type: ignore[misc] # untyped
         self.durations: dict[str, float] = {}
         self.archive_lag = 0.0
         self.stat_lag = 0.0
+        self.reporting: dict[str, float] = {}
         self.workers: dict[str, asyncio.Task[None]] = {}
 
     def _routes_sim_tasks(self) -> Routes:

@@ -1,0 +1,128 @@
+"""A process that a backup has started is not a running guest: Proxmox lists it as running, with qmpstatus prelaunch."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agentd import errors
+from agentd_proxmox import look
+from tool_bench import Bench, MemoryCall, until
+
+if TYPE_CHECKING:
+    from proxmox_access import Steer
+
+
+async def _backup(tools: Bench, steered: Steer, vmid: int = 101) -> asyncio.Task[object]:
+    """Begin a backup of a stopped VM and return when Proxmox lists the VM as running."""
+    await steered.durations(vzdump=3)
+    backup = asyncio.ensure_future(tools.once("create_backup", MemoryCall("wf.backup"), vmid=vmid, storage="local"))
+
+    async def begun() -> bool:
+        return bool((await steered.found(vmid))["status"] == "running")
+
+    await until(begun)
+    return backup
+
+
+async def test_it_is_not_running(tools: Bench, steered: Steer) -> None:
+    """A stopped VM stays stopped for every tool while it is backed up, and its lock says why."""
+    backup = await _backup(tools, steered)
+    shown = await tools.once("get_vm", vmid=101)
+    listed = {guest.vmid: guest for guest in (await tools.once("list_vms")).guests}
+    running = await tools.once("list_vms", status="running")
+    report = await tools.once("migration_preflight", vmid=101, target="pve2")
+    usage = await tools.once("list_vms", status="stopped", node="pve1")
+
+    assert (shown.status, shown.lock) == ("stopped", "backup")
+    assert (listed[101].status, listed[101].lock) == ("stopped", "backup")
+    assert 101 not in {guest.vmid for guest in running.guests}
+    assert 101 in {guest.vmid for guest in usage.guests}
+    assert report.running is False
+    await backup
+
+
+async def test_start_is_sent(tools: Bench, steered: Steer) -> None:
+    """A start during the backup of a stopped VM is sent, and the VM still runs after the backup."""
+    backup = await _backup(tools, steered)
+    call = MemoryCall("wf.start")
+    started = await tools.once("start_vm", call, vmid=101)
+    await backup
+
+    assert (started.status, call.acted, call.undo) == ("running", 1, ("shutdown_vm", {"vmid": 101}))
+    assert (await tools.once("get_vm", vmid=101)).status == "running"
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [
+        ("reboot_vm", "only a running guest"),
+        ("reset_vm", "only a running VM"),
+        ("suspend_vm", "only a running VM"),
+    ],
+)
+async def test_only_a_running_guest(tools: Bench, steered: Steer, tool: str, text: str) -> None:
+    """What only a running guest can do is refused once the backup is over, and nothing is sent."""
+    backup = await _backup(tools, steered)
+    with pytest.raises((errors.Rejected, errors.GuestLocked), match=f"{text}|locked"):
+        await tools.once(tool, MemoryCall("wf.other"), vmid=101)
+    await backup
+
+    assert [entry for entry in await steered.log("POST") if "/status/" in entry["path"]] == []
+
+
+async def test_stop_and_shutdown(tools: Bench, steered: Steer) -> None:
+    """A VM that is off needs no stop: the process that the backup has started is left to the backup."""
+    backup = await _backup(tools, steered)
+    for tool in ("stop_vm", "shutdown_vm"):
+        assert (await tools.once(tool, MemoryCall(f"wf.{tool}"), vmid=101)).status == "stopped"
+    await backup
+
+    assert [entry for entry in await steered.log("POST") if "/status/" in entry["path"]] == []
+
+
+async def test_a_running_guest_in_a_backup_runs(tools: Bench, steered: Steer) -> None:
+    """A running VM is listed as running while it is backed up."""
+    await steered.durations(vzdump=2)
+    backup = asyncio.ensure_future(tools.once("create_backup", vmid=100, storage="local"))
+    await until(lambda: _locked(steered))
+    listed = {guest.vmid: guest.status for guest in (await tools.once("list_vms")).guests}
+
+    assert ((await tools.once("get_vm", vmid=100)).status, listed[100]) == ("running", "running")
+    await backup
+
+
+async def _locked(steered: Steer) -> bool:
+    return (await steered.found(100))["lock"] == "backup"
+
+
+async def test_start_of_a_paused_vm(tools: Bench, steered: Steer) -> None:
+    """A paused VM does not run: start_vm names resume_vm and does not claim that it runs."""
+    await tools.once("suspend_vm", MemoryCall("wf.pause"), vmid=100)
+    with pytest.raises(errors.Rejected, match="paused: resume_vm"):
+        await tools.once("start_vm", MemoryCall("wf.start"), vmid=100)
+
+    assert (await tools.once("get_vm", vmid=100)).status == "paused"
+    assert len(await steered.log("POST")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "runs"),
+    [
+        ({"status": "running", "qmpstatus": "running"}, "running", True),
+        ({"status": "running"}, "running", True),
+        ({"status": "running", "qmpstatus": "running", "lock": "backup"}, "running", True),
+        ({"status": "running", "qmpstatus": "prelaunch", "lock": "backup"}, "stopped", False),
+        ({"status": "running", "qmpstatus": "prelaunch"}, "prelaunch", True),
+        ({"status": "running", "qmpstatus": "paused"}, "paused", True),
+        ({"status": "running", "qmpstatus": "io-error"}, "io-error", True),
+        ({"status": "stopped", "qmpstatus": "stopped"}, "stopped", False),
+        ({"status": "stopped", "lock": "suspended"}, "suspended", False),
+        ({}, "unknown", False),
+    ],
+)
+def test_state(status: dict[str, str], state: str, *, runs: bool) -> None:
+    """One function says what a guest does, from its status, its qmpstatus and its lock."""
+    assert (look.state(status), look.runs(status)) == (state, runs)
