@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 
 NAMED = 20
 """Names that an error lists."""
+_NAMED_PATHS = (
+    ("pool", "/pool/([^/;\\s]+)", "/pools", "poolid"),
+    ("storage", "/storage/([^/;\\s]+)", "/storage", "storage"),
+    ("node", "/nodes/([^/;\\s]+)", "/nodes", "node"),
+    ("realm", "/access/realm/([^/;\\s]+)", "/access/domains", "realm"),
+    ("group", "/access/groups/([^/;\\s]+)", "/access/groups", "groupid"),
+)
+"""Kinds of things that a privilege is held on: the path, the list that names them all, and the key in that list."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _FORBIDDEN = re.compile(r"Permission check failed \((?P<path>/[^,]*), (?P<privileges>[^)]+)\)")
 _LOCKED = re.compile(r"(?:VM|CT) is locked \((?P<lock>[^)]+)\)")
@@ -101,6 +109,26 @@ def away(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
     if states.get(node) == "offline":
         return NodeOffline(f"the node {node} is offline, so nothing can be asked of it", delay=3.0)
     return None
+
+
+def source_of(text: str) -> tuple[str, str, str, str] | None:
+    """Return what a denied path names: kind, the list that it would be in, the key of that list, and its name."""
+    for kind, pattern, source, key in _NAMED_PATHS:
+        if (found := re.search(rf"lacks [^;]* on {pattern}(?:[;\s/]|$)", text)) is not None:
+            return kind, source, key, found[1]
+    return None
+
+
+def absent(source: tuple[str, str, str, str], entries: list[dict[str, Any]], text: str) -> AgentdError | None:
+    """Return that what a denied path names does not exist: Proxmox answers 403 for that too, whatever rights there are.
+
+    A list leaves out what the token may not see, so both are said.
+    """
+    kind, _, key, name = source
+    names = {str(entry.get(key)) for entry in entries}
+    if name in names:
+        return None
+    return NotFound(f"there is no {kind} {name!r} that this token may see; {nearest(name, names)} (Proxmox: {text})")
 
 
 def role_for(privilege: str) -> str:

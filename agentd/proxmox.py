@@ -32,13 +32,14 @@ from proxmoxer.core import ProxmoxResource, ResourceException
 from requests.adapters import HTTPAdapter
 
 from agentd import files, pvesh
-from agentd.answers import TaskStatus, Upid, away, classify, failure, one_line, task_status
+from agentd.answers import TaskStatus, Upid, absent, away, classify, failure, one_line, source_of, task_status
 from agentd.errors import (
     AgentdError,
     ConfigError,
     Denied,
     NoQuorum,
     NotFound,
+    PermanentError,
     ProxmoxUnavailable,
     Rejected,
     TemporaryError,
@@ -123,6 +124,8 @@ class _Serializer(JsonSerializer):  # type: ignore[misc]  # proxmoxer has no typ
 
 
 def _object(response: requests.Response) -> dict[str, Any]:
+    if not response.content:
+        raise ValueError("it is empty")
     body = json.loads(response.content.decode())
     if not isinstance(body, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - one kind for "this is not what Proxmox sends"
@@ -334,6 +337,9 @@ class Proxmox:
 
     async def _why(self, path: str, error: AgentdError) -> AgentdError:
         """Return `error`, or what the list of nodes says about the node that did not answer."""
+        if isinstance(error, Denied) and (source := source_of(str(error))):
+            listed = await self._in_thread("GET", source[1], {})
+            return absent(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
         found = _NODE.match(path + "/")
         if found is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
             return error
@@ -430,7 +436,8 @@ class Proxmox:
         except requests.RequestException as error:
             return self._instead(method, path, params, _lost(method, path, error), unsent=_unsent(error))
         except ValueError as error:
-            return _unanswered(method, f"{method} {path}: the answer is not from Proxmox: {error}")
+            text = f"{method} {path}: the answer is not from Proxmox: {error}"
+            return PermanentError(text) if method in READS else _unanswered(method, text)
         except OSError as error:
             return ConfigError(f"proxmox: {one_line(error)}")
         return answer

@@ -54,6 +54,7 @@ class MemoryCall:
         self.times = 0
         self.adopted = False
         self.acted = 0
+        self.begun: datetime | None = None
         self.undoes = ""
         self.makes: set[str] = set()
 
@@ -90,6 +91,7 @@ class MemoryCall:
             return found
         self.check()
         self.acted += 1
+        self.begun = datetime.now(UTC)
         self.upid = await act() or ""
         return Found(self.upid, adopted=False)
 

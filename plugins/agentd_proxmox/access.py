@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import escalation, fields, methods
+from agentd_proxmox import escalation, fields, filters, methods
 from agentd_proxmox.escalation import READS, Entitled, Own
 from agentd_proxmox.users import Removed
 
@@ -231,6 +231,8 @@ class Access:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_grants(self, call: Call, p: WhichGrants) -> Grants:  # noqa: ARG002
         """List who was granted which role on what; only paths on which our token may change rights are shown."""
+        if p.role:
+            filters.known("role", p.role, [role.id for role in await self._roles()])
         found = [
             each
             for each in await self._grants()

@@ -294,7 +294,7 @@ class Agent:
         """Return what the agent answers; raises Rejected with what to do where there is no agent."""
         ask = self.proxmox.post if write else self.proxmox.get
         try:
-            return dict(await ask(f"{at.path}/agent/{command}", **(params or {})) or {})
+            answer = dict(await ask(f"{at.path}/agent/{command}", **(params or {})) or {})
         except PermanentError as error:
             if type(error) is not PermanentError or not _NO_AGENT.search(str(error)):
                 raise
@@ -302,6 +302,11 @@ class Agent:
                 f"{at.title} has no guest agent that answers ({one_line(error)}): it must run, have qemu-guest-agent "
                 "installed and started, and `agent: enabled=1` in its configuration since its last start"
             ) from error
+        refused = guest_text.record(guest_text.record(answer.get("result")).get("error"))
+        if refused:  # an error of the agent comes as a result, in an answer of 200
+            said = f"{guest_text.word(refused.get('class'))}: {guest_text.word(refused.get('desc'))}".strip(": ")
+            raise Rejected(f"the guest agent of {at.title} does not do {command} ({said})")
+        return answer
 
     async def _ended(self, call: Call, at: Place, pid: int, p: Execute) -> Executed:
         """Wait for a command; that it cannot be asked for a while says nothing, for it must not be begun again."""

@@ -15,13 +15,17 @@ from agentd.answers import Upid, one_line
 from agentd.errors import Denied, NotFound, TaskFailed, TemporaryError
 from agentd.messages import Tier
 from agentd.tools import Call, Repeat, tool
-from agentd_proxmox import fields, methods, pages
+from agentd_proxmox import fields, filters, methods, pages
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.methods import Calls, Needs
 
     Entry = dict[str, Any]
+
+
+CONTENTS = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import")
+"""What a storage may hold, as the schema of Proxmox lists it."""
 
 
 class ListNodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -242,7 +246,9 @@ class Cluster:
 
         From the cluster's list, up to 10 s old: asking the storages themselves hangs when one of them does.
         """
+        filters.known("node", p.node, await self.inventory.node_names() if p.node else ())
         lines = [_storage_line(entry) for entry in await self.inventory.resources("storage")]
+        filters.known("content", p.content, {*CONTENTS, *(kind for line in lines for kind in line.content)})
         lines = [each for each in lines if p.node in {None, each.node} and (not p.content or p.content in each.content)]
         by_status, by_storage = (dict(Counter(getattr(each, of) for each in lines)) for of in ("status", "storage"))
         tally = StoragePage(len(lines), by_status, by_storage)

@@ -6,6 +6,7 @@ to logs suffices, so they are picked from there.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 
 import msgspec
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 PATH: Final = "/nodes/{node}/firewall/log"
 LOOKED_AT: Final = 5000
 """Lines of a node's log among which words, or the lines of a guest, are looked for."""
+
+
+_NOTHING: Final = re.compile(r"no content|unable to open file")
 
 
 class ReadLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +59,7 @@ class FirewallLogs:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:  # noqa: ARG002 - every tool has a call
+    async def firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:
         """Read the end of a firewall's log; a rule or a default logs only where its log level says so."""
         if (p.node is None) == (p.vmid is None):
             raise Rejected("name a node or the vmid of a guest, one of both")
@@ -63,7 +67,10 @@ class FirewallLogs:
         path = f"/nodes/{node}/firewall/log"
         total = int((await self.proxmox.whole(path, limit=1)).get("total") or 0)
         found = await self.proxmox.get(path, start=max(0, total - LOOKED_AT), limit=LOOKED_AT) or []
-        lines = [one_line(each["t"]) for each in found if total]  # of an empty file Proxmox says "no content" as a line
+        lines = [one_line(entry["t"]) for entry in found if total]
+        if len(lines) == 1 and _NOTHING.match(lines[0]):  # Proxmox says it as a line of the log
+            call.warn(f"{node} has logged nothing yet: {lines[0]}")
+            lines = []
         fitting = [each for each in lines if p.match.lower() in each.lower()]
         if p.vmid is not None:  # a line begins with the number of the guest, 0 for the node itself
             fitting = [each for each in fitting if each.split(" ", 1)[0] == str(p.vmid)]

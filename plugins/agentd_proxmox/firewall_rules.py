@@ -61,6 +61,7 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
     rule: str
     enabled: bool
     comment: str = ""
+    errors: list[str] = []
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -137,9 +138,15 @@ def names(entries: list[Entry]) -> list[str]:
 def lines(entries: list[Entry]) -> list[Rule]:
     """Return rules as they are shown."""
     return [
-        Rule(number, name, on(each.get("enable")), comment(each))
+        Rule(number, name, on(each.get("enable")), comment(each), _errors(each))
         for number, (name, each) in enumerate(zip(names(entries), entries, strict=True))
     ]
+
+
+def _errors(entry: Entry) -> list[str]:
+    """Return why Proxmox leaves a rule out, such as for a set that is no more."""
+    found = entry.get("errors") or {}
+    return [f"{one_line(key)}: {one_line(text)}" for key, text in sorted(found.items())]
 
 
 def comment(entry: Entry) -> str:

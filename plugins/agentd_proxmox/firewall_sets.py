@@ -15,11 +15,13 @@ from agentd.answers import one_line
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, targets
+from agentd_proxmox import fields, firewall_uses, methods, pages, targets
 from agentd_proxmox.firewall_doors import CLUSTER
 from agentd_proxmox.firewall_rules import Comment, Group
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.methods import Calls, Needs
 
@@ -125,6 +127,8 @@ class FirewallSets:
         "delete_firewall_set": (
             *_on_each("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),
             f"DELETE {CLUSTER}/groups/{{group}}",
+            *(f"GET {CLUSTER}/groups/{{group}}", "GET /nodes/{node}/firewall/rules"),
+            *(f"GET {level}/rules" for level in LEVELS),
         ),
     }
     needs: ClassVar[Needs] = {each: methods.on(methods.VM, "VM.Audit") for each in calls}
@@ -212,7 +216,10 @@ class FirewallSets:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def delete_firewall_set(self, call: Call, p: DeleteName) -> DeletedName:
-        """Delete an alias, a set of addresses or a security group; Proxmox refuses a group that has rules."""
+        """Delete an alias, a set of addresses or a security group; Proxmox refuses a group that has rules.
+
+        What uses it is named: Proxmox deletes it all the same, and a rule that names it does nothing from then on.
+        """
         if p.kind == "group" and p.vmid is not None:
             raise Rejected("vmid: a guest has no security groups, they are the cluster's; leave it out")
         path = await self._path(p.vmid)
@@ -230,7 +237,8 @@ class FirewallSets:
             was = kept[p.kind][p.name]
             entries[:] = was.get("entries", [])
             targets.back(call, *_MAKES[p.kind], {"name": p.name, **was, **_of(p)})
-            call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], ""))
+            used = await firewall_uses.users(self.inventory, p.kind, p.name, p.vmid)
+            call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], "", used))
             return None
 
         async def act() -> None:
@@ -318,9 +326,11 @@ def _delete(kind: str, p: SetAlias | SetIpSet) -> tuple[str, dict[str, Any]]:
     return "delete_firewall_set", {"kind": kind, "name": p.name, **_of(p)}
 
 
-def _target(kind: str, p: SetAlias | SetIpSet | DeleteName, old: str, new: str) -> Target:
+def _target(kind: str, p: SetAlias | SetIpSet | DeleteName, old: str, new: str, used: Sequence[str] = ()) -> Target:
     what = f"{kind} {p.name}: {old or 'nothing'} → {new or 'nothing'}"
     whose = "the cluster" if p.vmid is None else f"guest {p.vmid}"
     name = f"firewall/{kind}/{p.name}" if p.vmid is None else f"firewall/vmid/{p.vmid}/{kind}/{p.name}"
     labels = [] if p.vmid is None else [f"guest/{p.vmid}"]
-    return Target(name, f"{kind} {p.name} of the firewall of {whose}", {"value": old}, labels, [what])
+    lost = [f"{line}; Proxmox leaves it there, and it does nothing from then on" for line in used]
+    state = {"used": pages.digest(list(used))} if used else {}
+    return Target(name, f"{kind} {p.name} of the firewall of {whose}", {"value": old} | state, labels, [what, *lost])

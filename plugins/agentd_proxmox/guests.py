@@ -12,7 +12,7 @@ from agentd.answers import nearest
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, filters, look, methods, options, pages, targets, writing
+from agentd_proxmox import fields, filters, look, methods, options, pages, targets, units, writing
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, flo
     if disk not in disks:
         raise Rejected(f"{at.title} has no disk {disk}; it has {', '.join(disks) or 'none'}")
     if disks[disk] > size:
-        call.warn(f"{disk} of {at.title} has {disks[disk]:g} GiB and a disk cannot shrink: left as it is")
+        call.warn(f"{disk} of {at.title} has {units.gib(disks[disk])} and a disk cannot shrink: left as it is")
     return disks[disk] < size
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods
+from agentd_proxmox import dropped, fields, methods
 from agentd_proxmox.bonds import GROUPS, OF_GROUP, OF_RULE, RULES, Rule, before, bond, differs, node_list, rules, target
 from agentd_proxmox.preflight import service
 
@@ -164,10 +164,9 @@ class HaRules:
             return None
 
         async def act() -> None:
-            gone = "comment" if p.comment == "" else None
-            sent = {key: value for key, value in wanted.items() if value not in ("", None)}
+            sent = dropped.sent(wanted, wanted, {"disable", "strict"})
             path = f"{RULES}/{p.name}"
-            await self.proxmox.put(path, type=was[0].type, delete=gone, digest=was[0].digest or None, **sent)
+            await self.proxmox.put(path, type=was[0].type, digest=was[0].digest or None, **sent)
 
         await call.once(seen, act)
         return await self._there("rules", p.name, wanted)
@@ -207,8 +206,8 @@ class HaRules:
             if not was:
                 await self.proxmox.post(GROUPS, group=p.name, **sent)
                 return
-            gone = None if p.comment or not was[0].comment else "comment"
-            await self.proxmox.put(f"{GROUPS}/{p.name}", delete=gone, digest=was[0].digest or None, **sent)
+            sent = dropped.sent(wanted, wanted if was[0].comment else sent, {"restricted", "nofailback"})
+            await self.proxmox.put(f"{GROUPS}/{p.name}", digest=was[0].digest or None, **sent)
 
         await call.once(seen, act)
         return await self._there("groups", p.name, wanted)

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.answers import one_line
-from agentd.errors import NotFound, Rejected
+from agentd.errors import NotFound, PermanentError, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, methods
@@ -97,10 +97,11 @@ class Made(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LocalStorage(msgspec.Struct, frozen=True):
-    """The ZFS pools, volume groups, thin pools and directories of a node."""
+    """The ZFS pools, volume groups, thin pools and directories of a node; `unread`: kinds that it could not list."""
 
     node: str
     made: list[Made]
+    unread: dict[str, str] = {}
 
 
 class OnePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,13 +206,29 @@ class Hardware:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_local_storage(self, call: Call, p: fields.OneNode) -> LocalStorage:
         """List the ZFS pools, volume groups, thin pools and directories of a node, and warn of what is full or bad."""
-        found = [each for kind in KINDS for each in await self._made(p.node, kind)]
+        found, unread = await self._each(p.node)
+        for kind, why in unread.items():
+            call.warn(f"{kind} of {p.node} cannot be read: {why}")
         for each in found:
             if each.state not in {"", "ONLINE"}:
                 call.warn(f"{each.kind} {each.name} of {p.node} is {each.state}: zfs_status says which disk")
             if each.metadata > WORN or (each.kind == "lvmthin" and each.used > WORN):
                 call.warn(f"thin pool {each.name} of {p.node}: data {each.used} %, metadata {each.metadata} % used")
-        return LocalStorage(p.node, found)
+        return LocalStorage(p.node, found, unread)
+
+    async def _each(self, node: str) -> tuple[list[Made], dict[str, str]]:
+        """Return what is made of a node's disks, and the kinds that it cannot list; raises if it can list none."""
+        answers = await asyncio.gather(*(self._made(node, kind) for kind in KINDS), return_exceptions=True)
+        unread: dict[str, str] = {}
+        found: list[Made] = []
+        for kind, answer in zip(KINDS, answers, strict=True):
+            if isinstance(answer, list):
+                found += answer
+            elif isinstance(answer, PermanentError) and len(unread) < len(KINDS) - 1:
+                unread[kind] = one_line(answer)  # such as ZFS on a node without its programs
+            else:
+                raise answer
+        return found, unread
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def zfs_status(self, call: Call, p: OnePool) -> PoolStatus:  # noqa: ARG002

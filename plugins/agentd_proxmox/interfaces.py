@@ -6,13 +6,14 @@ off, and to drop it loses what somebody has prepared: both are of tier `destroy`
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agentd.answers import one_line
-from agentd.errors import NotFound, Rejected
+from agentd.errors import NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, methods, pages, targets
@@ -108,8 +109,8 @@ class NodeNetwork:
 
     calls: ClassVar[Calls] = {
         "list_interfaces": (f"GET {PATH}",),
-        "set_interface": (f"GET {PATH}", f"POST {PATH}", f"PUT {PATH}/{{iface}}"),
-        "delete_interface": (f"GET {PATH}", f"DELETE {PATH}/{{iface}}"),
+        "set_interface": (f"GET {PATH}", f"POST {PATH}", f"PUT {PATH}/{{iface}}", f"DELETE {PATH}"),
+        "delete_interface": (f"GET {PATH}", f"DELETE {PATH}/{{iface}}", f"DELETE {PATH}"),
         "apply_network": (*methods.TASK, methods.TASKS, f"GET {PATH}", f"PUT {PATH}"),
         "revert_network": (f"GET {PATH}", f"DELETE {PATH}"),
     }
@@ -155,7 +156,7 @@ class NodeNetwork:
                 await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
 
         await call.once(seen, act)
-        return await self._read(p.node)
+        return await self._settled(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def delete_interface(self, call: Call, p: DeleteInterface) -> Interfaces:
@@ -181,7 +182,7 @@ class NodeNetwork:
             await self.proxmox.delete(f"/nodes/{p.node}/network/{p.iface}")
 
         await call.once(seen, act)
-        return await self._read(p.node)
+        return await self._settled(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def apply_network(self, call: Call, p: Apply) -> Interfaces:
@@ -194,7 +195,15 @@ class NodeNetwork:
         async def act() -> str | None:
             return upid_of(await self.proxmox.put(f"/nodes/{p.node}/network"))
 
-        await self.inventory.finish(call, await call.once(seen, act))
+        found = await call.once(seen, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:  # a reload of the network can end the task that does it
+            now = await self._read(p.node)
+            if now.pending:
+                raise
+            call.warn(f"{error}; but nothing waits any more on {p.node}")
+            return now
         return await self._read(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
@@ -228,6 +237,17 @@ class NodeNetwork:
         pending = [one_line(each) for each in str(answer.get("changes") or "").splitlines()]
         return Interfaces(node, lines, pending, pages.digest(pending) if pending else "")
 
+    async def _settled(self, node: str) -> Interfaces:
+        """Return the interfaces; a file of changes that differs by blanks alone is dropped.
+
+        Proxmox keeps that file after a change was taken back, and so says that something waits.
+        """
+        now = await self._read(node)
+        if not now.pending or _differs(now.pending):
+            return now
+        await self.proxmox.delete(f"/nodes/{node}/network")
+        return await self._read(node)
+
     async def _entries(self, node: str) -> list[Entry]:
         return await self.proxmox.get(f"/nodes/{node}/network") or []
 
@@ -243,6 +263,16 @@ class NodeNetwork:
             if iface in under.split() or str(each.get("iface")).startswith(f"{iface}."):
                 found.append(one_line(each["iface"]))
         return found
+
+
+def _differs(pending: list[str]) -> bool:
+    """Tell whether the lines of a difference say more than other blanks, place by place."""
+    for changed, lines in itertools.groupby(pending, lambda line: line[:1] in {"+", "-"}):
+        block = [line for line in lines if line[:3] not in {"+++", "---"}]
+        old, new = ([" ".join(e[1:].split()) for e in block if e[:1] == sign and e[1:].strip()] for sign in "-+")
+        if changed and old != new:
+            return True
+    return False
 
 
 KEPT: Final = (

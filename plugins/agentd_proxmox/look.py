@@ -49,6 +49,11 @@ def describe(text: str, key: str) -> str:
     return f"{text.strip()}\n\n{mark(key)}".strip()
 
 
+def internal(line: str) -> bool:
+    """Tell whether a line of a description is Proxmox's own: vzdump notes there where each drive was."""
+    return line.strip().lstrip("#").startswith(("qmdump#", "vzdump#"))
+
+
 def marks(description: str) -> list[str]:
     """Return the lines of `description` that are exactly a mark."""
     return [line for line in description.replace("\r\n", "\n").split("\n") if key_of(line)]
@@ -56,7 +61,7 @@ def marks(description: str) -> list[str]:
 
 def text_of(description: str) -> str:
     """Return `description` without marks and control characters, as a person wrote it."""
-    lines = [one_line(line) for line in description.splitlines() if not key_of(line)]
+    lines = [one_line(line) for line in description.splitlines() if not key_of(line) and not internal(line)]
     return "\n".join(lines).strip()
 
 

@@ -159,7 +159,7 @@ class NoticeRules:
                 sent = {key: value for key, value in wanted.items() if value}
                 await self.proxmox.post(f"{PATH}/matchers", name=p.name, **sent)
                 return
-            sent = {key: value for key, value in wanted.items() if value or key in {"disable", "mode"}}
+            sent = {key: value for key, value in wanted.items() if value}  # a false `disable` is deleted
             gone = [key for key in wanted if key not in sent]
             await self.proxmox.put(f"{PATH}/matchers/{p.name}", delete=gone or None, **sent)
 

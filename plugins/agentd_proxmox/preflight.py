@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd.answers import one_line
-from agentd_proxmox import fields, look
+from agentd_proxmox import fields, look, units
 from agentd_proxmox.drives import Drive, drives
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _paths(facts: Facts, _: Wish) -> Iterator[Finding]:
 def _disks(facts: Facts, wish: Wish) -> Iterator[Finding]:
     local = _local(facts)
     disks = [each for each in local if not _is_medium(facts, each)]
-    named = ", ".join(f"{each} on {local[each][0]}, {local[each][1]:g} GiB" for each in disks)
+    named = ", ".join(f"{each} on {local[each][0]}, {units.gib(local[each][1])}" for each in disks)
     if disks and facts.at.kind == "qemu" and facts.running and not wish.with_local_disks:
         advice = "with_local_disks=true copies them while it runs; or move_disk to a shared storage first"
         yield _block("disks", f"{wish.target} does not see {named}", advice)
@@ -292,7 +292,11 @@ def _storages(facts: Facts, wish: Wish) -> Iterator[Finding]:
         elif size and name not in fit:
             yield _block("storage", f"storage {name} of {wish.target} does not hold {content}", advice)
         elif size > (free := _free(entry)):
-            yield _block("storage", f"{size:g} GiB do not fit: storage {name} of {wish.target} has {free:g}", advice)
+            yield _block(
+                "storage",
+                f"{units.gib(size)} do not fit: storage {name} of {wish.target} has {units.gib(free)}",
+                advice,
+            )
 
 
 def _free(entry: Entry) -> float:

@@ -23,7 +23,7 @@ from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.marks import mark
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, targets
+from agentd_proxmox import fields, look, methods, targets, units
 from agentd_proxmox.power import STOPPED, upid_of
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Removal:
     async def _loses(self, at: Place, guest: fields.Guest) -> list[str]:
         entries = await self.proxmox.get(f"{at.path}/snapshot") or []
         snapshots = [one_line(each["name"]) for each in entries if each.get("name") != "current"]
-        disks = [f"{name} of {size:g} GiB" for name, size in guest.disks.items()]
+        disks = [f"{name} of {units.gib(size)}" for name, size in guest.disks.items()]
         return [", ".join(disks) or "no disks", f"{len(snapshots)} snapshots" if snapshots else "no snapshots"]
 
     async def _free(self, call: Call, at: Place, p: DeleteGuest) -> fields.Guest:

@@ -17,7 +17,7 @@ from agentd.answers import one_line
 from agentd.errors import AgentdError, ConfigChanged, NotFound, Rejected, TaskFailed, TemporaryError
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import dropped, fields, methods, pages, targets
 from agentd_proxmox.inventory import MARGIN
 from agentd_proxmox.jobs import Schedule
 from agentd_proxmox.snapshots import GuestName
@@ -164,6 +164,8 @@ class Replication:
     async def list_replications(self, call: Call, p: ListReplications) -> ReplicaPage:  # noqa: ARG002
         """List the replication jobs with their state, by one call for all jobs and one for each node."""
         entries, where = await asyncio.gather(self.proxmox.get(JOBS), self._where())
+        if p.vmid is not None and p.vmid not in {int(e["guest"]) for e in entries or []}:
+            await self.inventory.find(p.vmid, away=True)  # a number that no guest has is no empty list
         entries = [e for e in entries or [] if p.vmid in {None, int(e["guest"])}]
         nodes = sorted({where.get(int(e["guest"]), str(e.get("source") or "")) for e in entries} - {""})
         answers = await asyncio.gather(*map(self._states, nodes))
@@ -279,9 +281,8 @@ class Replication:
             return None
 
         async def act() -> None:
-            gone = "comment" if p.comment == "" else None
-            sent = {key: value for key, value in wanted.items() if value not in ("", None)}
-            await self.proxmox.put(f"{JOBS}/{p.id}", delete=gone, digest=digest[0] or None, **sent)
+            sent = dropped.sent(wanted, wanted, {"disable"})
+            await self.proxmox.put(f"{JOBS}/{p.id}", digest=digest[0] or None, **sent)
 
         await call.once(seen, act)
         entry = await self._known(p.id)

@@ -85,6 +85,8 @@ def parse_config(text: str) -> look.Config:
         if line.startswith("["):
             break
         if line.startswith("#"):
+            if look.internal(line):
+                continue
             described.append(unquote(line[1:]))
         elif (pair := line.partition(":"))[1]:
             config[pair[0].strip()] = pair[2].strip()

@@ -20,7 +20,7 @@ from agentd.answers import one_line
 from agentd.errors import AgentdError, Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, pages, targets
+from agentd_proxmox import fields, filters, look, methods, pages, targets
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
@@ -291,6 +291,7 @@ class Snapshots:
         """
         if p.cursor and not p.cursor.isdigit():
             raise Rejected("old_snapshots: a cursor is what `next` said, nothing else")
+        filters.known("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [each for each in await self.inventory.places() if p.node in {None, each.node} and not each.template]
         looked, after = pages.page(places, lambda each: f"{each.vmid:09d}", p.guests, p.cursor)
         answers = await asyncio.gather(*map(self._asked, looked))

@@ -19,7 +19,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox import fields, methods, pages, targets, units
 from agentd_proxmox.backups import notes_text
 from agentd_proxmox.power import upid_of
 
@@ -274,7 +274,9 @@ class Storage:
                 call.inverse("delete_volume", {"volid": volid, "node": p.node})
                 return None
             if there.size != p.size * 2**30:
-                raise Rejected(f"{volid} is there with {there.size} bytes, not {p.size} GiB: choose another name")
+                raise Rejected(
+                    f"{volid} is there with {units.size(there.size)}, not {units.gib(p.size)}: choose another name"
+                )
             return Found()
 
         async def act() -> None:
@@ -411,5 +413,5 @@ def _target(p: DeleteVolume, line: VolumeLine) -> Target:
         title=f"{p.volid} on {p.node}",
         state={"size": line.size, "content": line.content},
         labels=[f"storage/{p.volid.partition(':')[0]}", *owner],
-        loses=[f"{line.size:g} GiB of {line.content}"],
+        loses=[f"{units.size(line.size)} of {line.content}"],
     )

@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, targets
+from agentd_proxmox import dropped, fields, methods, targets
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -174,11 +174,8 @@ class StorageDefinitions:
         async def act() -> None:
             content = None if p.content is None else ",".join(p.content)
             nodes = None if p.nodes is None else ",".join(p.nodes)
-            gone = "nodes" if nodes == "" else None
-            disable = None if p.enabled is None else not p.enabled
-            await self.proxmox.put(
-                f"/storage/{p.storage}", disable=disable, content=content, nodes=nodes or None, delete=gone
-            )
+            wanted = {"disable": None if p.enabled is None else not p.enabled, "content": content, "nodes": nodes}
+            await self.proxmox.put(f"/storage/{p.storage}", **dropped.sent(wanted, wanted, {"disable"}))
 
         await call.once(seen, act)
         return await self._one(p.storage)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.answers import grant, one_line
+from agentd.answers import grant
 from agentd.errors import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, VmidTaken
 from agentd.messages import Target
 from agentd_proxmox import look, risks

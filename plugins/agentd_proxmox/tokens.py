@@ -71,7 +71,10 @@ class ApiTokens:
 
     calls: ClassVar[Calls] = {
         "list_tokens": (OWNER,),
-        "create_token": (*escalation.READS, "POST /access/users/{userid}/token/{tokenid}"),
+        "create_token": (
+            *(*escalation.READS, "POST /access/users/{userid}/token/{tokenid}"),
+            "DELETE /access/users/{userid}/token/{tokenid}",
+        ),
         "revoke_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
     }
     needs: ClassVar[Needs] = {
@@ -92,20 +95,28 @@ class ApiTokens:
         entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{p.id}")).get("tokens") or {}
         return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
-    @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="user_management")
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def create_token(self, call: Call, p: NewToken) -> Token:
         """Make an API token; its secret is written into a file of the agent's host, and the result says into which.
 
         A token with all rights of its user (separated=false) is made only where these are no more than agentd has.
+        If the answer of Proxmox is lost, so is the secret: the token that this call has made is revoked and made anew.
         """
         folder = self.inventory.settings.secrets_dir
         if folder is None:
             raise Rejected("create_token: the secret needs a place: set [mcp-proxmox] secrets_dir")
         file = folder / f"{p.user}!{p.name}"
+        there: list[str] = []
 
         async def seen() -> Found | None:
             tokens = {each.id for each in (await self.list_tokens(call, WhichUser(p.user))).tokens}
-            if f"{p.user}!{p.name}" in tokens:
+            there[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
+            if there and getattr(call, "begun", None) is not None:  # of a run by the worker: Performance
+                call.warn(
+                    f"the answer to an earlier try of this call was lost, and with it the secret of {there[0]}: that "
+                    "token was revoked, and made anew"
+                )
+            elif there:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
             await asyncio.to_thread(_writable, file)
             if not p.separated:
@@ -123,7 +134,10 @@ class ApiTokens:
 
         async def act() -> None:
             sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
-            answer = await self.proxmox.post(f"/access/users/{p.user}/token/{p.name}", **sent)
+            path = f"/access/users/{p.user}/token/{p.name}"
+            if there:  # made by this call, as its effect record says; nobody has its secret
+                await self.proxmox.delete(path)
+            answer = await self.proxmox.post(path, **sent)
             await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())
 
         await call.once(seen, act)

@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, PermanentError, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import escalation, fields, methods, pages
+from agentd_proxmox import escalation, fields, filters, methods, pages
 
 if TYPE_CHECKING:
     from agentd.proxmox import Proxmox
@@ -138,7 +138,10 @@ class Users:
     """The tools for users and groups."""
 
     calls: ClassVar[Calls] = {
-        "list_users": ("GET /access/users",),
+        "list_users": (
+            "GET /access/groups",
+            "GET /access/users",
+        ),
         "get_user": ("GET /access/users/{userid}",),
         "create_user": ("GET /access/users", "GET /access/users/{userid}", "POST /access/users"),
         "change_user": (*escalation.READS, "PUT /access/users/{userid}"),
@@ -168,6 +171,9 @@ class Users:
         """List users: a tally and a page, with their groups."""
         entries: list[Entry] = await self.proxmox.get("/access/users", full=1) or []
         users = sorted((_user(str(e["userid"]), e) for e in entries), key=lambda each: each.id)
+        if p.group and p.group not in (named := {group for user in users for group in user.groups}):
+            groups = await self.proxmox.get("/access/groups") or []
+            filters.known("group", p.group, {*named, *(str(group["groupid"]) for group in groups)})
         found = [e for e in users if p.name.lower() in e.id.lower() and (not p.group or p.group in e.groups)]
         page, after = pages.page(found, lambda each: each.id, p.limit, p.cursor)
         return UserPage(len(found), sum(each.enabled for each in found), page, after)

@@ -95,7 +95,7 @@ async def test_a_running_guest_in_a_backup_runs(tools: Bench, steered: Steer) ->
 
 
 async def _locked(steered: Steer) -> bool:
-    return (await steered.found(100))["lock"] == "backup"
+    return bool((await steered.found(100))["lock"] == "backup")
 
 
 async def test_start_of_a_paused_vm(tools: Bench, steered: Steer) -> None:

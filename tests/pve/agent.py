@@ -28,6 +28,10 @@ class Agent(FakePve):  # type: ignore[misc] # untyped
         if vm.agent is None:
             vm.agent = {}
         command = match.template.rsplit("/", 1)[1]
+        if command in (vm.agent.get("lacks") or ()):
+            # Real PVE: what an old agent does not know is a result of its own, in an answer of 200.
+            said = {"class": "CommandNotFound", "desc": f"The command guest-{command} has not been found"}
+            return {"result": {"error": said}}
         answer = await super()._agent_call(match, values)
         if command == "file-write":
             content = values["content"]

@@ -36,6 +36,7 @@ class Fabric(Nodes):
     def reset_fabric(self) -> None:
         """Put all networks back as they were at first."""
         self.interfaces: dict[str, dict[str, Values]] = {}
+        self.touched: set[str] = set()
         self.applied: dict[str, dict[str, Values]] = {}
         self.sdn: dict[str, dict[str, Values]] = {"zones": {}, "vnets": {}, "subnets": {}}
         self.sdn_running: dict[str, dict[str, Values]] = copy.deepcopy(self.sdn)
@@ -92,6 +93,8 @@ class Fabric(Nodes):
             for each in (self.applied, self.interfaces)
         )
         names = ("/etc/network/interfaces", "/etc/network/interfaces.new")
+        if found[1] in self.touched:  # Real PVE: a file that was written anew stays until it is applied or dropped
+            new = [*new, ""]
         changes = "\n".join(difflib.unified_diff(old, new, *names, lineterm="", n=0))
         return web.json_response(json.loads(response.body) | ({"changes": changes} if changes else {}))
 
@@ -99,6 +102,7 @@ class Fabric(Nodes):
         await self._network({"node": v["node"]}, user)
         if v["iface"] in self.interfaces[v["node"]]:
             raise param_error(iface="interface already exists")
+        self.touched.add(v["node"])
         self.interfaces[v["node"]][v["iface"]] = {"iface": v["iface"], "method": "manual", **self._plain(v)}
 
     async def _if_change(self, v: Values, user: str) -> None:
@@ -106,6 +110,7 @@ class Fabric(Nodes):
         await self._network({"node": v["node"]}, user)
         if v["iface"] not in self.interfaces[v["node"]]:
             raise param_error(iface="interface does not exist")
+        self.touched.add(v["node"])
         gone = [*split_list(v.get("delete")), *(key for key in ("cidr", "cidr6") if key not in v)]
         old = self.interfaces[v["node"]][v["iface"]]
         self.interfaces[v["node"]][v["iface"]] = {k: e for k, e in old.items() if k not in gone} | self._plain(v)
@@ -116,6 +121,7 @@ class Fabric(Nodes):
 
     async def _if_remove(self, v: Values, user: str) -> None:
         await self._network({"node": v["node"]}, user)
+        self.touched.add(v["node"])
         if self.interfaces[v["node"]].pop(v["iface"], None) is None:
             raise param_error(iface="interface does not exist")
 
@@ -124,12 +130,14 @@ class Fabric(Nodes):
 
         async def body() -> str | None:
             await self.pause(1)
+            self.touched.discard(node)
             self.applied[node] = copy.deepcopy(self.interfaces.get(node, {}))
             return None
 
         return str(await self.task(node, "srvreload", "networking", user, body))
 
     async def _if_revert(self, v: Values, _user: str) -> None:
+        self.touched.discard(v["node"])
         self.interfaces[v["node"]] = copy.deepcopy(self.applied.get(v["node"], {}))
 
     # ------------------------------------------------------------------------- SDN

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from fakepve import schema
+from fakepve import TaskError, schema
 from fakepve.routing import die, param_error
 
 from pve.nodes import Nodes
@@ -118,6 +118,11 @@ class System(Nodes):
             async def body() -> str | None:
                 await self.pause(1)
                 self.services[v["node"], v["service"]] = "dead" if verb == "stop" else "running"
+                if v["service"] == "pvestatd":
+                    self.reporting[v["node"]] = time.time()
+                if verb == "restart" and v["service"] in ("pvedaemon", "pveproxy"):
+                    # Real PVE: the worker is a child of what it restarts, and is ended by it (measured on 9.2.11).
+                    raise TaskError("received interrupt")
                 return None
 
             return str(await self.task(v["node"], f"srv{verb}", v["service"], user, body))

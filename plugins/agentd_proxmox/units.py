@@ -1,0 +1,21 @@
+"""Show sizes to a person: one way for all of them.  Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(amount: float) -> str:
+    """Return a number of bytes in the unit that suits it: 1073741824 is `1 GiB`."""
+    unit = 0
+    while abs(round(amount, 2)) >= 1024 and unit < len(UNITS) - 1:  # noqa: PLR2004 - binary units
+        amount, unit = amount / 1024, unit + 1
+    number = f"{amount:.2f}".rstrip("0").rstrip(".")
+    return f"{number} {UNITS[unit]}"
+
+
+def gib(amount: float) -> str:
+    """Return a number of GiB in the unit that suits it."""
+    return size(amount * 2**30)

@@ -1,0 +1,68 @@
+"""That a node is offline is said at once to who reads; a change waits for the node."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+from tool_bench import Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from proxmox_access import Steer
+
+GUEST = r"VM 104 'nas' on pve3: the node pve3 is offline"
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"),
+    [
+        ("get_vm", {"vmid": 104}),
+        ("get_vm", {"name": "nas"}),
+        ("list_snapshots", {"vmid": 104}),
+        ("pending_changes", {"vmid": 104}),
+        ("agent_ping", {"vmid": 104}),
+        ("guest_config", {"vmid": 104}),
+        ("migration_preflight", {"vmid": 104, "target": "pve1"}),
+        ("list_firewall", {"vmid": 104}),
+        ("show_usage", {"vmid": 104}),
+        ("check_guest", {"vmid": 104}),
+    ],
+)
+async def test_of_a_guest(tools: Bench, steered: Steer, tool: str, given: dict[str, Any]) -> None:
+    """A guest on an offline node is reported at once, and its node is not asked."""
+    await steered.node("pve3", online=False, delay=22)
+    begun = time.monotonic()
+    with pytest.raises(errors.NodeOffline, match=GUEST):
+        await tools.once(tool, **given)
+
+    assert time.monotonic() - begun < 5
+    assert await steered.log("GET", "^/nodes/pve3/") == []
+
+
+@pytest.mark.parametrize("tool", ["list_tasks", "list_bridges", "list_services", "node_log", "list_disks"])
+async def test_of_a_node(tools: Bench, steered: Steer, tool: str) -> None:
+    """A tool that reads from an offline node says so after one call."""
+    await steered.node("pve3", online=False, delay=0.1)
+    with pytest.raises(errors.NodeOffline, match="the node pve3 is offline"):
+        await tools.once(tool, node="pve3")
+
+    assert len(await steered.log("GET", "^/nodes/pve3/")) == 1
+
+
+async def test_lists_go_on(tools: Bench, steered: Steer) -> None:
+    """Lists show the guests of an offline node as unknown, and HA knows them."""
+    await steered.node("pve3", online=False, delay=0.1)
+    states = {guest.vmid: guest.status for guest in (await tools.once("list_vms")).guests}
+    await tools.once("add_ha_resource", MemoryCall("wf.ha"), vmid=104)
+
+    assert states[104] == "unknown"
+
+
+async def test_a_node_that_answers_again(tools: Bench, steered: Steer) -> None:
+    """A node that is online and does not answer for a moment is asked again."""
+    await steered.rule("GET", "/status/current$", {"status": 595}, 1)
+
+    assert (await tools.until_done("get_vm", MemoryCall(), vmid=104)).vmid == 104

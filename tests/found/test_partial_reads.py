@@ -1,0 +1,79 @@
+"""One source that cannot be read is named, and the others are shown; what will not change is not asked again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agentd import errors
+
+if TYPE_CHECKING:
+    from proxmox_access import Steer
+    from tool_bench import Bench
+
+INFO = {"result": {"version": "8.2"}}
+
+
+async def _talker(steered: Steer, **agent: Any) -> None:
+    await steered.guest(vmid=400, name="talker", node="pve1", status="running", config={"agent": "1"}, agent=agent)
+
+
+async def test_local_storage(tools: Bench, steered: Steer) -> None:
+    """A node without the programs of ZFS shows its volume groups and directories all the same."""
+    await steered.rule("GET", "/disks/zfs$", {"status": 500, "reason": "zpool not installed: zfsutils-linux"})
+    found = await tools.once("list_local_storage", node="pve1")
+
+    assert "zfsutils-linux" in found.unread["zfs"]
+    assert set(found.unread) == {"zfs"}
+    assert {made.kind for made in found.made} <= {"lvm", "lvmthin", "directory"}
+
+
+async def test_firewall_log(tools: Bench) -> None:
+    """A log that does not exist has no lines; what Proxmox says about that is no line of it."""
+    found = await tools.once("firewall_log", node="pve3")
+
+    assert (found.lines, found.looked_at) == ([], 0)
+
+
+async def test_empty_answer(tools: Bench, steered: Steer) -> None:
+    """An empty answer of 200 is an error at once: a second try would have the same answer."""
+    await steered.rule("GET", "/journal$", {"status": 200, "empty": True})
+    with pytest.raises(errors.PermanentError, match="it is empty") as found:
+        await tools.once("node_log", node="pve1")
+
+    assert not isinstance(found.value, errors.TemporaryError)
+    assert len(await steered.log("GET", "/journal$")) == 1
+
+
+@pytest.mark.parametrize("command", ["get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo"])
+async def test_agent_info(tools: Bench, steered: Steer, command: str) -> None:
+    """A command that an old guest agent does not know is named as not read."""
+    await _talker(steered, lacks=[command])
+    found = await tools.once("agent_info", vmid=400)
+
+    assert set(found.unread) == {command}
+    assert "CommandNotFound" in found.unread[command]
+
+
+async def test_agent_ping(tools: Bench, steered: Steer) -> None:
+    """An agent that answers with an error does not answer the question."""
+    await _talker(steered, lacks=["info"])
+    found = await tools.once("agent_ping", vmid=400)
+
+    assert (found.answers, "CommandNotFound" in found.reason) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("tool", "command", "more"),
+    [
+        ("agent_exec", "exec", {"command": ["true"]}),
+        ("agent_read_file", "file-read", {"path": "/etc/hosts"}),
+        ("agent_write_file", "file-write", {"path": "/tmp/x", "content": "x"}),  # noqa: S108 - in a guest
+    ],
+)
+async def test_agent_acts(tools: Bench, steered: Steer, tool: str, command: str, more: dict[str, Any]) -> None:
+    """What the agent refuses with an answer of 200 has failed."""
+    await _talker(steered, lacks=[command])
+    with pytest.raises(errors.PermanentError, match=f"does not do {command}"):
+        await tools.once(tool, vmid=400, guest="talker", **more)

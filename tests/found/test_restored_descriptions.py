@@ -1,0 +1,34 @@
+"""What vzdump writes into a description is not shown, and does not grow from restore to restore."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd_proxmox import look
+from agentd_proxmox.restore import parse_config
+from tool_bench import Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from proxmox_access import Steer
+
+NOTE = "qmdump#map:scsi0:drive-scsi0:local-lvm:raw:"
+
+
+async def test_restore(tools: Bench, steered: Steer) -> None:
+    """A restored VM has its description, and none of the lines about its drives."""
+    await tools.once("update_vm", MemoryCall("wf.text"), vmid=101, description="the database")
+    backup = await tools.once("create_backup", MemoryCall("wf.b"), vmid=101, storage="local")
+    restored = await tools.once("restore_backup", MemoryCall("wf.r"), volid=backup.volid, node="pve1", vmid=300)
+
+    assert restored.description == "the database"
+    assert "qmdump" not in (await steered.found(300))["description"]
+
+
+def test_text() -> None:
+    """The lines are left out of a description, marks are found beside them, and a changed text loses them."""
+    text = f"#{NOTE}\nthe database\n{NOTE}\n#vzdump#x:1\nagentd:wf.task"
+
+    assert look.text_of(text) == "the database"
+    assert look.marks(text) == ["agentd:wf.task"]
+    assert look.redescribe(text, "new") == "new\n\nagentd:wf.task"
+    assert parse_config(f"#web\n#{NOTE}\ncores: 2\n#{NOTE}\n") == {"cores": "2", "description": "web"}
