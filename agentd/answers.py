@@ -113,7 +113,10 @@ def away(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
 
 def source_of(text: str) -> tuple[str, str, str, str] | None:
     """Return what a denied path names: kind, the list that it would be in, the key of that list, and its name."""
+    said = re.search(r"\((pool|storage|realm|group) '([^']+)' does not exist\)", text)
     for kind, pattern, source, key in _NAMED_PATHS:
+        if said is not None and said[1] == kind:
+            return kind, source, key, said[2]
         if (found := re.search(rf"lacks [^;]* on {pattern}(?:[;\s/]|$)", text)) is not None:
             return kind, source, key, found[1]
     return None

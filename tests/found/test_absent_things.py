@@ -55,6 +55,16 @@ def test_kinds(path: str, kind: str, name: str) -> None:
     assert absent(source, [{source[2]: "nope"}], text) is None
 
 
+def test_in_words() -> None:
+    """A refusal that names the thing in words is looked up too."""
+    assert source_of("POST /x: Permission check failed (pool 'nope' does not exist)") == (
+        "pool",
+        "/pools",
+        "poolid",
+        "nope",
+    )
+
+
 def test_nothing_to_look_up() -> None:
     """A path that names nothing of its own is not looked up."""
     assert source_of("t lacks Sys.Audit on /; to grant it: x") is None

@@ -247,6 +247,7 @@ class Backups(Volumes):
 
     async def _lxc_create(self, user: str, v: Values) -> str:
         """Create a container; from an archive it has the archive's configuration, then what the request says."""
+        self.need_pool(v.get("pool"))
         if not v.get("restore"):
             return await super()._lxc_create(user, v)  # type: ignore[no-any-return]
         node, vmid = v["node"], int(v["vmid"])
