@@ -248,7 +248,7 @@ class Ha(Volumes):
     @staticmethod
     def _without_false(v: Values) -> Values:
         """Real PVE: a switch of a rule that is sent as 0 is dropped (measured on 9.2.11); `delete` takes it away."""
-        return {key: value for key, value in v.items() if key not in ("disable", "strict") or value}
+        return {key: value for key, value in v.items() if key not in ("disable", "strict") or int(value)}
 
     async def _rule_list(self, v: Values, _user: str) -> list[Values]:
         found = [e for e in self.ha_rules.values() if v.get("type") in (None, e["type"])]
