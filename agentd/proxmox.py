@@ -337,7 +337,8 @@ class Proxmox:
 
     async def _why(self, path: str, error: AgentdError) -> AgentdError:
         """Return `error`, or what the list of nodes says about the node that did not answer."""
-        if isinstance(error, Denied) and (source := source_of(str(error))):
+        source = source_of(str(error)) if isinstance(error, Denied) else None
+        if source and path != source[1]:  # at the path of the list itself it is created, so it cannot exist yet
             listed = await self._in_thread("GET", source[1], {})
             return absent(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
         found = _NODE.match(path + "/")

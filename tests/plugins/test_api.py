@@ -311,7 +311,7 @@ class TestLost:
     async def test_cluster(self, bench: Bench, steered: Steer) -> None:
         """A node that is off, an unknown one and a cluster without a quorum are told apart."""
         await steered.node("pve3", online=False)
-        with pytest.raises(errors.ProxmoxUnavailable, match="No route"):
+        with pytest.raises(errors.ProxmoxUnavailable, match="offline"):
             await bench("api_call", path="/nodes/pve3/qemu/104/status/start")
         with pytest.raises(errors.NotFound, match="hostname lookup"):
             await bench("api_get", path="/nodes/pve9/status")

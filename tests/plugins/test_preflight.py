@@ -83,7 +83,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         (
             {"scsi0": "lvm:vm-100-disk-0,size=60G"},
             {"wish": {"with_local_disks": True}},
-            "60 GiB do not fit: storage lvm of pve2 has 50 (target_storage or storage_map: ceph, fast, lvm)",
+            "60 GiB do not fit: storage lvm of pve2 has 50 GiB (target_storage or storage_map: ceph, fast, lvm)",
         ),
         (
             {"scsi0": "lvm:vm-100-disk-0,size=8G"},

@@ -138,7 +138,7 @@ class TestGuests:
             await steered.guest(vmid=vmid, name=name, node="pve1", type=kind, config={})
 
     @pytest.mark.parametrize(
-        ("state", "status"), [("running", "running"), ("stopped", "stopped"), ("paused", "running")]
+        ("state", "status"), [("running", "running"), ("stopped", "stopped"), ("paused", "paused")]
     )
     async def test_vm(self, facts: Path, tell: Tell, tools: Bench, state: str, status: str) -> None:
         """A VM's size, disks, networks, tags and description, running, stopped or paused."""

@@ -171,7 +171,7 @@ class TestAllocate:
 
         assert (made.volid, made.size, made.vmid) == (f"{storage}:{volid}", 3 * 2**30, 101)
         assert len(await steered.log("POST")) == 1
-        with pytest.raises(errors.Rejected, match="is there with 3221225472 bytes, not 4 GiB"):
+        with pytest.raises(errors.Rejected, match="is there with 3 GiB, not 4 GiB"):
             await tools.once("allocate_disk", **wanted | {"size": 4})
 
     async def test_name_from_key(self, tools: Bench) -> None:
