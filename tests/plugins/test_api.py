@@ -313,7 +313,7 @@ class TestLost:
         await steered.node("pve3", online=False)
         with pytest.raises(errors.ProxmoxUnavailable, match="offline"):
             await bench("api_call", path="/nodes/pve3/qemu/104/status/start")
-        with pytest.raises(errors.NotFound, match="hostname lookup"):
+        with pytest.raises(errors.NotFound, match="there is no node"):
             await bench("api_get", path="/nodes/pve9/status")
         await steered.quorum(quorate=False)
         with pytest.raises(errors.NoQuorum):

@@ -26,7 +26,7 @@ FAULTS: dict[str, tuple[dict[str, Any], type[errors.AgentdError], str]] = {
     "another page": ({"text": "<html>Log in</html>"}, errors.Rejected, "no constant with the schema"),
     "of another kind": ({"text": 'const apiSchema = [{"path": 7}]\n;'}, errors.Rejected, "cannot be read"),
     "without a method": ({"text": 'const apiSchema = [\n{"path": "/a"}\n]\n;'}, errors.Rejected, "names no method"),
-    "huge": ({"endless": True}, errors.ProxmoxUnavailable, "more than 33554432 bytes"),
+    "huge": ({"endless": True}, errors.PermanentError, "more than 33554432 bytes"),
 }
 BY_NODE = 'const apiSchema = [\n{"path": "/version", "info": {"GET": {"name": "version"}}}\n]\n;\n'
 
