@@ -336,7 +336,12 @@ class Proxmox:
         raise await self._why(path, answer)
 
     async def _why(self, path: str, error: AgentdError) -> AgentdError:
-        """Return `error`, or what the list of nodes says about the node that did not answer."""
+        """Return `error`, or what the list of nodes says about the node that did not answer.
+
+        Where the API itself was not reached, its list of nodes is not asked for.
+        """
+        if isinstance(error.__cause__, requests.RequestException) and _unsent(error.__cause__):
+            return error
         source = source_of(str(error)) if isinstance(error, Denied) else None
         if source and path != source[1]:  # at the path of the list itself it is created, so it cannot exist yet
             listed = await self._in_thread("GET", source[1], {})
@@ -435,7 +440,9 @@ class Proxmox:
         except ResourceException as error:
             return self._refused(method, path, error)
         except requests.RequestException as error:
-            return self._instead(method, path, params, _lost(method, path, error), unsent=_unsent(error))
+            lost = _lost(method, path, error)
+            lost.__cause__ = error
+            return self._instead(method, path, params, lost, unsent=_unsent(error))
         except ValueError as error:
             text = f"{method} {path}: the answer is not from Proxmox: {error}"
             return PermanentError(text) if method in READS else _unanswered(method, text)
