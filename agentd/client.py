@@ -61,10 +61,10 @@ async def follow(
     until = None if wait is None else time.monotonic() + wait
     async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
-            state = await _patient(network.state(bus, workflow_id))
-            mine = state is None or requested in {"", state.digest}
-            if state is not None and mine:
-                show(state)
+            workflow = await _patient(network.state(bus, workflow_id))
+            mine = workflow is None or requested in {"", workflow.digest}
+            if workflow is not None and mine:
+                show(workflow)
             name = workflow_id if mine else subjects.conflict(workflow_id, requested)
             found = await _patient(answer(bus, name))
             if found is not None:
