@@ -12,7 +12,7 @@ import msgspec
 
 from agentd import secrecy, subjects
 from agentd.errors import TemporaryError, UsageError
-from agentd.messages import SignalReply, WorkflowRequest, WorkflowSignal, check_size, encode, request_digest
+from agentd.messages import SignalReply, WorkflowRequest, WorkflowSignal, check_size, encode
 from agentd.workflows import Approval, Status, TaskStatus, Workflow
 
 if TYPE_CHECKING:
@@ -39,14 +39,17 @@ def new_id(workflow_type: str) -> str:
 
 
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
-    """Store a request; return its sequence.  Sending it again with the same id is the same request."""
+    """Store a request; return its sequence.  Sending it again with the same id is the same request.
+
+    An orchestrator finds that out.  A message id would let NATS leave out a repetition, and with it every message whose
+    id another principal has used before: all of the stream's subjects share them.
+    """
     subjects.check_id(request.workflow_id)
     if secret := secrecy.refusal(request.parameters):
         raise UsageError(f"parameters: {secret}")
     data = encode(request)
     check_size(data, WorkflowRequest)
-    message_id = f"{principal}.{request.workflow_id}.{request_digest(request)[:16]}"
-    return await bus.store(subjects.request(principal), data, msg_id=message_id)
+    return await bus.store(subjects.request(principal), data)
 
 
 async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:

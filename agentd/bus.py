@@ -35,7 +35,6 @@ PAGE = 256
 PAGE_BYTES = 8 << 20
 """Bytes of them, after the first."""
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
-MSG_ID = "Nats-Msg-Id"
 TTL = "Nats-TTL"
 SCHEDULE = "Nats-Schedule"
 SCHEDULE_TARGET = "Nats-Schedule-Target"
@@ -61,7 +60,6 @@ class _ApiError(msgspec.Struct):
 
 class _PubAck(msgspec.Struct):
     seq: int = 0
-    duplicate: bool = False
     error: _ApiError | None = None
 
 
@@ -111,34 +109,31 @@ class Bus(Connection):
 
     # -- JetStream ----------------------------------------------------------------------------------------------
 
-    async def store(  # noqa: PLR0913 - each is one header of the protocol
+    async def store(
         self,
         subject: str,
         message: object,
         *,
         expect: int | None = None,
         ttl: float | None = None,
-        msg_id: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> int:
         """Store a message in the stream that captures `subject`; return its sequence.
 
         expect   the sequence of the last message on this subject, 0 for none; raises StaleWrite if it is another
         ttl      seconds after which the message may go; a stream must allow it
-        msg_id   makes a repetition within the stream's window the same message
 
         After BusUnavailable the message may have been stored all the same.
         """
-        return await self.storing(subject, message, expect=expect, ttl=ttl, msg_id=msg_id, headers=headers)
+        return await self.storing(subject, message, expect=expect, ttl=ttl, headers=headers)
 
-    def storing(  # noqa: PLR0913 - as store
+    def storing(
         self,
         subject: str,
         message: object,
         *,
         expect: int | None = None,
         ttl: float | None = None,
-        msg_id: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> Storing:
         """Send at once what `store` would store: many can be on their way without a task for each."""
@@ -147,8 +142,6 @@ class Bus(Connection):
             head[EXPECT] = str(expect)
         if ttl is not None:
             head[TTL] = f"{max(1, round(ttl))}s"
-        if msg_id is not None:
-            head[MSG_ID] = msg_id
         return Storing(self._asked(subject, as_bytes(message), None, head or None), subject)
 
     async def api(self, name: str, body: dict[str, Any] | None = None, *, wait: float | None = None) -> dict[str, Any]:

@@ -5,6 +5,9 @@ Running it twice changes nothing; settings that differ are brought up to date.  
 
 - the inputs are work queues: with limits and `discard: new` an acknowledged history filled the stream and
   refused completions; their bytes are reserved, so that they accept when the account is full
+- every principal writes into the inputs, and the subjects of a stream share their message ids: who guesses an id makes
+  NATS leave out the message of another one.  So ours have none, and the server
+  keeps the ids of others for as short a time as it can
 - requests and inputs are apart: 3,000 requests put a completion at place 3,001
 - only orchestrators write AI_WORKFLOWS: on a stream with schedules whoever may publish one subject can inject
   into any other of it
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 SECOND: Final = 1_000_000_000
 DAY: Final = 86_400 * SECOND
 MIB: Final = 1 << 20
+SHORTEST: Final = SECOND // 10
+"""The shortest `duplicate_window` that the server takes; without one it keeps message ids for two minutes."""
 
 QUEUES: Final = (*subjects.SERVICES, *map(subjects.urgent, subjects.SERVICES), subjects.ORCHESTRATOR)
 """Services that agentd brings; each has a queue of its own name."""
@@ -54,13 +59,19 @@ def streams(replicas: int) -> list[dict[str, Any]]:
 def _flowing(replicas: int) -> list[dict[str, Any]]:
     """Return the streams through which work goes."""
     file = _file(replicas)
-    queue = {**file, "retention": "workqueue", "discard": "new", "max_bytes": 256 * MIB, "max_msg_size": MIB}
+    queue = {
+        **file,
+        "retention": "workqueue",
+        "discard": "new",
+        "max_bytes": 256 * MIB,
+        "max_msg_size": MIB,
+        "duplicate_window": SHORTEST,
+    }
     return [
         {
             "name": subjects.REQUESTS,
             "subjects": [subjects.WORKFLOW_REQUEST, subjects.request("*")],
             **queue,
-            "duplicate_window": 600 * SECOND,
         },
         {
             "name": subjects.INPUT,

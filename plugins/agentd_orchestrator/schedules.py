@@ -52,7 +52,7 @@ async def fire(context: Context, job: Job) -> None:
         return
     waited = (context.bus.server_time() - begun.begun).total_seconds()
     request = schedules.request(schedule, begun.workflow_id, waited)
-    await context.bus.store(subjects.request(schedule.principal), request, msg_id=begun.workflow_id)
+    await context.bus.store(subjects.request(schedule.principal), request)
 
 
 def _comes_again(schedule: ScheduleDue, job: Job) -> bool:

@@ -51,16 +51,6 @@ async def test_compare_and_set(bus: Bus) -> None:
     assert (found.seq, found.data) == (second, b"2")
 
 
-async def test_message_id(bus: Bus) -> None:
-    """The same message id within the stream's window is the same message."""
-    first = await bus.store(subjects.request("me"), b"{}", msg_id="a")
-    again = await bus.store(subjects.request("me"), b"{}", msg_id="a")
-    other = await bus.store(subjects.request("me"), b"{}", msg_id="b")
-
-    assert first == again
-    assert other == first + 1
-
-
 async def test_ttl(bus: Bus) -> None:
     """A message with a time to live is gone after it."""
     await bus.store(EVENT, b"1", ttl=1)
