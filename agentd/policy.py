@@ -171,9 +171,21 @@ class Policy:
             unchanged(targets, consent)
 
     def protecting(self, target: Target) -> str | None:
-        """Return the pattern that protects `target`, None if nothing does."""
-        names = (target.name, *target.labels)
-        return next((each for each in self.protected if any(fnmatchcase(name, each) for name in names)), None)
+        """Return the pattern that protects `target`, None if nothing does.
+
+        Letters count in either case, for Proxmox writes tags in lower case or not, as its options say; what a pool
+        within another one holds is protected with that.
+        """
+        names = {name.casefold() for label in (target.name, *target.labels) for name in _within(label)}
+        return next((found for found in self.protected if any(fnmatchcase(name, found.casefold()) for name in names)), None)
+
+
+def _within(name: str) -> Iterator[str]:
+    """Yield a name, and of a pool (`pool/core/web`) also those that it lies in (`pool/core`)."""
+    yield name
+    while name.startswith("pool/") and name.count("/") > 1:
+        name = name.rpartition("/")[0]
+        yield name
 
 
 def unproven(what: str, principal: str) -> str:

@@ -46,6 +46,10 @@ LABELS: Final = {
 }
 """How protection calls what a variable of a path or a parameter names."""
 GUESTS: Final = frozenset({"vmid", "vms", "newid", "target-vmid", "guest"})
+VOLUMES: Final = re.compile(
+    r"DELETE /nodes/\{node\}/\w+/\{vmid\}|POST /nodes/\{node\}/(qemu|lxc)|POST .*/rollback|POST .*/template"
+)
+"""Methods that delete, overwrite or convert the disks of the guests that they name."""
 MANY: Final = re.compile(
     r"POST /nodes/\{node\}/(stopall|suspendall|migrateall|startall|status)"
     r"|POST /cluster/bulk-action/guest/\w+|DELETE /nodes/\{node\}/storage/\{storage\}/prunebackups"
@@ -127,17 +131,19 @@ async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[
         if at is None and values.get("vmid") == str(vmid) and values.get("node"):
             kind = "lxc" if "/lxc/" in endpoint.path else "qemu"  # the cluster's list may be 10 s old
             at = Place(vmid, values["node"], kind, "", "unknown", template=False)
-        made.append(await _guest(inventory, vmid, at, detailed=len(every) <= DETAILED))
+        made.append(await _guest(inventory, vmid, at, endpoint, detailed=len(every) <= DETAILED))
     return made
 
 
-async def _guest(inventory: Inventory, vmid: int, at: Place | None, *, detailed: bool) -> Target:
+async def _guest(
+    inventory: Inventory, vmid: int, at: Place | None, endpoint: Endpoint, *, detailed: bool
+) -> Target:
     if at is not None and not detailed:
         state = {"name": at.name, "node": at.node, "status": one_line(at.status)}
         return Target(f"guest/{at.vmid}", at.title, state=state, labels=at.target().labels)
     try:
         if at is not None:
-            return await targets.guest(inventory, at)
+            return await targets.guest(inventory, at, volumes=bool(VOLUMES.fullmatch(endpoint.key)))
     except NotFound:  # Proxmox says so itself when the call is sent
         pass
     return Target(f"guest/{vmid}", f"guest {vmid}, which does not exist", state={"exists": False})

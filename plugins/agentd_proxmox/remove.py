@@ -101,7 +101,7 @@ class Removal:
             if ours:
                 return Found(ours[0].text)
             was.append(await self._free(call, at, p))
-            call.target(await targets.guest(self.inventory, at, *await self._loses(at, was[-1])))
+            call.target(await targets.guest(self.inventory, at, *await self._loses(at, was[-1]), volumes=True))
             return None
 
         async def act() -> str | None:

@@ -193,7 +193,7 @@ class Restore:
                 return Found(ours[0].text)
             self._may_overwrite(at, p.guest, config, await self.inventory.unlocked(call, at))
             lost = f"all that it holds ({', '.join(look.disks(config)) or 'no disks'}), replaced by {p.volid}"
-            call.target(await targets.guest(self.inventory, at, lost))
+            call.target(await targets.guest(self.inventory, at, lost, volumes=True))
             return None
 
         found = await call.once(seen, lambda: self._send(call, at, p.volid, p.storage, {"force": True}))

@@ -233,7 +233,7 @@ class Snapshots:
                 )
             await self.inventory.unlocked(call, at)
             lost = f"what was written to it since {p.name} was made ({line.time:%Y-%m-%d %H:%M} UTC)"
-            call.target(await targets.guest(self.inventory, at, lost))
+            call.target(await targets.guest(self.inventory, at, lost, volumes=True))
             return None
 
         async def act() -> str | None:
@@ -264,7 +264,9 @@ class Snapshots:
                 return Found(ours[0].text)
             await self.inventory.unlocked(call, at)
             call.target(
-                await targets.guest(self.inventory, at, f"its snapshot {p.name}, made {line.time:%Y-%m-%d %H:%M} UTC")
+                await targets.guest(
+                    self.inventory, at, f"its snapshot {p.name}, made {line.time:%Y-%m-%d %H:%M} UTC", volumes=True
+                )
             )
             return None if await self._one(at, p.name) is not None else Found()
 

@@ -183,7 +183,7 @@ class States:
                 raise Rejected(
                     f"{at.title} has snapshots ({', '.join(names)}): delete_snapshot first; nothing was done"
                 )
-            call.target(await targets.guest(self.inventory, at, "it can never be started again"))
+            call.target(await targets.guest(self.inventory, at, "it can never be started again", volumes=True))
             return None
 
         async def act() -> str | None:

@@ -37,10 +37,15 @@ def named(at: Place, name: str) -> None:
         raise Rejected(f"{at.title} is not called {name!r}: nothing was done; look which guest is meant")
 
 
-async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
-    """Return the guest as what a call is about to change, as it is now; `loses` says what goes with it."""
+async def guest(inventory: Inventory, at: Place, *loses: str, volumes: bool = False) -> Target:
+    """Return the guest as what a call is about to change, as it is now.
+
+    loses    what goes with it
+    volumes  its disks are deleted or overwritten: what protects the storages that they lie on protects it
+    """
     config, status = await asyncio.gather(inventory.config(at), inventory.status(at))
     at = replace(at, tags=tuple(look.split_tags(config.get("tags"))))
+    storages = [f"storage/{name}" for name in look.storages(config)] if volumes else []
     return Target(
         name=f"guest/{at.vmid}",
         title=f"{at.title}, {look.state(status)}",
@@ -50,7 +55,7 @@ async def guest(inventory: Inventory, at: Place, *loses: str) -> Target:
             "status": look.state(status),
             "configuration": str(config.get("digest") or "")[:16],
         },
-        labels=at.target().labels,
+        labels=[*at.target().labels, *storages],
         loses=list(loses),
         risks=await risks.of(inventory, at, config, status),
     )

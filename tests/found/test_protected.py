@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +15,10 @@ from agentd.messages import Target, Tier
 from agentd.policy import Policy
 from agentd.sections import PROTECTABLE, unprotectable
 from harness import Net
+from tool_bench import Bench, MemoryCall
+
+if TYPE_CHECKING:
+    from proxmox_access import Steer
 
 ANNOUNCED = re.compile(r'Target\(\s*f?"([a-z_-]+)/')
 """How tools announce what they change."""
@@ -74,3 +80,57 @@ def test_every_kind_that_tools_announce_is_known() -> None:
     for kind in announced:
         policy = Policy(Tier.DESTROY, protected=(f"{kind}/x",))
         assert policy.protecting(Target(f"{kind}/x", "x")) == f"{kind}/x"
+
+
+@pytest.mark.parametrize(
+    ("entry", "label"),
+    [
+        ("pool/core", "pool/core/web"),
+        ("pool/core", "pool/core/web/front"),
+        ("pool/core/web", "pool/core/web/front"),
+        ("tag/keep", "tag/Keep"),
+        ("tag/Keep", "tag/keep"),
+        ("guest/db-*", "guest/DB-01"),
+        ("guest/[A-D]*", "guest/db-01"),
+    ],
+)
+def test_what_is_meant_is_protected(entry: str, label: str) -> None:
+    """A pool protects what lies in the pools within it; names hold in either case."""
+    assert Policy(Tier.DESTROY, protected=(entry,)).protecting(Target("guest/101", "x", labels=[label])) == entry
+
+
+@pytest.mark.parametrize(
+    ("entry", "label"), [("pool/core", "pool/core2"), ("pool/core/web", "pool/core"), ("guest/core", "guest/core/web")]
+)
+def test_what_is_not_meant_is_not(entry: str, label: str) -> None:
+    """A pool does not protect the one that it lies in, nor others with a longer name."""
+    assert Policy(Tier.DESTROY, protected=(entry,)).protecting(Target("guest/101", "x", labels=[label])) is None
+
+
+DISK = {"scsi0": "local-lvm:vm-300-disk-0,size=4G", "ide2": "local:iso/x.iso,media=cdrom", "scsihw": "virtio-scsi-pci"}
+
+
+@pytest.mark.parametrize(
+    ("tool", "parameters"),
+    [
+        ("delete_guest", {"vmid": 300, "name": "app"}),
+        ("make_template", {"vmid": 300, "name": "app"}),
+        ("rollback_snapshot", {"vmid": 300, "guest": "app", "name": "before"}),
+        ("delete_snapshot", {"vmid": 300, "guest": "app", "name": "before"}),
+        ("api_destroy", {"path": "/nodes/pve1/qemu/300", "method": "DELETE"}),
+        ("api_destroy", {"path": "/nodes/pve1/qemu/300/snapshot/before/rollback", "method": "POST"}),
+    ],
+    ids=["delete", "template", "rollback", "snapshot", "api delete", "api rollback"],
+)
+async def test_a_protected_storage(tools: Bench, steered: Steer, tool: str, parameters: dict[str, Any]) -> None:
+    """A guest whose disks lie on a protected storage is not deleted, rolled back or converted; its CD does not count."""
+    await steered.guest(vmid=300, node="pve1", name="app", status="stopped", config=DISK)
+    if "before" in str(parameters):
+        await tools("create_snapshot", MemoryCall("w.snap"), vmid=300, name="before")
+    call = MemoryCall()
+    with contextlib.suppress(AgentdError):
+        await tools(tool, call, **parameters)
+
+    policy = Policy(Tier.DESTROY, protected=("storage/local-lvm",))
+    assert [policy.protecting(target) for target in call.targets if target.name == "guest/300"] == ["storage/local-lvm"]
+    assert not any("storage/local" in target.labels for target in call.targets)
