@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -35,7 +36,7 @@ POLL: Final = 2.0
 
 def new_id(workflow_type: str) -> str:
     """Return an id that nobody else has: the type's name and 40 random bits."""
-    return f"{workflow_type[:40]}-{secrets.token_hex(5)}"
+    return re.sub(r"-+", "-", f"{workflow_type[:40]}-{secrets.token_hex(5)}")
 
 
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
@@ -44,7 +45,7 @@ async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     An orchestrator finds that out.  A message id would let NATS leave out a repetition, and with it every message whose
     id another principal has used before: all of the stream's subjects share them.
     """
-    subjects.check_id(request.workflow_id)
+    subjects.check_own_id(request.workflow_id)
     if secret := secrecy.refusal(request.parameters):
         raise UsageError(f"parameters: {secret}")
     data = encode(request)

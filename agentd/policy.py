@@ -177,7 +177,9 @@ class Policy:
         within another one holds is protected with that.
         """
         names = {name.casefold() for label in (target.name, *target.labels) for name in _within(label)}
-        return next((found for found in self.protected if any(fnmatchcase(name, found.casefold()) for name in names)), None)
+        return next(
+            (found for found in self.protected if any(fnmatchcase(name, found.casefold()) for name in names)), None
+        )
 
 
 def _within(name: str) -> Iterator[str]:

@@ -73,6 +73,8 @@ CRON: Final = "cron"
 """The last token of a schedule's timer, where others have an attempt, and what the ids of its workflows begin with."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_CHILD = re.compile(r".*--|.{47}-[0-9a-f]{16}\Z", re.DOTALL)
+"""What the id of a workflow looks like that a task starts: `<workflow>--<task>`, or cut to MAX_ID with a digest."""
 _TASK = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
 _INBOX = re.compile(r"_INBOX\.[!-)+-=?-~]+\Z")
 """Printable ASCII without blanks, `*` and `>`."""
@@ -85,6 +87,21 @@ def check_id(value: str, field: str = "workflow_id") -> str:
     """Return `value` if it may be one token of a subject, else raise InvalidMessage naming `field`."""
     if not _ID.match(value):
         message = f"{field}: {value!r} is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -"
+        raise InvalidMessage(message)
+    return value
+
+
+def check_own_id(value: str) -> str:
+    """Return `value` if a principal may name its workflow so, else raise InvalidMessage.
+
+    Ids of workflows that tasks start are made by orchestrators: who takes one before would stand in the place of that
+    workflow, and the task would wait for nothing.
+    """
+    if _CHILD.match(check_id(value)):
+        message = (
+            f"workflow_id: {value!r} is an id of workflows that tasks start; use one without `--`, and shorter than "
+            f"{MAX_ID} characters"
+        )
         raise InvalidMessage(message)
     return value
 
@@ -194,6 +211,11 @@ def schedule_of(workflow: str) -> str:
     """Return the schedule that the workflow belongs to, "" for none."""
     begun, _, _ = workflow.rpartition("-")
     return begun.removeprefix(f"{CRON}-") if begun.startswith(f"{CRON}-") else ""
+
+
+def firing_of(workflow: str) -> str:
+    """Return the schedule of which the workflow is a firing, not a run by hand; "" for none."""
+    return schedule_of(workflow) if workflow.rpartition("-")[2].isdecimal() else ""
 
 
 def schedule_key(name: str) -> str:

@@ -204,7 +204,7 @@ class Orchestrator:
         tier = self._context.policy.tier_of(principal, plain=plain)
         wanted, given_id = _peek(job.data, "workflow_id"), f"req-{job.sequence}"
         try:
-            given_id = subjects.check_id(wanted) if wanted else given_id
+            given_id = await schedules.free(self._context, wanted, principal) if wanted else given_id
             request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)

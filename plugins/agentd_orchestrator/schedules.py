@@ -55,6 +55,22 @@ async def fire(context: Context, job: Job) -> None:
     await context.bus.store(subjects.request(schedule.principal), request)
 
 
+async def free(context: Context, workflow_id: str, principal: str) -> str:
+    """Return `workflow_id` if `principal` may ask for a workflow of that id, else raise InvalidMessage.
+
+    The next firing of a schedule can be guessed: who takes its id before would keep the schedule from running.
+    """
+    name = subjects.firing_of(subjects.check_own_id(workflow_id))
+    stored = await context.bus.last(subjects.WORKFLOWS, subjects.cron_timer(name)) if name else None
+    schedule = None if stored is None else context.bus.read(stored, ScheduleDue)
+    if schedule is not None and schedule.principal != principal:
+        message = (
+            f"workflow_id: {workflow_id!r} is a firing of the schedule {name}, which {schedule.principal} asks for"
+        )
+        raise InvalidMessage(message)
+    return workflow_id
+
+
 def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
     """Tell whether the clock has shown this time of day before; a zone that is not known here is the server's."""
     try:

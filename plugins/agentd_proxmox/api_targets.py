@@ -135,9 +135,7 @@ async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[
     return made
 
 
-async def _guest(
-    inventory: Inventory, vmid: int, at: Place | None, endpoint: Endpoint, *, detailed: bool
-) -> Target:
+async def _guest(inventory: Inventory, vmid: int, at: Place | None, endpoint: Endpoint, *, detailed: bool) -> Target:
     if at is not None and not detailed:
         state = {"name": at.name, "node": at.node, "status": one_line(at.status)}
         return Target(f"guest/{at.vmid}", at.title, state=state, labels=at.target().labels)

@@ -123,7 +123,7 @@ DISK = {"scsi0": "local-lvm:vm-300-disk-0,size=4G", "ide2": "local:iso/x.iso,med
     ids=["delete", "template", "rollback", "snapshot", "api delete", "api rollback"],
 )
 async def test_a_protected_storage(tools: Bench, steered: Steer, tool: str, parameters: dict[str, Any]) -> None:
-    """A guest whose disks lie on a protected storage is not deleted, rolled back or converted; its CD does not count."""
+    """A guest whose disks lie on a protected storage is not deleted, rolled back or converted."""
     await steered.guest(vmid=300, node="pve1", name="app", status="stopped", config=DISK)
     if "before" in str(parameters):
         await tools("create_snapshot", MemoryCall("w.snap"), vmid=300, name="before")
