@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import marks
 from agentd.answers import one_line
 from agentd.errors import AgentdError, GuestLocked, NotFound, Rejected, TaskFailed
+from agentd.marks import key_of, mark
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, methods, pages, targets
@@ -112,12 +112,12 @@ class SetProtection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def mark_notes(text: str, key: str) -> str:
     """Return notes that say `text` and bear the mark of `key` at the end of their first line."""
     first, newline, rest = text.strip().partition("\n")
-    return f"{first.rstrip()} {marks.mark(key)}".strip() + newline + rest if key else text.strip()
+    return f"{first.rstrip()} {mark(key)}".strip() + newline + rest if key else text.strip()
 
 
 def mark_of(notes: str) -> str:
     """Return the key of the call that made a backup with these notes, "" if none of ours did."""
-    return marks.key_of(notes.partition("\n")[0].rstrip().rpartition(" ")[2])
+    return key_of(notes.partition("\n")[0].rstrip().rpartition(" ")[2])
 
 
 def notes_text(notes: str) -> str:
