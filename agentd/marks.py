@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 PREFIX: Final = "agentd:"
 _KEY = r"(?:[A-Za-z0-9_-]{1,64}=)?[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){1,2}"
 _MARK = re.compile(re.escape(PREFIX) + f"({_KEY})")
-_WRITTEN = re.compile(re.escape(PREFIX) + r"(?:(?:[A-Za-z0-9_-]+=)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)")
-"""What callers may not write: a mark, and text of which a template of Proxmox (`{{guestname}}`) makes one."""
+_WRITTEN = re.compile(
+    re.escape(PREFIX) + r"(?:(?:[A-Za-z0-9_-]+=)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)|\{\{[^\s{}]*\}\}[^\s:]*:\S*\.\S"
+)
+"""What callers may not write: a mark, and text of which a template of Proxmox (`{{guestname}}`) makes one.
+
+A guest may be called `agentd`: then `{{guestname}}:workflow.task` becomes one.
+"""
 _DECODED: Final = 3
 """How often a value is percent-decoded: Proxmox keeps some texts encoded, and an API path is encoded once more."""
 
