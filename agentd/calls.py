@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from agentd import effects, subjects
+from agentd import effects, policy, subjects
 from agentd.crash import crash_point
 from agentd.errors import (
     BusUnavailable,
@@ -65,6 +65,7 @@ class Performance:
     asked     the digest of the tool and of the parameters as the assignment has them
     authenticated  the principal is proven, as the assignment says
     agent     the agent that runs it: steps are called under this name
+    guests    how the guests that it changes have to be called, by the names of the targets
     """
 
     bus: Bus
@@ -89,6 +90,7 @@ class Performance:
     authenticated: bool = True
     agent: str = ""
     asked: str = ""
+    guests: dict[str, str] = field(default_factory=dict)
 
     @property
     def begun(self) -> datetime | None:
@@ -179,7 +181,7 @@ class Performance:
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
         # Whoever takes over has to know that a request may be on its way, and what was there before it: then the world
         # may have been changed by us already.
-        before, undo = claim.record.acted, claim.record.undo or self.undo
+        before, undo = claim.record.acted, claim.record.undo or _of_these(self.undo, self.targets)
         acted = sorted({*before, *effects.acts(self.tool.name, self.targets)})
         await claim.write(acting=True, undo=undo, acted=acted)
         self.changing = True
@@ -228,6 +230,13 @@ class Performance:
             self.undo = preview.undo
             raise Looked(already=preview.already)
         return msgspec.convert(reply.result, result)
+
+
+def _of_these(undo: Inverse | None, targets: list[Target]) -> Inverse | None:
+    """Return an inverse that holds for these guests alone, by their names; of one that renames a guest, for any."""
+    if undo is None or {"name", "hostname"} & {*undo.parameters.get("options", ())}:
+        return undo
+    return msgspec.structs.replace(undo, guests=policy.guests(targets))
 
 
 async def call_tool(

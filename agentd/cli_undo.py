@@ -8,7 +8,7 @@ import click
 
 from agentd import subjects
 from agentd.errors import UsageError
-from agentd.messages import EffectRecord, WorkflowRequest
+from agentd.messages import EffectRecord, WorkflowRequest, plain
 from agentd.shell import App, leave, passes, run_async
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
             found = await undoable(bus, key, config.principal)
             if dry_run:
                 return found
-            calls = [{"tool": each.undo.tool, "parameters": each.undo.parameters} for each in found if each.undo]
+            calls = [plain(each.undo) for each in found if each.undo]
             request = WorkflowRequest(asking.UNDO, asking.new_id(asking.UNDO), {"of": key, "calls": calls})
             return await asking.begin(bus, config.principal, request)
 

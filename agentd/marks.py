@@ -20,7 +20,7 @@ PREFIX: Final = "agentd:"
 _KEY = r"(?:[A-Za-z0-9_-]{1,64}=)?[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){1,2}"
 _MARK = re.compile(re.escape(PREFIX) + f"({_KEY})")
 _WRITTEN = re.compile(
-    re.escape(PREFIX) + r"(?:(?:[A-Za-z0-9_-]+=)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)|\{\{[^\s{}]*\}\}[^\s:]*:\S*\.\S"
+    re.escape(PREFIX) + r"(?:(?:[A-Za-z0-9_-]+=)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)|\{\{[^{}]*\}\}[^\s:]*:\S*\.\S"
 )
 """What callers may not write: a mark, and text of which a template of Proxmox (`{{guestname}}`) makes one.
 

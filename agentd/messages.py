@@ -149,10 +149,14 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Name the call that makes things as they were before an act."""
+    """Name the call that makes things as they were before an act.
+
+    guests  how each guest that the act changed was called then: ids are given to other guests in time
+    """
 
     tool: str
     parameters: dict[str, Any] = {}
+    guests: dict[str, str] = {}
 
 
 class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -191,6 +195,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     consent    who approved it
     undoes     the task of the same workflow that this one undoes; only the orchestrator that undoes it sets this
     authenticated  false: the requester needed no token and no login
+    guests     how the guests that it changes have to be called (`Inverse.guests`), or nothing is done
     """
 
     task_id: str
@@ -211,6 +216,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
     consent: Consent | None = None
     undoes: str = ""
     authenticated: bool = True
+    guests: dict[str, str] = {}
 
 
 class TaskCompletion(msgspec.Struct, frozen=True):

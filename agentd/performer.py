@@ -30,7 +30,7 @@ from agentd.errors import (
 )
 from agentd.freeze import Brake
 from agentd.messages import EffectRecord, Outcome, Preview, TaskError, Tier, ToolReply, digest, now, plain
-from agentd.policy import CONSENTED, looking, unproven
+from agentd.policy import CONSENTED, looking, same_guests, unproven
 
 if TYPE_CHECKING:
     from typing import Any
@@ -135,6 +135,7 @@ class Performer:
             await self.brake.act(tool.name)
             self.ledger.check(tool.name)
         self.policy.touch(tool.name, tier, performance.targets, performance.consent)
+        same_guests(tool.name, performance.targets, performance.guests)
         if tier in CONSENTED:
             await budget.spend(self.bus, performance.key, self.policy.per_hour)
 
@@ -279,6 +280,7 @@ class Performer:
         try:
             if targets or not already:
                 self.policy.touch(tool.name, Tier.DESTROY if tool.undoes else tool.tier, targets)
+            same_guests(tool.name, targets, performance.guests)
         except AgentdError as error:
             return _failed(performance, task_error(error))
         return _done(performance, plain(Preview(tool.name, targets, already, performance.undo)), looked=True)

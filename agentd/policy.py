@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from agentd import sections
 
+GUEST: Final = "guest/"
+"""What the names of targets that are guests begin with, and the labels that say how a guest is called."""
 PLAIN: Final = "plain"
 """The principal of requests on the plain subject."""
 CONSENTED: Final = (Tier.DESTROY, Tier.EXEC)
@@ -180,6 +182,29 @@ class Policy:
         return next(
             (found for found in self.protected if any(fnmatchcase(name, found.casefold()) for name in names)), None
         )
+
+
+def guests(targets: Sequence[Target]) -> dict[str, str]:
+    """Return how the guests among these targets are called, by the names of the targets."""
+    return {
+        target.name: label.removeprefix(GUEST)
+        for target in targets
+        if target.name.startswith(GUEST)
+        for label in target.labels
+        if label.startswith(GUEST) and label != GUEST
+    }
+
+
+def same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str]) -> None:
+    """Return if each guest is called as `wanted` says, who names it; raises Rejected: it may be another guest now."""
+    found = guests(targets)
+    for target in targets:
+        name = wanted.get(target.name)
+        if name is not None and found.get(target.name) != name:
+            raise Rejected(
+                f"{tool}: {target.title} was called {name!r} when that was done which this takes back, so it may be "
+                "another guest: nothing was done; look which guest is meant, then call the tool itself"
+            )
 
 
 def _within(name: str) -> Iterator[str]:

@@ -251,6 +251,7 @@ class Worker:
             authenticated=task.authenticated,
             agent=self.agent_id,
             asked=digest([task.task_type, task.parameters]),
+            guests=task.guests,
         )
         parameters = await results.expand(self.bus, task.parameters)
         return await self.performer.perform(performance, parameters, takeover=True)

@@ -65,6 +65,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     approve_within  seconds within which it has to be approved; None: for ever
     look          it does nothing but look what the tool would do (a dry run), for whoever has to approve
     compensation  what undoes it
+    guests        how the guests that it changes have to be called: {"guest/105": "web"}
     """
 
     name: str
@@ -88,6 +89,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     compensation: Compensation | None = None
     approve_within: float | None = None
     look: bool = False
+    guests: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

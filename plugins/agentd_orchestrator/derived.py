@@ -180,6 +180,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         consent=consent(state, name),
         undoes=task.parent if name.startswith(UNDO) else "",
         authenticated=state.authenticated,
+        guests=spec.guests,
     )
 
 

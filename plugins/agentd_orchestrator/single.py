@@ -24,11 +24,12 @@ DEADLINE: Final = 3600.0
 
 
 class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Which tool, with what, and how long it may take (s)."""
+    """Which tool, with what, how long it may take (s), and how the guests that it changes have to be called."""
 
     tool: str
     parameters: dict[str, Any] = {}
     deadline: float = DEADLINE
+    guests: dict[str, str] = {}
 
 
 class UndoWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -52,7 +53,14 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
             raise Rejected(message)
         found.parse(wish.parameters)
         return TaskSpec(
-            name, wish.tool, found.service, found.tier, wish.parameters, after=list(after), deadline=wish.deadline
+            name,
+            wish.tool,
+            found.service,
+            found.tier,
+            wish.parameters,
+            after=list(after),
+            deadline=wish.deadline,
+            guests=wish.guests,
         )
 
     def one(wish: ToolCallWish) -> list[TaskSpec]:

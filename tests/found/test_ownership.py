@@ -277,6 +277,9 @@ WRITES = [
     ("create_vm", {"vmid": 300, "node": "pve1", "name": "n", "description": MARK}, "create_vm.description"),
     ("create_backup", {"vmid": 101, "notes": MARK}, "create_backup.notes"),
     ("create_backup", {"vmid": 101, "notes": "agentd:{{guestname}}"}, "create_backup.notes"),
+    ("create_backup", {"vmid": 101, "notes": "{{guestname}}:evil4.a"}, "create_backup.notes"),
+    ("create_backup", {"vmid": 101, "notes": "x agen{{ guestname }}:evil4.a.b"}, "create_backup.notes"),
+    ("create_backup_job", {"notes": "{{guestname}}:{{vmid}}.a"}, "create_backup_job.notes"),
     ("create_snapshot", {"vmid": 101, "description": MARK}, "create_snapshot.description"),
     ("set_backup_notes", {"volid": "a:b", "node": "pve1", "notes": MARK}, "set_backup_notes.notes"),
     ("api_call", {"method": "PUT", "path": "/x", "parameters": {"description": MARK}}, "api_call.parameters.descr"),
@@ -294,7 +297,15 @@ def test_a_caller_writes_no_mark(known: dict[str, Tool], tool: str, parameters: 
 
 
 @pytest.mark.parametrize(
-    "text", ["made by agentd: see the wiki", "http://agentd:8080/a.b", "agentd", "agentd:x:998:99"]
+    "text",
+    [
+        "made by agentd: see the wiki",
+        "http://agentd:8080/a.b",
+        "agentd",
+        "agentd:x:998:99",
+        "{{guestname}}: daily",
+        "{{node}}:{{vmid}}",
+    ],
 )
 def test_what_is_no_mark_may_be_written(known: dict[str, Tool], text: str) -> None:
     """Text that is not exactly a mark goes through."""
