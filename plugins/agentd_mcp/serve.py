@@ -199,6 +199,8 @@ class _Desk:
     resolve: Resolve
     listed: frozenset[str] | None = None
     effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
+    left: dict[tuple[str, str, bytes], asyncio.Task[ToolReply | Question]] = field(default_factory=dict)
+    """Effects under way whose client has gone: who asks the same again, as the same principal, waits for that one."""
 
     async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         principal = self.resolve(context.request)
@@ -235,13 +237,21 @@ class _Desk:
     async def _run(
         self, principal: Principal, tool: Tool, arguments: dict[str, Any], note: Progress
     ) -> ToolReply | Question:
-        running = self.caller(principal, tool, arguments, note)
         if tool.tier is Tier.READ:
-            return await running
-        effect = asyncio.create_task(running)
-        self.effects.add(effect)
-        effect.add_done_callback(self.effects.discard)
-        return await asyncio.shield(effect)
+            return await self.caller(principal, tool, arguments, note)
+        asked = (principal.name, tool.name, msgspec.json.encode(arguments, order="sorted"))
+        effect = self.left.get(asked)
+        if effect is None:
+            effect = asyncio.create_task(self.caller(principal, tool, arguments, note))
+            self.effects.add(effect)
+            effect.add_done_callback(self.effects.discard)
+        try:
+            return await asyncio.shield(effect)
+        except asyncio.CancelledError:
+            if not effect.done():
+                self.left[asked] = effect
+                effect.add_done_callback(lambda _: self.left.pop(asked, None))
+            raise
 
     async def drain(self) -> None:
         """Let effects under way end; past DRAIN they are cancelled, and their records say how far they came."""

@@ -119,6 +119,8 @@ class Power:
             if wanted == RUNNING and look.runs(status) and (state := look.state(status)) != RUNNING:
                 advice = "resume_vm lets it go on" if state in look.RESUMABLE else "reset_vm, or stop_vm first"
                 raise Rejected(f"{at.title} is on and {state}: {advice}; nothing was done")
+            if running := await self._under_way(at, action):
+                return Found(running)
             call.inverse("shutdown_vm" if wanted == RUNNING else "start_vm", {"vmid": at.vmid})
             return None
 
@@ -134,6 +136,15 @@ class Power:
                 raise
             call.warn(f"{error}; but {at.title} is {wanted}")
         return await self._settled(at, wanted)
+
+    async def _under_way(self, at: Place, action: str) -> str:
+        """Return the UPID of a task that does this to the guest now, "" if there is none.
+
+        A caller that left before the answer, or another one, has begun it: a second task would only fail.
+        """
+        kinds = {f"{prefix}{action}" for prefix in ("qm", "vz", "ha")}
+        entries = await self.proxmox.tasks(at.node, source="active", vmid=at.vmid)
+        return next((str(e["upid"]) for e in entries if e.get("type") in kinds and not e.get("endtime")), "")
 
     async def _settled(self, at: Place, wanted: str) -> fields.Guest:
         """Read the guest; one under HA is switched by the HA manager some seconds after its task ended OK."""

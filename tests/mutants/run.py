@@ -2,9 +2,9 @@
 
     python tests/mutants/run.py [NAME…] [--jobs N]
 
-A mutant is `tests/mutants/NAME.patch`: lines `# breaks: what it breaks` and `# red: tests/path::test`, then a
-patch for `git apply`.  The tree is copied, the patch applied to the copy, and that one test run against it, in
-child processes too.  Red means an assertion or a time-out of the test, not code that does not import.
+NAME may be a pattern (`bus-*`).  The mutants are in the tables beside this file (table.py has their form).  The tree is
+copied, the edits are made in the copy, and that one test is run against it, in child processes too.  Red means an
+assertion or a time-out of the test, not code that does not import.
 """
 
 from __future__ import annotations
@@ -19,8 +19,17 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __package__ in {None, ""}:
+    sys.path[0] = str(Path(__file__).parents[1])
+
+from mutants import table
+
+if TYPE_CHECKING:
+    from mutants.table import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE = ("agentd", "plugins", "tests", "pyproject.toml")
@@ -30,43 +39,20 @@ LIMIT = 150
 BROKEN_CODE = ("ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "NameError")
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One patch, what it breaks, and the test that must notice."""
-
-    path: Path
-    breaks: str
-    red: str
-
-    @property
-    def name(self) -> str:
-        """Return the name by which it is called."""
-        return self.path.stem
-
-    @classmethod
-    def read(cls, path: Path) -> Mutant:
-        """Read a patch; raises ValueError if it does not say what it is for."""
-        found: dict[str, str] = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#"):
-                break
-            key, _, value = line.removeprefix("#").partition(":")
-            found[key.strip()] = value.strip()
-        try:
-            return cls(path, found["breaks"], found["red"])
-        except KeyError as error:
-            message = f"{path.name}: no line '# {error.args[0]}:' at its top"
-            raise ValueError(message) from error
-
-
 def judge(mutant: Mutant) -> tuple[bool, str]:
-    """Run the mutant's test against a copy with its patch; return whether it was noticed, and how."""
+    """Run the mutant's test against a copy with its edits; return whether it was noticed, and how."""
     with tempfile.TemporaryDirectory(prefix=f"mutant-{mutant.name}-") as directory:
         copy = Path(directory) / "tree"
         _copy(copy)
-        applied = _run(["git", "apply", "-p1", str(mutant.path)], copy)
-        if applied.returncode:
-            return False, f"does not apply: {applied.stdout.strip().splitlines()[-1]}"
+        if mutant.patch:
+            applied = _run(["git", "apply", "-p1", str(mutant.patch)], copy)
+            if applied.returncode:
+                return False, f"does not apply: {applied.stdout.strip().splitlines()[-1]}"
+        try:
+            for edit in mutant.edits:
+                edit.apply(copy)
+        except ValueError as error:
+            return False, f"does not apply: {error}"
         where = _run([sys.executable, "-c", "import agentd; print(agentd.__file__)"], copy).stdout.strip()
         if not where.startswith(str(copy)):
             return False, f"the test would import {where}"
@@ -146,11 +132,12 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    mutants = [Mutant.read(path) for path in sorted(Path(__file__).parent.glob("*.patch"))]
-    unknown = set(arguments.names) - {each.name for each in mutants}
-    if unknown:
-        parser.error(f"no mutant {', '.join(sorted(unknown))}")
-    mutants = [each for each in mutants if not arguments.names or each.name in arguments.names]
+    mutants = list(table.read(Path(__file__).parent).values())
+    for name in arguments.names:
+        if not any(fnmatch(mutant.name, name) for mutant in mutants):
+            parser.error(f"no mutant {name}")
+    if arguments.names:
+        mutants = [mutant for mutant in mutants if any(fnmatch(mutant.name, name) for name in arguments.names)]
     survivors = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for mutant, (noticed, how) in zip(mutants, pool.map(judge, mutants), strict=True):
