@@ -318,16 +318,18 @@ class Consumer:
         await self._alone.acquire()
         release = _once(self._alone.release)
         timer = asyncio.get_running_loop().call_later(ALONE, release)
+        done = False
         try:
             job.begun = job.begun or await self._noted(job)
             if job.begun > BEGINS + 1:
                 message = f"begun {job.begun - 1} times without an end: whoever handles it dies"
                 raise GiveUp(message)
             await self._handle(job)
+            done = True
         finally:
             timer.cancel()
             release()
-            self._survived(job)
+            self._survived(job, done=done)
 
     async def _noted(self, job: Job) -> int:
         """Write down that a suspect is begun; return how often it was, this time included."""
@@ -336,11 +338,18 @@ class Consumer:
         await self._bus.kv_put(subjects.RESULTS, self._begun(job), str(begun).encode())
         return begun
 
-    def _survived(self, job: Job) -> None:
-        """Forget the begins of a message that did not kill us: one that is handed back again and again is no poison."""
-        if job.begun:
-            job.begun = 0
-            self._bus.send(f"$KV.{subjects.RESULTS}.{self._begun(job)}", b"", headers={"KV-Operation": "DEL"})
+    def _survived(self, job: Job, *, done: bool) -> None:
+        """Take back the begin of a message that did not kill us: one that is handed back again and again is no poison.
+
+        The begins before it stay, unless the message is done: while the claim of a process that died counts, others
+        hand the message back, and poison that was forgotten each time killed for ever [seen].
+        """
+        before, job.begun = job.begun - 1, 0
+        subject = f"$KV.{subjects.RESULTS}.{self._begun(job)}"
+        if done or before == 0:
+            self._bus.send(subject, b"", headers={"KV-Operation": "DEL"})
+        elif before > 0:
+            self._bus.send(subject, str(before).encode())
 
     def _begun(self, job: Job) -> str:
         return f"begun.{self.durable}.{job.sequence}"

@@ -102,10 +102,10 @@ class Inventory:
 
     async def places(self) -> list[Place]:
         """Return every guest that the token may see, by VMID; the name of one is "" while it is not known."""
-        entries = await self._completed(await self.resources("vm"))
+        entries = await self.completed(await self.resources("vm"))
         return sorted(map(place, entries), key=lambda guest: guest.vmid)
 
-    async def _completed(self, entries: list[Entry]) -> list[Entry]:
+    async def completed(self, entries: list[Entry]) -> list[Entry]:
         """Add what the cluster's list does not know of its guests for up to 10 s (PROXMOX.md 22), asked of their nodes.
 
         A guest of an offline node stays as it is listed, and is marked.

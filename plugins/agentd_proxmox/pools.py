@@ -291,7 +291,7 @@ class Pools:
 
     async def _read(self, name: str, limit: int = PAGE, cursor: str = "") -> Pool:
         entry, pools = await self._entry(name), await self._list()
-        guests = [each for each in _members(entry) if each.get("vmid") is not None]
+        guests = await self.inventory.completed([each for each in _members(entry) if each.get("vmid") is not None])
         lines = {f"{int(each['vmid']):09d}": _line(each) for each in guests}
         shown, after = pages.page(list(lines), lambda each: each, limit, cursor)
         return Pool(

@@ -79,9 +79,9 @@ async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) 
     process = Process()
     survived = consumer.Consumer._survived  # noqa: SLF001
 
-    def unless_dead(self: consumer.Consumer, job: Job) -> None:
+    def unless_dead(self: consumer.Consumer, job: Job, *, done: bool) -> None:
         if not process.died.is_set():  # the dead write nothing
-            survived(self, job)
+            survived(self, job, done=done)
 
     monkeypatch.setattr(consumer.Consumer, "_survived", unless_dead)
     for body in (b"1", b"poison", b"2", b"3"):
@@ -94,3 +94,42 @@ async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) 
     assert sorted(process.done) == [b"1", b"2", b"3"]
     assert process.deaths == consumer.SUSPECT + consumer.BEGINS + 1
     assert letter.reason == f"begun {consumer.BEGINS + 1} times without an end: whoever handles it dies"
+
+
+async def test_poison_between_hand_backs(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poison is given up although it is handed back between two deaths: while the claim of the dead counts, others wait.
+
+    What is handed back is not begun again and again: only the begins that had no end are counted.
+    """
+    await provision(work)
+    monkeypatch.setattr(consumer, "SUSPECT", 1)
+    deaths = 0
+    died = asyncio.Event()
+    survived = consumer.Consumer._survived  # noqa: SLF001
+
+    def unless_dead(self: consumer.Consumer, job: Job, *, done: bool) -> None:
+        if not died.is_set():  # the dead write nothing
+            survived(self, job, done=done)
+
+    async def handle(job: Job) -> None:
+        nonlocal deaths
+        if job.delivered % 2:
+            raise TemporaryError("another agent has it", delay=0.001)
+        deaths += 1
+        died.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(consumer.Consumer, "_survived", unless_dead)
+    await work.store("work.a", b"poison")
+    async with asyncio.timeout(60):
+        while not await dead.letters(work):
+            assert deaths < 20
+            died.clear()
+            async with working(work, handle):
+                ended = asyncio.create_task(_all_done(work))
+                dying = asyncio.create_task(died.wait())
+                await asyncio.wait([ended, dying], return_when=asyncio.FIRST_COMPLETED)
+                ended.cancel()
+                dying.cancel()
+
+    assert deaths == consumer.BEGINS + 1

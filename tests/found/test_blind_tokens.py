@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 
 from agentd import errors
+from agentd_mcp import role
 from agentd_proxmox.areas import AREAS
 from agentd_proxmox.blindness import ALL_ARE_SHOWN, SHOWN_TO
 from agentd_proxmox.settings import ToolSettings
+from harness import eventually
 from proxmox_access import connect
 from tool_bench import Bench
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from agentd.supervisor import Supervisor
+    from harness import Net
     from pve.client import FakePve
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
@@ -74,3 +79,27 @@ def test_every_list_is_watched() -> None:
     names = {name for area in AREAS for name in getattr(area, "calls", {}) if name.startswith("list_")}
 
     assert names <= set(SHOWN_TO) | ALL_ARE_SHOWN
+
+
+async def test_a_blind_agent_is_not_ready(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent whose token sees nothing any more says so at /readyz; it is ready again when the token has a right."""
+    monkeypatch.setattr(role, "RIGHTS_AGAIN", 0.1)
+    monkeypatch.setattr(role, "BLIND_AGAIN", 0.1)
+    assert net.pve is not None
+    full, grant = connect(net.pve), {"path": "/vms", "tokens": "agentd@pve!blind", "roles": "PVEAuditor"}
+    await full.put("/access/acl", **grant)
+    net.use_token("blind")
+    net.settings["instances"]["bridge"] = {"roles": ["mcp-bridge"]}
+    async with net.client(), net.here("bridge") as daemon:
+        await eventually(lambda: _readyz(daemon, 200, ""), "ready")
+        await full.put("/access/acl", **grant, delete=1)
+        await eventually(lambda: _readyz(daemon, 503, "is blind, it has no right anywhere in Proxmox"), "not ready")
+        await full.put("/access/acl", **grant)
+        await eventually(lambda: _readyz(daemon, 200, ""), "ready again")
+    await full.close()
+
+
+async def _readyz(daemon: Supervisor, status: int, words: str) -> bool:
+    async with httpx2.AsyncClient() as http:
+        answer = await http.get(f"{daemon.url}/readyz", params={"format": "text"})
+    return answer.status_code == status and words in answer.text

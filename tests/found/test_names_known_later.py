@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from agentd import errors
-from tool_bench import NEW, Bench, MemoryCall
+from agentd.policy import CONSENTED
+from plugins.test_rights import bench_of, keyed, walk
+from proxmox_access import Steer, connect
+from tool_bench import NEW, Bench, Doubt, MemoryCall
 
 if TYPE_CHECKING:
-    from proxmox_access import Steer
+    from pathlib import Path
+
+    from pve.client import FakePve
 
 
 async def test_after_create(tools: Bench, steered: Steer) -> None:
@@ -62,3 +68,53 @@ async def test_not_to_be_known(tools: Bench, steered: Steer) -> None:
         await tools.once("delete_guest", vmid=101, name="db-01")
 
     assert await steered.log("DELETE") == []
+
+
+async def test_of_a_pool(tools: Bench, steered: Steer) -> None:
+    """The members of a pool have their names and states, also while the cluster's list does not know them."""
+    await tools.once("create_pool", MemoryCall("wf.pool"), pool="core")
+    await tools.once("update_pool", MemoryCall("wf.add"), pool="core", guests=[100, 200])
+    before = await tools.once("get_pool", pool="core")
+    await steered.settings(stat_lag=60)
+    await tools.once("restart_service", MemoryCall("wf.r"), node="pve1", service="pvestatd")
+    await tools.once("restart_service", MemoryCall("wf.s"), node="pve2", service="pvestatd")
+
+    assert await tools.once("get_pool", pool="core") == before
+    assert [(guest.name, guest.status) for guest in before.guests] == [("web-01", "running"), ("dns", "running")]
+
+
+@pytest.mark.timeout(240)
+async def test_all_tools(lab: FakePve, tmp_path: Path, shelf: str) -> None:
+    """Every tool does its work while no name of any guest is in the cluster's list, and shows names and states."""
+    proxmox, steered = connect(lab), Steer(lab)
+    bench = bench_of(proxmox, tmp_path)
+    await steered.settings(stat_lag=600)
+    for node in ("pve1", "pve2", "pve3"):
+        await proxmox.wait(await proxmox.post(f"/nodes/{node}/services/pvestatd/restart"), 20)
+    unnamed: list[str] = []
+
+    async def call(tool: str, parameters: dict[str, Any]) -> Any:
+        made = keyed(Doubt(), tool)
+        result = await bench(tool, made, **parameters)
+        unnamed.extend(f"{tool}: {path}" for path in _unnamed(msgspec.to_builtins(result)))
+        if bench.tools[tool].tier in CONSENTED:  # what is approved is shown by its name
+            titles = [target.title for target in made.targets if target.title.startswith(("VM ", "container "))]
+            unnamed.extend(f"{tool}: {title}" for title in titles if "'" not in title)
+        return result
+
+    listed = await proxmox.get("/cluster/resources", type="vm")
+    await walk(lambda _: bench, steered, shelf, call=call)
+    await proxmox.close()
+
+    assert {(entry.get("name"), entry["status"]) for entry in listed} == {(None, "unknown")}
+    assert unnamed == []
+
+
+def _unnamed(result: Any, path: str = "") -> list[str]:
+    """Return where in a result a guest has no name, or a state that is not known."""
+    if isinstance(result, list):
+        return [line for number, item in enumerate(result) for line in _unnamed(item, f"{path}[{number}]")]
+    if not isinstance(result, dict):
+        return []
+    here = [path] if result.get("vmid") and (result.get("name") == "" or result.get("status") == "unknown") else []
+    return here + [line for name, item in result.items() for line in _unnamed(item, f"{path}.{name}")]

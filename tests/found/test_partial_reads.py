@@ -8,6 +8,8 @@ import pytest
 
 from agentd import errors
 
+from tool_bench import MemoryCall
+
 if TYPE_CHECKING:
     from proxmox_access import Steer
     from tool_bench import Bench
@@ -19,14 +21,25 @@ async def _talker(steered: Steer, **agent: Any) -> None:
     await steered.guest(vmid=400, name="talker", node="pve1", status="running", config={"agent": "1"}, agent=agent)
 
 
-async def test_local_storage(tools: Bench, steered: Steer) -> None:
-    """A node without the programs of ZFS shows its volume groups and directories all the same."""
-    await steered.rule("GET", "/disks/zfs$", {"status": 500, "reason": "zpool not installed: zfsutils-linux"})
-    found = await tools.once("list_local_storage", node="pve1")
+@pytest.mark.parametrize("kind", ["zfs", "lvm", "lvmthin", "directory"])
+async def test_local_storage(tools: Bench, steered: Steer, kind: str) -> None:
+    """A node that cannot list one kind of storage, such as ZFS without its programs, shows the others all the same."""
+    whole = await tools.once("list_local_storage", node="pve1")
+    await steered.rule("GET", f"/disks/{kind}$", {"status": 500, "reason": f"{kind} not installed"})
+    call = MemoryCall()
+    found = await tools.once("list_local_storage", call, node="pve1")
 
-    assert "zfsutils-linux" in found.unread["zfs"]
-    assert set(found.unread) == {"zfs"}
-    assert {made.kind for made in found.made} <= {"lvm", "lvmthin", "directory"}
+    assert set(found.unread) == {kind}
+    assert "not installed" in found.unread[kind]
+    assert call.warnings[0].startswith(f"{kind} of pve1 cannot be read: ")
+    assert found.made == [made for made in whole.made if made.kind != kind]
+
+
+async def test_no_local_storage(tools: Bench, steered: Steer) -> None:
+    """Where no kind can be listed, there is no list: the call fails with the reason."""
+    await steered.rule("GET", "/disks/[a-z]+$", {"status": 500, "reason": "not installed"})
+    with pytest.raises(errors.PermanentError, match="not installed"):
+        await tools.once("list_local_storage", node="pve1")
 
 
 async def test_firewall_log(tools: Bench) -> None:

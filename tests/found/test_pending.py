@@ -53,6 +53,22 @@ async def test_inverse_is_what_is_live(tools: Bench, proxmox: Proxmox) -> None:
     assert "vmbr9" in call.warnings[0]
 
 
+async def test_interfaces_of_a_node(tools: Bench, steered: Steer) -> None:
+    """Proxmox keeps its file of changes after a change was taken back: it is dropped, unless it says something else."""
+    made = MemoryCall("wf.make")
+    before = await tools.once("list_interfaces", node="pve1")
+    await tools.once("set_interface", made, node="pve1", iface="vmbr7", type="bridge")
+    assert made.undo is not None
+    after = await tools.once(made.undo[0], MemoryCall("wf.undo"), **made.undo[1])
+    await tools.once("set_interface", MemoryCall("wf.other"), node="pve1", iface="vmbr8", type="bridge")
+    await tools.once("set_interface", MemoryCall("wf.again"), node="pve1", iface="vmbr7", type="bridge")
+    other = await tools.once(made.undo[0], MemoryCall("wf.undone"), **made.undo[1])
+
+    assert (after.pending, after.digest, after.interfaces) == ([], "", before.interfaces)
+    assert any("vmbr8" in line for line in other.pending)
+    assert [entry["path"] for entry in await steered.log("DELETE", "/network$")] == ["/nodes/pve1/network"]
+
+
 @pytest.mark.parametrize(
     ("tool", "parameters"),
     [

@@ -20,6 +20,8 @@ NODE_MEMORY = 3 * GIB
 NODE_DISK = 8 * GIB
 GUEST_SHARE = 0.75
 GUEST_CPU = 0.03
+CONFIGURED = ("id", "type", "node", "vmid", "tags", "lock", "pool", "hastate")
+"""What the cluster's list knows of a guest before its node reports; its name and status come from the report."""
 DEFAULTS = {"maxcpu": 16, "maxmem": 64 * GIB, "maxdisk": 94 * GIB}
 
 
@@ -157,22 +159,33 @@ class Nodes(FakePve):  # type: ignore[misc] # untyped
         """List the containers; one that its node has not reported yet is "unknown" too."""
         nodes = {ct.vmid: ct for ct in self.cts}
         return [
-            {key: item[key] for key in ("id", "type", "node", "vmid")} | {"status": "unknown"}
+            {key: item[key] for key in CONFIGURED if key in item} | {"status": "unknown"}
             if self._unreported(nodes[item["vmid"]])
             else item
             for item in super().ct_resources(user, kind)
         ]
 
+    def _members(self, name: str, kind: str | None) -> list[Values]:
+        """List the members of a pool; real PVE: from the same reports as the cluster's list."""
+        guests = {guest.vmid: guest for guest in self._guests()}
+        members: list[Values] = super()._members(name, kind)
+        for member in members:
+            if member.get("vmid") in guests and self._unreported(guests[member["vmid"]]):
+                member["status"] = "unknown"
+                member.pop("name"), member.pop("template", None)
+        return members
+
     def _vm_item(self, vm: Guest) -> Values:
         status = vm.status if self.is_online(vm.node) else "unknown"
+        optional = {"tags": vm.config.get("tags"), "lock": vm.lock, "pool": vm.pool, "hastate": vm.ha_state}
+        configured = {key: value for key, value in optional.items() if value}  # known before its node reports
         if self._unreported(vm):
-            return {"id": vm.guest, "type": "qemu", "node": vm.node, "vmid": vm.vmid, "status": "unknown"}
+            return {"id": vm.guest, "type": "qemu", "node": vm.node, "vmid": vm.vmid, "status": "unknown"} | configured
         item = {
             "id": vm.guest, "type": "qemu", "node": vm.node, "name": vm.name, "vmid": vm.vmid,
             "status": status, "template": int(bool(vm.template)), **self._vm_usage(vm),
         }  # fmt: skip
-        optional = {"tags": vm.config.get("tags"), "lock": vm.lock, "pool": vm.pool, "hastate": vm.ha_state}
-        return item | {key: value for key, value in optional.items() if value}
+        return item | configured
 
     # ------------------------------------------------------------------- storages
 
