@@ -97,7 +97,7 @@ async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_poison_between_hand_backs(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poison is given up although it is handed back between two deaths: while the claim of the dead counts, others wait.
+    """Poison is given up although it is handed back between two deaths: while the claim of a dead process counts.
 
     What is handed back is not begun again and again: only the begins that had no end are counted.
     """

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-
 from tool_bench import MemoryCall
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ They are held in `*.toml` beside this file, one table each:
     what they become
     '''
 
-Text instead of patches: line numbers and moves of code within a file do not matter, and a moved file is one changed path.
+Text instead of patches: line numbers and moves of code within a file do not matter; a moved file is one changed path.
 """
 
 from __future__ import annotations
