@@ -21,7 +21,15 @@ import msgspec
 
 from agentd import messages
 from agentd.connection import Connection, as_bytes, status_of
-from agentd.errors import BusError, BusFull, BusUnavailable, InvalidMessage, NotProvisioned, StaleWrite
+from agentd.errors import (
+    BusError,
+    BusFull,
+    BusUnavailable,
+    InvalidMessage,
+    NotProvisioned,
+    StaleWrite,
+    TooManyWaiting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable
@@ -43,11 +51,16 @@ ROLLUP = "Nats-Rollup"
 _GONE = ("KV-Operation", "Nats-Marker-Reason")
 _STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
 _ROOM = "JetStream has no room; let its account have more (max_file), or make room: `agentd doctor` says what takes it"
+_NOT_STORED = 10077
+_TOO_MANY = (
+    "as many requests of this principal wait for an orchestrator as NATS stores, so this one was not stored; send it "
+    "again, with the same id, once some of them have begun; is an orchestrator running? see `agentd agents`"
+)
 _FULL = {
     10002: _ROOM,
     10023: _ROOM,
     10047: _ROOM,
-    10077: "the stream is full until what waits in it is worked off: is an orchestrator at work? see its /readyz",
+    _NOT_STORED: "the stream is full until what waits in it is worked off: is an orchestrator at work? see its /readyz",
     10122: _ROOM,
 }
 
@@ -343,6 +356,8 @@ def _api_error(error: _ApiError, subject: str) -> BusError:
         return _NoMessage(text)
     if error.err_code in {_NO_STREAM, _NO_CONSUMER}:
         return NotProvisioned(f"{text}: run `agentd provision`")
+    if error.err_code == _NOT_STORED and "per subject" in error.description:
+        return TooManyWaiting(f"{text}: {_TOO_MANY}")
     if error.err_code in _FULL:
         return BusFull(f"{text}: {_FULL[error.err_code]}")
     if error.err_code == _IN_PROGRESS or error.code in {408, 503}:

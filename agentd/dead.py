@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agentd import subjects
-from agentd.errors import BusFull, Denied, InvalidMessage, NotFound, PermanentError, StaleWrite
+from agentd.errors import BusFull, Denied, InvalidMessage, NotFound, PermanentError, StaleWrite, TooManyWaiting
 from agentd.messages import DeadLetter, DeadMark, Zoned, convert, now, plain
 from agentd.scan import SIZE, scan
 
@@ -313,7 +313,7 @@ async def replay(bus: Bus, letter: Letter, principal: str) -> int:
     own = {name: value for name, value in found.headers.items() if not name.lower().startswith("nats-")}
     try:
         sequence = await bus.store(letter.subject, found.data, headers=own | {REPLAY: str(letter.number)})
-    except (BusFull, Denied):  # surely not stored
+    except (BusFull, TooManyWaiting, Denied):  # surely not stored
         await bus.store(subjects.dead_mark(letter.number), DeadMark(OPEN, principal, now()), expect=mark)
         raise
     done = DeadMark(REPLAYED, principal, now(), sequence)

@@ -10,6 +10,7 @@
     ├── BusError
     │   ├── BusUnavailable     no NATS, or no answer in time (temporary)
     │   │   ├── BusFull        JetStream has no room for a message (temporary)
+    │   │   ├── TooManyWaiting too many requests of this principal wait already: nothing was stored (temporary)
     │   │   └── Superseded     another process has this agent's id, or may have it: it acts, this one does not
     │   ├── StaleWrite         somebody wrote this subject first: reload and decide again
     │   ├── NoResponder        nobody on the network offers this (temporary)
@@ -130,6 +131,13 @@ class BusFull(BusUnavailable):
     """A stream, the account or the server has no room: nothing was stored, and it can be once there is room."""
 
     code = "bus_full"
+
+
+class TooManyWaiting(BusUnavailable):
+    """As many requests of this principal wait as the server stores: this one was not stored."""
+
+    exit_code = TemporaryError.exit_code
+    code = "too_many_waiting"
 
 
 class Superseded(BusUnavailable):

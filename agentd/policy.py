@@ -8,13 +8,14 @@ it was shown.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, Self
 
-from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected
+from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected, TemporaryError
 from agentd.messages import Consent, Target, Tier
 
 if TYPE_CHECKING:
@@ -213,6 +214,40 @@ def _within(name: str) -> Iterator[str]:
     while name.startswith("pool/") and name.count("/") > 1:
         name = name.rpartition("/")[0]
         yield name
+
+
+class CallsAtOnce:
+    """Counts what each principal has under way in this process, and refuses what is above [policy] calls_at_once."""
+
+    def __init__(self, most: int, where: str) -> None:
+        """Begin with none; `where` names the process."""
+        self.most = most
+        self._where = where
+        self._running: Counter[str] = Counter()
+
+    def begin(self, principal: str) -> None:
+        """Count one more; raises TemporaryError when the principal has as many as it may."""
+        if self._running[principal] >= self.most:
+            raise TemporaryError(
+                f"{principal} has {self.most} calls under way at {self._where}, as many as [policy] calls_at_once "
+                "allows; call again when one of them has ended"
+            )
+        self._running[principal] += 1
+
+    def end(self, principal: str) -> None:
+        """Count one less."""
+        self._running[principal] -= 1
+        if not self._running[principal]:
+            del self._running[principal]
+
+    @contextmanager
+    def one(self, principal: str) -> Iterator[None]:
+        """Count one as long as the block runs; raises TemporaryError."""
+        self.begin(principal)
+        try:
+            yield
+        finally:
+            self.end(principal)
 
 
 def unproven(what: str, principal: str) -> str:

@@ -8,6 +8,8 @@ Running it twice changes nothing; settings that differ are brought up to date.  
 - every principal writes into the inputs, and the subjects of a stream share their message ids: who guesses an id makes
   NATS leave out the message of another one.  So ours have none, and the server
   keeps the ids of others for as short a time as it can
+- AI_REQUESTS stores only so many requests of one principal that wait (each principal has a subject of its own), and
+  refuses the next one to its sender: the requests of others never wait behind more
 - requests and inputs are apart: 3,000 requests put a completion at place 3,001
 - only orchestrators write AI_WORKFLOWS: on a stream with schedules whoever may publish one subject can inject
   into any other of it
@@ -42,6 +44,10 @@ DEFAULT_SLOTS: Final = 256
 """Unacknowledged messages of a queue over all of its workers; a concurrency class has its own number."""
 
 
+WAITING: Final = 500
+"""Requests of one principal that wait for an orchestrator: one or two seconds of its work."""
+
+
 def streams(replicas: int) -> list[dict[str, Any]]:
     """Return the configuration of every stream."""
     buckets = [
@@ -72,6 +78,8 @@ def _flowing(replicas: int) -> list[dict[str, Any]]:
             "name": subjects.REQUESTS,
             "subjects": [subjects.WORKFLOW_REQUEST, subjects.request("*")],
             **queue,
+            "max_msgs_per_subject": WAITING,
+            "discard_new_per_subject": True,
         },
         {
             "name": subjects.INPUT,

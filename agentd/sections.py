@@ -394,7 +394,10 @@ class Policy(Section):
     )
     principals: dict[Id, Tier] = Field(default={}, description="tier of each principal")
     calls_at_once: int = Field(
-        default=32, ge=1, description="calls (`agentd call`) of one principal that an agent runs at the same time"
+        default=32,
+        ge=1,
+        description="calls of one principal (agentd call, MCP) that an agent runs at the same time, and actions over "
+        "HTTP that a daemon carries out; one more is refused",
     )
     plain_agents: dict[Id, Tier] = Field(
         default={}, description="tier of the tasks that a plain agent may be given; else read"

@@ -160,6 +160,7 @@ class Supervisor:
             tokens=settings.tokens,
             connections=settings.connections,
             connections_per_address=settings.connections_per_address,
+            calls_at_once=self.config.policy.calls_at_once,
         )
         port = await page.start()
         stack.push_async_callback(page.stop)

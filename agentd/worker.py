@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +39,7 @@ from agentd.messages import (
     now,
 )
 from agentd.performer import Performer, task_error
+from agentd.policy import CallsAtOnce
 from agentd.version import __version__
 from agentd.workflows import UNDO
 
@@ -96,7 +96,7 @@ class Worker:
         self.slots = slots
         self.consumers: list[Consumer] = []
         self.journal = journal
-        self._running: Counter[str] = Counter()
+        self.calls = CallsAtOnce(policy.calls_at_once, agent_id)
         self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
 
     @property
@@ -286,7 +286,7 @@ class Worker:
             if call.key:
                 _of_a_caller(call.key)
                 call = msgspec.structs.replace(call, key=subjects.call_key(principal, call.key))
-            return self._begin(tool, call, principal, limit=self.policy.calls_at_once)
+            return self._begin(tool, call, principal, counted=True)
 
         await self._answered(received, begin, principal)
 
@@ -313,9 +313,9 @@ class Worker:
         await received.respond(reply, principal=principal, others=self.policy.principals)
 
     def _begin(
-        self, tool: Tool, call: ToolCall, principal: str, *, limit: int | None = None
+        self, tool: Tool, call: ToolCall, principal: str, *, counted: bool = False
     ) -> tuple[Performance, asyncio.Task[ToolReply]]:
-        """Begin a call, or join the one that runs under its key; `limit` is how many of `principal` may run at once."""
+        """Begin a call, or join the one that runs under its key; a `counted` one is one of its principal's."""
         if not call.key and tool.tier is not Tier.READ:
             message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
             raise InvalidMessage(message)
@@ -326,11 +326,8 @@ class Worker:
                 message = f"{call.key}: runs now with another tool or other parameters; use another key"
                 raise PermanentError(message)
             return performance, task
-        if limit is not None and self._running[principal] >= limit:
-            raise TemporaryError(
-                f"{principal} has {limit} calls under way at {self.agent_id}, as many as [policy] calls_at_once "
-                "allows; call again when one of them has ended"
-            )
+        if counted:
+            self.calls.begin(principal)
         seconds = CALL_DEADLINE
         if call.deadline is not None:
             seconds = (call.deadline - self.bus.server_time()).total_seconds()
@@ -347,18 +344,12 @@ class Worker:
             agent=self.agent_id,
         )
         task = asyncio.create_task(self.performer.perform(performance, call.parameters, takeover=False))
-        if limit is not None:
-            self._running[principal] += 1
-            task.add_done_callback(lambda _: self._one_less(principal))
+        if counted:
+            task.add_done_callback(lambda _: self.calls.end(principal))
         if call.key:
             self._calls[call.key] = (asked, performance, task)
             task.add_done_callback(partial(self._forget, call.key))
         return performance, task
-
-    def _one_less(self, principal: str) -> None:
-        self._running[principal] -= 1
-        if not self._running[principal]:
-            del self._running[principal]
 
     def _forget(self, key: str, task: asyncio.Task[ToolReply]) -> None:
         self._calls.pop(key, None)

@@ -54,15 +54,17 @@ def build(
     streams: Streams | None = None,
     routes: Iterable[BaseRoute] = (),
     tokens: Mapping[str, str] | None = None,
+    calls_at_once: int = 32,
 ) -> Starlette:
     """Return the web application over `view`; `allowed_hosts` are its names besides localhost and addresses.
 
     routes  what roles serve beside it, such as `/mcp` of the bridge
     tokens  who may act: principal, and the digest of its token
+    calls_at_once  actions of one principal that are carried out at the same time
     """
     site = Site(view, streams or Streams(view))
     return Starlette(
-        routes=[*site.routes(), *Wheel(view, tokens or {}).routes(), *routes],
+        routes=[*site.routes(), *Wheel(view, tokens or {}, calls_at_once).routes(), *routes],
         middleware=[
             Middleware(guard.Guard, allowed_hosts=tuple(allowed_hosts)),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),

@@ -7,6 +7,7 @@ page, so no other page can act in a user's name.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -15,13 +16,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentd import freeze, tokens
-from agentd.errors import Denied, InvalidMessage
+from agentd.errors import Denied, InvalidMessage, TemporaryError
 from agentd.messages import NetworkRequest, WorkflowSignal, decode, encode
+from agentd.policy import CallsAtOnce
 from agentd.printable import escaped_bytes
 from agentd.subjects import check_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from starlette.requests import Request
 
@@ -34,7 +36,7 @@ B = TypeVar("B")
 LARGEST: Final = 16_384
 """Bytes of a request."""
 ACTIONS: Final = ("approve", "reject", "cancel", "pause", "resume")
-_UNKNOWN, _FORBIDDEN, _MISSING, _CONFLICT, _LARGE = 401, 403, 404, 409, 413
+_UNKNOWN, _FORBIDDEN, _MISSING, _CONFLICT, _LARGE, _TOO_MANY = 401, 403, 404, 409, 413, 429
 
 
 class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,9 +64,10 @@ class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Wheel:
     """The routes that change something."""
 
-    def __init__(self, view: View, known: Mapping[str, str]) -> None:
+    def __init__(self, view: View, known: Mapping[str, str], calls_at_once: int) -> None:
         self._view = view
         self._known = known
+        self._calls = CallsAtOnce(calls_at_once, "this daemon")
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -76,7 +79,8 @@ class Wheel:
         principal = self._principal(request)
         wanted = await _body(request, Stopping)
         action = request.url.path.rpartition("/")[2]
-        reply = await self._view.network(principal, NetworkRequest(action, wanted.reason, wanted.seconds))
+        with self._one(principal):
+            reply = await self._view.network(principal, NetworkRequest(action, wanted.reason, wanted.seconds))
         return _reply(reply, done=reply.done)
 
     async def steer(self, request: Request) -> Response:
@@ -86,16 +90,30 @@ class Wheel:
         if action not in ACTIONS:
             raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
         wanted = await _body(request, Steering)
-        if await self._view.workflow(workflow_id) is None:
-            raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")
-        if action == "approve" and not wanted.digest:
-            text = (
-                f"digest: name the one that was shown: /api/workflows/{workflow_id} has it beside each task that waits"
-            )
-            raise InvalidMessage(text)
-        signal = WorkflowSignal(action, wanted.reason, wanted.task, wanted.digest, compensate=wanted.compensate)
-        reply = await self._view.signal(principal, workflow_id, signal)
+        with self._one(principal):
+            if await self._view.workflow(workflow_id) is None:
+                raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")
+            if action == "approve" and not wanted.digest:
+                text = (
+                    f"digest: name the one that was shown: /api/workflows/{workflow_id} has it beside each task that "
+                    "waits"
+                )
+                raise InvalidMessage(text)
+            signal = WorkflowSignal(action, wanted.reason, wanted.task, wanted.digest, compensate=wanted.compensate)
+            reply = await self._view.signal(principal, workflow_id, signal)
         return _reply(reply, done=reply.done)
+
+    @contextmanager
+    def _one(self, principal: str) -> Iterator[None]:
+        """Count an action as long as it is carried out; answers 429 when the principal has too many under way."""
+        try:
+            self._calls.begin(principal)
+        except TemporaryError as error:
+            raise HTTPException(_TOO_MANY, str(error), {"retry-after": "1"}) from error
+        try:
+            yield
+        finally:
+            self._calls.end(principal)
 
     def _principal(self, request: Request) -> str:
         if not self._known:

@@ -213,10 +213,11 @@ class Bridge:
         async def caller(
             principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
         ) -> ToolReply | Question:
-            if tool.tier in CONSENTED:
-                person = settings.approvers.get(principal.name)
-                return await plans.ask(context.bus, principal.name, tool.name, parameters, person)
-            return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
+            with context.worker.calls.one(principal.name):
+                if tool.tier in CONSENTED:
+                    person = settings.approvers.get(principal.name)
+                    return await plans.ask(context.bus, principal.name, tool.name, parameters, person)
+                return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
 
         def reachable(call: Call) -> list[Tool]:
             return [each for each in tools.values() if call.tier.covers(each.tier)]

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -45,9 +43,10 @@ from agentd.messages import (
     encode,
     now,
 )
-from agentd.workflows import TERMINAL, UNDER_WAY, VERSION, Effect, Parent, Workflow
+from agentd.workflows import TERMINAL, UNDER_WAY, VERSION, Effect, Parent, Status, Workflow
 from agentd_orchestrator import derived, inputs
 from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.opened import Opened
 from agentd_orchestrator.steps import going_on
 
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ KEPT = 30 * 86_400.0
 
 No more than effect records and stored results stay (provision.py), which the state refers to; `keep` makes it less.
 """
+BRIEF = 3600.0
+"""Seconds that a request stays that was rejected because its principal asked for too much: a flood fills nothing."""
 CACHE = 10_000
 """Open workflows whose state is kept in memory; one that is not is read again."""
 REFRESHED = 500
@@ -98,7 +99,8 @@ class Engine:
         self.writes = VERSION
         """Version that new states are written in: the highest that every orchestrator knows."""
         self._queues: dict[str, list[_Given]] = {}
-        self._states: OrderedDict[str, tuple[int, Workflow]] = OrderedDict()
+        self._states = Opened(CACHE)
+        self._brief: set[str] = set()
 
     @property
     def open(self) -> int:
@@ -107,7 +109,7 @@ class Engine:
 
     def open_of(self, principal: str) -> int:
         """Return how many of them `principal` has asked for."""
-        return sum(state.principal == principal for _, state in self._states.values())
+        return self._states.of(principal)
 
     async def feed(self, workflow_id: str, given: inputs.Input, *, delivered: int = 1) -> Workflow | None:
         """Decide over `given`; return the workflow's state once it is committed and its outbox sent.
@@ -117,6 +119,8 @@ class Engine:
         """
         done: asyncio.Future[Workflow | None] = asyncio.get_running_loop().create_future()
         mine = _Given(given, done, delivered, new=isinstance(given, inputs.Begin) and delivered == 1)
+        if isinstance(given, inputs.Begin) and given.brief:
+            self._brief.add(workflow_id)
         waiting = self._queues.get(workflow_id)
         if waiting is not None:  # somebody is at it and takes ours next
             waiting.append(mine)
@@ -132,7 +136,7 @@ class Engine:
                 try:
                     state = await self._transition(workflow_id, batch)
                 except Exception as error:  # noqa: BLE001 - every waiting input is told; none is lost
-                    self._states.pop(workflow_id, None)
+                    self._states.drop(workflow_id)
                     _tell(batch, error)
                 else:
                     for each in batch:
@@ -141,9 +145,10 @@ class Engine:
                 batch, waiting[:] = waiting[:], []
         finally:
             del self._queues[workflow_id]
+            self._brief.discard(workflow_id)
             left = [*batch, *waiting]
             if left:  # whoever began was cancelled: the others come again
-                self._states.pop(workflow_id, None)
+                self._states.drop(workflow_id)
                 _tell(left, TemporaryError("this orchestrator is stopping", delay=0.0))
 
     async def _transition(self, workflow_id: str, batch: list[_Given]) -> Workflow | None:
@@ -153,7 +158,7 @@ class Engine:
             crash_point("before-commit", workflow_id)
             changed, refused = self._fold(workflow_id, state, batch)
             if changed is None and remembered:
-                self._states.pop(workflow_id, None)  # another orchestrator may have gone on: ask before it is dropped
+                self._states.drop(workflow_id)  # another orchestrator may have gone on: ask before it is dropped
                 continue
             if changed is not None:
                 if state is None:
@@ -163,7 +168,7 @@ class Engine:
                     await self._carry_out(changed, data, seq, new=state is None)
                 except StaleWrite:
                     self._metrics.event_conflicts.inc()
-                    self._states.pop(workflow_id, None)
+                    self._states.drop(workflow_id)
                     continue
             for each, error in refused:
                 each.done.set_exception(error)
@@ -177,7 +182,7 @@ class Engine:
             self._metrics.workflow_started(state.workflow_type)
         crash_point("after-commit", state.workflow_id)
         await self._emit(state)
-        self._remember(state, seq)
+        self._states.keep(state, seq)
 
     def _fold(
         self, workflow_id: str, state: Workflow | None, batch: list[_Given]
@@ -232,8 +237,9 @@ class Engine:
 
     async def _load(self, workflow_id: str, batch: list[_Given]) -> tuple[int, Workflow | None]:
         """Return the last event's sequence and state; what we did not commit ourselves is emitted again."""
-        if workflow_id in self._states:
-            return self._states[workflow_id]
+        known = self._states.get(workflow_id)
+        if known is not None:
+            return known
         if batch[0].new:
             batch[0].new = False  # most requests are: try without reading, once
             return 0, None
@@ -241,8 +247,7 @@ class Engine:
         if state is None:
             return seq, None
         await self._emit(state)
-        if not state.over:
-            self._remember(state, seq)
+        self._states.keep(state, seq)
         return seq, state
 
     async def _read(self, workflow_id: str) -> tuple[int, Workflow | None]:
@@ -266,18 +271,9 @@ class Engine:
             raise GiveUp(f"{workflow_id}: no state of it can be read; see {subject} in {subjects.WORKFLOWS}")
         return stored.seq, state
 
-    def _remember(self, state: Workflow, seq: int) -> None:
-        if state.over:
-            self._states.pop(state.workflow_id, None)
-            return
-        self._states[state.workflow_id] = (seq, state)
-        self._states.move_to_end(state.workflow_id)
-        if len(self._states) > CACHE:
-            self._states.popitem(last=False)
-
     async def refresh(self) -> None:
         """Forget what another orchestrator has carried on or ended; asked while too many seem to be open."""
-        oldest = [(each, seq) for each, (seq, _) in islice(self._states.items(), REFRESHED)]
+        oldest = self._states.oldest(REFRESHED)
         try:
             found = await asyncio.gather(
                 *(self._bus.last(subjects.WORKFLOWS, subjects.event(each)) for each, _ in oldest)
@@ -285,21 +281,27 @@ class Engine:
         except BusUnavailable:
             return
         for (workflow_id, seq), stored in zip(oldest, found, strict=True):
-            if workflow_id in self._queues or self._states.get(workflow_id, (0, None))[0] != seq:
+            known = self._states.get(workflow_id)
+            if workflow_id in self._queues or known is None or known[0] != seq:
                 continue
-            self._states.move_to_end(workflow_id)
+            self._states.used(workflow_id)
             if stored is None or stored.seq != seq:
-                del self._states[workflow_id]
+                self._states.drop(workflow_id)
 
     async def _commit(self, state: Workflow, data: bytes, expect: int) -> int:
         subject = subjects.event(state.workflow_id)
         if state.over:
-            seq = await self._bus.store(subject, data, expect=expect, ttl=self._kept, headers={ROLLUP: "sub"})
+            seq = await self._bus.store(subject, data, expect=expect, ttl=self._ttl(state), headers={ROLLUP: "sub"})
             self._metrics.workflow_finished(
                 state.workflow_type, state.status, (state.updated - state.created).total_seconds()
             )
             return seq
         return await self._bus.store(subject, data, expect=expect)
+
+    def _ttl(self, state: Workflow) -> float:
+        """Return the seconds that a workflow that is over, and its answer, stay."""
+        brief = state.workflow_id in self._brief and state.status is Status.REJECTED
+        return min(BRIEF, self._kept) if brief else self._kept
 
     async def _emit(self, state: Workflow) -> None:
         """Send the outbox; what lies there already was sent before."""
@@ -341,7 +343,7 @@ class Engine:
         """
         answer = derived.response(state, self._agent)
         try:
-            await self._bus.store(subjects.response(state.workflow_id), answer, expect=0, ttl=self._kept)
+            await self._bus.store(subjects.response(state.workflow_id), answer, expect=0, ttl=self._ttl(state))
         finally:
             if state.principal == subjects.PLAIN:
                 await self._bus.publish(subjects.WORKFLOW_RESPONSE, answer)

@@ -19,6 +19,7 @@ class Begin(msgspec.Struct, frozen=True):
     carried  tasks of an earlier workflow that need not be done again, by name
     parent   the task that waits for it
     authenticated  the principal is proven: by its subject, or by the token that it showed
+    brief    its refusal is kept for an hour only: the principal has asked for too much
     """
 
     request: WorkflowRequest
@@ -31,6 +32,7 @@ class Begin(msgspec.Struct, frozen=True):
     carried: dict[str, TaskState] = {}
     parent: Parent | None = None
     authenticated: bool = True
+    brief: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -56,13 +56,16 @@ class OrchestratorSettings(Settings):
 
     slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
     max_open: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
-    open_workflows: int | None = Field(
-        None,
+    open_workflows: int = Field(
+        250,
         ge=1,
-        description="open workflows of one principal above which its requests are rejected; default: no limit",
+        description="open workflows of one principal above which an orchestrator rejects its requests; those that "
+        "schedules and other workflows have begun are never rejected",
     )
-    requests_per_minute: int | None = Field(
-        None, ge=1, description="requests of one principal within a minute that are taken; default: no limit"
+    requests_per_minute: int = Field(
+        1000,
+        ge=1,
+        description="requests of one principal within a minute that an orchestrator carries out; it rejects more",
     )
     keep: float = Field(
         KEPT / 86_400,
@@ -210,14 +213,20 @@ class Orchestrator:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
             begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain)
         else:
-            first = job.delivered == 1  # what comes again was counted before
-            refused = self._quota.refusal(principal, time.monotonic(), self._engine.open_of) if first else ""
+            refused = await self._over_quota(request, principal, job)
             if not refused:
                 with self._quota.beginning(principal):
                     await self._carry_on(await self._begin(request, principal, tier, job), job)
                 return
-            begin = Begin(request, [], principal, tier, refused=refused, authenticated=not plain)
+            begin = Begin(request, [], principal, tier, refused=refused, authenticated=not plain, brief=True)
         await self._carry_on(begin, job)
+
+    async def _over_quota(self, request: WorkflowRequest, principal: str, job: Job) -> str:
+        """Return why the principal asks for too much, "" if it does not; what comes again was counted before."""
+        if job.delivered > 1:
+            return ""
+        refused = self._quota.refusal(principal, time.monotonic(), self._engine.open_of)
+        return "" if refused and await schedules.asks(self._context, request.workflow_id) else refused
 
     async def _carry_on(self, begin: Begin, job: Job) -> None:
         """Feed a request to the engine; tell its sender if the id is that of another one."""

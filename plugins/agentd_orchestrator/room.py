@@ -7,7 +7,7 @@ refused, so that it does not keep the orchestrators from the requests of others.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, OrderedDict, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,35 +47,39 @@ class Room:
 
 
 MINUTE = 60.0
+PRINCIPALS = 1000
+"""Principals whose requests are counted; where NATS proves no names, a flood can come under many."""
 
 
 class Quota:
-    """How much one principal may ask for; None: no limit."""
+    """How much one principal may ask for at this orchestrator."""
 
-    def __init__(self, per_minute: int | None, open_workflows: int | None) -> None:
+    def __init__(self, per_minute: int, open_workflows: int) -> None:
         """Begin with nothing asked for."""
         self._per_minute = per_minute
         self._open = open_workflows
         self._beginning: Counter[str] = Counter()
-        self._asked: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._asked: OrderedDict[str, deque[float]] = OrderedDict()
 
     def refusal(self, principal: str, at: float, opened: Callable[[str], int]) -> str:
         """Count one more request of `principal`; return why it is refused, "" if it is not."""
-        if self._per_minute is not None:
-            asked = self._asked[principal]
-            while asked and at - asked[0] >= MINUTE:
-                asked.popleft()
-            if len(asked) >= self._per_minute:
-                return (
-                    f"{principal} has sent {self._per_minute} requests within a minute, as many as [orchestrator] "
-                    "requests_per_minute allows; ask again later, with another id"
-                )
-            asked.append(at)
-        if self._open is not None and opened(principal) + self._beginning[principal] >= self._open:
+        asked = self._asked.setdefault(principal, deque())
+        self._asked.move_to_end(principal)
+        if len(self._asked) > PRINCIPALS:
+            self._asked.popitem(last=False)
+        while asked and at - asked[0] >= MINUTE:
+            asked.popleft()
+        if len(asked) >= self._per_minute:
+            return (
+                f"{principal} has sent {self._per_minute} requests within a minute, as many as [orchestrator] "
+                f"requests_per_minute allows; ask again in {MINUTE - (at - asked[0]):.0f} s, with another id"
+            )
+        if opened(principal) + self._beginning[principal] >= self._open:
             return (
                 f"{principal} has {self._open} open workflows, as many as [orchestrator] open_workflows allows; "
                 "ask again when one of them is over, with another id"
             )
+        asked.append(at)
         return ""
 
     @contextmanager
@@ -86,3 +90,5 @@ class Quota:
             yield
         finally:
             self._beginning[principal] -= 1
+            if not self._beginning[principal]:
+                del self._beginning[principal]

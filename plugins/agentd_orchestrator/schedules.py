@@ -71,6 +71,16 @@ async def free(context: Context, workflow_id: str, principal: str) -> str:
     return workflow_id
 
 
+async def asks(context: Context, workflow_id: str) -> bool:
+    """Return True if the last firing of a schedule asks for this workflow, as an orchestrator has noted."""
+    name = subjects.schedule_of(workflow_id)
+    if not name:
+        return False
+    stored = await context.bus.kv_get(subjects.CONF, subjects.schedule_key(name))
+    run = None if stored is None else context.bus.read(stored, ScheduleRun)
+    return run is not None and run.workflow_id == workflow_id
+
+
 def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
     """Tell whether the clock has shown this time of day before; a zone that is not known here is the server's."""
     try:

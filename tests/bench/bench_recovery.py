@@ -109,6 +109,7 @@ async def test_recovery(cluster: Cluster, tmp_path: Path, figures: Figures) -> N
         net = Net(tmp_path, cluster.urls[0])
         net.settings["bus"] = {"servers": cluster.urls, "replicas": len(cluster.nodes)}
         net.settings["log"]["level"] = "info"
+        net.settings["orchestrator"] = {"requests_per_minute": 10_000_000}
         async with net.client() as bus:
             await provision(bus, [("bench", SLOTS)])
             with contextlib.ExitStack() as stack:

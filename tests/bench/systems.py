@@ -142,6 +142,7 @@ class Agentd:
         self.net.settings["log"]["level"] = "info"
         asyncio.run(provisioned(self.net))
         self.net.settings["bench"] = {"enabled": True}
+        self.net.settings["orchestrator"] = {"requests_per_minute": 10_000_000}
         self.net.settings["instances"] = {
             name: {"roles": list(roles), "slots": SLOTS} for name, roles in shares.items()
         }

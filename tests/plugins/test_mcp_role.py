@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 import agentd_mcp
 from agentd import logs, tokens
 from agentd.messages import Outcome, Tier, ToolReply
+from agentd.policy import CallsAtOnce
 from agentd.role import Health, Role
 from agentd.tools import Tool, Toolbox, collect
 from agentd_mcp.role import Bridge, BridgeSettings
@@ -39,6 +40,7 @@ class Worker:
 
     def __init__(self) -> None:
         """Note what is asked."""
+        self.calls = CallsAtOnce(2, "mcp-bridge-pve1")
         self.served: list[str] = []
         self.asked: list[tuple[str, dict[str, Any], str]] = []
 
