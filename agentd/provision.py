@@ -44,8 +44,8 @@ DEFAULT_SLOTS: Final = 256
 """Unacknowledged messages of a queue over all of its workers; a concurrency class has its own number."""
 
 
-WAITING: Final = 500
-"""Requests of one principal that wait for an orchestrator: one or two seconds of its work."""
+WAITING: Final = 100
+"""Requests of one principal that wait for an orchestrator: a second of its work."""
 
 
 def streams(replicas: int) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -46,6 +47,7 @@ from agentd.messages import (
 from agentd.workflows import TERMINAL, UNDER_WAY, VERSION, Effect, Parent, Status, Workflow
 from agentd_orchestrator import derived, inputs
 from agentd_orchestrator import workflow as wf
+from agentd_orchestrator.metering import Costly, evaluated, in_thread, on_the_loop
 from agentd_orchestrator.opened import Opened
 from agentd_orchestrator.steps import going_on
 
@@ -156,7 +158,7 @@ class Engine:
             remembered = workflow_id in self._states
             seq, state = await self._load(workflow_id, batch)
             crash_point("before-commit", workflow_id)
-            changed, refused = self._fold(workflow_id, state, batch)
+            changed, refused = await self._fold(workflow_id, state, batch)
             if changed is None and remembered:
                 self._states.drop(workflow_id)  # another orchestrator may have gone on: ask before it is dropped
                 continue
@@ -184,7 +186,7 @@ class Engine:
         await self._emit(state)
         self._states.keep(state, seq)
 
-    def _fold(
+    async def _fold(
         self, workflow_id: str, state: Workflow | None, batch: list[_Given]
     ) -> tuple[Workflow | None, list[tuple[_Given, Exception]]]:
         """Fold the inputs into one state, None for no change; also return those that cannot be carried out, and why.
@@ -198,7 +200,7 @@ class Engine:
             if each.done.done():
                 continue
             try:
-                current = wf.decide(current, each.value, at)
+                current = await evaluated(partial(wf.decide, current, each.value, at))
             except (Rejected, Denied) as error:
                 refused.append((each, error))
             except Exception as error:  # noqa: BLE001 - a bug in decide: this input alone is blamed
@@ -209,7 +211,7 @@ class Engine:
                     continue
                 text = f"deciding over {type(each.value).__name__} failed {each.delivered} times: {error}"
                 self._bus.spawn(self._bury(workflow_id, text, each))
-                current = wf.decide(current, inputs.broken(each.value, text), at)
+                current = await evaluated(partial(wf.decide, current, inputs.broken(each.value, text), at))
         return None if current is start else current, refused
 
     def _fitting(self, state: Workflow, *, new: bool) -> tuple[Workflow, bytes]:
@@ -306,7 +308,8 @@ class Engine:
     async def _emit(self, state: Workflow) -> None:
         """Send the outbox; what lies there already was sent before."""
         failed: Exception | None = None
-        under_way = [(each, self._send(state, each)) for each in state.outbox]
+        with on_the_loop():
+            under_way = [(each, self._send(state, each)) for each in state.outbox]
         for effect, sent in under_way:
             try:
                 if sent is not None:
@@ -361,7 +364,20 @@ class Engine:
         return asyncio.ensure_future(entomb(self._bus, service, key, self._agent, now(), stop=effect.kind == "stop"))
 
     def _assign(self, state: Workflow, effect: Effect) -> Awaitable[object] | None:
-        message = derived.assignment(state, effect.task, effect.attempt)
+        try:
+            message = derived.assignment(state, effect.task, effect.attempt)
+        except Costly:
+            return asyncio.ensure_future(self._assign_costly(state, effect))
+        return self._assigned(state, effect, message)
+
+    async def _assign_costly(self, state: Workflow, effect: Effect) -> None:
+        """Assign a task whose parameters take the event loop too long."""
+        message = await in_thread(partial(derived.assignment, state, effect.task, effect.attempt))
+        sent = self._assigned(state, effect, message)
+        if sent is not None:
+            await sent
+
+    def _assigned(self, state: Workflow, effect: Effect, message: TaskAssignment | None) -> Awaitable[object] | None:
         if message is None:  # an older event's outbox, sent again: the state has gone on
             return None
         subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)

@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from agentd.errors import BadExpression
+from agentd_orchestrator.metering import meter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -184,6 +185,7 @@ def _read(text: str, *, condition: bool) -> _Read:
         _fail(text, f"it is {len(text)} characters long; at most {MAX_TEMPLATE} are taken", "")
     if condition and is_template(text):
         _fail(text, "a condition is written without braces", "{")
+    meter().charge(len(text))
     sandbox = _sandbox()
     try:
         parsed = sandbox.parse(f"{{{{ {text} }}}}" if condition else text)
@@ -313,7 +315,9 @@ def _fail(text: str, problem: str, word: str, line: int = 1) -> NoReturn:
 
 @lru_cache(CACHED)
 def _compiled(text: str, *, condition: bool) -> TemplateExpression:
-    return _sandbox().compiled(_read(text, condition=condition).expression)
+    expression = _read(text, condition=condition).expression
+    meter().charge(10 * len(text))
+    return _sandbox().compiled(expression)
 
 
 def _run(text: str, names: Mapping[str, Any], *, condition: bool) -> Any:  # noqa: ANN401 - JSON

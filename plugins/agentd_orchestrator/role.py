@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from agentd_orchestrator.derived import child_id, queue_of
 from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
 from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
 from agentd_orchestrator.library import Library
+from agentd_orchestrator.metering import evaluated
 from agentd_orchestrator.network import Network
 from agentd_orchestrator.planning import Planner, proven
 from agentd_orchestrator.room import Quota, Room
@@ -57,13 +59,13 @@ class OrchestratorSettings(Settings):
     slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
     max_open: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
     open_workflows: int = Field(
-        250,
+        100,
         ge=1,
         description="open workflows of one principal above which an orchestrator rejects its requests; those that "
         "schedules and other workflows have begun are never rejected",
     )
     requests_per_minute: int = Field(
-        1000,
+        300,
         ge=1,
         description="requests of one principal within a minute that an orchestrator carries out; it rejects more",
     )
@@ -254,7 +256,9 @@ class Orchestrator:
         elif (prepare := self._library[request.workflow_type].prepare) is not None:
             await asyncio.to_thread(prepare)
         try:
-            begin = self._planner.begin(request, principal, tier, plain=plain, retried=retried, parent=parent)
+            begin = await evaluated(
+                partial(self._planner.begin, request, principal, tier, plain=plain, retried=retried, parent=parent)
+            )
             plain_agents.check(begin.plan, context.config.bus.queues, context.policy)
         except Denied as error:
             return msgspec.structs.replace(begin, plan=[], carried={}, refused=str(error))

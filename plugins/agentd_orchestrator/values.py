@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from jinja2.runtime import Undefined
 
+from agentd_orchestrator.metering import Refused, meter
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_STEPS: Final = 100_000
-"""Items and characters (by the hundred) that the filters of one expression may look at."""
 MAX_SIZE: Final = 128 * 1024
 """Characters, and eight times the items, of any value that an expression makes."""
 MAX_INT: Final = 2**63 - 1
@@ -25,24 +24,14 @@ MAX_INT: Final = 2**63 - 1
 Value = Any
 """A JSON value."""
 
-_left: ContextVar[int] = ContextVar("steps left")
-
-
-class Refused(Exception):
-    """What an expression asks for is not given; the text says why."""
-
-
 def begin() -> None:
     """Grant one expression its steps."""
-    _left.set(MAX_STEPS)
+    meter().begin()
 
 
 def spend(steps: int) -> None:
     """Take `steps` from what is left; raises Refused when there are not so many."""
-    left = _left.get() - steps - 1
-    if left < 0:
-        raise Refused(f"it works on too much: more than {MAX_STEPS} items in all")
-    _left.set(left)
+    meter().spend(steps)
 
 
 def walk(*found: Value) -> None:
@@ -212,7 +201,7 @@ def to_json(value: Value) -> str:
 def plain(value: Value, room: int = MAX_SIZE, depth: int = 32) -> Value:
     """Return a copy of `value` in JSON's own types; raises Refused for what is too large, too deep or no value."""
     made, left = _plain(known(value), room, depth)
-    del left
+    spend((room - left) // 16)
     return made
 
 

@@ -15,10 +15,10 @@ from mcp.client.streamable_http import streamable_http_client
 from agentd import client, logs, subjects, tokens
 from agentd.consumer import Consumer
 from agentd.errors import BusError, BusFull, TooManyWaiting
-from agentd.messages import Outcome, ScheduleRun, ToolReply, WorkflowRequest, now
+from agentd.messages import Outcome, ScheduleRun, Tier, ToolReply, WorkflowRequest, now
 from agentd.provision import WAITING
 from agentd.web.server import WebServer
-from agentd.workflows import Status
+from agentd.workflows import Status, TaskSpec
 from agentd_mcp.role import Bridge
 from agentd_orchestrator import engine
 from agentd_orchestrator import workflow as wf
@@ -117,7 +117,10 @@ async def test_schedules_and_workflows_are_not_counted(quiet_net: Net, bus: Bus)
     await bus.kv_put(subjects.CONF, subjects.schedule_key("nightly"), run)
     agent = Agent(bus)
     agent.hold.add("b")
-    plan = [task("a", workflow="child", parameters={"n": "1"}), task("c", workflow="child", parameters={"n": "2"})]
+    plan = [
+        TaskSpec(name, "", subjects.ORCHESTRATOR, Tier.READ, workflow="child", parameters={"n": name})
+        for name in ("a", "c")
+    ]
     async with orchestrators(quiet_net, lambda _: plan, children={"child": lambda _: [task("b")]}), agent.working():
         await client.submit(bus, "alice", WorkflowRequest("test", "w0"))
         for _ in range(200):
@@ -126,7 +129,9 @@ async def test_schedules_and_workflows_are_not_counted(quiet_net: Net, bus: Bus)
             await asyncio.sleep(0.1)
         for name in ("cron-nightly-7", "cron-nightly-8", "cron-weekly-1"):
             await client.submit(bus, "alice", WorkflowRequest("child", name, parameters={}))
-        refused = [await client.follow(bus, name, lambda _: None, wait=30) for name in ("cron-nightly-8", "cron-weekly-1")]
+        refused = [
+            await client.follow(bus, name, lambda _: None, wait=30) for name in ("cron-nightly-8", "cron-weekly-1")
+        ]
         agent.release.set()
         done = [await client.follow(bus, name, lambda _: None, wait=30) for name in ("w0", "cron-nightly-7")]
 
