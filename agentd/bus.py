@@ -356,10 +356,9 @@ def _api_error(error: _ApiError, subject: str) -> BusError:
         return _NoMessage(text)
     if error.err_code in {_NO_STREAM, _NO_CONSUMER}:
         return NotProvisioned(f"{text}: run `agentd provision`")
-    if error.err_code == _NOT_STORED and "per subject" in error.description:
-        return TooManyWaiting(f"{text}: {_TOO_MANY}")
     if error.err_code in _FULL:
-        return BusFull(f"{text}: {_FULL[error.err_code]}")
+        one = error.err_code == _NOT_STORED and "per subject" in error.description
+        return TooManyWaiting(f"{text}: {_TOO_MANY}") if one else BusFull(f"{text}: {_FULL[error.err_code]}")
     if error.err_code == _IN_PROGRESS or error.code in {408, 503}:
         return BusUnavailable(text)
     return BusError(f"{text} ({error.err_code})")

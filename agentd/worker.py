@@ -24,7 +24,6 @@ from agentd.errors import (
     Denied,
     InvalidMessage,
     PermanentError,
-    TemporaryError,
 )
 from agentd.messages import (
     Outcome,

@@ -47,7 +47,7 @@ _NOT_FOUND, _INTERNAL, _UNAVAILABLE = 404, 500, 503
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build(
+def build(  # noqa: PLR0913 - as WebServer
     view: View,
     *,
     allowed_hosts: Iterable[str] = (),

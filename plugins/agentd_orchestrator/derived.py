@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from agentd import subjects
-from agentd.errors import Rejected
+from agentd.errors import Frozen, Rejected
 from agentd.messages import (
     Consent,
     Outcome,
@@ -21,6 +21,7 @@ from agentd.messages import (
     WorkflowResponse,
     digest,
     encode,
+    now,
 )
 from agentd.results import INLINE
 from agentd.workflows import DONE, LOOK, UNDER_WAY, UNDO, Status, TaskSpec, TaskState, TaskStatus, Workflow
@@ -181,6 +182,21 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         undoes=task.parent if name.startswith(UNDO) else "",
         authenticated=state.authenticated,
         guests=spec.guests,
+    )
+
+
+def held_back(message: TaskAssignment, agent_id: str, why: str) -> TaskCompletion:
+    """Return what is stored of a task that the orchestrator does not assign while the network is frozen."""
+    error = TaskError(Frozen.code, f"{message.task_type}: nothing was done: {why}", retry=True)
+    return TaskCompletion(
+        task_id=message.task_id,
+        workflow_id=message.workflow_id,
+        attempt=message.attempt,
+        status=Outcome.FAILED,
+        error=error,
+        agent_id=agent_id,
+        service_id=service_of(message.assigned_to),
+        timestamp=now(),
     )
 
 

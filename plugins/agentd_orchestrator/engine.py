@@ -30,14 +30,11 @@ from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.consumer import GiveUp
 from agentd.crash import crash_point
 from agentd.effects import entomb
-from agentd.errors import BusUnavailable, Denied, Frozen, Rejected, StaleWrite, TemporaryError
+from agentd.errors import BusUnavailable, Denied, Rejected, StaleWrite, TemporaryError
 from agentd.messages import (
     CriticalError,
     DeadLetter,
-    Outcome,
     TaskAssignment,
-    TaskCompletion,
-    TaskError,
     Tier,
     TimerDue,
     WorkflowSignal,
@@ -276,10 +273,9 @@ class Engine:
     async def refresh(self) -> None:
         """Forget what another orchestrator has carried on or ended; asked while too many seem to be open."""
         oldest = self._states.oldest(REFRESHED)
+        states = (self._bus.last(subjects.WORKFLOWS, subjects.event(name)) for name, _ in oldest)
         try:
-            found = await asyncio.gather(
-                *(self._bus.last(subjects.WORKFLOWS, subjects.event(each)) for each, _ in oldest)
-            )
+            found = await asyncio.gather(*states)
         except BusUnavailable:
             return
         for (workflow_id, seq), stored in zip(oldest, found, strict=True):
@@ -392,18 +388,9 @@ class Engine:
         found = await freeze.read(self._bus)
         if found is None:
             await self._bus.store(subject, message, expect=0, ttl=ttl)
-            return
-        held = TaskCompletion(
-            task_id=message.task_id,
-            workflow_id=message.workflow_id,
-            attempt=message.attempt,
-            status=Outcome.FAILED,
-            error=TaskError(Frozen.code, f"{message.task_type}: nothing was done: {freeze.say(found)}", retry=True),
-            agent_id=self._agent,
-            service_id=derived.service_of(message.assigned_to),
-            timestamp=now(),
-        )
-        await self._bus.store(subjects.complete(self._agent, message.workflow_id, task), held)
+        else:
+            held = derived.held_back(message, self._agent, freeze.say(found))
+            await self._bus.store(subjects.complete(self._agent, message.workflow_id, task), held)
 
     def _arm(self, workflow_id: str, effect: Effect) -> Awaitable[object]:
         """Let JetStream send a message when it is time: `@at` is the server's clock."""
@@ -421,9 +408,7 @@ class Engine:
         if workflow_id in self._states:
             return False
         stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
-        if stored is None:
-            return True
-        head = self._bus.read(stored, _Head) or _Head()
+        head = _Head(status=Status.COMPLETED) if stored is None else self._bus.read(stored, _Head) or _Head()
         return head.v <= VERSION and head.status in TERMINAL
 
     async def read(self, workflow_id: str) -> Workflow | None:

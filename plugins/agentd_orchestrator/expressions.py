@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from agentd.errors import BadExpression
-from agentd_orchestrator.metering import meter
+from agentd_orchestrator.metering import Refused, meter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -331,7 +331,7 @@ def _run(text: str, names: Mapping[str, Any], *, condition: bool) -> Any:  # noq
     values.begin()
     try:
         return values.plain(compiled(names))
-    except (TemplateError, values.Refused) as error:
+    except (TemplateError, Refused) as error:
         _fail(text, str(error), "")
     except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         _fail(text, f"it cannot be evaluated: {error}", "")

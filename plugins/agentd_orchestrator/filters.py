@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from jinja2.runtime import Undefined
 
+from agentd_orchestrator.metering import Refused
 from agentd_orchestrator.values import (
-    Refused,
     Value,
     binary,
     compare,

@@ -29,11 +29,11 @@ IN_ALL: Final = 2_000_000
 """Steps of all expressions that one transition, or the plan of one request, evaluates."""
 
 
-class Costly(Exception):  # noqa: N818 - nothing is wrong: it is done again elsewhere
+class Costly(Exception):
     """More is evaluated than the event loop may be kept for."""
 
 
-class Refused(Exception):  # noqa: N818 - a text for `expressions.py`, which makes an error of it
+class Refused(Exception):
     """What an expression asks for is not given; the text says why."""
 
 

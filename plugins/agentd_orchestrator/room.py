@@ -61,6 +61,11 @@ class Quota:
         self._beginning: Counter[str] = Counter()
         self._asked: OrderedDict[str, deque[float]] = OrderedDict()
 
+    @property
+    def counted(self) -> int:
+        """Return how many principals are known here."""
+        return len(self._asked)
+
     def refusal(self, principal: str, at: float, opened: Callable[[str], int]) -> str:
         """Count one more request of `principal`; return why it is refused, "" if it is not."""
         asked = self._asked.setdefault(principal, deque())

@@ -14,6 +14,7 @@ from jinja2.environment import TemplateExpression
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agentd_orchestrator import filters, values
+from agentd_orchestrator.metering import Refused
 
 JOIN: Final = "~"
 """The filter that stands for `~` and for a text with expressions in it; no user can write its name."""
@@ -77,7 +78,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401
         """Refuse every call; none gets through `expressions.py`."""
-        raise values.Refused("calls are not taken")
+        raise Refused("calls are not taken")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401, ARG002
         """Reckon with bounds."""

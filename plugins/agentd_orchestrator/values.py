@@ -24,6 +24,7 @@ MAX_INT: Final = 2**63 - 1
 Value = Any
 """A JSON value."""
 
+
 def begin() -> None:
     """Grant one expression its steps."""
     meter().begin()
