@@ -213,7 +213,8 @@ class Orchestrator:
             request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
-            begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain)
+            many = bool(await self._over_quota(broken, principal, job))
+            begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=many)
         else:
             refused = await self._over_quota(request, principal, job)
             if not refused:
