@@ -25,7 +25,7 @@ MAX_STEPS: Final = 100_000
 """Items and characters (by the hundred) that the filters of one expression may look at."""
 ON_THE_LOOP: Final = 20_000
 """Steps that are done on the event loop: some ten milliseconds."""
-IN_ALL: Final = 2_000_000
+IN_ALL: Final = 5_000_000
 """Steps of all expressions that one transition, or the plan of one request, evaluates."""
 
 
