@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -216,6 +218,28 @@ class Stage:
             if found.get("status") == "waiting_approval":
                 return str(found["workflow_id"]), done
         return "", done
+
+    async def refusals(self) -> float:
+        """Return how many answers the daemon has refused to publish where a message asked for them."""
+        _, text = await self.http("GET", "/metrics")
+        found = re.search(r"^agentd_bus_refused_replies_total (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    async def until_refused(self, before: float, count: int, seconds: float = 5) -> None:
+        """Wait until `count` answers more are refused; a daemon that publishes them instead is found out afterwards."""
+        end = time.monotonic() + seconds
+        while await self.refusals() < before + count and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+
+    async def until_shown(self, workflow: str, seconds: float = 15) -> str:
+        """Return what the daemon says of a workflow once it waits for an approval or is over."""
+        end, text = time.monotonic() + seconds, ""
+        while time.monotonic() < end:
+            status, text = await self.http("GET", f"/api/workflows/{workflow}")
+            if status == 200 and json.loads(text).get("status") not in {"planned", "running"}:
+                break
+            await asyncio.sleep(0.05)
+        return text
 
     async def finished(self, workflow: str, seconds: float = 45) -> dict[str, Any]:
         """Return a workflow once it is over."""

@@ -38,17 +38,17 @@ async def _still_works(stage: Stage, workflow: str) -> None:
 async def reply_into_a_workflow(stage: Stage) -> None:
     """A signal whose reply subject is the event of another workflow makes the orchestrator write there."""
     workflow = await _victim(stage)
-    signal = json.dumps({"action": "pause"}).encode()
+    signal, before = json.dumps({"action": "pause"}).encode(), await stage.refusals()
     for subject in (f"ai.workflows.signal.rita.{workflow}", "ai.workflows.signal.rita.nothing"):
         await stage.raw.publish(subject, signal, reply=f"ai.workflows.event.{workflow}")
     await stage.raw.flush()
-    await asyncio.sleep(2)
+    await stage.until_refused(before, 2)
     await _still_works(stage, workflow)
 
 
 async def reply_into_an_audit_chain(stage: Stage) -> None:
     """Signals, calls and requests with an audit subject as reply stop an agent from acting for ever."""
-    reply, nothing = "ai.audit.all-pve1", json.dumps({"parameters": {}}).encode()
+    reply, nothing, before = "ai.audit.all-pve1", json.dumps({"parameters": {}}).encode(), await stage.refusals()
     await stage.raw.publish("ai.workflows.signal.rita.nothing", json.dumps({"action": "pause"}).encode(), reply=reply)
     for subject in (
         f"ai.tools.call.rita.{SERVICE}.list_vms",
@@ -59,7 +59,7 @@ async def reply_into_an_audit_chain(stage: Stage) -> None:
     await stage.raw.publish("ai.agents.discovery.request", b'{"requester": "rita"}', reply=reply)
     await stage.raw.publish("$SRV.INFO", b"", reply=reply)
     await stage.raw.flush()
-    await asyncio.sleep(2)
+    await stage.until_refused(before, 5)
     done = await stage.run("oscar", "call", "update_vm", "vmid=101", "description=still works")
     if done.code:
         raise Breach(f"the agent does not act any more: {done.text[-300:]}")
@@ -115,10 +115,9 @@ async def completion_forged_for_a_look(stage: Stage) -> None:
     request = {"workflow_type": "tool_call", "workflow_id": workflow}
     request["parameters"] = {"tool": "delete_guest", "parameters": {"vmid": 105, "name": "shop"}}  # type: ignore[assignment]
     await stage.raw.publish("ai.workflows.request.alice", json.dumps(request).encode())
-    await asyncio.sleep(5)
+    text = await stage.until_shown(workflow)
     stop.set()
     await forging
-    _, text = await stage.http("GET", f"/api/workflows/{workflow}")
     if "scratch-empty" in text:
         raise Breach("the forged preview is shown to the principal who approves")
     await stage.nothing_written()
