@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import nats
 
 from agentd import tokens
-from harness import SCRIPTS, free_port
+from harness import SCRIPTS, eventually, free_port
 from pve.client import FakePve
 
 if TYPE_CHECKING:
@@ -227,19 +226,21 @@ class Stage:
 
     async def until_refused(self, before: float, count: int, seconds: float = 5) -> None:
         """Wait until `count` answers more are refused; a daemon that publishes them instead is found out afterwards."""
-        end = time.monotonic() + seconds
-        while await self.refusals() < before + count and time.monotonic() < end:
-            await asyncio.sleep(0.05)
+
+        async def refused() -> bool:
+            return await self.refusals() >= before + count
+
+        with contextlib.suppress(AssertionError):
+            await eventually(refused, f"{count} refusals", seconds)
 
     async def until_shown(self, workflow: str, seconds: float = 15) -> str:
         """Return what the daemon says of a workflow once it waits for an approval or is over."""
-        end, text = time.monotonic() + seconds, ""
-        while time.monotonic() < end:
+
+        async def shown() -> str:
             status, text = await self.http("GET", f"/api/workflows/{workflow}")
-            if status == 200 and json.loads(text).get("status") not in {"planned", "running"}:
-                break
-            await asyncio.sleep(0.05)
-        return text
+            return text if status == 200 and json.loads(text).get("status") not in {"planned", "running"} else ""
+
+        return await eventually(shown, f"{workflow} is shown", seconds)
 
     async def finished(self, workflow: str, seconds: float = 45) -> dict[str, Any]:
         """Return a workflow once it is over."""

@@ -1,6 +1,6 @@
 """One fault each, aimed at one promise of the engine; nothing but the checker of the chaos runs judges.
 
-`tests/mutants/chaos-*.patch` break the engine in five places; each turns one of these red.
+The mutants `chaos-*` break the engine in five places; each turns one of these red.
 """
 
 from __future__ import annotations
