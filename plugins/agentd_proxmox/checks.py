@@ -220,11 +220,11 @@ def _properties(known: Schema, value: dict[str, Any]) -> tuple[Any, list[str]]:
 
 def _number(known: Schema, value: Any, kind: str) -> tuple[Any, list[str]]:  # noqa: ANN401
     text = str(value)
-    shape = r"[+-]?\d{1,18}" if kind == "integer" else r"[+-]?\d{1,18}(\.\d{1,18})?"
+    shape = r"[+-]?[0-9]{1,18}" if kind == "integer" else r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?"
     if isinstance(value, bool) or not re.fullmatch(shape, text):
         return None, [f"{_shown(value)} is not {'an integer' if kind == 'integer' else 'a number'}"]
     number = float(text) if "." in text else int(text)
-    return text, _limits(known, number) + _enum(known, text)
+    return text, _limits(known, number) + _enum(known, text) + _format(known.get("format"), text)
 
 
 def _limits(known: Schema, number: float) -> list[str]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
+from agentd import errors
+
 if TYPE_CHECKING:
     from proxmox_access import Steer
     from tool_bench import Bench
@@ -45,3 +49,16 @@ async def test_defaults(tools: Bench, steered: Steer) -> None:
 
     assert await steered.log("POST", "/config$") == []
     assert [entry["params"]["swap"] for entry in await steered.log("PUT", "/config$")] == ["0"]
+
+
+@pytest.mark.parametrize(
+    "vmid", ["0101", "\uff11\uff10\uff11", "\u0661\u0660\u0661", "+101", "-101", "99", "1e2", "\u00b2"]
+)
+@pytest.mark.parametrize("tool", ["api_call", "api_destroy"])
+async def test_a_vmid_is_written_in_one_way(tools: Bench, steered: Steer, tool: str, vmid: str) -> None:
+    """A path names a guest by the digits 0 to 9, without zeros before them; anything else is refused and not sent."""
+    sent = {"description": "x"} if tool == "api_call" else {"delete": "scsi0"}
+    with pytest.raises(errors.Rejected, match="vmid: "):
+        await tools(tool, path=f"/nodes/pve1/qemu/{vmid}/config", method="PUT", parameters=sent)
+
+    assert await steered.log("PUT", "/config$") == []
