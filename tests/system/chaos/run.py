@@ -116,6 +116,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run, in namespaces of our own where they may be had."""
     given = arguments()
+    os.umask(0o077)  # a token in a folder that is kept is as private as in a temporary one
     cluster.isolate()
     say(f"seed {given.seed}: {given.minutes:g} min on {'three nats-servers' if given.cluster else 'one nats-server'}")
     with contextlib.ExitStack() as stack:
@@ -123,7 +124,7 @@ def main() -> int:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         else:
             folder = given.keep
-            folder.mkdir(parents=True, exist_ok=False)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=False)
         os.environ["PYTHONPATH"] = with_plugin()
         return asyncio.run(chaos(given, folder))
 
