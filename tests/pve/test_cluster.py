@@ -185,6 +185,19 @@ def test_new_guest_is_unknown_at_first(api: Api, pve: FakePve) -> None:
     assert api.data("GET", "/nodes/pve1/qemu/300/status/current")["name"] == "new"
 
 
+def test_new_member_is_unknown_at_first(api: Api, pve: FakePve) -> None:
+    """With a lag set, a pool knows neither name nor state of a new guest; the list of resources knows its pool."""
+    pve.settings(stat_lag=60)
+    api.data("POST", "/pools", poolid="core")
+    api.exit("POST", "/nodes/pve1/qemu", **NEW_VM)
+    api.data("PUT", "/pools", poolid="core", vms="300")
+    [listed] = [item for item in api.data("GET", "/cluster/resources", type="vm") if item["vmid"] == 300]
+    [member] = api.data("GET", "/pools", poolid="core")[0]["members"]
+
+    assert (listed["pool"], "name" in listed) == ("core", False)
+    assert (member["status"], "name" in member) == ("unknown", False)
+
+
 def test_start_waits_for_a_clone(api: Api, pve: FakePve) -> None:
     """Starting a guest that is still being cloned waits until the clone is finished, and then starts it."""
     pve.durations(qmclone=0.4)
