@@ -19,7 +19,7 @@ from agentd.presence import ARRIVING
 from agentd.signing import valid
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus, Stored
+    from agentd.bus import Bus
     from agentd.connection import Received
     from agentd.ledger import Ledger
     from agentd.logs import Logger
@@ -76,14 +76,14 @@ class Anchors:
 
     async def anchor(self) -> None:
         """Write the heads that are ours to keep into our chain, if they have changed."""
-        kept = await self._bus.kv_list(subjects.CHAINS)
-        heads = {key.removeprefix("head."): each for key, each in kept.items() if key.startswith("head.")}
+        heads = await self._bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
+        keys = await self._bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
         living = await self._living()
         wanted: list[dict[str, Any]] = []
-        for agent, stored in sorted(heads.items()):
+        for agent, head in sorted(heads.items()):
             if agent == self._agent or _keeper(agent, living) != self._agent:
                 continue
-            record = self._genuine(agent, stored, kept.get(f"key.{agent}"))
+            record = self._genuine(agent, head.value, keys[agent].value if agent in keys else None)
             if record is not None and self._seen.get(agent) != record.hash:
                 wanted.append({"agent": agent, "seq": record.seq, "hash": record.hash, "signer": record.signer})
         for start in range(0, len(wanted), AT_ONCE):
@@ -94,22 +94,15 @@ class Anchors:
             self._seen |= {each["agent"]: each["hash"] for each in part}
 
     async def _living(self) -> list[str]:
-        found = await self._bus.kv_list(subjects.LIVE)
         living = {self._agent}
-        for name, stored in found.items():
-            with contextlib.suppress(InvalidMessage):
-                agent = stored.decode(Presence).agent
-                if agent.version and agent.status != ARRIVING:
-                    living.add(name)
+        for name, found in (await self._bus.kv_values(subjects.LIVE, Presence)).items():
+            if found.value is not None and found.value.agent.version and found.value.agent.status != ARRIVING:
+                living.add(name)
         return sorted(living)
 
-    def _genuine(self, agent: str, stored: Stored, key: Stored | None) -> AuditRecord | None:
+    def _genuine(self, agent: str, record: AuditRecord | None, known: AuditKeys | None) -> AuditRecord | None:
         """Return the head of another agent if that agent wrote it."""
-        try:
-            record = stored.decode(AuditRecord)
-            keys = [] if key is None else key.decode(AuditKeys).keys
-        except InvalidMessage:
-            keys, record = [], None
+        keys = [] if known is None or known.agent_id != agent else known.keys
         signed = record is not None and any(record.signer == each.public for each in keys)
         if record is None or not signed or record.hash != hash_of(record) or record.agent_id != agent:
             self._log.error("the head of another agent's audit is not one that this agent wrote", other=agent)

@@ -19,7 +19,7 @@ from agentd.workflows import Approval, Status, TaskStatus, Workflow
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.bus import Bus
+    from agentd.bus import Bus, Newest
     from agentd.connection import Received
 
 CALL: Final = "tool_call"
@@ -55,13 +55,13 @@ async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
 
 async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:
     """Return the state of one workflow, None if there is none of that id."""
+    return (await newest_state(bus, workflow_id)).value
+
+
+async def newest_state(bus: Bus, workflow_id: str) -> Newest[Workflow]:
+    """Return the newest readable state of a workflow, and the sequence that the next one replaces."""
     subject = subjects.event(subjects.check_id(workflow_id))
-    stored = await bus.last(subjects.WORKFLOWS, subject)
-    state = None if stored is None else bus.read(stored, Workflow)
-    if stored is None or state is not None:
-        return state
-    earlier = bus.readable(await bus.every(subjects.WORKFLOWS, subject), Workflow)  # the engine goes on from it too
-    return next((found for found in reversed(earlier) if found.workflow_id == workflow_id), None)
+    return await bus.newest(subjects.WORKFLOWS, subject, Workflow, lambda state: state.workflow_id == workflow_id)
 
 
 async def plan(bus: Bus, principal: str, tool: str, parameters: dict[str, Any], *, workflow_id: str = "") -> Workflow:

@@ -1,7 +1,8 @@
 """How much may be destroyed within an hour, counted for the whole network in the bucket `budget`.
 
 Each act takes one of so many places, which NATS frees an hour later by itself; a place bears the key of its act, so
-that an act that is repeated after a death takes no second one.
+that an act that is repeated after a death takes no second one.  A place is taken by the record of an act alone: what
+others have the server write there neither takes nor frees one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Spent(msgspec.Struct, frozen=True):
 async def spend(bus: Bus, key: str, limit: int) -> None:
     """Take a place for the act `key`; raises Denied when `limit` of them are taken."""
     while True:
-        taken = await bus.kv_list(subjects.BUDGET)
-        if any(spent.key == key for spent in bus.readable(taken.values(), Spent)):
+        taken = await bus.kv_values(subjects.BUDGET, Spent)
+        if any(spent.value is not None and spent.value.key == key for spent in taken.values()):
             return
         free = next((place for place in map(str, range(limit)) if place not in taken), None)
         if free is None:

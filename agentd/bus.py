@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from agentd import messages
+from agentd import messages, subjects
 from agentd.connection import Connection, as_bytes, status_of
 from agentd.errors import (
     BusError,
@@ -32,14 +32,16 @@ from agentd.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable
 
     from agentd.connection import Delivery as Msg
 
 M = TypeVar("M")
 
 PAGE = 256
-"""Messages, or subjects whose last messages, that are asked for at once."""
+"""Messages that are asked for at once."""
+AT_ONCE = 64
+"""Subjects whose last messages are asked for at once."""
 PAGE_BYTES = 8 << 20
 """Bytes of them, after the first."""
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
@@ -47,8 +49,13 @@ TTL = "Nats-TTL"
 SCHEDULE = "Nats-Schedule"
 SCHEDULE_TARGET = "Nats-Schedule-Target"
 ROLLUP = "Nats-Rollup"
+DELETE = {"KV-Operation": "DEL", ROLLUP: "sub"}
+"""Headers of the marker that deletes a key."""
+_REPLACE = {ROLLUP: "sub"}
 
 _GONE = ("KV-Operation", "Nats-Marker-Reason")
+_ANSWERED = frozenset({"Nats-Sequence", "Nats-Num-Pending", "Status"})
+"""Headers of the server's answers to direct gets, which a message that a client stores does not have."""
 _STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
 _ROOM = "JetStream has no room; let its account have more (max_file), or make room: `agentd doctor` says what takes it"
 _NOT_STORED = 10077
@@ -91,7 +98,35 @@ class Stored:
 
     def decode(self, kind: type[M]) -> M:
         """Return the message as `kind`; raises InvalidMessage."""
+        if self.answered:
+            raise InvalidMessage(f"{kind.__name__}: it is an answer of the NATS server, not a message of a client")
         return messages.decode(self.data, kind)
+
+    @property
+    def answered(self) -> bool:
+        """Return whether the server wrote this as an answer to a request whose reply subject is this subject."""
+        return not _ANSWERED.isdisjoint(self.headers) or messages.answered_by_server(self.data)
+
+    @property
+    def gone(self) -> bool:
+        """Return whether this says that the key of a bucket was deleted, or has expired."""
+        return not self.answered and any(name in self.headers for name in _GONE)
+
+
+@dataclass(frozen=True)
+class Newest(Generic[M]):
+    """The newest message on a subject that can be read.
+
+    seq    the sequence of the last message, which a compare-and-set expects; 0 for none
+    value  the newest message that can be read; None if there is none, or if the key was deleted or has expired
+    time   when `value` was stored
+    doubt  why a message after `value` cannot be read, unless the server wrote it as an answer
+    """
+
+    seq: int = 0
+    value: M | None = None
+    time: datetime | None = None
+    doubt: str = ""
 
 
 class Storing:
@@ -216,8 +251,57 @@ class Bus(Connection):
         try:
             return stored.decode(kind)
         except InvalidMessage as error:
-            self.unreadable.note(f"{stored.subject} ({stored.seq})", str(error))
+            self._note(stored, str(error))
             return None
+
+    def _note(self, stored: Stored, reason: str) -> None:
+        self.unreadable.note(f"{stored.subject} ({stored.seq})", reason)
+
+    async def newest(
+        self, stream: str, subject: str, kind: type[M], mine: Callable[[M], bool] | None = None
+    ) -> Newest[M]:
+        """Return the newest message on `subject` that can be read as `kind`; those after it are noted and skipped.
+
+        What cannot be read was not written by agentd: the server writes its acknowledgements wherever their publisher
+        says.  With `mine` what it refuses is not read either: a message that belongs to another subject.
+        """
+        last = await self.last(stream, subject)
+        return Newest() if last is None else await self._newest(stream, last, kind, mine)
+
+    async def newest_many(self, stream: str, subject_filter: str, kind: type[M]) -> dict[str, Newest[M]]:
+        """Return for every subject that matches what `newest` returns, in the order of their last sequences."""
+        lasts = await self.last_many(stream, subject_filter)
+        return {last.subject: await self._newest(stream, last, kind) for last in lasts}
+
+    async def _newest(
+        self, stream: str, last: Stored, kind: type[M], mine: Callable[[M], bool] | None = None
+    ) -> Newest[M]:
+        found, doubt = self._judged(last, kind, mine)
+        if found is not None:
+            return found
+        for stored in reversed(await self.every(stream, last.subject)):
+            if stored.seq >= last.seq:
+                continue
+            found, why = self._judged(stored, kind, mine)
+            if found is not None:
+                return replace(found, seq=last.seq, doubt=doubt)
+            doubt = doubt or why
+        return Newest(last.seq, doubt=doubt)
+
+    def _judged(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
+        """Return what a message says, or why it cannot be read; no reason where the server wrote it as an answer."""
+        if stored.gone:
+            return Newest(stored.seq), ""
+        try:
+            value = stored.decode(kind)
+        except InvalidMessage as error:
+            reason = str(error)
+        else:
+            if mine is None or mine(value):
+                return Newest(stored.seq, value, stored.time), ""
+            reason = f"{kind.__name__}: it belongs elsewhere"
+        self._note(stored, reason)
+        return None, "" if stored.answered else reason
 
     def readable(self, stored: Iterable[Stored], kind: type[M]) -> list[M]:
         """Return those of `stored` that can be read as `kind`; the others are noted."""
@@ -232,9 +316,10 @@ class Bus(Connection):
     async def lasts(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
         """Yield the last message of every subject that matches, in no order, read page by page."""
         named = await self._subjects(stream, subject_filter)
-        for begin in range(0, len(named), PAGE):  # the server answers at most 1,024 at a time
-            for stored in (await self._direct(stream, {"multi_last": named[begin : begin + PAGE]}))[0]:
-                yield stored
+        for begin in range(0, len(named), AT_ONCE):
+            for stored in await asyncio.gather(*(self.last(stream, name) for name in named[begin : begin + AT_ONCE])):
+                if stored is not None:
+                    yield stored
 
     async def every(self, stream: str, subject_filter: str) -> list[Stored]:
         """Return every message whose subject matches, the oldest first."""
@@ -245,6 +330,10 @@ class Bus(Connection):
 
         since  the sequence in the stream to begin at
         """
+        if stream in subjects.SINGLY:
+            async for stored in self._walk_singly(stream, subject_filter, since):
+                yield stored
+            return
         seq, left = since, -1
         while left:
             request = {"seq": seq, "next_by_subj": subject_filter, "batch": PAGE, "max_bytes": PAGE_BYTES}
@@ -255,6 +344,17 @@ class Bus(Connection):
                 yield stored
             left = max(0, left - len(page)) if page else 0
             seq = page[-1].seq + 1 if page else seq
+
+    async def _walk_singly(self, stream: str, subject_filter: str, since: int) -> AsyncIterator[Stored]:
+        """Yield what `walk` does, message by message: the stream answers no direct gets."""
+        last = await self.last(stream, subject_filter)
+        seq = since
+        while last is not None and seq <= last.seq:
+            stored = await self._get(stream, {"seq": seq, "next_by_subj": subject_filter})
+            if stored is None or stored.seq > last.seq:
+                return
+            yield stored
+            seq = stored.seq + 1
 
     async def _subjects(self, stream: str, subject_filter: str) -> list[str]:
         """Return the subjects of a stream that match and hold a message."""
@@ -280,7 +380,7 @@ class Bus(Connection):
             self.send(subject, msgspec.json.encode(request), pull.inbox)
             while True:
                 message = await self._next(stream, arrived, denied)
-                status = status_of(message)
+                status = "" if "Nats-Sequence" in (message.headers or {}) else status_of(message)
                 if status in {"204", "404"}:
                     return found, int((message.headers or {}).get("Nats-Num-Pending", 0))
                 if status == "503":
@@ -312,40 +412,54 @@ class Bus(Connection):
     async def kv_get(self, bucket: str, key: str) -> Stored | None:
         """Return the value of `key`; None if it was never put, deleted, or has expired."""
         found = await self.last(f"KV_{bucket}", f"$KV.{bucket}.{key}")
-        return None if found is None or _is_gone(found) else found
+        return None if found is None or found.gone else found
+
+    async def kv_read(self, bucket: str, key: str, kind: type[M], mine: Callable[[M], bool] | None = None) -> Newest[M]:
+        """Return the newest value of `key` that can be read as `kind`, as `newest` does."""
+        return await self.newest(f"KV_{bucket}", f"$KV.{bucket}.{key}", kind, mine)
+
+    async def kv_values(self, bucket: str, kind: type[M], prefix: str = "") -> dict[str, Newest[M]]:
+        """Return what `kv_read` returns for every key that has a value or a doubtful one.
+
+        With `prefix` only the keys that begin with it, without it.
+        """
+        start = f"$KV.{bucket}.{prefix}"
+        found = await self.newest_many(f"KV_{bucket}", f"{start}>", kind)
+        return {
+            subject.removeprefix(start): each for subject, each in found.items() if each.value is not None or each.doubt
+        }
 
     async def kv_put(
         self, bucket: str, key: str, message: object, *, ttl: float | None = None, expect: int | None = None
     ) -> int:
-        """Put a value; with `expect` (0 for a new key) by compare-and-set, raising StaleWrite."""
+        """Put a value; with `expect` (0 for a new key) by compare-and-set, raising StaleWrite.
+
+        The value replaces all that the key had, by a roll-up; what others have the server write replaces nothing.
+        """
         subject = f"$KV.{bucket}.{key}"
         try:
-            return await self.store(subject, message, ttl=ttl, expect=expect)
+            return await self.store(subject, message, ttl=ttl, expect=expect, headers=_REPLACE)
         except StaleWrite:
             if expect != 0:
                 raise
-        marker = await self.last(f"KV_{bucket}", subject)
-        if marker is not None and not _is_gone(marker):
+        there = await self.kv_read(bucket, key, msgspec.Raw)
+        if there.value is not None or there.doubt:
             error = f"{bucket}/{key} exists already"
             raise StaleWrite(error)
-        return await self.store(subject, message, ttl=ttl, expect=0 if marker is None else marker.seq)
+        return await self.store(subject, message, ttl=ttl, expect=there.seq, headers=_REPLACE)
 
     async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None) -> None:
         """Delete a key, with `expect` by compare-and-set; one that is not there is deleted already."""
-        await self.store(f"$KV.{bucket}.{key}", b"", headers={"KV-Operation": "DEL"}, expect=expect)
+        await self.store(f"$KV.{bucket}.{key}", b"", headers=DELETE, expect=expect)
 
     async def kv_list(self, bucket: str) -> dict[str, Stored]:
-        """Return every key with its value."""
+        """Return every key with the last message on it, readable or not."""
         found = await self.last_many(f"KV_{bucket}", f"$KV.{bucket}.>")
-        return {each.subject.removeprefix(f"$KV.{bucket}."): each for each in found if not _is_gone(each)}
+        return {each.subject.removeprefix(f"$KV.{bucket}."): each for each in found if not each.gone}
 
 
 class _NoMessage(BusError):
     """There is no message on that subject."""
-
-
-def _is_gone(stored: Stored) -> bool:
-    return any(name in stored.headers for name in _GONE)
 
 
 def _api_error(error: _ApiError, subject: str) -> BusError:
@@ -365,8 +479,10 @@ def _api_error(error: _ApiError, subject: str) -> BusError:
 
 
 def _parse_headers(raw: bytes) -> dict[str, str]:
-    lines = raw.decode(errors="replace").split("\r\n")[1:]
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
+    first, *lines = raw.decode(errors="replace").split("\r\n")
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
+    status = first.partition(" ")[2]
+    return found | ({"Status": status} if status else {})
 
 
 def _got(msg: Msg) -> Stored:

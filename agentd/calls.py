@@ -170,8 +170,7 @@ class Performance:
         """Return True if the task that is undone here began to make `target` by one of `tools`: by our own record."""
         if not self.undoes:
             return False
-        stored = await self.bus.last(subjects.EFFECTS, subjects.effect(self.tool.service, self.undoes))
-        record = None if stored is None else self.bus.read(stored, EffectRecord)
+        _, record, _ = await effects.last_record(self.bus, subjects.effect(self.tool.service, self.undoes))
         return record is not None and any(f"{tool} {target}" in record.acted for tool in tools)
 
     def breakable(self) -> AbstractContextManager[None]:

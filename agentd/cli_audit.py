@@ -282,9 +282,10 @@ class Network:
     @classmethod
     async def of(cls, bus: Bus) -> Self:
         """Read keys, heads and whether lines expire."""
-        kept = await bus.kv_list(subjects.CHAINS)
-        keys = {key[4:]: each.decode(AuditKeys) for key, each in kept.items() if key.startswith("key.")}
-        heads = {key[5:]: each.decode(AuditRecord) for key, each in kept.items() if key.startswith("head.")}
+        found = await bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
+        keys = {agent: each.value for agent, each in found.items() if each.value and each.value.agent_id == agent}
+        noted = await bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
+        heads = {agent: each.value for agent, each in noted.items() if each.value is not None}
         info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}")
         top = AuditExport(bus.server_time(), keys, heads, info["config"].get("max_age", 0) / 1e9)
         return cls(bus, top, await _agents(bus))

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 
-from agentd.errors import AgentdError, BusUnavailable, UsageError
+from agentd.errors import AgentdError, BusUnavailable, InvalidMessage, UsageError
 from agentd.printable import escaped_bytes
 from agentd.shell import App, passes, run_async
 
@@ -71,19 +71,38 @@ class Export:
         """Keep what to write, and where."""
         self.written = 0
         self.seen = 0
+        self.unreadable = 0
         self._choice = choice
         self._lines = lines
         self._told = time.monotonic()
         self._ids: set[str] = set()
-        self._head = msgspec.json.Decoder(Head)
+
+    @staticmethod
+    async def _read(bus: Bus, stored: Stored) -> tuple[Head | None, bytes]:
+        """Return the newest state of a workflow that can be read, and what of it the choice looks at."""
+        from agentd.messages import encode
+        from agentd.subjects import WORKFLOWS
+        from agentd.workflows import Workflow
+
+        head = bus.read(stored, Head)
+        if head is not None and stored.subject.endswith(f".{head.workflow_id}"):
+            return head, stored.data
+        found = await bus.newest(WORKFLOWS, stored.subject, Workflow)
+        if found.value is None or not stored.subject.endswith(f".{found.value.workflow_id}"):
+            return None, b""
+        state = found.value
+        return Head(state.workflow_id, str(state.status), state.workflow_type, state.updated), encode(state)
 
     async def take(self, bus: Bus, stored: Stored) -> None:
         """Write one workflow, if it is wanted."""
         self.seen += 1
-        head = self._head.decode(stored.data)
+        head, data = await self._read(bus, stored)
+        if head is None:
+            self.unreadable += 1
+            return
         if head.workflow_id not in self._ids and self._choice.takes(head):
             self._ids.add(head.workflow_id)
-            self._lines.write(escaped_bytes(await whole(bus, stored.data)) + b"\n")
+            self._lines.write(escaped_bytes(await whole(bus, data)) + b"\n")
             self.written += 1
         if time.monotonic() - self._told >= TOLD_EVERY:
             self._told = time.monotonic()
@@ -103,10 +122,14 @@ async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("$stored"), str) and "bytes" in value:
-        from agentd import subjects
+        from agentd import results
 
-        stored = await bus.kv_get(subjects.RESULTS, value["$stored"])
-        return value if stored is None else msgspec.json.decode(stored.data)
+        try:
+            found = await results.fetch(bus, value)
+        except InvalidMessage as error:
+            click.echo(f"{error}; what refers to it is written as it is", err=True)
+            return value
+        return value if found is None else found
     return {key: await _expanded(bus, each) for key, each in value.items()}
 
 
@@ -136,7 +159,8 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
     if part is not None and output is not None:
         os.replace(part, output)  # noqa: PTH105 - the sentence reads as it is
     where = "" if output is None else f" to {output}"
-    click.echo(f"{done.written} workflows written{where}", err=True)
+    skipped = f"; {done.unreadable} cannot be read" if done.unreadable else ""
+    click.echo(f"{done.written} workflows written{where}{skipped}", err=True)
 
 
 @contextlib.contextmanager

@@ -48,8 +48,8 @@ async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
     first = key.partition(".")[0]
     for part in first.split("=", 1):
         subjects.check_id(part, "key")
-    stored = await bus.last_many(subjects.EFFECTS, f"ai.effects.*.{first}.>")
-    records = bus.readable(stored, EffectRecord)
+    found = await bus.newest_many(subjects.EFFECTS, f"ai.effects.*.{first}.>", EffectRecord)
+    records = [each.value for each in found.values() if each.value is not None]
     return [record for record in records if record.key == key or record.key.startswith(f"{key}.")]
 
 

@@ -45,8 +45,11 @@ async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
 
 async def answer(bus: Bus, workflow_id: str) -> WorkflowResponse | None:
     """Return the answer to a request if it is there."""
-    stored = await bus.last(subjects.WORKFLOWS, subjects.response(workflow_id))
-    return None if stored is None else stored.decode(WorkflowResponse)
+    subject = subjects.response(workflow_id)
+    found = await bus.newest(
+        subjects.WORKFLOWS, subject, WorkflowResponse, lambda each: each.workflow_id == workflow_id
+    )
+    return found.value
 
 
 async def follow(

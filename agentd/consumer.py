@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from agentd import dead, messages, subjects
+from agentd.bus import DELETE
 from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, TemporaryError
 
 if TYPE_CHECKING:
@@ -333,8 +334,7 @@ class Consumer:
 
     async def _noted(self, job: Job) -> int:
         """Write down that a suspect is begun; return how often it was, this time included."""
-        stored = await self._bus.kv_get(subjects.RESULTS, self._begun(job))
-        begun = 1 + (0 if stored is None else int(stored.data))
+        begun = 1 + ((await self._bus.kv_read(subjects.RESULTS, self._begun(job), int)).value or 0)
         await self._bus.kv_put(subjects.RESULTS, self._begun(job), str(begun).encode())
         return begun
 
@@ -347,7 +347,7 @@ class Consumer:
         before, job.begun = job.begun - 1, 0
         subject = f"$KV.{subjects.RESULTS}.{self._begun(job)}"
         if done or before == 0:
-            self._bus.send(subject, b"", headers={"KV-Operation": "DEL"})
+            self._bus.send(subject, b"", headers=DELETE)
         elif before > 0:
             self._bus.send(subject, str(before).encode())
 

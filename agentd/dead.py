@@ -123,10 +123,17 @@ async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: byte
     """Keep a message among the dead letters; the same one twice is one letter.  Raises BusError."""
     key = f"{letter.sequence}-{round(letter.stored.timestamp() * 1000)}"
     letter, data = _fitting(letter, data, bus.max_payload)
-    try:
-        await bus.store(subjects.dead(why, consumer, key), data, expect=0, headers={LETTER: _header(letter)})
-    except StaleWrite:
-        return  # kept before, by one that did not get to end it
+    subject, expect = subjects.dead(why, consumer, key), 0
+    while True:
+        try:
+            await bus.store(subject, data, expect=expect, headers={LETTER: _header(letter)})
+        except StaleWrite:
+            there = await bus.every(subjects.DEAD, subject)
+            if any(LETTER in stored.headers for stored in there):
+                return  # kept before, by an agent that died before it ended the message
+            expect = there[-1].seq if there else 0  # only answers of the server
+        else:
+            return
 
 
 def _fitting(letter: DeadLetter, data: bytes, most: int) -> tuple[DeadLetter, bytes]:
@@ -164,9 +171,8 @@ async def letters(bus: Bus) -> list[Letter]:
         for why in (GIVEN_UP, POISONED, BROKEN)
         async for stored in scan(bus, subjects.DEAD, subjects.dead(why, "*", "*"), headers_only=True)
     ]
-    stored_marks = [stored async for stored in scan(bus, subjects.DEAD, subjects.ALL_DEAD_MARKS, last=True)]
-    read = {_number(stored.subject): bus.read(stored, DeadMark) for stored in stored_marks}
-    marks = {number: mark for number, mark in read.items() if mark is not None}
+    newest = await bus.newest_many(subjects.DEAD, subjects.ALL_DEAD_MARKS, DeadMark)
+    marks = {_number(subject): each.value for subject, each in newest.items() if each.value is not None}
     explained = {(each.stream, each.consumer, each.sequence) for each in kept}
     unexplained = [each for each in advisories if each and (each.stream, each.consumer, each.sequence) not in explained]
     found = sorted([*kept, *unexplained], key=lambda each: each.number)
@@ -329,15 +335,15 @@ async def drop(bus: Bus, letter: Letter, principal: str) -> None:
 async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:
     """Close a letter, or begin to; return the mark's sequence."""
     subject = subjects.dead_mark(letter.number)
-    before = await bus.last(subjects.DEAD, subject)
-    if before is not None:
-        mark = bus.read(before, DeadMark) or DeadMark(OPEN, "", now())  # one that cannot be read closes nothing
+    before = await bus.newest(subjects.DEAD, subject, DeadMark)
+    mark = before.value  # one that cannot be read closes nothing
+    if mark is not None:
         broken_off = mark.action == REPLAYING and now() - mark.timestamp > TAKEOVER
         if mark.action != OPEN and not broken_off:
             message = f"letter {letter.number} was {mark.action} by {mark.principal} at {mark.timestamp:%F %T} UTC"
             raise PermanentError(message)
     try:
-        return await bus.store(subject, DeadMark(action, principal, now()), expect=0 if before is None else before.seq)
+        return await bus.store(subject, DeadMark(action, principal, now()), expect=before.seq)
     except StaleWrite as error:
         message = f"letter {letter.number}: somebody else has just closed it"
         raise PermanentError(message) from error

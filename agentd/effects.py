@@ -204,20 +204,14 @@ class Claim:
 async def last_record(bus: Bus, subject: str) -> tuple[int, EffectRecord | None, datetime | None]:
     """Return the sequence of the last message of an effect, its last readable record, and when that was written.
 
-    What cannot be read was not written by an agent (the server writes acknowledgements wherever their publisher says):
-    the record before it counts.  Raises PermanentError if there are messages and none can be read.
+    Raises PermanentError if an agent has written there and no record can be read.
     """
-    stored = await bus.last(subjects.EFFECTS, subject)
-    if stored is None:
-        return 0, None, None
-    record = bus.read(stored, EffectRecord)
-    if record is not None:
-        return stored.seq, record, stored.time
-    for earlier in reversed(await bus.every(subjects.EFFECTS, subject)):
-        record = bus.read(earlier, EffectRecord)
-        if record is not None:
-            return stored.seq, record, earlier.time
-    raise PermanentError(f"no record at {subject} in {subjects.EFFECTS} can be read: what was done is not known")
+    newest = await bus.newest(
+        subjects.EFFECTS, subject, EffectRecord, lambda record: subject.endswith(f".{record.key}")
+    )
+    if newest.value is None and newest.doubt:
+        raise PermanentError(f"no record at {subject} in {subjects.EFFECTS} can be read: what was done is not known")
+    return newest.seq, newest.value, newest.time
 
 
 async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord:
@@ -295,14 +289,18 @@ async def entomb(  # noqa: PLR0913 - what, where, by whom, when
     """
     subject = subjects.effect(service, key)
     tombstone = EffectRecord(key=key, tool="", epoch=1, owner=owner, phase=CANCELLED, claimed_at=now)
+    free = 0
     while True:
         try:
-            await bus.store(subject, tombstone, expect=0)
+            await bus.store(subject, tombstone, expect=free)
         except StaleWrite:
             seq, record, _ = await last_record(bus, subject)
         else:
             return True
-        if record is None or not stop or record.stop or record.phase != CLAIMED:
+        if record is None:
+            free = seq  # only answers of the server lie there
+            continue
+        if not stop or record.stop or record.phase != CLAIMED:
             return False
         try:
             await bus.store(subject, msgspec.structs.replace(record, stop=True), expect=seq)

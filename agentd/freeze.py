@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from agentd.bus import Bus, Stored
+    from agentd.bus import Bus, Newest
     from agentd.connection import Received
 
 KEY: Final = "network"
@@ -47,20 +47,21 @@ def say(freeze: Freeze) -> str:
     )
 
 
-def understood(stored: Stored | None, at: datetime) -> Freeze | None:
-    """Return the freeze that is in force at the server's time `at`; what cannot be understood is in force."""
-    if stored is None:
-        return None
-    try:
-        freeze = stored.decode(Freeze)
-    except InvalidMessage as error:
-        return Freeze("unknown", stored.time, f"its state cannot be read ({error})")
-    return freeze if freeze.until is None or freeze.until > at else None
+def understood(newest: Newest[Freeze], at: datetime) -> Freeze | None:
+    """Return the freeze that is in force at the server's time `at`; what cannot be understood is in force.
+
+    What the server wrote as an answer, to a reply subject that anyone may name, neither freezes nor thaws: the state
+    before it counts.
+    """
+    if newest.doubt:
+        return Freeze("unknown", at, f"its state cannot be read ({newest.doubt})")
+    freeze = newest.value
+    return freeze if freeze is None or freeze.until is None or freeze.until > at else None
 
 
 async def read(bus: Bus) -> Freeze | None:
     """Return the freeze that is in force now, None if there is none; raises BusError."""
-    return understood(await bus.kv_get(subjects.FREEZE, KEY), bus.server_time())
+    return understood(await bus.kv_read(subjects.FREEZE, KEY, Freeze), bus.server_time())
 
 
 class Brake:
@@ -146,18 +147,18 @@ async def carry_out(  # noqa: PLR0913, PLR0917 - who asks for what, and who is t
     note  writes the audit line: before a thaw, which is not done without it, and after a freeze, which is done anyway
     """
     while True:
-        stored = await bus.kv_get(subjects.FREEZE, KEY)
-        there = understood(stored, bus.server_time())
+        newest = await bus.kv_read(subjects.FREEZE, KEY, Freeze)
+        there = understood(newest, bus.server_time())
         if there is not None and request.action == "freeze" and request.id and there.id == request.id:
             return NetworkReply(agent, done=True, message=say(there), freeze=there)  # another orchestrator did it
         check(request, principal, tier, there)
         try:
             if request.action == "freeze":
-                made = await _freeze(bus, principal, request, 0 if stored is None else stored.seq)
+                made = await _freeze(bus, principal, request, newest.seq)
                 await note("frozen", made)
                 return NetworkReply(agent, done=True, message=say(made), freeze=made)
             await note("to be thawed", there)
-            await bus.kv_delete(subjects.FREEZE, KEY, expect=0 if stored is None else stored.seq)
+            await bus.kv_delete(subjects.FREEZE, KEY, expect=newest.seq)
         except StaleWrite:
             continue
         return NetworkReply(agent, done=True, message="thawed: agents act again")

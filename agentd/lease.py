@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agentd import messages, subjects
-from agentd.errors import BusError, BusUnavailable, ConfigError, InvalidMessage, NotProvisioned, StaleWrite, Superseded
+from agentd.errors import BusError, BusUnavailable, ConfigError, NotProvisioned, StaleWrite, Superseded
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus, Stored
+    from datetime import datetime
+
+    from agentd.bus import Bus, Newest
     from agentd.logs import Logger
 
 SECONDS = 20.0
@@ -69,17 +71,18 @@ class Lease:
         Returns without it when it is to stop, or when the bucket does not exist: then it is taken by a renewal.
         """
         self._last = presence
-        seen = 0
+        seen: datetime | None = None
         while not stopping.is_set():
             try:
-                stored = await self._bus.kv_get(subjects.LIVE, self._agent)
-                if stored is None or await self._free(stored):
-                    return await self._put(presence, 0 if stored is None else stored.seq)
-                if seen and stored.seq != seen:
-                    raise ConfigError(self._taken(stored))
+                newest = await self._newest()
+                if newest.value is None or await self._free(newest.value):
+                    return await self._put(presence, newest.seq)
+                taken = self._taken(newest.value, newest.time)
+                if seen and newest.time != seen:
+                    raise ConfigError(taken)
                 if not seen:
-                    self._log.warning("waiting for the lease of another process to end", reason=self._taken(stored))
-                seen, self.problem = stored.seq, self._taken(stored)
+                    self._log.warning("waiting for the lease of another process to end", reason=taken)
+                seen, self.problem = newest.time, taken
             except NotProvisioned:
                 return None
             except StaleWrite:
@@ -89,22 +92,24 @@ class Lease:
             await asyncio.sleep(LOOK)
         return None
 
-    async def _free(self, stored: Stored) -> bool:
+    async def _newest(self) -> Newest[messages.Presence]:
+        return await self._bus.kv_read(subjects.LIVE, self._agent, messages.Presence, self._of_this_id)
+
+    def _of_this_id(self, presence: messages.Presence) -> bool:
+        return presence.agent.agent_id == self._agent
+
+    async def _free(self, found: messages.Presence) -> bool:
         """Tell whether the lease is ours to take; raises ConfigError if its process runs on this machine."""
-        try:
-            found = stored.decode(messages.Presence)
-        except InvalidMessage:
-            return True
         if not found.agent.version:  # kept for a plain agent, which uses an id that is not its own
             return True
         over = await asyncio.to_thread(gone, found.process, self.process)
         if over is False and found.process != self.process:
-            raise ConfigError(self._taken(stored))
+            raise ConfigError(self._taken(found, None))
         return over is not None
 
-    def _taken(self, stored: Stored) -> str:
+    def _taken(self, found: messages.Presence, heard: datetime | None) -> str:
         return (
-            f"another process runs as {self._agent} ({_who(stored)}): two would do everything twice; "
+            f"another process runs as {self._agent} ({_who(found, heard)}): two would do everything twice; "
             "stop it, or give this one another instance or [node] name"
         )
 
@@ -123,18 +128,14 @@ class Lease:
             try:
                 return await self._put(presence, self._seq)
             except StaleWrite:
-                stored = await self._bus.kv_get(subjects.LIVE, self._agent)
-            if stored is not None and not self._ours(stored):
-                self.problem = self._taken(stored)
+                newest = await self._newest()
+            if newest.value is not None and not self._ours(newest.value):
+                self.problem = self._taken(newest.value, newest.time)
                 self.lost.set()
                 raise Superseded(self.problem)
-            self._seq = 0 if stored is None else stored.seq
+            self._seq = newest.seq
 
-    def _ours(self, stored: Stored) -> bool:
-        try:
-            found = stored.decode(messages.Presence)
-        except InvalidMessage:
-            return True
+    def _ours(self, found: messages.Presence) -> bool:
         return not found.agent.version or found.process == self.process
 
     async def _put(self, presence: messages.Presence, expect: int) -> None:
@@ -165,13 +166,10 @@ class Lease:
                 await self._bus.kv_delete(subjects.LIVE, self._agent, expect=self._seq)
 
 
-def _who(stored: Stored) -> str:
-    try:
-        found = stored.decode(messages.Presence)
-    except InvalidMessage:
-        return "unknown"
+def _who(found: messages.Presence, heard: datetime | None) -> str:
     pid = f"process {found.process.split('/')[2]} " if found.process.count("/") > 1 else ""
-    return f"{pid}on {found.agent.node or 'an unknown node'}, heard {stored.time:%H:%M:%S} UTC"
+    last = "" if heard is None else f", heard {heard:%H:%M:%S} UTC"
+    return f"{pid}on {found.agent.node or 'an unknown node'}{last}"
 
 
 def _machine() -> tuple[str, str]:

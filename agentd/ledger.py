@@ -21,7 +21,7 @@ from agentd.messages import AuditKey, AuditKeys, AuditRecord, CriticalError, Tie
 from agentd.signing import Head, Memory, Signer, valid
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus, Stored
+    from agentd.bus import Bus, Newest, Stored
     from agentd.logs import Logger
 
 UNSURE: Final = 16
@@ -101,12 +101,11 @@ class Ledger:
     async def _pin(self, public: str, stored: Stored | None) -> None:
         """Pin our key if this agent has none yet; another one is a reason for an alarm."""
         while True:
-            pinned = await self._bus.kv_get(subjects.CHAINS, subjects.audit_key(self._agent))
-            if pinned is not None:
-                try:
-                    self._keys = pinned.decode(AuditKeys).keys
-                except InvalidMessage as error:
-                    self._raise(f"its pinned keys cannot be understood ({error})")
+            pinned = await self._pinned_keys()
+            if pinned.value is not None or pinned.doubt:
+                self._keys = [] if pinned.value is None else pinned.value.keys
+                if pinned.doubt:
+                    self._raise(f"its pinned keys cannot be understood ({pinned.doubt})")
                 if self._keys and self._keys[-1].public != public:
                     self._raise(
                         f"its key {public[:12]}… is not the pinned one ({self._keys[-1].public[:12]}…): "
@@ -115,10 +114,14 @@ class Ledger:
                 return
             keys = [AuditKey(public, _unsigned_until(stored) + 1)]
             try:
-                await self._pinned(keys, 0)
+                await self._pinned(keys, pinned.seq)
             except StaleWrite:
                 continue
             return
+
+    async def _pinned_keys(self) -> Newest[AuditKeys]:
+        key = subjects.audit_key(self._agent)
+        return await self._bus.kv_read(subjects.CHAINS, key, AuditKeys, lambda keys: keys.agent_id == self._agent)
 
     async def _pinned(self, keys: list[AuditKey], expect: int) -> None:
         key = subjects.audit_key(self._agent)
@@ -128,10 +131,10 @@ class Ledger:
     async def _known(self) -> Head | None:
         """Return the latest head of this chain that the agent itself, or the bucket, remembers."""
         found = [] if self._memory is None or self._memory.head is None else [self._memory.head]
-        noted = await self._bus.kv_get(subjects.CHAINS, subjects.audit_head(self._agent))
-        record = None if noted is None else self._own(noted)
-        if record is not None:
-            found.append(Head(record.seq, record.hash))
+        key = subjects.audit_head(self._agent)
+        noted = await self._bus.kv_read(subjects.CHAINS, key, AuditRecord, self._wrote)
+        if noted.value is not None:
+            found.append(Head(noted.value.seq, noted.value.hash))
         return max(found, default=None)
 
     def _own(self, stored: Stored) -> AuditRecord | None:
@@ -140,12 +143,14 @@ class Ledger:
             record = stored.decode(AuditRecord)
         except InvalidMessage:
             return None
+        return record if self._wrote(record) else None
+
+    def _wrote(self, record: AuditRecord) -> bool:
+        """Return whether this agent wrote a line; one of before it signed has no signature."""
         wanted = next((each.public for each in reversed(self._keys) if each.first <= record.seq), "")
         if record.agent_id != self._agent or record.hash != hash_of(record):
-            return None
-        if not wanted:
-            return record  # of before it signed
-        return record if record.signer == wanted and valid(wanted, record.hash, record.signature) else None
+            return False
+        return not wanted or (record.signer == wanted and valid(wanted, record.hash, record.signature))
 
     async def _last_line(self, stored: Stored | None, since: int) -> Stored | None:
         """Return the last message that is a line, at or after the stream sequence `since`.
@@ -262,9 +267,9 @@ class Ledger:
             return
         if self._keys[-1].public == self.signer.public:
             return
-        stored = await self._bus.kv_get(subjects.CHAINS, subjects.audit_key(self._agent))
+        pinned = await self._pinned_keys()
         first = 1 if self._head is None else self._head.seq + 1
-        await self._pinned([*self._keys, AuditKey(self.signer.public, first)], 0 if stored is None else stored.seq)
+        await self._pinned([*self._keys, AuditKey(self.signer.public, first)], pinned.seq)
 
     # -- lines --------------------------------------------------------------------------------------------------------
 

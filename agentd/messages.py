@@ -175,7 +175,8 @@ class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
 class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
     """Say who approved an act, what exactly (`digest`), and how that looked which it changes.
 
-    call  the digest of the tool and its parameters, as the assignment has them; "" in a state of an older orchestrator
+    call  the digest of the tool and its parameters, as the assignment has them; "" in a state of an older orchestrator,
+          which is not enough
     """
 
     by: str
@@ -576,6 +577,8 @@ def decode(data: bytes, kind: type[M]) -> M:
     Raises InvalidMessage, naming the type, the field and the fault.
     """
     check_size(data, kind)
+    if answered_by_server(data):
+        raise InvalidMessage(f"{kind.__name__}: it is an answer of the NATS server, not a message of a client")
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
@@ -585,6 +588,24 @@ def decode(data: bytes, kind: type[M]) -> M:
         raise InvalidMessage(fault(error, kind.__name__)) from error
     except RecursionError as error:
         raise InvalidMessage(f"{kind.__name__}: it is nested too deeply") from error
+
+
+def answered_by_server(data: bytes) -> bool:
+    """Return whether `data` is an answer that the NATS server writes to a reply subject of the publisher's choice.
+
+    The server does not check whether the publisher may publish there, so such an answer can be stored in any stream.
+    """
+    if not data.startswith((b'{"stream":', b'{"error":', b'{"type":"io.nats.jetstream.api.', b'{"server":')):
+        return False
+    try:
+        found = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return "type" in found or found.keys() <= _ANSWERS
+
+
+_ANSWERS = frozenset({"stream", "seq", "domain", "duplicate", "error", "val", "batch", "count", "server", "data"})
+"""The fields of the server's acknowledgements, and of its answer on who a user is."""
 
 
 def check_size(data: bytes, kind: type[object]) -> None:

@@ -145,9 +145,10 @@ class Metrics:
         self._bus_before = dict(counters)
 
     def snapshot(self) -> dict[str, float]:
-        """Return the figures of a MetricReport: Machine.figures, and `tasks_in_flight`."""
-        (in_flight,) = self.tasks_in_flight.collect()
-        return {**self.machine.figures(), "tasks_in_flight": in_flight.samples[0].value}
+        """Return the figures of a MetricReport: Machine.figures, `tasks_in_flight`, and `audit_broken` (1 for yes)."""
+        (in_flight,), (broken,) = self.tasks_in_flight.collect(), self.audit_broken.collect()
+        counted = {"tasks_in_flight": in_flight.samples[0].value, "audit_broken": broken.samples[0].value}
+        return {**self.machine.figures(), **counted}
 
     async def render(self) -> bytes:
         """Return every metric in the text format of Prometheus, without keeping the event loop from others."""

@@ -34,9 +34,9 @@ STEPS_SHOWN = 50
 
 async def presences(bus: Bus) -> list[Presence]:
     """Return every agent whose lease lasts, by name."""
-    found = await bus.kv_list(subjects.LIVE)
-    there = bus.readable((found[key] for key in sorted(found)), Presence)
-    return [each for each in there if each.agent.status != ARRIVING]
+    found = await bus.kv_values(subjects.LIVE, Presence)
+    there = [found[key].value for key in sorted(found)]
+    return [each for each in there if each is not None and each.agent.status != ARRIVING]
 
 
 async def agents(bus: Bus) -> list[AgentRegistration]:
@@ -61,14 +61,14 @@ async def metrics(bus: Bus) -> list[MetricReport]:
 
 async def alerts(bus: Bus) -> list[Alert]:
     """Return the alerts that are firing."""
-    found = bus.readable((await bus.kv_list(subjects.ALERTS)).values(), Alert)
-    return [each for each in found if each.state == "firing"]
+    found = (each.value for each in (await bus.kv_values(subjects.ALERTS, Alert)).values())
+    return [each for each in found if each is not None and each.state == "firing"]
 
 
 async def states(bus: Bus) -> list[Workflow]:
     """Return the state of every workflow: those not over first, then the latest."""
-    stored = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS)
-    found = bus.readable(stored, Workflow)
+    newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_EVENTS, Workflow)
+    found = [each.value for each in newest.values() if each.value is not None]
     return sorted(found, key=lambda each: (each.over, -each.updated.timestamp()))
 
 

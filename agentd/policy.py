@@ -156,7 +156,12 @@ class Policy:
         if consent.by in {"", principal}:
             raise Denied(f"{tool} was approved by {consent.by or 'nobody'}, who asked for it: somebody else has to")
 
-        if consent.call and consent.call != asked:
+        if not consent.call:
+            raise Rejected(
+                f"{tool}: the approval of {consent.by} does not name the call, for an older orchestrator wrote it: "
+                "nothing was done; ask anew"
+            )
+        if consent.call != asked:
             raise Rejected(
                 f"{tool}: its parameters are not those that {consent.by} approved: nothing was done; ask anew"
             )

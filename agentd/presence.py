@@ -68,11 +68,12 @@ class Announcer:
             await self._goodbye(subscriptions)
 
     async def _beat(self, stopping: asyncio.Event) -> None:
-        ticks = 0
+        ticks, broken = 0, 0.0
         while not stopping.is_set():
             now = self._describe()
             await self._try(self._lease.renew(now))
-            if ticks % round(BEAT / RENEW) == 0:
+            before, broken = broken, now.metrics.get("audit_broken", 0.0)
+            if broken != before or ticks % round(BEAT / RENEW) == 0:
                 await self._report(now)
             if ticks % round(CLOCK / RENEW) == 0:
                 await self._try(self._bus.measure_clock(subjects.WORKFLOWS))

@@ -51,20 +51,20 @@ WAITING: Final = 100
 def streams(replicas: int) -> list[dict[str, Any]]:
     """Return the configuration of every stream."""
     buckets = [
-        _bucket(subjects.LIVE, replicas, max_age=0, marker=300),
-        _bucket(subjects.CONF, replicas, max_age=0, marker=0),
-        _bucket(subjects.FREEZE, replicas, max_age=0, marker=300),
-        _bucket(subjects.CHAINS, replicas, max_age=0, marker=0),
-        _bucket(subjects.RESULTS, replicas, max_age=30, marker=0),
-        _bucket(subjects.ALERTS, replicas, max_age=0, marker=300),
-        _bucket(subjects.BUDGET, replicas, max_age=0, marker=300),
+        _bucket(subjects.LIVE, replicas, max_age=0.05, expire=True),
+        _bucket(subjects.CONF, replicas, max_age=0, expire=False),
+        _bucket(subjects.FREEZE, replicas, max_age=0, expire=True),
+        _bucket(subjects.CHAINS, replicas, max_age=0, expire=False),
+        _bucket(subjects.RESULTS, replicas, max_age=30, expire=False),
+        _bucket(subjects.ALERTS, replicas, max_age=0, expire=True),
+        _bucket(subjects.BUDGET, replicas, max_age=0.1, expire=True),
     ]
     return [*_flowing(replicas), *_kept(replicas), *buckets]
 
 
 def _flowing(replicas: int) -> list[dict[str, Any]]:
-    """Return the streams through which work goes."""
-    file = _file(replicas)
+    """Return the streams through which work goes; principals write into them or read them, so without direct gets."""
+    file = _file(replicas, direct=False)
     queue = {
         **file,
         "retention": "workqueue",
@@ -97,7 +97,7 @@ def _flowing(replicas: int) -> list[dict[str, Any]]:
             ],
             **file,
             "retention": "limits",
-            "max_msgs_per_subject": 20,
+            "max_msgs_per_subject": -1,  # a limit would let forged acknowledgements push out the state of a workflow
             "allow_msg_schedules": True,
             "allow_msg_ttl": True,
             "allow_rollup_hdrs": True,
@@ -113,7 +113,7 @@ def _kept(replicas: int) -> list[dict[str, Any]]:
             "name": subjects.EFFECTS,
             "subjects": ["ai.effects.*.*.*", "ai.effects.*.*.*.*"],
             **file,
-            "max_msgs_per_subject": 5,  # the last record counts; if it cannot be read, one before it
+            "max_msgs_per_subject": -1,  # the last record counts; if it cannot be read, one before it
             "deny_delete": True,
             "deny_purge": True,
             "max_age": 30 * DAY,
@@ -140,25 +140,32 @@ def _kept(replicas: int) -> list[dict[str, Any]]:
     ]
 
 
-def _file(replicas: int) -> dict[str, Any]:
-    return {"storage": "file", "num_replicas": replicas, "allow_direct": True}
+def _file(replicas: int, *, direct: bool = True) -> dict[str, Any]:
+    return {"storage": "file", "num_replicas": replicas, "allow_direct": direct}
 
 
-def _bucket(name: str, replicas: int, *, max_age: int, marker: int) -> dict[str, Any]:
+def _bucket(name: str, replicas: int, *, max_age: float, expire: bool) -> dict[str, Any]:
+    """Return the configuration of a bucket; `max_age` is in days, longer than anything in it has to last.
+
+    A key keeps all of its messages until agentd writes it again, which replaces them: with a limit, acknowledgements
+    that others have the server write there would push the value out.
+    """
     config: dict[str, Any] = {
         "name": f"KV_{name}",
         "subjects": [f"$KV.{name}.>"],
         "storage": "file",
         "num_replicas": replicas,
-        "max_msgs_per_subject": 1,
+        "max_msgs_per_subject": -1,
         "discard": "new",
         "allow_rollup_hdrs": True,
         "deny_delete": True,
-        "allow_direct": True,
-        "max_age": max_age * DAY,
+        "allow_direct": f"KV_{name}" not in subjects.SINGLY,
+        "max_age": round(max_age * DAY),
     }
-    if marker:  # a watcher that was away for less than this still sees that the key is gone
-        config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": marker * SECOND}
+    if expire:
+        # No markers of expired keys: with them the server lets a key last at least as long as its marker, unless it
+        # keeps one message a key.
+        config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": 0}
     return config
 
 

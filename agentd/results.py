@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import Raw
 
 from agentd import subjects
 from agentd.errors import InvalidMessage
 from agentd.messages import encode
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus, Stored
+    from agentd.bus import Bus
 
 INLINE: Final = 16 * 1024
 """Bytes of a result above which it goes to the bucket."""
@@ -30,8 +31,7 @@ async def expand(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return `value` with every reference replaced by what it stands for."""
     if isinstance(value, dict):
         if "$stored" in value:
-            stored = await bus.kv_get(subjects.RESULTS, value["$stored"])
-            found = None if stored is None else _value(stored)
+            found = await fetch(bus, value)
             return found.get(value["field"]) if "field" in value and isinstance(found, dict) else found
         return {key: await expand(bus, each) for key, each in value.items()}
     if isinstance(value, list):
@@ -39,9 +39,13 @@ async def expand(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def _value(stored: Stored) -> Any:  # noqa: ANN401 - JSON
-    """Return a stored result; raises InvalidMessage that names it."""
-    try:
-        return msgspec.json.decode(stored.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidMessage(f"the stored result {stored.subject} cannot be read: {error}") from error
+async def fetch(bus: Bus, reference: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the stored result that a reference names, None if it is kept no longer; raises InvalidMessage.
+
+    A value that is not as large as the reference says is not the one that was stored.
+    """
+    key, size = str(reference["$stored"]), reference.get("bytes")
+    found = await bus.kv_read(subjects.RESULTS, key, Raw, lambda raw: size in {None, len(bytes(raw))})
+    if found.doubt:
+        raise InvalidMessage(f"the stored result {subjects.RESULTS}/{key} cannot be read: {found.doubt}")
+    return None if found.value is None else msgspec.json.decode(found.value)

@@ -21,11 +21,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from agentd import cron, subjects
+from agentd.asking import state_of
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.errors import AgentdError, BusError, ConfigError, Denied, StaleWrite, UsageError
 from agentd.messages import ScheduleDue, ScheduleRun, WorkflowRequest, fault
 from agentd.policy import Policy
-from agentd.workflows import Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 TIME_ZONE: Final = "Nats-Schedule-Time-Zone"
 REPLACE: Final = "Nats-Schedule-Rollup"
 IN_FORCE: Final = "in force"
+OVERWRITTEN: Final = "overwritten by another client, and not fired: run `agentd provision`"
 
 
 class ScheduleView(msgspec.Struct, frozen=True):
@@ -126,7 +127,7 @@ async def provision(bus: Bus, schedules: Mapping[str, sections.Schedule]) -> lis
 
 async def _put(bus: Bus, wanted: ScheduleDue, stored: Stored | None) -> str:
     """Store a schedule unless it is there; return what was changed."""
-    known = None if stored is None else bus.read(stored, ScheduleDue)
+    known = None if stored is None or SCHEDULE not in stored.headers else bus.read(stored, ScheduleDue)
     if stored is not None and known == wanted and _headers(wanted).items() <= stored.headers.items():
         return ""
     where = f"schedules.{wanted.name}"
@@ -163,7 +164,11 @@ def _headers(wanted: ScheduleDue) -> dict[str, str]:
 
 async def _stored(bus: Bus) -> dict[str, Stored]:
     found = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_CRON)
-    return {each.subject.split(".")[3].removeprefix(f"{subjects.CRON}-"): each for each in found}
+    return {_name_of(each.subject): each for each in found}
+
+
+def _name_of(subject: str) -> str:
+    return subject.split(".")[3].removeprefix(f"{subjects.CRON}-")
 
 
 # -- what is known ----------------------------------------------------------------------------------------------------
@@ -171,16 +176,23 @@ async def _stored(bus: Bus) -> dict[str, Stored]:
 
 async def schedules(bus: Bus, configured: Mapping[str, sections.Schedule]) -> list[ScheduleView]:
     """Return the schedules that are in force, and those that this configuration has besides."""
-    read = {name: bus.read(stored, ScheduleDue) for name, stored in (await _stored(bus)).items()}
-    there = {name: due for name, due in read.items() if due is not None}
-    views = [await _view(bus, each, _state(each, configured.get(name))) for name, each in there.items()]
+    newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_CRON, ScheduleDue)
+    read = {subject: each.value for subject, each in newest.items() if each.value is not None}
+    there = {_name_of(subject): schedule for subject, schedule in read.items()}
+    lasts = await _stored(bus)
+    views = [
+        await _view(bus, schedule, _state(schedule, configured.get(name), lasts.get(name)))
+        for name, schedule in there.items()
+    ]
     for name in set(configured) - set(there):
         state = "not in force: run `agentd provision`" if configured[name].enabled else "disabled"
         views.append(await _view(bus, due(name, configured[name]), state))
     return sorted(views, key=lambda each: each.name)
 
 
-def _state(there: ScheduleDue, configured: sections.Schedule | None) -> str:
+def _state(there: ScheduleDue, configured: sections.Schedule | None, last: Stored | None) -> str:
+    if last is None or SCHEDULE not in last.headers:
+        return OVERWRITTEN
     if configured is None:
         return f"{IN_FORCE}; not in this configuration"
     if not configured.enabled or due(there.name, configured) != there:
@@ -198,12 +210,10 @@ async def _view(bus: Bus, schedule: ScheduleDue, state: str) -> ScheduleView:
         state,
         next=await asyncio.to_thread(_next, schedule, bus.server_time()) if state.startswith(IN_FORCE) else None,
     )
-    run = await bus.kv_get(subjects.CONF, subjects.schedule_key(schedule.name))
-    last = None if run is None else bus.read(run, ScheduleRun)
+    last = (await bus.kv_read(subjects.CONF, subjects.schedule_key(schedule.name), ScheduleRun)).value
     if last is None:
         return view
-    stored = await bus.last(subjects.WORKFLOWS, subjects.event(last.workflow_id))
-    workflow = None if stored is None else bus.read(stored, Workflow)
+    workflow = await state_of(bus, last.workflow_id)
     return msgspec.structs.replace(
         view,
         last=last.workflow_id,
@@ -225,11 +235,11 @@ def _next(schedule: ScheduleDue, at: datetime) -> datetime | None:
 
 async def by_hand(bus: Bus, name: str) -> WorkflowRequest:
     """Return the request for one more run of a schedule that is in force; raises UsageError if it is not."""
-    stored = await bus.last(subjects.WORKFLOWS, subjects.cron_timer(subjects.check_id(name, "schedule")))
-    if stored is None:
+    subject = subjects.cron_timer(subjects.check_id(name, "schedule"))
+    schedule = (await bus.newest(subjects.WORKFLOWS, subject, ScheduleDue)).value
+    if schedule is None:
         message = f"no schedule {name!r} is in force; `agentd schedules` lists them"
         raise UsageError(message)
-    schedule = stored.decode(ScheduleDue)
     return request(schedule, subjects.cron_workflow(name, f"m{secrets.token_hex(4)}"))
 
 

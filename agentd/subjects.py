@@ -31,6 +31,10 @@ CONF: Final = "conf"
 FREEZE: Final = "freeze"
 CHAINS: Final = "audit"
 
+SINGLY: Final = frozenset({REQUESTS, INPUT, WORKFLOWS, f"KV_{LIVE}"})
+"""Streams that answer no direct gets: the server sends such an answer, headers and all, to whatever subject the asker
+names as its reply, so a principal that may read here could store a copy of what it read in any other stream."""
+
 ORCH_REQUESTS: Final = "orch-req"
 ORCH_INPUT: Final = "orch"
 ORCH_DUE: Final = "orch-due"
@@ -47,6 +51,7 @@ AGENT_DISCOVERY: Final = "ai.agents.discovery.request"
 SERVICE_DISCOVERY: Final = "ai.mcp.discovery.request"
 ALL_EVENTS: Final = "ai.workflows.event.*"
 ALL_DUE: Final = "ai.workflows.due.>"
+ALL_TIMERS: Final = "ai.workflows.timer.*.*.*"
 ALL_CRON: Final = "ai.workflows.timer.*._.cron"
 ALL_HEARTBEATS: Final = "ai.heartbeat.>"
 ALL_METRICS: Final = "ai.metrics.>"

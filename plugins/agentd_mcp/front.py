@@ -31,7 +31,7 @@ DAILY: Final = frozenset(
     {
         *("list_nodes", "list_vms", "get_vm", "list_storages", "list_tasks", "get_task", "list_backups"),
         *("list_snapshots", "start_vm", "shutdown_vm", "reboot_vm", "update_vm", "create_snapshot", "create_backup"),
-        *("migrate_guest", "dry_run", FIND, READ, USE),
+        *("migrate_guest", "network_status", "freeze_network", "dry_run", FIND, READ, USE),
     }
 )
 """What is listed at once."""

@@ -143,6 +143,21 @@ async def _watch_rights(context: Context) -> None:
         await asyncio.sleep(BLIND_AGAIN if blind else RIGHTS_AGAIN)
 
 
+async def _called(
+    context: Context, principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
+) -> ToolReply | Question:
+    """Run a tool for a principal, or make the plan that another principal has to approve."""
+    from agentd_mcp import plans, stopping
+
+    if tool.name in stopping.NAMES:
+        return await stopping.carry_out(context.bus, principal.name, tool, parameters)
+    with context.worker.calls.one(principal.name):
+        if tool.tier in CONSENTED:
+            person = context.settings.approvers.get(principal.name)
+            return await plans.ask(context.bus, principal.name, tool.name, parameters, person)
+        return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
+
+
 class Bridge:
     """Serves the tools of Proxmox to the network and to AI clients."""
 
@@ -203,34 +218,26 @@ class Bridge:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)
             return None
-        from agentd_mcp import front, plans, serve  # loaded already; by this way with its types
+        from agentd_mcp import front, plans, serve, stopping  # loaded already; by this way with its types
 
         def resolve(request: Request | None) -> Principal:
             user = None if request is None else request.scope.get("user")
             name = PRINCIPAL if user is None else user.username
             return serve.Principal(name, context.policy.tier_of(name, plain=False))
 
-        async def caller(
-            principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
-        ) -> ToolReply | Question:
-            with context.worker.calls.one(principal.name):
-                if tool.tier in CONSENTED:
-                    person = settings.approvers.get(principal.name)
-                    return await plans.ask(context.bus, principal.name, tool.name, parameters, person)
-                return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
-
         def reachable(call: Call) -> list[Tool]:
-            return [each for each in tools.values() if call.tier.covers(each.tier)]
+            return [each for each in [*tools.values(), *network] if call.tier.covers(each.tier)]
 
         self.gate.admit = partial(
             serve.user_of, tokens=context.config.web.tokens, anonymous=settings.anonymous and not remote
         )
         tools = {name: each for name, each in context.tools.items() if each.service == SERVICE}
+        network = stopping.tools()
         names = [*HOSTS, *context.config.web.allowed_hosts]
         hosts = [f"{name}{port}" for name in names for port in ("", ":*")]
         return serve.build_mcp(
-            [*tools.values(), plans.dry_runs(context, tools), *front.doors(reachable)],
-            caller,
+            [*tools.values(), *network, plans.dry_runs(context, tools), *front.doors(reachable)],
+            partial(_called, context),
             listed=front.DAILY if settings.listed == "few" else None,
             name=f"agentd {context.node}",
             version=__version__,

@@ -6,6 +6,7 @@
     workflow_stuck          thirty minutes without a change while it should move; waiting for a person is not stuck
     dead_letters            messages of a stream were given up, and nobody has replayed or dropped them yet
     nats_storage            the account or a stream with a limit is 70 % full
+    audit_broken            the audit chain of an agent is not as the agent wrote it
 
 The rules, each learnt from somebody's mail storm:
 - one reading proves nothing: a value must stay beyond its threshold for `hold` seconds, over `readings` readings at
@@ -43,9 +44,21 @@ SCHEDULE_FAILED: Final = "schedule_failed"
 
 DEAD_LETTERS: Final = "dead_letters"
 NATS_STORAGE: Final = "nats_storage"
+AUDIT_BROKEN: Final = "audit_broken"
 
-KINDS: Final = (HIGH_CPU, HIGH_MEMORY, AGENT_OFFLINE, WORKFLOW_STUCK, SCHEDULE_FAILED, DEAD_LETTERS, NATS_STORAGE)
-SEVERITY: Final = dict.fromkeys(KINDS, "warning") | {AGENT_OFFLINE: "critical", NATS_STORAGE: "critical"}
+KINDS: Final = (
+    HIGH_CPU,
+    HIGH_MEMORY,
+    AGENT_OFFLINE,
+    WORKFLOW_STUCK,
+    SCHEDULE_FAILED,
+    DEAD_LETTERS,
+    NATS_STORAGE,
+    AUDIT_BROKEN,
+)
+SEVERITY: Final = dict.fromkeys(KINDS, "warning") | dict.fromkeys(
+    (AGENT_OFFLINE, NATS_STORAGE, AUDIT_BROKEN), "critical"
+)
 
 DRAINED: Final = "offline"
 """The status by which an agent says itself that it goes."""
@@ -239,7 +252,20 @@ class AlertBook:
         for name, value in report.metrics.items():
             if name in READINGS:
                 changed += self._read(*READINGS[name], report, value, at)
-        return changed
+        return changed + self._audit(report, at)
+
+    def _audit(self, report: MetricReport, at: datetime) -> list[Alert]:
+        """Judge whether the audit chain of an agent is as the agent wrote it, if the report says so."""
+        broken, agent = report.metrics.get(AUDIT_BROKEN), report.agent_id
+        if broken is None or (broken and len(self._firing) >= len(KINDS) * WATCHED):
+            return []
+        text = f"agent {agent}: its audit chain is as the agent wrote it, or the difference was accepted"
+        if broken:
+            text = (
+                f"agent {agent}: its audit chain is not as the agent wrote it, and the agent changes nothing: "
+                f"see its /readyz and `agentd audit verify`, then `agentd audit accept {agent} --reason TEXT`"
+            )
+        return self._judge(AUDIT_BROKEN, {"agent": agent}, text, at, bad=bool(broken), good=not broken)
 
     def observe_workflow(self, view: WorkflowView, at: datetime) -> list[Alert]:
         """Note that a workflow has changed; `at` is when."""

@@ -62,8 +62,8 @@ class Monitor:
         self._seldom = Seldom(context.log)
         self._ticked = now()
         self._book = AlertBook(self._settings.thresholds(), self._ticked)
-        stored = await context.bus.kv_list(subjects.ALERTS)
-        self._book.restore(context.bus.readable(stored.values(), Alert))
+        there = (await context.bus.kv_values(subjects.ALERTS, Alert)).values()
+        self._book.restore([each.value for each in there if each.value is not None])
         hearing = [
             await context.bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._book.observe_heartbeat)),
             await context.bus.subscribe(
@@ -206,13 +206,13 @@ class Monitor:
         bus = self._context.bus
         ttl = self._settings.resolved_for if alert.state == RESOLVED else None
         while True:
-            stored = await bus.kv_get(subjects.ALERTS, key)
-            before = None if stored is None else bus.read(stored, Alert)
+            newest = await bus.kv_read(subjects.ALERTS, key, Alert)
+            before = newest.value
             known = RESOLVED if before is None else before.state
             if known == alert.state:
                 return False
             try:
-                await bus.kv_put(subjects.ALERTS, key, alert, ttl=ttl, expect=0 if stored is None else stored.seq)
+                await bus.kv_put(subjects.ALERTS, key, alert, ttl=ttl, expect=newest.seq)
             except StaleWrite:
                 continue  # another monitor was faster: look what it wrote
             return True

@@ -24,7 +24,7 @@ from agentd.messages import (
     now,
 )
 from agentd.results import INLINE
-from agentd.workflows import DONE, LOOK, UNDER_WAY, UNDO, Status, TaskSpec, TaskState, TaskStatus, Workflow
+from agentd.workflows import DONE, LOOK, UNDER_WAY, UNDO, Effect, Status, TaskSpec, TaskState, TaskStatus, Workflow
 from agentd_orchestrator import expressions
 
 MAX_TIMEOUT: Final = 30 * 86_400.0
@@ -198,6 +198,16 @@ def held_back(message: TaskAssignment, agent_id: str, why: str) -> TaskCompletio
         service_id=service_of(message.assigned_to),
         timestamp=now(),
     )
+
+
+def subject_of(state: Workflow, effect: Effect) -> str:
+    """Return the subject in AI_WORKFLOWS on which an effect is stored: an assignment, an answer or a timer."""
+    if effect.kind == "assign":
+        queue = queue_of(state.spec(effect.task), state.priority)
+        return subjects.assign(queue, state.workflow_id, effect.task, effect.attempt)
+    if effect.kind == "respond":
+        return subjects.response(state.workflow_id)
+    return subjects.timer(state.workflow_id, subjects.WHOLE_WORKFLOW, str(effect.attempt))
 
 
 def response(state: Workflow, agent_id: str) -> WorkflowResponse:

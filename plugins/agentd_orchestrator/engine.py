@@ -26,6 +26,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agentd import dead, freeze, subjects
+from agentd.asking import newest_state
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.consumer import GiveUp
 from agentd.crash import crash_point
@@ -62,6 +63,8 @@ No more than effect records and stored results stay (provision.py), which the st
 """
 BRIEF = 3600.0
 """Seconds that a request stays that was rejected because its principal asked for too much: a flood fills nothing."""
+KEPT_EVENTS = 16
+"""Events of a workflow that are kept, about; a person who has to find out what happened may want them."""
 CACHE = 10_000
 """Open workflows whose state is kept in memory; one that is not is read again."""
 REFRESHED = 500
@@ -255,20 +258,20 @@ class Engine:
         What cannot be read was not written by an orchestrator: the workflow goes on from the event before it.  Raises
         TemporaryError for a state of a newer version, GiveUp if no event of the workflow can be read.
         """
-        subject = subjects.event(workflow_id)
-        stored = await self._bus.last(subjects.WORKFLOWS, subject)
-        if stored is None:
-            return 0, None
-        if (head := self._bus.read(stored, _Head)) is not None and head.v > VERSION:
-            message = f"{workflow_id}: written by a newer orchestrator (state version {head.v})"
+        newest = await newest_state(self._bus, workflow_id)
+        version = await self._version(workflow_id) if newest.doubt else newest.value.v if newest.value else 0
+        if version > VERSION:
+            message = f"{workflow_id}: written by a newer orchestrator (state version {version})"
             raise TemporaryError(message, delay=NEWER_DELAY)
-        state = self._bus.read(stored, Workflow)
-        if state is None:
-            found = self._bus.readable(await self._bus.every(subjects.WORKFLOWS, subject), Workflow)
-            state = next((each for each in reversed(found) if each.workflow_id == workflow_id), None)
-        if state is None:
-            raise GiveUp(f"{workflow_id}: no state of it can be read; see {subject} in {subjects.WORKFLOWS}")
-        return stored.seq, state
+        if newest.value is None and newest.doubt:
+            where = f"{subjects.event(workflow_id)} in {subjects.WORKFLOWS}"
+            raise GiveUp(f"{workflow_id}: no state of it can be read; see {where}")
+        return newest.seq, newest.value
+
+    async def _version(self, workflow_id: str) -> int:
+        """Return the version of the newest state of which that much can be read."""
+        head = (await self._bus.newest(subjects.WORKFLOWS, subjects.event(workflow_id), _Head)).value
+        return 0 if head is None else head.v
 
     async def refresh(self) -> None:
         """Forget what another orchestrator has carried on or ended; asked while too many seem to be open."""
@@ -294,7 +297,9 @@ class Engine:
                 state.workflow_type, state.status, (state.updated - state.created).total_seconds()
             )
             return seq
-        return await self._bus.store(subject, data, expect=expect)
+        # Replacing at each event what was before it costs half of the throughput; never doing it fills the stream.
+        headers = {ROLLUP: "sub"} if expect % KEPT_EVENTS == 0 else None
+        return await self._bus.store(subject, data, expect=expect, headers=headers)
 
     def _ttl(self, state: Workflow) -> float:
         """Return the seconds that a workflow that is over, and its answer, stay."""
@@ -311,20 +316,28 @@ class Engine:
                 if sent is not None:
                     await sent
             except StaleWrite:
-                self._log.debug("sent before", workflow=state.workflow_id, kind=effect.kind, task=effect.task)
+                await self._send_over_answer(state, effect)
             except Exception as error:  # noqa: BLE001 - the others are waited for, then it is raised
                 failed = failed or error
             crash_point("in-outbox")
         if failed is not None:
             raise failed
 
-    def _send(self, state: Workflow, effect: Effect) -> Awaitable[object] | None:
+    async def _send_over_answer(self, state: Workflow, effect: Effect) -> None:
+        """Send an effect again if only the server's answers to others are on its subject; else it was sent before."""
+        newest = await self._bus.newest(subjects.WORKFLOWS, derived.subject_of(state, effect), msgspec.Raw)
+        if newest.value is not None or newest.doubt or not newest.seq:
+            self._log.debug("sent before", workflow=state.workflow_id, kind=effect.kind, task=effect.task)
+        elif (sent := self._send(state, effect, newest.seq)) is not None:
+            await sent
+
+    def _send(self, state: Workflow, effect: Effect, expect: int = 0) -> Awaitable[object] | None:
         """Send one effect now; return what tells that it is stored."""
         match effect.kind:
             case "assign":
-                return self._assign(state, effect)
+                return self._assign(state, effect, expect)
             case "respond":
-                return asyncio.ensure_future(self._respond(state))
+                return asyncio.ensure_future(self._respond(state, expect))
             case "report":
                 told = derived.report(state, self._agent)
                 return self._bus.storing(subjects.complete(self._agent, told.workflow_id, effect.task), told)
@@ -333,16 +346,16 @@ class Engine:
             case "alert":
                 return asyncio.ensure_future(self._alarm(state.workflow_id, f"{state.status}: {state.error}"))
             case _:
-                return self._arm(state.workflow_id, effect)
+                return self._arm(state.workflow_id, effect, expect)
 
-    async def _respond(self, state: Workflow) -> None:
+    async def _respond(self, state: Workflow, expect: int) -> None:
         """Store the answer; a request on the plain subject is answered on the plain subject as well, after that.
 
         The plain answer is not stored: after a restart it may be sent twice.
         """
         answer = derived.response(state, self._agent)
         try:
-            await self._bus.store(subjects.response(state.workflow_id), answer, expect=0, ttl=self._ttl(state))
+            await self._bus.store(subjects.response(state.workflow_id), answer, expect=expect, ttl=self._ttl(state))
         finally:
             if state.principal == subjects.PLAIN:
                 await self._bus.publish(subjects.WORKFLOW_RESPONSE, answer)
@@ -359,40 +372,42 @@ class Engine:
         key = subjects.effect_key(state.workflow_id, effect.task)
         return asyncio.ensure_future(entomb(self._bus, service, key, self._agent, now(), stop=effect.kind == "stop"))
 
-    def _assign(self, state: Workflow, effect: Effect) -> Awaitable[object] | None:
+    def _assign(self, state: Workflow, effect: Effect, expect: int) -> Awaitable[object] | None:
         try:
             message = derived.assignment(state, effect.task, effect.attempt)
         except Costly:
-            return asyncio.ensure_future(self._assign_costly(state, effect))
-        return self._assigned(state, effect, message)
+            return asyncio.ensure_future(self._assign_costly(state, effect, expect))
+        return self._assigned(state, effect, message, expect)
 
-    async def _assign_costly(self, state: Workflow, effect: Effect) -> None:
+    async def _assign_costly(self, state: Workflow, effect: Effect, expect: int) -> None:
         """Assign a task whose parameters take the event loop too long."""
         message = await in_thread(partial(derived.assignment, state, effect.task, effect.attempt))
-        sent = self._assigned(state, effect, message)
+        sent = self._assigned(state, effect, message, expect)
         if sent is not None:
             await sent
 
-    def _assigned(self, state: Workflow, effect: Effect, message: TaskAssignment | None) -> Awaitable[object] | None:
+    def _assigned(
+        self, state: Workflow, effect: Effect, message: TaskAssignment | None, expect: int
+    ) -> Awaitable[object] | None:
         if message is None:  # an older event's outbox, sent again: the state has gone on
             return None
         subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)
         ttl = max((message.deadline - self._bus.server_time()).total_seconds(), 0.0) + 3600.0
         changes = state.spec(effect.task).tier is not Tier.READ
         if changes and derived.service_of(message.assigned_to) in self.plain:
-            return asyncio.ensure_future(self._assign_plain(subject, message, effect.task, ttl))
-        return self._bus.storing(subject, message, expect=0, ttl=ttl)
+            return asyncio.ensure_future(self._assign_plain(subject, message, ttl, expect))
+        return self._bus.storing(subject, message, expect=expect, ttl=ttl)
 
-    async def _assign_plain(self, subject: str, message: TaskAssignment, task: str, ttl: float) -> None:
+    async def _assign_plain(self, subject: str, message: TaskAssignment, ttl: float, expect: int) -> None:
         """Give a task to an agent that knows nothing of a freeze: while there is one, the task is held back here."""
         found = await freeze.read(self._bus)
         if found is None:
-            await self._bus.store(subject, message, expect=0, ttl=ttl)
+            await self._bus.store(subject, message, expect=expect, ttl=ttl)
         else:
             held = derived.held_back(message, self._agent, freeze.say(found))
-            await self._bus.store(subjects.complete(self._agent, message.workflow_id, task), held)
+            await self._bus.store(subjects.complete(self._agent, message.workflow_id, subject.split(".")[5]), held)
 
-    def _arm(self, workflow_id: str, effect: Effect) -> Awaitable[object]:
+    def _arm(self, workflow_id: str, effect: Effect, expect: int) -> Awaitable[object]:
         """Let JetStream send a message when it is time: `@at` is the server's clock."""
         whole, number = subjects.WHOLE_WORKFLOW, str(effect.attempt)
         at = effect.at or datetime.fromtimestamp(time.time(), UTC)
@@ -401,15 +416,16 @@ class Engine:
             SCHEDULE_TARGET: subjects.due(workflow_id, whole, number),
         }
         timer = TimerDue(effect.kind, whole, effect.attempt, workflow_id)
-        return self._bus.storing(subjects.timer(workflow_id, whole, number), timer, expect=0, headers=headers)
+        return self._bus.storing(subjects.timer(workflow_id, whole, number), timer, expect=expect, headers=headers)
 
     async def ended(self, workflow_id: str) -> bool:
         """Tell whether the workflow is over: most timers fire after that, and then one look is all they cost."""
         if workflow_id in self._states:
             return False
-        stored = await self._bus.last(subjects.WORKFLOWS, subjects.event(workflow_id))
-        head = _Head(status=Status.COMPLETED) if stored is None else self._bus.read(stored, _Head) or _Head()
-        return head.v <= VERSION and head.status in TERMINAL
+        newest = await self._bus.newest(subjects.WORKFLOWS, subjects.event(workflow_id), _Head)
+        if newest.value is None:
+            return not newest.doubt
+        return newest.value.v <= VERSION and newest.value.status in TERMINAL
 
     async def read(self, workflow_id: str) -> Workflow | None:
         """Return the state of a workflow as the leader knows it."""
@@ -444,5 +460,5 @@ def _tell(batch: list[_Given], error: Exception) -> None:
 
 
 class _Head(msgspec.Struct):
+    status: str
     v: int = 1
-    status: str = ""

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from msgspec.structs import replace
 
 from agentd import subjects
+from agentd.asking import state_of
 from agentd.errors import BusError, Denied, InvalidMessage, StaleWrite
 from agentd.logs import Seldom
 from agentd.messages import (
@@ -120,8 +121,7 @@ async def proven(context: Context, subject: str, completion: TaskCompletion) -> 
 
 async def _state(context: Context, workflow: str, name: str) -> Workflow:
     """Return the state of a workflow that has the task `name`; raises InvalidMessage."""
-    stored = await context.bus.last(subjects.WORKFLOWS, subjects.event(workflow))
-    state = None if stored is None else stored.decode(Workflow)
+    state = await state_of(context.bus, workflow)
     if state is None or name not in state.tasks:
         message = f"TaskCompletion.task_id: there is no task {f'{workflow}.{name}'!r}"
         raise InvalidMessage(message)
@@ -298,12 +298,12 @@ class PlainAgents:
 
     async def _foreign(self, name: str) -> int | None:
         """Return the sequence of a plain agent's lease, 0 for none; None if the id is one of our own daemons'."""
-        stored = await self._context.bus.kv_get(subjects.LIVE, name)
-        presence = None if stored is None else self._context.bus.read(stored, Presence)
+        newest = await self._context.bus.kv_read(subjects.LIVE, name, Presence)
+        presence = newest.value
         if presence is not None and presence.agent.version:
             self._seldom.warning("a plain agent uses the id of an agentd daemon", agent=name)
             return None
-        return 0 if stored is None else stored.seq
+        return newest.seq
 
 
 @dataclass

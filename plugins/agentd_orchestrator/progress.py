@@ -80,13 +80,21 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
         found = derived.seen(state, name)
         if found and all(each.already for each in found):
             return _skip(state, name, at, "it is so already")
-        if (spec.approval or found) and (task.approval is None or task.approval.at is None):
+        if (spec.approval or found) and not _approved(state, name):
             return _ask(state, name, at)
         if spec.each is not None:
             return _unfold(state, name, derived.resolve(spec.each, state, name), at)
         return assign(state, name, at)
     except Rejected as error:
         return fail(state, name, task, TaskError("expression", str(error)), at)
+
+
+def _approved(state: Workflow, name: str) -> bool:
+    """Return whether a task was approved; an approval that names no calls, of an older version, is asked for again."""
+    approval = state.tasks[name].approval
+    if approval is None or approval.at is None:
+        return False
+    return not derived.looked(state, name) or len(approval.calls) == len(asked.calls(state, name))
 
 
 def _skip(state: Workflow, name: str, at: datetime, why: str) -> Workflow:

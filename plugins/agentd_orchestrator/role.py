@@ -39,6 +39,7 @@ from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
 from agentd_orchestrator.library import Library
 from agentd_orchestrator.metering import evaluated
 from agentd_orchestrator.network import Network
+from agentd_orchestrator.overwritten import Timers
 from agentd_orchestrator.planning import Planner, proven
 from agentd_orchestrator.room import Quota, Room
 
@@ -136,6 +137,7 @@ class Orchestrator:
             group.create_task(self._watch(consumers, settings.max_open))
             group.create_task(self._agree())
             group.create_task(plain_agents.PlainAgents(context).run())
+            group.create_task(Timers(context).run())
             for each in consumers:
                 group.create_task(each.run(context.stopping, drain=drain))
 
@@ -173,8 +175,8 @@ class Orchestrator:
                 self._context.log.info("cannot read who lives", reason=str(error))
 
     async def _version(self) -> int:
-        living = await self._context.bus.kv_list(subjects.LIVE)
-        agents = [each.agent for each in self._context.bus.readable(living.values(), Presence)]
+        living = (await self._context.bus.kv_values(subjects.LIVE, Presence)).values()
+        agents = [each.value.agent for each in living if each.value is not None]
         return min([VERSION, *(each.state_version for each in agents if self.name in each.role)])
 
     async def _look_at_files(self) -> None:
@@ -250,12 +252,11 @@ class Orchestrator:
         if waited > request.start_by and parent is None:
             text = f"waited {waited:.0f} s to be started; it was to start within {request.start_by:.0f} s"
             return msgspec.structs.replace(begin, refused=text, status=Status.EXPIRED)
-        retried = await self._engine.read(request.retry_of) if request.retry_of else None
+        retried, refused = await self._retried(request.retry_of)
+        if refused:
+            return msgspec.structs.replace(begin, refused=refused)
         plain = job.subject == subjects.WORKFLOW_REQUEST
-        if not self._library.is_own(request.workflow_type):
-            await self._read_files()
-        elif (prepare := self._library[request.workflow_type].prepare) is not None:
-            await asyncio.to_thread(prepare)
+        await self._prepare(request.workflow_type)
         try:
             begin = await evaluated(
                 partial(self._planner.begin, request, principal, tier, plain=plain, retried=retried, parent=parent)
@@ -271,6 +272,20 @@ class Orchestrator:
             return msgspec.structs.replace(begin, refused=text, status=Status.FAILED)
         unserved = "" if begin.refused or request.dry_run else await self._unserved(begin)
         return msgspec.structs.replace(begin, plan=[], carried={}, refused=unserved) if unserved else begin
+
+    async def _prepare(self, workflow_type: str) -> None:
+        """Read what the plan of this kind of workflow is made from."""
+        if not self._library.is_own(workflow_type):
+            await self._read_files()
+        elif (prepare := self._library[workflow_type].prepare) is not None:
+            await asyncio.to_thread(prepare)
+
+    async def _retried(self, workflow_id: str) -> tuple[Workflow | None, str]:
+        """Return the workflow that a request carries on, None for none, and why it cannot be read."""
+        try:
+            return await self._engine.read(workflow_id) if workflow_id else None, ""
+        except (GiveUp, InvalidMessage) as error:
+            return None, f"retry_of: {error}"
 
     async def _unserved(self, begin: Begin) -> str:
         """Say which queue of the plan does not exist, if any: its task would wait for nothing."""

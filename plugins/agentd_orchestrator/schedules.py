@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class _Head(msgspec.Struct):
     """What has to be known of a run, whichever version wrote it."""
 
-    status: str = ""
+    status: str
 
 
 def is_firing(subject: str) -> bool:
@@ -93,25 +93,25 @@ def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
 async def _noted(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleRun | None:
     """Note what this firing becomes; return the run whose workflow is to be asked for, None for none."""
     bus, key = context.bus, subjects.schedule_key(schedule.name)
-    stored = await bus.kv_get(subjects.CONF, key)
-    last = None if stored is None else bus.read(stored, ScheduleRun)
+    newest = await bus.kv_read(subjects.CONF, key, ScheduleRun)
+    last = newest.value
     if last is not None and last.fired >= job.stored:  # noted before a crash, or a later one came
         return last if last.begun == job.stored else None
     fresh = ScheduleRun(subjects.cron_workflow(schedule.name, job.sequence), begun=job.stored, fired=job.stored)
     note = fresh
     asked: ScheduleRun | None = fresh
     if last is not None and schedule.overlap == "skip":
-        found = await bus.last(subjects.WORKFLOWS, subjects.event(last.workflow_id))
+        found = (await bus.newest(subjects.WORKFLOWS, subjects.event(last.workflow_id), _Head)).value
         if found is None:  # not begun yet; or, long after its time to start, kept no longer
             runs = (job.stored - last.begun).total_seconds() <= schedule.start_by
         else:
-            runs = msgspec.json.decode(found.data, type=_Head).status not in TERMINAL
+            runs = found.status not in TERMINAL
         if runs:
             context.log.warning("not begun: the last one is not over", schedule=schedule.name, last=last.workflow_id)
             note = replace(last, fired=job.stored, skipped=last.skipped + 1)
             asked = last if found is None else None  # who noted it may have died before asking: asked again, it is one
     try:
-        await bus.kv_put(subjects.CONF, key, note, expect=0 if stored is None else stored.seq)
+        await bus.kv_put(subjects.CONF, key, note, expect=newest.seq)
     except StaleWrite as error:
         message = f"{schedule.name}: another orchestrator notes a run of it"
         raise TemporaryError(message, delay=0.2) from error

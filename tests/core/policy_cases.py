@@ -26,6 +26,7 @@ class Case:
     code: str = ""
     plain: bool = False
     yes: str | None = None
+    call: str = "c1"
     status: str = "stopped"
     protected: tuple[str, ...] = ()
     protected_from: Tier = Tier.DESTROY
@@ -34,11 +35,11 @@ class Case:
     def decide(self) -> str:
         """Return the code of the error that refuses it, "" if nothing does; alice asks."""
         policy = Policy(protected=self.protected, protected_from=self.protected_from)
-        consent = None if self.yes is None else Consent(self.yes, "", [GUEST])
+        consent = None if self.yes is None else Consent(self.yes, "", [GUEST], self.call)
         now = Target(GUEST.name, GUEST.title, {"status": self.status}, GUEST.labels)
         try:
             policy.allow("a_tool", self.needed, self.granted, principal="alice", plain=self.plain)
-            policy.consented("a_tool", self.needed, "alice", consent)
+            policy.consented("a_tool", self.needed, "alice", consent, asked="c1")
             if self.needed is not Tier.READ:
                 policy.touch("a_tool", self.needed, [now] if self.targets else [], consent)
         except AgentdError as error:
@@ -57,6 +58,8 @@ CASES: Final = [
     Case("who may operate destroys nothing, whoever says yes", DESTROY, OPERATE, "denied", yes="bob"),
     Case("nobody destroys alone", DESTROY, DESTROY, "needs_plan"),
     Case("nobody runs commands alone", EXEC, EXEC, "needs_plan"),
+    Case("a yes to another call is none", DESTROY, DESTROY, "rejected", yes="bob", call="c2"),
+    Case("a yes that names no call is none", DESTROY, DESTROY, "rejected", yes="bob", call=""),
     Case("one's own yes is none", DESTROY, DESTROY, "denied", yes="alice"),
     Case("a yes of nobody is none", DESTROY, DESTROY, "denied", yes=""),
     Case("with somebody else's yes it is done", DESTROY, DESTROY, yes="bob"),

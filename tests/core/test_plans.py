@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agentd import budget, subjects
 from agentd.calls import call_tool
 from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected
-from agentd.messages import Consent, Outcome, Preview, Target, TaskCompletion, Tier, ToolCall, plain
+from agentd.messages import Consent, Outcome, Preview, Target, TaskCompletion, Tier, ToolCall, digest, plain
 from agentd.policy import Policy, looking, no_writing, unchanged
 from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, serving
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agentd.bus import Bus
 
 THING = Target("thing/1", "the thing", {"looks": "whole"}, ["tag/old"], ["all of it"])
-GIVEN = Consent("bob", "d" * 64, [THING])
+GIVEN = Consent("bob", "d" * 64, [THING], digest(["wipe", {}]))
 
 
 async def _assigned(bus: Bus, probe: Probe, tool: str, policy: Policy | None = None, **more: Any) -> TaskCompletion:
@@ -151,7 +151,7 @@ async def test_a_consent_of_who_asked_is_none(bus: Bus, probe: Probe, by: str) -
 
 async def test_a_tool_that_does_not_say_what_it_changes(bus: Bus, probe: Probe) -> None:
     """Nobody can tell whether it may: it is refused right before it acts."""
-    found = await _assigned(bus, probe, "shell", consent=replace(GIVEN, targets=[]))
+    found = await _assigned(bus, probe, "shell", consent=replace(GIVEN, targets=[], call=digest(["shell", {}])))
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
     assert found.error.message.startswith("shell does not say what it changes")  # type: ignore[union-attr]

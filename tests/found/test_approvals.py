@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from agentd import client, tokens
 from agentd.errors import Rejected, UsageError
-from agentd.messages import Consent, Inverse, Outcome, Target, Tier, WorkflowSignal, digest
+from agentd.messages import Consent, Inverse, Outcome, Target, TaskError, Tier, WorkflowSignal, digest
 from agentd.policy import Policy, unchanged
 from agentd.workflows import Workflow, template
 from agentd_orchestrator import asked as shown
@@ -170,16 +170,18 @@ def test_the_whole_target_is_compared(now: Target, what: str) -> None:
     unchanged([replace(THING, risks=["it runs for 13 days"])], Consent("bob", "", [THING]))
 
 
-@pytest.mark.parametrize("call", [digest(["wipe", {"number": 8}]), digest(["shell", {"number": 7}]), "0" * 64])
+@pytest.mark.parametrize("call", [digest(["wipe", {"number": 8}]), digest(["shell", {"number": 7}]), "0" * 64, ""])
 async def test_the_agent_does_nothing_else_than_was_approved(probing: Bus, probe: Probe, call: str) -> None:
-    """Another tool or other parameters than those of the consent: nothing is done."""
+    """Another tool or other parameters than those of the consent, or a consent that names no call: nothing is done."""
     async with serving(a_worker(probing, probe)):
         await assign(probing, "wipe", {"number": 7}, tier=Tier.DESTROY, consent=Consent("bob", "", [THING], call))
         done = await completion(probing)
 
     assert done.status == Outcome.FAILED
-    assert done.error is not None
-    assert "its parameters are not those that bob approved" in done.error.message  # type: ignore[union-attr]
+    assert isinstance(done.error, TaskError)
+    said = "its parameters are not those that bob approved" if call else "does not name the call"
+    assert said in done.error.message
+    assert "nothing was done; ask anew" in done.error.message
     assert probe.acts == 0
 
 

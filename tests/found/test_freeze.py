@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 import pytest_asyncio
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 
-from agentd import effects, freeze, subjects
+from agentd import effects, freeze, subjects, tokens
 from agentd.asking import state_of, submit
 from agentd.calls import call_tool
 from agentd.cli_freeze import seconds_of
@@ -301,3 +306,57 @@ async def test_over_deaths(net: Net, nats_server: NatsServer, pve: FakePve) -> N
     assert state.status == "completed"
     assert len([each for each in state.timeline if each.what.startswith("waits: ")]) == 1
     assert [each["tool"] for each in audit if each["key"].startswith("network.")] == ["freeze", "thaw"]
+
+
+@contextlib.asynccontextmanager
+async def _mcp(url: str, token: str) -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with (
+        httpx2.AsyncClient(headers=headers) as shown,
+        Client(streamable_http_client(f"{url}/mcp", http_client=shown)) as client,
+    ):
+        yield client
+
+
+async def test_over_mcp(net: Net) -> None:
+    """A client with a token freezes and thaws as over HTTP; one without sees the freeze and is refused."""
+    made = {name: tokens.make() for name in ("alice", "bob", "rita")}
+    net.settings["web"] = {"port": 0, "tokens": {name: kept for name, (_, kept) in made.items()}}
+    net.settings["policy"] = {
+        "default_tier": "read",
+        "principals": {"alice": "operate", "bob": "operate", "mcp": "operate", "rita": "read"},
+    }
+    async with net.client(), net.here() as daemon:
+        async with _mcp(daemon.url, "") as anonymous:
+            refused = await anonymous.call_tool("freeze_network", {"reason": "x"})
+        async with _mcp(daemon.url, made["rita"][0]) as reader:
+            with pytest.raises(MCPError, match="there is no tool 'freeze_network' within tier read"):
+                await reader.call_tool("freeze_network", {"reason": "x"})
+        async with _mcp(daemon.url, made["alice"][0]) as alice:
+            listed = {each.name for each in (await alice.list_tools()).tools}
+            wrong = await alice.call_tool("freeze_network", {"reason": ""})
+            frozen = await alice.call_tool("freeze_network", {"reason": "storage is being moved"})
+            acted = await alice.call_tool("start_vm", {"vmid": 101})
+        async with _mcp(daemon.url, made["bob"][0]) as bob:
+            denied = await bob.call_tool("use_tool", {"tool": "thaw_network", "arguments": {}})
+        async with _mcp(daemon.url, "") as anonymous:
+            shown = await anonymous.call_tool("network_status", {})
+        async with _mcp(daemon.url, made["alice"][0]) as alice:
+            thawed = await alice.call_tool("thaw_network", {"reason": "moved"})
+            after = await alice.call_tool("network_status", {})
+
+    assert "show a token" in str(refused.content)
+    assert {"freeze_network", "network_status"} <= listed
+    assert wrong.is_error
+    assert frozen.structured_content is not None
+    assert (frozen.structured_content["frozen"], frozen.structured_content["by"]) == (True, "alice")
+    assert acted.is_error
+    assert "frozen by alice" in str(acted.content)
+    assert denied.is_error
+    assert "to thaw what alice has frozen needs destroy" in str(denied.content)
+    assert shown.structured_content is not None
+    assert shown.structured_content["reason"] == "storage is being moved"
+    assert not thawed.is_error
+    assert after.structured_content == {"frozen": False, "text": "the network is not frozen"}
+    assert net.pve is not None
+    assert net.pve.found(101)["status"] == "stopped"  # type: ignore[index]

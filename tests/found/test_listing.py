@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from harness import Net
 
 READS = [f"$JS.API.{name}" for name in ("INFO", "STREAM.INFO.*")] + [
-    f"$JS.API.{kind}.{stream}{rest}"
-    for stream in (subjects.WORKFLOWS, f"KV_{subjects.LIVE}")
-    for kind, rest in (("STREAM.MSG.GET", ""), ("DIRECT.GET", ""), ("DIRECT.GET", ".>"))
+    f"$JS.API.STREAM.MSG.GET.{stream}" for stream in (subjects.WORKFLOWS, f"KV_{subjects.LIVE}")
 ]
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import nats
 import pytest
 
 from agentd import messages
 from agentd.messages import Outcome, now
+from harness import eventually
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from harness import NatsServer, Net
 
 PLAIN: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
     (messages.Heartbeat("a", now()), ("agent_id", "timestamp", "status")),
@@ -37,3 +45,47 @@ def test_named_fields_are_in_the_json(message: msgspec.Struct, fields: tuple[str
     read: dict[str, Any] = json.loads(msgspec.json.encode(message))
 
     assert [field for field in fields if field not in read] == []
+
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "ai.heartbeat": ("agent_id", "timestamp", "status"),
+    "ai.metrics": ("agent_id", "timestamp", "metrics", "tags"),
+    "ai.agents.register": ("agent_id", "capabilities", "load", "status"),
+    "ai.mcp.register": ("service_id", "service_type", "capabilities", "endpoint", "status", "timestamp"),
+    "ai.tasks.assign": ("task_id", "task_type", "parameters", "workflow_id"),
+    "ai.tasks.complete": ("task_id", "status", "result", "error", "service_id", "agent_id", "timestamp"),
+    "ai.workflows.event": ("workflow_id", "status"),
+    "ai.workflows.response": ("workflow_id", "status", "result", "error"),
+}
+"""What a plain client indexes or reads of each message that it can hear."""
+
+
+async def test_a_plain_client_from_the_request_to_the_answer(net: Net, nats_server: NatsServer) -> None:
+    """A request on the plain subject is answered on the plain subject, and each message on the way has its fields."""
+    heard: list[tuple[str, dict[str, Any]]] = []
+
+    async def hear(msg: Msg) -> None:
+        heard.append((msg.subject, json.loads(msg.data)))
+
+    plain = await nats.connect(nats_server.url)
+    await plain.subscribe("ai.>", cb=hear)
+    async with net.client(), net.here():
+        request = {"workflow_type": "health_check", "workflow_id": "plain1", "parameters": {}}
+        await plain.publish("ai.agents.discovery.request", b'{"requester": "p", "timestamp": "2026-11-29T00:00:00Z"}')
+        await plain.publish("ai.workflows.request", json.dumps(request).encode())
+
+        async def answered() -> list[dict[str, Any]]:
+            return [body for subject, body in heard if subject == "ai.workflows.response"]
+
+        (answer,) = await eventually(answered, "the answer on the plain subject", 60)
+        await asyncio.sleep(0.5)
+    await plain.close()
+
+    assert (answer["workflow_id"], answer["status"]) == ("plain1", "completed")
+    for start, fields in FIELDS.items():
+        those = [body for subject, body in heard if subject == start or subject.startswith(f"{start}.")]
+        assert those, start
+        assert [(start, field) for body in those for field in fields if field not in body] == []
+    ended = [body for subject, body in heard if subject.startswith("ai.tasks.complete") and body["status"] != "started"]
+    assert [body for body in ended if (body["result"] is None) == (body["error"] is None)] == []
+    assert {body["status"] for subject, body in heard if subject == "ai.workflows.event.plain1"} >= {"completed"}

@@ -414,3 +414,27 @@ def test_storage_has_two_thresholds() -> None:
 
     assert [each[0][2] if each else "" for each in changed] == ["", "firing", "", "", "resolved", ""]
     assert changed[1] == [("nats_storage", "AI_INPUT", "firing")]
+
+
+def test_the_alarm_of_an_audit_chain() -> None:
+    """A chain that is not as its agent wrote it is an alert until the agent reports that it was accepted."""
+    seen = book()
+    first = report(seen, 0, audit_broken=0.0)
+    raised = report(seen, 30, audit_broken=1.0)
+    again = report(seen, 60, audit_broken=1.0)
+    omitted = report(seen, 90, cpu_percent=1.0)
+    cleared = report(seen, 120, audit_broken=0.0)
+
+    assert (first, again, omitted) == ([], [], [])
+    assert told(raised) == [("audit_broken", "monitor-pve1", "firing")]
+    assert raised[0].severity == "critical"
+    assert "agentd audit accept monitor-pve1" in raised[0].message
+    assert told(cleared) == [("audit_broken", "monitor-pve1", "resolved")]
+
+
+def test_alarms_of_chains_are_bounded() -> None:
+    """A client that reports for ever more agents fills neither memory nor bucket."""
+    seen = book()
+    raised = [alert for number in range(10 * WATCHED) for alert in report(seen, 0, f"a{number}", audit_broken=1.0)]
+
+    assert len(raised) < 10 * WATCHED

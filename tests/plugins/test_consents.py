@@ -97,6 +97,23 @@ def test_what_was_shown_travels_with_the_assignment() -> None:
     assert not message.dry_run
 
 
+def test_an_approval_of_an_older_version_is_asked_for_again() -> None:
+    """An approval that names no calls is not enough: the task waits for a new one, which names them."""
+    state = asked()
+    approval = state.tasks["drop"].approval
+    assert approval is not None
+    old = replace(state.tasks["drop"], approval=replace(approval, calls=[]))
+    state = step(replace(state, tasks=state.tasks | {"drop": old}), approve(state))
+    again = state.tasks["drop"].approval
+
+    assert state.status is Status.WAITING_APPROVAL
+    assert not [each for each in kinds(state) if each[0] == "assign"]
+    assert again is not None
+    assert again.at is None
+    assert again.calls == approval.calls
+    assert derived.assignment(step(state, approve(state)), "drop", 1) is not None
+
+
 @pytest.mark.parametrize(
     ("given", "error", "line"),
     [

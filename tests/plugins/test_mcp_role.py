@@ -138,7 +138,7 @@ async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
 
             assert context.worker.served == ["mcp-proxmox"]
             assert context.health.ready
-            assert listed == ["dry_run", "find_tools", "read_tool"]
+            assert listed == ["network_status", "dry_run", "find_tools", "read_tool"]
             assert called.structured_content == VALID
             assert context.worker.asked == [("validate_vm_parameters", wish, "mcp")]
             assert (after.status_code, after.text) == (503, "MCP is not served: stopping\n")
@@ -152,7 +152,14 @@ async def test_all_tools_are_listed_where_that_is_wanted() -> None:
     async with page(bridge) as url, running(bridge, context), Client(url) as client:
         listed = {each.name for each in (await client.list_tools()).tools}
 
-    assert listed == {"summarize_health", "validate_vm_parameters", "dry_run", "find_tools", "read_tool"}
+    assert listed == {
+        "summarize_health",
+        "validate_vm_parameters",
+        "dry_run",
+        "find_tools",
+        "network_status",
+        "read_tool",
+    }
 
 
 async def test_a_carried_call_needs_its_own_tier() -> None:

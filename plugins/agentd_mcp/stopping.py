@@ -1,0 +1,101 @@
+"""The freeze of the network over MCP: shown to everyone, changed as over HTTP, by a client with a token only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from agentd import freeze
+from agentd.errors import Denied, InvalidMessage
+from agentd.messages import NetworkRequest, Outcome, TaskError, Tier, ToolReply, plain
+from agentd.policy import ANONYMOUS
+from agentd.tools import Repeat, Tool
+
+if TYPE_CHECKING:
+    from agentd.bus import Bus
+    from agentd.messages import Freeze
+    from agentd.tools import Call
+
+STATUS: Final = "network_status"
+ACTIONS: Final = {"freeze_network": "freeze", "thaw_network": "thaw"}
+NAMES: Final = frozenset({STATUS, *ACTIONS})
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No arguments."""
+
+
+class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why the network is thawed; the audit keeps it."""
+
+    reason: Annotated[str, Meta(max_length=freeze.MOST_TEXT)] = ""
+
+
+class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why the network is frozen, and after how many seconds it is thawed by itself; without them it stays frozen."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=freeze.MOST_TEXT)]
+    seconds: Annotated[float, Meta(ge=1, le=freeze.LONGEST)] | None = None
+
+
+class NetworkState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the network is frozen: then no agent changes anything."""
+
+    frozen: bool
+    text: str
+    by: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    reason: str = ""
+
+
+async def carry_out(bus: Bus, principal: str, tool: Tool, parameters: dict[str, Any]) -> ToolReply:
+    """Do what one of these tools is for; raises Denied without a token."""
+    if tool.name == STATUS:
+        return ToolReply(Outcome.COMPLETED, plain(_state(await freeze.read(bus), "the network is not frozen")))
+    if principal in ANONYMOUS:
+        raise Denied(
+            f"{tool.name} needs to know who asks: let the client show a token (agentd token NAME, [web.tokens])"
+        )
+    request = NetworkRequest(ACTIONS[tool.name], parameters.get("reason", ""), parameters.get("seconds"))
+    reply = await freeze.ask(bus, principal, request)
+    if not reply.done:
+        return ToolReply(Outcome.FAILED, error=TaskError(Denied.code, reply.message))
+    return ToolReply(Outcome.COMPLETED, plain(_state(reply.freeze, reply.message)))
+
+
+def _state(found: Freeze | None, otherwise: str) -> NetworkState:
+    if found is None:
+        return NetworkState(frozen=False, text=otherwise)
+    return NetworkState(
+        frozen=True, text=freeze.say(found), by=found.by, since=found.since, until=found.until, reason=found.reason
+    )
+
+
+def tools() -> list[Tool]:
+    """Return these tools; they run through `carry_out`, not as calls: a frozen network must be thawed by one."""
+    return [
+        _tool(STATUS, "Whether the network is frozen, by whom, since when and why.", Nothing, Tier.READ),
+        _tool("freeze_network", "Stop every change in the whole network, until it is thawed; reads go on.", Stop),
+        _tool("thaw_network", "End a freeze: for who froze the network, or with tier destroy.", Why),
+    ]
+
+
+def _tool(name: str, description: str, parameters: type[msgspec.Struct], tier: Tier = Tier.OPERATE) -> Tool:
+    async def run(call: Call, p: Any) -> NetworkState:  # noqa: ANN401 - the parameters of any of these tools
+        raise InvalidMessage(f"{name} is called over MCP, not as {call.key} with {p}")
+
+    return Tool(
+        name=name,
+        service="",
+        description=description,
+        tier=tier,
+        repeat=Repeat.IDEMPOTENT,
+        capability="safety",
+        parameters=parameters,
+        result=NetworkState,
+        run=run,
+    )
