@@ -2,8 +2,9 @@
 
 uvicorn has no time-out for a request that comes slowly, and no limit that leaves /healthz reachable: 1,500 idle
 connections take every descriptor of the process.  Here a request's head has to be there within `HEAD` seconds and its
-body within `BODY`.  Beyond the limit the oldest connection that has not sent a whole head yet is closed for a new one;
-if there is none, a few more connections are let in that get an answer from /healthz alone.
+body within `BODY`, and a client that does not read what it asked for is cut after `UNREAD`.  Beyond the limit the
+oldest connection that has not sent a whole head yet is closed for a new one; if there is none, a few more connections
+are let in that get an answer from /healthz alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ HEAD: Final = 10.0
 """Seconds for the head of a request, from the connection or the answer before it."""
 BODY: Final = 30.0
 """Seconds for the body of a request, which has at most a megabyte."""
+UNREAD: Final = 30.0
+"""Seconds for which a client may leave what it is sent unread, once the buffers are full."""
 LARGEST_HEAD: Final = 16_384
 SPARE: Final = 16
 """Connections beyond the limit, for /healthz alone."""
@@ -77,6 +80,7 @@ class Connection(H11Protocol):
         super().__init__(*args, **named)
         self._crowd = crowd
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self.awaited = ""
         """What has to come next: "head", "body", or nothing while a request is answered."""
         self.spare = False
@@ -104,7 +108,24 @@ class Connection(H11Protocol):
         """Forget the connection."""
         self._crowd.leave(self)
         self._await("")
+        self._read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait until the client reads, and only so long."""
+        super().pause_writing()
+        self._read()
+        self._unread = self.loop.call_later(UNREAD, self.cut)
+
+    def resume_writing(self) -> None:
+        """Go on sending: the client has read."""
+        self._read()
+        super().resume_writing()
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         """Take what came; one beyond the limit may ask for /healthz only."""

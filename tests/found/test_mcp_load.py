@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
+import pytest
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
 from starlette.datastructures import Headers
 
+from agentd import logs, tokens
 from agentd_mcp import sessions
 from agentd_mcp.sessions import Sessions
+from harness import free_port
 
 if TYPE_CHECKING:
-    import pytest
+    from agentd.bus import Bus
+    from harness import Daemon, Net
 
 
 class Sdk:
@@ -121,3 +132,67 @@ async def test_what_a_client_says_of_itself() -> None:
     assert (await ask(app, size=3_000_000))[0] == 413
     assert sdk.open == set()
     assert (await ask(app, size=2000))[0] == 200
+
+
+# -- a bridge in a process of its own -----------------------------------------------------------------------------------
+
+
+def initialize(size: int = 1) -> bytes:
+    """Return the request that opens a session; `size` is what its client says of itself."""
+    parameters = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "x" * size, "version": "1"},
+    }
+    return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": parameters}).encode()
+
+
+def post(port: int, bodies: list[bytes]) -> Counter[int]:
+    """Send requests one after the other; return how often each status was the answer."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    found: Counter[int] = Counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for body in bodies:
+        try:
+            connection.request("POST", "/mcp", body, headers)
+            answer = connection.getresponse()
+            found[answer.status] += 1
+            answer.read()
+        except (ConnectionError, http.client.HTTPException):  # refused before the body was there
+            found[0] += 1
+            connection.close()
+    connection.close()
+    return found
+
+
+def mebibytes(daemon: Daemon) -> float:
+    """Return the proportional set size of a process."""
+    assert daemon.process is not None
+    lines = Path(f"/proc/{daemon.process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+@pytest.mark.timeout(240)
+async def test_the_memory_of_a_bridge(quiet_net: Net, bus: Bus) -> None:
+    """6,500 anonymous sessions, and 60 with 3 MB of clientInfo, cost it less than 30 MiB; a known client is served."""
+    del bus
+    token, kept = tokens.make()
+    quiet_net.settings["web"] |= {"port": (port := free_port()), "tokens": {"alice": kept}}
+    with quiet_net.daemon("mcp-bridge", AGENTD_TEST_BLOCKBUSTER="") as daemon:
+        await asyncio.to_thread(post, port, [initialize()])
+        before = await asyncio.to_thread(mebibytes, daemon)
+        many = await asyncio.to_thread(post, port, [initialize()] * 6500)
+        large = await asyncio.to_thread(post, port, [initialize(3_000_000)] * 60)
+        after = await asyncio.to_thread(mebibytes, daemon)
+        async with (
+            httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as client,
+            Client(streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=client), mode="legacy") as ai,
+        ):
+            listed = await ai.list_tools()
+    logs.get_logger().info("memory", before=before, after=after, many=dict(many), large=dict(large))
+
+    assert set(many) == {200, 429}
+    assert many[200] <= 32 + 6500 // 100  # those that give way after half a minute
+    assert set(large) <= {413, 429, 0}
+    assert after - before < 30, (before, after)
+    assert listed.tools
