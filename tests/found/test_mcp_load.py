@@ -134,7 +134,7 @@ async def test_what_a_client_says_of_itself() -> None:
     assert (await ask(app, size=2000))[0] == 200
 
 
-# -- a bridge in a process of its own -----------------------------------------------------------------------------------
+# -- a bridge in a process of its own ----------------------------------------------------------------------------------
 
 
 def initialize(size: int = 1) -> bytes:
