@@ -181,8 +181,8 @@ async def test_the_memory_of_a_bridge(quiet_net: Net, bus: Bus) -> None:
     with quiet_net.daemon("mcp-bridge", AGENTD_TEST_BLOCKBUSTER="") as daemon:
         await asyncio.to_thread(post, port, [initialize()])
         before = await asyncio.to_thread(mebibytes, daemon)
-        many = await asyncio.to_thread(post, port, [initialize()] * 6500)
         large = await asyncio.to_thread(post, port, [initialize(3_000_000)] * 60)
+        many = await asyncio.to_thread(post, port, [initialize()] * 6500)
         after = await asyncio.to_thread(mebibytes, daemon)
         async with (
             httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as client,
@@ -193,6 +193,6 @@ async def test_the_memory_of_a_bridge(quiet_net: Net, bus: Bus) -> None:
 
     assert set(many) == {200, 429}
     assert many[200] <= 32 + 6500 // 100  # those that give way after half a minute
-    assert set(large) <= {413, 429, 0}
+    assert set(large) <= {413, 0}
     assert after - before < 30, (before, after)
     assert listed.tools
