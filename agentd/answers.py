@@ -131,7 +131,8 @@ def absent(source: tuple[str, str, str, str], entries: list[dict[str, Any]], tex
     names = {str(entry.get(key)) for entry in entries}
     if name in names:
         return None
-    return NotFound(f"there is no {kind} {name!r} that this token may see; {nearest(name, names)} (Proxmox: {text})")
+    said = text.partition("; to grant it")[0]  # a right on what does not exist helps nobody
+    return NotFound(f"there is no {kind} {name!r} that this token may see; {nearest(name, names)} (Proxmox: {said})")
 
 
 def role_for(privilege: str) -> str:

@@ -63,6 +63,7 @@ class Performance:
     undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
     changing  this very run has begun to change something
     asked     the digest of the tool and of the parameters as the assignment has them
+    needed    the tier that the tool needs with these parameters
     authenticated  the principal is proven, as the assignment says
     agent     the agent that runs it: steps are called under this name
     guests    how the guests that it changes have to be called, by the names of the targets
@@ -91,6 +92,7 @@ class Performance:
     agent: str = ""
     asked: str = ""
     guests: dict[str, str] = field(default_factory=dict)
+    needed: Tier = Tier.READ
 
     @property
     def begun(self) -> datetime | None:

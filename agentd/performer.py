@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd import budget, effects, results
+from agentd import budget, effects, results, subjects
 from agentd.calls import Looked
 from agentd.crash import crash_point
 from agentd.errors import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from agentd.logs import Logger
     from agentd.metrics import Metrics
     from agentd.policy import Policy
+    from agentd.raises import Raise
     from agentd.tools import Tool
 
 LONGEST_PAUSE: Final = 15.0
@@ -86,6 +88,7 @@ class Performer:
         begun = time.monotonic()
         self.metrics.tasks_in_flight.inc()
         try:
+            performance.needed, what = await self._needed(performance, parameters)
             if performance.dry_run and tool.tier is not Tier.READ:
                 if tool.tier is Tier.EXEC:  # a look of one may see inside a guest
                     self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
@@ -94,7 +97,7 @@ class Performer:
             elif tool.tier is Tier.READ:
                 reply = await self._attempt(performance, tool.parse(parameters))
             else:
-                await self._allow(performance)
+                await self._allow(performance, what)
                 parsed = tool.parse(parameters)
                 reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
         except BusUnavailable:
@@ -110,16 +113,37 @@ class Performer:
         self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
         return reply
 
-    async def _allow(self, performance: Performance) -> None:
+    async def _needed(self, performance: Performance, parameters: dict[str, Any]) -> tuple[Tier, str]:
+        """Return the tier that this call needs, and the tool with what raises it: `update_vm with sshkeys`."""
+        tool, tier, says = performance.tool, performance.tool.tier, ""
+        for each in tool.raised(parameters):
+            if each.tier.rank > tier.rank and not await self._made_here(performance, each, parameters):
+                tier, says = each.tier, f" with {each.says}"
+        return tier, tool.name + says
+
+    async def _made_here(self, performance: Performance, given: Raise, parameters: dict[str, Any]) -> bool:
+        """Return True if the workflow of this call has made what is changed: our own effect records say so."""
+        workflow = performance.key.partition(".")[0]
+        if not given.made or not workflow or "=" in workflow:
+            return False
+        acts = {f"{tool} {given.target.format_map(defaultdict(str, parameters))}" for tool in given.made}
+        found = await self.bus.last_many(subjects.EFFECTS, subjects.effect(performance.tool.service, f"{workflow}.>"))
+        records = [record for stored in found if (record := self.bus.read(stored, EffectRecord)) is not None]
+        return any(record.phase == effects.DONE and acts & set(record.acted) for record in records)
+
+    async def _allow(self, performance: Performance, what: str) -> None:
         """Raise Denied if this call may not be begun, Held if nothing may be now; whoever it is may look."""
-        tool, principal = performance.tool, performance.principal
+        tool, needed, principal = performance.tool, performance.needed, performance.principal
         if tool.undoes and not performance.undoes:
             text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
             raise Denied(text)
-        self.policy.allow(tool.name, tool.tier, performance.tier, principal=principal)
-        if tool.tier in CONSENTED and not performance.authenticated:
-            raise Denied(unproven(f"{tool.name} is of tier {tool.tier}", principal))
-        self.policy.consented(tool.name, tool.tier, principal, performance.consent, asked=performance.asked)
+        # An assignment states the tier that was known when it was planned; what is decided now needs a consent besides.
+        raised = needed is not tool.tier
+        granted = self.policy.tier_of(principal, plain=False) if raised else performance.tier
+        self.policy.allow(what, needed, granted, principal=principal)
+        if needed in CONSENTED and not performance.authenticated:
+            raise Denied(unproven(f"{what} is of tier {needed}", principal))
+        self.policy.consented(what, needed, principal, performance.consent, asked=performance.asked)
         await self.brake.begin(tool.name)
         await self.ledger.open()
         self.ledger.check(tool.name)
@@ -128,7 +152,7 @@ class Performer:
     async def _guard(self, performance: Performance) -> None:
         """Raise if the tool may not act on what it is about to change, as that is now."""
         tool = performance.tool
-        tier = Tier.DESTROY if tool.undoes else tool.tier
+        tier = _touching(performance)
         if self.lease is not None:
             await self.lease.check()
         if not performance.changing:  # what has begun to change something is finished
@@ -170,7 +194,7 @@ class Performer:
             self.ledger.write,
             principal=performance.principal,
             tool=tool.name,
-            tier=tool.tier,
+            tier=performance.needed,
             key=key,
             approved_by=performance.consent.by if performance.consent else "",
         )
@@ -279,7 +303,7 @@ class Performer:
         tool, targets = performance.tool, list(performance.targets)
         try:
             if targets or not already:
-                self.policy.touch(tool.name, Tier.DESTROY if tool.undoes else tool.tier, targets)
+                self.policy.touch(tool.name, _touching(performance), targets)
             same_guests(tool.name, targets, performance.guests)
         except AgentdError as error:
             return _failed(performance, task_error(error))
@@ -288,6 +312,11 @@ class Performer:
     def _bug(self, performance: Performance, error: Exception) -> ToolReply:
         self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)
         return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
+
+
+def _touching(performance: Performance) -> Tier:
+    """Return the tier as which a call touches its targets: what undoes deletes."""
+    return Tier.DESTROY if performance.tool.undoes else performance.needed
 
 
 def _recorded(record: EffectRecord) -> ToolReply:

@@ -150,7 +150,8 @@ class Policy:
         if principal in ANONYMOUS:
             raise Denied(unproven(f"{tool} is of tier {needed}", principal))
         if consent is None:
-            raise NeedsPlan(f"{tool} is of tier {needed}: somebody else has to approve it; `agentd call {tool} …` asks")
+            asks = f"`agentd call {tool.partition(' ')[0]} …` asks"
+            raise NeedsPlan(f"{tool} is of tier {needed}: somebody else has to approve it; {asks}")
         if consent.by in ANONYMOUS:
             raise Denied(unproven(f"{tool} was approved by {consent.by}", consent.by))
         if consent.by in {"", principal}:

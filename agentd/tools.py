@@ -34,14 +34,16 @@ import msgspec
 
 from agentd import marks, secrecy
 from agentd.errors import InvalidMessage
-from agentd.messages import fault
+from agentd.messages import Tier, fault
+from agentd.policy import CONSENTED
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from agentd.messages import Target, Tier
+    from agentd.messages import Target
     from agentd.proxmox import Proxmox
+    from agentd.raises import Raise
 
 R = TypeVar("R")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
@@ -148,6 +150,8 @@ class Tool:
     halt       ends the Proxmox task (a UPID) that a run has begun, and says what became of it
     undoes     it runs only where an orchestrator undoes a task, never for a call or as a task of a plan.  It deletes,
                so what is protected and the hourly budget count for it as for tier destroy
+    raises     the parameters that need a higher tier; `tier_for` decides
+    reads      it changes nothing, though it needs rights by which something can be changed
     """
 
     name: str
@@ -162,6 +166,26 @@ class Tool:
     stoppable: bool = False
     halt: Callable[[str], Awaitable[str]] | None = None
     undoes: bool = False
+    raises: tuple[Raise, ...] = ()
+    reads: bool = False
+
+    def tier_for(self, parameters: object, beside: Collection[str] = ()) -> Tier:
+        """Return the tier that a call with these parameters needs: never less than the tool's own.
+
+        beside  the tools of the same workflow: what they make may be given its first settings
+        """
+        needed = [each.tier for each in self.raised(parameters) if not set(each.made) & set(beside)]
+        return max([self.tier, *needed], key=lambda tier: tier.rank)
+
+    def raised(self, parameters: object) -> list[Raise]:
+        """Return which of `raises` apply to these parameters: all of them if a workflow computes the parameters."""
+        if not isinstance(parameters, dict):
+            return list(self.raises)
+        return [each for each in self.raises if each.when(parameters)]
+
+    def tiers(self) -> str:
+        """Return the tool's own tier, and with which parameters it needs a higher one."""
+        return "; ".join([str(self.tier), *(f"{each.tier} with {each.says}" for each in self.raises)])
 
     def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
         """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
@@ -234,18 +258,28 @@ class _Marking:
     capability: str
     stoppable: bool
     undoes: bool
+    raises: tuple[Raise, ...]
+    reads: bool
 
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
-def tool(
-    *, tier: Tier, repeat: Repeat, capability: str, stoppable: bool = False, undoes: bool = False
+def tool(  # noqa: PLR0913 - each is one trait of a tool
+    *,
+    tier: Tier,
+    repeat: Repeat,
+    capability: str,
+    stoppable: bool = False,
+    undoes: bool = False,
+    raises: tuple[Raise, ...] = (),
+    reads: bool = False,
 ) -> Callable[[F], F]:
     """Mark an async method `(self, call, p: SomeStruct) -> SomeStruct` as a tool; its docstring describes it."""
+    marking = _Marking(tier, repeat, capability, stoppable, undoes, raises, reads)
 
     def mark(method: F) -> F:
-        method.__agentd_tool__ = _Marking(tier, repeat, capability, stoppable, undoes)  # type: ignore[attr-defined]
+        method.__agentd_tool__ = marking  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -293,13 +327,27 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
         run=method,
         stoppable=marking.stoppable,
         undoes=marking.undoes,
+        raises=marking.raises,
+        reads=marking.reads,
     )
+    _check_raises(made)
     if not made.description:
         message = "a tool has a docstring: it is what an AI client reads"
         raise ValueError(message)
     made.input_schema()
     made.output_schema()
     return made
+
+
+def _check_raises(made: Tool) -> None:
+    """Raise ValueError unless each of `raises` needs a consent, and more than the tool does without it."""
+    for each in made.raises:
+        if each.tier.rank <= made.tier.rank or each.tier not in CONSENTED:
+            message = f"with {each.says} it would need tier {each.tier}: only destroy or exec above its own {made.tier}"
+            raise ValueError(message)
+        if made.tier is Tier.READ:
+            message = f"with {each.says} it would not be of tier read any more: a tool that changes something operates"
+            raise ValueError(message)
 
 
 def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that msgspec knows

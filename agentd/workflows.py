@@ -66,6 +66,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     look          it does nothing but look what the tool would do (a dry run), for whoever has to approve
     compensation  what undoes it
     guests        how the guests that it changes have to be called: {"guest/105": "web"}
+    reads         it changes nothing, though its tool is not of tier `read`: it leaves nothing behind
     """
 
     name: str
@@ -90,6 +91,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     approve_within: float | None = None
     look: bool = False
     guests: dict[str, str] = {}
+    reads: bool = False
 
 
 @dataclass(frozen=True)

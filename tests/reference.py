@@ -47,9 +47,9 @@ Made from the tools themselves by `make docs`; a test holds it up to date. Over 
 with these parameters; one with `?` may be left out. `agentd call TOOL KEY=VALUE` is the same from the command line, and
 `--dry-run` shows what would be changed.
 
-Tiers: `read` looks · `operate` can be taken back · `destroy` and `exec` need somebody else's yes. Repeating:
-`idempotent` twice is once · `probed` looks first · `marked` finds its own mark · `unsafe` stops on doubt and lets a
-person look.
+Tiers: `read` looks · `operate` can be taken back · `destroy` and `exec` need somebody else's yes; some
+parameters need a higher one than their tool. Repeating: `idempotent` twice is once · `probed` looks first · `marked`
+finds its own mark · `unsafe` stops on doubt and lets a person look.
 """
 
 
@@ -107,7 +107,7 @@ def _entry(tool: Tool, where: set[str]) -> str:
     needed = set(schema.get("required", ()))
     given = " ".join(f"`{name}{'' if name in needed else '?'}`" for name in schema.get("properties", {})) or "none"
     answers = " ".join(f"`{name}`" for name in tool.output_schema().get("properties", {}))
-    traits = ", ".join([str(tool.tier), str(tool.repeat), *(["stoppable"] if tool.stoppable else [])])
+    traits = ", ".join([tool.tiers(), str(tool.repeat), *(["stoppable"] if tool.stoppable else [])])
     first = " ".join(tool.description.split("\n\n")[0].split())
     lines = [f"**{tool.name}** ({traits}; {proof(tool, where)}): {first}", f"  {given} → {answers}"]
     return "- " + "\n".join(lines)

@@ -84,9 +84,15 @@ def _score(tool: Tool, asked: set[str]) -> int:
     return sum(5 if each in names else 3 if each.rstrip("s") in names else 1 if each in text else 0 for each in asked)
 
 
+def described(tool: Tool) -> str:
+    """Return the description of a tool, with the parameters that another principal has to approve."""
+    more = [f"With {each.says} it is of tier {each.tier}: another principal has to approve it." for each in tool.raises]
+    return "\n\n".join([tool.description, *more])
+
+
 def _described(tool: Tool) -> Described:
     call = READ if tool.tier is Tier.READ else USE
-    first = " ".join(tool.description.split())
+    first = " ".join(described(tool).split())
     return Described(tool.name, first, tool.tier, tool.capability, call, tool.input_schema())
 
 

@@ -152,7 +152,7 @@ async def _called(
     if tool.name in stopping.NAMES:
         return await stopping.carry_out(context.bus, principal.name, tool, parameters)
     with context.worker.calls.one(principal.name):
-        if tool.tier in CONSENTED:
+        if tool.tier_for(parameters) in CONSENTED:
             person = context.settings.approvers.get(principal.name)
             return await plans.ask(context.bus, principal.name, tool.name, parameters, person)
         return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)

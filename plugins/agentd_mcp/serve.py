@@ -38,6 +38,7 @@ from starlette.requests import Request
 
 from agentd.errors import AgentdError, Denied, InvalidMessage
 from agentd.messages import Outcome, Tier, ToolReply
+from agentd.policy import CONSENTED
 from agentd.printable import escaped, printable
 from agentd.tokens import principal_of
 from agentd.tools import BrokenTool, Repeat, Tool, by_name
@@ -172,12 +173,12 @@ def describe(tool: Tool) -> types.Tool:
     """Return `tool` as MCP describes it."""
     return types.Tool(
         name=tool.name,
-        description=tool.description,
+        description=front.described(tool),
         input_schema=tool.input_schema(),
         output_schema=None if tool.name in front.CARRIERS else tool.output_schema(),
         annotations=types.ToolAnnotations(
             read_only_hint=tool.tier is Tier.READ,
-            destructive_hint=tool.tier in {Tier.DESTROY, Tier.EXEC} or tool.name == front.USE,
+            destructive_hint=tool.tier in CONSENTED or bool(tool.raises) or tool.name == front.USE,
             # A `marked` tool is repeated safely under the same key only, and each MCP call has a key of its own.
             idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
             open_world_hint=False,

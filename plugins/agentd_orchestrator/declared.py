@@ -81,6 +81,7 @@ class _Making:
             optional=task.optional,
             approval=self._text(task.approval, "approval"),
             compensation=None if task.undo is None else self._undo(task.undo),
+            reads=task.tool in self.of.tools and self.of.tools[task.tool].reads,
         )
 
     def _undo(self, undo: Undo) -> Compensation:
@@ -96,8 +97,10 @@ class _Making:
         return made if undo.retries is None else msgspec.structs.replace(made, retries=undo.retries)
 
     def _tier(self, call: Call) -> Tier:
+        """Return the tier that a call needs; a value that is a template counts as the one that needs the most."""
         tool = self.of.tools.get(call.tool)
-        return tool.tier if tool is not None else call.tier or Tier.READ
+        beside = [task.tool for task in self.of.form.tasks]
+        return call.tier or Tier.READ if tool is None else tool.tier_for(call.with_, beside)
 
     def _queue(self, call: Call) -> str:
         tool = self.of.tools.get(call.tool)

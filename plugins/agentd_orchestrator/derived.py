@@ -263,7 +263,8 @@ def left_behind(state: Workflow) -> list[str]:
     left: list[str] = []
     gone = _undone(state)
     for name, task in state.tasks.items():
-        if name.startswith(UNDO) or state.spec(name).tier is Tier.READ or not task.attempt:
+        spec = state.spec(name)
+        if name.startswith(UNDO) or spec.tier is Tier.READ or spec.reads or not task.attempt:
             continue
         undone = state.tasks.get(UNDO + name)
         if undone is not None and undone.status in DONE:

@@ -56,11 +56,12 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
             name,
             wish.tool,
             found.service,
-            found.tier,
+            found.tier_for(wish.parameters),
             wish.parameters,
             after=list(after),
             deadline=wish.deadline,
             guests=wish.guests,
+            reads=found.reads,
         )
 
     def one(wish: ToolCallWish) -> list[TaskSpec]:

@@ -25,7 +25,7 @@ from agentd.errors import NotFound, Rejected, UnknownOutcome
 from agentd.messages import Target, Tier
 from agentd.policy import CONSENTED
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import api_answers, api_targets, checks, pages, schema
+from agentd_proxmox import api_answers, api_rights, api_targets, checks, pages, schema
 from agentd_proxmox.tiers import refused, tier_of
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ class Api:
             since: datetime | None = getattr(call, "begun", None)  # of a run by the worker: Performance
             found = None if since is None else await self._settled(endpoint, sent, since)
             if found is None:
+                await api_rights.check(self.proxmox, endpoint, sent)
                 for target in await self._targets(endpoint, where, sent, looks=granted in CONSENTED):
                     call.target(target)
             return found

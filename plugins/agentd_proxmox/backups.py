@@ -294,8 +294,10 @@ class Backups:
         entries = [e for e in await self.inventory.resources("storage") if targets.holds(e, "backup")]
         wanted = [e for e in entries if p.storage in {None, e["storage"]} and p.node in {None, e["node"]}]
         if not wanted and (p.storage or p.node):
+            await targets.node_known(self.inventory, p.node)
             names = ", ".join(sorted({f"{e['storage']} on {e['node']}" for e in entries})) or "none"
-            raise NotFound(f"no such storage holds backups; there are {names}")
+            what = " on ".join(filter(None, (f"storage {p.storage}" if p.storage else "no storage", p.node)))
+            raise NotFound(f"{what} holds no backups, or does not exist; there are {names}")
         chosen: dict[str, Entry] = {}
         for each in sorted(wanted, key=lambda e: (e.get("status") != "available", e["node"])):
             chosen.setdefault(each["storage"] if each.get("shared") else f"{each['storage']} {each['node']}", each)

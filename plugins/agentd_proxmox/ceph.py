@@ -10,6 +10,7 @@ from msgspec import Meta
 from agentd.answers import one_line
 from agentd.errors import AgentdError, NotFound, Rejected
 from agentd.messages import Target, Tier
+from agentd.raises import Raise
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import fields, methods
 
@@ -29,6 +30,15 @@ Flag = Literal[
     "nobackfill", "nodeep-scrub", "nodown", "noin", "noout", "norebalance", "norecover", "noscrub", "notieragent",
     "noup", "pause",
 ]  # fmt: skip
+
+
+HARMLESS: Final = frozenset({"noout", "norebalance", "noscrub", "nodeep-scrub"})
+"""Flags for the time of a maintenance, which keep Ceph from neither reading nor repairing data."""
+SERIOUS: Final = Raise(
+    Tier.DESTROY,
+    "any flag but noout, norebalance, noscrub and nodeep-scrub",
+    lambda parameters: str(parameters.get("flag")) not in HARMLESS,
+)
 
 
 class CephStatus(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -201,7 +211,7 @@ class Ceph:
         await call.once(seen, act)
         return await self._osd(node, p)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management", raises=(SERIOUS,))
     async def set_ceph_flag(self, call: Call, p: SetFlag) -> Flags:
         """Set or clear a flag of Ceph: `noout` lets a node be away for a while without its data being moved."""
         call.target(Target("ceph/flags", "flags of Ceph"))

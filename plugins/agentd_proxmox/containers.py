@@ -11,7 +11,7 @@ from msgspec import Meta
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, targets, writing
+from agentd_proxmox import fields, look, methods, targets, tiers, writing
 from agentd_proxmox.create import Creation, Order
 
 if TYPE_CHECKING:
@@ -133,7 +133,12 @@ class Containers:
         self.proxmox = inventory.proxmox
         self.creation = Creation(inventory)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="container_management")
+    @tool(
+        tier=Tier.OPERATE,
+        repeat=Repeat.MARKED,
+        capability="container_management",
+        raises=(tiers.FEATURES, tiers.PRIVILEGED),
+    )
     async def create_container(self, call: Call, p: CreateContainer) -> fields.Guest:
         """Make a container of a template of an operating system and wait until it is there; it is not started.
 
@@ -172,7 +177,7 @@ class Containers:
         order = Order(p.vmid, p.node, p.name, p.pool, p.source, kind="lxc")
         return await self.creation.make(call, "clone_container", order, send, check)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="container_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="container_management", raises=(tiers.FEATURES_CHANGED,))
     async def update_container(self, call: Call, p: UpdateContainer) -> fields.Guest:
         """Change a container's configuration: size, host name, features, tags, description, DNS, start at boot.
 

@@ -32,7 +32,7 @@ from agentd.errors import (
 )
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import drives, fields, look, methods, targets, writing
+from agentd_proxmox import drives, fields, look, methods, targets, tiers, writing
 from agentd_proxmox.inventory import MARGIN, Inventory, Place
 from agentd_proxmox.look import Seat
 
@@ -207,7 +207,7 @@ class Creation:
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="vm_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="vm_management", raises=(tiers.MEDIUM,))
     async def create_vm(self, call: Call, p: CreateVm) -> fields.Guest:
         """Make a VM, new, of a cloud image, or as a clone of a template, and wait until it is there; it is not started.
 

@@ -40,6 +40,12 @@ LISTS: Final = (
     *(f"GET {level}/{kind}" for level in LEVELS for kind in KINDS),
 )
 
+USERS: Final = (
+    *(f"GET {CLUSTER}/groups/{{group}}", "GET /nodes/{node}/firewall/rules"),
+    *(f"GET {level}/rules" for level in LEVELS),
+)
+"""What is read to find the rules that name an alias or a set."""
+
 
 def _on_each(*calls: str) -> tuple[str, ...]:
     pairs = (each.split(" ") for each in calls)
@@ -121,14 +127,12 @@ class FirewallSets:
 
     calls: ClassVar[Calls] = {
         "list_firewall_sets": LISTS,
-        "set_firewall_alias": _on_each("POST aliases", "PUT aliases/{name}"),
-        "set_firewall_ipset": _on_each("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"),
+        "set_firewall_alias": (*_on_each("POST aliases", "PUT aliases/{name}"), *USERS),
+        "set_firewall_ipset": (*_on_each("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"), *USERS),
         "create_firewall_group": (*LISTS, f"POST {CLUSTER}/groups"),
         "delete_firewall_set": (
             *_on_each("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),
-            f"DELETE {CLUSTER}/groups/{{group}}",
-            *(f"GET {CLUSTER}/groups/{{group}}", "GET /nodes/{node}/firewall/rules"),
-            *(f"GET {level}/rules" for level in LEVELS),
+            *(f"DELETE {CLUSTER}/groups/{{group}}", *USERS),
         ),
     }
     needs: ClassVar[Needs] = {each: methods.on(methods.VM, "VM.Audit") for each in calls}
@@ -156,7 +160,8 @@ class FirewallSets:
             there[:] = [now] if now else []
             old = {"name": p.name, "cidr": now.cidr, "comment": now.comment} if now else None
             call.inverse(*(("set_firewall_alias", old | _of(p)) if old else _delete("alias", p)))
-            call.target(_target("alias", p, now.cidr if now else "", cidr))
+            used = await firewall_uses.users(self.inventory, "alias", p.name, p.vmid) if now else []
+            call.target(_target("alias", p, now.cidr if now else "", cidr, used))
             return None
 
         async def act() -> None:
@@ -182,7 +187,8 @@ class FirewallSets:
             undo = {"name": p.name, "entries": now[0].entries, "comment": now[0].comment} if now else None
             call.inverse(*(("set_firewall_ipset", undo | _of(p)) if undo else _delete("ipset", p)))
             old = ", ".join(sorted(now[0].entries)) if now else ""
-            call.target(_target("ipset", p, old, ", ".join(sorted(wanted))))
+            used = await firewall_uses.users(self.inventory, "ipset", p.name, p.vmid) if now else []
+            call.target(_target("ipset", p, old, ", ".join(sorted(wanted)), used))
             return None
 
         async def act() -> None:
@@ -331,6 +337,7 @@ def _target(kind: str, p: SetAlias | SetIpSet | DeleteName, old: str, new: str, 
     whose = "the cluster" if p.vmid is None else f"guest {p.vmid}"
     name = f"firewall/{kind}/{p.name}" if p.vmid is None else f"firewall/vmid/{p.vmid}/{kind}/{p.name}"
     labels = [] if p.vmid is None else [f"guest/{p.vmid}"]
-    lost = [f"{line}; Proxmox leaves it there, and it does nothing from then on" for line in used]
+    becomes = ", and changes with it" if new else "; Proxmox leaves it there, and it does nothing from then on"
+    lost = [line + becomes for line in used]
     state = {"used": pages.digest(list(used))} if used else {}
     return Target(name, f"{kind} {p.name} of the firewall of {whose}", {"value": old} | state, labels, [what, *lost])

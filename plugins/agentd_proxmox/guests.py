@@ -12,7 +12,7 @@ from agentd.answers import nearest
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, filters, look, methods, options, pages, targets, units, writing
+from agentd_proxmox import fields, filters, look, methods, options, pages, targets, tiers, units, writing
 from agentd_proxmox.power import Which, upid_of
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Guests:
         """Show one VM or container as it is now: where it is, its status, size, disks, networks, tags and lock."""
         return await self.inventory.read(await self.inventory.find(p.vmid, p.name))
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=tiers.LOGIN)
     async def update_vm(self, call: Call, p: UpdateVm) -> fields.Guest:
         """Change a VM's configuration: size, name, tags, description, cloud-init, start at boot, guest agent.
 

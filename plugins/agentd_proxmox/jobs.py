@@ -215,6 +215,7 @@ class Jobs:
         async def seen() -> Found | None:
             job = await self._one(name)
             if job is None:
+                await self._guests_known(p.vmids or [])
                 call.inverse("delete_backup_job", {"id": name})
                 return None
             if not _is(job, wanted):
@@ -328,6 +329,13 @@ class Jobs:
             raise ConfigChanged(
                 f"the backup job {job['id']} was changed since it was read: look again, then decide again"
             )
+
+    async def _guests_known(self, vmids: list[int]) -> None:
+        """Raise NotFound for a guest that does not exist: the job would fail each time, or back up nothing."""
+        there = {each.vmid for each in await self.inventory.places()} if vmids else set()
+        for vmid in vmids:
+            if vmid not in there:
+                raise NotFound(f"vmids: there is no guest {vmid}, or {self.proxmox.user} may not see it (VM.Audit)")
 
     @staticmethod
     def _known(storage: str, entries: list[Entry]) -> None:

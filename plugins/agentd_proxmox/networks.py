@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, options, writing
+from agentd_proxmox import fields, look, methods, options, tiers, writing
 from agentd_proxmox.containers import Address, Address6, Gateway, Gateway6, gateways
 from agentd_proxmox.power import Which
 from agentd_proxmox.states import SECRET
@@ -117,7 +117,7 @@ class Networks:
         }
         return Configuration(at.vmid, at.name, at.node, at.kind, digest, options)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=(tiers.NETWORK,))
     async def set_guest_network(self, call: Call, p: SetNetwork) -> fields.Guest:
         """Give a VM or container a network card, or change one: bridge, VLAN, firewall, cable, limit, addresses.
 

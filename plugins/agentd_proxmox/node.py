@@ -267,7 +267,7 @@ class Node:
             raise TaskFailed(f"Proxmox says that it was done, and the time zone of {p.node} is {after.timezone}")
         return after
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management", reads=True)
     async def list_updates(self, call: Call, p: ListUpdates) -> Updates:  # noqa: ARG002
         """List the packages of a node that could be newer, as it knew at its last refresh."""
         lines = [_update(each) for each in await self.proxmox.get(f"/nodes/{p.node}/apt/update") or []]

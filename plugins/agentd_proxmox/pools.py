@@ -15,7 +15,7 @@ from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Denied, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import escalation, fields, methods, pages
+from agentd_proxmox import escalation, fields, filters, methods, pages
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory
@@ -312,6 +312,10 @@ class Pools:
             raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
         if wanted.get("vms") and not p.remove:
             await self._free(wanted["vms"], p)
+        if wanted.get("storages") and not p.remove:
+            there = {entry.get("storage") for entry in await self.inventory.resources("storage")}
+            for storage in wanted["storages"]:
+                filters.known("storages", storage, there, "storage")
         return wanted
 
     async def _free(self, vmids: list[int], p: UpdatePool) -> None:

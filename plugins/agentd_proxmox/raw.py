@@ -14,7 +14,7 @@ from msgspec import Meta
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, look, methods, options, writing
+from agentd_proxmox import fields, look, methods, options, tiers, writing
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
@@ -50,7 +50,7 @@ class RawOptions:
         """Keep the inventory of guests."""
         self.inventory = inventory
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=tiers.OPTIONS)
     async def set_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:
         """Write options of a VM or container whole, as guest_config shows them; what undoes a change uses it.
 

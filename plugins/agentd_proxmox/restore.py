@@ -114,7 +114,7 @@ class Restore:
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="backup_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="backup_management", reads=True)
     async def inspect_backup(self, call: Call, p: OneBackup) -> Inspection:  # noqa: ARG002 - every tool has a call
         """Check a backup as far as it goes without restoring: it is there, not empty, readable, verified, of whom.
 

@@ -19,7 +19,7 @@ from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
-from agentd_proxmox import fields, methods, pages, targets, units
+from agentd_proxmox import fields, methods, pages, targets, tiers, units
 from agentd_proxmox.backups import notes_text
 from agentd_proxmox.power import upid_of
 
@@ -209,7 +209,7 @@ class Storage:
             full=round(100 * used / total, 1) if total else 0.0,
         )
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=(tiers.UNVERIFIED,))
     async def download_url(self, call: Call, p: DownloadUrl) -> VolumeLine:
         """Let a node fetch a file from a URL to a storage; with a checksum, only the right file is kept.
 

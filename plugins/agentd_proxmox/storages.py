@@ -14,6 +14,7 @@ from msgspec import Meta
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
+from agentd.raises import Raise, given, is_not_true
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import dropped, fields, methods, targets
 
@@ -91,6 +92,11 @@ class Removed(msgspec.Struct, frozen=True):
     storage: str
 
 
+USED: Final = (
+    Raise(Tier.DESTROY, "content or nodes", given("content", "nodes")),
+    Raise(Tier.DESTROY, "enabled=false", is_not_true("enabled")),
+)
+"""Of change_storage: guests and jobs that use the storage can be left without it."""
 NEEDED: Final = {
     "dir": ("path",), "nfs": ("server", "export"), "cifs": ("server", "share"), "lvm": ("vgname",),
     "lvmthin": ("vgname", "thinpool"), "zfspool": ("pool",),
@@ -152,7 +158,7 @@ class StorageDefinitions:
         await call.once(seen, act)
         return await self._one(p.storage)
 
-    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
     async def change_storage(self, call: Call, p: ChangeStorage) -> Definition:
         """Switch a storage off or on, or change what it may hold and which nodes use it; what lies on it stays."""
         call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))

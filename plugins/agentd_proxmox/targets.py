@@ -13,7 +13,7 @@ import msgspec
 from agentd.answers import grant
 from agentd.errors import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, VmidTaken
 from agentd.messages import Target
-from agentd_proxmox import look, risks
+from agentd_proxmox import filters, look, risks
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
@@ -89,12 +89,19 @@ def holds(entry: Entry, content: str) -> bool:
     return content in str(entry.get("content") or "").split(",")
 
 
+async def node_known(inventory: Inventory, node: str | None) -> None:
+    """Raise NotFound if the cluster has no such node; None and "" are not given."""
+    filters.known("node", node, [entry.get("node") for entry in await inventory.resources("node")])
+
+
 async def storage(inventory: Inventory, node: str, name: str | None, content: str) -> Entry:
     """Return the storage `name` of `node`, or its only one for `content`; raises if it is away or for other things.
 
     From the cluster's list, up to 10 s old: asking a storage itself hangs when it does.
     """
     entries = {e["storage"]: e for e in await inventory.resources("storage") if e.get("node") == node}
+    if not entries:
+        await node_known(inventory, node)
     if name is None:
         fit = sorted(each for each in entries if holds(entries[each], content))
         if len(fit) != 1:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentd.messages import Tier
+from agentd.raises import Raise, given, is_not_true
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agentd_proxmox.schema import Endpoint
 
@@ -30,6 +31,7 @@ _OWNED: Final = re.compile(
     r"(?<![^/:=])(?:vm|base|subvol|basevol|vzdump-(?:qemu|lxc|openvz))-(\d+)-|:(\d+)/|backup/(?:vm|ct)/(\d+)/"
 )
 _NEW: Final = re.compile(r"[^:/]+:\d+(?:\.\d+)?\Z")
+_IMPORT: Final = re.compile(r"[^:/]+:import/[^/]+\Z")
 _MEDIUM: Final = re.compile(r"[^:/]+:iso/[^/]+\Z")
 
 Found = tuple[Tier, str] | None
@@ -110,14 +112,24 @@ def is_off(value: object) -> bool:
     return str(value).strip().lower() not in {"1", "1.0", "on", "yes", "true"}
 
 
+def is_surely_off(value: object) -> bool:
+    """Return whether a value is false for Proxmox; what cannot be read counts as true."""
+    return not is_on(value)
+
+
+def is_surely_on(value: object) -> bool:
+    """Return whether a value is true for Proxmox; what cannot be read counts as false."""
+    return not is_off(value)
+
+
 def _prunes(value: object) -> bool:
     return str(value).strip() not in {"keep-all", "keep-all=1", "keep-all=true", "keep-all=yes", "keep-all=on"}
 
 
 def _open(value: object) -> bool:
-    """Return whether a network card is left without the firewall, which is Proxmox' default."""
+    """Return whether a network card that is plugged in is left without the firewall, which is Proxmox' default."""
     given = dict(part.partition("=")[::2] for part in str(value).split(","))
-    return is_off(given.get("firewall", "0"))
+    return is_off(given.get("firewall", "0")) and not is_surely_on(given.get("link_down", "0"))
 
 
 RULES: Final[dict[str, tuple[Callable[[Any], bool], Tier, str]]] = {
@@ -171,3 +183,69 @@ def _disk(name: str, value: str, own: str) -> Found:
     if harmless or owners(volume) == {own}:
         return None
     return Tier.DESTROY, f"`{name}` names a volume of which the owner is not known"
+
+
+_CONFIG: Final = ("POST /nodes/{node}/qemu/{vmid}/config", "PUT /nodes/{node}/lxc/{vmid}/config")
+NEW_GUESTS: Final = ("create_vm", "create_container", "clone_container")
+"""Tools whose guest is new: its first settings take nothing from anyone."""
+
+
+def of_options(parameters: Mapping[str, Any]) -> Tier:
+    """Return the tier that options of a guest need, as set_guest_options writes and removes them.
+
+    A VM and a container count alike, since the kind is not known before the guest is read.
+    """
+    written, removed = parameters.get("options") or {}, parameters.get("remove") or []
+    if not isinstance(written, dict) or not isinstance(removed, list):
+        return Tier.EXEC  # text, which only the tool reads, or a template of a workflow
+    own = str(parameters.get("vmid") or "")
+    pairs = [*written.items(), *(("delete", name) for name in removed)]
+    known = [(key, name, value) for name, value in pairs for key in _CONFIG if class_of(key, name)]
+    found = [_raised(key, name, value, own) for key, name, value in known]
+    if {name for name, _ in pairs} - {name for _, name, _ in known}:
+        return Tier.EXEC  # an option that was not reviewed; the tool refuses it
+    return max((each[0] for each in found if each is not None), key=ORDER.index, default=Tier.OPERATE)
+
+
+def _is_no_medium(parameters: Mapping[str, Any]) -> bool:
+    """Return whether `iso` or `image` can be the disk of another guest."""
+    iso, image = parameters.get("iso"), parameters.get("image")
+    return bool((iso and not _MEDIUM.match(str(iso))) or (image and not _IMPORT.match(str(image))))
+
+
+def _opens(parameters: Mapping[str, Any]) -> bool:
+    """Return whether set_guest_network can let traffic through that was not before."""
+    if is_surely_on(parameters.get("firewall", "0")):
+        return False
+    plugged = parameters.get("connected")
+    connects = plugged is not None and not is_surely_off(plugged)
+    return connects or any(parameters.get(name) is not None for name in ("firewall", "bridge", "tag"))
+
+
+OPTIONS: Final = (
+    Raise(
+        Tier.DESTROY,
+        "a guard or a card without the firewall among the options",
+        lambda p: of_options(p) is not Tier.OPERATE,
+    ),
+    Raise(
+        Tier.EXEC,
+        "features, a login or a command among the options",
+        lambda p: of_options(p) is Tier.EXEC,
+        made=NEW_GUESTS,
+    ),
+)
+"""Of set_guest_options."""
+LOGIN: Final = (Raise(Tier.EXEC, "ciuser or sshkeys", given("ciuser", "sshkeys"), made=NEW_GUESTS),)
+"""Of update_vm: cloud-init makes the login, and runs again at the next boot."""
+FEATURES: Final = Raise(Tier.EXEC, "features", lambda p: bool(p.get("features")))
+FEATURES_CHANGED: Final = Raise(Tier.EXEC, "features", given("features"), made=NEW_GUESTS)
+PRIVILEGED: Final = Raise(Tier.DESTROY, "unprivileged=false", is_not_true("unprivileged"))
+MEDIUM: Final = Raise(Tier.DESTROY, "an iso or image that is a disk", _is_no_medium)
+NETWORK: Final = Raise(
+    Tier.DESTROY,
+    "firewall=false, and with bridge, tag or connected=true unless firewall=true",
+    _opens,
+    made=NEW_GUESTS,
+)
+UNVERIFIED: Final = Raise(Tier.DESTROY, "verify_certificates=false", is_not_true("verify_certificates"))

@@ -47,6 +47,24 @@ async def test_ipset_and_group(tools: Bench) -> None:
     assert "rule 0 of the firewall of VM 102" in (await _losses(tools, kind="group", name="web"))[1]
 
 
+@pytest.mark.parametrize(
+    ("tool", "new"),
+    [("set_firewall_alias", {"cidr": "198.51.100.0/24"}), ("set_firewall_ipset", {"entries": ["198.51.100.1"]})],
+)
+async def test_what_changes_with_it(tools: Bench, tool: str, new: dict[str, Any]) -> None:
+    """The rules that change with an alias or a set are named before it becomes another; a new one has none."""
+    old = {"cidr": "192.0.2.0/24"} if "cidr" in new else {"entries": ["192.0.2.1"]}
+    made, changed = MemoryCall("wf.a"), MemoryCall("wf.b")
+    await tools.once(tool, made, name="office", **old)
+    sign = "" if "cidr" in new else "+"
+    await tools.once("add_firewall_rule", MemoryCall("wf.r"), vmid=100, source=f"{sign}dc/office")
+    await tools.once(tool, changed, name="office", **new)
+
+    assert len(made.targets[0].loses) == 1
+    assert "rule 0 of the firewall of VM 100" in changed.targets[0].loses[1]
+    assert changed.targets[0].loses[1].endswith("changes with it")
+
+
 async def test_of_a_guest(tools: Bench) -> None:
     """A guest's own ipset is looked for in that guest's rules."""
     await tools.once("set_firewall_ipset", MemoryCall("wf.s"), vmid=100, name="mine", entries=["192.0.2.1"])

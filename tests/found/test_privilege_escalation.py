@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
 from agentd import errors
+from agentd_proxmox.api_rights import JUDGES
 from agentd_proxmox.settings import ToolSettings
+from agentd_proxmox.tiers import TABLE
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall
 
@@ -165,3 +168,83 @@ async def test_an_unreadable_access_list_grants_nothing(full: Proxmox, limited: 
     await full.put("/access/roles/Operator", privs=",".join(privileges))
     with pytest.raises(errors.Denied, match=r"lacks Sys\.Audit on /access"):
         await limited.once("grant_role", role="Small", who="eve@pve", path="/vms/101")
+
+
+def api(method: str, path: str, /, **parameters: Any) -> tuple[str, str, dict[str, Any]]:
+    """Return a call of the API."""
+    return method, path, parameters
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (api("PUT", "/access/acl", path="/", roles="Administrator", tokens=OURS), "does not change its own rights"),
+        (api("PUT", "/access/acl", path="/vms", roles="Small", users=f"eve@pve;{OURS[:10]}"), "own rights"),
+        (api("PUT", "/access/acl", path="/vms", roles="Small", groups="readers,ours"), "own rights"),
+        (api("PUT", "/access/acl", path="/", roles="Operator", tokens=OURS, delete=1), "own rights"),
+        (api("PUT", "/access/acl", path="/", roles="Small Administrator", users="eve@pve"), "gives more rights than"),
+        (api("PUT", "/access/acl", path="/vms/100", roles="PVEVMAdmin", groups="readers"), "VM.Backup"),
+        (api("PUT", "/access/acl", path="//vms", roles="PVEVMAdmin", users="eve@pve"), "rights"),
+        (api("POST", "/access/roles", roleid="New", privs="VM.Audit VM.Console"), "VM.Console"),
+        (api("PUT", "/access/roles/Operator", privs="VM.Console", append=1), "own rights"),
+        (api("PUT", "/access/roles/Operator"), "own rights"),
+        (api("PUT", "/access/roles/Small", privs="VM.Audit,Sys.PowerMgmt"), "gains Sys.PowerMgmt on /vms"),
+        (api("PUT", "/access/roles/Free", privs="Sys.PowerMgmt"), "Sys.PowerMgmt"),
+        (api("DELETE", "/access/roles/Operator"), "own rights"),
+        (api("POST", "/access/users", userid="new@pve", groups="admins"), "@admins has role Administrator on /"),
+        (api("POST", "/access/users", userid="new@pve", groups="ours"), "own rights"),
+        (api("PUT", "/access/users/eve@pve", groups="admins", append=1), "@admins has role Administrator on /"),
+        (api("PUT", "/access/users/agentd@pve", groups=""), "rights|empty"),
+        (api("PUT", "/access/users/agentd@pve", enable=0), "own rights"),
+        (api("PUT", "/access/users/boss@pve", enable=1), "boss@pve has role Administrator on /vms"),
+        (api("DELETE", "/access/users/agentd@pve"), "own rights"),
+        (api("DELETE", "/access/groups/ours"), "own rights"),
+        (api("DELETE", "/access/users/agentd@pve/token/blind"), "own rights"),
+        (api("PUT", "/access/users/agentd@pve/token/blind", privsep=0), "own rights"),
+        (api("POST", "/access/domains/corp/sync"), "@staff-corp has role PVEVMAdmin on /vms"),
+        (api("PUT", "/access/domains/corp", server1="evil.example"), "@staff-corp has role PVEVMAdmin"),
+        (api("DELETE", "/access/domains/pve"), "own rights"),
+        (api("PUT", "/pools", poolid="web", vms="101"), "eve@pve has role PVEVMAdmin on /pool/web"),
+        (api("PUT", "/pools/web", vms="101"), "eve@pve has role PVEVMAdmin on /pool/web"),
+    ],
+)
+async def test_the_api_tools_widen_no_rights_either(
+    full: Proxmox, limited: Bench, steered: Steer, call: tuple[str, str, dict[str, Any]], line: str
+) -> None:
+    """A call through the API tools is held to the same rule: it is refused by name and nothing is sent."""
+    method, path, parameters = call
+    before = await full.get("/access/acl")
+    seen = max(entry["n"] for entry in await steered.log())
+    said = []
+    for tool in ("api_call", "api_destroy", "api_exec"):
+        with pytest.raises(errors.AgentdError) as caught:
+            await limited.once(tool, path=path, method=method, parameters=parameters)
+        said.append(str(caught.value))
+    judged = [text for text in said if "is the tool for it" not in text]
+
+    assert judged
+    assert all(re.search(line, text) for text in judged), judged
+    assert await full.get("/access/acl") == before
+    assert [entry for entry in await steered.log(since=seen) if entry["method"] != "GET"] == []
+
+
+async def test_the_api_tools_give_what_the_own_token_has(full: Proxmox, limited: Bench) -> None:
+    """What gives nothing beyond the own rights is done."""
+    acl = {"path": "/vms/100", "roles": "Small", "users": "eve@pve"}
+    await limited.once("api_exec", path="/access/acl", method="PUT", parameters=acl)
+    await limited.once("api_destroy", path="/access/users/eve@pve", method="PUT", parameters={"comment": "x"})
+
+    assert {
+        (entry["path"], entry["roleid"]) for entry in await full.get("/access/acl") if entry["ugid"] == "eve@pve"
+    } > {("/vms/100", "Small")}
+
+
+async def test_every_method_that_gives_rights_is_judged() -> None:
+    """No method under /access that changes something goes unjudged, but for those that no tool calls."""
+    unjudged = {
+        key
+        for key, row in TABLE.items()
+        if not key.startswith("GET") and " /access/" in key and key not in JUDGES and row["tier"] != "refused"
+    }
+
+    assert unjudged == set()
