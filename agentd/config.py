@@ -59,8 +59,6 @@ _LIMITS: Final = ("greater_than", "less_than", "literal_error", "too_short", "st
 _MESSAGE: Final = re.compile(r"Input should be( a valid)?")
 _USERINFO: Final = re.compile(r"://[^/@\s]*@")
 
-ProxmoxSettings = sections.Proxmox
-BusSettings = sections.Bus
 Raw = dict[str, Any]
 Origins = dict[str, str]
 B = TypeVar("B", bound=BaseModel)

@@ -23,7 +23,8 @@ import msgspec
 
 from agentd import dead, messages, subjects
 from agentd.bus import DELETE
-from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, TemporaryError
+from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, GiveUp, TemporaryError
+from agentd.subjects import ACK_WAIT, PROGRESS
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 
-ACK_WAIT = 30.0
-"""Seconds after which a message that nobody reports on goes to somebody else; a double failover takes 14.6."""
-PROGRESS = 10.0
-"""Seconds between two reports that a message is being worked on."""
 HELD = ACK_WAIT - 2.0
 """Seconds after the last report for which a message is surely still ours.
 
@@ -66,10 +63,6 @@ BUGS = 20
 One that comes again for ever takes a place among those that the server hands out; a thousand of them would stop all
 others.  Errors of NATS do not count: an outage may last.
 """
-
-
-class GiveUp(AgentdError):
-    """A message can never be handled: end it and keep it among the dead letters."""
 
 
 @dataclass

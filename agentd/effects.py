@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd import subjects
-from agentd.consumer import ACK_WAIT, PROGRESS
 from agentd.crash import crash_point
 from agentd.errors import HELD, BusUnavailable, Fenced, PermanentError, StaleWrite, Stopped
 from agentd.messages import EffectRecord, StopHint
+from agentd.subjects import ACK_WAIT, PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence

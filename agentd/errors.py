@@ -15,6 +15,7 @@
     │   ├── StaleWrite         somebody wrote this subject first: reload and decide again
     │   ├── NoResponder        nobody on the network offers this (temporary)
     │   └── NotProvisioned     a stream, bucket or consumer is missing
+    ├── GiveUp                 a message can never be handled: it becomes a dead letter
     ├── TemporaryError         try again after `delay` seconds
     │   ├── ProxmoxUnavailable Proxmox answered that it cannot now, or did not answer a read
     │   │   └── NoQuorum       the cluster refuses every change; nothing was done
@@ -30,7 +31,8 @@
         ├── ConfigChanged      somebody changed the configuration meanwhile: read it again
         ├── VmidTaken          the VMID belongs to a stranger
         ├── TaskFailed         a Proxmox task ended in an error
-        └── Fenced             another process holds the claim on this effect
+        ├── Fenced             another process holds the claim on this effect
+        └── Stopped            the workflow wants this task to end now
 
 Two kinds matter to whoever catches: temporary (what to do next is to wait) and permanent.
 Anything that is not an `AgentdError` is a bug.  The exit code is on the class.
@@ -94,6 +96,12 @@ class NeedsPlan(Denied):
     """Only a plan that somebody else has approved may do this."""
 
     code = "needs_plan"
+
+
+class GiveUp(AgentdError):
+    """A message can never be handled: end it and keep it among the dead letters."""
+
+    code = "given_up"
 
 
 class TemporaryError(AgentdError):
@@ -277,7 +285,7 @@ class Fenced(PermanentError):
 
 
 class Stopped(PermanentError):
-    """Whoever runs the workflow wants this task to end now."""
+    """The workflow wants this task to end now."""
 
     code = "cancelled"
 

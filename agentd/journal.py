@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentd import files
 from agentd.errors import ConfigError
+from agentd.subjects import ACK_WAIT, PROGRESS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 SLOT: Final = 256
 """Bytes of one entry: its length in two bytes, then the reply subject; JetStream's have up to about 150."""
 SLOTS: Final = 4096
-HELD: Final = 20.0
+HELD: Final = ACK_WAIT - PROGRESS
 """Seconds after a process's last sign of life for which nobody else has what it held: `ack_wait` less the ten
 seconds between two reports to the server."""
 

@@ -227,7 +227,6 @@ class TaskCompletion(msgspec.Struct, frozen=True):
     status: Outcome
     workflow_id: str = ""
     attempt: int = 0
-    epoch: int = 0
     result: Any = None
     error: TaskError | str | None = None
     warnings: list[str] = []
@@ -435,7 +434,7 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tell one agent to drain, resume or reload."""
+    """Tell one agent to drain or reload."""
 
     action: str
 

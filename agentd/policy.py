@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, Self
 
+from agentd import sections
 from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected, TemporaryError
 from agentd.messages import Consent, Target, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from agentd import sections
 
 GUEST: Final = "guest/"
 """What the names of targets that are guests begin with, and the labels that say how a guest is called."""
@@ -58,6 +58,10 @@ def no_writing(what: str) -> None:
         raise PermanentError(f"{what} writes, and this is a dry run: nothing was sent")
 
 
+DEFAULTS: Final = sections.Policy()
+"""What holds where the configuration says nothing."""
+
+
 @dataclass(frozen=True)
 class Policy:
     """What the configuration grants and forbids.
@@ -73,15 +77,15 @@ class Policy:
     calls_at_once  calls of one principal that an agent runs at the same time
     """
 
-    default_tier: Tier = Tier.READ
+    default_tier: Tier = DEFAULTS.default_tier
     plain_tier: Tier = Tier.READ
     principals: Mapping[str, Tier] = field(default_factory=dict)
     plain_agents: Mapping[str, Tier] = field(default_factory=dict)
     protected: Sequence[str] = ()
-    protected_from: Tier = Tier.DESTROY
-    per_hour: int = 10
-    plans_last: float = 86_400.0
-    calls_at_once: int = 32
+    protected_from: Tier = DEFAULTS.protected_from
+    per_hour: int = DEFAULTS.destroys_per_hour
+    plans_last: float = DEFAULTS.plans_last
+    calls_at_once: int = DEFAULTS.calls_at_once
 
     @classmethod
     def of(cls, section: sections.Policy) -> Self:

@@ -108,7 +108,7 @@ class Announcer:
         await self.register()
 
     async def _controlled(self, received: Received) -> None:
-        """Carry out drain, resume or reload, and say what came of it."""
+        """Carry out drain or reload, and say what came of it."""
         try:
             request = received.decode(messages.ControlRequest)
             text, done = await self._control(request.action), True

@@ -208,7 +208,7 @@ def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str
         "durable_name": name,
         "ack_policy": "explicit",
         "deliver_policy": "all",
-        "ack_wait": 30 * SECOND,
+        "ack_wait": int(subjects.ACK_WAIT * SECOND),
         "max_deliver": -1,
         "max_ack_pending": in_flight,
         "max_waiting": 2048,

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from agentd import subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from starlette.routing import BaseRoute
 
     from agentd.bus import Bus
     from agentd.config import Config
@@ -102,6 +104,11 @@ class Role(Protocol):
     """Port of the status page of an instance that plays this role alone."""
     services: tuple[str, ...]
     """Queues of work that this role serves; announced as ServiceRegistration when not empty."""
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """Routes that this role adds to the web interface of its daemon."""
+        ...
 
     async def run(self, context: Context) -> None:
         """Work until `context.stopping` is set; call `context.health.up()` once work is being done."""

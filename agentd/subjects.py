@@ -38,6 +38,10 @@ names as its reply, so a principal that may read here could store a copy of what
 ORCH_REQUESTS: Final = "orch-req"
 ORCH_INPUT: Final = "orch"
 ORCH_DUE: Final = "orch-due"
+ACK_WAIT: Final = 30.0
+"""Seconds after which a delivery that is not reported on goes to another consumer; a double failover takes 14.6."""
+PROGRESS: Final = 10.0
+"""Seconds between two reports that a message is being worked on."""
 
 WORKFLOW_REQUEST: Final = "ai.workflows.request"
 WORKFLOW_RESPONSE: Final = "ai.workflows.response"
@@ -188,7 +192,7 @@ def event(workflow: str) -> str:
 
 
 def timer(workflow: str, task: str, attempt: str) -> str:
-    """ai.workflows.timer.<workflow>.<task>.<attempt>; a retry's attempt is written `r2`."""
+    """ai.workflows.timer.<workflow>.<task>.<attempt>."""
     return f"ai.workflows.timer.{workflow}.{task}.{attempt}"
 
 

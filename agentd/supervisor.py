@@ -74,7 +74,6 @@ class Supervisor:
         self.stopping = asyncio.Event()
         self.ready = asyncio.Event()
         """Set when every role has worked for the first time."""
-        self.draining = False
         self.metrics = Metrics(__version__)
         self.plugins = Plugins(config, wanted(config, self.instance.roles))
         self.roles = {each: self.plugins.role(each) for each in self.instance.roles}
@@ -150,7 +149,7 @@ class Supervisor:
         if port is None:
             port = next(iter(self.roles.values())).port
         view = DaemonView(self.bus, self.identity, self.plugin_states, self.readiness, self.metrics.render)
-        routes = [route for each in self.roles.values() for route in getattr(each, "routes", ())]
+        routes = [route for each in self.roles.values() for route in each.routes]
         page = WebServer(
             view,
             host=settings.host,
@@ -358,7 +357,6 @@ class Supervisor:
     async def _control(self, action: str) -> str:
         """Carry out `ai.control.<agent>`."""
         if action == "drain":
-            self.draining = True
             self.stop()
             return "draining: no new work; the process ends when what runs is finished"
         if action == "reload":
@@ -381,13 +379,13 @@ class Supervisor:
         return Presence(agent)
 
     def _describe(self, worker: Worker) -> Presence:
-        status = "offline" if self.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
+        status = "draining" if self.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
         services = [each for role in self.roles.values() for each in role.services]
         agent = AgentRegistration(
             agent_id=self.agent_id,
             capabilities=sorted({each.capability for each in self.tools.values() if each.service in services}),
             load=round(worker.load, 3),
-            status=status if not self.readiness() else "busy",
+            status=status if self.stopping.is_set() or not self.readiness() else "busy",
             node=self.config.node.name,
             role="+".join(self.roles),
             version=__version__,

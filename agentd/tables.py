@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from agentd.messages import Preview, plain
 from agentd.printable import as_json, printable
+from agentd.web import status as looks
 from agentd.workflows import TaskStatus
 
 if TYPE_CHECKING:
@@ -25,24 +26,19 @@ if TYPE_CHECKING:
     from agentd.messages import AuditRecord, EffectRecord
     from agentd.workflows import Workflow
 
-SYMBOLS = {
-    "completed": "[green]✓[/]",
-    "completed_with_warnings": "[yellow]![/]",
-    "failed": "[red]✗[/]",
-    "rejected": "[red]✗[/]",
-    "expired": "[red]✗[/]",
-    "conflict": "[red]✗[/]",
-    "cancelled": "[dim]⊘[/]",
-    "cancelling": "[yellow]⊘[/]",
-    "assigned": "[blue]▶[/]",
-    "running": "[blue]▶[/]",
-    "waiting": "[dim]·[/]",
-    "waiting_approval": "[yellow]?[/]",
-    "paused": "[yellow]=[/]",
-    "compensating": "[yellow]<[/]",
-    "compensated": "[yellow]<[/]",
-    "compensation_failed": "[red]✗[/]",
-    "skipped": "[dim]-[/]",
+COLOURS: Final = {"ok": "green", "warn": "yellow", "bad": "red", "run": "blue", "idle": "dim", "odd": "dim"}
+SIGNS: Final = {
+    "check": "✓",
+    "bang": "!",
+    "cross": "✗",
+    "minus": "⊘",
+    "play": "▶",
+    "dot": "▶",
+    "ring": "·",
+    "pause": "=",
+    "undo": "<",
+    "skip": "-",
+    "ask": "·",
 }
 
 
@@ -70,9 +66,15 @@ def safe_lines(value: object) -> str:
     return _escape(printable(str(value), lines=True))
 
 
+def sign(status: str) -> str:
+    """Return the coloured sign of a status, "" for a word that is none."""
+    known = looks.WORKFLOW.get(status) or looks.TASK.get(status)
+    return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
+
+
 def symbol(status: str) -> str:
     """Return a sign and the word for a status."""
-    return f"{SYMBOLS.get(status, '·')} {safe(status)}"
+    return f"{sign(status) or '·'} {safe(status)}"
 
 
 def age(when: datetime | None) -> str:
@@ -102,8 +104,7 @@ class Steps:
             task = f"[bold]{safe(entry.task)}[/] " if entry.task else ""
             attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
             agent = f" [dim]by {safe(entry.agent)}[/]" if entry.agent else ""
-            sign = SYMBOLS.get(entry.what, " ")
-            console.print(f"  {seconds:7.2f} s  {sign} {task}{attempt}{safe(entry.what)}{agent}")
+            console.print(f"  {seconds:7.2f} s  {sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}")
         self._printed = len(state.timeline)
 
 

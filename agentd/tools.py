@@ -24,7 +24,6 @@ import functools
 import inspect
 import math
 import re
-import typing
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -451,8 +450,3 @@ def _field_names(kind: type[msgspec.Struct]) -> list[str]:
 
 def _listed(kind: type[msgspec.Struct]) -> str:
     return ", ".join(_field_names(kind)) or "none"
-
-
-def is_optional(annotation: object) -> bool:
-    """Tell whether `annotation` allows None."""
-    return type(None) in typing.get_args(annotation)

@@ -14,8 +14,8 @@ import msgspec
 
 from agentd.errors import AgentdError, BusUnavailable
 from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, now
-from agentd.web.status import OVER
 from agentd.web.view import Identity, PluginState, PluginStatus, Reason, TaskView, View, WorkflowSummary
+from agentd.workflows import TERMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
@@ -143,7 +143,7 @@ def _headline(picture: Overview, attention: list[Attention]) -> str:
     if picture.problems:
         return f"{sentences[0]} The network can't be seen."
     if picture.workflows is not None:
-        idle = OVER | {"waiting_approval"}
+        idle = TERMINAL | {"waiting_approval"}
         running = sum(each.status not in idle for each in picture.workflows)
         more = " or more" if running >= COUNTED else ""
         sentences.append(f"{_counted(running, 'workflow')}{more} running." if running else "Nothing is running.")

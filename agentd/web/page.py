@@ -18,6 +18,7 @@ from agentd.messages import MetricReport, now
 from agentd.printable import printable
 from agentd.web import graph, status, words
 from agentd.web.overview import COUNTED, Overview, agent_status, service_status
+from agentd.workflows import TERMINAL
 
 if TYPE_CHECKING:
     from agentd.web.view import Identity, TaskView, WorkflowDetail
@@ -92,7 +93,7 @@ class Pages:
         at = now()
         bars = _bars(detail, at)
         return self._render(
-            "workflow.html", at, me=identity, w=detail, picture=graph.draw(detail.tasks), bars=bars, over=status.OVER
+            "workflow.html", at, me=identity, w=detail, picture=graph.draw(detail.tasks), bars=bars, over=TERMINAL
         )
 
     def problem(self, identity: Identity, code: int, title: str, text: str) -> str:
@@ -135,7 +136,7 @@ def _by_agent(tasks: list[TaskView]) -> dict[str, list[TaskView]]:
 
 def _bars(workflow: WorkflowDetail, at: datetime) -> dict[str, tuple[float, float]]:
     """Return where in the workflow's time each started task lies: start and length in percent."""
-    end = workflow.updated if workflow.status in status.OVER else at
+    end = workflow.updated if workflow.status in TERMINAL else at
     whole = max(end - workflow.created, timedelta(milliseconds=1))
     bars = {}
     for task in workflow.tasks:

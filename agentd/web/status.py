@@ -40,6 +40,7 @@ WORKFLOW: Final[dict[str, Look]] = {
     "compensation_failed": Look("compensation failed", "bad", "cross", "X"),
     "rejected": Look("rejected", "warn", "cross", "x"),
     "expired": Look("expired", "warn", "cross", "x"),
+    "conflict": Look("conflict", "bad", "cross", "x"),
 }
 TASK: Final[dict[str, Look]] = {
     "waiting": Look("waiting", "idle", "ring", "."),
@@ -74,20 +75,6 @@ LEVEL: Final[dict[str, Look]] = {
     "bad": Look("problem", "bad", "cross", "x"),
     "unknown": Look("unknown", "odd", "ask", "?"),
 }
-
-OVER: Final = frozenset(
-    {
-        "completed",
-        "completed_with_warnings",
-        "failed",
-        "cancelled",
-        "compensated",
-        "compensation_failed",
-        "rejected",
-        "expired",
-    }
-)
-"""What a workflow or a task doesn't leave again."""
 
 
 def look(table: dict[str, Look], status: str) -> Look:

@@ -61,7 +61,9 @@ SEVERITY: Final = dict.fromkeys(KINDS, "warning") | dict.fromkeys(
 )
 
 DRAINED: Final = "offline"
-"""The status by which an agent says itself that it goes."""
+"""The status by which an agent reports that it ends."""
+DRAINING: Final = "draining"
+"""The status of an agent that takes no new work and ends when its work is finished."""
 
 LOST: Final = "lost"
 """The status of an agent that fell silent."""

@@ -16,12 +16,14 @@ from agentd import subjects
 from agentd.errors import BusFull, BusUnavailable, InvalidMessage, StaleWrite
 from agentd.logs import Seldom
 from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport, decode, now
-from agentd_monitor.alerts import DRAINED, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
+from agentd_monitor.alerts import DRAINED, DRAINING, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
 from agentd_monitor.survey import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
+
+    from starlette.routing import BaseRoute
 
     from agentd.connection import Received
     from agentd.role import Context
@@ -31,7 +33,7 @@ M = TypeVar("M")
 
 TICK: Final = 5.0
 """Seconds between two looks at what was not heard."""
-STATUSES: Final = ("available", "busy", DRAINED, LOST)
+STATUSES: Final = ("available", "busy", DRAINING, DRAINED, LOST)
 """Agents' statuses that have a series even while nobody is in them."""
 PAUSE: Final = 15.0
 """Seconds between two ticks beyond which it was we who did not listen (no bus, or stopped)."""
@@ -43,6 +45,7 @@ class Monitor:
     name = "monitor"
     port = 8082
     services: tuple[str, ...] = ()
+    routes: tuple[BaseRoute, ...] = ()
 
     def __init__(self) -> None:
         """Begin without a context."""

@@ -28,10 +28,9 @@ from msgspec.structs import replace
 from agentd import dead, freeze, subjects
 from agentd.asking import newest_state
 from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
-from agentd.consumer import GiveUp
 from agentd.crash import crash_point
 from agentd.effects import entomb
-from agentd.errors import BusUnavailable, Denied, Rejected, StaleWrite, TemporaryError
+from agentd.errors import BusUnavailable, Denied, GiveUp, Rejected, StaleWrite, TemporaryError
 from agentd.messages import (
     CriticalError,
     DeadLetter,

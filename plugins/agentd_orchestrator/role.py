@@ -12,8 +12,8 @@ import msgspec
 from pydantic import Field
 
 from agentd import secrecy, subjects
-from agentd.consumer import Consumer, GiveUp, Job
-from agentd.errors import AgentdError, BusError, Denied, InvalidMessage, Rejected, TemporaryError
+from agentd.consumer import Consumer, Job
+from agentd.errors import AgentdError, BusError, Denied, GiveUp, InvalidMessage, Rejected, TemporaryError
 from agentd.messages import (
     DiscoveryRequest,
     Presence,
@@ -44,6 +44,8 @@ from agentd_orchestrator.planning import Planner, proven
 from agentd_orchestrator.room import Quota, Room
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from agentd.role import Context
 
 
@@ -86,6 +88,7 @@ class Orchestrator:
     name = "orchestrator"
     port = 8080
     services: tuple[str, ...] = ()
+    routes: tuple[BaseRoute, ...] = ()
 
     def __init__(self) -> None:
         """Begin without a context."""

@@ -16,8 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agentd import cron, schedules, subjects
-from agentd.consumer import GiveUp
-from agentd.errors import InvalidMessage, StaleWrite, TemporaryError
+from agentd.errors import GiveUp, InvalidMessage, StaleWrite, TemporaryError
 from agentd.messages import ScheduleDue, ScheduleRun
 from agentd.workflows import TERMINAL
 

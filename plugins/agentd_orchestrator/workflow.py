@@ -1,7 +1,7 @@
 """How a workflow proceeds: values in, values out.
 
-`fold(state, inputs, at)` decides over inputs one after the other and returns the next state, or None when
-nothing changes.  The state is everything: the plan, what became of each task, the timeline, and the outbox, that
+`decide(state, input, at)` returns the next state, or the same object when nothing changes; the engine folds several
+inputs into one change.  The state is everything: the plan, what became of each task, the timeline, and the outbox, that
 is what has to leave because of this very change.  There is no clock, no bus and no log here; the same inputs
 give the same state, whichever orchestrator decides.
 
@@ -31,14 +31,6 @@ from agentd_orchestrator.steps import cancelled, going_on, note, put
 
 MAX_LINES: Final = 50
 """Warnings and lines of a log that are kept of a task, and of the timeline of a workflow that has grown too large."""
-
-
-def fold(state: Workflow | None, inputs: list[Input], at: datetime) -> Workflow | None:
-    """Decide over `inputs` in turn; return the next state with the outbox of all of them, or None for no change."""
-    start = current = cleared(state)
-    for each in inputs:
-        current = decide(current, each, at)
-    return None if current is start else current
 
 
 def cleared(state: Workflow | None) -> Workflow | None:

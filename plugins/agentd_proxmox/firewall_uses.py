@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from agentd.answers import one_line
-from agentd.errors import Denied, NotFound, PermanentError, ProxmoxUnavailable
+from agentd.errors import Denied, PermanentError, ProxmoxUnavailable
 from agentd_proxmox import firewall_rules
 from agentd_proxmox.firewall_doors import CLUSTER
 
@@ -33,7 +33,7 @@ async def users(inventory: Inventory, kind: str, name: str, vmid: int | None) ->
         async with room:
             try:
                 return await _uses(inventory, title, path, names(kind, name, vmid), group=group)
-            except (ProxmoxUnavailable, Denied, NotFound, PermanentError) as error:
+            except (ProxmoxUnavailable, Denied, PermanentError) as error:
                 return [f"whether {title} uses it is not known: {one_line(error)}"]
 
     for lines in await asyncio.gather(*(uses(title, path, group=group) for title, path, group in firewalls)):

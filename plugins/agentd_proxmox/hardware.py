@@ -31,6 +31,8 @@ KINDS: Final = ("zfs", "lvm", "lvmthin", "directory")
 UNNAMED: Final = (None, "", "unknown")
 WORN: Final = 90
 """Percent of an SSD's life that are used up from which on it is told."""
+FULL: Final = 90
+"""Percent of a thin pool's data or metadata from which on it is reported."""
 Device = Annotated[str, Meta(pattern=r"^/dev/[A-Za-z0-9/_.:-]{1,120}$", description="for example /dev/sdb")]
 Serial = Annotated[
     str, Meta(min_length=1, max_length=120, description="serial number of the disk, as list_disks shows it")
@@ -212,7 +214,7 @@ class Hardware:
         for each in found:
             if each.state not in {"", "ONLINE"}:
                 call.warn(f"{each.kind} {each.name} of {p.node} is {each.state}: zfs_status says which disk")
-            if each.metadata > WORN or (each.kind == "lvmthin" and each.used > WORN):
+            if each.metadata > FULL or (each.kind == "lvmthin" and each.used > FULL):
                 call.warn(f"thin pool {each.name} of {p.node}: data {each.used} %, metadata {each.metadata} % used")
         return LocalStorage(p.node, found, unread)
 

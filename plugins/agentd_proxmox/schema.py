@@ -214,8 +214,3 @@ def summary(info: Method, length: int = 90) -> str:
     """Return the first sentence of what a method does."""
     text = one_line(info["description"] or info["name"]).partition(". ")[0]
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def is_many(name: str) -> bool:
-    """Tell whether a parameter stands for several, as `net[n]` for net0, net1 and so on."""
-    return _INDEXED.search(name) is not None

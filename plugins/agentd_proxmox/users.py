@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.answers import one_line
-from agentd.errors import NotFound, PermanentError, Rejected
+from agentd.errors import PermanentError, Rejected
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
 from agentd_proxmox import escalation, fields, filters, methods, pages
@@ -347,7 +347,7 @@ class Users:
         """Return the user, None if there is none."""
         try:
             return await self._user(user)
-        except (NotFound, PermanentError):
+        except PermanentError:
             entries: list[Entry] = await self.proxmox.get("/access/users") or []
             if any(each.get("userid") == user for each in entries):
                 raise

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from agentd_specialist.tools import SERVICE
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from agentd.role import Context
 
 
@@ -16,6 +18,7 @@ class Specialist:
     name = "specialist"
     port = 8081
     services: tuple[str, ...] = (SERVICE,)
+    routes: tuple[BaseRoute, ...] = ()
 
     async def run(self, context: Context) -> None:
         """Take work until the context says stop."""

@@ -99,6 +99,7 @@ class Worker:
     name = SERVICE
     port = 0
     services: tuple[str, ...] = (SERVICE,)
+    routes: tuple[Any, ...] = ()
 
     async def run(self, context: Context) -> None:
         """Take work until the context says stop."""

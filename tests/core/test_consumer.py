@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from agentd import consumer, subjects
-from agentd.consumer import Consumer, GiveUp
-from agentd.errors import BusUnavailable, TemporaryError
+from agentd.consumer import Consumer
+from agentd.errors import BusUnavailable, GiveUp, TemporaryError
 from core.jetstream import Lines, Seen, all_acked, connected, consumer_info, make_consumer
 from core.working import Slow, put, working
 from harness import eventually

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import consumer, dead, subjects
-from agentd.consumer import Consumer, GiveUp, Job
-from agentd.errors import BusError, NotFound, PermanentError
+from agentd.consumer import Consumer, Job
+from agentd.errors import BusError, GiveUp, NotFound, PermanentError
 from agentd.messages import DeadLetter, TaskError
 from agentd.provision import provision
 from core.jetstream import Lines, Seen, all_acked, connected

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from agentd import effects, subjects
-from agentd.consumer import ACK_WAIT
 from agentd.effects import CANCELLED, CLAIMED, DONE, FAILED, Claim, Verdict, Wanted, claim, entomb, judge
 from agentd.errors import BusUnavailable, Fenced, PermanentError
 from agentd.messages import EffectRecord, TaskError, now
 from agentd.provision import provision
+from agentd.subjects import ACK_WAIT
 from core.jetstream import answers, connected
 
 if TYPE_CHECKING:

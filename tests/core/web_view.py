@@ -19,7 +19,6 @@ from agentd.messages import (
     WorkflowSignal,
     now,
 )
-from agentd.web.status import OVER
 from agentd.web.view import (
     Event,
     EventKind,
@@ -35,6 +34,7 @@ from agentd.web.view import (
     WorkflowDetail,
     WorkflowSummary,
 )
+from agentd.workflows import TERMINAL as OVER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

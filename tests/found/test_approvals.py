@@ -16,10 +16,9 @@ from agentd.policy import Policy, unchanged
 from agentd.workflows import Workflow, template
 from agentd_orchestrator import asked as shown
 from agentd_orchestrator import derived
-from agentd_orchestrator import workflow as wf
 from agentd_proxmox import guest_text
 from core.probe import Probe, a_worker, assign, completion, serving
-from plugins.flow import LATER, ended, step
+from plugins.flow import LATER, ended, fold, step
 from plugins.test_consents import approve, asked, begun, drop, seen
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ def test_the_digest_binds_tool_parameters_targets_and_text() -> None:
 def test_an_approval_names_what_was_shown(given: str) -> None:
     """Without the digest, or with another one, it is refused."""
     with pytest.raises(Rejected, match="digest: drop is not what was shown any more"):
-        wf.fold(asked(), [approve(asked(), digest=given)], LATER)
+        fold(asked(), [approve(asked(), digest=given)], LATER)
 
 
 def test_each_item_carries_its_own_call() -> None:

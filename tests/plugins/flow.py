@@ -15,6 +15,14 @@ LATER = T0 + timedelta(seconds=10)
 PASSING = TaskError("temporary", "later", retry=True)
 
 
+def fold(state: Workflow | None, inputs: list[Input], at: datetime) -> Workflow | None:
+    """Decide over `inputs` in turn, as the engine does; return the next state, or None for no change."""
+    start = current = wf.cleared(state)
+    for given in inputs:
+        current = wf.decide(current, given, at)
+    return None if current is start else current
+
+
 def spec(name: str, *after: str, tier: Tier = Tier.OPERATE, **more: Any) -> TaskSpec:
     """Return a task of a plan."""
     values: dict[str, Any] = {"tool": name, "queue": "svc", "tier": tier, "after": list(after), "deadline": 60.0}
@@ -28,7 +36,7 @@ def begin(*plan: TaskSpec, **request: Any) -> Begin:
 
 def started(*plan: TaskSpec, **request: Any) -> Workflow:
     """Return the first state of a workflow."""
-    state = wf.fold(None, [begin(*plan, **request)], T0)
+    state = fold(None, [begin(*plan, **request)], T0)
     assert state is not None
     return state
 
@@ -57,7 +65,7 @@ def signal(action: str, by: str = "bob", tier: Tier = Tier.OPERATE, **more: Any)
 
 def step(state: Workflow, *inputs: Input, at: datetime = LATER) -> Workflow:
     """Return the state after inputs that change it."""
-    changed = wf.fold(state, list(inputs), at)
+    changed = fold(state, list(inputs), at)
     assert changed is not None
     return changed
 

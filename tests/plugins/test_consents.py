@@ -16,7 +16,7 @@ from agentd_orchestrator import derived, single
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.inputs import Begin
 from agentd_orchestrator.planning import Planner, looked_at
-from plugins.flow import LATER, T0, ended, kinds, ring, signal, spec, step
+from plugins.flow import LATER, T0, ended, fold, kinds, ring, signal, spec, step
 
 DAY = 86_400.0
 WEB = Target("guest/100", "VM 100 'web' on pve1, stopped", {"status": "stopped"}, ["tag/web"], ["2 disks, 40 GiB"])
@@ -28,7 +28,7 @@ def begun(*plan: TaskSpec, **request: Any) -> Workflow:
     """Return the first state of a workflow whose plan has been through the planner's hands."""
     looked = looked_at(list(plan), DAY)
     given = Begin(WorkflowRequest("test", "w", **request), looked, "alice", Tier.DESTROY)
-    state = wf.fold(None, [given], T0)
+    state = fold(None, [given], T0)
     assert state is not None
     return state
 
@@ -126,7 +126,7 @@ def test_an_approval_that_is_none(given: dict[str, Any], error: type[Exception],
     """By who asked, by who may not, or of something else: the state stays as it is."""
     state = asked()
     with pytest.raises(error) as caught:
-        wf.fold(state, [approve(state, **given)], LATER)
+        fold(state, [approve(state, **given)], LATER)
 
     assert line in str(caught.value)
 
@@ -138,7 +138,7 @@ def test_an_approval_comes_in_time_or_not_at_all() -> None:
     assert approval is not None
     assert approval.until is not None
     with pytest.raises(Rejected, match=r"drop was to be approved by 2026-01-02 00:00:10 UTC; ask anew"):
-        wf.fold(state, [approve(state)], approval.until)
+        fold(state, [approve(state)], approval.until)
     over = ring(state)
     while not over.over:
         over = ring(over)
@@ -232,7 +232,7 @@ def test_who_may_not_do_it_may_not_steer_it(action: str) -> None:
     """Somebody else's workflow is cancelled, paused and resumed by who may do all that it does; one's own always."""
     state = asked()
     with pytest.raises(Denied) as caught:
-        wf.fold(state, [signal(action, "bob", Tier.OPERATE)], LATER)
+        fold(state, [signal(action, "bob", Tier.OPERATE)], LATER)
 
     assert str(caught.value) == f"bob may operate; to {action} w of alice needs destroy"
     assert step(state, signal("cancel", "alice", Tier.READ)).over

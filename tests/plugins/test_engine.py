@@ -18,10 +18,10 @@ from agentd import client, network, subjects
 from agentd.errors import TemporaryError
 from agentd.messages import TaskAssignment, TaskCompletion, TaskError, WorkflowRequest, WorkflowResponse, encode
 from agentd.workflows import Status, TaskSpec, TaskStatus, Workflow
-from agentd_orchestrator import workflow as wf
 from core.jetstream import consumer_info
 from fake_agent import QUEUE, Agent, Nothing, ask, begin, completion, ended, engine, orchestrators, task
 from harness import eventually
+from plugins.flow import fold
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -101,7 +101,7 @@ async def test_inputs_of_one_workflow_become_one_event(bus: Bus) -> None:
 
 async def test_a_cut_emission_is_made_good(bus: Bus) -> None:
     """An event whose outbox was never sent is sent by whoever loads it, on whatever input, even one that is stray."""
-    state = wf.fold(None, [begin(task("a"))], datetime.now(UTC))
+    state = fold(None, [begin(task("a"))], datetime.now(UTC))
     await bus.store(subjects.event("w1"), state, expect=0)
     before = await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
     await engine(bus).feed("w1", ended("nobody"))
@@ -117,7 +117,7 @@ async def test_a_cut_emission_is_made_good(bus: Bus) -> None:
 
 async def test_a_cut_answer_is_made_good(bus: Bus) -> None:
     """A workflow that is over and was not answered is answered when its last input comes again, and once only."""
-    state = wf.fold(None, [begin(task("a")), ended("a", result=7)], datetime.now(UTC))
+    state = fold(None, [begin(task("a")), ended("a", result=7)], datetime.now(UTC))
     await bus.store(subjects.event("w1"), state, expect=0)
     await asyncio.gather(*(engine(bus, f"o{number}").feed("w1", ended("a")) for number in range(3)))
     answers = await bus.every(subjects.WORKFLOWS, subjects.response("w1"))
@@ -129,7 +129,7 @@ async def test_a_cut_answer_is_made_good(bus: Bus) -> None:
 
 async def test_a_newer_state_is_left_alone(bus: Bus) -> None:
     """A state that a newer orchestrator wrote is not touched: the input comes again later, perhaps to a newer one."""
-    state = wf.fold(None, [begin(task("a"))], datetime.now(UTC))
+    state = fold(None, [begin(task("a"))], datetime.now(UTC))
     newer = msgspec.json.decode(encode(state)) | {"v": 2, "unheard_of": True}
     seq = await bus.store(subjects.event("w1"), newer, expect=0)
     with pytest.raises(TemporaryError, match=r"w1: written by a newer orchestrator \(state version 2\)") as caught:

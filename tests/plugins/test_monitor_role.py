@@ -12,11 +12,11 @@ import pytest
 
 from agentd import dead, logs, subjects
 from agentd.bus import Bus
-from agentd.config import BusSettings
 from agentd.messages import Alert, DeadLetter, Heartbeat, MetricReport, now
 from agentd.metrics import Metrics
 from agentd.provision import provision
 from agentd.role import Context, Health
+from agentd.sections import Bus as BusSettings
 from agentd_monitor import role as at_work
 from agentd_monitor import survey
 from agentd_monitor.role import Monitor

@@ -23,9 +23,9 @@ from agentd.messages import (
     request_digest,
 )
 from agentd.workflows import Compensation, Status, TaskSpec, Workflow, result_of, template
-from agentd_orchestrator import workflow as wf
 from fake_agent import QUEUE, Agent, Nothing, ask, begin, completion, orchestrators, task
 from harness import eventually
+from plugins.flow import fold
 
 if TYPE_CHECKING:
     from agentd.bus import Bus
@@ -88,7 +88,7 @@ async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
 async def test_nobody_answers_a_signal(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an orchestrator the client says that the signal is stored."""
     monkeypatch.setattr(asking, "ANSWERED", 0.3)
-    state = wf.fold(None, [begin(task("a"))], datetime.now(UTC))
+    state = fold(None, [begin(task("a"))], datetime.now(UTC))
     await bus.store(subjects.event("w1"), state, expect=0)
 
     with pytest.raises(TemporaryError, match="no orchestrator has answered within 0 s; pause is stored"):

@@ -11,10 +11,9 @@ from agentd.errors import InvalidMessage, Rejected
 from agentd.messages import Outcome, TaskError, Tier, WorkflowRequest, decode, encode
 from agentd.workflows import Effect, Status, TaskSpec, TaskStatus, Workflow, result_of
 from agentd_orchestrator import derived, progress
-from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.inputs import Begin, Broken, Due, Ended
 from agentd_orchestrator.plan import check_plan
-from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, kinds, ring, spec, started, step
+from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
 
 
 def test_a_request_begins_what_waits_for_nothing() -> None:
@@ -53,7 +52,7 @@ def test_the_end_is_answered_once() -> None:
     assert kinds(over) == [("respond", "_", 0)]
     assert derived.response(over, "o1").result == {"tasks": {"a": {"status": "completed", "result": 1}}}
     for late in (last, Due(1), begin(spec("a"))):
-        assert wf.fold(over, [late], LATER) is None
+        assert fold(over, [late], LATER) is None
 
 
 def test_warnings_are_a_success_of_their_own_kind() -> None:
@@ -72,9 +71,9 @@ def test_a_stray_completion_changes_nothing(stray: dict[str, Any]) -> None:
     """Only the assigned attempt of the assigned service counts."""
     state = started(spec("a"))
 
-    assert wf.fold(state, [ended(state, "a", **stray)], LATER) is None
-    assert wf.fold(state, [Ended("ghost", ended(state, "a").completion)], LATER) is None
-    assert wf.fold(None, [ended(state, "a")], LATER) is None
+    assert fold(state, [ended(state, "a", **stray)], LATER) is None
+    assert fold(state, [Ended("ghost", ended(state, "a").completion)], LATER) is None
+    assert fold(None, [ended(state, "a")], LATER) is None
 
 
 def test_an_error_that_may_pass_is_tried_again_later() -> None:
@@ -85,10 +84,10 @@ def test_an_error_that_may_pass_is_tried_again_later() -> None:
     assert retry_at is not None
     assert timedelta(seconds=1.6) <= retry_at - LATER <= timedelta(seconds=2.4)
     assert state.outbox == [Effect("timer", attempt=2, at=retry_at)]
-    assert wf.fold(state, [Due(1)], retry_at - timedelta(seconds=1)) is None, "another timer changes nothing before"
+    assert fold(state, [Due(1)], retry_at - timedelta(seconds=1)) is None, "another timer changes nothing before"
     state = ring(state)
     assert kinds(state) == [("assign", "a", 2), ("timer", "_", 3)]
-    assert wf.fold(state, [Due(2), Due(1)], retry_at) is None
+    assert fold(state, [Due(2), Due(1)], retry_at) is None
     state = step(state, ended(state, "a", PASSING))
 
     assert state.status is Status.FAILED
@@ -103,7 +102,7 @@ def test_a_deadline_ends_an_attempt() -> None:
     assert "no result within 60 s of attempt 1" in state.timeline[-1].what
     state = ring(state)
 
-    assert wf.fold(state, [late], LATER) is None
+    assert fold(state, [late], LATER) is None
     assert state.tasks["a"].attempt == 2
 
 
@@ -111,7 +110,7 @@ def test_a_timer_that_rings_early_rings_again() -> None:
     """A timer is right by the server's clock; ours may be behind, and nothing falls through that."""
     state = started(spec("a", retries=1), spec("b", deadline=90.0))
     early = step(state, Due(state.timers), at=T0 + timedelta(seconds=59.9))
-    stray = wf.fold(state, [Due(9)], T0 + timedelta(seconds=59.9))
+    stray = fold(state, [Due(9)], T0 + timedelta(seconds=59.9))
 
     assert early.tasks["a"].retried == 1
     assert stray is None
@@ -153,7 +152,7 @@ def test_cancel_waits_for_what_runs() -> None:
     state = step(state, cancel("changed my mind"))
     assert state.status is Status.CANCELLING
     assert kinds(state) == [("stop", "a", 1)]
-    assert wf.fold(state, [cancel()], LATER) is None
+    assert fold(state, [cancel()], LATER) is None
     buried = step(state, ended(state, "a", status=Outcome.CANCELLED))
     halted = step(state, ended(state, "a", TaskError("cancelled", "UPID:1 ended: stopped"), status=Outcome.CANCELLED))
     silent = ring(state)
@@ -170,7 +169,7 @@ def test_the_time_out_of_the_whole() -> None:
     """A workflow that is not done in its time fails, once what changes the world has ended."""
     state = ring(started(spec("a"), timeout=5.0))
     assert kinds(state) == [("entomb", "a", 1), ("timer", "_", 2)]
-    assert wf.fold(state, [Due(1)], LATER) is None
+    assert fold(state, [Due(1)], LATER) is None
     state = step(state, ended(state, "a"))
 
     assert state.status is Status.FAILED
@@ -179,8 +178,8 @@ def test_the_time_out_of_the_whole() -> None:
 
 def test_refused_and_planned() -> None:
     """A refusal is an ended workflow with its reason; a dry run shows the plan and does nothing."""
-    refused = wf.fold(None, [Begin(WorkflowRequest("test", "w"), [], "bob", Tier.READ, "no")], T0)
-    expired = wf.fold(None, [Begin(WorkflowRequest("t", "w"), [], "b", Tier.READ, "old", Status.EXPIRED)], T0)
+    refused = fold(None, [Begin(WorkflowRequest("test", "w"), [], "bob", Tier.READ, "no")], T0)
+    expired = fold(None, [Begin(WorkflowRequest("t", "w"), [], "b", Tier.READ, "old", Status.EXPIRED)], T0)
     planned = started(spec("a"), dry_run=True)
 
     assert refused is not None

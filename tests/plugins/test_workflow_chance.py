@@ -28,7 +28,7 @@ from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.inputs import Begin, Due, Ended, Input, Signal
 from agentd_orchestrator.plan import check_plan
 from agentd_orchestrator.steps import satisfied
-from plugins.flow import T0
+from plugins.flow import T0, fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ def inputs(draw: st.DrawFn) -> Input:
 
 def begun(plan: list[TaskSpec]) -> Workflow:
     """Return the first state of a workflow."""
-    state = wf.fold(None, [Begin(WorkflowRequest("test", "w"), plan, "alice", Tier.OPERATE)], T0)
+    state = fold(None, [Begin(WorkflowRequest("test", "w"), plan, "alice", Tier.OPERATE)], T0)
     assert state is not None
     return state
 
@@ -107,7 +107,7 @@ def decided(state: Workflow, given_: Input, seconds: float) -> Workflow | None:
         signal = WorkflowSignal(given_.signal.action, task=given_.signal.task, digest=digest)
         given_ = Signal(given_.principal, given_.tier, signal)
     try:
-        return wf.fold(state, [given_], T0 + timedelta(seconds=seconds))
+        return fold(state, [given_], T0 + timedelta(seconds=seconds))
     except (Rejected, Denied):
         return None
 
@@ -190,13 +190,13 @@ def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[Input]) ->
     outbox = []
     one = state
     for each in given_:
-        changed = wf.fold(one, [each], T0)
+        changed = fold(one, [each], T0)
         if changed is not None:
             one = changed
             outbox += changed.outbox
-    batch = wf.fold(state, given_, T0)
+    batch = fold(state, given_, T0)
 
-    assert batch == wf.fold(state, given_, T0)
+    assert batch == fold(state, given_, T0)
     if batch is None:
         assert not outbox
     else:

@@ -11,7 +11,6 @@ from agentd.errors import Rejected
 from agentd.messages import Outcome, decode, encode
 from agentd.workflows import Status, TaskStatus, Workflow, result_of, template
 from agentd_orchestrator import derived
-from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.plan import check_plan
 from plugins.flow import (
     LATER,
@@ -19,6 +18,7 @@ from plugins.flow import (
     T0,
     cancel,
     ended,
+    fold,
     kinds,
     ring,
     spec,
@@ -245,7 +245,7 @@ def test_a_cancelled_workflow_is_undone_on_demand() -> None:
     assert derived.response(left, "o").result["left"] == ["a: done"]
     assert undone.status is Status.COMPENSATING
     with pytest.raises(Rejected, match="w is being undone already"):
-        wf.fold(undone, [cancel()], LATER)
+        fold(undone, [cancel()], LATER)
     assert step(undone, ended(undone, "undo-a")).status is Status.COMPENSATED
 
 

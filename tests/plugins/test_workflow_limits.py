@@ -15,7 +15,7 @@ from agentd_orchestrator import derived, inputs, signals
 from agentd_orchestrator import workflow as wf
 from agentd_orchestrator.inputs import Due, Ended, Input
 from agentd_orchestrator.plan import check_plan
-from plugins.flow import PASSING, T0, begin, cancel, ended, ring, spec, started, step
+from plugins.flow import PASSING, T0, begin, cancel, ended, fold, ring, spec, started, step
 
 TAKEN = TaskError("vmid_taken", "a stranger's")
 
@@ -153,7 +153,7 @@ def test_a_bug_ends_what_it_meets() -> None:
     """What takes the place of an input that cannot be decided: an end for a workflow, a refusal for a request."""
     state = started(spec("a"), spec("b", "a"))
     over = step(state, inputs.broken(cancel(), "deciding failed"))
-    refused = wf.fold(None, [inputs.broken(begin(spec("a", deadline=1e300)), "deciding failed")], T0)
+    refused = fold(None, [inputs.broken(begin(spec("a", deadline=1e300)), "deciding failed")], T0)
 
     assert [(each.status, each.attempt) for each in over.tasks.values()] == [
         (TaskStatus.CANCELLED, 1),
@@ -262,7 +262,7 @@ def test_every_state_goes_through_json(completions: list[TaskCompletion], cancel
     for each in given_:
         read = decode(encode(state), Workflow)
         assert read == state
-        changed, again = wf.fold(state, [each], T0), wf.fold(read, [each], T0)
+        changed, again = fold(state, [each], T0), fold(read, [each], T0)
         assert changed == again
         state = changed or state
 
@@ -285,7 +285,7 @@ def test_the_order_of_a_plan_and_of_its_inputs(order: list[str], arrival: list[i
             *(Due(9) for _ in running),
         ]
         shuffled = [given_[number % len(given_)] for number in arrival] + given_ if given_ else []
-        state = wf.fold(state, shuffled, T0) or state
+        state = fold(state, shuffled, T0) or state
 
     assert state.status is Status.COMPLETED
     assert {name: task.attempt for name, task in state.tasks.items()} == dict.fromkeys("abcd", 1)

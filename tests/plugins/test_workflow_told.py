@@ -22,6 +22,7 @@ from plugins.flow import (
     begin,
     cancel,
     ended,
+    fold,
     kinds,
     ring,
     signal,
@@ -60,16 +61,14 @@ def test_somebody_else_says_yes() -> None:
     state = step(state, signal("approve", task="boot", digest=digest_of(state), reason="ok"), at=LATER + 24 * HOUR)
 
     assert waiting.status is Status.WAITING_APPROVAL
-    assert wf.fold(waiting, [Due(1)], LATER + 240 * HOUR) is not None, "its timer rings, and nothing is over"
+    assert fold(waiting, [Due(1)], LATER + 240 * HOUR) is not None, "its timer rings, and nothing is over"
     assert state.status is Status.RUNNING
     assert kinds(state)[0] == ("assign", "boot", 1)
     assert waiting.deadline is not None
     assert state.deadline == waiting.deadline + 24 * HOUR
     assert state.tasks["boot"].approval is not None
     assert (state.tasks["boot"].approval.by, state.timeline[-2].what) == ("bob", "approved by bob: ok")
-    assert wf.fold(state, [signal("approve", task="boot", digest=digest_of(state))], LATER) is None, (
-        "once more: no error"
-    )
+    assert fold(state, [signal("approve", task="boot", digest=digest_of(state))], LATER) is None, "once more: no error"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_somebody_else_says_yes() -> None:
 def test_a_signal_that_cannot_be(given: Any, error: type[Exception], text: str) -> None:
     """It is refused with the reason, and the state is as it was."""
     with pytest.raises(error, match=f"^{text}"):
-        wf.fold(asked(), [given], LATER)
+        fold(asked(), [given], LATER)
 
 
 def test_a_signal_for_what_is_over_or_nowhere() -> None:
@@ -96,9 +95,9 @@ def test_a_signal_for_what_is_over_or_nowhere() -> None:
     over = step(started(spec("a")), ended(started(spec("a")), "a"))
 
     with pytest.raises(Rejected, match="pause: it is over: completed"):
-        wf.fold(over, [signal("pause")], LATER)
+        fold(over, [signal("pause")], LATER)
     with pytest.raises(Rejected, match="cancel: there is no such workflow"):
-        wf.fold(None, [cancel()], LATER)
+        fold(None, [cancel()], LATER)
 
 
 def test_a_no_fails_the_workflow() -> None:
@@ -129,7 +128,7 @@ def test_a_paused_workflow_begins_nothing() -> None:
     state = started(spec("a"), spec("b", "a"), timeout=100.0)
     paused = step(state, signal("pause", reason="window closes"))
     paused = step(paused, ended(paused, "a"))
-    silent = wf.fold(paused, [Due(1)], T0 + HOUR)
+    silent = fold(paused, [Due(1)], T0 + HOUR)
     resumed = step(paused, signal("resume"), at=LATER + HOUR)
 
     assert (paused.status, statuses(paused)["b"]) == (Status.PAUSED, "waiting")
@@ -137,7 +136,7 @@ def test_a_paused_workflow_begins_nothing() -> None:
     assert not silent.failing
     assert kinds(resumed)[0] == ("assign", "b", 1)
     assert resumed.deadline == T0 + timedelta(seconds=100) + HOUR
-    assert wf.fold(paused, [signal("pause")], LATER) is None
+    assert fold(paused, [signal("pause")], LATER) is None
 
 
 def test_a_retry_waits_for_the_end_of_a_pause() -> None:
@@ -218,7 +217,7 @@ def test_a_child_tells_its_parent() -> None:
     """Its end is a completion of the task that started it, with its results."""
     request = WorkflowRequest("deploy", "w--a")
     given = Begin(request, [spec("x")], "alice", Tier.OPERATE, parent=Parent("w", "a", 2))
-    state = wf.fold(None, [given], T0)
+    state = fold(None, [given], T0)
     assert state is not None
     done = step(state, ended(state, "x", result=7))
     failed = step(state, ended(state, "x", "broken"))
@@ -250,7 +249,7 @@ def test_a_failed_workflow_is_carried_on() -> None:
     state = step(state, ended(state, "b-1", "broken"))
     tasks = wf.carried(state)
     plan = [task.spec for task in tasks.values() if task.spec is not None]
-    again = wf.fold(
+    again = fold(
         None, [Begin(WorkflowRequest("test", "w2", retry_of="w"), plan, "bob", Tier.OPERATE, carried=tasks)], T0
     )
 

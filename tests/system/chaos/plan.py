@@ -9,9 +9,10 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agentd.subjects import ACK_WAIT
+
 DONE: Final = ("completed", "completed_with_warnings")
 UNDONE: Final = ("compensated",)
-ACK_WAIT: Final = 30.0
 
 DAEMONS: Final = (
     "orchestrator",
