@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from agentd.messages import AuditRecord, EffectRecord
     from agentd.workflows import Workflow
 
+ANSWERS: Final = {"conflict": looks.Look("conflict", "bad", "cross", "x")}
+"""What an answer may say besides the states of a workflow."""
 COLOURS: Final = {"ok": "green", "warn": "yellow", "bad": "red", "run": "blue", "idle": "dim", "odd": "dim"}
 SIGNS: Final = {
     "check": "✓",
@@ -68,7 +70,7 @@ def safe_lines(value: object) -> str:
 
 def sign(status: str) -> str:
     """Return the coloured sign of a status, "" for a word that is none."""
-    known = looks.WORKFLOW.get(status) or looks.TASK.get(status)
+    known = looks.WORKFLOW.get(status) or looks.TASK.get(status) or ANSWERS.get(status)
     return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
 
 

@@ -40,7 +40,6 @@ WORKFLOW: Final[dict[str, Look]] = {
     "compensation_failed": Look("compensation failed", "bad", "cross", "X"),
     "rejected": Look("rejected", "warn", "cross", "x"),
     "expired": Look("expired", "warn", "cross", "x"),
-    "conflict": Look("conflict", "bad", "cross", "x"),
 }
 TASK: Final[dict[str, Look]] = {
     "waiting": Look("waiting", "idle", "ring", "."),
