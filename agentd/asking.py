@@ -120,7 +120,9 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
     try:
         await bus.store(
             subjects.signal(principal, workflow_id),
-            msgspec.structs.replace(wanted, reply=inbox, workflow_id=workflow_id),
+            msgspec.structs.replace(
+                wanted, reply=inbox, workflow_id=workflow_id, reason=secrecy.redacted(wanted.reason)
+            ),
         )
         async with asyncio.timeout(ANSWERED):
             return await heard.get()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agentd.messages import AuditRecord, Tier, digest, encode
+from agentd.secrecy import redacted
 from agentd.sections import is_secret
 from agentd.signing import Head, valid
 
@@ -271,6 +272,8 @@ def redact(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, str) and not is_secret(name):
+        return redacted(value)
     if name and is_secret(name) and value not in (None, ""):
         return HIDDEN
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentd import network, subjects
+from agentd import network, secrecy, subjects
 from agentd.asking import POLL, changes, going_on
 from agentd.asking import decide as decide  # noqa: PLC0414 - part of what a script may use
 from agentd.asking import new_id as new_id  # noqa: PLC0414
@@ -99,6 +99,8 @@ async def call(  # noqa: PLR0913 - who calls what, with what
 ) -> ToolReply:
     """Call a tool of whichever agent offers it; raises UsageError when none does, NeedsPlan for one that destroys."""
     service = await service_of(bus, name)
+    if secret := secrecy.refusal(parameters):
+        raise UsageError(f"{name}: {secret}")
     key = key or f"call-{secrets.token_hex(8)}.{name}"
     message = ToolCall(parameters=parameters, key=key, dry_run=dry_run)
     subject = subjects.tool_call(principal, service, name)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd import subjects
+from agentd import secrecy, subjects
 from agentd.errors import BusFull, Denied, InvalidMessage, NotFound, PermanentError, StaleWrite, TooManyWaiting
 from agentd.messages import DeadLetter, DeadMark, Zoned, convert, now, plain
 from agentd.scan import SIZE, scan
@@ -139,13 +139,17 @@ async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: byte
 def _fitting(letter: DeadLetter, data: bytes, most: int) -> tuple[DeadLetter, bytes]:
     """Return what one message can carry; agentd takes none whose end would have to go, so nothing of use is lost."""
     replay = letter.headers.get(REPLAY, "")
+    given, data = data, secrecy.of_message(data)
+    headers = {secrecy.redacted(name): secrecy.redacted(value) for name, value in letter.headers.items()}
+    hidden = data != given or headers != letter.headers
+    letter = msgspec.structs.replace(letter, headers=headers, reason=secrecy.redacted(letter.reason))
     whole = len(json.dumps(letter.headers)) <= MAX_HEADERS and len(letter.reason) <= MAX_REASON
     letter = msgspec.structs.replace(
         letter,
         reason=letter.reason[:MAX_REASON],
         headers=letter.headers if whole else {},
-        cut=not whole,
-        size=len(data),
+        cut=hidden or not whole,
+        size=len(given),
         replay_of=int(replay) if replay.isascii() and replay.isdigit() and len(replay) < 20 else 0,  # noqa: PLR2004
     )
     room = most - len(_header(letter)) - ROOM

@@ -15,7 +15,7 @@ import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from agentd import subjects
+from agentd import secrecy, subjects
 from agentd.errors import AgentdError, Denied, Frozen, InvalidMessage, NoResponder, Rejected, StaleWrite, TemporaryError
 from agentd.messages import Freeze, NetworkReply, NetworkRequest, Tier
 
@@ -167,7 +167,7 @@ async def carry_out(  # noqa: PLR0913, PLR0917 - who asks for what, and who is t
 async def _freeze(bus: Bus, principal: str, request: NetworkRequest, expect: int) -> Freeze:
     at, seconds = bus.server_time(), request.seconds
     until = None if seconds is None else at + timedelta(seconds=seconds)
-    made = Freeze(principal, at, " ".join(request.reason.split()), until, request.id)
+    made = Freeze(principal, at, secrecy.redacted(" ".join(request.reason.split())), until, request.id)
     await bus.kv_put(subjects.FREEZE, KEY, made, ttl=seconds, expect=expect)
     return made
 
@@ -177,7 +177,9 @@ async def _freeze(bus: Bus, principal: str, request: NetworkRequest, expect: int
 
 async def ask(bus: Bus, principal: str, request: NetworkRequest) -> NetworkReply:
     """Ask the orchestrators for a freeze or a thaw; raises TemporaryError if none answers."""
-    request = NetworkRequest(request.action, request.reason, request.seconds, request.id or secrets.token_hex(8))
+    request = NetworkRequest(
+        request.action, secrecy.redacted(request.reason), request.seconds, request.id or secrets.token_hex(8)
+    )
     try:
         return await bus.request(subjects.network(principal), request, NetworkReply, wait=ANSWERED)
     except NoResponder as error:

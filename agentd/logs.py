@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import msgspec
 
 from agentd.printable import cleaned, escaped, printable
+from agentd.secrecy import redacted
 from agentd.sections import is_secret
 
 _blocked = "rich" not in sys.modules
@@ -192,7 +193,7 @@ def is_journal(stream: TextIO, env: Mapping[str, str]) -> bool:
 def _order(_: object, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Put time, level and text first, and hide secrets."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    line: dict[str, Any] = {"time": time, "level": level, "event": event.pop("event")}
+    line: dict[str, Any] = {"time": time, "level": level, "event": _hidden("", event.pop("event"))}
     for key, value in event.items():
         line[key] = _hidden(key, value)
     return line
@@ -201,12 +202,16 @@ def _order(_: object, level: str, event: MutableMapping[str, Any]) -> MutableMap
 def _hidden(key: str, value: object) -> object:
     if is_secret(key) and value:
         return HIDDEN
+    if isinstance(value, str):
+        return redacted(value)
     if isinstance(value, dict):
         return {name: _hidden(str(name), each) for name, each in value.items()}
     return [_hidden("", each) for each in value] if isinstance(value, list) else value
 
 
 def _json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
+    if isinstance(event.get("exception"), str):
+        event["exception"] = redacted(event["exception"])
     return escaped(_encode(event).decode())
 
 
@@ -219,7 +224,7 @@ def _traceback(to: TextIO, exc_info: ExcInfo) -> None:
     """Write a traceback; the text of an exception may come from anywhere."""
     made = io.StringIO()
     plain_traceback(made, exc_info)
-    to.write(printable(made.getvalue(), lines=True))
+    to.write(printable(redacted(made.getvalue()), lines=True))
 
 
 _sink = Sink()  # as the standard library's root logger: there is one standard error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from agentd import budget, effects, results, subjects
+from agentd import budget, effects, results, secrecy, subjects
 from agentd.calls import Looked
 from agentd.crash import crash_point
 from agentd.errors import (
@@ -295,7 +295,7 @@ class Performer:
             already = looked.already
         else:
             if not performance.dry_run or tool.tier is Tier.READ:
-                return _done(performance, plain(result))
+                return _done(performance, secrecy.hidden(plain(result)))
         return self._seen(performance, already=already)
 
     def _seen(self, performance: Performance, *, already: bool) -> ToolReply:

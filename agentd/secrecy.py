@@ -1,15 +1,19 @@
 """Find secrets in the parameters of a request or a call before anything is stored, and hide them where they are; pure.
 
 NATS keeps what agentd receives: requests for days, the audit for ever.  So a call that carries a secret is refused by
-who sends it and by who receives it, and what is kept of a refused request has the secret left out.  Three things give a
-secret away: a parameter of the Proxmox API that is one (SECRETS, by method and name), a field that has the name of a
-password, and a text that has the form of one: the private part of a key, a URL with user and password.
+the client that sends it and by the agent that receives it.  Of a refused request only names, numbers and texts that
+name something known are kept: what was not understood may be a secret.  Three things give a secret away: a parameter
+of the Proxmox API that is one (SECRETS, by path and name), a field that has the name of a password, and a text that has
+the form of one: the private part of a key, a URL with user and password, `password=…`.  A secret in a text without such
+a form cannot be recognized.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Final
+from urllib.parse import unquote
 
 HIDDEN: Final = "***"
 SECRETS: Final = (
@@ -28,20 +32,64 @@ SECRETS: Final = (
     (r"/nodes/[^/]+/lxc(?:/.*)?", r"env"),
 )
 """Path of the Proxmox API, and names of parameters and of fields in answers that are secret there."""
-_PATHS: Final = tuple((re.compile(path), re.compile(names, re.IGNORECASE)) for path, names in SECRETS)
+_PATHS: Final = tuple((re.compile(path, re.IGNORECASE), re.compile(names, re.IGNORECASE)) for path, names in SECRETS)
+_ANYWHERE: Final = "*"
+"""The path of a call that names none: there every name is secret that is secret on any path."""
 _NAME: Final = re.compile(
-    r"(?:.*[-_]|ci|root)?(?:password|passwd|passphrase)|(?:client|shared)[-_]secret", re.IGNORECASE
+    r".*(?:password|passwd|passphrase|secret|apikey|keyring)s?"
+    r"|(?:.*-)?(?:pwd|pass|token|ticket|cookie|credentials?|authorization|otp|totp|(?:api|access|private|secret|auth)-?key)"
+)
+_WORDS: Final = (
+    r"password|passwd|passphrase|pass|pwd|[a-z_-]*secret|(?:[a-z_-]+[-_])?token"
+    r"|(?:api|access|secret|private)[-_]?key"
 )
 _TEXT: Final = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]*:[^/\s@]+@|PVEAPIToken=|PVEAuthCookie|PVE:[^\s:]+:[0-9A-F]{8}::"
-    r"|(?:^|[\s,;&?\"'])(?:password|passwd|secret|api_?key|token|access_key)\s*[=:]\s*[^\s,;]",
-    re.IGNORECASE,
+    r"-----BEGIN [A-Z ]*PRIVATE KEY(?:.|\n)*?(?:-----END[^\n]*|\Z)"
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)|(?:(?<=http://)|(?<=https://)|(?<=ftp://))[^/\s@]+(?=@)"
+    r"|PVE(?:API|Auth|Mail)?(?:Token|Cookie|:[^\s:]+:[0-9A-F]{8}::)[^\n]*"
+    r"|(?:proxy-)?authorization[\"']?\s{0,9}[=:]\s{0,9}[\"']?\s{0,9}(?:bearer|basic|digest|token)\s[^\n]*"
+    rf"|(?:(?<=^)|(?<=[\s,;&?\"'({{\[]))(?:{_WORDS})[\"']?\s*[=:]\s*(?!is a secret\b)[^\s,;][^\n]*",
+    re.IGNORECASE | re.MULTILINE,
 )
+_VALUE: Final = re.compile(r"""(["']\s*:\s*)["'](?:[^"'\\]|\\.)*(?:["']|\Z)""", re.DOTALL)
+"""A text that stands for the value of a field in JSON that is broken."""
+_SIMPLE: Final = re.compile(r"[A-Za-z0-9_.:@/{}+-]{0,128}")
+OPEN: Final = frozenset(
+    {
+        "tool",
+        "path",
+        "method",
+        "name",
+        "vmid",
+        "node",
+        "target",
+        "template",
+        "storage",
+        "pool",
+        "guest",
+        "tag",
+        "of",
+        "id",
+    }
+)
+"""Parameters of a refused request whose texts are kept."""
+_DEEP: Final = 100
+"""Levels of lists and objects inside each other that a request may have."""
 
 
 def is_secret_of(path: str, name: str) -> bool:
     """Return whether the parameter or the field `name` of a method of this path of the Proxmox API is a secret."""
-    return any(where.fullmatch(path) and names.fullmatch(name) for where, names in _PATHS)
+    return any((path == _ANYWHERE or where.fullmatch(path)) and names.fullmatch(name) for where, names in _PATHS)
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether what has this name is a secret wherever it stands, as `adminPassword` and `access_token`."""
+    return _NAME.fullmatch(_plain(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)).lower()) is not None
+
+
+def _plain(name: str) -> str:
+    """Return a name without blanks and without the number at its end, with dashes between its words."""
+    return re.sub(r"[_.\s]+", "-", re.sub(r"(?:\d+|\[n\])\Z", "", name.strip()[:200]))
 
 
 def looks_secret(text: str) -> bool:
@@ -49,42 +97,108 @@ def looks_secret(text: str) -> bool:
     return _TEXT.search(text) is not None
 
 
-def found(value: Any, path: str = "", name: str = "") -> list[str]:  # noqa: ANN401 - JSON values
+def redacted(text: str) -> str:
+    """Return a text with what has the form of a secret in it replaced by ***: to the end of the line, if need be."""
+    return _TEXT.sub(HIDDEN, text)
+
+
+def found(value: Any, path: str = "", name: str = "", depth: int = 0) -> list[str]:  # noqa: ANN401 - JSON values
     """Return the names of the fields of `value` that are secrets; `path` is that of the API call around them."""
+    if depth > _DEEP:
+        return ["what is nested deeper than 100 levels"]
     if isinstance(value, dict):
         inner = _path(value) or path
-        return [at for key, item in value.items() for at in _field(str(key), item, inner)]
+        return [at for key, item in value.items() for at in _field(str(key), item, inner, depth)]
     if isinstance(value, list | tuple):
-        return [at for item in value for at in found(item, path, name)]
-    return [name or "a value"] if isinstance(value, str) and looks_secret(value) else []
+        return [at for item in value for at in found(item, path, name, depth + 1)]
+    if not isinstance(value, str):
+        return []
+    if looks_secret(value):
+        return [name or "a value"]
+    inside = _inside(value)
+    return [] if inside is None else found(inside, path, name, depth + 1)
 
 
-def _field(key: str, value: Any, path: str) -> list[str]:  # noqa: ANN401
-    return [key[:60]] if value not in (None, "") and _named(key, path) else found(value, path, key[:60])
+def _field(key: str, value: Any, path: str, depth: int) -> list[str]:  # noqa: ANN401
+    if looks_secret(key):
+        return ["the name of a field"]
+    secret = value not in (None, "") and _named(key, path)
+    return [key[:60]] if secret else found(value, path, key[:60], depth + 1)
 
 
-def hidden(value: Any, path: str = "") -> Any:  # noqa: ANN401 - JSON values
-    """Return `value` with each secret in it replaced by ***."""
+def hidden(value: Any, path: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - JSON values
+    """Return `value` with each secret in it replaced by ***, and with each text without what looks like one."""
+    if depth > _DEEP:
+        return HIDDEN
     if isinstance(value, dict):
         inner = _path(value) or path
-        return {key: _hide(str(key), item, inner) for key, item in value.items()}
+        return {
+            redacted(key) if isinstance(key, str) else key: _hide(str(key), item, inner, depth)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [hidden(item, path) for item in value]
-    return HIDDEN if isinstance(value, str) and looks_secret(value) else value
+        return [hidden(item, path, depth + 1) for item in value]
+    if not isinstance(value, str):
+        return value
+    inside = None if looks_secret(value) else _inside(value)
+    return redacted(value) if inside is None or not found(inside, path) else HIDDEN
 
 
-def _hide(key: str, value: Any, path: str) -> Any:  # noqa: ANN401
-    return HIDDEN if value not in (None, "") and _named(key, path) else hidden(value, path)
+def _hide(key: str, value: Any, path: str, depth: int) -> Any:  # noqa: ANN401
+    return HIDDEN if value not in (None, "") and _named(key, path) else hidden(value, path, depth + 1)
 
 
 def _named(key: str, path: str) -> bool:
-    return _NAME.fullmatch(key) is not None or bool(path and is_secret_of(path, key))
+    return is_secret_name(key) or bool(path and (is_secret_of(path, key) or is_secret_of(path, _plain(key))))
+
+
+def _inside(text: str) -> Any:  # noqa: ANN401
+    """Return the list or the object that a text is, None if it is none."""
+    if text[:1] not in "{[" or len(text) < len('{"":1}'):
+        return None
+    try:
+        made = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return made if isinstance(made, dict | list) else None
 
 
 def _path(value: dict[Any, Any]) -> str:
-    """Return the path that a call of the Proxmox API names, "" if `value` is none."""
+    """Return the path that a call of the Proxmox API names, "*" if it is a call without one, "" if it is none."""
+    if "parameters" not in value or not {"path", "method"} & value.keys():
+        return ""
     path = value.get("path")
-    return "/" + path.strip("/") if isinstance(path, str) and path.startswith("/") and "parameters" in value else ""
+    if not isinstance(path, str):
+        return _ANYWHERE
+    parts = [part for part in unquote(path).split("/") if part]
+    return "/" + "/".join(parts[2:] if parts[:1] == ["api2"] else parts)
+
+
+def withheld(value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - JSON values
+    """Return what is kept of the parameters of a refused request: names, numbers, and texts that name something known.
+
+    What is refused was not understood, so nothing says which of its texts are secrets.
+    """
+    if depth > _DEEP:
+        return HIDDEN
+    if isinstance(value, dict):
+        return {redacted(str(key)): withheld(item, str(key), depth + 1) for key, item in hidden(value).items()}
+    if isinstance(value, list | tuple):
+        return [withheld(item, name, depth + 1) for item in value]
+    if not isinstance(value, str):
+        return value
+    return value if name in OPEN and _SIMPLE.fullmatch(value) and not looks_secret(value) else HIDDEN
+
+
+def of_message(data: bytes) -> bytes:
+    """Return a message that nobody could handle without the secrets in it; the same bytes if it holds none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        text = data.decode("utf-8", "replace")
+        kept = _VALUE.sub(rf"\1{HIDDEN}", text) if _VALUE.search(text) else redacted(text)
+        return data if kept == text else kept.encode()
+    return json.dumps(hidden(value)).encode() if found(value) else data
 
 
 def refusal(parameters: Any) -> str:  # noqa: ANN401

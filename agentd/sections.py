@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from agentd import cron, files, subjects
 from agentd.errors import ConfigError, InvalidMessage, UnsafeFile
 from agentd.messages import Tier
+from agentd.secrecy import is_secret_name
 
 CREDENTIAL = "credential:"
 """`token_file = "credential:NAME"` names a systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
@@ -55,7 +56,7 @@ _SECRET = re.compile(
 
 def is_secret(name: str) -> bool:
     """Tell whether what is called `name` must be shown to nobody: `cipassword` is, `token_file` is not."""
-    return _SECRET.search(name) is not None
+    return _SECRET.search(name) is not None or is_secret_name(name)
 
 
 def as_id(name: str) -> str:

@@ -188,7 +188,7 @@ class Tool:
 
     def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
         """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
-        if secret := secrecy.refusal(parameters):
+        if secret := secrecy.refusal(parameters) or self._unreviewed(parameters):
             message = f"{self.name}: {secret}"
             raise InvalidMessage(message)
         unknown = set(parameters) - set(_field_names(self.parameters)) if isinstance(parameters, dict) else set()
@@ -204,6 +204,11 @@ class Tool:
             if again != parameters:
                 return self.parse(again)
             raise InvalidMessage(fault(error, self.name)) from error
+
+    def _unreviewed(self, parameters: object) -> str:
+        """Return why nothing says that a text among the parameters is no secret; "" unless their type decides that."""
+        decide: Callable[[dict[str, Any]], str] | None = getattr(self.parameters, "unreviewed", None)
+        return "" if decide is None or not isinstance(parameters, dict) else decide(parameters)
 
     def audited(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return what the audit keeps of a call's parameters: all of them, unless their type says less."""

@@ -33,6 +33,10 @@ REFUSED: Rules = (
     (r"POST /access/users/{userid}/token/{tokenid}", "its answer holds a secret, that of the token"),
     (r"POST /cluster/config/(join|nodes/{node})", "it takes or answers the keys of the cluster"),
     (r"POST /cluster/sdn/lock", "its answer holds a secret, the token of the lock"),
+    (rf"GET {NODE}/report", "the report holds the configuration of the node with all passwords and keys in it"),
+    (rf"GET {NODE}/ceph/cfg/(db|raw|value)", "the configuration of Ceph may hold keys and passwords"),
+    (r"GET .*/cloudinit/dump", "the data for cloud-init may hold the hash of a password"),
+    (rf"GET {NODE}/vzdump/extractconfig", "the configuration inside a backup may hold the hash of a password"),
 )
 """Methods that no tool calls, whatever the tier: the ticket or the secret would be stored."""
 
@@ -42,10 +46,6 @@ EXEC: Rules = (
     (r"POST .*/agent(/(exec|file-write|set-user-password))?", "it acts inside a guest"),
     (r"GET .*/agent/(exec-status|file-read)", "it shows the inside of a guest"),
     (r"GET .*/file-restore/(list|download)", "it shows the files inside a backup"),
-    (rf"GET {NODE}/report", "the report holds the configuration of the node with all that is in it"),
-    (rf"GET {NODE}/ceph/cfg/(db|raw|value)", "the configuration of Ceph may hold keys and passwords"),
-    (r"GET .*/cloudinit/dump", "the data for cloud-init may hold the hash of a password"),
-    (rf"GET {NODE}/vzdump/extractconfig", "the configuration inside a backup may hold the hash of a password"),
     (r"(POST|PUT) /access/roles(/{roleid})?", "it changes what everyone with the role may do"),
     (r"PUT /access/acl", "it gives rights"),
     (r"(POST|PUT) /access/domains(/{realm})?(/sync)?", "a realm decides who may log in and into which groups"),
@@ -136,6 +136,14 @@ USUAL |= {"runningmachine", "runningcpu", "running-nets-host-mtu", "lxc", "origi
 USUAL |= {"unused[n]", "next-run", "last-run", "plugin", "status", "productname", "level", "vmid"}
 """Fields of stored objects that no write gives."""
 
+FREE = (
+    r"/access/permissions|/cluster/(acme/tos|ceph/(flags/{flag}|status)|config/(apiversion|qdevice|totem)|log|nextid)"
+    r"|/cluster/ha/(groups/{group}|status/manager_status)|/cluster/mapping/(dir|pci|usb)/{id}|.*/firewall/.*"
+    r"|/cluster/sdn/(prefix-lists.*|vnets/{vnet}/subnets.*|ipams/{ipam}/status)|.*/rrddata"
+    rf"|{NODE}/(aplinfo|apt/changelog|ceph/(crush|status)|journal|netstat|query-oci-repo-tags|replication/{{id}}/.*)"
+    rf"|{GUEST}/agent/(get-.*|info|network-get-interfaces|file-read)|{NODE}/storage/{{storage}}/file-restore/download"
+)
+"""Paths of reads whose answers have fields of any name, and were reviewed: nothing in them is a secret by its place."""
 CLASSES = (
     # Commands, devices and sessions.
     ("exec", BOTH, r"hookscript|args|cicustom|ciuser|sshkeys|ssh-public-keys|entrypoint|features"),
@@ -226,6 +234,16 @@ def shown(key: str, methods: dict[str, dict[str, Any]]) -> list[str] | None:
     return sorted(name for name in names if kind(key, name) != "secret")
 
 
+def fields(key: str, methods: dict[str, dict[str, Any]]) -> list[str] | None:
+    """Return the fields that a read answers and that are no secrets; None where they may have any name."""
+    verb, path = key.split(" ")
+    if verb != "GET" or fits(FREE, path):
+        return None
+    returns = methods[key].get("returns") or {}
+    names = (returns.get("items") or {}).get("properties") or returns.get("properties") or {}
+    return sorted(name for name in names if kind(key, name) != "secret")
+
+
 def parameters(method: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a method, nested or not."""
     known = method.get("parameters") or {}
@@ -240,7 +258,10 @@ def line(key: str, methods: dict[str, dict[str, Any]]) -> dict[str, Any]:
         if f"{{{each}}}" not in key:
             found.setdefault(kind(key, each), []).append(each)
     answer = shown(key, methods)
-    return found | ({} if answer is None else {"shown": answer})
+    if answer is not None:
+        return found | {"shown": answer}
+    known = fields(key, methods)
+    return found | ({} if known is None or name == "refused" else {"fields": known})
 
 
 def main() -> None:

@@ -238,18 +238,18 @@ class Orchestrator:
 
     async def _carry_on(self, begin: Begin, job: Job) -> None:
         """Feed a request to the engine; tell its sender if the id is that of another one."""
-        state = await self._engine.feed(begin.request.workflow_id, begin, delivered=job.delivered)
-        if state is not None and state.digest != request_digest(begin.request):
-            await self._conflict(begin, state)
+        kept = _kept(begin)
+        state = await self._engine.feed(begin.request.workflow_id, kept, delivered=job.delivered)
+        if state is not None and state.digest not in {request_digest(each.request) for each in (begin, kept)}:
+            await self._conflict(kept, state)
 
     async def _begin(
         self, request: WorkflowRequest, principal: str, tier: Tier, job: Job, parent: Parent | None = None
     ) -> Begin:
         """Return the request with its plan, or with why it is not carried out, and as what it ends then."""
         context = self._context
-        if secret := secrecy.refusal(request.parameters):  # the state is kept for days: the secret is left out of it
-            request = msgspec.structs.replace(request, parameters=secrecy.hidden(request.parameters))
-            return Begin(request, [], principal, tier, parent=parent, refused=f"parameters: {secret}")
+        if secret := secrecy.refusal(msgspec.to_builtins(request)):
+            return Begin(request, [], principal, tier, parent=parent, refused=f"the request: {secret}")
         begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
         waited = (context.bus.server_time() - job.stored).total_seconds()
         if waited > request.start_by and parent is None:
@@ -322,7 +322,7 @@ class Orchestrator:
             authenticated=task.authenticated,
         )
         begin = await self._begin(request, task.principal, task.tier, job, parent)
-        await self._engine.feed(request.workflow_id, begin, delivered=job.delivered)
+        await self._engine.feed(request.workflow_id, _kept(begin), delivered=job.delivered)
 
     async def _conflict(self, begin: Begin, state: Workflow) -> None:
         """Tell that this id is another workflow's; the answer of that one stays its own."""
@@ -361,6 +361,7 @@ class Orchestrator:
         _, _, _, principal, workflow = job.subject.split(".")
         try:
             signal = job.decode(WorkflowSignal)
+            signal = msgspec.structs.replace(signal, reason=secrecy.redacted(signal.reason))
             subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
@@ -390,6 +391,21 @@ class Orchestrator:
             message = f"{workflow}: a completion is waiting to be handled"
             raise TemporaryError(message, delay=0.5)
         await self._engine.feed(workflow, Due(due.attempt), delivered=job.delivered)
+
+
+def _kept(begin: Begin) -> Begin:
+    """Return a request as its state keeps it for days: of a refused one nothing that may be a secret."""
+    if not begin.refused:
+        return begin
+    request = begin.request
+    request = msgspec.structs.replace(
+        request,
+        workflow_type=secrecy.redacted(request.workflow_type),
+        requester_id=secrecy.redacted(request.requester_id),
+        retry_of=secrecy.redacted(request.retry_of),
+        parameters=secrecy.withheld(request.parameters),
+    )
+    return msgspec.structs.replace(begin, request=request, refused=secrecy.redacted(begin.refused))
 
 
 def _peek(data: bytes, field: str) -> str:

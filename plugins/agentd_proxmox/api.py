@@ -96,6 +96,11 @@ class Get(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: Annotated[str, Meta(pattern="^[0-9]{0,9}$")] = ""
 
     @staticmethod
+    def unreviewed(parameters: dict[str, Any]) -> str:
+        """Return why nothing says that a text among the parameters is no secret."""
+        return api_answers.unreviewed(parameters | {"method": "GET"})
+
+    @staticmethod
     def audited(parameters: dict[str, Any]) -> dict[str, Any]:
         """Return what the audit keeps of a call."""
         return api_answers.audited(parameters)
@@ -115,6 +120,11 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Path
     method: Verb = "POST"
     parameters: dict[str, Any] = {}
+
+    @staticmethod
+    def unreviewed(parameters: dict[str, Any]) -> str:
+        """Return why nothing says that a text among the parameters is no secret."""
+        return api_answers.unreviewed({"method": "POST"} | parameters)
 
     @staticmethod
     def audited(parameters: dict[str, Any]) -> dict[str, Any]:

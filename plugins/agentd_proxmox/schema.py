@@ -165,7 +165,7 @@ class Catalogue:
 
         Raises NotFound that tells an unknown path (with the nearest ones) from an unknown method of a known path.
         """
-        matches = sorted(found for known in self.paths() if (found := _match(known, path)) is not None)
+        matches = sorted(found for known in self.paths() if (found := match(known, path)) is not None)
         if not matches:
             raise NotFound(f"{one_line(path)[:200]!r} is no path of Proxmox VE {self.version}{self._nearest(path)}")
         for _, known, values in matches:
@@ -179,7 +179,7 @@ class Catalogue:
         return f"; near are {', '.join(near)}" if near else "; api_find searches them"
 
 
-def _match(known: str, path: str) -> tuple[int, str, tuple[tuple[str, str], ...]] | None:
+def match(known: str, path: str) -> tuple[int, str, tuple[tuple[str, str], ...]] | None:
     """Return how many variables `known` needs to be `path`, itself, and their values; None if it is not."""
     wanted, given = known.strip("/").split("/"), path.strip("/").split("/")
     last = wanted[-1].strip("{}")

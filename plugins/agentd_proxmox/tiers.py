@@ -30,6 +30,7 @@ HARMLESS: Final = {"plain", "net", "notes", "serial", "cmode"}
 _OWNED: Final = re.compile(
     r"(?<![^/:=])(?:vm|base|subvol|basevol|vzdump-(?:qemu|lxc|openvz))-(\d+)-|:(\d+)/|backup/(?:vm|ct)/(\d+)/"
 )
+_NO_CLASS: Final = frozenset({"tier", "why", "shown", "fields"})
 _NEW: Final = re.compile(r"[^:/]+:\d+(?:\.\d+)?\Z")
 _IMPORT: Final = re.compile(r"[^:/]+:import/[^/]+\Z")
 _MEDIUM: Final = re.compile(r"[^:/]+:iso/[^/]+\Z")
@@ -47,9 +48,12 @@ def class_of(key: str, name: str) -> str:
     """Return the class of a parameter, "" if the table does not know it; `net0` is one of `net[n]`."""
     row = TABLE.get(key, {})
     names = {name, re.sub(r"\d+\Z", "[n]", name)}
-    return next(
-        (kind for kind, listed in row.items() if kind not in {"tier", "why", "shown"} and names & {*listed}), ""
-    )
+    return next((kind for kind, listed in row.items() if kind not in _NO_CLASS and names & {*listed}), "")
+
+
+def listed(key: str) -> list[str]:
+    """Return the parameters of a method that were reviewed."""
+    return [name for kind, names in TABLE.get(key, {}).items() if kind not in _NO_CLASS for name in names]
 
 
 def refused(endpoint: Endpoint, parameters: dict[str, Any]) -> str:

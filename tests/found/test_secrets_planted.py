@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from mcp.client import Client
 
@@ -14,9 +16,13 @@ from agentd.messages import WorkflowRequest, encode
 from agentd_proxmox import api_answers
 from agentd_proxmox.tiers import TABLE
 from harness import eventually
+from tool_bench import MemoryCall
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness import Net
+    from pve.client import FakePve
     from tool_bench import Bench
 
 MARK = "planted{:04d}marker"
@@ -108,6 +114,12 @@ async def test_the_audit_keeps_digests(net: Net) -> None:
             3,
         ),
         ("GET /nodes/{node}/lxc/{vmid}/config", {"hostname": "a", "env": "x1"}, 1),
+        ("GET /nodes/{node}/status", {"uptime": 1, "odd": "x1", "nested": {"odd": "x1"}}, 2),
+        ("GET /nodes/{node}/qemu", [{"vmid": 1, "name": "a", "odd": "x1"}], 1),
+        ("GET /of/a/later/version", {"vmid": 1, "word": "x1", "list": ["x1", 2], "deep": {"word": "x1"}}, 3),
+        ("GET /of/a/later/text", "x1", 1),
+        ("POST /storage", {"storage": "a", "config": {"encryption-key": "x1"}}, 1),
+        ("PUT /of/a/later/version", {"value": "x1"}, 1),
     ],
 )
 def test_answers_show_what_is_listed(key: str, answer: Any, hidden: int) -> None:
@@ -147,3 +159,44 @@ async def test_no_new_secret_of_a_token(tools: Bench) -> None:
             await tools(
                 "api_exec", method="PUT", path="/access/users/root@pam/token/t1", parameters={"regenerate": value}
             )
+
+
+def test_every_answer_with_a_ticket_is_refused(facts: Path) -> None:
+    """Each method whose answer names a ticket, a password or another secret is called by no tool, or hides it."""
+    methods = json.loads((facts / "pve" / "pve-api-schema-9.2.json").read_text())
+    named = {key: _names(method.get("returns") or {}) for key, method in methods.items() if " " in key}
+    secret = {key: sorted(filter(secrecy.is_secret_name, names)) for key, names in named.items()}
+    seen = {key: names for key, names in secret.items() if names}
+    for key, names in seen.items():
+        if TABLE[key]["tier"] != "refused":
+            answer = api_answers.shown(key, [{name: "x1", "inner": {name: "x1"}} for name in names])
+            assert "x1" not in json.dumps(answer), key
+
+    assert sum(TABLE[key]["tier"] == "refused" for key in seen) > 10
+
+
+def _names(returns: dict[str, Any]) -> set[str]:
+    """Return the names of all fields of an answer."""
+    fields = returns.get("properties") or {}
+    inner = [each for each in (*fields.values(), returns.get("items")) if isinstance(each, dict)]
+    return {*fields}.union(*map(_names, inner))
+
+
+async def test_no_answer_shows_a_secret(tools: Bench, lab: FakePve) -> None:
+    """Whatever Proxmox answers to a read: what has the name or the form of a secret, or no name known, is hidden."""
+    marker = MARK.format(1)
+    names = ("password", "cipassword", "token", "secret", "ticket", "private-key", "smb_pass", "apiKey", "keyring")
+    entry: dict[str, Any] = dict.fromkeys(names, marker)
+    entry |= {"url": f"https://u:{marker}@192.0.2.9", "comment": f"password={marker}", "inner": [{"passwd": marker}]}
+    reads = [key for key, row in TABLE.items() if key.startswith("GET ") and row["tier"] in {"read", "exec"}]
+    for data in (entry, [entry]):
+        lab.rule("GET", "^/(?!version|access/permissions)", {"status": 200, "body": {"data": data}})
+        for key in reads:
+            path = re.sub(r"\{[^}]+\}", "x1", key.partition(" ")[2])
+            if re.search(r"access/permissions$|version$", path):
+                continue
+            tool, more = ("api_get", {}) if TABLE[key]["tier"] == "read" else ("api_exec", {"method": "GET"})
+            with contextlib.suppress(errors.Rejected):  # x1 is no value of some variables
+                answer = await tools.tools[tool].run(MemoryCall(), tools.tools[tool].parse({"path": path} | more))
+                assert marker not in msgspec.json.encode(answer).decode(), key
+        lab.reset()

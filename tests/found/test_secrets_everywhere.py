@@ -1,0 +1,512 @@
+"""A secret that is sent, in whatever way, is found nowhere: in no stream, bucket, log, page, answer or event."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import nats
+import pytest
+from httpx2 import AsyncClient
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from agentd import asking, subjects, tokens
+from agentd.messages import WorkflowRequest, encode
+from agentd_proxmox.tiers import TABLE
+from harness import SCRIPTS, eventually, free_port
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client as Nats
+    from nats.aio.msg import Msg
+
+    from harness import Daemon, Net
+
+pytestmark = pytest.mark.timeout(240)
+
+TOOLS = ("api_get", "api_call", "api_destroy", "api_exec")
+NAMED = "VALUE"
+"""Stands for the planted value in what is sent."""
+KEY = {"path": "/nodes/pve1/certificates/custom", "method": "POST", "parameters": {"certificates": "x", "key": NAMED}}
+CONFIG = "/nodes/pve1/qemu/101/config"
+
+
+def _put(**parameters: Any) -> dict[str, Any]:
+    return {"path": CONFIG, "method": "PUT", "parameters": parameters}
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "a path without its slash": KEY | {"path": "nodes/pve1/certificates/custom"},
+    "a path with a slash at its end": KEY | {"path": "/nodes/pve1/certificates/custom/"},
+    "a path with two slashes": KEY | {"path": "//nodes//pve1/certificates/custom"},
+    "a path with a prefix": KEY | {"path": "/api2/json/nodes/pve1/certificates/custom"},
+    "a path with an escape": KEY | {"path": "/nodes/pve1/certificates%2Fcustom"},
+    "a path with its variable": KEY | {"path": "/nodes/{node}/certificates/custom"},
+    "a path in other letters": KEY | {"path": "/Nodes/pve1/Certificates/Custom"},
+    "no path": {"method": "POST", "parameters": {"certificates": "x", "key": NAMED}},
+    "a path that is none": KEY | {"path": 7},
+    "a method that is none": KEY | {"method": "STEAL"},
+    "another method": KEY | {"method": "DELETE"},
+    "a name in other letters": KEY | {"parameters": {"KEY": NAMED}},
+    "a name with blanks": KEY | {"parameters": {" key ": NAMED}},
+    "a list": KEY | {"parameters": {"key": [NAMED, {"x": NAMED}]}},
+    "parameters as a list": KEY | {"parameters": [{"key": NAMED}]},
+    "parameters as a text": KEY | {"parameters": json.dumps({"key": NAMED})},
+    "parameters inside parameters": KEY | {"parameters": {"parameters": {"key": NAMED}}},
+    "a name that nobody knows": _put(unheard_of=NAMED),
+    "a parameter of another method": _put(keyring=NAMED),
+    "cloud-init": _put(cipassword=NAMED),
+    "a secret with an index": _put(cipassword0=NAMED),
+    "camel case": _put(adminPassword=NAMED),
+    "an abbreviation": _put(pwd=NAMED),
+    "a pass": _put(**{"smb-pass": NAMED}),
+    "an API key": _put(apikey=NAMED),
+    "an access token": _put(access_token=NAMED),
+    "credentials": _put(credentials={"user": "x", "word": NAMED}),
+    "a URL": _put(description=f"https://root:{NAMED}@192.0.2.9/x"),
+    "a URL without a user": _put(description=f"ftp://:{NAMED}@192.0.2.9/x"),
+    "a URL with a token alone": _put(description=f"https://{NAMED}@192.0.2.9/x"),
+    "a property string": _put(net0=f"virtio,password={NAMED}"),
+    "a quoted property": _put(description=f'{{"password": "{NAMED}"}}'),
+    "an authorization": _put(description=f"Authorization: Bearer {NAMED}"),
+    "basic authentication": _put(description=f"authorization: basic {NAMED}"),
+    "an API token": _put(description=f"PVEAPIToken=root@pam!x={NAMED}"),
+    "a cookie": _put(description=f"PVEAuthCookie=PVE:root@pam:{NAMED}"),
+    "a private key": _put(description=f"-----BEGIN OPENSSH PRIVATE KEY-----\n{NAMED}\n-----END"),
+    "a webhook's header": {
+        "path": "/cluster/notifications/endpoints/webhook",
+        "method": "POST",
+        "parameters": {"name": "x", "url": "https://192.0.2.9", "header": [f"name=X-Key,value={NAMED}"]},
+    },
+    "a webhook's secret": {
+        "path": "/cluster/notifications/endpoints/webhook",
+        "method": "POST",
+        "parameters": {"name": "x", "url": "https://192.0.2.9", "secret": [f"name=x,value={NAMED}"]},
+    },
+    "a URL of a metrics server": {
+        "path": "/cluster/metrics/server/x",
+        "method": "POST",
+        "parameters": {"type": "influxdb", "server": f"https://u:{NAMED}@192.0.2.9", "port": 1},
+    },
+    "an unknown field of the call": KEY | {"password": NAMED},
+    "a name that holds it": _put(**{f"password={NAMED}": 1}),
+}
+"""Calls of tools of the API with a secret in them, by what is special."""
+
+REQUESTS: dict[str, Any] = {
+    "an unknown workflow": {"workflow_type": "nonsense", "parameters": {"password": NAMED}},
+    "an unknown tool": {
+        "workflow_type": "tool_call",
+        "parameters": {"tool": "nonsense", "parameters": {"password": NAMED}},
+    },
+    "an unknown tool, a key": {"workflow_type": "tool_call", "parameters": {"tool": "nonsense", "parameters": KEY}},
+    "a named tool": {
+        "workflow_type": "tool_call",
+        "parameters": {"tool": "set_guest_options", "parameters": {"vmid": 101, "options": {"cipassword": NAMED}}},
+    },
+    "a description": {
+        "workflow_type": "vm_deployment",
+        "parameters": {"name": "x", "description": f"password={NAMED}"},
+    },
+    "an unknown parameter": {"workflow_type": "vm_deployment", "parameters": {"name": "x", "cipassword": NAMED}},
+    "a type that is a URL": {"workflow_type": f"https://u:{NAMED}@192.0.2.9/x", "parameters": {}},
+    "a requester": {"workflow_type": "health_check", "requester_id": f"password={NAMED}"},
+    "a retry of a URL": {"workflow_type": "", "retry_of": f"https://u:{NAMED}@192.0.2.9/x"},
+    "an id that is a URL": {"workflow_type": "health_check", "workflow_id": f"https://u:{NAMED}@192.0.2.9/x"},
+    "parameters that are a text": {"workflow_type": "health_check", "parameters": f"password={NAMED}"},
+    "a priority that is a text": {
+        "workflow_type": "health_check",
+        "priority": NAMED,
+        "parameters": {"password": NAMED},
+    },
+    "late": {"workflow_type": "tool_call", "start_by": -1, "parameters": {"tool": "api_exec", "parameters": KEY}},
+    "a dry run": {"workflow_type": "tool_call", "dry_run": True, "parameters": {"tool": "api_exec", "parameters": KEY}},
+    "no JSON": f'{{"workflow_type": "tool_call", "parameters": {{"password": "{NAMED}"}},',
+    "a list": [{"password": NAMED}],
+    "too large": {"workflow_type": "tool_call", "parameters": {"password": NAMED, "x": "y" * 150_000}},
+    "undo": {"workflow_type": "undo", "parameters": {"of": "x", "calls": [{"tool": "api_exec", "parameters": KEY}]}},
+}
+"""Requests for workflows with a secret in them, by what is special."""
+
+INPUTS: dict[str, tuple[str, Any]] = {
+    "a signal that is broken": ("ai.workflows.signal.alice.w1", f'{{"action": "cancel", "reason": "password={NAMED}"'),
+    "a signal of another type": ("ai.workflows.signal.alice.w1", {"action": 7, "reason": f"password={NAMED}"}),
+    "a signal for nothing": ("ai.workflows.signal.alice.w1", {"action": f"password={NAMED}"}),
+    "a completion that is broken": ("ai.tasks.complete.a1.w1.t1", f'{{"result": {{"password": "{NAMED}"}}'),
+    "a completion of nothing": ("ai.tasks.complete.a1.w1.t1", {"result": {"password": NAMED}, "status": "odd"}),
+    "a plain completion": ("ai.tasks.complete", {"result": {"password": NAMED}, "task_id": "w1.t1"}),
+}
+"""Other messages that daemons take in, by what is special: subject and message."""
+
+
+ANSWERS: dict[str, Any] = {
+    "/access/domains/corp": {"type": "openid", "client-key": NAMED, "odd": NAMED, "comment": f"password={NAMED}"},
+    "/access/domains": [{"realm": "pam", "type": "pam", "password": NAMED, "bind_secret": NAMED, "odd": NAMED}],
+    "/cluster/acme/plugins/x1": {"plugin": "x1", "type": "dns", "data": NAMED},
+    "/cluster/sdn/ipams/x1": {"ipam": "x1", "type": "netbox", "token": NAMED, "url": f"https://u:{NAMED}@192.0.2.9"},
+    "/cluster/sdn/dns/x1": {"dns": "x1", "type": "powerdns", "key": NAMED},
+    "/cluster/metrics/server/x1": {"id": "x1", "type": "influxdb", "token": NAMED, "otel-headers": NAMED},
+    "/nodes/pve1/qemu/101/snapshot/s1/config": {"name": "x", "cipassword": NAMED, "odd": NAMED},
+    "/nodes/pve1/qemu/101/pending": [{"key": "cipassword", "value": NAMED, "pending": NAMED}],
+    "/nodes/pve1/qemu/101/cloudinit": [{"key": "cipassword", "old": NAMED, "value": NAMED, "pending": NAMED}],
+    "/cluster/notifications/endpoints/webhook/x1": {"name": "x1", "secret": NAMED, "header": NAMED, "body": NAMED},
+    "/cluster/notifications/endpoints/gotify/x1": {"name": "x1", "server": f"https://{NAMED}@192.0.2.9", "odd": NAMED},
+    "/nodes/pve1/subscription": {"status": "active", "key": NAMED, "odd": NAMED},
+    "/storage/x1": {"storage": "x1", "type": "cifs", "password": NAMED, "keyring": NAMED, "encryption-key": NAMED},
+    "/access/users/root@pam/token": [{"tokenid": "x", "value": NAMED, "secret": NAMED}],
+    "/access/tfa/root@pam": [{"id": "x", "type": "totp", "value": NAMED, "secret": NAMED}],
+    "/cluster/options": {"keyboard": "de", "http_proxy": f"http://u:{NAMED}@192.0.2.9:3128"},
+    "/nodes/pve1/report": f"storage x1\n  password {NAMED}\n  keyring {NAMED}",
+    "/nodes/pve1/qemu/101/cloudinit/dump": f"password: $5$x${NAMED}",
+    "/nodes/pve1/ceph/cfg/raw": f"[client.admin]\nkey = {NAMED}",
+    "/nodes/pve1/syslog": [{"n": 1, "t": f"login with password={NAMED}"}],
+    "/nodes/pve1/status": {"uptime": 1, "odd": NAMED, "nested": {"odd": NAMED, "secret": NAMED}},
+    "/cluster/resources": [{"id": "x", "type": "node", "odd": NAMED}],
+}
+"""What Proxmox answers to reads, by path, with a secret in it."""
+
+
+@dataclass
+class Planted:
+    """Every value that was sent, each once, by what was special about it."""
+
+    values: dict[str, str] = field(default_factory=dict)
+
+    def new(self, what: str, thing: Any) -> Any:
+        """Return what is to be sent with a value of its own in it, and keep the value."""
+        value = f"qz{len(self.values):04d}plantedzq"
+        self.values[value] = what
+        return (
+            json.loads(json.dumps(thing).replace(NAMED, value))
+            if not isinstance(thing, str)
+            else thing.replace(NAMED, value)
+        )
+
+    def found(self, data: bytes | str) -> set[str]:
+        """Return what was special about each value that stands in `data`."""
+        text = data if isinstance(data, bytes) else data.encode()
+        return {self.values[value.decode()] for value in re.findall(rb"qz\d{4}plantedzq", text)}
+
+
+def of_the_table() -> dict[str, dict[str, Any]]:
+    """Return a call for each parameter of the reviewed table that is a secret."""
+    calls: dict[str, dict[str, Any]] = {}
+    for key, row in TABLE.items():
+        verb, _, path = key.partition(" ")
+        where = re.sub(r"\{[^}]+\}", "x1", path)
+        for name in row.get("secret", ()):
+            calls[f"{key} {name}"] = {"path": where, "method": verb, "parameters": {re.sub(r"\[n\]", "0", name): NAMED}}
+    return calls
+
+
+class Place:
+    """A running network with everything that it shows and keeps."""
+
+    def __init__(self, net: Net, daemon: Daemon, raw: Nats) -> None:
+        """Keep where to look, and listen to everything that daemons publish."""
+        self.net = net
+        self.daemon = daemon
+        self.raw = raw
+        self.planted = Planted()
+        self.sent: set[tuple[str, bytes]] = set()
+        self.answers: list[tuple[str, str]] = []
+        self.heard: list[tuple[str, bytes]] = []
+        self.url = f"http://127.0.0.1:{net.settings['web']['port']}"
+
+    async def listen(self) -> None:
+        """Keep every message that passes NATS and that the test has not sent."""
+
+        async def on_message(msg: Msg) -> None:
+            self.heard.append((msg.subject, msg.data + json.dumps(dict(msg.headers or {})).encode()))
+
+        await self.raw.subscribe("ai.>", cb=on_message)
+        await self.raw.subscribe("$KV.>", cb=on_message)
+        await self.raw.flush()
+
+    async def store(self, subject: str, what: str, message: Any) -> None:
+        """Publish a message into a stream, as any client of NATS may."""
+        made = self.planted.new(what, message)
+        data = made.encode() if isinstance(made, str) else json.dumps(made).encode()
+        self.sent.add((subject, data))
+        await self.raw.jetstream().publish(subject, data)
+
+    async def ask(self, subject: str, what: str, message: Any) -> None:
+        """Publish a message and keep its answer."""
+        data = json.dumps(self.planted.new(what, message)).encode()
+        self.sent.add((subject, data))
+        with contextlib.suppress(nats.errors.Error):
+            self.answers.append((what, (await self.raw.request(subject, data, timeout=20)).data.decode()))
+
+    async def http(self, path: str, body: Any = None, token: str = "") -> None:
+        """Send a request to the web server and keep its answer."""
+        self.answers.append((f"HTTP {path[:30]}", await asyncio.to_thread(_fetched, self.url + path, body, token)))
+
+    async def command(self, *arguments: str) -> str:
+        """Run `agentd …` and return everything that it prints."""
+        process = await asyncio.create_subprocess_exec(
+            *(str(SCRIPTS / "agentd"), "--config", str(self.net.directory / "agentd.toml"), *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        return output.decode()
+
+    async def shown(self) -> dict[str, bytes]:
+        """Return everything that can be read afterwards, by where it is."""
+        found = await self._stored()
+        found |= {f"file {path.name}": path.read_bytes() for path in self.net.directory.glob("*.log")}
+        state = self.net.directory / "state"
+        found |= {f"state {path.name}": path.read_bytes() for path in state.rglob("*") if path.is_file()}
+        own = {subject: set[bytes]() for subject, _ in self.sent}
+        for subject, data in self.sent:
+            own[subject].add(data)
+        for number, (subject, data) in enumerate(self.heard):
+            if not any(data.startswith(each) for each in own.get(subject, ())):
+                found[f"heard {number} {subject}"] = data
+        found |= {f"answer {number} {what}": text.encode() for number, (what, text) in enumerate(self.answers)}
+        return found | {f"page {path}": text.encode() for path, text in (await self._pages()).items()}
+
+    async def _stored(self) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        manager = self.raw.jsm()
+        for info in await manager.streams_info():
+            name, state = str(info.config.name), info.state
+            for number in range(max(1, state.first_seq), state.last_seq + 1):
+                with contextlib.suppress(nats.js.errors.NotFoundError):
+                    message = await manager.get_msg(name, number)
+                    data = (message.data or b"") + json.dumps(dict(message.headers or {})).encode()
+                    found[f"{name} {number} {message.subject}"] = f"{message.subject} ".encode() + data
+        return found
+
+    async def _pages(self) -> dict[str, str]:
+        paths = ["/", "/metrics", "/healthz", "/readyz", "/api/openapi.json"]
+        paths += [
+            f"/api/{each}" for each in ("agents", "services", "workflows", "tasks", "metrics", "alerts", "plugins")
+        ]
+        pages = {path: await asyncio.to_thread(_fetched, self.url + path) for path in paths}
+        ids = {str(each.get("workflow_id")) for each in json.loads(pages["/api/workflows"])}
+        for workflow in list(ids)[:40]:
+            for path in (f"/workflows/{workflow}", f"/api/workflows/{workflow}"):
+                pages[path] = await asyncio.to_thread(_fetched, self.url + path)
+        return pages
+
+
+def _fetched(url: str, body: Any = None, token: str = "") -> str:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers | {"Accept": "text/html, application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - loopback
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return str(error.read().decode())
+
+
+@contextlib.asynccontextmanager
+async def _place(net: Net) -> Any:
+    token, digest = tokens.make()
+    net.settings["web"] = {"port": free_port(), "tokens": {"alice": digest}}
+    net.settings["policy"] = {
+        "default_tier": "exec",
+        "principals": {"alice": "exec", "bob": "exec", "mcp": "operate"},
+    }
+    net.settings["client"] = {"principal": "alice"}
+    async with net.client():
+        pass
+    daemon = net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge"))
+    try:
+        daemon.start().ready(90)
+        raw = await nats.connect(net.nats_url)
+        place = Place(net, daemon, raw)
+        await place.listen()
+        try:
+            yield place, token
+        finally:
+            await raw.close()
+    finally:
+        daemon.stop()
+
+
+async def _by_nats(place: Place) -> None:
+    calls = of_the_table() | CALLS
+    for number, (what, call) in enumerate(calls.items()):
+        tool = TOOLS[1 + number % 3]
+        wish = {
+            "workflow_type": "tool_call",
+            "workflow_id": f"call-{number}",
+            "parameters": {"tool": tool, "parameters": call},
+        }
+        await place.store(subjects.request(f"p{number % 40}"), f"request {what}", wish)
+    for what, request in REQUESTS.items():
+        await place.store(subjects.request("carol"), f"request {what}", request)
+        await place.store(subjects.WORKFLOW_REQUEST, f"plain request {what}", request)
+    for what, (subject, message) in INPUTS.items():
+        await place.store(subject, what, message)
+
+
+async def _by_signals(place: Place) -> None:
+    """Reject, by well-formed signals, what waits for an approval."""
+    shot = {"path": "/nodes/pve1/qemu/102", "method": "DELETE", "parameters": {}}
+    for number, action in enumerate(("reject", "cancel")):
+        name = f"waits-{number}"
+        wish = {
+            "workflow_type": "tool_call",
+            "workflow_id": name,
+            "parameters": {"tool": "api_destroy", "parameters": shot},
+        }
+        await place.store(subjects.request("alice"), "what waits", wish)
+
+        async def waits(name: str = name) -> Any:
+            return "waiting_approval" in await asyncio.to_thread(_fetched, f"{place.url}/api/workflows/{name}") or None
+
+        await eventually(waits, f"{name} waits for an approval")
+        signal = {"action": action, "task": "call", "reason": f"password={NAMED}"}
+        await place.store(subjects.signal("bob", name), f"the reason of {action}", signal)
+
+
+async def _by_calls(place: Place) -> None:
+    calls = of_the_table() | CALLS
+    asked = []
+    for number, ((what, call), tool) in enumerate(itertools.product(calls.items(), TOOLS)):
+        made = {name: value for name, value in call.items() if tool != "api_get" or name != "method"}
+        message = {"parameters": made, "key": f"k{number}"}
+        asked.append(
+            place.ask(subjects.tool_call(f"p{number % 40}", "mcp-proxmox", tool), f"call {what} by {tool}", message)
+        )
+    extra = {"parameters": {"vmid": 101, "options": {"cipassword": NAMED}}, "key": "named-1"}
+    asked.append(place.ask(subjects.tool_call("alice", "mcp-proxmox", "set_guest_options"), "a named tool", extra))
+    for start in range(0, len(asked), 16):
+        await asyncio.gather(*asked[start : start + 16])
+
+
+async def _by_mcp(place: Place, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    calls = of_the_table() | CALLS
+    async with (
+        AsyncClient(headers=headers) as http,
+        Client(streamable_http_client(f"{place.url}/mcp", http_client=http)) as client,
+    ):
+        for number, (what, call) in enumerate(calls.items()):
+            tool = TOOLS[1 + number % 3]
+            arguments = place.planted.new(f"MCP {what} by {tool}", call)
+            with contextlib.suppress(Exception):
+                try:
+                    answer = await client.call_tool(tool, arguments)
+                except Exception as error:
+                    place.answers.append((f"MCP {what}", str(error)))
+                    raise
+                place.answers.append((f"MCP {what}", str(answer)))
+
+
+async def _by_hand(place: Place, token: str) -> None:
+    wishes = [
+        ["call", "api_exec", "path=/nodes/pve1/certificates/custom", "method=POST", f'parameters={{"key":"{NAMED}"}}'],
+        ["--json", "call", "api_call", f"path={CONFIG}", "method=PUT", f'parameters={{"cipassword":"{NAMED}"}}'],
+        ["submit", "vm_deployment", "name=x", f"password={NAMED}"],
+        [
+            "submit",
+            "tool_call",
+            "tool=api_exec",
+            f'parameters={{"path":"/storage","parameters":{{"password":"{NAMED}"}}}}',
+        ],
+    ]
+    made = [place.planted.new(f"command {wish[0]} {number}", wish) for number, wish in enumerate(wishes)]
+    for wish, output in zip(made, await asyncio.gather(*(place.command(*each) for each in made)), strict=True):
+        place.answers.append((f"command {wish[0]}", output))
+    for path in ("/api/workflows/call-1/approve", "/api/workflows/call-1/cancel", "/api/freeze"):
+        for body in ({"reason": f"password={NAMED}", "odd": NAMED}, {"digest": f"password={NAMED}"}, [NAMED]):
+            await place.http(path, place.planted.new(f"HTTP {path}", body), token)
+    await place.http("/api/freeze", place.planted.new("a freeze", {"reason": f"password={NAMED}"}), token)
+    await place.http("/api/thaw", {}, token)
+    for path in (f"/workflows/{NAMED}", f"/api/{NAMED}", f"/?password={NAMED}"):
+        await asyncio.to_thread(_fetched, place.url + place.planted.new("the path of a page", path))
+
+
+async def _by_answers(place: Place) -> None:
+    """Let Proxmox answer secrets to reads, and ask for each by a workflow, by a call and as one who may execute."""
+    assert place.net.pve is not None
+    for number, (path, answer) in enumerate(ANSWERS.items()):
+        made = place.planted.new(f"the answer of {path}", answer)
+        effect = {"status": 200, "body": {"data": made}}
+        await asyncio.to_thread(place.net.pve.rule, "GET", f"^{re.escape(path)}$", effect)
+        wish = {"workflow_type": "tool_call", "workflow_id": f"reads-{number}"}
+        wish["parameters"] = {"tool": "api_get", "parameters": {"path": path}}  # type: ignore[assignment]
+        await place.store(subjects.request("dora"), "a read", wish)
+        await place.ask(subjects.tool_call("alice", "mcp-proxmox", "api_get"), "a read", {"parameters": {"path": path}})
+    for number in range(len(ANSWERS)):
+
+        async def over(name: str = f"reads-{number}") -> Any:
+            state = json.loads(await asyncio.to_thread(_fetched, f"{place.url}/api/workflows/{name}"))
+            return state.get("status") in {"completed", "failed", "rejected"} or None
+
+        await eventually(over, f"reads-{number} is over")
+
+
+async def _settled(place: Place) -> None:
+    async def empty() -> Any:
+        infos = {str(info.config.name): info.state for info in await place.raw.jsm().streams_info()}
+        return all(infos[name].messages == 0 for name in (subjects.REQUESTS, subjects.INPUT)) or None
+
+    await eventually(empty, "every request and input is handled", 60)
+
+
+def _report(place: Place, shown: dict[str, bytes]) -> dict[str, list[str]]:
+    places: dict[str, list[str]] = {}
+    for where, data in shown.items():
+        for what in place.planted.found(data):
+            places.setdefault(what, []).append(where)
+    return places
+
+
+async def test_no_secret_is_kept_or_shown(net: Net) -> None:
+    """Every secret of the API and of every other kind, sent in every way, is found nowhere afterwards."""
+    async with _place(net) as (place, token):
+        await _by_nats(place)
+        await _by_signals(place)
+        await _by_calls(place)
+        await _by_mcp(place, token)
+        await _by_answers(place)
+        await _by_hand(place, token)
+        await _settled(place)
+        shown = await place.shown()
+
+    found = _report(place, shown)
+    assert len(place.planted.values) > 900
+    assert len(shown) > 500
+    assert found == {}, json.dumps(found, indent=1)
+
+
+async def test_a_request_over_a_limit(quiet_net: Net) -> None:
+    """What is refused before it is looked at, or cannot be looked at, is kept without its secrets too."""
+    quiet_net.settings["orchestrator"] = {"requests_per_minute": 1}
+    quiet_net.settings["instances"]["all"] = {"roles": ["orchestrator"]}
+    deep: Any = {"password": "qz0001plantedzq"}
+    for _ in range(400):
+        deep = {"x": deep}
+    wishes = {
+        "over": WorkflowRequest("health_check", "over", {"password": "qz0000plantedzq", "word": "qz0002plantedzq"}),
+        "deep": WorkflowRequest("health_check", "deep", deep),
+    }
+    async with quiet_net.client() as bus, quiet_net.here("all"):
+        for name in ("first", "deep", "over"):
+            principal = "carol" if name == "over" else name
+            await bus.store(subjects.request("carol"), encode(WorkflowRequest("health_check", "first")))
+            await bus.store(
+                subjects.request(principal), encode(wishes.get(name, WorkflowRequest("health_check", name)))
+            )
+        for name in wishes:
+
+            async def over(name: str = name) -> Any:
+                state = await asking.state_of(bus, name)
+                return state if state is not None and state.over else None
+
+            state = await eventually(over, f"{name} is refused")
+            assert state.status == "rejected"
+            assert b"plantedzq" not in encode(state)
