@@ -61,7 +61,7 @@ async def test_what_was_asked_for(quiet_net: Net, tmp_path: Path) -> None:
         await store(bus, *(state(number) for number in range(4)))
         await store(bus, state(4, workflow_type="other"), state(5, status=Status.FAILED, error="no"))
         await bus.kv_put(subjects.RESULTS, "w1.t", {"text": "long"})
-        await store(bus, state(1, parameters={"result": {"$stored": "w1.t", "bytes": 9}}))
+        await store(bus, state(1, parameters={"result": {"$stored": "w1.t", "bytes": 15}}))
         await store(bus, state(2, parameters={"result": {"$stored": "gone.t", "bytes": 9}}))
 
         def run(*arguments: str) -> subprocess.CompletedProcess[str]:
