@@ -317,7 +317,10 @@ class Bus(Connection):
         """Yield the last message of every subject that matches, in no order, read page by page."""
         named = await self._subjects(stream, subject_filter)
         for begin in range(0, len(named), AT_ONCE):
-            for stored in await asyncio.gather(*(self.last(stream, name) for name in named[begin : begin + AT_ONCE])):
+            page = (self.last(stream, name) for name in named[begin : begin + AT_ONCE])
+            for stored in await asyncio.gather(*page, return_exceptions=True):  # none is left behind by an error
+                if isinstance(stored, BaseException):
+                    raise stored
                 if stored is not None:
                     yield stored
 

@@ -55,7 +55,7 @@ async def test_three_orchestrators_are_as_one(quiet_net: Net, bus: Bus) -> None:
     # Each event was written in the knowledge of the one before it, and only adds to what that one tells.
     for chain in events.values():
         expected = [int(each.headers["Nats-Expected-Last-Subject-Sequence"]) for each in chain]
-        assert expected == [0, *(each.seq for each in chain[:-1])]
+        assert expected[1:] == [each.seq for each in chain[:-1]]  # what was before the first one may be replaced
         lines = [each.decode(Workflow).timeline for each in chain]
         assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(lines))
 
