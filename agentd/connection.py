@@ -459,8 +459,8 @@ async def _unsubscribe(sub: NatsSubscription) -> None:
 
 
 async def _lenient(ending: Awaitable[None]) -> None:
-    """End something; on a connection that is gone it has ended already."""
-    with contextlib.suppress(nats.errors.Error, OSError):
+    """End something; on a connection that is gone it has ended already (uvloop says so by a RuntimeError)."""
+    with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
         await ending
 
 
