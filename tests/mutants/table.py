@@ -17,7 +17,7 @@ They are held in `*.toml` beside this file, one table each:
 
 Text instead of patches: line numbers and moves of code within a file do not matter; a moved file is one changed path.
 
-`NAME.patch` beside them is read too: lines `# breaks:` and `# red:`, then a patch for `git apply`.  It takes the place of
+`NAME.patch` beside them is read too: lines `# breaks:` and `# red:`, then a patch for `git apply`.  It replaces
 an entry of the same name.
 """
 
