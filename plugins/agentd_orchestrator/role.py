@@ -218,8 +218,8 @@ class Orchestrator:
             request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
-            many = bool(await self._over_quota(broken, principal, job))
-            begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=many)
+            # Not counted: others can have the server write acknowledgements into the subject of a principal.
+            begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=not wanted)
         else:
             refused = await self._over_quota(request, principal, job)
             if not refused:
