@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd import freeze, plugins, provision, storage, subjects
+from agentd import formats, freeze, plugins, provision, storage, subjects
 from agentd.answers import making, role_for
 from agentd.bus import Bus
 from agentd.errors import AgentdError, BusError, ConfigError, NotProvisioned
@@ -227,7 +227,7 @@ def _privileges(needed: Iterable[Right], tier: Tier) -> list[str]:
 
 
 def _both(token: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return ("users", token.partition("!")[0]), ("tokens", token)  # with privilege separation both need it
+    return ("users", formats.user_of(token)), ("tokens", token)  # with privilege separation both need it
 
 
 def _modify(path: str, kind: str, who: str, role: str) -> str:

@@ -635,7 +635,7 @@ def convert(value: object, kind: type[M]) -> M:
 def fault(error: Exception, where: str) -> str:
     """Return msgspec's complaint with its field first: `WorkflowRequest.priority: expected int, got str`."""
     text, _, at = str(error).partition(" - at `$")
-    text = text.replace("`", "").replace(" | null", " or nothing")
+    text = text.replace("`", "").replace(" | null", " or nothing").replace(r"\\Z'", "$'")
     text = text if text.startswith("JSON") else text[:1].lower() + text[1:]
     return f"{where}{at.rstrip('`')}: {text}"
 

@@ -396,7 +396,7 @@ class Proxmox:
             if self._api is not None:
                 return self._api
             url = urlsplit(self.settings.url)
-            user, _, name = self.user.partition("!")
+            user, _, name = self.user.rpartition("!")
             ca_file, pinned = self.settings.ca_file, self.settings.fingerprint
             if ca_file and not pinned:
                 files.check(Path(str(ca_file)), follow=True)

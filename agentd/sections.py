@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from agentd import cron, files, subjects
+from agentd import cron, files, formats, subjects
 from agentd.errors import ConfigError, InvalidMessage, UnsafeFile
 from agentd.messages import Tier
 from agentd.secrecy import is_secret_name
@@ -291,7 +291,7 @@ class Proxmox(Section):
     url: str = Field(description="address of a node or of a name for all of them: https://pve1:8006")
     token_id: str = Field(
         default="agentd@pve!full",
-        pattern=r"^[^\s@!]+@[^\s@!]+![A-Za-z][A-Za-z0-9._-]*$",
+        pattern=f"^{formats.TOKEN}$",
         description="user@realm!tokenname; its name stands in Proxmox's task list and marks what is ours",
     )
     token_file: str | None = Field(default=None, description="file with the token's secret")

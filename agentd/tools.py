@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, get_type_hints
 
 import msgspec
 
-from agentd import marks, secrecy
+from agentd import formats, marks, secrecy
 from agentd.errors import InvalidMessage
 from agentd.messages import Tier, fault
 from agentd.policy import CONSENTED
@@ -364,7 +364,8 @@ def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that 
         raise TypeError(message)
     if components:
         schema["$defs"] = components
-    return schema
+    found: dict[str, Any] = formats.published(schema)
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

@@ -11,17 +11,18 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, field
 
+from agentd import formats
 from agentd.messages import Tier
 
 SCHEMA_ID: Final = "urn:agentd:workflow"
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
-Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-QueuePart = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-]{1,64}|[^{}]*\{\{.*\}\}[^{}]*)$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}\Z")]
+Word = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
+QueuePart = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-]{1,64}|[^{}]*\{\{.*\}\}[^{}]*)\Z")]
 Duration = (
-    Annotated[str, Meta(pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", description="such as 90s, 10m, 1h30m, 2d")]
+    Annotated[str, Meta(pattern=r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+\Z", description="such as 90s, 10m, 1h30m, 2d")]
     | Annotated[float, Meta(gt=0, le=30 * 86_400, description="seconds")]
 )
 Template = Annotated[str, Meta(pattern=r"\{\{", description="an expression, {{ … }}")]
@@ -114,7 +115,7 @@ def seconds(value: str | float | None) -> float | None:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a workflow file."""
-    made = msgspec.json.schema(Workflow, ref_template="#/$defs/{name}")
+    made = formats.published(msgspec.json.schema(Workflow, ref_template="#/$defs/{name}"))
     definitions = dict(sorted(made["$defs"].items()))
     root = definitions.pop("Workflow")
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, "title": "agentd workflow"}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.errors import InvalidMessage
 from agentd_orchestrator.expressions import marker
 
@@ -96,7 +97,11 @@ def _bounded(kind: str, declared: Parameter) -> Any:  # noqa: ANN401 - a type
         whole = int if kind == "int" else float
         least, most = (None if each is None else whole(each) for each in (declared.minimum, declared.maximum))
         return Annotated[made, Meta(ge=least, le=most)]
-    return Annotated[made, Meta(pattern=declared.pattern)] if kind == "string" and declared.pattern else made
+    return (
+        Annotated[made, Meta(pattern=formats.exact(declared.pattern))]
+        if kind == "string" and declared.pattern
+        else made
+    )
 
 
 def _list(of: Any) -> Any:  # noqa: ANN401 - a type

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-RoleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-_]{1,64}$", description="name of a role")]
-Privilege = Annotated[str, Meta(pattern=r"^[A-Za-z]+(\.[A-Za-z]+)+$", description="for example VM.Audit")]
-AclPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._/@:-]*$", max_length=256, description="/, /vms/100, /pool/web")]
-Whom = Annotated[str, Meta(min_length=1, max_length=160, description="name@realm, name@realm!token, or @group")]
+RoleId = formats.Role
+Privilege = formats.Privilege
+AclPath = formats.AclPath
+Whom = formats.Whom
 
 
 class Role(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -343,8 +344,8 @@ class Access:
         return [f"{each.who} has it on {each.path}" for each in await self._grants() if each.role == role]
 
     async def _put(self, p: GrantRole, *, delete: bool) -> None:
-        kind = "groups" if p.who.startswith("@") else "tokens" if "!" in p.who else "users"
-        sent = {kind: p.who.removeprefix("@"), "propagate": p.propagate, "delete": delete or None}
+        kind, name = _kind(p.who)
+        sent = {f"{kind}s": name, "propagate": p.propagate, "delete": delete or None}
         await self.proxmox.put("/access/acl", path=p.path, roles=p.role, **sent)
 
 
@@ -371,12 +372,18 @@ def _grant(entry: Entry) -> Grant:
     return Grant(one_line(entry["path"]), who, one_line(entry["roleid"]), bool(int(entry.get("propagate", 1))))
 
 
+def _kind(who: str) -> tuple[str, str]:
+    """Return what `who` is (group, token or user), and its name."""
+    if formats.is_group(who):
+        return "group", who.removeprefix("@")
+    return "token" if formats.is_token(who) else "user", who
+
+
 def _role_target(role: Role, loses: list[str]) -> Target:
     return Target(f"role/{role.id}", f"role {role.id}", {"privileges": role.privileges}, loses=loses)
 
 
 def _grant_target(grant: Grant, loses: list[str], *, there: bool) -> Target:
-    kind = "group" if grant.who.startswith("@") else "token" if "!" in grant.who else "user"
-    labels = [f"role/{grant.role}", f"{kind}/{grant.who.removeprefix('@')}"]
+    labels = [f"role/{grant.role}", "/".join(_kind(grant.who))]
     state = {"there": there, "propagate": grant.propagate}
     return Target(f"acl{grant.path}", f"{grant.role} for {grant.who} on {grant.path}", state, labels, loses)

@@ -39,17 +39,17 @@ LOG_TAIL = 5
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
 Path = Annotated[str, Meta(min_length=1, max_length=1024, pattern="^/", description="/nodes/pve1/qemu/100/config")]
-Verb = Annotated[str, Meta(pattern="^(GET|POST|PUT|DELETE)$")]
-Looking = Annotated[str, Meta(pattern="^(GET|POST)$")]
+Verb = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)\Z")]
+Looking = Annotated[str, Meta(pattern=r"^(GET|POST)\Z")]
 
 
 class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to look for: words that all stand in path, description or parameter names; and of which method."""
 
     words: Annotated[str, Meta(min_length=1, max_length=200)]
-    method: Annotated[str, Meta(pattern="^(GET|POST|PUT|DELETE)?$")] = ""
+    method: Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)?\Z")] = ""
     limit: Annotated[int, Meta(ge=1, le=50)] = 10
-    cursor: Annotated[str, Meta(pattern="^[0-9]{0,4}$")] = ""
+    cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,4}\Z")] = ""
 
 
 class EndpointPage(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ class Get(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, Any] = {}
     fields: list[str] = []
     limit: Annotated[int, Meta(ge=1, le=500)] = 25
-    cursor: Annotated[str, Meta(pattern="^[0-9]{0,9}$")] = ""
+    cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,9}\Z")] = ""
 
     @staticmethod
     def unreviewed(parameters: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target
@@ -72,8 +73,8 @@ def labels(endpoint: Endpoint, sent: Values) -> list[str]:
         kind = LABELS.get(name) or ("node" if name == "target" and "/migrate" in endpoint.path else "")
         for each in names_in(value) if kind else ():
             found[f"{kind}/{each.partition(':')[2] if kind == 'storage' and ':' in each else each}"] = None
-            if kind == "user" and "!" in each:
-                found[f"user/{each.partition('!')[0]}"] = None
+            if kind == "user" and formats.is_token(each):
+                found[f"user/{formats.user_of(each)}"] = None
         for storage in _VOLUME.findall(_text(value)):
             found[f"storage/{storage}"] = None
     if endpoint.path == "/storage" and "storage" in sent:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import AgentdError, GuestLocked, NotFound, Rejected, TaskFailed
 from agentd.marks import key_of, mark
@@ -38,9 +39,7 @@ KNOWN_KEYS = frozenset({"cluster", "guestname", "node", "vmid"})
 _TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 _LOCKED = re.compile(r"(?:VM|CT) is locked \(([^)]+)\)")
 
-Archive = Annotated[
-    str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*:backup/[^\s,;?#%\\]+$", description="a backup, as list_backups says")
-]
+Archive = formats.Backup
 
 
 class CreateBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -271,7 +270,7 @@ class Backups:
 
     async def _set(self, call: Call, node: str, volid: str, name: str, value: str | bool) -> BackupLine:  # noqa: FBT001
         storage = volid.partition(":")[0]
-        path = f"/nodes/{node}/storage/{storage}/content/{volid}"
+        path = f"/nodes/{node}/storage/{storage}/content/{formats.part(volid)}"
         call.target(Target(f"volume/{volid}", f"backup {volid}", labels=[f"storage/{storage}"]))
 
         async def seen() -> Found | None:

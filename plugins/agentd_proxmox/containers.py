@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
@@ -22,20 +23,12 @@ if TYPE_CHECKING:
 
 NOT_OPTIONS = frozenset({"vmid", "digest"})
 
-Template = Annotated[
-    str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*:vztmpl/[^,;/\s]+$", description="local:vztmpl/debian-12….tar.zst")
-]
-Address = Annotated[
-    str, Meta(pattern=r"^(dhcp|manual|[0-9.]{7,15}/\d{1,2})$", description="dhcp, manual or 192.0.2.5/24")
-]
-Gateway = Annotated[str, Meta(pattern=r"^([0-9.]{7,15})?$", description="192.0.2.1; only with an address")]
-Address6 = Annotated[
-    str,
-    Meta(pattern=r"^(dhcp|auto|manual|[0-9A-Fa-f:.]{2,45}/[0-9]{1,3})$", description="dhcp, auto or 2001:db8::5/64"),
-]
-Gateway6 = Annotated[str, Meta(pattern=r"^([0-9A-Fa-f:.]{2,45})?$", description="2001:db8::1; only with an address")]
+Address = formats.CtIp4
+Gateway = formats.CtGateway4
+Address6 = formats.CtIp6
+Gateway6 = formats.CtGateway6
 Features = Annotated[
-    str, Meta(pattern=r"^([a-z_]+=[a-z0-9;]+(,[a-z_]+=[a-z0-9;]+)*)?$", description="for example nesting=1,keyctl=1")
+    str, formats.whole("(?:[a-z_]+=[a-z0-9;]+(?:,[a-z_]+=[a-z0-9;]+)*)?", "for example nesting=1,keyctl=1")
 ]
 Swap = Annotated[int, Meta(ge=0, le=4_194_304, description="MiB")]
 
@@ -46,7 +39,7 @@ class CreateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vmid: fields.Vmid
     node: fields.Node
     name: fields.Name
-    ostemplate: Template
+    ostemplate: formats.CtTemplate
     storage: fields.Storage
     disk: fields.Gibibytes = 8
     cores: fields.Cores = 1

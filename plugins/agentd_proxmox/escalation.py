@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd import formats
 from agentd.answers import grant, one_line
 from agentd.errors import Denied, Rejected
 
@@ -105,8 +106,8 @@ class Own:
     def of_realm(self, realm: str) -> set[str]:
         """Return users, tokens and groups of a realm to which anything is granted; its groups are called NAME-REALM."""
         who = {entry.who for entry in self.entries} | self.names
-        users = {each for each in who if each.partition("!")[0].endswith(f"@{realm}")}
-        return users | {each for each in who if each.startswith("@") and each.endswith(f"-{realm}")}
+        users = {each for each in who if formats.user_of(each).endswith(f"@{realm}")}
+        return users | {each for each in who if formats.is_group(each) and each.endswith(f"-{realm}")}
 
     def entries_of(self, role: str) -> list[Entitled]:
         """Return the entries by which `role` is granted."""
@@ -146,8 +147,8 @@ async def own(proxmox: Proxmox) -> Own:
             f"{proxmox.user} may not read the whole access list, so it is not known who would gain which rights: "
             f"it lacks Sys.Audit on /access; to grant it: {grant('/access', 'Sys.Audit', proxmox.user)}"
         )
-    user = proxmox.user.partition("!")[0]
-    account: Entry = await proxmox.get(f"/access/users/{user}") or {}
+    user = formats.user_of(proxmox.user)
+    account: Entry = await proxmox.get(f"/access/users/{formats.part(user)}") or {}
     groups = account.get("groups") or []
     names = {proxmox.user, user, *(f"@{each}" for each in (groups.split(",") if isinstance(groups, str) else groups))}
     entries: list[Entry] = await proxmox.get("/access/acl") or []

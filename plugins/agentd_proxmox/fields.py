@@ -11,34 +11,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
+
 Vmid = Annotated[int, Meta(ge=100, le=999_999_999, description="number of the guest in the whole cluster")]
-Node = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,62})$", description="name of a node")]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,62})$", description="name of a guest, as in DNS")]
-Storage = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", description="name of a storage")]
-Bridge = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="name of a bridge of the node")]
-Pool = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./-]+$", description="name of a pool")]
-Tag = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]*$", description="Proxmox makes it lower case, unless told not to")
-]
-Disk = Annotated[
-    str,
-    Meta(
-        pattern=r"^((scsi|virtio|sata|ide)[0-9]{1,2}|efidisk0|tpmstate0|mp[0-9]{1,3}|rootfs)$",
-        description="for example scsi0; of a container rootfs or mp0",
-    ),
-]
-Mount = Annotated[
-    str, Meta(pattern=r"^((/[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]*)+)?$", description="where a container sees it: /srv/data")
-]
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")]
-Volume = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+:[^,;\s]+$", description="for example local:iso/debian.iso")]
-Startup = Annotated[
-    str,
-    Meta(
-        pattern=r"^((order=)?[1-9][0-9]*|(order|up|down)=[0-9]+)(,(([1-9][0-9]*)|(order|up|down)=[0-9]+)){0,2}$|^$",
-        description="order=1,up=30,down=60",
-    ),
-]
+Node = formats.Node
+Name = formats.GuestName
+Storage = formats.Storage
+Bridge = formats.Bridge
+Pool = formats.Pool
+Tag = formats.Tag
+Disk = formats.Disk
+Mount = formats.MountPath
+Volume = formats.Volume
+Startup = formats.Startup
+Word = Annotated[str, formats.whole("[A-Za-z0-9_-]+")]
 Cores = Annotated[int, Meta(ge=1, le=8192)]
 Sockets = Annotated[int, Meta(ge=1, le=4)]
 Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.marks import key_of
@@ -21,12 +22,10 @@ from agentd_proxmox import fields, pages
 if TYPE_CHECKING:
     Entry = dict[str, Any]
 
-Address = Annotated[
-    str, Meta(pattern=r"^[+A-Za-z0-9_.:/,-]{1,512}$", description="address, network, range, +ipset or alias")
-]
-Ports = Annotated[str, Meta(pattern=r"^[A-Za-z0-9:,-]{1,256}$", description="80, 80:90, 80,443 or a name")]
-Group = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,17}$", description="name of a security group")]
-Comment = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Address = Annotated[str, formats.whole("[+A-Za-z0-9_.:/,-]{1,512}", "address, network, range, +ipset or alias")]
+Ports = Annotated[str, formats.whole("[A-Za-z0-9:,._+-]{1,256}", "80, 80:90, 80,443 or a name")]
+Group = formats.SecurityGroup
+Comment = formats.OneLine
 Policy = Literal["ACCEPT", "REJECT", "DROP"]
 Level = Literal["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug", "nolog"]
 Position = Annotated[int, Meta(ge=0, le=10_000)]
@@ -72,16 +71,12 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     uses: Group | None = None
     source: Address | None = None
     dest: Address | None = None
-    proto: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,20}$")] | None = None
+    proto: Annotated[str, formats.whole("[A-Za-z0-9.+/-]{1,32}")] | None = None
     dport: Ports | None = None
     sport: Ports | None = None
-    icmp_type: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,40}$", description="for example echo-request")] | None = (
-        None
-    )
-    macro: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{1,32}$", description="for example SSH or HTTPS")] | None = None
-    iface: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,20}$", description="for example net0 or vmbr0")] | None = (
-        None
-    )
+    icmp_type: Annotated[str, formats.whole("[A-Za-z0-9-]{1,40}", "for example echo-request")] | None = None
+    macro: Annotated[str, formats.whole("[A-Za-z0-9]{1,128}", "for example SSH or HTTPS")] | None = None
+    iface: Annotated[formats.Interface, Meta(description="for example net0 or vmbr0")] | None = None
     log: Level | None = None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Target, Tier
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,63}$", description="letters, digits, - and _")]
-Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f:./]{2,64}$", description="address or network")]
+Name = formats.FirewallName
+Network = formats.IpOrCidr
 Member = Annotated[
     str,
-    Meta(pattern=r"^!?(dc/|guest/)?[0-9A-Za-z:./_-]{2,64}$", description="address, network or alias; !… is left out"),
+    formats.whole("!?(?:dc/|guest/)?[0-9A-Za-z:./_-]{2,64}", "address, network or alias; !… is left out"),
 ]
 LEVELS: Final = (CLUSTER, *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")))
 KINDS: Final = ("aliases", "ipset", "ipset/{name}")

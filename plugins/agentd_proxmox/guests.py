@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
-from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import nearest
 from agentd.errors import Rejected, TaskFailed
 from agentd.messages import Tier
@@ -29,7 +29,7 @@ class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: str = ""
     tag: str = ""
     name: str = ""
-    type: Annotated[str, Meta(pattern="^(qemu|lxc)?$", description="qemu (VM), lxc (container) or both")] = ""
+    type: Annotated[str, formats.whole("(?:qemu|lxc)?", "qemu (VM), lxc (container) or both")] = ""
     templates: bool = False
     limit: pages.Fit = None
     cursor: pages.VmidCursor = ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Tier
@@ -35,7 +36,7 @@ RESOURCES = "/cluster/ha/resources"
 State = Literal["started", "stopped", "disabled", "ignored"]
 Times = Annotated[int, Meta(ge=0, le=1000)]
 Comment = Annotated[str, Meta(max_length=1024)]
-Group = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,63}$", description="name of an HA group (Proxmox VE 8)")]
+Group = Annotated[formats.ConfigId, Meta(description="name of an HA group (Proxmox VE 8)")]
 
 
 class ListHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 LISTS = (*methods.PLACES, *methods.HA_LISTS[1:])
-RuleName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,63}$", description="name of the rule or group")]
+RuleName = Annotated[formats.ConfigId, Meta(description="name of the rule or group")]
 Priority = Annotated[int, Meta(ge=0, le=1000)]
 Nodes = Annotated[dict[fields.Node, Priority], Meta(description="node: priority, the highest is preferred")]
 Comment = Annotated[str, Meta(max_length=1024)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, PermanentError, Rejected
 from agentd.messages import Target, Tier
@@ -33,11 +34,11 @@ WORN: Final = 90
 """Percent of an SSD's life that are used up from which on it is told."""
 FULL: Final = 90
 """Percent of a thin pool's data or metadata from which on it is reported."""
-Device = Annotated[str, Meta(pattern=r"^/dev/[A-Za-z0-9/_.:-]{1,120}$", description="for example /dev/sdb")]
+Device = Annotated[str, formats.whole("/dev/[A-Za-z0-9/_.:-]{1,120}", "for example /dev/sdb")]
 Serial = Annotated[
     str, Meta(min_length=1, max_length=120, description="serial number of the disk, as list_disks shows it")
 ]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+Name = formats.Storage
 
 
 class Disk(msgspec.Struct, frozen=True, omit_defaults=True):

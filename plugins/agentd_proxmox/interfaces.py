@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 PATH: Final = "/nodes/{node}/network"
-Interface = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{1,19}$", description="for example vmbr1 or bond0")]
-Cidr = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}/\d{1,2}$", description="IPv4 address/length of its network")]
-Cidr6 = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/\d{1,3}$", description="IPv6 address/length of its network")]
-Address = Annotated[str, Meta(pattern=r"^[0-9.]{7,15}$", description="IPv4 address")]
+Interface = formats.Interface
+Cidr = formats.Cidr4
+Cidr6 = formats.Cidr6
+Address = formats.Ip4
 BondMode = Literal["active-backup", "802.3ad", "balance-rr", "balance-xor", "balance-alb", "balance-tlb", "broadcast"]
-Address6 = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$", description="IPv6 address")]
+Address6 = formats.Ip6
 
 
 class InterfaceLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,7 +86,7 @@ class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     parent: Interface | None = None
     vlan_aware: bool | None = None
     mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
-    comment: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    comment: formats.OneLine | None = None
     autostart: bool | None = None
     without: list[Literal["cidr", "gateway", "cidr6", "gateway6", "mtu", "comment"]] = []
 

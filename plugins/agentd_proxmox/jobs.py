@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
@@ -38,13 +39,9 @@ SAID = frozenset(
 """What Proxmox says of a job that create_backup_job could make."""
 KEEPS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
 
-JobId = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,49}$", description="id of the job")]
-AnyJobId = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_:.-]{0,49}$", description="id, as list_backup_jobs says")
-]
-Schedule = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9*,:/. -]{1,128}$", description="a calendar event, for example 02:00 or sun 02:00")
-]
+JobId = formats.NewBackupJob
+AnyJobId = formats.BackupJob
+Schedule = formats.Calendar
 Keeps = Annotated[dict[str, int], Meta(description="last, hourly, daily, weekly, monthly, yearly: how many to keep")]
 Comment = Annotated[str, Meta(max_length=512)]
 

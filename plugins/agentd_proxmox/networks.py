@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import Rejected
 from agentd.messages import Tier
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 2000
 
-Card = Annotated[str, Meta(pattern=r"^net([0-9]|[12][0-9]|3[01])$", description="net0 to net31")]
+Card = formats.Card
 Model = Literal[
     "e1000",
     "e1000-82540em",
@@ -67,7 +68,7 @@ class SetNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     firewall: bool | None = None
     connected: bool | None = None
     rate: Annotated[float, Meta(ge=0, le=10_240)] | None = None
-    mac: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$")] | None = None
+    mac: formats.Mac | None = None
     model: Model | None = None
     ip: Address | None = None
     gateway: Gateway | None = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
@@ -36,10 +37,10 @@ API: Final = frozenset({"pveproxy", "pvedaemon", "pve-cluster"})
 CUT: Final = re.compile(r"received interrupt|unexpected status")
 """How a task ends whose own worker was ended."""
 SERVICES: Final = "/nodes/{node}/services"
-Service = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}$", description="as list_services names it")]
-Address = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f:.]{2,45}$", description="IPv4 or IPv6 address")]
-Domain = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,252})$", description="search domain")]
-Zone = Annotated[str, Meta(pattern=r"^[A-Za-z]+([/_+-][A-Za-z0-9_+-]+)*$", description="for example Europe/Berlin")]
+Service = Annotated[str, formats.whole("[a-z][a-z0-9-]{0,63}", "as list_services names it")]
+Address = formats.Ip
+Domain = Annotated[formats.Domain, Meta(description="search domain")]
+Zone = formats.TimeZone
 
 
 class ServiceLine(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
@@ -25,14 +26,12 @@ if TYPE_CHECKING:
 
 PATH: Final = "/cluster/notifications"
 SERVERS: Final = "/cluster/metrics/server"
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,63}$")]
-Mail = Annotated[str, Meta(pattern=r"^[^\s@,;<>]{1,64}@[A-Za-z0-9.-]{1,190}$", description="address of mail")]
-User = Annotated[str, Meta(pattern=r"^[^\s:/@]{1,60}@[A-Za-z][A-Za-z0-9.\-_]*$", description="user, with its realm")]
-Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,253}$", description="name or address")]
-Rule = Annotated[
-    str, Meta(pattern=r"^(exact|regex):[a-z-]{1,40}=[^\x00-\x1f]{1,200}$", description="exact:type=vzdump")
-]
-Calendar = Annotated[str, Meta(pattern=r"^[A-Za-z0-9*/,.: -]{1,100}$", description="mon..fri 8-17")]
+Name = formats.ConfigId
+Mail = Annotated[str, formats.whole(r"[^\s@,;<>]{1,64}@[A-Za-z0-9.-]{1,190}", "address of mail")]
+User = formats.User
+Host = formats.Host
+Rule = Annotated[str, formats.whole(r"(?:exact|regex):[a-z-]{1,40}=[^\x00-\x1f]{1,200}", "exact:type=vzdump")]
+Calendar = Annotated[str, formats.whole("[A-Za-z0-9*/,.: -]{1,100}", "mon..fri 8-17")]
 Comment = Annotated[str, Meta(max_length=256)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
@@ -87,7 +86,7 @@ class AddServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     server: Host
     port: Port
     protocol: Literal["udp", "tcp"] = "udp"
-    path: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    path: Annotated[str, formats.whole("[A-Za-z0-9_.-]{1,64}")] | None = None
 
 
 class Set(msgspec.Struct, frozen=True):

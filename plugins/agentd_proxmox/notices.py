@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound
 from agentd.messages import Target, Tier
@@ -54,7 +55,7 @@ class Notices(msgspec.Struct, frozen=True):
 class TestTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which target."""
 
-    name: fields.Word
+    name: formats.ConfigId
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ class Sent(msgspec.Struct, frozen=True):
 class SyncRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which realm, and what of it; who is gone from the directory stays here.  preview: say what it would do alone."""
 
-    realm: fields.Word
+    realm: formats.Realm
     scope: Literal["users", "groups", "both"] = "both"
     preview: bool = False
 

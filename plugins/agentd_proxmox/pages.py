@@ -35,7 +35,7 @@ Fit = (
     Annotated[int, Meta(ge=1, le=500, description=f"lines on a page; left out: as many as make {TOKENS} tokens")] | None
 )
 Cursor = Annotated[str, Meta(description="`next` of the page before")]
-VmidCursor = Annotated[str, Meta(pattern="^([0-9]{9})?$", description="`next` of the page before")]
+VmidCursor = Annotated[str, Meta(pattern=r"^([0-9]{9})?\Z", description="`next` of the page before")]
 Fields = Annotated[list[str], Meta(description="only these fields of each line; empty: all")]
 
 

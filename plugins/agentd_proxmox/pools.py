@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, Denied, NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
@@ -25,14 +26,7 @@ if TYPE_CHECKING:
 
 LISTS = (*methods.PLACES, "GET /pools")
 PAGE = 25
-PoolId = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z][A-Za-z0-9_.-]*(/[A-Za-z][A-Za-z0-9_.-]*){0,2}$",
-        max_length=128,
-        description="name of a pool; a pool within another is parent/child",
-    ),
-]
+PoolId = formats.Pool
 Comment = Annotated[str, Meta(max_length=1024)]
 
 
@@ -85,7 +79,7 @@ class Pool(msgspec.Struct, frozen=True):
 class CreatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name, and what it is for."""
 
-    pool: PoolId
+    pool: formats.NewPool
     comment: Comment = ""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.errors import Rejected
 from agentd.messages import Tier
 from agentd.tools import Call, Found, Repeat, tool
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
     from agentd_proxmox.methods import Calls, Needs
 
-Key = Annotated[str, Meta(pattern=r"^[a-z]+[0-9]{0,3}$", description="for example net0 or scsi1")]
+Key = Annotated[str, formats.whole("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]
 
 
 class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
 
-RealmId = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9.\-_]{0,31}$", description="name of a realm")]
+RealmId = formats.Realm
 Text = Annotated[str, Meta(max_length=256)]
-Server = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,253}$", description="name or address")]
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s@]{1,240}$", description="without user and password")]
+Server = formats.Host
+Url = Annotated[str, formats.whole(r"https?://[^\s@]{1,240}", "without user and password")]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 NEEDED: Final = {
@@ -55,9 +56,9 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     verify: bool | None = None
     base_dn: Text | None = None
     bind_dn: Text | None = None
-    user_attr: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{2,64}$")] | None = None
+    user_attr: Annotated[str, formats.whole(r"[^\s\x00-\x1f\x7f]{2,256}")] | None = None
     filter: Text | None = None
-    domain: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.-]{1,253}$")] | None = None
+    domain: Annotated[str, formats.whole("[A-Za-z0-9._-]{1,253}")] | None = None
     issuer_url: Url | None = None
     client_id: Text | None = None
     autocreate: bool | None = None
@@ -194,7 +195,7 @@ class Realms:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_realm(self, call: Call, p: WhichRealm) -> Removed:
         """Delete a realm: its users come in no more; what they were granted stays until they are deleted."""
-        if p.id == self.proxmox.user.partition("!")[0].rpartition("@")[2]:
+        if p.id == formats.user_of(self.proxmox.user).rpartition("@")[2]:
             raise Rejected(f"id: {p.id} is the realm of agentd itself: it is not deleted")
 
         async def seen() -> Found | None:

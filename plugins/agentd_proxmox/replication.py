@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import AgentdError, ConfigChanged, NotFound, Rejected, TaskFailed, TemporaryError
 from agentd.messages import Target, Tier
@@ -36,7 +37,7 @@ LISTS = (
 )
 PAGE, LOG_LINES = 25, 10
 JOBS = "/cluster/replication"
-JobId = Annotated[str, Meta(pattern=r"^[1-9][0-9]{2,8}-[0-9]{1,9}$", description="VMID and number: 101-0")]
+JobId = formats.Replication
 Rate = Annotated[float, Meta(ge=1, le=1_000_000, description="MB/s at most")]
 Comment = Annotated[str, Meta(max_length=1024)]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected
 from agentd.messages import Target, Tier
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 SDN: Final = "/cluster/sdn"
-Id = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]{0,7}$", description="at most 8 letters and digits, all small")]
-Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}/\d{1,3}$", description="for example 10.0.0.0/24")]
-Address = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]{2,45}$")]
+Id = formats.SdnId
+Network = formats.Cidr
+Address = formats.Ip
 Tag = Annotated[int, Meta(ge=1, le=16_777_215, description="VLAN or VXLAN number")]
 LISTS: Final = (f"GET {SDN}/zones", f"GET {SDN}/vnets", f"GET {SDN}/vnets/{{vnet}}/subnets")
 
@@ -86,7 +87,7 @@ class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     vnet: Id
     zone: Id
     tag: Tag | None = None
-    alias: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None = None
+    alias: formats.OneLine | None = None
     vlan_aware: bool | None = None
     without: list[Literal["tag", "alias"]] = []
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd import marks
+from agentd import formats, marks
 from agentd.answers import one_line
 from agentd.errors import AgentdError, Rejected, TaskFailed
 from agentd.messages import Tier
@@ -34,9 +34,7 @@ CURRENT = "current"
 MAKERS, DELETERS = frozenset({"qmsnapshot", "vzsnapshot"}), frozenset({"qmdelsnapshot", "vzdelsnapshot"})
 GUESTS_A_PAGE, LINES_A_PAGE = 50, 25
 
-SnapName = Annotated[
-    str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{1,39}$", description="2 to 40 letters, digits, - and _")
-]
+SnapName = formats.Snapshot
 GuestName = Annotated[str, Meta(min_length=1, description="the guest's name, so that no other one is meant")]
 
 
@@ -291,7 +289,7 @@ class Snapshots:
 
         Guests that cannot be asked are named with the reason: no snapshot is taken for absent because a node is away.
         """
-        if p.cursor and not p.cursor.isdigit():
+        if p.cursor and not (p.cursor.isascii() and p.cursor.isdigit()):
             raise Rejected("old_snapshots: a cursor is what `next` said, nothing else")
         filters.known("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [each for each in await self.inventory.places() if p.node in {None, each.node} and not each.template]

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
-from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
@@ -36,10 +36,9 @@ DISKS = frozenset({"images", "rootdir"})
 HELD = frozenset({"iso", "snippets"})
 """Content that any guest may hold, which only its configuration says."""
 
-Content = Annotated[str, Meta(pattern=r"^[a-z-]*$", description="images, rootdir, iso, vztmpl, backup, import, …")]
-FileName = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}$", description="letters, digits and . _ + - alone")
-]
+Content = Annotated[str, formats.whole("[a-z-]*", "images, rootdir, iso, vztmpl, backup, import, …")]
+# Proxmox writes `_` for any other character, so the file would have another name than the one that is asked for.
+FileName = Annotated[str, formats.whole("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - alone")]
 
 
 class ListContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,10 +107,10 @@ class DownloadUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     storage: fields.Storage
     node: fields.Node
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s\x00-\x1f\x7f]+$", max_length=2048)]
+    url: Annotated[str, formats.whole(r"https?://[^\s\x00-\x1f\x7f]+", most=2048)]
     filename: FileName
     content: Literal["iso", "vztmpl", "import"] = "iso"
-    checksum: Annotated[str, Meta(pattern=r"^([0-9A-Fa-f]+)?$")] = ""
+    checksum: Annotated[str, formats.whole("[0-9A-Fa-f]*")] = ""
     algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
     verify_certificates: bool = True
 
@@ -123,7 +122,7 @@ class AllocateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: fields.Node
     vmid: fields.Vmid
     size: fields.Gibibytes
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="becomes vm-<vmid>-<name>")] = ""
+    name: Annotated[str, formats.whole("[a-z0-9][a-z0-9-]{0,39}", "becomes vm-<vmid>-<name>")] = ""
     format: Literal["raw", "qcow2"] = "raw"
 
 
@@ -313,7 +312,7 @@ class Storage:
             return None
 
         async def act() -> str | None:
-            path = f"/nodes/{p.node}/storage/{p.volid.partition(':')[0]}/content/{p.volid}"
+            path = f"/nodes/{p.node}/storage/{p.volid.partition(':')[0]}/content/{formats.part(p.volid)}"
             return upid_of(await self.proxmox.delete(path))
 
         await self.inventory.finish(call, await call.once(seen, act))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
-from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import ConfigChanged, NotFound, Rejected
 from agentd.messages import Target, Tier
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 Content = Literal["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"]
-Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9/_.-]{1,200}$")]
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9/_.:-]{1,200}$")]
+Path = formats.StoragePath
+Word = Annotated[str, formats.whole("[A-Za-z0-9/_.:-]{1,200}")]
 USERS: Final = 5
 """Guests on a storage that are named."""
 
@@ -68,7 +68,7 @@ class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     path: Path | None = None
     server: Word | None = None
     export: Path | None = None
-    share: Word | None = None
+    share: Annotated[str, formats.whole(r"[^/\\\x00-\x1f\x7f]{1,200}")] | None = None
     vgname: Word | None = None
     thinpool: Word | None = None
     pool: Word | None = None

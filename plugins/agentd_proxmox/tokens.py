@@ -7,12 +7,11 @@ calls are kept in NATS for days.  The token that agentd itself uses is left alon
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
-from msgspec import Meta
 
-from agentd import files
+from agentd import files, formats
 from agentd.answers import one_line
 from agentd.errors import Rejected, UnsafeFile
 from agentd.messages import Target, Tier
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 OWNER = "GET /access/users/{userid}"
 
-TokenName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9.\-_]{1,63}$", description="name of a token")]
+TokenName = formats.TokenName
 
 
 class Token(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,7 +91,7 @@ class ApiTokens:
     async def list_tokens(self, call: Call, p: WhichUser) -> Tokens:  # noqa: ARG002
         """List the API tokens of a user; their secrets are shown to nobody."""
         # The list of tokens itself takes the right to change users; what is told of the user does not.
-        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{p.id}")).get("tokens") or {}
+        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.part(p.id)}")).get("tokens") or {}
         return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
@@ -122,7 +121,7 @@ class ApiTokens:
             if not p.separated:
                 ours = await escalation.own(self.proxmox)
                 ours.refuse_ours("create_token", p.user)
-                owner: Entry = await self.proxmox.get(f"/access/users/{p.user}") or {}
+                owner: Entry = await self.proxmox.get(f"/access/users/{formats.part(p.user)}") or {}
                 names = [p.user, *(f"@{each}" for each in owner.get("groups") or [])]
                 lines = await ours.granted_beyond(names)
                 escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
@@ -134,7 +133,7 @@ class ApiTokens:
 
         async def act() -> None:
             sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
-            path = f"/access/users/{p.user}/token/{p.name}"
+            path = f"/access/users/{formats.part(p.user)}/token/{p.name}"
             if there:  # made by this call, as its effect record says; nobody has its secret
                 await self.proxmox.delete(path)
             answer = await self.proxmox.post(path, **sent)
@@ -160,7 +159,7 @@ class ApiTokens:
             return None
 
         async def act() -> None:
-            await self.proxmox.delete(f"/access/users/{p.user}/token/{p.name}")
+            await self.proxmox.delete(f"/access/users/{formats.part(p.user)}/token/{p.name}")
 
         await call.once(seen, act)
         return Removed(f"{p.user}!{p.name}")

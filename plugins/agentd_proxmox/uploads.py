@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import msgspec
-from msgspec import Meta
 
+from agentd import formats
 from agentd.errors import NotFound, Rejected, TaskFailed
 from agentd.messages import Target, Tier
 from agentd.tools import Call, Found, Repeat, tool
@@ -49,14 +49,14 @@ class UploadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checksum: hexadecimal, by `algorithm`; then nothing is sent if the file has another one
     """
 
-    path: Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]+$", max_length=4096)]
+    path: Annotated[str, formats.whole(r"/[^\x00-\x1f\x7f]+", most=4096)]
     storage: fields.Storage
     node: fields.Node
     content: Literal["iso", "vztmpl", "import"] = "iso"
     filename: Annotated[
-        str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,254})?$", description="letters, digits and . _ - alone")
+        str, formats.whole("(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,254})?", "letters, digits and . _ - alone")
     ] = ""
-    checksum: Annotated[str, Meta(pattern=r"^([0-9A-Fa-f]+)?$")] = ""
+    checksum: Annotated[str, formats.whole("[0-9A-Fa-f]*")] = ""
     algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
 
 

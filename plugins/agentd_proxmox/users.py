@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from agentd import formats
 from agentd.answers import one_line
 from agentd.errors import PermanentError, Rejected
 from agentd.messages import Target, Tier
@@ -29,10 +30,8 @@ GROUPS = "/access/groups"
 
 ROOT = "root@pam"
 
-UserId = Annotated[
-    str, Meta(pattern=r"^[^\s:/@!\x00-\x1f][^\s:/!\x00-\x1f]{0,59}@[A-Za-z][A-Za-z0-9.\-_]+$", description="name@realm")
-]
-GroupId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.\-_]{1,64}$", description="name of a group")]
+UserId = formats.User
+GroupId = formats.Group
 Text = Annotated[str, Meta(max_length=256)]
 Epoch = Annotated[int, Meta(ge=0, description="seconds since 1970; 0: never")]
 
@@ -243,7 +242,7 @@ class Users:
             return None
 
         async def act() -> None:
-            await self.proxmox.put(f"/access/users/{p.id}", **wanted)
+            await self.proxmox.put(f"/access/users/{formats.part(p.id)}", **wanted)
 
         await call.once(seen, act)
         return await self._user(p.id)
@@ -262,7 +261,7 @@ class Users:
             return None
 
         async def act() -> None:
-            await self.proxmox.delete(f"/access/users/{p.id}")
+            await self.proxmox.delete(f"/access/users/{formats.part(p.id)}")
 
         await call.once(seen, act)
         return Removed(p.id)
@@ -300,7 +299,7 @@ class Users:
             now = await self._group(p.id)
             if now is None:
                 return Found()
-            if self.proxmox.user.partition("!")[0] in now.members:
+            if formats.user_of(self.proxmox.user) in now.members:
                 raise Rejected(f"id: agentd itself is in the group {p.id}: it is not deleted")
             members = f"{len(now.members)} members: {', '.join(now.members)}" if now.members else "no members"
             loses = [members, *await granted(self.proxmox, "group", p.id)]
@@ -335,13 +334,13 @@ class Users:
         return bool(await ours.granted_beyond(lost | (everything if shut_out else set())))
 
     def _not_ours(self, user: str, what: str) -> None:
-        if user == self.proxmox.user.partition("!")[0]:
+        if user == formats.user_of(self.proxmox.user):
             raise Rejected(f"{user} is the user that agentd itself is: it is not {what}")
         if user == ROOT:
             raise Rejected(f"{ROOT} is who can put everything right: it is not {what}")
 
     async def _user(self, user: str) -> User:
-        return _user(user, await self.proxmox.get(f"/access/users/{user}"))
+        return _user(user, await self.proxmox.get(f"/access/users/{formats.part(user)}"))
 
     async def _maybe(self, user: str) -> User | None:
         """Return the user, None if there is none."""

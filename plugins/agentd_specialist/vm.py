@@ -10,18 +10,17 @@ The VMID is drawn at random from the free ones: who takes the lowest takes what 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from agentd import formats
 from agentd_specialist.cluster import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmWish, names_of
 from agentd_specialist.placement import Need, Offer, Placement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MAX_NAME: Final = 63
-
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\Z")
-_TAG = re.compile(r"[a-z0-9_][a-z0-9_+.-]*\Z")
+_NAME = re.compile(rf"{formats.NAME}\Z")
+_TAG = re.compile(rf"{formats.TAG}\Z")
 _CLOUD_INIT = ("ciuser", "sshkeys", "ipconfig0", "nameserver")
 _UPDATES = ("cores", "memory", "tags")
 
@@ -31,7 +30,7 @@ def find_template(wish: VmWish, cluster: Cluster) -> GuestView | str | None:
     wanted = wish.template
     if wanted is None:
         return None
-    if isinstance(wanted, str) and wanted.isdigit():
+    if isinstance(wanted, str) and wanted.isascii() and wanted.isdigit():
         wanted = int(wanted)
     found = [each for each in cluster.templates if wanted in (each.vmid, each.name)]
     if len(found) == 1:
@@ -111,10 +110,10 @@ class _Judge:
 
     def _name(self) -> None:
         name = self.wish.name
-        if not name or len(name) > MAX_NAME or not all(_LABEL.match(each) for each in name.split(".")):
+        if len(name) > formats.LONGEST_NAME or not _NAME.match(name):
             self.problems.append(
-                f"name: {name!r} is no DNS name: use 1 to {MAX_NAME} of a-z 0-9 and -, beginning and ending with a "
-                "letter or digit"
+                f"name: {name!r} is no DNS name: use 1 to {formats.LONGEST_NAME} of A-Z a-z 0-9 and -, beginning and "
+                "ending with a letter or digit, or several of these with dots between them"
             )
         others = [*self.cluster.guests, *self.cluster.templates]
         other = next((each for each in others if each.name.lower() == name.lower()), None)
@@ -166,7 +165,9 @@ class _Judge:
     def _words(self) -> None:
         bad = [each for each in self.wish.tags if not _TAG.match(each)]
         if bad:
-            self.problems.append(f"tags: {names_of(map(repr, bad))}: use lower case letters, digits and _ + . -")
+            self.problems.append(
+                f"tags: {names_of(map(repr, bad))}: use letters, digits and _ + . -, and none of + . - at the beginning"
+            )
 
     def vmid(self, draw: float) -> int | None:
         low, high, wanted = self.rules.vmid_min, self.rules.vmid_max, self.wish.vmid

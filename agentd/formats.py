@@ -1,0 +1,164 @@
+r"""Names and texts of Proxmox VE: one pattern for each format, as Proxmox itself has it; pure.
+
+Each pattern is matched against the whole text.  Python's `$`, like Perl's, lets a line feed follow, so the types end in
+`\Z`.  JSON Schema knows no `\Z`, and there `$` is the very end: `published` writes it so into what clients read.  The
+classes are ASCII where Perl's `\w` and `\d` are not.  A type that is narrower than Proxmox says why beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+from msgspec import Meta
+
+_LABEL: Final = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_OCTET: Final = "(?:25[0-5]|(?:2[0-4]|1[0-9]|[1-9])?[0-9])"
+_IP4: Final = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_IP6: Final = "[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,41}"
+"""The characters of one: the tools read it as an address before they send it, and Proxmox does."""
+_CIDR4: Final = rf"{_IP4}/(?:[89]|[12][0-9]|3[0-2])"
+_CIDR6: Final = rf"{_IP6}/(?:[89]|[1-9][0-9]|1[01][0-9]|12[0-8])"
+_REALM: Final = "[A-Za-z][A-Za-z0-9._-]+"
+_GROUP: Final = "[A-Za-z0-9._-]+"
+_POOL: Final = "[A-Za-z0-9._-]+"
+_STORAGE: Final = "[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
+_PORTION: Final = (
+    r"[^/.,\x00-\x1f\x7f][^/,\x00-\x1f\x7f]*|\.[^/.,\x00-\x1f\x7f][^/,\x00-\x1f\x7f]*|\.\.[^/,\x00-\x1f\x7f]+"
+)
+"""A part of a path that is neither empty nor `.` nor `..`."""
+
+USER: Final = rf"[^\s:/\x00-\x1f\x7f]+@{_REALM}"
+"""The realm is behind the last `@`: a name may have `@` and `!`."""
+TOKEN: Final = rf"{USER}!{_REALM}"
+"""The user is before the last `!`: a name of a token has neither `!` nor `@`."""
+NAME: Final = rf"{_LABEL}(?:\.{_LABEL})*"
+TAG: Final = "[A-Za-z0-9_][A-Za-z0-9_+.-]*"
+LONGEST_NAME: Final = 255
+
+_TOKEN: Final = re.compile(rf"{TOKEN}\Z")
+_CLASSES: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
+
+
+def whole(pattern: str, description: str | None = None, least: int | None = None, most: int | None = None) -> Meta:
+    """Return what makes a text one that is `pattern` from its first character to its last."""
+    inner = f"(?:{pattern})" if "|" in pattern else pattern
+    return Meta(pattern=rf"^{inner}\Z", description=description, min_length=least, max_length=most)
+
+
+def exact(pattern: str) -> str:
+    """Return an expression of JSON Schema for Python: in it `$` is the very end, and no line feed follows."""
+    return _CLASSES.sub(lambda found: r"\Z" if found[0] == "$" else found[0], pattern)
+
+
+def published(schema: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a JSON Schema whose patterns are as other languages read them."""
+    if isinstance(schema, list):
+        return [published(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: shown(value) if key == "pattern" and isinstance(value, str) else published(value)
+        for key, value in schema.items()
+    }
+
+
+def shown(pattern: str) -> str:
+    """Return a pattern of these as other languages, and persons, read it."""
+    return re.sub(r"\\(.)", lambda found: "$" if found[1] == "Z" else found[0], pattern, flags=re.DOTALL)
+
+
+def part(text: str) -> str:
+    """Return a name as a part of a path of the API: what means something else there is percent-encoded."""
+    return quote(text, safe="/:@!+=,;")
+
+
+def is_token(who: str) -> bool:
+    """Return whether `who` is a token (user@realm!name); a `!` alone may be one in the name of a user."""
+    return _TOKEN.match(who) is not None
+
+
+def is_group(who: str) -> bool:
+    """Return whether `who` is a group (@name); a user whose name begins with `@` has another one before the realm."""
+    return who.startswith("@") and "@" not in who[1:]
+
+
+def user_of(who: str) -> str:
+    """Return the user of a token; of a user that user."""
+    return who.rpartition("!")[0] if is_token(who) else who
+
+
+Node = Annotated[str, whole(_LABEL, "name of a node")]
+# Proxmox has no limit for a VM; a name of DNS has this one, and Proxmox has it for a container.
+GuestName = Annotated[str, whole(NAME, "name of a guest, as in DNS", most=LONGEST_NAME)]
+Domain = Annotated[str, whole(NAME, "name of a domain", most=LONGEST_NAME)]
+Storage = Annotated[str, whole(_STORAGE, "name of a storage")]
+# Without comma and control characters: it becomes a part of an option, and a line of a configuration.
+Volume = Annotated[str, whole(rf"{_STORAGE}:[^,\x00-\x1f\x7f]+", "for example local:iso/debian.iso", most=255)]
+Backup = Annotated[str, whole(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as list_backups says", most=255)]
+CtTemplate = Annotated[
+    str, whole(rf"{_STORAGE}:vztmpl/[^,/\x00-\x1f\x7f]+", "local:vztmpl/debian-12….tar.zst", most=255)
+]
+ConfigId = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _")]
+Snapshot = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "2 to 40 letters, digits, - and _", most=40)]
+# What list_backup_jobs shows can also have the form that Proxmox gave to jobs of older versions.
+BackupJob = Annotated[str, whole("[A-Za-z0-9][A-Za-z0-9_:.-]*", "id, as list_backup_jobs says", most=50)]
+NewBackupJob = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "id of the job", most=50)]
+Replication = Annotated[str, whole("[1-9][0-9]{2,8}-[0-9]{1,9}", "VMID and number: 101-0")]
+Tag = Annotated[str, whole(TAG, "Proxmox makes it lower case, unless told not to")]
+Pool = Annotated[str, whole(rf"{_POOL}(?:/{_POOL}){{0,2}}", "name of a pool, of one within another parent/name")]
+NewPool = Annotated[
+    str, whole(rf"(?:{_POOL}/){{0,2}}[A-Za-z][A-Za-z0-9._-]*", "name of a pool; a pool within another is parent/child")
+]
+User = Annotated[str, whole(USER, "name@realm", 3, 64)]
+# The name of a token is a part of the name of the file in which its secret is kept.
+TokenName = Annotated[str, whole(_REALM, "name of a token", most=64)]
+Realm = Annotated[str, whole(_REALM, "name of a realm", most=32)]
+Group = Annotated[str, whole(_GROUP, "name of a group")]
+Role = Annotated[str, whole(_GROUP, "name of a role")]
+Whom = Annotated[str, whole(rf"@{_GROUP}|{USER}(?:!{_REALM})?", "name@realm, name@realm!token, or @group")]
+Privilege = Annotated[str, whole(r"[A-Za-z]+(?:\.[A-Za-z]+)+", "for example VM.Audit")]
+AclPath = Annotated[str, whole("/[A-Za-z0-9._/@:-]*", "/, /vms/100, /pool/web", most=256)]
+# Multicast addresses are refused by Proxmox too.
+Mac = Annotated[str, whole("[0-9A-Fa-f][02468ACEace](?::[0-9A-Fa-f]{2}){5}")]
+Ip = Annotated[str, whole(f"{_IP4}|{_IP6}", "IPv4 or IPv6 address")]
+Ip4 = Annotated[str, whole(_IP4, "IPv4 address")]
+Ip6 = Annotated[str, whole(_IP6, "IPv6 address")]
+Cidr = Annotated[str, whole(f"{_CIDR4}|{_CIDR6}", "for example 10.0.0.0/24")]
+Cidr4 = Annotated[str, whole(_CIDR4, "IPv4 address/length of its network")]
+Cidr6 = Annotated[str, whole(_CIDR6, "IPv6 address/length of its network")]
+IpOrCidr = Annotated[str, whole(f"{_IP4}|{_IP6}|{_CIDR4}|{_CIDR6}", "address or network")]
+CtIp4 = Annotated[str, whole(f"dhcp|manual|{_CIDR4}", "dhcp, manual or 192.0.2.5/24")]
+CtIp6 = Annotated[str, whole(f"dhcp|auto|manual|{_CIDR6}", "dhcp, auto or 2001:db8::5/64")]
+CtGateway4 = Annotated[str, whole(f"(?:{_IP4})?", "192.0.2.1; only with an address")]
+CtGateway6 = Annotated[str, whole(f"(?:{_IP6})?", "2001:db8::1; only with an address")]
+Host = Annotated[str, whole(f"{NAME}|{_IP6}", "name or address", most=256)]
+Bridge = Annotated[str, whole("[A-Za-z0-9_.-]+", "name of a bridge of the node")]
+Interface = Annotated[str, whole("[A-Za-z][A-Za-z0-9_]{1,20}(?:[:.][0-9]+)?", "for example vmbr1 or bond0", 2, 20)]
+SdnId = Annotated[str, whole("[A-Za-z][A-Za-z0-9]*[A-Za-z0-9]", "2 to 8 letters and digits", most=8)]
+SecurityGroup = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "name of a security group", most=18)]
+FirewallName = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _", most=64)]
+Calendar = Annotated[str, whole("[A-Za-z0-9*,:/. -]+", "a calendar event, for example 02:00 or sun 02:00", most=128)]
+TimeZone = Annotated[str, whole("[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*", "for example Europe/Berlin")]
+Startup = Annotated[
+    str,
+    # A bare 0 alone is refused by Proxmox; an empty text removes the option.
+    whole(
+        "(?:(?:(?:order|up|down)=[0-9]+|[1-9][0-9]*|0[0-9]+)(?:,(?:(?:order|up|down)=)?[0-9]+)*"
+        "|0(?:,(?:(?:order|up|down)=)?[0-9]+)+)?",
+        "order=1,up=30,down=60",
+    ),
+]
+Disk = Annotated[
+    str,
+    whole(
+        "ide[0-3]|sata[0-5]|scsi(?:[12]?[0-9]|30)|virtio(?:[0-9]|1[0-5])|efidisk0|tpmstate0"
+        "|mp(?:[1-9]?[0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])|rootfs",
+        "for example scsi0; of a container rootfs or mp0",
+    ),
+]
+Card = Annotated[str, whole("net(?:[12]?[0-9]|3[01])", "net0 to net31")]
+MountPath = Annotated[str, whole(rf"(?:(?:/(?:{_PORTION}))+)?", "where a container sees it: /srv/data")]
+StoragePath = Annotated[str, whole(r"/[A-Za-z0-9/_.@-][^\x00-\x1f\x7f]*", "an absolute path", most=200)]
+OneLine = Annotated[str, whole(r"[^\x00-\x1f\x7f]*", "one line", most=200)]
