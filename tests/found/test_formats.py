@@ -9,6 +9,8 @@ import pytest
 from agentd.errors import InvalidMessage
 
 if TYPE_CHECKING:
+    from agentd.tools import Tool
+    from proxmox_access import Steer
     from tool_bench import Bench
 
 
@@ -42,3 +44,34 @@ def test_no_startup(tools: Bench, text: str) -> None:
 def test_tag(tools: Bench, tag: str) -> None:
     """A tag may have capitals: Proxmox makes it lower case, unless the cluster is told not to."""
     assert tools.tools["set_tags"].parse({"vmid": 101, "remove": [tag]}).remove == [tag]
+
+
+async def test_a_user_with_marks_in_the_name(tools: Bench, steered: Steer) -> None:
+    """A user may have `@` and `!` in the name: it is none of the tokens, and all tools find it."""
+    name = "x!y@corp@pve"
+    await tools.once("create_user", id=name)
+    await tools.once("grant_role", who=name, role="PVEAuditor", path="/vms/101")
+    grants = await tools.once("list_grants", who=name)
+
+    assert (await tools.once("get_user", id=name)).id == name
+    assert (await tools.once("list_tokens", id=name)).tokens == []
+    assert [each.who for each in grants.grants] == [name]
+    assert [entry["params"].get("users") for entry in await steered.log("PUT", "/access/acl$")] == [name]
+
+
+@pytest.mark.parametrize("name", ["a%41@pve", "a?b@pve", "a#b@pve", "jörg@pve"])
+async def test_a_name_is_one_part_of_a_path(tools: Bench, name: str) -> None:
+    """What means something else in the path of a request is encoded: no other user is meant."""
+    await tools.once("create_user", id="aA@pve")
+    await tools.once("create_user", id=name, email="other@example.com")
+
+    assert (await tools.once("get_user", id=name)).email == "other@example.com"
+    await tools.once("delete_user", id=name)
+    assert (await tools.once("get_user", id="aA@pve")).id == "aA@pve"
+
+
+@pytest.mark.parametrize("text", ["101\n", "web\n"])
+def test_no_line_feed(known: dict[str, Tool], text: str) -> None:
+    """A line feed at the end is not a part of any name; the message shows the pattern as a person writes it."""
+    with pytest.raises(InvalidMessage, match=r"set_tags\.add\[0\]: expected str matching regex '\^.*\$'"):
+        known["set_tags"].parse({"vmid": 101, "add": [text]})

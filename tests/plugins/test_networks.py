@@ -242,7 +242,7 @@ class TestSdn:
         with pytest.raises(errors.Rejected, match="digest: what waits is not what was looked at"):
             await tools.once("apply_sdn", digest=made.digest)
         with pytest.raises(errors.Rejected, match="one of type vxlan has peers"):
-            await tools.once("set_sdn_zone", zone="x", type="vxlan")
+            await tools.once("set_sdn_zone", zone="xx", type="vxlan")
         with pytest.raises(errors.NotFound, match="zone: there is no zone 'nope'"):
             await tools.once("set_sdn_vnet", vnet="net1", zone="nope")
         with pytest.raises(errors.Rejected, match="type: zone lab is of type simple"):

@@ -184,7 +184,7 @@ def test_a_linked_clone_stays_on_its_templates_storage() -> None:
     [
         (
             {"name": "-app"},
-            "name: '-app' is no DNS name: use 1 to 63 of a-z 0-9 and -, beginning and ending with a letter or digit",
+            "name: '-app' is no DNS name: its parts are of letters, digits and -, with a letter or digit at both ends",
         ),
         ({"name": "web-01"}, "name: 'web-01' is guest 100 on pve1 already; use another name"),
         ({"name": "WEB-01"}, "name: 'WEB-01' is guest 100 on pve1 already; use another name"),
@@ -219,7 +219,7 @@ def test_a_linked_clone_stays_on_its_templates_storage() -> None:
             {"template": 100},
             "template: 100 'web-01' on pve1 is a guest, no template; templates: 9000 'debian-12'",
         ),
-        ({"tags": ["Web"]}, "tags: 'Web': use lower case letters, digits and _ + . -"),
+        ({"tags": ["-web"]}, "tags: '-web': use letters, digits and _ + . -, and none of + . - at the beginning"),
         ({"ciuser": "ops"}, "ciuser: cloud-init needs a template with a cloud-init drive; name one as template"),
     ],
 )
