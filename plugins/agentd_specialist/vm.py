@@ -112,7 +112,8 @@ class _Judge:
         name = self.wish.name
         if len(name) > formats.LONGEST_NAME or not _NAME.match(name):
             self.problems.append(
-                f"name: {name!r} is no DNS name: its parts are of letters, digits and -, with a letter or digit at both ends"
+                f"name: {name!r} is no DNS name: its parts are of letters, digits and -, with a letter or digit at "
+                "both ends"
             )
         others = [*self.cluster.guests, *self.cluster.templates]
         other = next((each for each in others if each.name.lower() == name.lower()), None)
