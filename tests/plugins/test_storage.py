@@ -232,7 +232,7 @@ class TestDelete:
 
         assert len(await steered.tasks("imgdel")) == 1
 
-    @pytest.mark.parametrize("volid", ["local", "local:", "local:a b", "x:y,z", "nope:iso/a.iso"])
+    @pytest.mark.parametrize("volid", ["local", "local:", "local:a,b", "x:y,z", "nope:iso/a.iso"])
     async def test_bad(self, tools: Bench, steered: Steer, volid: str) -> None:
         """What is no volume is refused, and nothing is sent; one that is not there is told as gone."""
         with pytest.raises(errors.AgentdError):
