@@ -85,6 +85,8 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cores: Annotated[int, Meta(ge=0, le=8192)] | None = None
     memory: fields.Mebibytes | None = None
     swap: Swap | None = None
+    cpulimit: fields.CpuLimit | None = None
+    cpuunits: fields.CpuUnits | None = None
     features: Features | None = None
     description: str | None = None
     tags: list[fields.Tag] | None = None

@@ -27,6 +27,9 @@ Startup = formats.Startup
 Word = Annotated[str, formats.whole("[A-Za-z0-9_-]+")]
 Cores = Annotated[int, Meta(ge=1, le=8192)]
 Sockets = Annotated[int, Meta(ge=1, le=4)]
+CpuLimit = Annotated[float, Meta(ge=0, le=8192, description="CPUs' time that it may take; 0: no limit")]
+CpuUnits = Annotated[int, Meta(ge=1, le=10_000, description="its share of the CPUs; usual is 100")]
+"""Proxmox takes larger ones, and stores 10000."""
 Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]
 Gibibytes = Annotated[int, Meta(ge=1, le=131_072, description="GiB")]
 Seconds = Annotated[int, Meta(ge=1, le=86_400, description="seconds")]
@@ -49,6 +52,9 @@ class Guest(msgspec.Struct, frozen=True):
     cores: of each of the sockets of a VM; null: a container that may use all cores of its node
     boot_disk: "" if its configuration does not say from which of several it boots
     cpus: how many CPUs it has in all, as Proxmox counts them for its node
+    cpulimit: how many CPUs' time it may take; null: no limit.  cpuunits: its share where CPUs are scarce
+    balloon: MiB that a VM keeps when its node has too little, 0 if it has no balloon device, null if that is not said
+    swap: MiB of a container, on top of its memory; null: of a VM
     storages of its disks; all_storages of every drive, also CD-ROM and cloud-init, devices of the node as they are
     """
 
@@ -63,6 +69,10 @@ class Guest(msgspec.Struct, frozen=True):
     sockets: int = 1
     cpus: float = 0
     memory: int = 0
+    cpulimit: float | None = None
+    cpuunits: int = 100
+    balloon: int | None = None
+    swap: int | None = None
     disks: dict[str, float] = {}
     boot_disk: str = ""
     storages: list[str] = []

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
+from msgspec import Meta
 
 from agentd import formats
 from agentd.answers import nearest
@@ -68,6 +69,7 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to change; what is left out stays, an empty text or list removes.  Most of it takes effect on a restart.
 
     cores: of each socket, as get_vm shows them: a VM has sockets times cores CPUs
+    balloon: MiB that it keeps when its node has too little memory; 0: no balloon device
     protection: neither the guest nor its disks can be removed; startup: its place in the order at boot
     digest: of get_vm; then nothing is changed if somebody has changed the configuration since
     sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
@@ -78,6 +80,9 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cores: fields.Cores | None = None
     sockets: fields.Sockets | None = None
     memory: fields.Mebibytes | None = None
+    balloon: Annotated[int, Meta(ge=0, le=4_194_304)] | None = None
+    cpulimit: Annotated[float, Meta(ge=0, le=128, description="CPUs' time that it may take; 0: no limit")] | None = None
+    cpuunits: fields.CpuUnits | None = None
     description: str | None = None
     tags: list[fields.Tag] | None = None
     onboot: bool | None = None
@@ -171,6 +176,7 @@ class Guests:
             changed = look.changes(config, _wanted(p, config))
             if not changed:
                 return Found()
+            _balloon_fits(p, config)
             await writing.promise(self.inventory, call, at, writing.keys_of(changed))
             return None
 
@@ -232,6 +238,16 @@ def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, flo
     if disks[disk] > size:
         call.warn(f"{disk} of {at.title} has {units.gib(disks[disk])} and a disk cannot shrink: left as it is")
     return disks[disk] < size
+
+
+def _balloon_fits(p: UpdateVm, config: look.Config) -> None:
+    """Refuse a balloon that is larger than the memory: the VM would not start."""
+    if p.balloon is None and p.memory is None:
+        return
+    memory = p.memory if p.memory is not None else look.memory(config)
+    balloon = p.balloon if p.balloon is not None else int(config.get("balloon") or 0)
+    if balloon > memory:
+        raise Rejected(f"balloon: {balloon} MiB are more than the memory ({memory} MiB); nothing was done")
 
 
 def _by_vmid(line: fields.GuestLine) -> str:

@@ -136,6 +136,10 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
         sockets=int(config.get("sockets") or 1),
         cpus=float(status.get("cpus") or 0) or float((cores(config, kind) or 0) * int(config.get("sockets") or 1)),
         memory=memory(config),
+        cpulimit=float(config.get("cpulimit") or 0) or None,
+        cpuunits=int(config.get("cpuunits") or _ABSENT["cpuunits"]),
+        balloon=int(config["balloon"]) if kind == "qemu" and "balloon" in config else None,
+        swap=int(config.get("swap", _ABSENT["swap"])) if kind == "lxc" else None,
         disks=disks(config),
         boot_disk=boot_disk(config),
         storages=storages(config),
@@ -192,7 +196,7 @@ def changes(config: Config, wanted: Config) -> Config:
     for key, value in wanted.items():
         if value is None or _same(key, config, value):
             continue
-        if value in ("", []) or (key == "cores" and not value):
+        if value in ("", []) or (key in _UNLIMITED and not value):
             removed.append(key)
         elif key == "tags":
             changed[key] = ";".join(split_tags(";".join(value)))
@@ -201,8 +205,10 @@ def changes(config: Config, wanted: Config) -> Config:
     return changed | ({"delete": ",".join(removed)} if removed else {})
 
 
-_ABSENT = {"sockets": 1, "swap": 512}
+_ABSENT = {"sockets": 1, "swap": 512, "cpuunits": 100, "cpulimit": 0}
 """What Proxmox takes for a number that the configuration does not name."""
+_UNLIMITED = frozenset({"cores", "cpulimit"})
+"""Options whose limit 0 takes away."""
 
 
 def _same(key: str, config: Config, want: Any) -> bool:  # noqa: ANN401 - values of a configuration
@@ -218,5 +224,5 @@ def _same(key: str, config: Config, want: Any) -> bool:  # noqa: ANN401 - values
     if key == "cores":
         return cores(config, "lxc" if "rootfs" in config else "qemu") == (int(want) if want else None)
     if key in _ABSENT:
-        return int(_ABSENT[key] if have is None else have) == int(want)
+        return float(_ABSENT[key] if have is None else have) == float(want)
     return str("" if have is None else have).strip() == str(want).strip()

@@ -31,6 +31,7 @@ _SWITCHES: Final = frozenset({"firewall", "link_down", "backup", "iothread", "ss
 
 _PLAIN: Final = (
     *("name", "cores", "sockets", "memory", "description", "tags", "onboot", "startup", "protection", "agent", "boot"),
+    *("cpulimit", "cpuunits", "balloon"),
     *("bootdisk", "ciuser", "sshkeys", "nameserver", "searchdomain", "hostname", "swap", "features"),
 )
 _OWN: Final = {

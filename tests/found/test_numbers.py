@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -49,6 +49,75 @@ async def test_defaults(tools: Bench, steered: Steer) -> None:
 
     assert await steered.log("POST", "/config$") == []
     assert [entry["params"]["swap"] for entry in await steered.log("PUT", "/config$")] == ["0"]
+
+
+ROOTFS = {"rootfs": "local-lvm:vm-200-disk-0,size=8G"}
+UNSET = {"cores": 1, "sockets": 1, "memory": 512, "cpulimit": None, "cpuunits": 100, "balloon": None, "swap": None}
+READ: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("qemu", {}, UNSET),
+    ("qemu", {"cpulimit": "0", "balloon": "0", "memory": "2048"}, {"cpulimit": None, "balloon": 0, "memory": 2048}),
+    ("qemu", {"cpulimit": "1.5", "cpuunits": "9", "balloon": "256"}, {"cpulimit": 1.5, "cpuunits": 9, "balloon": 256}),
+    ("lxc", ROOTFS, {"cores": None, "memory": 512, "swap": 512, "cpulimit": None, "cpuunits": 100, "balloon": None}),
+    ("lxc", ROOTFS | {"swap": "0", "cpulimit": "2", "cores": "2"}, {"swap": 0, "cpulimit": 2, "cores": 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "config", "shown"), READ)
+async def test_read_and_written_back(
+    tools: Bench, steered: Steer, kind: str, config: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    """Each number is shown as it is meant, unlimited as null; written back as it is shown it changes nothing."""
+    await steered.guest(vmid=314, node="pve1", name="n", type=kind, config=config)
+    seen = await tools.once("get_vm", vmid=314)
+    back = {key: value for key, value in shown.items() if value is not None}
+    again = await tools.once("update_vm" if kind == "qemu" else "update_container", vmid=314, **back)
+
+    assert {key: getattr(seen, key) for key in shown} == shown
+    assert again == seen
+    assert [*await steered.log("POST", "/config$"), *await steered.log("PUT", "/config$")] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "shown", "sent"),
+    [
+        ("qemu", {"cpulimit": 2.5}, {"cpulimit": 2.5}, {"cpulimit": "2.5"}),
+        ("qemu", {"balloon": 0}, {"balloon": 0}, {"balloon": "0"}),
+        ("qemu", {"balloon": 128, "cpuunits": 200}, {"balloon": 128, "cpuunits": 200}, {"balloon": "128"}),
+        ("lxc", {"cpulimit": 1, "cpuunits": 50}, {"cpulimit": 1, "cpuunits": 50}, {"cpuunits": "50"}),
+        ("lxc", {"swap": 0}, {"swap": 0}, {"swap": "0"}),
+    ],
+)
+async def test_written_and_read(
+    tools: Bench, steered: Steer, kind: str, change: dict[str, Any], shown: dict[str, Any], sent: dict[str, str]
+) -> None:
+    """A number that is written is read as it was written; 0 takes a limit away, and unlimited is shown as null."""
+    await steered.guest(vmid=315, node="pve1", name="n", type=kind, config=ROOTFS if kind == "lxc" else {})
+    tool = "update_vm" if kind == "qemu" else "update_container"
+    changed = await tools.once(tool, vmid=315, **change)
+    free = await tools.once(tool, vmid=315, cpulimit=0)
+    first = (await steered.log("POST" if kind == "qemu" else "PUT", "/config$"))[0]["params"]
+
+    assert {key: getattr(changed, key) for key in shown} == shown
+    assert {key: first[key] for key in sent} == sent
+    assert free.cpulimit is None
+
+
+async def test_balloon_and_memory(tools: Bench, steered: Steer) -> None:
+    """A balloon larger than the memory is refused before anything is sent, whichever of the two is changed."""
+    await steered.guest(vmid=316, node="pve1", name="b", config={"memory": "512", "balloon": "256"})
+    changes: list[dict[str, Any]] = [{"balloon": 1024}, {"memory": 128}]
+    for change in changes:
+        with pytest.raises(errors.Rejected, match=r"balloon: .* more than the memory"):
+            await tools.once("update_vm", vmid=316, **change)
+
+    assert await steered.log("POST", "/config$") == []
+
+
+@pytest.mark.parametrize("units", [0, 10_001, 262_144])
+async def test_clamped(tools: Bench, units: int) -> None:
+    """A share that Proxmox would store as another one is refused."""
+    with pytest.raises(errors.InvalidMessage, match="cpuunits"):
+        await tools.once("update_vm", vmid=101, cpuunits=units)
 
 
 @pytest.mark.parametrize(
