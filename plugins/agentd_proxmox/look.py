@@ -219,7 +219,7 @@ def _same(key: str, config: Config, want: Any) -> bool:  # noqa: ANN401 - values
     if key == "tags":
         return tags_of(have) == tags_of(";".join(want))
     if key == "memory":
-        return have is not None and memory({key: have}) == int(want)
+        return memory(config) == int(want)
     have, want = (unquote(str(text or "")) if key == "sshkeys" else text for text in (have, want))
     if key == "cores":
         return cores(config, "lxc" if "rootfs" in config else "qemu") == (int(want) if want else None)

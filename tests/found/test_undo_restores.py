@@ -213,6 +213,10 @@ def test_any_option_string(laboratory: FakePve, case: Case) -> None:
     try:
         call = asyncio.run(do_and_undo(laboratory, vmid, act))
         after = raw(laboratory, vmid)
+    except errors.Rejected:  # an EFI disk and a TPM state are not taken off
+        assert raw(laboratory, vmid) == before
+        assert act[1].get("disk") in STATES
+        return
     finally:
         laboratory.drop_guest(vmid)
 
