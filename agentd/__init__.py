@@ -12,11 +12,11 @@ from agentd.errors import (
     TemporaryError,
     UnknownOutcome,
 )
-from agentd.hookspecs import hookimpl
-from agentd.messages import Tier
-from agentd.tools import Call, Found, Repeat, Tool, Toolbox, collect, tool
+from agentd.plugins.hookspecs import hookimpl
+from agentd.tools.definition import Call, Found, Repeat, Tool, Toolbox, collect, tool
 from agentd.version import __version__
-from agentd.workflows import Definition, TaskSpec, result_of
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import Definition, TaskSpec, result_of
 
 __all__ = [
     "AgentdError",

@@ -20,20 +20,22 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from agentd import cron, subjects
-from agentd.asking import state_of
-from agentd.bus import ROLLUP, SCHEDULE, SCHEDULE_TARGET
+from agentd import cron
+from agentd.bus.jetstream import ROLLUP, SCHEDULE, SCHEDULE_TARGET
+from agentd.client.requests import state_of
 from agentd.errors import AgentdError, BusError, ConfigError, Denied, StaleWrite, UsageError
-from agentd.messages import ScheduleDue, ScheduleRun, WorkflowRequest, fault
-from agentd.policy import Policy
+from agentd.safety.policy import Policy
+from agentd.wire import subjects
+from agentd.wire.codec import fault
+from agentd.wire.messages import ScheduleDue, ScheduleRun, WorkflowRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agentd import sections
-    from agentd.bus import Bus, Stored
-    from agentd.config import Config
-    from agentd.workflows import Definition
+    from agentd.bus.jetstream import Bus, Stored
+    from agentd.config import settings
+    from agentd.config.load import Config
+    from agentd.wire.workflow import Definition
 
 TIME_ZONE: Final = "Nats-Schedule-Time-Zone"
 REPLACE: Final = "Nats-Schedule-Rollup"
@@ -73,7 +75,7 @@ def check(config: Config, definitions: Mapping[str, Definition]) -> None:
         _check_one(f"schedules.{name}", schedule, definition, policy)
 
 
-def _check_one(where: str, schedule: sections.Schedule, definition: Definition, policy: Policy) -> None:
+def _check_one(where: str, schedule: settings.Schedule, definition: Definition, policy: Policy) -> None:
     kind = definition.parameters
     unknown = sorted(set(schedule.parameters) - set(kind.__struct_encode_fields__))
     if unknown:
@@ -95,7 +97,7 @@ def _check_one(where: str, schedule: sections.Schedule, definition: Definition, 
             raise ConfigError(message) from error
 
 
-def due(name: str, schedule: sections.Schedule) -> ScheduleDue:
+def due(name: str, schedule: settings.Schedule) -> ScheduleDue:
     """Return what the server is to send when it is time."""
     return ScheduleDue(
         name=name,
@@ -113,7 +115,7 @@ def due(name: str, schedule: sections.Schedule) -> ScheduleDue:
 # -- what is in force -------------------------------------------------------------------------------------------------
 
 
-async def provision(bus: Bus, schedules: Mapping[str, sections.Schedule]) -> list[str]:
+async def provision(bus: Bus, schedules: Mapping[str, settings.Schedule]) -> list[str]:
     """Put exactly these schedules in force; return a line for each that was changed.  Raises ConfigError."""
     there = await _stored(bus)
     wanted = {name: due(name, each) for name, each in schedules.items() if each.enabled}
@@ -174,7 +176,7 @@ def _name_of(subject: str) -> str:
 # -- what is known ----------------------------------------------------------------------------------------------------
 
 
-async def schedules(bus: Bus, configured: Mapping[str, sections.Schedule]) -> list[ScheduleView]:
+async def schedules(bus: Bus, configured: Mapping[str, settings.Schedule]) -> list[ScheduleView]:
     """Return the schedules that are in force, and those that this configuration has besides."""
     newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_CRON, ScheduleDue)
     read = {subject: each.value for subject, each in newest.items() if each.value is not None}
@@ -190,7 +192,7 @@ async def schedules(bus: Bus, configured: Mapping[str, sections.Schedule]) -> li
     return sorted(views, key=lambda each: each.name)
 
 
-def _state(there: ScheduleDue, configured: sections.Schedule | None, last: Stored | None) -> str:
+def _state(there: ScheduleDue, configured: settings.Schedule | None, last: Stored | None) -> str:
     if last is None or SCHEDULE not in last.headers:
         return OVERWRITTEN
     if configured is None:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agentd.secrecy import is_secret_of
+from agentd.wire.secrets import is_secret_of
 
 TABLE = Path(__file__).parent.parent / "plugins/agentd_proxmox/api_tiers.json"
 GUEST = r"/nodes/{node}/(qemu|lxc)/{vmid}"

@@ -8,19 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd import client, logs, subjects
-from agentd.consumer import Consumer, Job
-from agentd.messages import Outcome, TaskAssignment, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowResponse
-from agentd.metrics import Metrics
-from agentd.workflows import Definition, TaskSpec
-from agentd_orchestrator.engine import Engine
-from agentd_orchestrator.inputs import Begin, Ended
+from agentd.bus.consumer import Consumer, Job
+from agentd.client import queries, requests
+from agentd.telemetry import logs
+from agentd.telemetry.metrics import Metrics
+from agentd.wire import subjects
+from agentd.wire.messages import (
+    Outcome,
+    TaskAssignment,
+    TaskCompletion,
+    TaskError,
+    Tier,
+    WorkflowRequest,
+    WorkflowResponse,
+)
+from agentd.wire.workflow import Definition, TaskSpec
+from agentd_orchestrator.engine.executor import Engine
+from agentd_orchestrator.engine.inputs import Begin, Ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from agentd.bus import Bus
-    from agentd.supervisor import Supervisor
+    from agentd.bus.jetstream import Bus
+    from agentd.daemon.supervisor import Supervisor
     from harness import Net
 
 QUEUE = "specialist"
@@ -136,5 +146,5 @@ async def orchestrators(
 
 async def ask(bus: Bus, name: str = "w1", wait: float = 45) -> WorkflowResponse:
     """Ask for the workflow `test` and wait for its end."""
-    await client.submit(bus, "tester", WorkflowRequest("test", name, timeout=60.0))
-    return await client.follow(bus, name, lambda _: None, wait=wait)
+    await requests.submit(bus, "tester", WorkflowRequest("test", name, timeout=60.0))
+    return await queries.follow(bus, name, lambda _: None, wait=wait)

@@ -24,9 +24,12 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from agentd import config, logs, plugins, provision
-from agentd.bus import Bus
-from agentd.supervisor import Supervisor
+from agentd.bus import provision
+from agentd.bus.jetstream import Bus
+from agentd.config import load
+from agentd.daemon.supervisor import Supervisor
+from agentd.plugins import manager
+from agentd.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -272,9 +275,9 @@ class Net:
         file.write_text(_toml(self.settings))
         return file
 
-    def config(self) -> config.Config:
+    def config(self) -> load.Config:
         """Return the configuration as a daemon would read it."""
-        return config.load(self.config_file(), {}, plugins.installed())
+        return load.load(self.config_file(), {}, manager.installed())
 
     def daemon(self, name: str, roles: tuple[str, ...] = (), **environment: str) -> Daemon:
         """Return the daemon `agentd run NAME`, not started yet."""

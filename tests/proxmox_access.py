@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from agentd.proxmox import Proxmox
+from agentd.proxmox.client import Proxmox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

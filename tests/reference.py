@@ -1,6 +1,6 @@
 """Writes the reference of all tools, `plugins/agentd_proxmox/TOOLS.md`, from the tools themselves: `make docs`.
 
-Beside it the table of what the policy decides, `agentd/POLICY.md`, from the cases that its tests hold it to.
+Beside it the table of what the policy decides, `agentd/safety/POLICY.md`, from the cases that its tests hold it to.
 
 How a tool is proven is read from the tests: a tool that a test function calls by its name, beside the walk that only
 asks whether methods may be called, has its effect read back if it changes something, and is answered by the simulated
@@ -17,18 +17,19 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agentd import config, plugins
-from agentd.messages import Tier
+from agentd.config import load
+from agentd.plugins import manager
+from agentd.wire.messages import Tier
 from core.policy_cases import CASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
 
 HERE: Final = Path(__file__).parent
 FILE: Final = HERE.parent / "plugins" / "agentd_proxmox" / "TOOLS.md"
-POLICY: Final = HERE.parent / "agentd" / "POLICY.md"
+POLICY: Final = HERE.parent / "agentd" / "safety" / "POLICY.md"
 POLICY_HEAD: Final = """\
 # What the policy decides
 
@@ -55,7 +56,7 @@ finds its own mark · `unsafe` stops on doubt and lets a person look.
 
 def known() -> dict[str, Tool]:
     """Return every tool that an installed plugin defines."""
-    return plugins.known_tools(config.load(None, {}, plugins.installed()))
+    return manager.known_tools(load.load(None, {}, manager.installed()))
 
 
 def tested() -> dict[str, set[str]]:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.ledger import Ledger
-from agentd.messages import AuditRecord, Tier, decode
-from agentd.subjects import AUDIT, audit
+from agentd.safety.audit_log import Ledger
+from agentd.wire.codec import decode
+from agentd.wire.messages import AuditRecord, Tier
+from agentd.wire.subjects import AUDIT, audit
 from harness import SCRIPTS, NatsServer, Net
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ _DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 def test_refused(tmp_path: Path) -> None:
     """A table with a key that is not known, or a name that is there twice, is refused with its place."""
-    edit = '[[a.edits]]\nfile = "agentd/bus.py"\nold = "x"\nnew = "y"\n'
+    edit = '[[a.edits]]\nfile = "agentd/bus/jetstream.py"\nold = "x"\nnew = "y"\n'
     (tmp_path / "one.toml").write_text(f'[a]\nbreaks = "b"\nred = "tests/x.py::y"\n{edit}')
     assert list(table.read(tmp_path)) == ["a"]
     (tmp_path / "two.toml").write_text(f'[a]\nbreaks = "b"\nred = "tests/x.py::y"\n{edit}')

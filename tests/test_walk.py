@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd import client, network, subjects
-from agentd.messages import AuditRecord, EffectRecord, WorkflowRequest
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord, EffectRecord, WorkflowRequest
 from core.chains import verify
 
 if TYPE_CHECKING:
-    from agentd.workflows import Workflow
+    from agentd.wire.workflow import Workflow
     from harness import Net
 
 WISH = {"name": "web1", "template": 9000, "memory": 2048, "disk": 8, "tags": ["web"]}
@@ -25,9 +26,9 @@ async def test_one_vm_is_deployed(net: Net) -> None:
     seen: list[Workflow] = []
     async with net.client() as bus, net.here("all"):
         request = WorkflowRequest("vm_deployment", "walk", WISH)
-        await client.submit(bus, "tester", request)
-        answer = await client.follow(bus, "walk", seen.append, wait=30)
-        state = await network.state(bus, "walk")
+        await requests.submit(bus, "tester", request)
+        answer = await queries.follow(bus, "walk", seen.append, wait=30)
+        state = await queries.state(bus, "walk")
         effects = await bus.last_many(subjects.EFFECTS, "ai.effects.>")
         chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 

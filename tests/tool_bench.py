@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentd import errors
-from agentd.messages import Target, Tier
-from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd.tools.definition import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd.wire.messages import Target, Tier
 from agentd_proxmox import agentd_tools
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
-    from agentd.proxmox import Proxmox
+    from agentd.proxmox.client import Proxmox
     from agentd_proxmox.settings import ToolSettings
 
 R = TypeVar("R")

@@ -19,21 +19,21 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agentd.errors import AgentdError, InvalidMessage, UsageError
-from agentd.messages import encode
 from agentd.printable import escaped_bytes
-from agentd.subjects import check_id
-from agentd.web import guard
+from agentd.web import security
+from agentd.web.actions import Wheel
+from agentd.web.events import MOST_CLIENTS, EventResponse, Streams
 from agentd.web.openapi import Problem, Readiness, describe
 from agentd.web.overview import COUNTED, answer, gather
 from agentd.web.page import Asset, Pages
-from agentd.web.steer import Wheel
-from agentd.web.stream import MOST_CLIENTS, EventResponse, Streams
-from agentd.web.text import status_text, workflow_text
+from agentd.web.plain_text import status_text, workflow_text
+from agentd.wire.codec import encode
+from agentd.wire.subjects import check_id
 
 if TYPE_CHECKING:
     from starlette.datastructures import QueryParams
 
-    from agentd.web.view import View
+    from agentd.client.views import View
 
 SHOWN: Final = 15
 """Workflows on the status page unless `?limit=` says otherwise."""
@@ -66,7 +66,7 @@ def build(  # noqa: PLR0913 - as WebServer
     return Starlette(
         routes=[*site.routes(), *Wheel(view, tokens or {}, calls_at_once).routes(), *routes],
         middleware=[
-            Middleware(guard.Guard, allowed_hosts=tuple(allowed_hosts)),
+            Middleware(security.Guard, allowed_hosts=tuple(allowed_hosts)),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),
         ],
         exception_handlers={
@@ -86,7 +86,7 @@ class Site:
         self._pages = Pages()
 
     def routes(self) -> list[Route]:
-        """Return all routes in the order of DESIGN.md."""
+        """Return all routes in the order of docs/design/wire.md."""
         view = self._view
         listed = {
             "agents": view.agents,
@@ -222,7 +222,7 @@ class Site:
     async def on_bug(self, request: Request, _: Exception) -> Response:
         """Answer 500; Starlette raises the error again, and uvicorn logs its traceback."""
         response = self._problem(request, _INTERNAL, "a bug in agentd; `journalctl -u 'agentd@*'` has its traceback")
-        response.headers.update(guard.SECURITY)  # this answer is given outside of the guard
+        response.headers.update(security.SECURITY)  # this answer is given outside of the guard
         return response
 
     async def _find(self, request: Request) -> Any:  # noqa: ANN401

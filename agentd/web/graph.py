@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from agentd.web.view import TaskView
+    from agentd.client.views import TaskView
 
 WIDTH, HEIGHT = 226, 44
 _GAP_X, _GAP_Y, _MARGIN = 40, 16, 4

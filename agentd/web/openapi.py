@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from agentd.dead import Letter
-from agentd.messages import AgentRegistration, Alert, MetricReport, NetworkReply, ServiceRegistration, SignalReply
-from agentd.web import steer
+from agentd.bus.dead_letters import Letter
+from agentd.client.views import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
+from agentd.web import actions
 from agentd.web.overview import Overview
-from agentd.web.view import PluginState, Reason, TaskView, WorkflowDetail, WorkflowSummary
+from agentd.wire.messages import AgentRegistration, Alert, MetricReport, NetworkReply, ServiceRegistration, SignalReply
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -56,9 +56,9 @@ def describe(version: str) -> dict[str, Any]:
     """Return the OpenAPI document of this server."""
     kinds = [
         Problem,
-        steer.Steering,
+        actions.Steering,
         SignalReply,
-        steer.Stopping,
+        actions.Stopping,
         NetworkReply,
         *(kind for _, kind, _ in _PATHS.values()),
     ]
@@ -67,9 +67,9 @@ def describe(version: str) -> dict[str, Any]:
         path: {"get": _operation(path, summary, schema, query)}
         for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[5:], strict=True)
     }
-    paths[steer.PATH] = {"post": _steering(*schemas[1:3])}
+    paths[actions.PATH] = {"post": _steering(*schemas[1:3])}
     for action, says in _NETWORK.items():
-        path = steer.NETWORK.format(action=action)
+        path = actions.NETWORK.format(action=action)
         paths[path] = {"post": _posting(_operation(path, says, schemas[4], ()), schemas[3], schemas[4])}
     return {
         "openapi": "3.1.0",
@@ -100,8 +100,10 @@ def _operation(
 
 
 def _steering(body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    operation = _operation(steer.PATH, "Approve, reject, cancel, pause or resume as the token's principal", answer, ())
-    action = {"type": "string", "enum": list(steer.ACTIONS)}
+    operation = _operation(
+        actions.PATH, "Approve, reject, cancel, pause or resume as the token's principal", answer, ()
+    )
+    action = {"type": "string", "enum": list(actions.ACTIONS)}
     operation["parameters"].append({"name": "action", "in": "path", "required": True, "schema": action})
     return _posting(operation, body, answer)
 

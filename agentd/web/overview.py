@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
+from agentd.client.views import Identity, PluginState, PluginStatus, Reason, TaskView, View, WorkflowSummary
 from agentd.errors import AgentdError, BusUnavailable
-from agentd.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration, now
-from agentd.web.view import Identity, PluginState, PluginStatus, Reason, TaskView, View, WorkflowSummary
-from agentd.workflows import TERMINAL
+from agentd.wire.codec import now
+from agentd.wire.messages import AgentRegistration, Alert, MetricReport, ServiceRegistration
+from agentd.wire.workflow import TERMINAL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import DictLoader, Environment, StrictUndefined, Template
 
-from agentd.messages import MetricReport, now
 from agentd.printable import printable
-from agentd.web import graph, status, words
+from agentd.web import formats, graph, status
 from agentd.web.overview import COUNTED, Overview, agent_status, service_status
-from agentd.workflows import TERMINAL
+from agentd.wire.codec import now
+from agentd.wire.workflow import TERMINAL
 
 if TYPE_CHECKING:
-    from agentd.web.view import Identity, TaskView, WorkflowDetail
+    from agentd.client.views import Identity, TaskView, WorkflowDetail
+    from agentd.wire.messages import MetricReport
 
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
@@ -62,10 +63,10 @@ class Pages:
             L=status.LEVEL,
             look=status.look,
             href={name: f"/static/{name}?v={asset.etag}" for name, asset in self.assets.items()},
-            percent=words.percent,
-            span=words.span,
-            exact=words.exact,
-            clock=words.clock,
+            percent=formats.percent,
+            span=formats.span,
+            exact=formats.exact,
+            clock=formats.clock,
             web_address=web_address,
             box=(graph.WIDTH, graph.HEIGHT),
             STEPS_SHOWN=STEPS_SHOWN,
@@ -101,7 +102,7 @@ class Pages:
         return self._render("problem.html", now(), me=identity, code=code, title=title, text=text)
 
     def _render(self, name: str, at: datetime, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
-        return self._compiled[name].render(at=at, ago=lambda time: words.ago(time, at), **values)
+        return self._compiled[name].render(at=at, ago=lambda time: formats.ago(time, at), **values)
 
 
 def _shown(value: object) -> object:
@@ -112,7 +113,7 @@ def _shown(value: object) -> object:
 def measured(report: MetricReport) -> list[tuple[str, str]]:
     """Return what an agent measured of its host: the two percentages that an operator asks for first."""
     wanted = {"cpu": "host_cpu_percent", "memory": "host_memory_percent"}
-    return [(name, words.percent(report.metrics[key] / 100)) for name, key in wanted.items() if key in report.metrics]
+    return [(name, formats.percent(report.metrics[key] / 100)) for name, key in wanted.items() if key in report.metrics]
 
 
 def web_address(url: str) -> str:

@@ -19,15 +19,15 @@ import uvicorn
 
 from agentd.errors import ConfigError
 from agentd.web.app import build
+from agentd.web.events import Streams
 from agentd.web.limits import LARGEST_HEAD, Connection, Crowd
-from agentd.web.stream import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from starlette.routing import BaseRoute
 
-    from agentd.web.view import View
+    from agentd.client.views import View
 
 GRACE: Final = 3
 """Seconds that answers under way have when the daemon stops."""

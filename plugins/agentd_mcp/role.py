@@ -25,10 +25,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
 from agentd import __version__
+from agentd.config.settings import Id, is_loopback
 from agentd.errors import AgentdError, Denied
-from agentd.policy import ANONYMOUS, CONSENTED
-from agentd.role import Settings
-from agentd.sections import Id, is_loopback
+from agentd.plugins.role import Settings
+from agentd.safety.policy import ANONYMOUS, CONSENTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from agentd.messages import ToolReply
-    from agentd.role import Context
-    from agentd.tools import Call, Tool
-    from agentd_mcp.forms import Question
-    from agentd_mcp.serve import McpFace, Principal, Progress
+    from agentd.plugins.role import Context
+    from agentd.tools.definition import Call, Tool
+    from agentd.wire.messages import ToolReply
+    from agentd_mcp.elicitation import Question
+    from agentd_mcp.server import McpFace, Principal, Progress
 
 SERVICE: Final = "mcp-proxmox"
 PRINCIPAL: Final = "mcp"
@@ -147,14 +147,14 @@ async def _called(
     context: Context, principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
 ) -> ToolReply | Question:
     """Run a tool for a principal, or make the plan that another principal has to approve."""
-    from agentd_mcp import plans, stopping
+    from agentd_mcp import approvals, stopping
 
     if tool.name in stopping.NAMES:
         return await stopping.carry_out(context.bus, principal.name, tool, parameters)
     with context.worker.calls.one(principal.name):
         if tool.tier_for(parameters) in CONSENTED:
             person = context.settings.approvers.get(principal.name)
-            return await plans.ask(context.bus, principal.name, tool.name, parameters, person)
+            return await approvals.ask(context.bus, principal.name, tool.name, parameters, person)
         return await context.worker.perform_here(tool, parameters, principal=principal.name, progress=note)
 
 
@@ -213,32 +213,32 @@ class Bridge:
             context.log.warning("MCP is not served", reason=self.gate.reason)
             return None
         try:
-            await asyncio.to_thread(importlib.import_module, "agentd_mcp.serve")  # half a second off the loop
+            await asyncio.to_thread(importlib.import_module, "agentd_mcp.server")  # half a second off the loop
         except ImportError as error:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)
             return None
-        from agentd_mcp import front, plans, serve, stopping  # loaded already; by this way with its types
+        from agentd_mcp import approvals, server, stopping, tool_search  # loaded already; by this way with its types
 
         def resolve(request: Request | None) -> Principal:
             user = None if request is None else request.scope.get("user")
             name = PRINCIPAL if user is None else user.username
-            return serve.Principal(name, context.policy.tier_of(name, plain=False))
+            return server.Principal(name, context.policy.tier_of(name, plain=False))
 
         def reachable(call: Call) -> list[Tool]:
             return [each for each in [*tools.values(), *network] if call.tier.covers(each.tier)]
 
         self.gate.admit = partial(
-            serve.user_of, tokens=context.config.web.tokens, anonymous=settings.anonymous and not remote
+            server.user_of, tokens=context.config.web.tokens, anonymous=settings.anonymous and not remote
         )
         tools = {name: each for name, each in context.tools.items() if each.service == SERVICE}
         network = stopping.tools()
         names = [*HOSTS, *context.config.web.allowed_hosts]
         hosts = [f"{name}{port}" for name in names for port in ("", ":*")]
-        return serve.build_mcp(
-            [*tools.values(), *network, plans.dry_runs(context, tools), *front.doors(reachable)],
+        return server.build_mcp(
+            [*tools.values(), *network, approvals.dry_runs(context, tools), *tool_search.doors(reachable)],
             partial(_called, context),
-            listed=front.DAILY if settings.listed == "few" else None,
+            listed=tool_search.DAILY if settings.listed == "few" else None,
             name=f"agentd {context.node}",
             version=__version__,
             resolve=resolve,

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from agentd import freeze
 from agentd.errors import Denied, InvalidMessage
-from agentd.messages import NetworkRequest, Outcome, TaskError, Tier, ToolReply, plain
-from agentd.policy import ANONYMOUS
-from agentd.tools import Repeat, Tool
+from agentd.safety import freeze
+from agentd.safety.policy import ANONYMOUS
+from agentd.tools.definition import Repeat, Tool
+from agentd.wire.codec import plain
+from agentd.wire.messages import NetworkRequest, Outcome, TaskError, Tier, ToolReply
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
-    from agentd.messages import Freeze
-    from agentd.tools import Call
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Call
+    from agentd.wire.messages import Freeze
 
 STATUS: Final = "network_status"
 ACTIONS: Final = {"freeze_network": "freeze", "thaw_network": "thaw"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.hookspecs import hookimpl
+from agentd.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from agentd.role import Role, Settings
+    from agentd.plugins.role import Role, Settings
 
 
 @hookimpl

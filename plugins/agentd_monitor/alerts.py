@@ -29,9 +29,10 @@ from typing import Final
 
 import msgspec
 
-from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport, digest
-from agentd.subjects import schedule_of
-from agentd.workflows import TERMINAL, Status
+from agentd.wire.codec import digest
+from agentd.wire.messages import AgentRegistration, Alert, Heartbeat, MetricReport
+from agentd.wire.subjects import schedule_of
+from agentd.wire.workflow import TERMINAL, Status
 
 FIRING: Final = "firing"
 RESOLVED: Final = "resolved"

@@ -12,12 +12,13 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agentd import subjects
 from agentd.errors import BusFull, BusUnavailable, InvalidMessage, StaleWrite
-from agentd.logs import Seldom
-from agentd.messages import AgentRegistration, Alert, Heartbeat, MetricReport, decode, now
+from agentd.telemetry.logs import Seldom
+from agentd.wire import subjects
+from agentd.wire.codec import decode, now
+from agentd.wire.messages import AgentRegistration, Alert, Heartbeat, MetricReport
 from agentd_monitor.alerts import DRAINED, DRAINING, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
-from agentd_monitor.survey import Survey
+from agentd_monitor.checks import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from agentd.connection import Received
-    from agentd.role import Context
+    from agentd.bus.connection import Received
+    from agentd.plugins.role import Context
     from agentd_monitor.settings import MonitorSettings
 
 M = TypeVar("M")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from agentd.hookspecs import hookimpl
+from agentd.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agentd.definitions import Reader
-    from agentd.role import Role, Settings
-    from agentd.tools import Tool
-    from agentd.workflows import Definition
+    from agentd.plugins.role import Role, Settings
+    from agentd.plugins.workflow_files import Reader
+    from agentd.tools.definition import Tool
+    from agentd.wire.workflow import Definition
     from agentd_orchestrator.role import OrchestratorSettings
 
 
@@ -35,10 +35,10 @@ def agentd_role() -> Role:
 @hookimpl
 def agentd_workflows(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
     """Return the built-in workflows."""
-    from agentd_orchestrator import single
-    from agentd_orchestrator.catalogue import definitions
+    from agentd_orchestrator.builtin_workflows import tool_call
+    from agentd_orchestrator.builtin_workflows.deploy_vm import definitions
 
-    return [*definitions(), *single.definitions(tools)]
+    return [*definitions(), *tool_call.definitions(tools)]
 
 
 @hookimpl
@@ -46,6 +46,6 @@ def agentd_workflow_reader(
     settings: Settings, tools: Callable[[], Mapping[str, Tool]], workflows: Mapping[str, Definition]
 ) -> Reader:
     """Return what reads the files of `[orchestrator] workflows_dir`."""
-    from agentd_orchestrator.library import Library
+    from agentd_orchestrator.declared.library import Library
 
     return Library(cast("OrchestratorSettings", settings).workflows_dir, tools, workflows)

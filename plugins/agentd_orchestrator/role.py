@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import Field
 
-from agentd import secrecy, subjects
-from agentd.consumer import Consumer, Job
+from agentd.bus.consumer import Consumer, Job
 from agentd.errors import AgentdError, BusError, Denied, GiveUp, InvalidMessage, Rejected, TemporaryError
-from agentd.messages import (
+from agentd.plugins.role import Settings
+from agentd.tools.large_results import expand
+from agentd.wire import secrets, subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import (
     DiscoveryRequest,
     Presence,
     SignalReply,
@@ -25,28 +28,25 @@ from agentd.messages import (
     WorkflowRequest,
     WorkflowResponse,
     WorkflowSignal,
-    now,
     request_digest,
 )
-from agentd.results import expand
-from agentd.role import Settings
-from agentd.workflows import VERSION, Parent, Status, Workflow
-from agentd_orchestrator import plain as plain_agents
+from agentd.wire.workflow import VERSION, Parent, Status, Workflow
+from agentd_orchestrator import external_agents as plain_agents
 from agentd_orchestrator import schedules
-from agentd_orchestrator.derived import child_id, queue_of
-from agentd_orchestrator.engine import BROKEN_AFTER, KEPT, Engine
-from agentd_orchestrator.inputs import Begin, Due, Ended, Signal
-from agentd_orchestrator.library import Library
-from agentd_orchestrator.metering import evaluated
-from agentd_orchestrator.network import Network
-from agentd_orchestrator.overwritten import Timers
-from agentd_orchestrator.planning import Planner, proven
-from agentd_orchestrator.room import Quota, Room
+from agentd_orchestrator.admission import Quota, Room
+from agentd_orchestrator.declared.library import Library
+from agentd_orchestrator.engine.executor import BROKEN_AFTER, KEPT, Engine
+from agentd_orchestrator.engine.inputs import Begin, Due, Ended, Signal
+from agentd_orchestrator.engine.outgoing import child_id, queue_of
+from agentd_orchestrator.engine.overwritten import Timers
+from agentd_orchestrator.engine.planner import Planner, proven
+from agentd_orchestrator.expressions.metering import evaluated
+from agentd_orchestrator.freeze import Network
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
-    from agentd.role import Context
+    from agentd.plugins.role import Context
 
 
 VERSIONS_EVERY = 5.0
@@ -248,7 +248,7 @@ class Orchestrator:
     ) -> Begin:
         """Return the request with its plan, or with why it is not carried out, and as what it ends then."""
         context = self._context
-        if secret := secrecy.refusal(msgspec.to_builtins(request)):
+        if secret := secrets.refusal(msgspec.to_builtins(request)):
             return Begin(request, [], principal, tier, parent=parent, refused=f"the request: {secret}")
         begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
         waited = (context.bus.server_time() - job.stored).total_seconds()
@@ -361,7 +361,7 @@ class Orchestrator:
         _, _, _, principal, workflow = job.subject.split(".")
         try:
             signal = job.decode(WorkflowSignal)
-            signal = msgspec.structs.replace(signal, reason=secrecy.redacted(signal.reason))
+            signal = msgspec.structs.replace(signal, reason=secrets.redacted(signal.reason))
             subjects.check_id(workflow)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
@@ -400,12 +400,12 @@ def _kept(begin: Begin) -> Begin:
     request = begin.request
     request = msgspec.structs.replace(
         request,
-        workflow_type=secrecy.redacted(request.workflow_type),
-        requester_id=secrecy.redacted(request.requester_id),
-        retry_of=secrecy.redacted(request.retry_of),
-        parameters=secrecy.withheld(request.parameters),
+        workflow_type=secrets.redacted(request.workflow_type),
+        requester_id=secrets.redacted(request.requester_id),
+        retry_of=secrets.redacted(request.retry_of),
+        parameters=secrets.withheld(request.parameters),
     )
-    return msgspec.structs.replace(begin, request=request, refused=secrecy.redacted(begin.refused))
+    return msgspec.structs.replace(begin, request=request, refused=secrets.redacted(begin.refused))
 
 
 def _peek(data: bytes, field: str) -> str:

@@ -15,14 +15,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from msgspec.structs import replace
 
-from agentd import cron, schedules, subjects
+from agentd import cron, schedules
 from agentd.errors import GiveUp, InvalidMessage, StaleWrite, TemporaryError
-from agentd.messages import ScheduleDue, ScheduleRun
-from agentd.workflows import TERMINAL
+from agentd.wire import subjects
+from agentd.wire.messages import ScheduleDue, ScheduleRun
+from agentd.wire.workflow import TERMINAL
 
 if TYPE_CHECKING:
-    from agentd.consumer import Job
-    from agentd.role import Context
+    from agentd.bus.consumer import Job
+    from agentd.plugins.role import Context
 
 
 class _Head(msgspec.Struct):

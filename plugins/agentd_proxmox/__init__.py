@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.hookspecs import hookimpl
+from agentd.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.role import Settings
-    from agentd.tools import BrokenTool, Right, Tool, Toolbox
+    from agentd.plugins.role import Settings
+    from agentd.tools.definition import BrokenTool, Right, Tool, Toolbox
 
 SERVICE = "mcp-proxmox"
 
@@ -28,12 +28,12 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     """Return every tool, or none where the configuration names no Proxmox."""
     if toolbox.proxmox is None:
         return []
-    from agentd.tools import Tool, collect
-    from agentd_proxmox.api import Api
+    from agentd.tools.definition import Tool, collect
+    from agentd_proxmox.api.schema_cache import Schemas
+    from agentd_proxmox.api.tools import Api
     from agentd_proxmox.areas import AREAS
-    from agentd_proxmox.blindness import watched
+    from agentd_proxmox.blind_token import watched
     from agentd_proxmox.inventory import Inventory
-    from agentd_proxmox.schemas import Schemas
     from agentd_proxmox.settings import ToolSettings
 
     settings = toolbox.settings or ToolSettings()
@@ -50,9 +50,9 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | No
     if toolbox.proxmox is None:
         return None
     from agentd.errors import Denied
-    from agentd_proxmox import rights
+    from agentd_proxmox.api import rights
+    from agentd_proxmox.api.schema_cache import Schemas
     from agentd_proxmox.areas import declared
-    from agentd_proxmox.schemas import Schemas
 
     proxmox, schemas = toolbox.proxmox, Schemas(toolbox.proxmox, toolbox.state_dir)
 

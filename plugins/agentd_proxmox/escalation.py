@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd import formats
-from agentd.answers import grant, one_line
 from agentd.errors import Denied, Rejected
+from agentd.proxmox.responses import grant, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd.proxmox import Proxmox
+    from agentd.proxmox.client import Proxmox
 
     Entry = dict[str, Any]
     Held = dict[str, dict[str, bool]]

@@ -13,6 +13,12 @@ from msgspec import Meta
 
 from agentd import formats
 
+Schedule = formats.Calendar
+
+
+GuestName = Annotated[str, Meta(min_length=1, description="the guest's name, so that no other one is meant")]
+
+
 Vmid = Annotated[int, Meta(ge=100, le=999_999_999, description="number of the guest in the whole cluster")]
 Node = formats.Node
 Name = formats.GuestName
@@ -104,3 +110,13 @@ def guarded(name: str, *, on: bool | None) -> None:
     if on is False:
         message = f"{name}: false takes a guard away, which another principal has to approve: api_destroy does it"
         raise ValueError(message)
+
+
+RUNNING, STOPPED = "running", "stopped"
+
+
+class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which guest, by its VMID or its unique name."""
+
+    vmid: Vmid | None = None
+    name: str = ""

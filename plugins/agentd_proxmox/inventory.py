@@ -7,17 +7,17 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from agentd.answers import Upid, grant, one_line
 from agentd.errors import Denied, GuestLocked, NodeOffline, NotFound, ProxmoxUnavailable, Rejected
-from agentd.messages import Target
-from agentd_proxmox import look
+from agentd.proxmox.responses import Upid, grant, one_line
+from agentd.wire.messages import Target
+from agentd_proxmox import guest_model
 from agentd_proxmox.fields import Guest, GuestLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd.proxmox import Proxmox
-    from agentd.tools import Call, Found
+    from agentd.proxmox.client import Proxmox
+    from agentd.tools.definition import Call, Found
     from agentd_proxmox.settings import ToolSettings
 
     Entry = dict[str, Any]
@@ -75,7 +75,7 @@ def place(entry: Entry) -> Place:
         name=one_line(entry.get("name") or ""),
         status=one_line(entry.get("status") or "unknown"),
         template=bool(entry.get("template")),
-        tags=tuple(look.split_tags(entry.get("tags"))),
+        tags=tuple(guest_model.split_tags(entry.get("tags"))),
         lock=one_line(entry.get("lock") or ""),
         pool=one_line(entry.get("pool") or ""),
         away=bool(entry.get("away")),
@@ -106,9 +106,9 @@ class Inventory:
         return sorted(map(place, entries), key=lambda guest: guest.vmid)
 
     async def completed(self, entries: list[Entry]) -> list[Entry]:
-        """Add what the cluster's list does not know of its guests for up to 10 s (PROXMOX.md 22), asked of their nodes.
+        """Add what the cluster's list does not know of its guests for up to 10 s (proxmox.md, Guests).
 
-        A guest of an offline node stays as it is listed, and is marked.
+        It is asked of their nodes.  A guest of an offline node stays as it is listed, and is marked.
         """
         unsure = [entry for entry in entries if entry.get("status") in {None, "unknown"} or not entry.get("name")]
         if not unsure:
@@ -141,7 +141,7 @@ class Inventory:
 
     async def _state(self, at: Place) -> str:
         try:
-            return look.state(await self.status(at))
+            return guest_model.state(await self.status(at))
         except (ProxmoxUnavailable, NotFound, Denied):
             return "unknown"
 
@@ -186,7 +186,7 @@ class Inventory:
         if not found:
             raise NodeOffline(f"{text}, for their node is offline; name it by its vmid", delay=3.0)
 
-    async def config(self, at: Place) -> look.Config:
+    async def config(self, at: Place) -> guest_model.Config:
         """Return the guest's configuration, with what is pending."""
         return dict(await self.proxmox.get(f"{at.path}/config"))
 
@@ -197,7 +197,7 @@ class Inventory:
     async def read(self, at: Place) -> Guest:
         """Return the guest as it is now."""
         config, status = await asyncio.gather(self.config(at), self.status(at))
-        return look.guest(at.vmid, at.node, at.kind, config, status)
+        return guest_model.guest(at.vmid, at.node, at.kind, config, status)
 
     async def finish(self, call: Call, found: Found) -> None:
         """Wait for the task that was found or begun, and hand its warnings on."""
@@ -223,7 +223,7 @@ class Inventory:
         while True:
             status = await self.status(at)
             lock = one_line(status.get("lock") or "")
-            if lock in {"", besides} or (besides and look.prelaunched(status)):
+            if lock in {"", besides} or (besides and guest_model.prelaunched(status)):
                 return status
             call.progress(f"waiting: {at.title} is locked ({lock})")
             if time.monotonic() >= until:

@@ -7,10 +7,10 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.answers import one_line
 from agentd.errors import AgentdError
-from agentd.policy import is_looking
-from agentd_proxmox import look
+from agentd.proxmox.read_only import is_looking
+from agentd.proxmox.responses import one_line
+from agentd_proxmox import guest_model
 
 if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
@@ -22,7 +22,7 @@ _PRECIOUS = re.compile(r"(?i)(prod|keep|crit|important|protect|live\Z|vital|no-?
 """Tags that say that a guest is meant to stay, though [policy] protected does not name them."""
 
 
-async def of(inventory: Inventory, at: Place, config: look.Config, status: dict[str, Any]) -> list[str]:
+async def of(inventory: Inventory, at: Place, config: guest_model.Config, status: dict[str, Any]) -> list[str]:
     """Return what speaks against changing the guest; [] where an act is carried out and not asked for."""
     if not is_looking():
         return []
@@ -30,14 +30,14 @@ async def of(inventory: Inventory, at: Place, config: look.Config, status: dict[
     return [*found, await _backup(inventory, at)]
 
 
-def _seen(config: look.Config, status: dict[str, Any]) -> list[str]:
+def _seen(config: guest_model.Config, status: dict[str, Any]) -> list[str]:
     found = []
     if status.get("status") == "running":
         uptime = int(status.get("uptime") or 0)
         since = f" for {uptime // DAY} days" if uptime >= LONG else f" for {uptime // 60} minutes"
         found.append(f"it runs{since}" if uptime else "it runs")
-    found += [f"tag {tag}" for tag in look.split_tags(config.get("tags")) if _PRECIOUS.match(tag)]
-    if look.enabled(config.get("protection")):
+    found += [f"tag {tag}" for tag in guest_model.split_tags(config.get("tags")) if _PRECIOUS.match(tag)]
+    if guest_model.enabled(config.get("protection")):
         found.append("its option `protection` is on")
     if (status.get("ha") or {}).get("managed"):
         found.append("HA manages it")

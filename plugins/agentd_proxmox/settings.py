@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from agentd.role import Settings
+from agentd.plugins.role import Settings
 
 
 class ToolSettings(Settings):

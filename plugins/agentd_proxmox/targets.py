@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.answers import grant
 from agentd.errors import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, VmidTaken
-from agentd.messages import Target
-from agentd_proxmox import filters, look, risks
+from agentd.proxmox.responses import grant
+from agentd.wire.messages import Target
+from agentd_proxmox import filter_values, guest_model, risks
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from agentd.answers import Upid
-    from agentd.tools import Call
+    from agentd.proxmox.responses import Upid
+    from agentd.tools.definition import Call
     from agentd_proxmox.inventory import Inventory, Place
 
     Entry = dict[str, Any]
@@ -44,15 +44,15 @@ async def guest(inventory: Inventory, at: Place, *loses: str, volumes: bool = Fa
     volumes  its disks are deleted or overwritten: what protects the storages that they lie on protects it
     """
     config, status = await asyncio.gather(inventory.config(at), inventory.status(at))
-    at = replace(at, tags=tuple(look.split_tags(config.get("tags"))))
-    storages = [f"storage/{name}" for name in look.storages(config)] if volumes else []
+    at = replace(at, tags=tuple(guest_model.split_tags(config.get("tags"))))
+    storages = [f"storage/{name}" for name in guest_model.storages(config)] if volumes else []
     return Target(
         name=f"guest/{at.vmid}",
-        title=f"{at.title}, {look.state(status)}",
+        title=f"{at.title}, {guest_model.state(status)}",
         state={
             "name": at.name,
             "node": at.node,
-            "status": look.state(status),
+            "status": guest_model.state(status),
             "configuration": str(config.get("digest") or "")[:16],
         },
         labels=[*at.target().labels, *storages],
@@ -91,7 +91,7 @@ def holds(entry: Entry, content: str) -> bool:
 
 async def node_known(inventory: Inventory, node: str | None) -> None:
     """Raise NotFound if the cluster has no such node; None and "" are not given."""
-    filters.known("node", node, [entry.get("node") for entry in await inventory.resources("node")])
+    filter_values.known("node", node, [entry.get("node") for entry in await inventory.resources("node")])
 
 
 async def storage(inventory: Inventory, node: str, name: str | None, content: str) -> Entry:
@@ -142,8 +142,8 @@ def held(permissions: dict[str, list[str]], path: str) -> set[str]:
 async def blind(inventory: Inventory, storage: str) -> str:
     """Return why an empty list of a storage proves nothing, "" if the token may see what lies there.
 
-    Proxmox leaves out, without a word, what a token may not read (PROXMOX.md 4): backups above all, for which looking
-    (Datastore.Audit) does not suffice.
+    Proxmox leaves out, without a word, what a token may not read (proxmox.md, Envelope): backups above all, for
+    which looking (Datastore.Audit) does not suffice.
     """
     path, user = f"/storage/{storage}", inventory.proxmox.user
     if held(await inventory.proxmox.permissions(), path) & {"Datastore.Allocate", "Datastore.AllocateSpace"}:
@@ -152,3 +152,8 @@ async def blind(inventory: Inventory, storage: str) -> str:
         f"{user} lacks Datastore.AllocateSpace on {path}, so Proxmox may hide what lies there; to let it look: "
         + grant(path, "Datastore.AllocateSpace", user)
     )
+
+
+def upid_of(answer: object) -> str | None:
+    """Return the UPID that a call answered, None if it was done at once."""
+    return answer if isinstance(answer, str) and answer else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.hookspecs import hookimpl
+from agentd.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from agentd.role import Role, Settings
-    from agentd.tools import BrokenTool, Tool, Toolbox
+    from agentd.plugins.role import Role, Settings
+    from agentd.tools.definition import BrokenTool, Tool, Toolbox
 
 
 @hookimpl
@@ -30,7 +30,7 @@ def agentd_role() -> Role:
 @hookimpl
 def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     """Return the tools of the service `specialist`; they reach Proxmox through those of `mcp-proxmox`."""
-    from agentd.tools import collect
+    from agentd.tools.definition import collect
     from agentd_specialist.settings import SpecialistSettings
     from agentd_specialist.tools import SERVICE, Domain
 

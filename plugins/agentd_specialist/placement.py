@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentd_specialist.cluster import GIB, MIB, Cluster, NodeView, Rules, StorageView, TemplateView, VmWish, names_of
+from agentd_specialist.model import GIB, MIB, Cluster, NodeView, Rules, StorageView, TemplateView, VmWish, names_of
 
 
 @dataclass(frozen=True)

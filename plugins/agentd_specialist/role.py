@@ -9,7 +9,7 @@ from agentd_specialist.tools import SERVICE
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
-    from agentd.role import Context
+    from agentd.plugins.role import Context
 
 
 class Specialist:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agentd.role import Settings
-from agentd_specialist.cluster import VMID_MAX, VMID_MIN, Rules
+from agentd.plugins.role import Settings
+from agentd_specialist.model import VMID_MAX, VMID_MIN, Rules
 
 
 class SpecialistSettings(Settings):

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import msgspec
 
 from agentd.errors import ProxmoxUnavailable, Rejected
-from agentd.messages import Tier
-from agentd.tools import Call, Repeat, tool
+from agentd.tools.definition import Call, Repeat, tool
+from agentd.wire.messages import Tier
 from agentd_specialist import vm
-from agentd_specialist.cluster import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
+from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
 from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
 
 if TYPE_CHECKING:
-    from agentd.proxmox import Proxmox
+    from agentd.proxmox.client import Proxmox
     from agentd_specialist.settings import SpecialistSettings
 
 

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from agentd import formats
-from agentd_specialist.cluster import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmWish, names_of
+from agentd_specialist.model import Cluster, GuestView, Rules, TemplateView, ValidatedVm, VmWish, names_of
 from agentd_specialist.placement import Need, Offer, Placement
 
 if TYPE_CHECKING:

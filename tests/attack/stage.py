@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import nats
 
-from agentd import tokens
+from agentd.safety import tokens
 from harness import SCRIPTS, eventually, free_port
 from pve.client import FakePve
 

@@ -6,9 +6,11 @@ import json
 import urllib.request
 from typing import TYPE_CHECKING
 
-from agentd import client, network, subjects
-from agentd.messages import Tier, WorkflowRequest, encode
-from agentd.workflows import TaskSpec, template
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import Tier, WorkflowRequest
+from agentd.wire.workflow import TaskSpec, template
 from fake_agent import QUEUE, Agent, Nothing, orchestrators
 from harness import NatsServer, Net
 
@@ -47,10 +49,10 @@ async def _cost(folder: Path, plan: Callable[[Nothing], list[TaskSpec]]) -> tupl
         net = Net(folder, server.url)
         async with net.client() as bus, orchestrators(net, plan), Agent(bus).working():
             before, seq = _wire(server), (await bus.api(f"STREAM.INFO.{subjects.WORKFLOWS}"))["state"]["last_seq"]
-            await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
-            answer = await client.follow(bus, "w1", lambda _: None, wait=120)
+            await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
+            answer = await queries.follow(bus, "w1", lambda _: None, wait=120)
             wire, state = _wire(server) - before, (await bus.api(f"STREAM.INFO.{subjects.WORKFLOWS}"))["state"]
-            last = await network.state(bus, "w1")
+            last = await queries.state(bus, "w1")
         assert answer.status == "completed", answer
         assert last is not None
         return wire, int(state["bytes"]), int(state["last_seq"]) - seq, len(encode(last))

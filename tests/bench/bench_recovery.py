@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import client, subjects
-from agentd.messages import WorkflowRequest
-from agentd.provision import provision
+from agentd.bus.provision import provision
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.messages import WorkflowRequest
 from bench.systems import SLOTS, WISH, plugin
 from harness import Net
 from system.chaos.cluster import Cluster
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from agentd.bus import Bus
-    from agentd.connection import Received
+    from agentd.bus.connection import Received
+    from agentd.bus.jetstream import Bus
     from bench.conftest import Figures
     from harness import Daemon
 
@@ -65,12 +66,12 @@ class Work:
             name = f"r{next(self.numbers)}"
             self.answered[name] = asyncio.Event()
             over = self.open[name] = asyncio.get_running_loop().create_future()
-            await client.submit(self.bus, "bench", WorkflowRequest("bench_read", name, WISH))
+            await requests.submit(self.bus, "bench", WorkflowRequest("bench_read", name, WISH))
             while not self.answered[name].is_set():  # an answer may be missed while the connection is away
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.5):
                         await self.answered[name].wait()
-                if not self.answered[name].is_set() and await client.answer(self.bus, name) is not None:
+                if not self.answered[name].is_set() and await queries.answer(self.bus, name) is not None:
                     break
             del self.open[name], self.answered[name]
             over.set_result(None)

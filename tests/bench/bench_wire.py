@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd import messages
-from agentd.messages import TaskAssignment, Tier
+from agentd.wire import codec
+from agentd.wire.messages import TaskAssignment, Tier
 from bench.systems import WISH
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def test_wire(figures: Figures) -> None:
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder(TaskAssignment).decode
     pairs = [
         (
-            _microseconds(lambda: messages.decode(messages.encode(TASK), TaskAssignment)),
+            _microseconds(lambda: codec.decode(codec.encode(TASK), TaskAssignment)),
             _microseconds(lambda: decode(encode(TASK))),
         )
         for _ in range(ROUNDS)
     ]
 
     ours, bare = (median(column) for column in zip(*pairs, strict=True))
-    assert messages.decode(messages.encode(TASK), TaskAssignment) == TASK
+    assert codec.decode(codec.encode(TASK), TaskAssignment) == TASK
     figures.add("encode and decode of a task", ours, "us", floor=bare, at_most=1.2)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.hookspecs import hookimpl
-from agentd.messages import Tier, plain
-from agentd.tools import Call, Found, Repeat, collect, tool
-from agentd.workflows import Definition, TaskSpec
+from agentd.plugins.hookspecs import hookimpl
+from agentd.tools.definition import Call, Found, Repeat, collect, tool
+from agentd.wire.codec import plain
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import Definition, TaskSpec
 
 if TYPE_CHECKING:
-    from agentd.role import Context, Role
-    from agentd.tools import BrokenTool, Tool, Toolbox
+    from agentd.plugins.role import Context, Role
+    from agentd.tools.definition import BrokenTool, Tool, Toolbox
 
 SERVICE = "bench"
 STEPS = ("validate", "create", "configure")

@@ -18,8 +18,9 @@ from typing import Any
 import uvloop
 from raw import Raw  # type: ignore[import-not-found]  # the floor's
 
-from agentd import subjects
-from agentd.messages import WorkflowRequest, WorkflowResponse, decode, encode
+from agentd.wire import subjects
+from agentd.wire.codec import decode, encode
+from agentd.wire.messages import WorkflowRequest, WorkflowResponse
 
 REQUEST = subjects.request("bench").encode()
 ANSWERS = subjects.response("*").encode()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from agentd import provision
+from agentd.bus import provision
 from harness import NatsServer, Net
 
 if TYPE_CHECKING:

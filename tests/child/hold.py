@@ -9,15 +9,16 @@ import asyncio
 import sys
 from pathlib import Path
 
-from agentd import logs, sections
-from agentd.bus import Bus
-from agentd.consumer import Consumer, Job
-from agentd.journal import Journal
+from agentd.bus.consumer import Consumer, Job
+from agentd.bus.delivery_journal import Journal
+from agentd.bus.jetstream import Bus
+from agentd.config import settings
+from agentd.telemetry import logs
 
 
 async def main(url: str, stream: str, durable: str, path: str, slots: str) -> None:
     """Hold what comes, and say so."""
-    bus = Bus(sections.Bus(servers=(url,)), "holder", logs.get_logger())
+    bus = Bus(settings.Bus(servers=(url,)), "holder", logs.get_logger())
     await bus.connect(wait=10)
 
     async def hold(job: Job) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.audit import ChainCheck
-from agentd.messages import AuditKey
+from agentd.safety.audit_chain import ChainCheck
+from agentd.wire.messages import AuditKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentd.audit import Problem
-    from agentd.messages import AuditRecord
+    from agentd.safety.audit_chain import Problem
+    from agentd.wire.messages import AuditRecord
 
 
 def verify(records: Sequence[AuditRecord], *, trimmed: bool = False) -> Problem | None:

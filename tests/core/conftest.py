@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from agentd.provision import provision
+from agentd.bus.provision import provision
 from core.jetstream import connected, make_consumer, make_stream
 from core.probe import SERVICE, Probe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 

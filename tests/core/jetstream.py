@@ -7,22 +7,23 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agentd import logs, sections
-from agentd.bus import Bus
+from agentd.bus.jetstream import Bus
+from agentd.config import settings as config_settings
 from agentd.errors import BusUnavailable
+from agentd.telemetry import logs
 from harness import START, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.consumer import Job
+    from agentd.bus.consumer import Job
 
 SECOND = 1_000_000_000
 
 
-def settings(*servers: str, **login: Any) -> sections.Bus:
+def settings(*servers: str, **login: Any) -> config_settings.Bus:
     """Return the section [bus] with these servers; an answer may take two seconds."""
-    return sections.Bus(servers=servers, **{"timeout": 2.0} | login)
+    return config_settings.Bus(servers=servers, **{"timeout": 2.0} | login)
 
 
 @contextlib.asynccontextmanager

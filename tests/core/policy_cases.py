@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentd.errors import AgentdError
-from agentd.messages import Consent, Target, Tier
-from agentd.policy import Policy
+from agentd.safety.policy import Policy
+from agentd.wire.messages import Consent, Target, Tier
 
 GUEST: Final = Target("guest/100", "VM 100", {"status": "stopped"}, ["tag/keep", "pool/core"])
 

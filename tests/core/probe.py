@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd import subjects
-from agentd.ledger import Ledger
-from agentd.messages import AuditRecord, EffectRecord, Target, TaskAssignment, TaskCompletion, Tier
-from agentd.metrics import Metrics
-from agentd.policy import Policy
-from agentd.signing import Signer
-from agentd.tools import Call, Found, Repeat, Tool, by_name, collect, tool
-from agentd.worker import Worker
+from agentd.safety.audit_log import Ledger
+from agentd.safety.policy import Policy
+from agentd.safety.signing import Signer
+from agentd.telemetry.metrics import Metrics
+from agentd.tools.definition import Call, Found, Repeat, Tool, by_name, collect, tool
+from agentd.tools.worker import Worker
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord, EffectRecord, Target, TaskAssignment, TaskCompletion, Tier
 from core.chains import verify
 from core.jetstream import Lines, all_acked
 from harness import eventually
@@ -24,7 +24,7 @@ from harness import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from agentd.bus import Bus, Stored
+    from agentd.bus.jetstream import Bus, Stored
 
 SERVICE = "probe"
 SIGNER = Signer.new()

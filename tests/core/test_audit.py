@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd import audit
-from agentd.audit import AuditChain, ChainCheck, Problem, hash_of
-from agentd.messages import AuditRecord, Tier, decode, encode
+from agentd.safety import audit_chain
+from agentd.safety.audit_chain import AuditChain, ChainCheck, Problem, hash_of
+from agentd.wire.codec import decode, encode
+from agentd.wire.messages import AuditRecord, Tier
 from core.chains import verify
 
 START = datetime(2026, 11, 22, 8, 30, tzinfo=UTC)
@@ -101,7 +102,7 @@ def test_tampering_is_found_at_its_line(place: int, field: str) -> None:
     records[place] = msgspec.structs.replace(records[place], **{field: OTHER[field]})
 
     assert verify(records) == Problem(
-        place + 1, audit.ALTERED, f"line {place + 1} was altered: its hash does not fit what it says"
+        place + 1, audit_chain.ALTERED, f"line {place + 1} was altered: its hash does not fit what it says"
     )
 
 
@@ -112,7 +113,7 @@ def test_missing_line_is_found(place: int) -> None:
     del records[place]
 
     assert verify(records) == Problem(
-        place + 1, audit.MISSING, f"line {place + 1} is missing: {place + 2} stands in its place"
+        place + 1, audit_chain.MISSING, f"line {place + 1} is missing: {place + 2} stands in its place"
     )
 
 
@@ -127,9 +128,11 @@ def test_reordered_lines_are_found(places: list[int]) -> None:
         check.add(record)
 
     assert check.problems[0] == Problem(
-        first + 1, audit.MISSING, f"line {first + 1} is missing: {second + 1} stands in its place"
+        first + 1, audit_chain.MISSING, f"line {first + 1} is missing: {second + 1} stands in its place"
     )
-    assert any(each.reason == audit.REORDERED and f"line {first + 1} stands" in each.text for each in check.problems)
+    assert any(
+        each.reason == audit_chain.REORDERED and f"line {first + 1} stands" in each.text for each in check.problems
+    )
 
 
 def test_repeated_line_is_found() -> None:
@@ -137,7 +140,7 @@ def test_repeated_line_is_found() -> None:
     records = chain(3)
 
     assert verify([*records[:2], records[1], records[2]]) == Problem(
-        3, audit.REORDERED, "line 2 stands where 3 should be"
+        3, audit_chain.REORDERED, "line 2 stands where 3 should be"
     )
 
 
@@ -146,7 +149,9 @@ def test_foreign_line_is_found() -> None:
     records = chain(3)
     records[1] = chain(3, agent="monitor-pve2")[1]
 
-    assert verify(records) == Problem(2, audit.FOREIGN, "line 2 is of monitor-pve2, the chain is of mcp-bridge-pve1")
+    assert verify(records) == Problem(
+        2, audit_chain.FOREIGN, "line 2 is of monitor-pve2, the chain is of mcp-bridge-pve1"
+    )
 
 
 def test_forged_line_is_found_by_the_next() -> None:
@@ -154,8 +159,12 @@ def test_forged_line_is_found_by_the_next() -> None:
     records = chain(3)
     records[1] = forged(records[1], principal="eve")
 
-    assert verify(records) == Problem(3, audit.ALTERED, "line 3 does not continue line 2: one of them was altered")
-    assert verify([forged(records[0], previous="0" * 64)]) == Problem(1, audit.ALTERED, "line 1 names a line before it")
+    assert verify(records) == Problem(
+        3, audit_chain.ALTERED, "line 3 does not continue line 2: one of them was altered"
+    )
+    assert verify([forged(records[0], previous="0" * 64)]) == Problem(
+        1, audit_chain.ALTERED, "line 1 names a line before it"
+    )
 
 
 def test_expired_beginning_is_accepted_when_told() -> None:
@@ -163,7 +172,7 @@ def test_expired_beginning_is_accepted_when_told() -> None:
     records = chain()[2:]
 
     assert verify(records, trimmed=True) is None
-    assert verify(records) == Problem(1, audit.MISSING, "line 1 is missing: 3 stands in its place")
+    assert verify(records) == Problem(1, audit_chain.MISSING, "line 1 is missing: 3 stands in its place")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,7 @@ def test_harmless_names_are_shown() -> None:
     """Names that only look like a secret's are kept: they say what was done."""
     arguments = {"token_file": "/run/x", "key": "wf.create", "monkey": 1, "password": ""}
 
-    assert audit.redact(arguments) == arguments
+    assert audit_chain.redact(arguments) == arguments
 
 
 def test_large_arguments_are_cut_and_still_covered() -> None:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import messages, subjects
-from agentd.bus import Bus
+from agentd.bus.jetstream import Bus
 from agentd.errors import BusError, BusUnavailable, InvalidMessage, NoResponder, NotProvisioned, StaleWrite
-from agentd.messages import ControlReply, ControlRequest
+from agentd.wire import codec, subjects
+from agentd.wire.messages import ControlReply, ControlRequest
 from core.jetstream import Lines, connected, make_stream, settings
 from harness import NatsServer, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.connection import Received
+    from agentd.bus.connection import Received
 
 EVENT = subjects.event("w1")
 
@@ -33,7 +33,7 @@ async def test_store_and_read(bus: Bus) -> None:
     assert (found.subject, found.seq, found.decode(ControlRequest)) == (EVENT, seq, ControlRequest("drain"))
     assert found.headers["Who"] == "we"
     assert found.time.tzinfo is UTC
-    assert abs(messages.now() - found.time) < timedelta(seconds=10)
+    assert abs(codec.now() - found.time) < timedelta(seconds=10)
     assert await bus.last(subjects.WORKFLOWS, subjects.event("other")) is None
 
 
@@ -194,7 +194,7 @@ async def test_clock(bus: Bus) -> None:
     offset = await bus.measure_clock(subjects.WORKFLOWS)
 
     assert abs(offset) < 2
-    assert abs(bus.server_time() - messages.now()) < timedelta(seconds=3)
+    assert abs(bus.server_time() - codec.now()) < timedelta(seconds=3)
 
 
 async def test_no_server_then_a_server(tmp_path: Path) -> None:

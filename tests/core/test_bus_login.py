@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agentd import subjects
-from agentd.bus import Bus
+from agentd.bus.jetstream import Bus
 from agentd.errors import BusUnavailable, ConfigError, Denied
+from agentd.wire import subjects
 from core.jetstream import Lines, connected, make_stream, settings
 from harness import NatsServer, eventually
 

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import connection, messages, pending, subjects
-from agentd.bus import Bus
+from agentd.bus import connection, replies
+from agentd.bus.jetstream import Bus
+from agentd.bus.provision import provision
+from agentd.daemon.supervisor import Supervisor
 from agentd.errors import BusUnavailable, StaleWrite
-from agentd.provision import provision
-from agentd.supervisor import Supervisor
+from agentd.wire import messages, subjects
 from core.jetstream import Lines, answers, connected, settings
 from harness import NatsServer, Net, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.connection import Received
+    from agentd.bus.connection import Received
 
 EVENT = subjects.event("w1")
 FLOOD = 40
@@ -43,7 +44,7 @@ async def _flood(bus: Bus) -> None:
 
 async def _count_abandoned() -> int:
     gc.collect()
-    return sum(isinstance(each, (asyncio.Task, pending._Waiting)) for each in gc.get_objects())  # noqa: SLF001
+    return sum(isinstance(each, (asyncio.Task, replies._Waiting)) for each in gc.get_objects())  # noqa: SLF001
 
 
 async def test_a_cancelled_wait_leaves_the_connection_hearing(bus: Bus, nats_server: NatsServer) -> None:

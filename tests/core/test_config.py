@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentd import config as configuration
-from agentd import sections
-from agentd.config import Config, load, plugin_settings, show
+from agentd.config import load as configuration
+from agentd.config import settings as config_settings
+from agentd.config.load import Config, load, plugin_settings
+from agentd.config.show import show
 from agentd.errors import ConfigError
-from agentd.messages import Tier
+from agentd.wire.messages import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,7 @@ def test_no_file_means_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert config.proxmox is None
     assert config.policy.default_tier is Tier.READ
     assert config.web.host == "127.0.0.1"
-    assert config.principal == sections.user_name()
+    assert config.principal == config_settings.user_name()
     assert "." not in config.node.name
 
 
@@ -310,16 +311,16 @@ def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
     """A secret's file that is missing, empty or not text is an error of one line."""
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff")
-    login = sections.Login(user="u", nkey_file=str(tmp_path / "away"))
-    admin = sections.Admin(user="u", password_file=str(tmp_path / "empty"))
+    login = config_settings.Login(user="u", nkey_file=str(tmp_path / "away"))
+    admin = config_settings.Admin(user="u", password_file=str(tmp_path / "empty"))
     with pytest.raises(ConfigError) as missing:
         login.nkey_seed()
     with pytest.raises(ConfigError) as empty:
         admin.password()
     with pytest.raises(ConfigError, match="not UTF-8"):
-        sections.read_secret(str(tmp_path / "binary"), "x")
+        config_settings.read_secret(str(tmp_path / "binary"), "x")
     with pytest.raises(ConfigError, match=r"^proxmox\.token_file: not set"):
-        sections.Proxmox(url="https://a").token()
+        config_settings.Proxmox(url="https://a").token()
 
     assert str(missing.value) == f"bus.nkey_file: cannot read {tmp_path}/away: No such file or directory"
     assert str(empty.value) == f"bus.admin.password_file: {tmp_path}/empty is empty"
@@ -327,20 +328,20 @@ def test_secret_that_cannot_be_read_names_its_setting(tmp_path: Path) -> None:
 
 def test_inbox_is_ones_own() -> None:
     """Who has an identity has an inbox of its own, so that nobody else reads its answers."""
-    assert sections.Bus().inbox("monitor-pve1") == "_INBOX"
-    assert sections.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX.n_1"
-    assert sections.Bus(nkey_file="f").inbox("monitor-pve1") == "_INBOX.monitor-pve1"
-    assert sections.Bus(inbox_prefix="_INBOX.mine", nkey_file="f").inbox("x") == "_INBOX.mine"
+    assert config_settings.Bus().inbox("monitor-pve1") == "_INBOX"
+    assert config_settings.Bus(user="n.1").inbox("monitor-pve1") == "_INBOX.n_1"
+    assert config_settings.Bus(nkey_file="f").inbox("monitor-pve1") == "_INBOX.monitor-pve1"
+    assert config_settings.Bus(inbox_prefix="_INBOX.mine", nkey_file="f").inbox("x") == "_INBOX.mine"
     with pytest.raises(ValidationError, match="inbox_prefix"):
-        sections.Bus(inbox_prefix="ai.audit.x")
+        config_settings.Bus(inbox_prefix="ai.audit.x")
 
 
 def test_admin_login_takes_the_tls_of_the_bus() -> None:
     """[bus.admin] needs no second copy of the CA, and without it the daemon's identity is used."""
-    bus = sections.Bus(tls_ca_file="ca", admin=sections.Admin(nkey_file="adm"))
+    bus = config_settings.Bus(tls_ca_file="ca", admin=config_settings.Admin(nkey_file="adm"))
 
     assert (bus.admin_login().nkey_file, bus.admin_login().tls_ca_file) == ("adm", "ca")
-    assert sections.Bus().admin_login() == sections.Bus()
+    assert config_settings.Bus().admin_login() == config_settings.Bus()
 
 
 def test_show_is_toml_without_secrets(tmp_path: Path) -> None:
@@ -388,8 +389,8 @@ def test_wrong_value_of_a_secret_is_not_repeated(tmp_path: Path) -> None:
 
 def test_every_setting_says_its_meaning() -> None:
     """Each setting of the core has a description, which `agentd check` and the errors show."""
-    for kind in vars(sections).values():
-        if isinstance(kind, type) and issubclass(kind, sections.Section):
+    for kind in vars(config_settings).values():
+        if isinstance(kind, type) and issubclass(kind, config_settings.Section):
             for name, field in kind.model_fields.items():
                 assert field.description, f"{kind.__name__}.{name}"
 
@@ -404,12 +405,12 @@ def test_remote_page_can_be_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("host", "local"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("pve1", False)])
 def test_loopback_is_known(host: str, local: bool) -> None:  # noqa: FBT001
     """Only addresses of this machine count as loopback."""
-    assert sections.is_loopback(host) is local
+    assert config_settings.is_loopback(host) is local
 
 
 def test_user_without_a_name_has_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user that /etc/passwd does not know is named by its number."""
     monkeypatch.setattr(os, "getuid", lambda: 999_999)
 
-    assert sections.user_name() == "uid999999"
-    assert sections.as_id("a b@c") == "a_b_c"
+    assert config_settings.user_name() == "uid999999"
+    assert config_settings.as_id("a b@c") == "a_b_c"

@@ -7,9 +7,10 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from agentd import consumer, subjects
-from agentd.consumer import Consumer
+from agentd.bus import consumer
+from agentd.bus.consumer import Consumer
 from agentd.errors import BusUnavailable, GiveUp, TemporaryError
+from agentd.wire import subjects
 from core.jetstream import Lines, Seen, all_acked, connected, consumer_info, make_consumer
 from core.working import Slow, put, working
 from harness import eventually
@@ -17,8 +18,8 @@ from harness import eventually
 if TYPE_CHECKING:
     import pytest
 
-    from agentd.bus import Bus
-    from agentd.consumer import Job
+    from agentd.bus.consumer import Job
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agentd import consumer, subjects
-from agentd.connection import _abort
-from agentd.consumer import Consumer, Job
+from agentd.bus import consumer
+from agentd.bus.connection import _abort
+from agentd.bus.consumer import Consumer, Job
+from agentd.bus.provision import provision
 from agentd.errors import StaleWrite
-from agentd.provision import provision
+from agentd.wire import subjects
 from core.jetstream import Lines, Seen, all_acked, answers, connected, consumer_info, make_consumer, make_stream
 from core.working import Slow, put, working
 from harness import eventually
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agentd import consumer, dead
+from agentd.bus import consumer, dead_letters
+from agentd.bus.provision import provision
 from agentd.errors import TemporaryError
-from agentd.provision import provision
 from core.jetstream import all_acked, consumer_info
 from core.working import working
 
 if TYPE_CHECKING:
     import pytest
 
-    from agentd.bus import Bus
-    from agentd.consumer import Job
+    from agentd.bus.consumer import Job
+    from agentd.bus.jetstream import Bus
 
 
 class Process:
@@ -70,7 +70,7 @@ async def test_what_is_handed_back_is_no_poison(work: Bus) -> None:
         await all_acked(work, "WORK", "w")
 
     assert deliveries == list(range(1, consumer.SUSPECT + consumer.BEGINS + 6))
-    assert await dead.letters(work) == []
+    assert await dead_letters.letters(work) == []
 
 
 async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ async def test_neighbours_of_poison(work: Bus, monkeypatch: pytest.MonkeyPatch) 
     async with asyncio.timeout(60):
         while await process.life(work):
             assert process.deaths < 20
-    (letter,) = await dead.letters(work)
+    (letter,) = await dead_letters.letters(work)
 
     assert sorted(process.done) == [b"1", b"2", b"3"]
     assert process.deaths == consumer.SUSPECT + consumer.BEGINS + 1
@@ -122,7 +122,7 @@ async def test_poison_between_hand_backs(work: Bus, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(consumer.Consumer, "_survived", unless_dead)
     await work.store("work.a", b"poison")
     async with asyncio.timeout(60):
-        while not await dead.letters(work):
+        while not await dead_letters.letters(work):
             assert deaths < 20
             died.clear()
             async with working(work, handle):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import consumer, dead, subjects
-from agentd.consumer import Consumer, Job
+from agentd.bus import consumer, dead_letters
+from agentd.bus.consumer import Consumer, Job
+from agentd.bus.provision import provision
 from agentd.errors import BusError, GiveUp, NotFound, PermanentError
-from agentd.messages import DeadLetter, TaskError
-from agentd.provision import provision
+from agentd.wire import subjects
+from agentd.wire.messages import DeadLetter, TaskError
 from core.jetstream import Lines, Seen, all_acked, connected
 from core.probe import SERVICE, Probe, a_worker, assign, completion, serving
 from harness import eventually
@@ -22,8 +23,8 @@ from harness import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
-    from agentd.consumer import Handle
+    from agentd.bus.consumer import Handle
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 
@@ -47,11 +48,11 @@ async def refuse(job: Job) -> None:
         raise GiveUp(f"not JSON: {job.data[:20].decode(errors='replace')}")
 
 
-async def letters(bus: Bus, count: int) -> list[dead.Letter]:
+async def letters(bus: Bus, count: int) -> list[dead_letters.Letter]:
     """Wait for so many letters."""
 
-    async def there() -> list[dead.Letter] | None:
-        found = await dead.letters(bus)
+    async def there() -> list[dead_letters.Letter] | None:
+        found = await dead_letters.letters(bus)
         return found if len(found) >= count else None
 
     return await eventually(there, f"{count} letters", 60) or []  # a megabyte, on a busy machine
@@ -79,7 +80,7 @@ async def test_poisoned_among_good(bus: Bus) -> None:
     async with taking(bus, handle):
         await handled(bus)
     (letter,) = await letters(bus, 1)
-    body = await dead.body(bus, letter)
+    body = await dead_letters.body(bus, letter)
 
     assert sorted(map(int, seen.bodies)) == [number for number in range(100) if number != 50]
     assert (letter.stream, letter.subject, letter.sequence) == (subjects.INPUT, subject, 51)
@@ -96,11 +97,13 @@ async def test_a_replay_comes_once(bus: Bus) -> None:
     async with taking(bus, refuse):
         await handled(bus)
     (letter,) = await letters(bus, 1)
-    tries = await asyncio.gather(*(dead.replay(bus, letter, name) for name in ("alice", "bob")), return_exceptions=True)
+    tries = await asyncio.gather(
+        *(dead_letters.replay(bus, letter, name) for name in ("alice", "bob")), return_exceptions=True
+    )
     seen = Seen()
     async with taking(bus, seen):
         await handled(bus)
-    (after,) = await dead.letters(bus)
+    (after,) = await dead_letters.letters(bus)
 
     assert sorted(type(each).__name__ for each in tries) == ["PermanentError", "int"]
     assert [job.data for job in seen.jobs] == [b"poison"]
@@ -109,9 +112,9 @@ async def test_a_replay_comes_once(bus: Bus) -> None:
     assert (after.state, after.replayed_as) == ("replayed", seen.jobs[0].sequence)
     assert not after.open
     with pytest.raises(PermanentError, match=f"letter {letter.number} was replayed by (alice|bob) at "):
-        await dead.replay(bus, letter, "carol")
+        await dead_letters.replay(bus, letter, "carol")
     with pytest.raises(PermanentError, match="was replayed by"):
-        await dead.drop(bus, letter, "carol")
+        await dead_letters.drop(bus, letter, "carol")
 
 
 async def test_poisoned_headers_do_not_act(bus: Bus) -> None:
@@ -121,10 +124,10 @@ async def test_poisoned_headers_do_not_act(bus: Bus) -> None:
     async with taking(bus, refuse):
         await handled(bus)
     (letter,) = await letters(bus, 1)
-    await dead.replay(bus, letter, "alice")
+    await dead_letters.replay(bus, letter, "alice")
     again = await bus.last(subjects.INPUT, letter.subject)
 
-    assert (await dead.body(bus, letter)).headers == expected
+    assert (await dead_letters.body(bus, letter)).headers == expected
     assert again is not None
     assert again.headers == {"X-From": "me", "Agentd-Replay": str(letter.number)}
 
@@ -134,10 +137,10 @@ async def test_what_fails_again_is_a_new_letter(bus: Bus) -> None:
     await bus.store(subjects.complete("a", "w", "t"), b"poison")
     async with taking(bus, refuse):
         (first,) = await letters(bus, 1)
-        await dead.replay(bus, first, "alice")
+        await dead_letters.replay(bus, first, "alice")
         _, second = await letters(bus, 2)
         await handled(bus)
-        found = await dead.letters(bus)
+        found = await dead_letters.letters(bus)
 
     assert second.replay_of == first.number
     assert [each.state for each in found] == ["replayed", "open"]
@@ -148,17 +151,17 @@ async def test_a_dropped_letter_is_closed(bus: Bus) -> None:
     await bus.store(subjects.complete("a", "w", "t"), b"poison")
     async with taking(bus, refuse):
         (letter,) = await letters(bus, 1)
-    before = await dead.counted(bus)
-    await dead.drop(bus, letter, "alice")
-    after = await dead.find(bus, letter.number)
+    before = await dead_letters.counted(bus)
+    await dead_letters.drop(bus, letter, "alice")
+    after = await dead_letters.find(bus, letter.number)
 
     assert before == {subjects.INPUT: 1}
-    assert await dead.counted(bus) == {}
+    assert await dead_letters.counted(bus) == {}
     assert (after.state, after.closed_by) == ("dropped", "alice")
     with pytest.raises(PermanentError, match="was dropped by alice"):
-        await dead.replay(bus, after, "bob")
+        await dead_letters.replay(bus, after, "bob")
     with pytest.raises(NotFound, match="there is no dead letter 77; `agentd dead --all` lists them"):
-        await dead.find(bus, 77)
+        await dead_letters.find(bus, 77)
 
 
 async def test_what_cannot_be_kept_is_not_ended(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +180,7 @@ async def test_what_cannot_be_kept_is_not_ended(bus: Bus, monkeypatch: pytest.Mo
         kept = (await bus.api(f"STREAM.INFO.{subjects.INPUT}"))["state"]["messages"]
         await bus.api(f"STREAM.UPDATE.{subjects.DEAD}", config)
         await handled(bus)
-    found = await dead.letters(bus)
+    found = await dead_letters.letters(bus)
 
     assert kept == 1
     assert [each.reason for each in found] == ["not JSON: poison"]
@@ -187,10 +190,10 @@ async def test_killed_between_keeping_and_ending(nats_server: NatsServer, bus: B
     """A message that was kept by one that died before it ended it is one letter, though two gave it up."""
     async with connected(nats_server.url, agent="other") as other:
         job = DeadLetter(subjects.INPUT, 1, "ai.tasks.complete.a.w.t", "x", "first", datetime.now(UTC))
-        await dead.bury(other, dead.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
-    await dead.bury(bus, dead.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
+        await dead_letters.bury(other, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
+    await dead_letters.bury(bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, job, b"poison")
 
-    assert [each.agent_id for each in await dead.letters(bus)] == ["first"]
+    assert [each.agent_id for each in await dead_letters.letters(bus)] == ["first"]
 
 
 async def test_a_fault_of_ours_that_stays_is_given_up(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,9 +229,9 @@ async def test_a_message_as_large_as_nats_takes(bus: Bus) -> None:
     (letter,) = await letters(bus, 1)
 
     assert (letter.size, letter.cut) == (size, True)
-    assert size - 2000 < len((await dead.body(bus, letter)).data) < size
+    assert size - 2000 < len((await dead_letters.body(bus, letter)).data) < size
     with pytest.raises(PermanentError, match=f"letter {letter.number} cannot be replayed: it was too large"):
-        await dead.replay(bus, letter, "alice")
+        await dead_letters.replay(bus, letter, "alice")
 
 
 async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) -> None:
@@ -237,11 +240,11 @@ async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) ->
     forged = DeadLetter(subjects.INPUT, 5, subjects.signal("alice", "w1"), "x", "worker", stored)
     event = DeadLetter(subjects.INPUT, 6, subjects.event("w1"), "x", "orchestrator", stored)
     assignment = DeadLetter(subjects.WORKFLOWS, 7, subjects.assign("specialist", "w", "t", 1), "x", "worker", stored)
-    await dead.bury(bus, dead.GIVEN_UP, "specialist", forged, b"{}")
-    await dead.bury(bus, dead.GIVEN_UP, subjects.ORCH_INPUT, event, b"{}")
-    await dead.bury(bus, dead.POISONED, "specialist", assignment, b"{}")
-    await bus.store(subjects.dead(dead.GIVEN_UP, "orch", "nonsense"), b"x", headers={dead.LETTER: "{]"})
-    found = await dead.letters(bus)
+    await dead_letters.bury(bus, dead_letters.GIVEN_UP, "specialist", forged, b"{}")
+    await dead_letters.bury(bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, event, b"{}")
+    await dead_letters.bury(bus, dead_letters.POISONED, "specialist", assignment, b"{}")
+    await bus.store(subjects.dead(dead_letters.GIVEN_UP, "orch", "nonsense"), b"x", headers={dead_letters.LETTER: "{]"})
+    found = await dead_letters.letters(bus)
 
     assert [each.fixed[:40] for each in found] == [
         "only what an orchestrator gave up is pub",
@@ -251,7 +254,7 @@ async def test_only_what_an_orchestrator_gave_up_is_published_again(bus: Bus) ->
     ]
     for each in found:
         with pytest.raises(PermanentError, match="cannot be replayed"):
-            await dead.replay(bus, each, "alice")
+            await dead_letters.replay(bus, each, "alice")
 
 
 async def test_what_a_stranger_ended(bus: Bus) -> None:
@@ -269,7 +272,7 @@ async def test_what_a_stranger_ended(bus: Bus) -> None:
     await pull.cut()
 
     assert (letter.why, letter.stream, letter.reason) == ("ended", subjects.WORKFLOWS, "I cannot read this")
-    assert (await dead.body(bus, letter)).text == '{"task_id": "w.t"}'
+    assert (await dead_letters.body(bus, letter)).text == '{"task_id": "w.t"}'
 
 
 async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,11 +292,11 @@ async def test_what_kills_whoever_runs_it_is_kept(bus: Bus, monkeypatch: pytest.
     await pull.stop()
     async with serving(a_worker(bus, probe)):
         done = await completion(bus)
-    (letter,) = await dead.letters(bus)
+    (letter,) = await dead_letters.letters(bus)
 
     assert probe.told == []
     assert isinstance(done.error, TaskError)
     assert done.error.code == "poisoned"
     assert (letter.why, letter.stream, letter.consumer) == ("poisoned", subjects.WORKFLOWS, SERVICE)
     assert letter.reason == "begun 5 times without an end: whoever runs it dies"
-    assert '"task_id":"w.t"' in ((await dead.body(bus, letter)).text or "")
+    assert '"task_id":"w.t"' in ((await dead_letters.body(bus, letter)).text or "")

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd import effects, subjects
-from agentd.effects import CANCELLED, CLAIMED, DONE, FAILED, Claim, Verdict, Wanted, claim, entomb, judge
+from agentd.bus.provision import provision
 from agentd.errors import BusUnavailable, Fenced, PermanentError
-from agentd.messages import EffectRecord, TaskError, now
-from agentd.provision import provision
-from agentd.subjects import ACK_WAIT
+from agentd.tools import effects
+from agentd.tools.effects import CANCELLED, CLAIMED, DONE, FAILED, Claim, Verdict, Wanted, claim, entomb, judge
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import EffectRecord, TaskError
+from agentd.wire.subjects import ACK_WAIT
 from core.jetstream import answers, connected
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 WANTED = Wanted("mcp-proxmox", "w.t", "create_vm", "d1", attempt=2, owner="me", takeover=False)

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import subjects
-from agentd.consumer import Consumer
+from agentd.bus.consumer import Consumer
+from agentd.bus.delivery_journal import SLOT, SLOTS, Journal
 from agentd.errors import ConfigError
-from agentd.journal import SLOT, SLOTS, Journal
-from agentd.messages import TaskAssignment, TaskCompletion, now
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import TaskAssignment, TaskCompletion
 from core.jetstream import Lines, Seen, all_acked, connected, make_consumer, make_stream
 from harness import NatsServer, Net, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentd.bus import Stored
+    from agentd.bus.jetstream import Stored
 
 HOLD = Path(__file__).parent.parent / "child" / "hold.py"
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd import subjects
+from agentd.bus.provision import provision
 from agentd.errors import BusUnavailable
-from agentd.ledger import Ledger
-from agentd.messages import AuditRecord, Tier
-from agentd.provision import provision
-from agentd.signing import Signer
+from agentd.safety.audit_log import Ledger
+from agentd.safety.signing import Signer
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord, Tier
 from core.chains import verify
 from core.jetstream import answers, connected
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 LINE: dict[str, Any] = {"principal": "tester", "tool": "create_vm", "tier": Tier.OPERATE, "phase": "before"}

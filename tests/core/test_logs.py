@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import logs
+from agentd.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -207,7 +207,8 @@ def test_closed_stream_does_not_stop_the_work() -> None:
 
 def test_rich_is_not_loaded_for_the_log() -> None:
     """A daemon's log does not load rich, and who wants rich afterwards gets it."""
-    code = "import sys, agentd.logs; print('rich' in sys.modules); import rich.console; print('rich' in sys.modules)"
+    loaded = "print('rich' in sys.modules)"
+    code = f"import sys, agentd.telemetry.logs; {loaded}; import rich.console; {loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == ["False", "True"]

@@ -13,16 +13,17 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples_settings
 from hypothesis import strategies as st
 
-from agentd import messages, workflows
 from agentd.errors import InvalidMessage
-from agentd.messages import MAX_MESSAGE, MAX_REQUEST, CriticalError, Tier, ToolCall, WorkflowRequest
+from agentd.wire import codec, messages, workflow
+from agentd.wire.codec import MAX_MESSAGE
+from agentd.wire.messages import MAX_REQUEST, CriticalError, Tier, ToolCall, WorkflowRequest
 
 EXAMPLES = Path(__file__).parent / "examples"
 KINDS: dict[str, type[Any]] = {
     name: each
     for name, each in vars(messages).items()
-    if isinstance(each, type) and issubclass(each, msgspec.Struct) and each.__module__ == "agentd.messages"
-} | {"Workflow": workflows.Workflow}
+    if isinstance(each, type) and issubclass(each, msgspec.Struct) and each.__module__ == "agentd.wire.messages"
+} | {"Workflow": workflow.Workflow}
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=10),
@@ -80,22 +81,22 @@ def test_round_trip(name: str, data: st.DataObject) -> None:
     """Whatever a message may hold, it is read as it was written."""
     message = data.draw(_values(KINDS[name]))
 
-    assert messages.decode(messages.encode(message), KINDS[name]) == message
+    assert codec.decode(codec.encode(message), KINDS[name]) == message
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_stored_example(name: str) -> None:
     """A message that an earlier version wrote still decodes to the same: this file is the contract of the wire."""
     raw = (EXAMPLES / f"{name}.json").read_bytes()
-    message = messages.decode(raw, KINDS[name])
+    message = codec.decode(raw, KINDS[name])
 
     assert {each.name for each in msgspec.structs.fields(KINDS[name])} == set(json.loads(raw)), "every field is shown"
-    assert json.loads(messages.encode(message)) == _without_defaults(json.loads(raw), KINDS[name])
+    assert json.loads(codec.encode(message)) == _without_defaults(json.loads(raw), KINDS[name])
 
 
 def _without_defaults(raw: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
     """Return `raw` without what is the default: such fields are not written."""
-    again: dict[str, Any] = json.loads(messages.encode(messages.convert(raw, kind)))
+    again: dict[str, Any] = json.loads(codec.encode(codec.convert(raw, kind)))
     kept = set(again)
     defaults = {each.name: each.default for each in msgspec.structs.fields(kind) if not each.required}
     for key in set(raw) - kept:
@@ -113,9 +114,9 @@ def test_unknown_fields_are_ignored(name: str) -> None:
     """A field that a newer version has added does not disturb."""
     raw = json.loads((EXAMPLES / f"{name}.json").read_bytes())
 
-    newer = messages.decode(json.dumps(raw | {"added_in_2031": {"a": [1]}}).encode(), KINDS[name])
+    newer = codec.decode(json.dumps(raw | {"added_in_2031": {"a": [1]}}).encode(), KINDS[name])
 
-    assert newer == messages.decode(json.dumps(raw).encode(), KINDS[name])
+    assert newer == codec.decode(json.dumps(raw).encode(), KINDS[name])
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
@@ -126,7 +127,7 @@ def test_a_missing_field_is_named(name: str) -> None:
         if each.required:
             without = {key: value for key, value in raw.items() if key != each.name}
             with pytest.raises(InvalidMessage, match=rf"(?s){name}.*{each.name}"):
-                messages.decode(json.dumps(without).encode(), KINDS[name])
+                codec.decode(json.dumps(without).encode(), KINDS[name])
 
 
 def test_a_wrong_type_is_named() -> None:
@@ -134,14 +135,14 @@ def test_a_wrong_type_is_named() -> None:
     with pytest.raises(
         InvalidMessage, match=r"WorkflowRequest.*priority.*int.*str|WorkflowRequest.*int.*str.*priority"
     ):
-        messages.decode(b'{"workflow_type": "x", "priority": "high"}', WorkflowRequest)
+        codec.decode(b'{"workflow_type": "x", "priority": "high"}', WorkflowRequest)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"nonsense", b"\xff\xfe", b"[]", b"null"])
 def test_no_json(raw: bytes) -> None:
     """What is no JSON object is refused like any other message, naming the type."""
     with pytest.raises(InvalidMessage, match="WorkflowRequest"):
-        messages.decode(raw, WorkflowRequest)
+        codec.decode(raw, WorkflowRequest)
 
 
 def test_size_limit() -> None:
@@ -149,36 +150,36 @@ def test_size_limit() -> None:
     request = b'{"workflow_type": "%s"}'
     error = b'{"service_id": "s", "timestamp": "2026-01-01T00:00:00Z", "error": "%s"}'
     with pytest.raises(InvalidMessage, match=f"at most {MAX_REQUEST}"):
-        messages.decode(request % (b"x" * MAX_REQUEST), WorkflowRequest)
+        codec.decode(request % (b"x" * MAX_REQUEST), WorkflowRequest)
     with pytest.raises(InvalidMessage, match=f"at most {MAX_MESSAGE}"):
-        messages.decode(error % (b"x" * MAX_MESSAGE), CriticalError)
+        codec.decode(error % (b"x" * MAX_MESSAGE), CriticalError)
 
-    assert len(messages.decode(request % (b"x" * (MAX_REQUEST - 100)), WorkflowRequest).workflow_type) > 130_000
-    assert len(messages.decode(error % (b"x" * (MAX_MESSAGE - 100)), CriticalError).error) > 500_000
+    assert len(codec.decode(request % (b"x" * (MAX_REQUEST - 100)), WorkflowRequest).workflow_type) > 130_000
+    assert len(codec.decode(error % (b"x" * (MAX_MESSAGE - 100)), CriticalError).error) > 500_000
 
 
 def test_too_deep() -> None:
     """A message that would exhaust the parser's stack is refused like any other that cannot be read."""
     with pytest.raises(InvalidMessage, match="WorkflowRequest: it is nested too deeply"):
-        messages.decode(b'{"workflow_type": "x", "parameters": {"a": ' + b"[" * 100_000, WorkflowRequest)
+        codec.decode(b'{"workflow_type": "x", "parameters": {"a": ' + b"[" * 100_000, WorkflowRequest)
 
 
 def test_a_deadline_has_a_zone() -> None:
     """A time that is reckoned with must say its zone: guessing it could be hours wrong."""
     with pytest.raises(InvalidMessage, match=r"ToolCall\.deadline: expected datetime with a timezone component"):
-        messages.decode(b'{"parameters": {}, "deadline": "2026-01-01T00:00:00"}', ToolCall)
+        codec.decode(b'{"parameters": {}, "deadline": "2026-01-01T00:00:00"}', ToolCall)
 
 
 def test_times_have_a_zone() -> None:
     """Times are written in UTC with a zone, so that no reader has to guess."""
-    assert messages.encode(messages.Heartbeat("a", messages.now())).split(b'"')[7].endswith(b"Z")
+    assert codec.encode(messages.Heartbeat("a", codec.now())).split(b'"')[7].endswith(b"Z")
 
 
 def test_digest_does_not_depend_on_order() -> None:
     """The digest of a value is of its content, not of the order of its keys."""
-    assert messages.digest({"a": 1, "b": [1, 2]}) == messages.digest({"b": [1, 2], "a": 1})
-    assert messages.digest({"a": [1, 2]}) != messages.digest({"a": [2, 1]})
-    assert len(messages.digest(None)) == 64
+    assert codec.digest({"a": 1, "b": [1, 2]}) == codec.digest({"b": [1, 2], "a": 1})
+    assert codec.digest({"a": [1, 2]}) != codec.digest({"a": [2, 1]})
+    assert len(codec.digest(None)) == 64
 
 
 def test_tiers_rise() -> None:

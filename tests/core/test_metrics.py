@@ -14,8 +14,8 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from agentd import metrics as module
-from agentd.metrics import Machine, Metrics
+from agentd.telemetry import metrics as module
+from agentd.telemetry.metrics import Machine, Metrics
 
 if TYPE_CHECKING:
     import pytest

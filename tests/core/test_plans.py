@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from agentd import budget, subjects
-from agentd.calls import call_tool
+from agentd.client.tool_calls import call_tool
 from agentd.errors import Denied, NeedsPlan, PermanentError, Rejected
-from agentd.messages import Consent, Outcome, Preview, Target, TaskCompletion, Tier, ToolCall, digest, plain
-from agentd.policy import Policy, looking, no_writing, unchanged
+from agentd.proxmox.read_only import looking, no_writing
+from agentd.safety import budget
+from agentd.safety.policy import Policy, unchanged
+from agentd.wire import subjects
+from agentd.wire.codec import digest, plain
+from agentd.wire.messages import Consent, Outcome, Preview, Target, TaskCompletion, Tier, ToolCall
 from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, serving
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
 
 THING = Target("thing/1", "the thing", {"looks": "whole"}, ["tag/old"], ["all of it"])
 GIVEN = Consent("bob", "d" * 64, [THING], digest(["wipe", {}]))

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from agentd import hookimpl, plugins
+from agentd import hookimpl
 from agentd.errors import ConfigError
-from agentd.messages import Tier
-from agentd.plugins import Plugins, wanted
-from agentd.role import Settings
-from agentd.tools import BrokenTool, Repeat, Tool
-from agentd.workflows import Definition
+from agentd.plugins import manager
+from agentd.plugins.manager import Plugins, wanted
+from agentd.plugins.role import Settings
+from agentd.tools.definition import BrokenTool, Repeat, Tool
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import Definition
 from core.test_tools import Made, Make
 from harness import Net
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agentd.config import Config
+    from agentd.config.load import Config
 
 ROLES = {"orchestrator", "specialist", "monitor", "mcp-bridge"}
 HEAVY = ("mcp", "libcloud", "highspy", "aiohttp", "agentd_mcp", "agentd_proxmox", "agentd_orchestrator")
@@ -68,7 +69,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that replaces what is installed."""
 
     def replace(**made: Callable[[], object]) -> None:
-        monkeypatch.setattr(plugins, "installed", lambda: {name: Entry(each) for name, each in made.items()})
+        monkeypatch.setattr(manager, "installed", lambda: {name: Entry(each) for name, each in made.items()})
 
     return replace
 
@@ -84,7 +85,7 @@ def test_bundled_plugins_bring_their_roles(config: Config) -> None:
 
 async def test_tools_to_look_at(config: Config) -> None:
     """Where nothing of Proxmox is configured, its tools are known by name, service and tier; none of them can run."""
-    found = await asyncio.to_thread(plugins.known_tools, config)
+    found = await asyncio.to_thread(manager.known_tools, config)
 
     assert (found["create_vm"].service, found["create_vm"].tier) == ("mcp-proxmox", Tier.OPERATE)
     assert found["summarize_health"].service == "specialist"
@@ -103,7 +104,7 @@ def test_blocked(config: Config, install: Callable[..., None]) -> None:
 
     assert found.loaded() == ["wanted"]
     assert (found.status["other"].status, found.status["other"].reason) == (
-        plugins.BLOCKED,
+        manager.BLOCKED,
         "this instance does not need it",
     )
 
@@ -119,7 +120,7 @@ def test_broken_on_import(config: Config, install: Callable[..., None], error: E
     found = Plugins(config, {"bad", "good"})
 
     assert found.loaded() == ["good"]
-    assert found.status["bad"].status == plugins.BROKEN
+    assert found.status["bad"].status == manager.BROKEN
     assert found.status["bad"].reason == f"{type(error).__name__}: {error}"
     with pytest.raises(ConfigError, match=f"'bad' brings no role: {type(error).__name__}"):
         found.role("bad")
@@ -138,7 +139,7 @@ def test_broken_tools(config: Config, install: Callable[..., None]) -> None:
     found = Plugins(config, {"bad", "good"})
 
     assert set(found.tools("pve1", None)) == {"look_pve1"}
-    assert found.status["bad"].status == plugins.BROKEN
+    assert found.status["bad"].status == manager.BROKEN
     assert found.status["bad"].reason == "KeyError: 'url'"
     assert found.loaded() == ["good"]
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd import sections
+from agentd.config import settings
 from agentd.errors import Denied, NeedsPlan
-from agentd.messages import Tier
-from agentd.policy import Policy
+from agentd.safety.policy import Policy
+from agentd.wire.messages import Tier
 from core.policy_cases import CASES, Case
 
 tiers = st.sampled_from(list(Tier))
@@ -17,7 +17,7 @@ tiers = st.sampled_from(list(Tier))
 
 def test_nobody_is_trusted_by_default() -> None:
     """Without a word in the configuration everybody may read and no more."""
-    policy = Policy.of(sections.Policy())
+    policy = Policy.of(settings.Policy())
 
     assert policy == Policy()
     assert policy.tier_of("bob", plain=False) is Tier.READ
@@ -27,7 +27,7 @@ def test_nobody_is_trusted_by_default() -> None:
 
 def test_named_principal_has_its_tier() -> None:
     """A principal that is named has the tier that is written there, up or down."""
-    section = sections.Policy(default_tier=Tier.OPERATE, principals={"bob": Tier.DESTROY, "eve": Tier.READ})
+    section = settings.Policy(default_tier=Tier.OPERATE, principals={"bob": Tier.DESTROY, "eve": Tier.READ})
     policy = Policy.of(section)
 
     assert policy.tier_of("bob", plain=False) is Tier.DESTROY
@@ -37,15 +37,15 @@ def test_named_principal_has_its_tier() -> None:
 
 def test_plain_subject_proves_nobody() -> None:
     """On the plain subject a name counts for nothing: the tier is that of the subject."""
-    named = sections.Policy(default_tier=Tier.OPERATE, plain_tier=Tier.READ, principals={"bob": Tier.DESTROY})
+    named = settings.Policy(default_tier=Tier.OPERATE, plain_tier=Tier.READ, principals={"bob": Tier.DESTROY})
 
     assert Policy.of(named).tier_of("bob", plain=True) is Tier.READ
-    assert Policy.of(sections.Policy(default_tier=Tier.OPERATE)).tier_of("", plain=True) is Tier.OPERATE
+    assert Policy.of(settings.Policy(default_tier=Tier.OPERATE)).tier_of("", plain=True) is Tier.OPERATE
 
 
 def test_plain_agent_gets_more_only_by_name() -> None:
     """A plain agent is given tasks above read only if the configuration names it, whatever the default."""
-    policy = Policy.of(sections.Policy(default_tier=Tier.OPERATE, plain_agents={"legacy-1": Tier.OPERATE}))
+    policy = Policy.of(settings.Policy(default_tier=Tier.OPERATE, plain_agents={"legacy-1": Tier.OPERATE}))
 
     assert policy.tier_of_plain_agent("legacy-1") is Tier.OPERATE
     assert policy.tier_of_plain_agent("legacy-2") is Tier.READ

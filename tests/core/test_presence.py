@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agentd import lease, network, presence, subjects
-from agentd.client import service_of
+from agentd.client import queries
+from agentd.client.tool_calls import service_of
+from agentd.daemon import presence
+from agentd.daemon.presence import Announcer
 from agentd.errors import NoResponder, UsageError
-from agentd.messages import (
+from agentd.safety import lease
+from agentd.wire import subjects
+from agentd.wire.messages import (
     AgentRegistration,
     ControlReply,
     ControlRequest,
@@ -21,15 +25,14 @@ from agentd.messages import (
     Presence,
     ServiceRegistration,
 )
-from agentd.presence import Announcer
 from core.jetstream import Lines, answers, connected
 from harness import NatsServer, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
-    from agentd.connection import Received
+    from agentd.bus.connection import Received
+    from agentd.bus.jetstream import Bus
 
 AGENT = AgentRegistration("worker-pve1", capabilities=["vm"], node="pve1", role="specialist")
 SERVICE = ServiceRegistration("specialist", "worker", tools=["place_vm"])
@@ -63,7 +66,7 @@ async def announcing(bus: Bus) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def _is_live(bus: Bus) -> bool:
-    return bool(await network.presences(bus))
+    return bool(await queries.presences(bus))
 
 
 async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
@@ -82,17 +85,17 @@ async def test_registered_and_listed(bus: Bus, nats_server: NatsServer) -> None:
         await answers(listener)
         async with announcing(bus):
             await eventually(lambda: _is_live(listener), "the lease is there")
-            live = await network.presences(listener)
-            agents, services = await network.agents(listener), await network.services(listener)
+            live = await queries.presences(listener)
+            agents, services = await queries.agents(listener), await queries.services(listener)
             heard_first = list(heard)
 
         async def goodbye() -> bool:
             return ("agent", msgspec.structs.replace(AGENT, status="offline")) in heard
 
         await eventually(goodbye, "the goodbye is heard")
-        left = await network.presences(listener)
+        left = await queries.presences(listener)
         beats = await listener.every(subjects.METRICS, subjects.heartbeat(AGENT.agent_id))
-        reports = await network.metrics(listener)
+        reports = await queries.metrics(listener)
 
     assert [msgspec.structs.replace(each, process="") for each in live] == [WE]
     assert (agents, services) == ([AGENT], [SERVICE])

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import subjects
+from agentd.bus.provision import consumers, provision, streams
 from agentd.errors import BusError, ConfigError
-from agentd.provision import consumers, provision, streams
+from agentd.wire import subjects
 from core.jetstream import connected, consumer_info
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 ALL = {each["name"] for each in streams(1)}

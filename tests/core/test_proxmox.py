@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.answers import TaskStatus, Upid, classify, failure, role_for, task_status
-from agentd.proxmox import Proxmox, encode
+from agentd.proxmox.client import Proxmox, encode
+from agentd.proxmox.responses import TaskStatus, Upid, classify, failure, role_for, task_status
 from proxmox_access import Steer, access, connect
 from pve.client import FakePve, available
 

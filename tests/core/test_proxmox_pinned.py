@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from agentd import errors, sections
+from agentd import errors
+from agentd.config import settings
 from proxmox_access import Steer, connect
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ async def test_pinned(pve: FakePve) -> None:
 def test_wrong(changes: dict[str, object], words: str) -> None:
     """A setting that cannot be meant is refused with what would be right."""
     with pytest.raises(ValueError, match=words):
-        sections.Proxmox.model_validate({"url": "https://pve1:8006", **changes})
+        settings.Proxmox.model_validate({"url": "https://pve1:8006", **changes})
 
 
 def test_colons() -> None:
     """The form in which Proxmox shows a fingerprint is taken as it is."""
     shown = ":".join(["AB"] * 32)
 
-    assert sections.Proxmox(url="https://pve1:8006", fingerprint=shown).fingerprint == "ab" * 32
+    assert settings.Proxmox(url="https://pve1:8006", fingerprint=shown).fingerprint == "ab" * 32
 
 
 async def test_restarted(pve: FakePve) -> None:

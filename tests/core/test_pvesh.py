@@ -1,6 +1,6 @@
 """Where the API of the node is down, reads go through its own shell, and nothing else does.
 
-The program in pvesh's place answers as the real one was measured to (PROXMOX.md 4.8): bare data with sorted keys,
+The program in pvesh's place answers as the real one was measured to (proxmox.md, pvesh): bare data with sorted keys,
 errors on standard error, their status at most at the beginning of the text, warnings beside a good answer.  What it
 answers is what the simulator says.
 """
@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from agentd import errors
-from agentd.proxmox import Proxmox
+from agentd.proxmox.client import Proxmox
 from proxmox_access import Steer, access, connect
 from tool_bench import Bench
 

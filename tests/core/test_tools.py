@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from agentd.errors import InvalidMessage
-from agentd.messages import Tier
-from agentd.tools import BrokenTool, Call, Repeat, Tool, by_name, collect, object_schema, tool
+from agentd.tools.definition import BrokenTool, Call, Repeat, Tool, by_name, collect, object_schema, tool
+from agentd.wire.messages import Tier
 
 
 class Disk(msgspec.Struct):

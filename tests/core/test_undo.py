@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from agentd import effects, subjects
-from agentd.calls import call_tool
+from agentd.client.tool_calls import call_tool
 from agentd.errors import UnknownOutcome
-from agentd.messages import EffectRecord, Inverse, Preview, ToolCall, digest, now, plain
+from agentd.tools import effects
+from agentd.wire import subjects
+from agentd.wire.codec import digest, now, plain
+from agentd.wire.messages import EffectRecord, Inverse, Preview, ToolCall
 from core.probe import SERVICE, Probe, a_worker, assign, completion, raising, record, serving
 
 if TYPE_CHECKING:
     import pytest
 
-    from agentd.bus import Bus
-    from agentd.tools import Call
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Call
 
 BACK = Inverse("probed", {"number": 7})
 

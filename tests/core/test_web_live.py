@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from agentd.client.views import Event, EventKind
 from agentd.errors import BusUnavailable, ConfigError
-from agentd.messages import AgentRegistration
-from agentd.web import WebServer, stream
-from agentd.web.view import Event, EventKind
+from agentd.web import WebServer, events
+from agentd.wire.messages import AgentRegistration
 from core.web_client import Client, Stream, serving
 from core.web_view import MemoryView, busy_network, summary
 
@@ -66,14 +66,14 @@ async def test_changes_are_coalesced(network: MemoryView, get: Client) -> None:
 
     assert (first[0], first[1]["done"]) == ("workflow", 99)
     assert second[0] == "alert"
-    assert took >= stream.PAUSE * 0.8
+    assert took >= events.PAUSE * 0.8
 
 
 async def test_a_full_mailbox_becomes_a_snapshot(network: MemoryView, get: Client) -> None:
     """Who is told more than fits gets a fresh snapshot instead of a part."""
     feed = await Stream.open(get.port)
     await feed.event()
-    for number in range(stream.ROOM + 5):
+    for number in range(events.ROOM + 5):
         network.tell(EventKind.AGENT, AgentRegistration(f"a{number}"))
     network.agent_list = []
     kind, picture = await feed.event()
@@ -85,10 +85,10 @@ async def test_a_full_mailbox_becomes_a_snapshot(network: MemoryView, get: Clien
 
 async def test_a_slow_client_costs_bounded_memory() -> None:
     """A mailbox never holds more than its room, and what is told while a snapshot is due is covered by it."""
-    box = stream.Mailbox()
+    box = events.Mailbox()
     box.put(Event(EventKind.AGENT, AgentRegistration("early")))
     first = box.take()
-    for number in range(10 * stream.ROOM):
+    for number in range(10 * events.ROOM):
         box.put(Event(EventKind.AGENT, AgentRegistration(f"a{number}")))
 
     assert first == (True, [])
@@ -98,7 +98,7 @@ async def test_a_slow_client_costs_bounded_memory() -> None:
 
 async def test_silence_is_filled_with_comments(get: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle stream sends a comment, so that proxies keep it."""
-    monkeypatch.setattr(stream, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(events, "HEARTBEAT", 0.05)
     feed = await Stream.open(get.port)
     await feed.event()
     comment = await feed.chunk()
@@ -171,7 +171,7 @@ async def test_a_client_that_goes_leaves_nothing_behind(network: MemoryView, get
 
 async def test_streams_are_counted(network: MemoryView, get: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream too many is refused with a reason; a HEAD opens none."""
-    monkeypatch.setattr(stream, "MOST_CLIENTS", 1)
+    monkeypatch.setattr(events, "MOST_CLIENTS", 1)
     head = await get("/events", "HEAD")
     opened = len(network.queues)
     feed = await Stream.open(get.port)

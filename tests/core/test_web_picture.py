@@ -10,14 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentd.messages import AgentRegistration
-from agentd.web import graph, overview, status, view, words
+from agentd.client import views
+from agentd.client.views import Event, EventKind, Reason, RoleState, TaskView
+from agentd.web import formats, graph, overview, status
 from agentd.web.overview import gather
 from agentd.web.page import Pages
-from agentd.web.view import Event, EventKind, Reason, RoleState, TaskView
+from agentd.wire.messages import AgentRegistration
 from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, busy_network, large_network, summary
 
-STATIC = Path(view.__file__).parent / "static"
+STATIC = Path(views.__file__).parent / "static"
 
 
 @pytest.fixture
@@ -171,11 +172,11 @@ def test_times_are_said_shortly() -> None:
     """One unit, never negative."""
     at = MemoryView().at
 
-    said = [words.ago(at - timedelta(seconds=n), at) for n in (-5, 0, 59, 60, 3599, 3600, 172799, 172800)]
+    said = [formats.ago(at - timedelta(seconds=n), at) for n in (-5, 0, 59, 60, 3599, 3600, 172799, 172800)]
 
     assert said == ["0 s ago", "0 s ago", "59 s ago", "1 min ago", "59 min ago", "1 h ago", "47 h ago", "2 d ago"]
-    assert words.ago(None, at) == "never"
-    assert [words.percent(n) for n in (-1, 0.125, 1, 7)] == ["0 %", "12 %", "100 %", "100 %"]
+    assert formats.ago(None, at) == "never"
+    assert [formats.percent(n) for n in (-1, 0.125, 1, 7)] == ["0 %", "12 %", "100 %", "100 %"]
 
 
 def test_event_keys_tell_things_apart(network: MemoryView) -> None:

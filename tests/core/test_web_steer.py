@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agentd import tokens
 from agentd.errors import Denied
-from agentd.messages import WorkflowSignal
+from agentd.safety import tokens
+from agentd.wire.messages import WorkflowSignal
 from core.web_client import serving
 from core.web_view import busy_network
 

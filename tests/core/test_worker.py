@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import effects, subjects
-from agentd.errors import (
-    GuestLocked,
-    NoQuorum,
-    PermanentError,
-    ProxmoxUnavailable,
-    UnknownOutcome,
-    VmidTaken,
-)
-from agentd.messages import EffectRecord, Outcome, TaskCompletion, Tier, digest, now
+from agentd.errors import GuestLocked, NoQuorum, PermanentError, ProxmoxUnavailable, UnknownOutcome, VmidTaken
+from agentd.tools import effects
+from agentd.wire import subjects
+from agentd.wire.codec import digest, now
+from agentd.wire.messages import EffectRecord, Outcome, TaskCompletion, Tier
 from core.jetstream import consumer_info
 from core.probe import (
     SERVICE,
@@ -38,8 +33,8 @@ from core.probe import (
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
-    from agentd.tools import Call
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Call
 
 
 def _spy(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:

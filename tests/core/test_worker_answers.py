@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd import subjects
-from agentd.errors import (
-    BusUnavailable,
-)
-from agentd.messages import Outcome, Tier
+from agentd.errors import BusUnavailable
+from agentd.wire import subjects
+from agentd.wire.messages import Outcome, Tier
 from core.jetstream import Lines, all_acked
 from core.probe import SERVICE, Probe, a_worker, assign, completion, completions, nothing, raising, record, serving
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
 
 
 async def test_deadline(bus: Bus, probe: Probe) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd import calls, subjects, worker
-from agentd.calls import call_tool
+from agentd.bus.delivery_journal import HELD, Journal
+from agentd.bus.provision import provision
+from agentd.client.tool_calls import call_tool
 from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError, TaskFailed
-from agentd.journal import HELD, Journal
-from agentd.messages import Outcome, Tier, ToolCall, ToolReply
-from agentd.policy import Policy
-from agentd.provision import provision
+from agentd.safety.policy import Policy
+from agentd.tools import invocation, worker
+from agentd.wire import subjects
+from agentd.wire.messages import Outcome, Tier, ToolCall, ToolReply
 from core.jetstream import Lines, all_acked, connected, make_consumer
 from core.probe import SERVICE, Done, Probe, a_worker, assign, audit, completion, raising, record, serving
 from core.working import Slow, put, working
@@ -24,9 +25,9 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus import Bus
-    from agentd.consumer import Consumer, Job
-    from agentd.tools import Call
+    from agentd.bus.consumer import Consumer, Job
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Call
 
 KEY = "w.t.step"
 EFFECT = "tester=w.t.step"
@@ -178,7 +179,7 @@ async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
 
 async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call whose callee dies is finished by the callee's next process at once, not after ack_wait."""
-    monkeypatch.setattr(calls, "CALL_WAIT", 0.3)
+    monkeypatch.setattr(invocation, "CALL_WAIT", 0.3)
     probe.afterwards = probe.hang
     calling = asyncio.create_task(_call(bus))
     async with serving(a_worker(bus, probe)) as first:

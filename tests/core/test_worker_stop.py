@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd import effects, subjects
-from agentd.messages import Outcome, TaskAssignment, TaskCompletion, TaskError, Tier, now
+from agentd.tools import effects
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import Outcome, TaskAssignment, TaskCompletion, TaskError, Tier
 from core.jetstream import all_acked
 from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, record, serving
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
-    from agentd.tools import Call
-    from agentd.worker import Worker
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Call
+    from agentd.tools.worker import Worker
 
 
 def halting(worker: Worker, halted: list[str]) -> Worker:

@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd.messages import (
-    AgentRegistration,
-    Alert,
-    MetricReport,
-    NetworkReply,
-    NetworkRequest,
-    ServiceRegistration,
-    SignalReply,
-    WorkflowSignal,
-    now,
-)
-from agentd.web.view import (
+from agentd.client.views import (
     Event,
     EventKind,
     Identity,
@@ -34,12 +23,23 @@ from agentd.web.view import (
     WorkflowDetail,
     WorkflowSummary,
 )
-from agentd.workflows import TERMINAL as OVER
+from agentd.wire.codec import now
+from agentd.wire.messages import (
+    AgentRegistration,
+    Alert,
+    MetricReport,
+    NetworkReply,
+    NetworkRequest,
+    ServiceRegistration,
+    SignalReply,
+    WorkflowSignal,
+)
+from agentd.wire.workflow import TERMINAL as OVER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.dead import Letter
+    from agentd.bus.dead_letters import Letter
     from agentd.errors import AgentdError
 
 WORKFLOW_STATES = [

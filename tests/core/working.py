@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from agentd.consumer import Consumer, Handle
+from agentd.bus.consumer import Consumer, Handle
 from core.jetstream import Lines, Seen
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
-    from agentd.consumer import Job
+    from agentd.bus.consumer import Job
+    from agentd.bus.jetstream import Bus
 
 
 @contextlib.asynccontextmanager

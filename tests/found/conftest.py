@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from agentd.provision import provision
+from agentd.bus.provision import provision
 from core.jetstream import connected
 from core.probe import SERVICE, Probe
 from plugins.conftest import bus, known, lab, laboratory, quiet_net, recorded, shelf, steered, tools
@@ -15,7 +15,7 @@ from plugins.conftest import bus, known, lab, laboratory, quiet_net, recorded, s
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 __all__ = ["bus", "known", "lab", "laboratory", "quiet_net", "recorded", "shelf", "steered", "tools"]

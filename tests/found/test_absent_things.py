@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.answers import absent, source_of
+from agentd.proxmox.responses import absent, source_of
 from proxmox_access import connect
 from tool_bench import CONTAINER, NEW, Bench, MemoryCall
 

@@ -15,17 +15,17 @@ import nats
 import pytest
 import pytest_asyncio
 
-from agentd import subjects
-from agentd.ledger import Ledger
-from agentd.messages import AuditRecord, Outcome, Tier
-from agentd.signing import Signer
+from agentd.safety.audit_log import Ledger
+from agentd.safety.signing import Signer
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord, Outcome, Tier
 from core.probe import SERVICE, Probe, a_worker, assign, completion, serving
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 Acknowledge = Callable[[str], Awaitable[None]]

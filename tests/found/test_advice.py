@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from agentd import answers, doctor, tables
-from agentd.messages import Tier
-from agentd.tools import Right
+from agentd.cli import doctor, tables
+from agentd.proxmox import responses
+from agentd.tools.definition import Right
+from agentd.wire.messages import Tier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ TOKEN = "agentd@pve!full"  # noqa: S105 - a name
 def test_a_refusal_names_the_smallest_role(privilege: str, role: str) -> None:
     """A 403 names a role that has the privilege; never Administrator."""
     text = f"Permission check failed (/vms/100, {privilege})"
-    error = str(answers.classify("GET", 403, text, path="/nodes/pve1/qemu/100", token=TOKEN))
+    error = str(responses.classify("GET", 403, text, path="/nodes/pve1/qemu/100", token=TOKEN))
 
     assert f"--roles {role} " in error
     assert "Administrator" not in error
@@ -47,7 +48,7 @@ def test_no_privilege_is_answered_with_administrator(facts: Path) -> None:
     entries = json.loads((facts / "pve" / "recorded" / "access-roles.json").read_text())["body"]["data"]
     roles = {each["roleid"]: set(each["privs"].split(",")) for each in entries}
     for privilege in sorted(roles["Administrator"]):
-        role = answers.role_for(privilege)
+        role = responses.role_for(privilege)
 
         assert role != "Administrator"
         if not role.startswith("Agentd"):

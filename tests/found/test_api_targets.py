@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.messages import Consent, Tier
-from agentd.policy import Policy
+from agentd.safety.policy import Policy
+from agentd.wire.messages import Consent, Tier
 from tool_bench import Doubt
 
 if TYPE_CHECKING:

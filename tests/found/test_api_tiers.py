@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.messages import Tier
-from agentd_proxmox import checks
-from agentd_proxmox.schemas import Schemas
-from agentd_proxmox.tiers import TABLE, class_of, tier_of
+from agentd.wire.messages import Tier
+from agentd_proxmox.api import parameter_checks
+from agentd_proxmox.api.schema_cache import Schemas
+from agentd_proxmox.api_tiers import TABLE, class_of, tier_of
 from proxmox_access import connect
 from pve.client import FakePve, available
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd_proxmox.schema import Catalogue
+    from agentd_proxmox.api_schema import Catalogue
     from tool_bench import Bench
 
 CONFIG = "PUT /nodes/pve1/qemu/101/config"
@@ -30,7 +30,7 @@ async def tier(known: Catalogue, call: str, parameters: dict[str, Any]) -> Tier:
     """Return the tier of a call, decided on what is sent."""
     verb, _, path = call.partition(" ")
     endpoint = known.resolve(verb, path)
-    sent, faults = checks.check(endpoint, parameters)
+    sent, faults = parameter_checks.check(endpoint, parameters)
     assert not [fault for fault in faults if "is needed" not in fault], faults
     return tier_of(endpoint, sent)[0]
 
@@ -172,13 +172,13 @@ async def test_what_has_no_exact_text_is_refused(catalogue: Catalogue, parameter
     """A value that cannot be sent exactly is refused with the name of its field."""
     endpoint = catalogue.resolve("PUT", "/nodes/pve1/qemu/101/config")
 
-    assert checks.check(endpoint, parameters)[1][0].startswith(f"{field}: ")
+    assert parameter_checks.check(endpoint, parameters)[1][0].startswith(f"{field}: ")
 
 
 async def test_numbers_are_sent_as_meant(catalogue: Catalogue) -> None:
     """A whole number stays one, in whatever form JSON has it, and a switch is sent as 0 or 1."""
     endpoint = catalogue.resolve("PUT", "/nodes/pve1/qemu/101/config")
-    sent, faults = checks.check(endpoint, {"cores": 2.0, "onboot": "Yes", "memory": 2048.0, "tablet": 0.0})
+    sent, faults = parameter_checks.check(endpoint, {"cores": 2.0, "onboot": "Yes", "memory": 2048.0, "tablet": 0.0})
 
     assert (sent, faults) == ({"cores": "2", "onboot": "1", "memory": "2048", "tablet": "0"}, [])
 

@@ -9,20 +9,22 @@ import httpx2
 import pytest
 from msgspec.structs import replace
 
-from agentd import client, tokens
+from agentd.client import queries, requests
 from agentd.errors import Rejected, UsageError
-from agentd.messages import Consent, Inverse, Outcome, Target, TaskError, Tier, WorkflowSignal, digest
-from agentd.policy import Policy, unchanged
-from agentd.workflows import Workflow, template
-from agentd_orchestrator import asked as shown
-from agentd_orchestrator import derived
-from agentd_proxmox import guest_text
+from agentd.safety import tokens
+from agentd.safety.policy import Policy, unchanged
+from agentd.wire.codec import digest
+from agentd.wire.messages import Consent, Inverse, Outcome, Target, TaskError, Tier, WorkflowSignal
+from agentd.wire.workflow import Workflow, template
+from agentd_orchestrator.engine import approval_text as shown
+from agentd_orchestrator.engine import outgoing
+from agentd_proxmox.guests import guest_output
 from core.probe import Probe, a_worker, assign, completion, serving
 from plugins.flow import LATER, ended, fold, step
 from plugins.test_consents import approve, asked, begun, drop, seen
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 LONG = ["sh", "-c", "echo " + "x" * 60 + "; rm -rf /"]
@@ -53,7 +55,7 @@ def test_the_whole_command_is_shown() -> None:
     state = asked(drop(parameters={"vmid": 100, "command": LONG}))
 
     assert "rm -rf /" in _text(state)
-    assert guest_text.command(["sh", "-c", "x" * 5000 + "; rm -rf /"]).endswith("rm -rf /'")
+    assert guest_output.command(["sh", "-c", "x" * 5000 + "; rm -rf /"]).endswith("rm -rf /'")
 
 
 @pytest.mark.parametrize("count", [1, 21, 25, 200])
@@ -146,7 +148,7 @@ def test_each_item_carries_its_own_call() -> None:
     state = begun(drop(each=[100, 200], parameters={"vmid": template("{{ item }}")}))
     state = step(state, *(ended(state, f"look-drop-{number}", result=seen(THING)) for number in (0, 1)))
     state = step(state, approve(state))
-    calls = [derived.consent(state, f"drop-{number}") for number in (0, 1)]
+    calls = [outgoing.consent(state, f"drop-{number}") for number in (0, 1)]
 
     assert [each.call for each in calls if each] == [digest(["drop", {"vmid": vmid}]) for vmid in (100, 200)]
 
@@ -202,7 +204,7 @@ async def test_a_plan_is_shown_whole_everywhere(net: Net) -> None:
     await asyncio.to_thread(net.pve.guest, vmid=150, node="pve1", name="app", **precious)
     async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
         wish = {"method": "DELETE", "path": "/nodes/pve1/qemu/150", "parameters": {"purge": True}}
-        plan = await client.plan(bus, "alice", "api_destroy", wish)
+        plan = await requests.plan(bus, "alice", "api_destroy", wish)
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}"
         told = (await http.get(url)).json()["tasks"][-1]
         page = (await http.get(f"{daemon.url}/workflows/{plan.workflow_id}?format=text")).text
@@ -223,14 +225,14 @@ async def test_the_api_needs_the_digest_of_what_was_shown(net: Net) -> None:
     made = tokens.make()
     net.settings["web"] = {"port": 0, "tokens": {"bob": made[1]}}
     async with net.client() as bus, net.here() as daemon, httpx2.AsyncClient() as http:
-        plan = await client.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
+        plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
         approval = plan.tasks["call"].approval
         assert approval is not None
         url = f"{daemon.url}/api/workflows/{plan.workflow_id}/approve"
         told = {"Authorization": f"Bearer {made[0]}"}
         bodies: list[dict[str, Any]] = [{}, {"digest": "0" * 64}, {"digest": approval.digest}]
         codes = [(await http.post(url, json=body, headers=told, timeout=30)).status_code for body in bodies]
-        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+        answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert codes == [400, 409, 200]
     assert answer.status == "completed"
@@ -240,13 +242,13 @@ async def test_a_target_that_was_renamed_is_left_alone(net: Net) -> None:
     """Its title and labels are part of what was approved."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
-        plan = await client.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
+        plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
         guest = await asyncio.to_thread(net.pve.found, 101)
         assert guest is not None
         await asyncio.to_thread(net.pve.drop_guest, 101)
         await asyncio.to_thread(net.pve.guest, vmid=101, node="pve1", name="db-99", status="stopped")
-        await client.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
-        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert answer.status == "failed"
     assert net.pve.log("DELETE") == []
@@ -255,11 +257,11 @@ async def test_a_target_that_was_renamed_is_left_alone(net: Net) -> None:
 async def test_deciding_with_a_digest_that_is_not_shown(net: Net) -> None:
     """A person who approves what he has read gets a refusal when something else waits by now."""
     async with net.client() as bus, net.here():
-        plan = await client.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
-        other = await client.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve", digest="0" * 64))
-        name, approval = await client.waits(bus, plan.workflow_id, "")
+        plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
+        other = await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve", digest="0" * 64))
+        name, approval = await requests.waits(bus, plan.workflow_id, "")
         with pytest.raises(UsageError):
-            await client.waits(bus, plan.workflow_id, "other")
+            await requests.waits(bus, plan.workflow_id, "other")
 
     assert not other.done
     assert "is not what was shown any more" in other.message

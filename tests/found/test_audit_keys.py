@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.cli_audit import _pinned
+from agentd.cli.audit import _pinned
 from agentd.errors import ConfigError, UsageError
-from agentd.signing import Head, Memory, Signer, own_seed, valid
+from agentd.safety.signing import Head, Memory, Signer, own_seed, valid
 
 if TYPE_CHECKING:
     from pathlib import Path

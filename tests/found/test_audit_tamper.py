@@ -13,17 +13,18 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from agentd import subjects
-from agentd.anchors import Anchors
-from agentd.audit import AuditChain, hash_of
-from agentd.calls import call_tool
-from agentd.cli_audit import Export, Network, Verdict, judge
+from agentd.bus.provision import provision, streams
+from agentd.cli.audit import Export, Network, Verdict, judge
+from agentd.client.tool_calls import call_tool
 from agentd.errors import AuditBroken, Rejected
-from agentd.ledger import Ledger
-from agentd.messages import AuditKey, AuditKeys, AuditRecord, CriticalError, Tier, ToolCall, encode
-from agentd.policy import Policy
-from agentd.provision import provision, streams
-from agentd.signing import Memory, Signer
+from agentd.safety.anchors import Anchors
+from agentd.safety.audit_chain import AuditChain, hash_of
+from agentd.safety.audit_log import Ledger
+from agentd.safety.policy import Policy
+from agentd.safety.signing import Memory, Signer
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import AuditKey, AuditKeys, AuditRecord, CriticalError, Tier, ToolCall
 from core.jetstream import Lines, connected
 from core.probe import SERVICE, Probe, a_worker, serving
 from harness import SCRIPTS, NatsServer, Net, eventually
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
 
 LINE: dict[str, Any] = {"principal": "alice", "tool": "stop_vm", "tier": Tier.OPERATE, "phase": "before"}
 

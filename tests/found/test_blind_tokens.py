@@ -11,7 +11,7 @@ import pytest_asyncio
 from agentd import errors
 from agentd_mcp import role
 from agentd_proxmox.areas import AREAS
-from agentd_proxmox.blindness import ALL_ARE_SHOWN, SHOWN_TO
+from agentd_proxmox.blind_token import ALL_ARE_SHOWN, SHOWN_TO
 from agentd_proxmox.settings import ToolSettings
 from harness import eventually
 from proxmox_access import connect
@@ -20,7 +20,7 @@ from tool_bench import Bench
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.supervisor import Supervisor
+    from agentd.daemon.supervisor import Supervisor
     from harness import Net
     from pve.client import FakePve
 

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import client, network, subjects
-from agentd.messages import ControlReply, ToolReply, WorkflowRequest, WorkflowSignal, encode
-from agentd.workflows import Workflow
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import ControlReply, ToolReply, WorkflowRequest, WorkflowSignal
+from agentd.wire.workflow import Workflow
 from core.jetstream import connected
 from fake_agent import Agent, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
-    from agentd.connection import Received
+    from agentd.bus.connection import Received
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer, Net
 
 INBOXES = ["_INBOX.xyz", "_INBOX.tester.abc.1", "_INBOX.n-1_x.$SRV", "_INBOX.a" + ".b" * 100]
@@ -133,13 +135,13 @@ async def test_a_signal_that_names_where_to_write(quiet_net: Net, bus: Bus) -> N
 
     await bus.subscribe("_INBOX.boss.secret", on_boss)
     async with orchestrators(quiet_net, lambda _: [task("a")]) as (daemon,), agent.working():
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
         await eventually(lambda: _state(bus), "w1 is there")
         for reply in ("ai.workflows.event.w1", "ai.audit.specialist-pve1", "_INBOX.boss.secret", "_INBOX.>", "x y"):
             await bus.store(subjects.signal("tester", "w1"), encode(WorkflowSignal("pause", reply=reply)))
-        said = await client.signal(bus, "tester", "w1", WorkflowSignal("resume"))
-        await client.signal(bus, "boss", "w1", WorkflowSignal("cancel"))
-        answer = await client.follow(bus, "w1", lambda _: None, wait=45)
+        said = await requests.signal(bus, "tester", "w1", WorkflowSignal("resume"))
+        await requests.signal(bus, "boss", "w1", WorkflowSignal("cancel"))
+        answer = await queries.follow(bus, "w1", lambda _: None, wait=45)
         refused = daemon.bus.counters["refused_replies"]
         metrics = (await daemon.metrics.render()).decode()
 
@@ -160,7 +162,7 @@ async def test_control_and_discovery(quiet_net: Net, bus: Bus) -> None:
     """The control subject answers inboxes only; discovery is answered on the registration subjects, as ever."""
     async with orchestrators(quiet_net, lambda _: [task("a")]) as (daemon,):
         agent = daemon.agent_id
-        await eventually(lambda: network.presences(bus), "it is announced")
+        await eventually(lambda: queries.presences(bus), "it is announced")
         for subject in (subjects.control(agent), subjects.AGENT_DISCOVERY, subjects.SERVICE_DISCOVERY):
             bus.send(subject, b'{"action":"nothing"}', f"ai.audit.{agent}")
         reply = await bus.request(subjects.control(agent), b'{"action":"nothing"}', ControlReply)

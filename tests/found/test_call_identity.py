@@ -12,14 +12,17 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd import effects, marks, subjects
-from agentd.calls import call_tool
-from agentd.effects import Verdict, Wanted, judge
+from agentd.bus.provision import provision
+from agentd.client.tool_calls import call_tool
 from agentd.errors import Denied, InvalidMessage, NeedsPlan, NoResponder, PermanentError, TemporaryError
-from agentd.messages import EffectRecord, Outcome, Tier, ToolCall, ToolReply, now
-from agentd.policy import Policy
-from agentd.provision import provision
-from agentd.tools import Call, Repeat, Tool, by_name, collect, tool
+from agentd.safety import marks
+from agentd.safety.policy import Policy
+from agentd.tools import effects
+from agentd.tools.definition import Call, Repeat, Tool, by_name, collect, tool
+from agentd.tools.effects import Verdict, Wanted, judge
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import EffectRecord, Outcome, Tier, ToolCall, ToolReply
 from core.jetstream import connected
 from core.probe import SERVICE, Done, Probe, Wish, a_worker, assign, audit, completion, record, serving
 from harness import eventually
@@ -27,8 +30,8 @@ from harness import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
-    from agentd.worker import Worker
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.worker import Worker
     from harness import NatsServer
 
 POLICY = Policy(

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import config as configuration
-from agentd import doctor, plugins
-from agentd.messages import Tier
-from agentd.policy import Policy
+from agentd.cli import doctor
+from agentd.config import load as configuration
+from agentd.plugins import manager
+from agentd.safety.policy import Policy
+from agentd.wire.messages import Tier
 from harness import SCRIPTS
 
 if TYPE_CHECKING:
     from pve.client import FakePve
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [
+    block
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for block in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    if "[build-system]" not in block
+]
 
 
 @pytest.mark.parametrize(
@@ -38,15 +45,14 @@ def test_json_before_and_after_the_command(tmp_path: Path, words: list[str]) -> 
     assert "--json" in done.stdout if "--help" in words else json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_the_examples_of_the_readme_work(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_examples_of_the_documentation_work(tmp_path: Path, number: int) -> None:
     """Each example of a configuration is accepted as it stands."""
-    blocks = re.findall(r"```toml\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(EXAMPLES) >= 6
     file = tmp_path / "agentd.toml"
-    file.write_text(re.sub(r"sha256:[0-9a-f]+…", "sha256:" + "0" * 64, blocks[number]))
+    file.write_text(EXAMPLES[number])
     file.chmod(0o600)
-    found = configuration.load(file, {}, plugins.installed())
+    found = configuration.load(file, {}, manager.installed())
 
     assert Policy.of(found.policy).default_tier is Tier.READ
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd_proxmox import dropped
+from agentd_proxmox import dropped_values
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -54,4 +54,4 @@ async def test_the_others(tools: Bench, steered: Steer) -> None:
 )
 def test_sent(wanted: dict[str, Any], sent: dict[str, Any]) -> None:
     """What is false by default and what is empty is deleted; a switch that is on by default is sent as it is."""
-    assert dropped.sent(wanted, wanted, {"disable"}) == sent
+    assert dropped_values.sent(wanted, wanted, {"disable"}) == sent

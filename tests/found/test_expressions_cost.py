@@ -15,19 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agentd import subjects
 from agentd.errors import BadExpression
-from agentd.messages import TaskAssignment
-from agentd.workflows import template
-from agentd_orchestrator import expressions
-from agentd_orchestrator.filters import FILTERS, TESTS
-from agentd_orchestrator.metering import evaluated, in_thread
+from agentd.wire import subjects
+from agentd.wire.messages import TaskAssignment
+from agentd.wire.workflow import template
+from agentd_orchestrator.expressions import evaluate
+from agentd_orchestrator.expressions.filters import FILTERS, TESTS
+from agentd_orchestrator.expressions.metering import evaluated, in_thread
 from fake_agent import begin, engine, task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 LARGE: dict[str, Any] = {
@@ -56,7 +56,7 @@ def work(expression: str) -> int:
 
     sys.setprofile(note)
     try:
-        expressions.evaluate(f"{{{{ {expression} }}}}", {"parameters": LARGE})
+        evaluate.evaluate(f"{{{{ {expression} }}}}", {"parameters": LARGE})
     except BadExpression:
         pass
     finally:
@@ -67,21 +67,21 @@ def work(expression: str) -> int:
 def test_searching_in_a_large_list() -> None:
     """`reject('in', list)` is refused when it would compare each item with each."""
     with pytest.raises(BadExpression, match="works on too much"):
-        expressions.evaluate("{{ parameters.numbers | reject('in', parameters.texts) }}", {"parameters": LARGE})
+        evaluate.evaluate("{{ parameters.numbers | reject('in', parameters.texts) }}", {"parameters": LARGE})
 
 
 def test_what_is_meant_still_works() -> None:
     """Lists of the size that clusters have are worked on."""
     guests = [{"vmid": number, "tags": ["a"]} for number in range(500)]
     names = {"parameters": {"guests": guests, "exclude": list(range(100))}}
-    kept = expressions.evaluate(
+    kept = evaluate.evaluate(
         "{{ parameters.guests | map(attribute='vmid') | reject('in', parameters.exclude) }}", names
     )
 
     assert kept == list(range(100, 500))
-    assert expressions.evaluate("{{ 1 < 2 <= 2 != 3 and 'a' not in parameters.exclude }}", names) is True
-    assert expressions.evaluate("{{ parameters.exclude[2:8:3] }}", names) == [2, 5]
-    assert expressions.evaluate("{{ 'abcdef'[:-2] }}", names) == "abcd"
+    assert evaluate.evaluate("{{ 1 < 2 <= 2 != 3 and 'a' not in parameters.exclude }}", names) is True
+    assert evaluate.evaluate("{{ parameters.exclude[2:8:3] }}", names) == [2, 5]
+    assert evaluate.evaluate("{{ 'abcdef'[:-2] }}", names) == "abcd"
 
 
 @pytest.mark.parametrize("large", ["numbers", "text", "map", "nested"])
@@ -182,12 +182,12 @@ EXPRESSIONS = st.recursive(ATOMS, _larger, max_leaves=12).filter(lambda text: le
 @given(EXPRESSIONS, st.booleans())
 def test_whatever_is_evaluated(expression: str, condition: bool) -> None:  # noqa: FBT001 - as hypothesis calls it
     """No expression, and no condition, keeps the event loop for a tenth of a second; its work is bounded."""
-    expressions.evaluate("{{ 1 }}", {})  # jinja2 is loaded
+    evaluate.evaluate("{{ 1 }}", {})  # jinja2 is loaded
     names = {"parameters": LARGE}
     if condition:
-        gap = asyncio.run(longest_gap(partial(expressions.holds, expression, names)))
+        gap = asyncio.run(longest_gap(partial(evaluate.holds, expression, names)))
     else:
-        gap = asyncio.run(longest_gap(partial(expressions.evaluate, f"{{{{ {expression} }}}}", names)))
+        gap = asyncio.run(longest_gap(partial(evaluate.evaluate, f"{{{{ {expression} }}}}", names)))
 
     assert gap < GAP, expression
 
@@ -205,7 +205,7 @@ async def test_many_together(blockbuster: object) -> None:
     def work() -> None:
         nonlocal done
         for index in range(1000):
-            expressions.evaluate(COSTLY, {"parameters": SEVERAL, "index": index})
+            evaluate.evaluate(COSTLY, {"parameters": SEVERAL, "index": index})
             done += 1
 
     gap = await longest_gap(work)
@@ -221,8 +221,8 @@ async def test_little_is_done_at_once() -> None:
     heavy = asyncio.create_task(in_thread(partial(time.sleep, 0.5)))
     await asyncio.sleep(0)
     where = await evaluated(threading.current_thread)
-    expressions.evaluate("{{ 1 }}", {})
-    found = await evaluated(partial(expressions.evaluate, "{{ [3, 1] | sort | first }}", {}))
+    evaluate.evaluate("{{ 1 }}", {})
+    found = await evaluated(partial(evaluate.evaluate, "{{ [3, 1] | sort | first }}", {}))
 
     assert (where, found, heavy.done()) == (threading.main_thread(), 1, False)
     await heavy
@@ -242,7 +242,7 @@ async def test_a_workflow_of_costly_items(quiet_net: Net, bus: Bus) -> None:
     request = begin(*plan, parameters=SEVERAL)
     begun = replace(request, parameters=request.request.parameters)
     made = engine(bus)
-    expressions.evaluate("{{ 1 }}", {})
+    evaluate.evaluate("{{ 1 }}", {})
 
     async def feed() -> None:
         await made.feed("w1", begun)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import config, files, journal, login, sections
+from agentd import files
+from agentd.bus import credentials, delivery_journal
+from agentd.config import load, settings
 from agentd.errors import ConfigError, UnsafeFile
 
 if TYPE_CHECKING:
@@ -72,11 +74,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def _read_config(path: Path) -> object:
-    return config.load(path, {})
+    return load.load(path, {})
 
 
 def _read_secret(path: Path) -> object:
-    return sections.read_secret(str(path), "bus.nkey_file")
+    return settings.read_secret(str(path), "bus.nkey_file")
 
 
 def _read_tls(path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_part_of_the_configuration(file: Path) -> None:
     part.write_text("[web]\nport = 1\n")
     part.chmod(0o666)
     with pytest.raises(UnsafeFile, match=f"chmod go-w {part}"):
-        config.load(file, {})
+        load.load(file, {})
 
 
 def test_a_secret_that_every_user_can_read(file: Path) -> None:
@@ -148,7 +150,7 @@ def test_a_credential_of_systemd(tmp_path: Path) -> None:
     (folder / "agentd-proxmox-token").chmod(0o400)
     folder.chmod(0o500)
     try:
-        assert sections.read_secret(str(folder / "agentd-proxmox-token"), "x") == "t"
+        assert settings.read_secret(str(folder / "agentd-proxmox-token"), "x") == "t"
     finally:
         folder.chmod(0o700)
 
@@ -156,9 +158,9 @@ def test_a_credential_of_systemd(tmp_path: Path) -> None:
 def test_tls_files_are_checked(file: Path) -> None:
     """The key of a certificate that others can write is refused before it is loaded."""
     file.chmod(0o666)
-    tls = sections.Bus(tls_cert_file=str(file), tls_key_file=str(file), servers=("tls://a:1",))
+    tls = settings.Bus(tls_cert_file=str(file), tls_key_file=str(file), servers=("tls://a:1",))
     with pytest.raises(ConfigError, match=f"bus: .*chmod go-w {file}"):
-        login.options(tls, tls, "me")
+        credentials.options(tls, tls, "me")
 
 
 def test_a_link_to_a_ca_is_followed(file: Path) -> None:
@@ -177,7 +179,7 @@ def test_state_is_not_kept_through_a_link(tmp_path: Path) -> None:
     victim.write_text("precious")
     (tmp_path / "state").symlink_to(victim)
     with pytest.raises(ConfigError, match="symbolic link"):
-        journal.Journal(tmp_path / "state")
+        delivery_journal.Journal(tmp_path / "state")
 
     assert victim.read_text() == "precious"
 

@@ -15,14 +15,27 @@ import nats
 import pytest
 import pytest_asyncio
 
-from agentd import budget, client, dead, freeze, network, results, subjects
+from agentd.bus import dead_letters
+from agentd.client import queries, requests
 from agentd.errors import Denied, Frozen, InvalidMessage, PermanentError
-from agentd.lease import Lease
-from agentd.ledger import Ledger
-from agentd.messages import Alert, AuditKeys, DeadLetter, NetworkRequest, Presence, ScheduleRun, Tier, WorkflowRequest
-from agentd.messages import now as the_time
+from agentd.safety import budget, freeze
+from agentd.safety.audit_log import Ledger
+from agentd.safety.lease import Lease
+from agentd.safety.signing import Signer
 from agentd.schedules import schedules
-from agentd.signing import Signer
+from agentd.tools import large_results
+from agentd.wire import subjects
+from agentd.wire.codec import now as the_time
+from agentd.wire.messages import (
+    Alert,
+    AuditKeys,
+    DeadLetter,
+    NetworkRequest,
+    Presence,
+    ScheduleRun,
+    Tier,
+    WorkflowRequest,
+)
 from core.jetstream import Lines
 from core.probe import SERVICE
 from core.test_presence import WE
@@ -34,7 +47,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer, Net
 
 FLOOD = 30
@@ -207,26 +220,26 @@ async def test_agents_alerts_and_runs_stay_listed(bus: Bus, forger: Forger) -> N
     alert = Alert(alert_type="high_cpu", message="m", timestamp=at, source="s", labels={"node": "n"})
     run = ScheduleRun("cron-x-1", begun=at, fired=at)
     large = {"text": "x" * 20_000}
-    reference = await results.shrink(bus, large, "w.t")
+    reference = await large_results.shrink(bus, large, "w.t")
     await bus.kv_put(subjects.LIVE, "a", WE, ttl=60)
     await bus.kv_put(subjects.ALERTS, "a", alert)
     await bus.kv_put(subjects.CONF, "schedule.x", run)
     for bucket, key in (("live", "a"), ("alerts", "a"), ("conf", "schedule.x"), ("results", "w.t"), ("live", "b")):
         await forger.acknowledge(_key(bucket, key), FLOOD)
 
-    assert [each.agent.agent_id for each in await network.presences(bus)] == [WE.agent.agent_id]
-    assert await network.alerts(bus) == [alert]
+    assert [each.agent.agent_id for each in await queries.presences(bus)] == [WE.agent.agent_id]
+    assert await queries.alerts(bus) == [alert]
     assert (await bus.kv_read(subjects.CONF, "schedule.x", ScheduleRun)).value == run
-    assert await results.expand(bus, reference) == large
+    assert await large_results.expand(bus, reference) == large
     assert await schedules(bus, {}) == []
 
 
 async def test_another_value_is_no_result(bus: Bus) -> None:
     """A stored result of another size than its reference says is an error that names it, not a result."""
-    reference = await results.shrink(bus, {"text": "x" * 20_000}, "w.t")
+    reference = await large_results.shrink(bus, {"text": "x" * 20_000}, "w.t")
     await bus.store(_key(subjects.RESULTS, "w.t"), b'{"text": "forged"}', headers={"Nats-Rollup": "sub"})
     with pytest.raises(InvalidMessage, match=r"results/w\.t cannot be read"):
-        await results.expand(bus, reference)
+        await large_results.expand(bus, reference)
 
 
 async def test_a_workflow_outlives_any_number(quiet_net: Net, bus: Bus, forger: Forger) -> None:
@@ -236,18 +249,18 @@ async def test_a_workflow_outlives_any_number(quiet_net: Net, bus: Bus, forger: 
     for subject in (subjects.response("w1"), *(subjects.timer("w1", "_", str(number)) for number in range(3))):
         await forger.acknowledge(subject, 2)
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 1), agent.working():
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
-        await eventually(lambda: network.state(bus, "w1"), "w1 is there")
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await eventually(lambda: queries.state(bus, "w1"), "w1 is there")
         await forger.acknowledge(subjects.assign(QUEUE, "w1", "b", 1), 2)
         await forger.acknowledge(subjects.event("w1"), FLOOD)
-        shown = [each.workflow_id for each in await network.states(bus)]
+        shown = [each.workflow_id for each in await queries.states(bus)]
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 1), agent.working():
         agent.release.set()
-        answer = await client.follow(bus, "w1", lambda _: None, wait=45)
+        answer = await queries.follow(bus, "w1", lambda _: None, wait=45)
 
     assert shown == ["w1"]
     assert answer.status == "completed"
-    assert (await client.answer(bus, "w1")) is not None
+    assert (await queries.answer(bus, "w1")) is not None
 
 
 async def test_an_agent_keeps_its_lease(bus: Bus, forger: Forger) -> None:
@@ -269,15 +282,15 @@ async def test_a_dead_letter_is_kept_and_replayed_once(bus: Bus, forger: Forger)
     letter = DeadLetter(subjects.INPUT, 7, subjects.signal("rita", "nothing"), "because", "a", the_time())
     await forger.acknowledge(subjects.dead("given-up", "orch", f"7-{round(letter.stored.timestamp() * 1000)}"), 2)
     for _ in range(2):
-        await dead.bury(bus, dead.GIVEN_UP, "orch", letter, b"{}")
-    (kept,) = [each for each in await dead.letters(bus) if each.reason == "because"]
-    await dead.drop(bus, kept, "alice")
+        await dead_letters.bury(bus, dead_letters.GIVEN_UP, "orch", letter, b"{}")
+    (kept,) = [each for each in await dead_letters.letters(bus) if each.reason == "because"]
+    await dead_letters.drop(bus, kept, "alice")
     await forger.acknowledge(subjects.dead_mark(kept.number), FLOOD)
-    (after,) = [each for each in await dead.letters(bus) if each.reason == "because"]
+    (after,) = [each for each in await dead_letters.letters(bus) if each.reason == "because"]
 
     assert not after.open
     with pytest.raises(PermanentError, match="was dropped by alice"):
-        await dead.drop(bus, after, "bob")
+        await dead_letters.drop(bus, after, "bob")
 
 
 async def _overwrite_timers(bus: Bus, forger: Forger) -> list[str]:
@@ -297,15 +310,15 @@ async def test_timers_are_put_back(quiet_net: Net, bus: Bus, forger: Forger, *, 
     agent.hold |= {"a"}
     async with agent.working():
         async with orchestrators(quiet_net, lambda _: plan):
-            await client.submit(bus, "tester", WorkflowRequest("test", "w1", timeout=60.0))
-            await eventually(lambda: network.state(bus, "w1"), "w1 is there")
+            await requests.submit(bus, "tester", WorkflowRequest("test", "w1", timeout=60.0))
+            await eventually(lambda: queries.state(bus, "w1"), "w1 is there")
             if not away:
                 await _overwrite_timers(bus, forger)
-                await client.follow(bus, "w1", lambda _: None, wait=40)
+                await queries.follow(bus, "w1", lambda _: None, wait=40)
         if away:
             await _overwrite_timers(bus, forger)
         async with orchestrators(quiet_net, lambda _: plan):
-            answer = await client.follow(bus, "w1", lambda _: None, wait=40)
+            answer = await queries.follow(bus, "w1", lambda _: None, wait=40)
 
     assert answer.status == "failed"
     assert "deadline" in str(answer.error) or "within" in str(answer.error)

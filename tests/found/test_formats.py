@@ -9,7 +9,7 @@ import pytest
 from agentd.errors import InvalidMessage
 
 if TYPE_CHECKING:
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
     from proxmox_access import Steer
     from tool_bench import Bench
 

@@ -16,14 +16,16 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from agentd import effects, freeze, subjects, tokens
-from agentd.asking import state_of, submit
-from agentd.calls import call_tool
-from agentd.cli_freeze import seconds_of
+from agentd.bus.provision import provision
+from agentd.cli.freeze import seconds_of
+from agentd.client.requests import state_of, submit
+from agentd.client.tool_calls import call_tool
 from agentd.errors import AgentdError, BusError, Frozen, UsageError
-from agentd.messages import Freeze, NetworkRequest, TaskCompletion, TaskError, Tier, ToolCall, WorkflowRequest
-from agentd.provision import provision
-from agentd_orchestrator.inputs import Ended
+from agentd.safety import freeze, tokens
+from agentd.tools import effects
+from agentd.wire import subjects
+from agentd.wire.messages import Freeze, NetworkRequest, TaskCompletion, TaskError, Tier, ToolCall, WorkflowRequest
+from agentd_orchestrator.engine.inputs import Ended
 from core.jetstream import connected
 from core.probe import SERVICE, Probe, a_worker, assign, completion, record, serving
 from fake_agent import engine
@@ -33,7 +35,7 @@ from plugins.flow import begin, spec
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from pve.client import FakePve
 
 

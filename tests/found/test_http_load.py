@@ -19,7 +19,7 @@ from harness import free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 SLOW = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "

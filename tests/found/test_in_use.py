@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentd_proxmox import firewall_uses
+from agentd_proxmox.network import firewall_uses
 from tool_bench import Bench, MemoryCall
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import client, network, subjects
-from agentd.bus import PAGE
+from agentd.bus.jetstream import PAGE
+from agentd.bus.provision import provision
+from agentd.bus.stream_reader import SIZE, scan
+from agentd.client import queries, requests
 from agentd.errors import Denied
-from agentd.messages import Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowSignal
-from agentd.policy import Policy
-from agentd.provision import provision
-from agentd.scan import SIZE, scan
+from agentd.safety.policy import Policy
+from agentd.wire import subjects
+from agentd.wire.messages import Tier, ToolCall, ToolReply, WorkflowRequest, WorkflowSignal
 from core.jetstream import connected
 from core.probe import SERVICE, Probe, a_worker, serving
 from fake_agent import Agent, orchestrators, task
@@ -22,7 +23,7 @@ from harness import NatsServer, eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 READS = [f"$JS.API.{name}" for name in ("INFO", "STREAM.INFO.*")] + [
@@ -74,13 +75,13 @@ async def test_a_principal_with_exactly_its_rights(quiet_net: Net, bus: Bus, nat
         agent.working(),
         serving(a_worker(bus, probe, policy=policy)),
     ):
-        await client.submit(alice, "alice", WorkflowRequest("test", "w1"))
-        await eventually(lambda: network.states(alice), "w1 is listed")
-        agents = await network.agents(alice)
-        said = await client.signal(alice, "alice", "w1", WorkflowSignal("pause"))
-        await client.signal(alice, "alice", "w1", WorkflowSignal("resume"))
+        await requests.submit(alice, "alice", WorkflowRequest("test", "w1"))
+        await eventually(lambda: queries.states(alice), "w1 is listed")
+        agents = await queries.agents(alice)
+        said = await requests.signal(alice, "alice", "w1", WorkflowSignal("pause"))
+        await requests.signal(alice, "alice", "w1", WorkflowSignal("resume"))
         agent.release.set()
-        answer = await client.follow(alice, "w1", lambda _: None, wait=30)
+        answer = await queries.follow(alice, "w1", lambda _: None, wait=30)
         subject = subjects.tool_call("alice", SERVICE, "marked")
         called = await alice.request(subject, ToolCall({}, "c.one"), ToolReply, wait=10)
         for denied in (subjects.tool_call("bob", SERVICE, "marked"), subjects.tool_step("a", SERVICE, "marked")):

@@ -8,25 +8,21 @@ import urllib.request
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from agentd import client, subjects
-from agentd.messages import (
-    DeadLetter,
-    Heartbeat,
-    SignalReply,
-    WorkflowRequest,
-    encode,
-)
-from agentd.provision import streams
+from agentd.bus.provision import streams
+from agentd.client import queries, requests
+from agentd.config.settings import Schedule
 from agentd.schedules import provision as put_schedules
-from agentd.sections import Schedule
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import DeadLetter, Heartbeat, SignalReply, WorkflowRequest
 from found.test_freeze import agentd
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd.bus import Bus
-    from agentd.supervisor import Supervisor
+    from agentd.bus.jetstream import Bus
+    from agentd.daemon.supervisor import Supervisor
     from harness import Net
 
 ACKNOWLEDGEMENT = b'{"stream":"AI_INPUT","seq":1}'
@@ -112,8 +108,8 @@ async def test_everything_goes_on(net: Net) -> None:
     async with net.client("tester") as bus:
         await put_schedules(bus, {"nightly": Schedule(workflow="health_check", cron="0 3 1 1 *", principal="tester")})
         async with net.here():
-            await client.submit(bus, "tester", WorkflowRequest("health_check", "before"))
-            await client.follow(bus, "before", lambda _: None, wait=60)
+            await requests.submit(bus, "tester", WorkflowRequest("health_check", "before"))
+            await queries.follow(bus, "before", lambda _: None, wait=60)
             started = await agentd(net, "call", "start_vm", "vmid=101", "--key", "a.b")
             assert started[0] == 0, started
         letter = DeadLetter(subjects.INPUT, 1, subjects.signal("tester", "w1"), "no reason", "a", AT)
@@ -131,8 +127,8 @@ async def test_everything_goes_on(net: Net) -> None:
                 ("show", "none"),
             ):
                 codes[words] = await agentd(net, *words)
-            await client.submit(bus, "tester", WorkflowRequest("health_check", "after"))
-            answer = await client.follow(bus, "after", lambda _: None, wait=60)
+            await requests.submit(bus, "tester", WorkflowRequest("health_check", "after"))
+            answer = await queries.follow(bus, "after", lambda _: None, wait=60)
 
             async def counted() -> bool:
                 return len(daemon.identity().unreadable) > 0
@@ -159,8 +155,8 @@ async def test_a_retry_of_what_cannot_be_read(net: Net) -> None:
     """A retry of a workflow of which nothing can be read is refused with a reason that names it."""
     async with net.client("tester") as bus, net.here():
         await bus.store(subjects.event("lost"), b"not JSON")
-        await client.submit(bus, "tester", WorkflowRequest("", "again", retry_of="lost"))
-        answer = await client.follow(bus, "again", lambda _: None, wait=60)
+        await requests.submit(bus, "tester", WorkflowRequest("", "again", retry_of="lost"))
+        answer = await queries.follow(bus, "again", lambda _: None, wait=60)
         code, out, said = await agentd(net, "retry", "lost", "--wait")
 
     assert answer.status in {"failed", "rejected"}

@@ -15,13 +15,14 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from starlette.datastructures import Headers
 
-from agentd import logs, tokens
+from agentd.safety import tokens
+from agentd.telemetry import logs
 from agentd_mcp import sessions
 from agentd_mcp.sessions import Sessions
 from harness import free_port
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Daemon, Net
 
 

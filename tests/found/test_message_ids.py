@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import asking, subjects
-from agentd.messages import WorkflowRequest, WorkflowSignal, decode, request_digest
+from agentd.client import requests
+from agentd.wire import subjects
+from agentd.wire.codec import decode
+from agentd.wire.messages import WorkflowRequest, WorkflowSignal, request_digest
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus, Stored
+    from agentd.bus.jetstream import Bus, Stored
 
 ID = "Nats-Msg-Id"
 AWAY = 0.5
@@ -29,7 +31,7 @@ async def test_a_guessed_id(bus: Bus) -> None:
     digest = request_digest(request)
     for guessed in ("nightly-1", f"alice.nightly-1.{digest[:16]}", f"alice.nightly-1.{digest}"):
         await bus.store(subjects.request("rita"), b"{}", headers={ID: guessed})
-    await asking.submit(bus, "alice", request)
+    await requests.submit(bus, "alice", request)
 
     stored = [found for found in await _requests(bus) if found.subject == subjects.request("alice")]
     assert [decode(found.data, WorkflowRequest).workflow_id for found in stored] == ["nightly-1"]
@@ -59,8 +61,8 @@ async def test_an_id_of_another_client(bus: Bus, subjects_: tuple[str, str]) -> 
 async def test_ours_have_none(bus: Bus) -> None:
     """What is sent twice is stored twice: an orchestrator knows by the workflow's id that it is the same."""
     request = WorkflowRequest("health_check", "w1", {})
-    await asking.submit(bus, "alice", request)
-    await asking.submit(bus, "alice", request)
+    await requests.submit(bus, "alice", request)
+    await requests.submit(bus, "alice", request)
     await bus.store(subjects.signal("alice", "w1"), WorkflowSignal("pause"))
 
     assert [found.headers.get(ID) for found in await _requests(bus)] == [None, None]

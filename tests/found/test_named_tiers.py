@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.messages import Tier
+from agentd.wire.messages import Tier
 
 if TYPE_CHECKING:
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
     from tool_bench import Bench
 
 WANTED = {

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agentd import errors
-from agentd.policy import CONSENTED
+from agentd.safety.policy import CONSENTED
 from plugins.test_rights import bench_of, keyed, walk
 from proxmox_access import Steer, connect
 from tool_bench import NEW, Bench, Doubt, MemoryCall

@@ -9,13 +9,13 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from agentd import lease as leases
-from agentd import subjects
-from agentd.calls import call_tool
+from agentd.bus.provision import provision
+from agentd.client.tool_calls import call_tool
 from agentd.errors import BusUnavailable, ConfigError, Superseded
-from agentd.lease import Lease, Process, gone
-from agentd.messages import AgentRegistration, Presence, ToolCall
-from agentd.provision import provision
+from agentd.safety import lease as leases
+from agentd.safety.lease import Lease, Process, gone
+from agentd.wire import subjects
+from agentd.wire.messages import AgentRegistration, Presence, ToolCall
 from core.jetstream import Lines, connected
 from core.probe import SERVICE, Probe, a_worker, serving
 from harness import NatsServer, Net, eventually
@@ -23,7 +23,7 @@ from harness import NatsServer, Net, eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
 
 WE = Presence(AgentRegistration("a", version="0.1.0", node="pve1"))
 MINE = "boot/1/100/5/aaaa"

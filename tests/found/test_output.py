@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd import cli_audit, doctor, logs, messages, printable, schedules, tables
-from agentd.calls import Performance
-from agentd.dead import Letter
-from agentd.definitions import Listed
-from agentd.preview import PlannedTask
-from agentd.web import text as plain_text
+from agentd import printable, schedules
+from agentd.bus.dead_letters import Letter
+from agentd.cli import audit, doctor, tables
+from agentd.client.plan_view import PlannedTask
+from agentd.client.views import Identity, WorkflowDetail, WorkflowSummary
+from agentd.plugins.workflow_files import Listed
+from agentd.telemetry import logs
+from agentd.tools.invocation import Performance
+from agentd.web import plain_text
 from agentd.web.page import Pages
-from agentd.web.view import Identity, WorkflowDetail, WorkflowSummary
-from agentd.workflows import TaskStatus, Workflow
-from agentd_mcp import forms, serve
+from agentd.wire import messages
+from agentd.wire.workflow import TaskStatus, Workflow
+from agentd_mcp import elicitation, server
 from found.hostile import MEMBERS, TEXT, made, steers
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ SHOWN: dict[str, Callable[[], Any]] = {
     "looked": _looked,
     "asked": _waiting,
     "undoable": lambda: [made(messages.EffectRecord)],
-    "verdicts": lambda: [made(cli_audit.Verdict)],
+    "verdicts": lambda: [made(audit.Verdict)],
     "audit": lambda: [made(messages.AuditRecord)],
     "findings": lambda: [doctor.Finding(T, good=False, text=T, advice=T)],
     "plugins": lambda: [_plugin()],
@@ -170,13 +173,13 @@ def test_pages_and_plain_text() -> None:
 
 def test_mcp() -> None:
     """What a client shows its user or its model steers nothing; the structured result keeps the data."""
-    answer = serve.answer(messages.ToolReply(messages.Outcome.COMPLETED, {"name": TEXT}, warnings=[TEXT]))
-    failed = serve.answer(messages.ToolReply(messages.Outcome.FAILED, error=messages.TaskError("x", TEXT, log=[TEXT])))
-    question = forms.Question("k", TEXT, None, None)  # type: ignore[arg-type]  # neither is used
+    answer = server.answer(messages.ToolReply(messages.Outcome.COMPLETED, {"name": TEXT}, warnings=[TEXT]))
+    failed = server.answer(messages.ToolReply(messages.Outcome.FAILED, error=messages.TaskError("x", TEXT, log=[TEXT])))
+    question = elicitation.Question("k", TEXT, None, None)  # type: ignore[arg-type]  # neither is used
 
     assert all(steers(part.text) == set() for part in [*answer.content, *failed.content])  # type: ignore[union-attr]
     assert answer.structured_content == {"name": TEXT}
-    assert steers(forms._form(question).message) == set()  # noqa: SLF001
+    assert steers(elicitation._form(question).message) == set()  # noqa: SLF001
 
 
 def test_what_is_approved() -> None:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from agentd import client, effects, marks, subjects
-from agentd.calls import call_tool
+from agentd.client import queries, requests
+from agentd.client.tool_calls import call_tool
 from agentd.errors import Denied, InvalidMessage, VmidTaken
-from agentd.messages import (
+from agentd.safety import marks
+from agentd.tools import effects
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import (
     EffectRecord,
     Outcome,
     Target,
@@ -20,11 +24,12 @@ from agentd.messages import (
     Tier,
     ToolCall,
     WorkflowRequest,
-    now,
 )
-from agentd.workflows import Status
-from agentd_orchestrator import check
-from agentd_proxmox import backups, firewall_rules, look
+from agentd.wire.workflow import Status
+from agentd_orchestrator.declared import check
+from agentd_proxmox import guest_model
+from agentd_proxmox.backup import archives
+from agentd_proxmox.network import firewall_rules
 from core.probe import Probe, a_worker, assign, completion, raising, record, serving
 from harness import eventually
 from proxmox_access import connect
@@ -32,8 +37,8 @@ from proxmox_access import connect
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus import Bus
-    from agentd.tools import Tool
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Tool
     from harness import Net
 
 TARGET = Target("thing/1", "the thing")
@@ -102,7 +107,7 @@ async def test_a_call_discards_nothing(net: Net) -> None:
                 with pytest.raises((Denied, InvalidMessage)):
                     await _call(bus, "discard_guest", key, vmid=vmid)
         for principal in ("oscar", "alice"):
-            plan = await client.plan(bus, principal, "discard_guest", {"vmid": 101})
+            plan = await requests.plan(bus, principal, "discard_guest", {"vmid": 101})
 
             assert plan.status is Status.REJECTED
             assert "only where a workflow undoes one of its tasks" in plan.error
@@ -141,8 +146,8 @@ async def test_a_guest_of_somebody_else_is_not_discarded(net: Net, vmid: int) ->
     assert net.pve is not None
     await _describe(net, vmid, "agentd:evil.create")
     async with net.client() as bus, net.here():
-        await client.submit(bus, "oscar", WorkflowRequest("discarded", "evil", {"vmid": vmid}))
-        answer = await client.follow(bus, "evil", lambda _: None, wait=45)
+        await requests.submit(bus, "oscar", WorkflowRequest("discarded", "evil", {"vmid": vmid}))
+        answer = await queries.follow(bus, "evil", lambda _: None, wait=45)
         stored = await bus.last(subjects.EFFECTS, subjects.effect("mcp-proxmox", "evil.create"))
 
     assert answer.status in {"failed", "compensated", "compensation_failed"}
@@ -157,8 +162,8 @@ async def test_what_the_workflow_made_is_discarded(net: Net) -> None:
     """Its own guest goes when it undoes itself, once, and it counts in the budget."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
-        await client.submit(bus, "oscar", WorkflowRequest("discarded", "good", {"vmid": 300}))
-        answer = await client.follow(bus, "good", lambda _: None, wait=45)
+        await requests.submit(bus, "oscar", WorkflowRequest("discarded", "good", {"vmid": 300}))
+        answer = await queries.follow(bus, "good", lambda _: None, wait=45)
         budget = await bus.kv_list(subjects.BUDGET)
 
     assert answer.status == "compensated", answer
@@ -172,8 +177,8 @@ async def test_what_is_protected_is_not_discarded(net: Net) -> None:
     assert net.pve is not None
     net.settings["policy"]["protected"].append("guest/300")
     async with net.client() as bus, net.here():
-        await client.submit(bus, "oscar", WorkflowRequest("discarded", "good", {"vmid": 300}))
-        answer = await client.follow(bus, "good", lambda _: None, wait=45)
+        await requests.submit(bus, "oscar", WorkflowRequest("discarded", "good", {"vmid": 300}))
+        answer = await queries.follow(bus, "good", lambda _: None, wait=45)
 
     assert answer.status == "compensation_failed"
     assert net.pve.found(300) is not None
@@ -187,8 +192,8 @@ async def test_no_budget_no_discarding(net: Net) -> None:
     ends = []
     async with net.client() as bus, net.here():
         for name, vmid in (("first", 300), ("second", 301)):
-            await client.submit(bus, "oscar", WorkflowRequest("discarded", name, {"vmid": vmid}))
-            ends.append((await client.follow(bus, name, lambda _: None, wait=45)).status)
+            await requests.submit(bus, "oscar", WorkflowRequest("discarded", name, {"vmid": vmid}))
+            ends.append((await queries.follow(bus, name, lambda _: None, wait=45)).status)
 
     assert ends == ["compensated", "compensation_failed"]
     assert net.pve.found(300) is None
@@ -317,16 +322,16 @@ def test_what_is_no_mark_may_be_written(known: dict[str, Tool], text: str) -> No
 )
 def test_only_an_exact_mark_is_read(text: str) -> None:
     """Another case, another encoding, more text in the line: that is no mark."""
-    assert look.marks(text) == []
-    assert backups.mark_of(f"text x{text}") == ""
+    assert guest_model.marks(text) == []
+    assert guest_model.mark_of(f"text x{text}") == ""
     assert firewall_rules.marked([{"pos": 0, "comment": f"x{text}"}], "agentd:w.t") is None
 
 
 def test_a_mark_that_is_ours_is_read() -> None:
     """Each reader finds what its writer wrote."""
-    assert look.marks(look.describe("text", "w.t.s")) == ["agentd:w.t.s"]
-    assert backups.mark_of(backups.mark_notes("text\nmore", "w.t")) == "w.t"
-    assert backups.notes_text(backups.mark_notes("text\nmore", "w.t")) == "text more"
+    assert guest_model.marks(guest_model.describe("text", "w.t.s")) == ["agentd:w.t.s"]
+    assert guest_model.mark_of(archives.mark_notes("text\nmore", "w.t")) == "w.t"
+    assert guest_model.notes_text(archives.mark_notes("text\nmore", "w.t")) == "text more"
     assert firewall_rules.marked([{"pos": 0, "comment": "text agentd:w.t"}], "agentd:w.t") == 0
     assert marks.key_of(marks.mark("w.t")) == "w.t"
 

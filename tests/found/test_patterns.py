@@ -15,13 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentd import config, formats, plugins
+from agentd import formats
+from agentd.config import load
+from agentd.plugins import manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
 
 LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 CONFIG_ID: Final = "[A-Za-z][A-Za-z0-9_-]+"
@@ -236,7 +238,7 @@ TEXT = st.characters(min_codepoint=0x20, max_codepoint=0x24F, exclude_categories
 
 def known() -> dict[str, Tool]:
     """Return every tool for Proxmox; those of the specialist answer what is wrong in sentences of their own."""
-    found = plugins.known_tools(config.load(None, {}, plugins.installed()))
+    found = manager.known_tools(load.load(None, {}, manager.installed()))
     return {name: tool for name, tool in found.items() if tool.service == "mcp-proxmox"}
 
 

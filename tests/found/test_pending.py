@@ -13,7 +13,7 @@ from tool_bench import CONTAINER, NEW, Bench, MemoryCall
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.proxmox import Proxmox
+    from agentd.proxmox.client import Proxmox
     from proxmox_access import Steer
     from pve.client import FakePve
 

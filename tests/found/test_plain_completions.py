@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from agentd import client, network, provision, subjects
-from agentd.messages import Outcome, TaskCompletion, Tier, WorkflowRequest, encode
-from agentd.workflows import Status, TaskSpec, TaskStatus, Workflow
+from agentd.bus import provision
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import Outcome, TaskCompletion, Tier, WorkflowRequest
+from agentd.wire.workflow import Status, TaskSpec, TaskStatus, Workflow
 from fake_agent import QUEUE, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 NAME = "words"
@@ -45,14 +48,14 @@ async def running(net: Net, bus: Bus) -> AsyncIterator[None]:
     )
     await provision.provision(bus, *provision.wanted((await asyncio.to_thread(net.config)).bus))
     async with orchestrators(net, plan):
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
-        await eventually(lambda: network.state(bus, "w1"), "w1 is there")
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await eventually(lambda: queries.state(bus, "w1"), "w1 is there")
         yield
 
 
 async def state(bus: Bus) -> Workflow:
     """Return the workflow as it stands."""
-    found = await network.state(bus, "w1")
+    found = await queries.state(bus, "w1")
     assert found is not None
     return found
 

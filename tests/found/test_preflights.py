@@ -8,10 +8,10 @@ import pytest
 
 from agentd import errors
 from agentd_proxmox import drives
+from agentd_proxmox.availability.preflight import Facts, Wish, findings
 from agentd_proxmox.inventory import Place
-from agentd_proxmox.preflight import Facts, Wish, findings
 from agentd_specialist import vm
-from agentd_specialist.cluster import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
+from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
 from agentd_specialist.settings import SpecialistSettings
 from plugins.test_preflight import FREE, NODES, STORAGES, found
 from tool_bench import Bench, MemoryCall

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd import errors
-from agentd_proxmox import look
+from agentd_proxmox import guest_model
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:
@@ -125,4 +125,4 @@ async def test_start_of_a_paused_vm(tools: Bench, steered: Steer) -> None:
 )
 def test_state(status: dict[str, str], state: str, *, runs: bool) -> None:
     """One function says what a guest does, from its status, its qmpstatus and its lock."""
-    assert (look.state(status), look.runs(status)) == (state, runs)
+    assert (guest_model.state(status), guest_model.runs(status)) == (state, runs)

@@ -13,27 +13,31 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from msgspec.structs import replace
 
-from agentd import client, logs, subjects, tokens
-from agentd.consumer import Consumer
+from agentd.bus.consumer import Consumer
+from agentd.bus.provision import WAITING
+from agentd.client import queries, requests
 from agentd.errors import BusError, BusFull, TooManyWaiting
-from agentd.messages import Outcome, ScheduleRun, Tier, ToolReply, WorkflowRequest, now
-from agentd.provision import WAITING
+from agentd.safety import tokens
+from agentd.telemetry import logs
 from agentd.web.server import WebServer
-from agentd.workflows import Parent, Status, TaskSpec
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import Outcome, ScheduleRun, Tier, ToolReply, WorkflowRequest
+from agentd.wire.workflow import Parent, Status, TaskSpec
 from agentd_mcp.role import Bridge
-from agentd_orchestrator import engine
-from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.engine import BRIEF
-from agentd_orchestrator.opened import Opened
-from agentd_orchestrator.room import PRINCIPALS, Quota
+from agentd_orchestrator.admission import PRINCIPALS, Quota
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine import executor
+from agentd_orchestrator.engine.executor import BRIEF
+from agentd_orchestrator.engine.open_workflows import Opened
 from core import web_client
 from core.web_view import busy_network
 from fake_agent import Agent, begin, orchestrators, task
 from plugins.test_mcp_role import page, running, surroundings
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
-    from agentd.consumer import Job
+    from agentd.bus.consumer import Job
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 FLOOD = 10_000
@@ -93,14 +97,14 @@ async def test_so_many_open_workflows(quiet_net: Net, bus: Bus) -> None:
     agent.hold.add("a")
     async with orchestrators(quiet_net, lambda _: [task("a")]), agent.working():
         for number in range(3):
-            await client.submit(bus, "alice", WorkflowRequest("test", f"w{number}"))
-        await client.submit(bus, "bob", WorkflowRequest("test", "b0"))
-        refused = await client.follow(bus, "w2", lambda _: None, wait=30)
+            await requests.submit(bus, "alice", WorkflowRequest("test", f"w{number}"))
+        await requests.submit(bus, "bob", WorkflowRequest("test", "b0"))
+        refused = await queries.follow(bus, "w2", lambda _: None, wait=30)
         kept = [await bus.last(subjects.WORKFLOWS, of("w2")) for of in (subjects.event, subjects.response)]
         agent.release.set()
-        others = [await client.follow(bus, name, lambda _: None, wait=30) for name in ("w0", "w1", "b0")]
-        await client.submit(bus, "alice", WorkflowRequest("test", "w3"))
-        later = await client.follow(bus, "w3", lambda _: None, wait=30)
+        others = [await queries.follow(bus, name, lambda _: None, wait=30) for name in ("w0", "w1", "b0")]
+        await requests.submit(bus, "alice", WorkflowRequest("test", "w3"))
+        later = await queries.follow(bus, "w3", lambda _: None, wait=30)
         done = await bus.last(subjects.WORKFLOWS, subjects.event("w0"))
 
     assert refused.status == "rejected"
@@ -108,7 +112,7 @@ async def test_so_many_open_workflows(quiet_net: Net, bus: Bus) -> None:
     assert {answer.status for answer in [*others, later]} == {"completed"}
     assert [stored.headers["Nats-TTL"] for stored in kept if stored is not None] == [f"{BRIEF:.0f}s"] * 2
     assert done is not None
-    assert done.headers["Nats-TTL"] == f"{engine.KEPT:.0f}s"
+    assert done.headers["Nats-TTL"] == f"{executor.KEPT:.0f}s"
 
 
 async def test_schedules_and_workflows_are_not_counted(quiet_net: Net, bus: Bus) -> None:
@@ -123,18 +127,18 @@ async def test_schedules_and_workflows_are_not_counted(quiet_net: Net, bus: Bus)
         for name in ("a", "c")
     ]
     async with orchestrators(quiet_net, lambda _: plan, children={"child": lambda _: [task("b")]}), agent.working():
-        await client.submit(bus, "alice", WorkflowRequest("test", "w0"))
+        await requests.submit(bus, "alice", WorkflowRequest("test", "w0"))
         for _ in range(200):
             if len(agent.given) == 2:  # both children have begun, though alice may have one
                 break
             await asyncio.sleep(0.1)
         for name in ("cron-nightly-7", "cron-nightly-8", "cron-weekly-1"):
-            await client.submit(bus, "alice", WorkflowRequest("child", name, parameters={}))
+            await requests.submit(bus, "alice", WorkflowRequest("child", name, parameters={}))
         refused = [
-            await client.follow(bus, name, lambda _: None, wait=30) for name in ("cron-nightly-8", "cron-weekly-1")
+            await queries.follow(bus, name, lambda _: None, wait=30) for name in ("cron-nightly-8", "cron-weekly-1")
         ]
         agent.release.set()
-        done = [await client.follow(bus, name, lambda _: None, wait=30) for name in ("w0", "cron-nightly-7")]
+        done = [await queries.follow(bus, name, lambda _: None, wait=30) for name in ("w0", "cron-nightly-7")]
 
     assert [answer.status for answer in refused] == ["rejected"] * 2
     assert [answer.status for answer in done] == ["completed"] * 2
@@ -147,7 +151,7 @@ async def test_requests_that_wait(bus: Bus) -> None:
     """NATS stores only so many of one principal and refuses the next with what to do; what it stored stays."""
 
     async def ask(principal: str, name: str) -> int:
-        return await client.submit(bus, principal, WorkflowRequest("test", name))
+        return await requests.submit(bus, principal, WorkflowRequest("test", name))
 
     await asyncio.gather(*(ask("rita", f"r{number}") for number in range(WAITING)))
     with pytest.raises(TooManyWaiting, match="this one was not stored; send it again, with the same id") as refused:
@@ -175,12 +179,12 @@ async def test_ten_thousand_requests_of_one(quiet_net: Net, bus: Bus, count: int
         flooding = asyncio.create_task(flood(bus, "rita"))
         while not flooding.done() or len(waits) < 5:
             begun = time.monotonic()
-            await client.submit(bus, "oscar", WorkflowRequest("test", f"o{len(waits)}"))
-            answer = await client.follow(bus, f"o{len(waits)}", lambda _: None, wait=60)
+            await requests.submit(bus, "oscar", WorkflowRequest("test", f"o{len(waits)}"))
+            answer = await queries.follow(bus, f"o{len(waits)}", lambda _: None, wait=60)
             waits.append(time.monotonic() - begun)
             assert answer.status == "completed"
         stored = await flooding
-        answers = [await client.follow(bus, name, lambda _: None, wait=60) for name in stored]
+        answers = [await queries.follow(bus, name, lambda _: None, wait=60) for name in stored]
     figures = f"p50 {sorted(waits)[len(waits) // 2]:.2f} s, longest {max(waits):.2f} s, {len(stored)} stored"
     logs.get_logger().info("a flood", others=figures)
     assert max(waits) < SERVED, figures
@@ -194,7 +198,7 @@ async def flood(bus: Bus, principal: str) -> list[str]:
 
     async def ask(name: str) -> None:
         with suppress(TooManyWaiting):
-            await client.submit(bus, principal, WorkflowRequest("test", name))
+            await requests.submit(bus, principal, WorkflowRequest("test", name))
             stored.append(name)
 
     for begun in range(0, FLOOD, 500):

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from agentd import errors
-from agentd_proxmox.api_rights import JUDGES
+from agentd_proxmox.api.access_guard import JUDGES
+from agentd_proxmox.api_tiers import TABLE
 from agentd_proxmox.settings import ToolSettings
-from agentd_proxmox.tiers import TABLE
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agentd.proxmox import Proxmox
+    from agentd.proxmox.client import Proxmox
     from pve.client import FakePve
 
 OPERATOR = (

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import agentd_proxmox
+from agentd.config.settings import PROTECTABLE, unprotectable
 from agentd.errors import AgentdError
-from agentd.messages import Target, Tier
-from agentd.policy import Policy
-from agentd.sections import PROTECTABLE, unprotectable
+from agentd.safety.policy import Policy
+from agentd.wire.messages import Target, Tier
 from harness import Net
 from tool_bench import Bench, MemoryCall
 

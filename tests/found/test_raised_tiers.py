@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from agentd import client, subjects
-from agentd.calls import call_tool
+from agentd.client import queries, requests
+from agentd.client.tool_calls import call_tool
 from agentd.errors import Denied, NeedsPlan
-from agentd.messages import AuditRecord, Tier, ToolCall, WorkflowRequest, WorkflowSignal
-from agentd.workflows import Status
-from agentd_orchestrator import derived, single
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord, Tier, ToolCall, WorkflowRequest, WorkflowSignal
+from agentd.wire.workflow import Status
+from agentd_orchestrator.builtin_workflows import tool_call
+from agentd_orchestrator.engine import outgoing
 from plugins.flow import ended, spec, started, step
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
-    from agentd.tools import Tool
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Tool
     from harness import Net
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHwq0K9f0yqg9n6c5v3Z4l1l3o9r2wqf5e7b8d9a0c1d x"
@@ -51,11 +53,11 @@ async def test_a_login_needs_two_principals(net: Net) -> None:
             await call(bus, "oscar", "update_vm", LOGIN)
         with pytest.raises(NeedsPlan, match=r"with ciuser or sshkeys is of tier exec.*`agentd call update_vm …` asks"):
             await call(bus, "alice", "update_vm", LOGIN)
-        refused = await client.plan(bus, "oscar", "update_vm", LOGIN)
-        plan = await client.plan(bus, "alice", "update_vm", LOGIN)
+        refused = await requests.plan(bus, "oscar", "update_vm", LOGIN)
+        plan = await requests.plan(bus, "alice", "update_vm", LOGIN)
         before = writes(net)
-        await client.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
-        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
         chain = [stored.decode(AuditRecord) for stored in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
     assert refused.status is Status.REJECTED
@@ -71,7 +73,7 @@ async def test_what_opens_a_network_needs_two_principals(net: Net) -> None:
     async with net.client() as bus, net.here():
         with pytest.raises(Denied, match=r"set_guest_network with firewall=false.* needs tier destroy; oscar has op"):
             await call(bus, "oscar", "set_guest_network", OPEN)
-        plan = await client.plan(bus, "alice", "set_guest_network", {**OPEN, "bridge": "vmbr0"})
+        plan = await requests.plan(bus, "alice", "set_guest_network", {**OPEN, "bridge": "vmbr0"})
         quiet = await call(bus, "oscar", "set_guest_network", {"vmid": 101, "rate": 5})
 
     assert plan.status is not Status.WAITING_APPROVAL
@@ -83,12 +85,12 @@ async def test_a_workflow_may_give_its_own_guest_a_login(net: Net) -> None:
     """A deployment with keys runs at tier operate; the same step for a guest that was there is refused by the agent."""
     wish = {"name": "web1", "template": 9000, "memory": 2048, "ciuser": "ada", "sshkeys": KEY}
     async with net.client() as bus, net.here():
-        await client.submit(bus, "oscar", WorkflowRequest("vm_deployment", "w1", wish))
-        answer = await client.follow(bus, "w1", lambda _: None, wait=60)
+        await requests.submit(bus, "oscar", WorkflowRequest("vm_deployment", "w1", wish))
+        answer = await queries.follow(bus, "w1", lambda _: None, wait=60)
         before = writes(net)
-        other = await client.plan(bus, "oscar", "configure_vm", {"vmid": 101, "sshkeys": KEY, "start": False})
+        other = await requests.plan(bus, "oscar", "configure_vm", {"vmid": 101, "sshkeys": KEY, "start": False})
         if other.status is not Status.FAILED:
-            await client.follow(bus, other.workflow_id, lambda _: None, wait=30)
+            await queries.follow(bus, other.workflow_id, lambda _: None, wait=30)
         with pytest.raises(Denied, match="update_vm with ciuser or sshkeys"):
             await call(bus, "oscar", "configure_vm", {"vmid": 101, "ciuser": "root", "start": False}, "specialist")
 
@@ -98,8 +100,8 @@ async def test_a_workflow_may_give_its_own_guest_a_login(net: Net) -> None:
 
 def test_what_is_only_read_is_not_left_behind(known: dict[str, Tool]) -> None:
     """A task that has only read is not listed as left behind, though its tool needs the tier operate."""
-    (call_of, _) = single.definitions(lambda: known)
-    (reads,) = call_of.plan(single.ToolCallWish("inspect_backup", {"volid": "local:backup/x", "node": "pve1"}))
+    (call_of, _) = tool_call.definitions(lambda: known)
+    (reads,) = call_of.plan(tool_call.ToolCallWish("inspect_backup", {"volid": "local:backup/x", "node": "pve1"}))
     state = started(
         replace(spec("inspect"), tier=reads.tier, reads=reads.reads), spec("make", "inspect"), spec("check", "make")
     )
@@ -108,4 +110,4 @@ def test_what_is_only_read_is_not_left_behind(known: dict[str, Tool]) -> None:
     over = step(state, ended(state, "check", "no"))
 
     assert reads.tier is Tier.OPERATE
-    assert derived.left_behind(over) == ["make: done"]
+    assert outgoing.left_behind(over) == ["make: done"]

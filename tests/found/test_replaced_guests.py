@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-from agentd import subjects
-from agentd.calls import call_tool
+from agentd.client.tool_calls import call_tool
 from agentd.errors import Rejected
-from agentd.messages import Inverse, Target, ToolCall
-from agentd.policy import guests, same_guests
+from agentd.safety.policy import guests, same_guests
+from agentd.wire import subjects
+from agentd.wire.messages import Inverse, Target, ToolCall
 from core.probe import SERVICE, Probe, a_worker, record, serving
 from harness import SCRIPTS
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from agentd.bus import Bus
-    from agentd.tools import Call
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Call
     from harness import Net
 
 WEB = Target("guest/105", "VM 105 'web' on pve1", labels=["guest/web", "tag/keep"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd_proxmox import look
-from agentd_proxmox.restore import parse_config
+from agentd_proxmox import guest_model
+from agentd_proxmox.backup.restore import parse_config
 from tool_bench import Bench, MemoryCall
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def test_text() -> None:
     """The lines are left out of a description, marks are found beside them, and a changed text loses them."""
     text = f"#{NOTE}\nthe database\n{NOTE}\n#vzdump#x:1\nagentd:wf.task"
 
-    assert look.text_of(text) == "the database"
-    assert look.marks(text) == ["agentd:wf.task"]
-    assert look.redescribe(text, "new") == "new\n\nagentd:wf.task"
+    assert guest_model.text_of(text) == "the database"
+    assert guest_model.marks(text) == ["agentd:wf.task"]
+    assert guest_model.redescribe(text, "new") == "new\n\nagentd:wf.task"
     assert parse_config(f"#web\n#{NOTE}\ncores: 2\n#{NOTE}\n") == {"cores": "2", "description": "web"}

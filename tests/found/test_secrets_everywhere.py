@@ -18,9 +18,12 @@ from httpx2 import AsyncClient
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from agentd import asking, subjects, tokens
-from agentd.messages import WorkflowRequest, encode
-from agentd_proxmox.tiers import TABLE
+from agentd.client import requests
+from agentd.safety import tokens
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import WorkflowRequest
+from agentd_proxmox.api_tiers import TABLE
 from harness import SCRIPTS, eventually, free_port
 
 if TYPE_CHECKING:
@@ -504,7 +507,7 @@ async def test_a_request_over_a_limit(quiet_net: Net) -> None:
         for name in wishes:
 
             async def over(name: str = name) -> Any:
-                state = await asking.state_of(bus, name)
+                state = await requests.state_of(bus, name)
                 return state if state is not None and state.over else None
 
             state = await eventually(over, f"{name} is refused")

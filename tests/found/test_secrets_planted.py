@@ -11,10 +11,14 @@ import msgspec
 import pytest
 from mcp.client import Client
 
-from agentd import asking, errors, secrecy, subjects
-from agentd.messages import WorkflowRequest, encode
-from agentd_proxmox import api_answers
-from agentd_proxmox.tiers import TABLE
+from agentd import errors
+from agentd.client import requests
+from agentd.wire import secrets as wire_secrets
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import WorkflowRequest
+from agentd_proxmox.api import answers
+from agentd_proxmox.api_tiers import TABLE
 from harness import eventually
 from tool_bench import MemoryCall
 
@@ -68,7 +72,7 @@ async def test_a_request_that_was_stored_directly(net: Net) -> None:
         await bus.store(subjects.request("alice"), encode(request))
 
         async def over() -> Any:
-            state = await asking.state_of(bus, "planted-1")
+            state = await requests.state_of(bus, "planted-1")
             return state if state is not None and state.over else None
 
         state = await eventually(over, "refused")
@@ -82,7 +86,7 @@ async def test_the_audit_keeps_digests(net: Net) -> None:
     """Of a call of the API the audit keeps what was named, and of texts a digest."""
     said = "a text that may say anything"
     call = {"path": "/nodes/pve1/qemu/101/config", "method": "PUT", "parameters": {"description": said, "cores": 2}}
-    kept = api_answers.audited(call)["parameters"]
+    kept = answers.audited(call)["parameters"]
 
     assert kept["cores"] == 2
     assert kept["description"].startswith("sha256:")
@@ -124,10 +128,10 @@ async def test_the_audit_keeps_digests(net: Net) -> None:
 )
 def test_answers_show_what_is_listed(key: str, answer: Any, hidden: int) -> None:
     """Of a stored object an answer shows what the table lists; a secret and an unknown field are hidden."""
-    text = json.dumps(api_answers.shown(key, answer))
+    text = json.dumps(answers.shown(key, answer))
 
     assert "x1" not in text
-    assert text.count(secrecy.HIDDEN) == hidden
+    assert text.count(wire_secrets.HIDDEN) == hidden
 
 
 @pytest.mark.parametrize(
@@ -165,11 +169,11 @@ def test_every_answer_with_a_ticket_is_refused(facts: Path) -> None:
     """Each method whose answer names a ticket, a password or another secret is called by no tool, or hides it."""
     methods = json.loads((facts / "pve" / "pve-api-schema-9.2.json").read_text())
     named = {key: _names(method.get("returns") or {}) for key, method in methods.items() if " " in key}
-    secret = {key: sorted(filter(secrecy.is_secret_name, names)) for key, names in named.items()}
+    secret = {key: sorted(filter(wire_secrets.is_secret_name, names)) for key, names in named.items()}
     seen = {key: names for key, names in secret.items() if names}
     for key, names in seen.items():
         if TABLE[key]["tier"] != "refused":
-            answer = api_answers.shown(key, [{name: "x1", "inner": {name: "x1"}} for name in names])
+            answer = answers.shown(key, [{name: "x1", "inner": {name: "x1"}} for name in names])
             assert "x1" not in json.dumps(answer), key
 
     assert sum(TABLE[key]["tier"] == "refused" for key in seen) > 10

@@ -10,8 +10,9 @@ import msgspec
 import nats
 import pytest
 
-from agentd import messages
-from agentd.messages import Outcome, now
+from agentd.wire import messages
+from agentd.wire.codec import now
+from agentd.wire.messages import Outcome
 from harness import eventually
 
 if TYPE_CHECKING:

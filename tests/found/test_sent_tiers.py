@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import pytest
 
-from agentd import errors, proxmox
-from agentd.messages import Tier
-from agentd_proxmox import tiers
-from agentd_proxmox.schemas import Schemas
+from agentd import errors
+from agentd.proxmox import client as proxmox_client
+from agentd.wire.messages import Tier
+from agentd_proxmox import api_tiers
+from agentd_proxmox.api.schema_cache import Schemas
 from plugins.test_rights import bench_of, keyed, walk
 from proxmox_access import Steer, connect
 from tool_bench import Doubt
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from agentd.tools import Tool
-    from agentd_proxmox.schema import Catalogue
+    from agentd.tools.definition import Tool
+    from agentd_proxmox.api_schema import Catalogue
     from pve.client import FakePve
 
 Parameters = dict[str, Any]
@@ -115,14 +116,14 @@ def variants(tool: Tool, parameters: Parameters) -> Iterator[Parameters]:
                 yield {**parameters, name: value, "firewall": True}
 
 
-def keep(client: proxmox.Proxmox, kept: list[tuple[str, str, Parameters]]) -> None:
+def keep(client: proxmox_client.Proxmox, kept: list[tuple[str, str, Parameters]]) -> None:
     """Let a client keep its writes in `kept` instead of sending them."""
     send = client._call  # noqa: SLF001 - where every request passes
 
     async def call(method: str, path: str, params: Parameters) -> Parameters:
         if method == "GET":
             return await send(method, path, params)
-        kept.append(("POST", path, {}) if method == "UPLOAD" else (method, path, proxmox.encode(params)))
+        kept.append(("POST", path, {}) if method == "UPLOAD" else (method, path, proxmox_client.encode(params)))
         raise Kept
 
     client._call = call  # type: ignore[method-assign]  # noqa: SLF001
@@ -142,7 +143,7 @@ class Judge:
         """Note a request that needs more than the tool does with these parameters."""
         endpoint = self.catalogue.resolve(method, path)
         values = {key: value for key, value in sent.items() if key not in endpoint.values}
-        needed, why = tiers.tier_of(endpoint, values)
+        needed, why = api_tiers.tier_of(endpoint, values)
         decided = self.tools[name].tier_for(parameters)
         self.seen[name] = self.seen.get(name, 0) + 1
         if needed.rank > decided.rank and (name, endpoint.key) in REVIEWED:

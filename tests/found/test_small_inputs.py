@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import cron, errors
-from agentd_proxmox.backups import template
+from agentd_proxmox.backup.archives import template
 from tool_bench import CONTAINER, Bench
 
 if TYPE_CHECKING:

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import asking, client, schedules, subjects
+from agentd import schedules
+from agentd.client import queries, requests
+from agentd.config.settings import Schedule
 from agentd.errors import InvalidMessage
-from agentd.messages import Tier, WorkflowRequest
-from agentd.sections import Schedule
-from agentd.workflows import TaskSpec
-from agentd_orchestrator.derived import child_id
+from agentd.wire import subjects
+from agentd.wire.messages import Tier, WorkflowRequest
+from agentd.wire.workflow import TaskSpec
+from agentd_orchestrator.engine.outgoing import child_id
 from fake_agent import Agent, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 CHILD = {"child": lambda _: [task("one")]}
@@ -41,11 +43,11 @@ async def test_of_a_task(quiet_net: Net, bus: Bus) -> None:
     async with orchestrators(quiet_net, _parent, 1, CHILD), agent.working():
         await _taken(bus, "w1--c", "w1--c-2", child_id(long, "c", 1), child_id(long, "c", 2))
         for name in ("w1", long):
-            await asking.submit(bus, "alice", WorkflowRequest("test", name))
-        answers = [await client.follow(bus, name, lambda _: None, wait=30) for name in ("w1", long)]
+            await requests.submit(bus, "alice", WorkflowRequest("test", name))
+        answers = [await queries.follow(bus, name, lambda _: None, wait=30) for name in ("w1", long)]
 
     assert [answer.status for answer in answers] == ["completed", "completed"]
-    state = await asking.state_of(bus, "w1--c")
+    state = await requests.state_of(bus, "w1--c")
     assert state is not None
     assert (state.principal, state.parent and state.parent.workflow_id) == ("alice", "w1")
 
@@ -56,14 +58,14 @@ async def test_of_a_schedule(quiet_net: Net, bus: Bus) -> None:
     async with orchestrators(quiet_net, lambda _: [task("a")]), agent.working():
         await schedules.provision(bus, {"tick": NIGHTLY.model_copy(update={"cron": "0 0 1 1 *"})})
         await _taken(bus, *(f"cron-tick-{number}" for number in range(1, 150)))
-        await asking.submit(bus, "rita", WorkflowRequest("test", "cron-tick-mine"))
-        await client.follow(bus, "cron-tick-mine", lambda _: None, wait=60)
+        await requests.submit(bus, "rita", WorkflowRequest("test", "cron-tick-mine"))
+        await queries.follow(bus, "cron-tick-mine", lambda _: None, wait=60)
         await schedules.provision(bus, {"tick": NIGHTLY})
 
         async def run() -> bool:
             events = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_EVENTS)
             names = [event.subject.rpartition(".")[2] for event in events]
-            states = [await asking.state_of(bus, name) for name in names if subjects.firing_of(name)]
+            states = [await requests.state_of(bus, name) for name in names if subjects.firing_of(name)]
             assert all(state.principal == NIGHTLY.principal for state in states if state is not None)
             return bool(states)
 
@@ -80,7 +82,7 @@ def test_said_at_once(name: str) -> None:
 @pytest.mark.parametrize("kind", ["a--b", "tool_call-", "x" * 39 + "-", "-", "health_check"])
 def test_new_ids_can_be_used(kind: str) -> None:
     """An id that agentd draws is never refused, whatever the workflow is called."""
-    assert subjects.check_own_id(asking.new_id(kind))
+    assert subjects.check_own_id(requests.new_id(kind))
 
 
 @pytest.mark.parametrize("length", range(1, 65))

@@ -10,11 +10,13 @@ from mcp_types import ElicitRequestParams, ElicitResult
 from msgspec.structs import replace
 from pydantic import ValidationError
 
-from agentd import asking, client, subjects, tokens
+from agentd.client import requests
 from agentd.errors import Denied
-from agentd.messages import Consent, Outcome, Target, Tier, WorkflowRequest, WorkflowSignal
-from agentd.policy import ANONYMOUS, Policy
-from agentd.workflows import Status
+from agentd.safety import tokens
+from agentd.safety.policy import ANONYMOUS, Policy
+from agentd.wire import subjects
+from agentd.wire.messages import Consent, Outcome, Target, Tier, WorkflowRequest, WorkflowSignal
+from agentd.wire.workflow import Status
 from agentd_mcp.role import BridgeSettings
 from core.probe import Probe, a_worker, assign, completion, serving
 from plugins.flow import step
@@ -23,7 +25,7 @@ from plugins.test_consents import approve, asked, drop, seen
 if TYPE_CHECKING:
     from mcp.client.session import ClientRequestContext
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 DELETE = {"vmid": 101, "name": "db-01"}
@@ -71,7 +73,7 @@ async def test_an_anonymous_client_asks_for_nothing_that_destroys(net: Net, tool
 async def test_what_an_anonymous_principal_asks_for_is_rejected(net: Net, principal: str) -> None:
     """A request under a name that needs no login is refused, and says what to do; no token approves it."""
     async with net.client() as bus, net.here():
-        plan = await client.plan(bus, principal, "delete_guest", DELETE)
+        plan = await requests.plan(bus, principal, "delete_guest", DELETE)
 
     assert plan.status is Status.REJECTED
     assert "needs tier destroy" in plan.error or "two authenticated principals" in plan.error
@@ -81,7 +83,7 @@ async def test_a_request_that_says_that_nobody_logged_in(net: Net) -> None:
     """A daemon that publishes for a client without a token says so, and it counts under any name."""
     wish = {"tool": "delete_guest", "parameters": DELETE}
     async with net.client() as bus, net.here():
-        plan = await asking.begin(bus, "alice", WorkflowRequest("tool_call", "x", wish, authenticated=False))
+        plan = await requests.begin(bus, "alice", WorkflowRequest("tool_call", "x", wish, authenticated=False))
 
     assert plan.status is Status.REJECTED
     assert "it needs two authenticated principals" in plan.error
@@ -163,7 +165,7 @@ async def test_the_same_person_with_a_token_is_no_second_one(net: Net) -> None:
     del token
     net.settings["web"] = {"port": 0, "tokens": {"alice": kept}}
     async with net.client() as bus, net.here():
-        plan = await client.plan(bus, "mcp", "delete_guest", DELETE)
+        plan = await requests.plan(bus, "mcp", "delete_guest", DELETE)
         with pytest.raises(Exception, match="is over: rejected"):
-            await client.decide(bus, "alice", plan.workflow_id, "call", WorkflowSignal("approve"))
+            await requests.decide(bus, "alice", plan.workflow_id, "call", WorkflowSignal("approve"))
     assert net.pve.found(101) is not None

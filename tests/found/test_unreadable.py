@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import budget, client, network, subjects
-from agentd.dead import letters
+from agentd.bus.dead_letters import letters
+from agentd.client import queries, requests
 from agentd.errors import Denied
-from agentd.messages import SignalReply, WorkflowRequest, WorkflowSignal, encode
+from agentd.safety import budget
 from agentd.schedules import schedules
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import SignalReply, WorkflowRequest, WorkflowSignal
 from fake_agent import Agent, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 NONSENSE = [
@@ -39,10 +42,10 @@ NONSENSE = [
 async def test_lists_go_on(bus: Bus, data: bytes) -> None:
     """Whatever is written where only our own records belong, every list shows the others."""
     places: dict[str, Callable[[Bus], Awaitable[Any]]] = {
-        subjects.event("broken"): network.states,
-        f"$KV.{subjects.LIVE}.broken": network.presences,
-        f"$KV.{subjects.ALERTS}.broken": network.alerts,
-        subjects.metrics("broken"): network.metrics,
+        subjects.event("broken"): queries.states,
+        f"$KV.{subjects.LIVE}.broken": queries.presences,
+        f"$KV.{subjects.ALERTS}.broken": queries.alerts,
+        subjects.metrics("broken"): queries.metrics,
         subjects.dead_mark(7): letters,
         subjects.cron_timer("broken"): lambda bus: schedules(bus, {}),
     }
@@ -71,14 +74,14 @@ async def test_a_workflow_goes_on(quiet_net: Net, bus: Bus) -> None:
     agent.hold |= {"a"}
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 2) as (daemon, _), agent.working():
         for name in ("w1", "w2"):
-            await client.submit(bus, "tester", WorkflowRequest("test", name))
-            await eventually(lambda name=name: network.state(bus, name), f"{name} is there")  # type: ignore[misc]
+            await requests.submit(bus, "tester", WorkflowRequest("test", name))
+            await eventually(lambda name=name: queries.state(bus, name), f"{name} is there")  # type: ignore[misc]
         for data in (b"not JSON", encode(SignalReply("w1", done=True))):
             await bus.store(subjects.event("w1"), data)
         shown = await asyncio.to_thread(_get, daemon.url, "/api/workflows")
         ready = await asyncio.to_thread(_get, daemon.url, "/readyz")
         agent.release.set()
-        answers = [await client.follow(bus, name, lambda _: None, wait=45) for name in ("w2", "w1")]
+        answers = [await queries.follow(bus, name, lambda _: None, wait=45) for name in ("w2", "w1")]
         metrics = (await daemon.metrics.render()).decode()
 
     assert {each["workflow_id"] for each in shown} == {"w1", "w2"}
@@ -93,8 +96,8 @@ async def test_a_workflow_of_which_nothing_can_be_read(quiet_net: Net, bus: Bus)
     async with orchestrators(quiet_net, lambda _: [task("a")]), agent.working():
         await bus.store(subjects.event("w1"), b"not JSON")
         await bus.store(subjects.signal("tester", "w1"), WorkflowSignal("cancel"))
-        await client.submit(bus, "tester", WorkflowRequest("test", "w2"))
-        answer = await client.follow(bus, "w2", lambda _: None, wait=45)
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w2"))
+        answer = await queries.follow(bus, "w2", lambda _: None, wait=45)
 
         async def buried() -> bool:
             return bool(await bus.every(subjects.DEAD, "ai.dead.given-up.>"))

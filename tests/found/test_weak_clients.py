@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from agentd.errors import InvalidMessage
-from agentd.messages import Tier
-from agentd.tools import Call, Repeat, Tool, collect, tool
+from agentd.tools.definition import Call, Repeat, Tool, collect, tool
+from agentd.wire.messages import Tier
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,15 +12,15 @@ import pytest
 import yaml
 
 from agentd.errors import Rejected
-from agentd_orchestrator import check
-from agentd_orchestrator.library import Library
+from agentd_orchestrator.declared import check
+from agentd_orchestrator.declared.library import Library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from agentd.definitions import Fault
-    from agentd.tools import Tool
+    from agentd.plugins.workflow_files import Fault
+    from agentd.tools.definition import Tool
 
 SECRET = "S3CRET-hunter2-line"  # noqa: S105 - of a file of this test
 GOOD = "description: d\ntasks: [{name: find, tool: list_vms}]\n"

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agentd.errors import Denied, Rejected
-from agentd.messages import digest
-from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.inputs import Begin, Broken, Due, Ended, Input, Signal
+from agentd.wire.codec import digest
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended, Input, Signal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.workflows import Workflow
+    from agentd.wire.workflow import Workflow
 
 KINDS: dict[str, type[Any]] = {each.__name__: each for each in (Begin, Broken, Due, Ended, Signal)}
 

@@ -13,13 +13,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agentd.client import queries, requests
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from agentd import client, network
-from agentd.messages import TaskError, WorkflowRequest, WorkflowSignal
-from agentd.provision import provision
-from agentd.workflows import Compensation, Status, TaskSpec, result_of, template
-from agentd_orchestrator import workflow as wf
+
+from agentd.bus.provision import provision
+from agentd.wire.messages import TaskError, WorkflowRequest, WorkflowSignal
+from agentd.wire.workflow import Compensation, Status, TaskSpec, result_of, template
+from agentd_orchestrator.engine import decide as wf
 from fake_agent import QUEUE, Agent, Nothing, completion, orchestrators, task
 from harness import NatsServer, Net, eventually
 from histories import history
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import datetime
 
-    from agentd.bus import Bus
-    from agentd.workflows import Workflow
-    from agentd_orchestrator.inputs import Input
+    from agentd.bus.jetstream import Bus
+    from agentd.wire.workflow import Workflow
+    from agentd_orchestrator.engine.inputs import Input
 
 HERE = Path(__file__).parent
 
@@ -77,12 +79,12 @@ def how(given: Any) -> Any:
 async def everything(net: Net, bus: Bus) -> None:
     """Run a workflow that fails at its end and is undone, with an approval and a pause on the way."""
     async with orchestrators(net, plan), Agent(bus, how).working():
-        await client.submit(bus, "tester", WorkflowRequest("test", "compensated"))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "compensated"))
         await _until(bus, "compensated", Status.WAITING_APPROVAL)
-        await client.signal(bus, "boss", "compensated", WorkflowSignal("pause", "lunch"))
-        await client.signal(bus, "boss", "compensated", WorkflowSignal("resume"))
-        await client.decide(bus, "boss", "compensated", "", WorkflowSignal("approve", "fine"))
-        await client.follow(bus, "compensated", lambda _: None, wait=60)
+        await requests.signal(bus, "boss", "compensated", WorkflowSignal("pause", "lunch"))
+        await requests.signal(bus, "boss", "compensated", WorkflowSignal("resume"))
+        await requests.decide(bus, "boss", "compensated", "", WorkflowSignal("approve", "fine"))
+        await queries.follow(bus, "compensated", lambda _: None, wait=60)
 
 
 async def deployments(net: Net, bus: Bus) -> None:
@@ -96,16 +98,16 @@ async def deployments(net: Net, bus: Bus) -> None:
         ):
             if name == "cancelled":
                 net.pve.durations(qmclone=2.0)
-            await client.submit(bus, "tester", WorkflowRequest(kind, name, parameters))
+            await requests.submit(bus, "tester", WorkflowRequest(kind, name, parameters))
             if name == "cancelled":
                 await eventually(_created(bus), "the clone is under way")
-                await client.signal(bus, "tester", name, WorkflowSignal("cancel", "not needed"))
-            await client.follow(bus, name, lambda _: None, wait=60)
+                await requests.signal(bus, "tester", name, WorkflowSignal("cancel", "not needed"))
+            await queries.follow(bus, name, lambda _: None, wait=60)
 
 
 def _created(bus: Bus) -> Callable[[], Awaitable[bool]]:
     async def under_way() -> bool:
-        state = await network.state(bus, "cancelled")
+        state = await queries.state(bus, "cancelled")
         return state is not None and "create_vm" in state.tasks and state.tasks["create_vm"].attempt > 0
 
     return under_way
@@ -113,7 +115,7 @@ def _created(bus: Bus) -> Callable[[], Awaitable[bool]]:
 
 async def _until(bus: Bus, name: str, status: Status) -> None:
     async def stands() -> bool:
-        state = await network.state(bus, name)
+        state = await queries.state(bus, name)
         return state is not None and state.status is status
 
     await eventually(stands, f"{name} is {status}", 60)

@@ -7,7 +7,7 @@ They are held in `*.toml` beside this file, one table each:
     red = "tests/path.py::test"
 
     [[name.edits]]
-    file = "agentd/worker.py"
+    file = "agentd/tools/worker.py"
     old = '''
     whole lines, which occur exactly once in the file
     '''

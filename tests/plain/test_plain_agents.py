@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd import client, network, provision, subjects
-from agentd.messages import Heartbeat, TaskAssignment, Tier, WorkflowRequest, encode, now
-from agentd.workflows import Definition, TaskSpec, result_of
-from agentd_orchestrator.plain import KNOWN
+from agentd.bus import provision
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.codec import encode, now
+from agentd.wire.messages import Heartbeat, TaskAssignment, Tier, WorkflowRequest
+from agentd.wire.workflow import Definition, TaskSpec, result_of
+from agentd_orchestrator.external_agents import KNOWN
 from harness import Net, eventually
 from plain.node import NotInstalled, PlainAgent, installed
 
@@ -24,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agentd.bus import Bus
-    from agentd.connection import Received
-    from agentd.messages import WorkflowResponse
+    from agentd.bus.connection import Received
+    from agentd.bus.jetstream import Bus
+    from agentd.wire.messages import WorkflowResponse
     from harness import NatsServer
 
 NAME = "words"
@@ -91,13 +94,13 @@ async def daemons(net: Net, tasks: Any, name: str = "orchestrator") -> AsyncIter
 
 async def submitted(bus: Bus, name: str, wait: float = 60) -> WorkflowResponse:
     """Ask for the workflow and wait for its end."""
-    await client.submit(bus, "tester", WorkflowRequest("text", name, timeout=60.0))
-    return await client.follow(bus, name, lambda _: None, wait=wait)
+    await requests.submit(bus, "tester", WorkflowRequest("text", name, timeout=60.0))
+    return await queries.follow(bus, name, lambda _: None, wait=wait)
 
 
 async def listed(bus: Bus) -> set[str]:
     """Return the ids of the agents that are listed."""
-    return {each.agent_id for each in await network.agents(bus)}
+    return {each.agent_id for each in await queries.agents(bus)}
 
 
 async def until_listed(bus: Bus, *, here: bool = True) -> None:
@@ -129,7 +132,7 @@ async def test_a_node_agent_joins_works_and_leaves(net: Net, node: Path) -> None
             async with daemons(net, plan, "all"):
                 await until_listed(bus)
                 answer = await submitted(bus, "first")
-                offered = {each.service_id: each.tools for each in await network.services(bus)}
+                offered = {each.service_id: each.tools for each in await queries.services(bus)}
                 code = await asyncio.to_thread(agent.stop)
                 await until_listed(bus, here=False)
 
@@ -150,12 +153,12 @@ async def test_a_node_agent_dies_with_its_task(quiet_net: Net, node: Path) -> No
         with PlainAgent(node, quiet_net.directory, quiet_net.nats_url, NAME) as agent:
             await eventually(lambda: asking(bus), "the agent asks for work")
             agent.freeze()  # it has asked for work, and what it is given now it will not do
-            await client.submit(bus, "tester", WorkflowRequest("text", "first", timeout=60.0))
+            await requests.submit(bus, "tester", WorkflowRequest("text", "first", timeout=60.0))
             await eventually(lambda: held(bus), "the frozen agent was given the task")
             agent.kill()
             with agent:
-                answer = await client.follow(bus, "first", lambda _: None, wait=60)
-        state = await network.state(bus, "first")
+                answer = await queries.follow(bus, "first", lambda _: None, wait=60)
+        state = await queries.state(bus, "first")
 
     assert answer.status == "completed", answer
     assert state is not None
@@ -175,12 +178,12 @@ async def test_a_task_that_a_node_agent_did_not_acknowledge(quiet_net: Net, node
         with PlainAgent(node, quiet_net.directory, quiet_net.nats_url, NAME) as agent:
             await eventually(lambda: asking(bus), "the agent asks for work")
             agent.freeze()
-            await client.submit(bus, "tester", WorkflowRequest("text", "first"))
+            await requests.submit(bus, "tester", WorkflowRequest("text", "first"))
             await eventually(lambda: held(bus), "the frozen agent was given the task")
             agent.kill()
             with agent:
-                answer = await client.follow(bus, "first", lambda _: None, wait=60)
-        state = await network.state(bus, "first")
+                answer = await queries.follow(bus, "first", lambda _: None, wait=60)
+        state = await queries.state(bus, "first")
 
     assert answer.status == "completed", answer
     assert state is not None
@@ -190,10 +193,10 @@ async def test_a_task_that_a_node_agent_did_not_acknowledge(quiet_net: Net, node
 async def test_core_nats_is_enough(quiet_net: Net) -> None:
     """A client without JetStream is pushed even the task that came before it did, and completes it as the seed says."""
     async with prepared(quiet_net, "push") as bus, daemons(quiet_net, lambda _: [counting()]):
-        await client.submit(bus, "tester", WorkflowRequest("text", "first"))
+        await requests.submit(bus, "tester", WorkflowRequest("text", "first"))
 
         async def assigned() -> bool:
-            return await network.state(bus, "first") is not None
+            return await queries.state(bus, "first") is not None
 
         await eventually(assigned, "it is assigned while nobody listens")
         given: list[TaskAssignment] = []
@@ -204,7 +207,7 @@ async def test_core_nats_is_enough(quiet_net: Net) -> None:
             await bus.publish(subjects.TASK_COMPLETE, done | {"timestamp": "2026-11-23T01:00:00Z"})
 
         listening = await bus.subscribe(subjects.assign_plain(NAME), work)
-        answer = await client.follow(bus, "first", lambda _: None, wait=60)
+        answer = await queries.follow(bus, "first", lambda _: None, wait=60)
         await listening.stop()
 
     assert answer.status == "completed", answer
@@ -222,15 +225,15 @@ async def test_only_reads(quiet_net: Net) -> None:
             refused = await submitted(bus, "first")
         trusting = f'\n[policy.plain_agents]\n{NAME} = "operate"\n'
         async with prepared(quiet_net, policy=trusting), daemons(quiet_net, tasks):
-            await client.submit(bus, "tester", WorkflowRequest("text", "second"))
+            await requests.submit(bus, "tester", WorkflowRequest("text", "second"))
 
             async def assigned() -> bool:
-                return await network.state(bus, "second") is not None
+                return await queries.state(bus, "second") is not None
 
             await eventually(assigned, "it is assigned")
             done = {"task_id": "second.count", "status": "completed", "service_id": NAME}
             await bus.store(subjects.TASK_COMPLETE, encode(done))
-            answer = await client.follow(bus, "second", lambda _: None, wait=60)
+            answer = await queries.follow(bus, "second", lambda _: None, wait=60)
 
     assert refused.status == "rejected"
     assert refused.error == (
@@ -270,10 +273,10 @@ async def test_bad_completions(quiet_net: Net, capfd: pytest.CaptureFixture[str]
         return [counting(), TaskSpec("act", "act", "specialist", Tier.OPERATE)]
 
     async with prepared(quiet_net) as bus, daemons(quiet_net, tasks):
-        await client.submit(bus, "tester", WorkflowRequest("text", "first"))
+        await requests.submit(bus, "tester", WorkflowRequest("text", "first"))
 
         async def assigned() -> bool:
-            return await network.state(bus, "first") is not None
+            return await queries.state(bus, "first") is not None
 
         await eventually(assigned, "it is assigned")
         for data, _ in BAD.values():
@@ -283,17 +286,17 @@ async def test_bad_completions(quiet_net: Net, capfd: pytest.CaptureFixture[str]
             return len(await bus.every(subjects.DEAD, "$JS.EVENT.ADVISORY.>")) == len(BAD)
 
         await eventually(dead, "dead letters")
-        before = await network.state(bus, "first")
+        before = await queries.state(bus, "first")
         old = GOOD | {"attempt": 7}
         for data in (old, GOOD, GOOD):  # of no attempt that there was; the right one; the right one again
             await bus.store(subjects.TASK_COMPLETE, encode(data))
 
         async def counted() -> bool:
-            state = await network.state(bus, "first")
+            state = await queries.state(bus, "first")
             return state is not None and state.tasks["count"].status == "completed"
 
         await eventually(counted, "the good one counts")
-        state = await network.state(bus, "first")
+        state = await queries.state(bus, "first")
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     reasons = [each["reason"] for each in logged if each["event"] == "gave up a message"]
 
@@ -333,8 +336,8 @@ async def test_nonsense_and_floods(quiet_net: Net, capfd: pytest.CaptureFixture[
             return len(await listed(bus)) >= KNOWN
 
         await eventually(full, "as many strangers are listed as may be")
-        agents = {each.agent_id: each for each in await network.agents(bus)}
-        services = await network.services(bus)
+        agents = {each.agent_id: each for each in await queries.agents(bus)}
+        services = await queries.services(bus)
     lines = [line for line in capfd.readouterr().err.splitlines() if '"warning"' in line]
 
     assert answer.status == "completed", answer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from agentd.plugins import known_tools
+from agentd.plugins.manager import known_tools
 from agentd_proxmox.settings import ToolSettings
 from harness import Net
 from plugins.shelf import serving
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from agentd.bus import Bus
-    from agentd.tools import Tool
+    from agentd.bus.jetstream import Bus
+    from agentd.tools.definition import Tool
     from harness import NatsServer
 
 

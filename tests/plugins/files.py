@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd_orchestrator import check
-from agentd_orchestrator.catalogue import VmDeployment
-from agentd_orchestrator.plan import check_plan
+from agentd_orchestrator.builtin_workflows.deploy_vm import VmDeployment
+from agentd_orchestrator.declared import check
+from agentd_orchestrator.engine.plan_check import check_plan
 
 if TYPE_CHECKING:
-    from agentd.tools import Tool
-    from agentd.workflows import Definition, TaskSpec
+    from agentd.tools.definition import Tool
+    from agentd.wire.workflow import Definition, TaskSpec
 
 HEAD = "description: A test's own.\n"
 WORKFLOWS: dict[str, type[msgspec.Struct] | None] = {"vm_deployment": VmDeployment, "other": None}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from agentd.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
-from agentd.workflows import Compensation, TaskSpec, Workflow
-from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.inputs import Begin, Due, Ended, Input, Signal
+from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
+from agentd.wire.workflow import Compensation, TaskSpec, Workflow
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine.inputs import Begin, Due, Ended, Input, Signal
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = T0 + timedelta(seconds=10)

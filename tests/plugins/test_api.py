@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd.messages import Tier
-from agentd_proxmox.schemas import Schemas
+from agentd.wire.messages import Tier
+from agentd_proxmox.api.schema_cache import Schemas
 from proxmox_access import Steer, connect
 from tool_bench import Bench, Doubt
 

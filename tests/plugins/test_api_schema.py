@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd.messages import Tier
-from agentd_proxmox import checks, schema
-from agentd_proxmox.api import WORKERS, describe, fill, page_of, upid_in
-from agentd_proxmox.api import Get as Request
-from agentd_proxmox.tiers import tier_of
+from agentd.wire.messages import Tier
+from agentd_proxmox import api_schema
+from agentd_proxmox.api import parameter_checks
+from agentd_proxmox.api.tools import WORKERS, describe, fill, page_of, upid_in
+from agentd_proxmox.api.tools import Get as Request
+from agentd_proxmox.api_tiers import tier_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,13 +40,13 @@ def script(paths: dict[str, dict[str, Any]], *, indent: int | None = 1) -> bytes
     return f"// generated\nconst apiSchema = {json.dumps(items, indent=indent)}\n;\n\nlet a = [1];\n".encode()
 
 
-def catalogue(paths: dict[str, dict[str, Any]]) -> schema.Catalogue:
+def catalogue(paths: dict[str, dict[str, Any]]) -> api_schema.Catalogue:
     """Return the catalogue of these methods."""
-    return schema.Catalogue("9.9", b"\n".join(schema.lines_of(script(paths))))
+    return api_schema.Catalogue("9.9", b"\n".join(api_schema.lines_of(script(paths))))
 
 
 @pytest.fixture(scope="module")
-def real(facts: Path) -> schema.Catalogue:
+def real(facts: Path) -> api_schema.Catalogue:
     """Return the catalogue of the recorded schema of Proxmox VE 9.2."""
     recorded = json.loads((facts / "pve" / "pve-api-schema-9.2.json").read_text())
     paths: dict[str, dict[str, Any]] = {}
@@ -98,7 +99,7 @@ AT = "/nodes/pve1/qemu/100/config"
 
 def faults(**parameters: Any) -> list[str]:
     """Return what is wrong with a change of a VM's configuration."""
-    return checks.check(catalogue(SMALL).resolve("POST", AT), parameters)[1]
+    return parameter_checks.check(catalogue(SMALL).resolve("POST", AT), parameters)[1]
 
 
 class TestScript:
@@ -110,13 +111,13 @@ class TestScript:
         nested = {"path": "/a", "children": [{"path": "/a/b", "info": {"GET": method(description="x]\n;")}}]}
         text = f"var pveapi = {json.dumps([nested], indent=indent)}\n;\nlet b = [];\n".encode()
 
-        assert schema.Catalogue("1", b"\n".join(schema.lines_of(text))).keys() == ["GET /a/b"]
+        assert api_schema.Catalogue("1", b"\n".join(api_schema.lines_of(text))).keys() == ["GET /a/b"]
 
     @pytest.mark.parametrize("text", [b"", b"<html>", b"const a = [", b"const a = [1]\n;", b"const a = []\n;"])
     def test_none(self, text: bytes) -> None:
         """What holds no schema is refused by name, never half read."""
         with pytest.raises(errors.Rejected, match=r"apidoc\.js"):
-            schema.lines_of(text)
+            api_schema.lines_of(text)
 
 
 class TestPaths:
@@ -145,7 +146,7 @@ class TestPaths:
         """No value of a variable leads elsewhere."""
         known = catalogue(SMALL).resolve("POST", "/nodes/{node}/qemu/100/config")
         values, _ = fill(known, {"node": value})
-        found = checks.check(schema.Endpoint(known.verb, known.path, known.info, values), {})[1]
+        found = parameter_checks.check(api_schema.Endpoint(known.verb, known.path, known.info, values), {})[1]
 
         assert [fault for fault in found if fault.startswith("node: ")]
 
@@ -191,7 +192,7 @@ class TestChecks:
 
     def test_encoded(self) -> None:
         """Booleans, lists, tags and objects arrive as Proxmox reads them."""
-        sent, found = checks.check(
+        sent, found = parameter_checks.check(
             catalogue(SMALL).resolve("POST", AT),
             {
                 "onboot": True,
@@ -211,7 +212,7 @@ class TestChecks:
         assert sent["keys"] == ["a=b", "c"]
         assert sent["net0"] == "model=virtio,bridge=vmbr0,firewall=1"
 
-    def test_no_endless_pattern(self, real: schema.Catalogue) -> None:
+    def test_no_endless_pattern(self, real: api_schema.Catalogue) -> None:
         """Every pattern of the real schema is used, but for those that could run for ever."""
         found = {
             each["pattern"]
@@ -219,7 +220,7 @@ class TestChecks:
             for each in real.info(key)["parameters"].values()
             if isinstance(each.get("pattern"), str)
         }
-        left_out = [each for each in found if checks.compiled(each) is None]
+        left_out = [each for each in found if parameter_checks.compiled(each) is None]
 
         assert len(found) > 40
         assert len(left_out) == 3
@@ -233,7 +234,7 @@ class TestChecks:
     )
     def test_anything(self, parameters: dict[str, Any]) -> None:
         """Whatever comes is either sent as text or a fault; nothing else happens."""
-        sent, found = checks.check(catalogue(SMALL).resolve("POST", AT), parameters)
+        sent, found = parameter_checks.check(catalogue(SMALL).resolve("POST", AT), parameters)
 
         assert found or all(isinstance(each, str | list) for each in sent.values())
 
@@ -273,7 +274,7 @@ class TestTiers:
             ("POST /access/ticket", {}, Tier.EXEC),
         ],
     )
-    def test_reviewed(self, real: schema.Catalogue, key: str, parameters: dict[str, Any], tier: Tier) -> None:
+    def test_reviewed(self, real: api_schema.Catalogue, key: str, parameters: dict[str, Any], tier: Tier) -> None:
         """The tiers of what matters most are these."""
         verb, _, path = key.partition(" ")
 
@@ -283,7 +284,7 @@ class TestTiers:
         """A write that nobody has reviewed, as a newer version brings, is refused until somebody has."""
         assert tier_of(catalogue(SMALL).resolve("POST", "/nodes/a/qemu/100/brandnew"))[0] is Tier.DESTROY
 
-    def test_lists_are_real(self, real: schema.Catalogue) -> None:
+    def test_lists_are_real(self, real: api_schema.Catalogue) -> None:
         """Whatever the reviewed lists and the table of tasks name is there in the real API."""
         keys = real.keys()
 
@@ -294,7 +295,7 @@ class TestTiers:
 class TestWhole:
     """The recorded schema of Proxmox VE 9.2."""
 
-    def test_every_method(self, real: schema.Catalogue) -> None:
+    def test_every_method(self, real: api_schema.Catalogue) -> None:
         """Each of the 675 methods is found by its path, explained in few words, and has a tier."""
         tiers: Counter[str] = Counter()
         for key in sorted(real.keys()):
@@ -319,9 +320,9 @@ class TestWhole:
             ("zfs create", "POST /nodes/{node}/disks/zfs"),
         ],
     )
-    def test_found(self, real: schema.Catalogue, words: str, first: str) -> None:
+    def test_found(self, real: api_schema.Catalogue, words: str, first: str) -> None:
         """What a person would ask for stands among the first."""
-        ranked = sorted(real.keys(), key=lambda key: -schema.rank(key, real.info(key), words.split()))
+        ranked = sorted(real.keys(), key=lambda key: -api_schema.rank(key, real.info(key), words.split()))
 
         assert first in ranked[:3]
 

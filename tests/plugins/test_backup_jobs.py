@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.messages import Tier
-from agentd_proxmox.jobs import _job
+from agentd.wire.messages import Tier
+from agentd_proxmox.backup.jobs import _job
 from tool_bench import Bench, MemoryCall, until
 
 if TYPE_CHECKING:

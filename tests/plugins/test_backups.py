@@ -9,16 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd import errors, marks
-from agentd_proxmox import look
-from agentd_proxmox.backups import backup_line, mark_notes, mark_of, notes_text
-from agentd_proxmox.restore import parse_config
+from agentd import errors
+from agentd.safety import marks
+from agentd_proxmox import guest_model
+from agentd_proxmox.backup.archives import backup_line, mark_notes
+from agentd_proxmox.backup.restore import parse_config
+from agentd_proxmox.guest_model import mark_of, notes_text
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size, until
 
 if TYPE_CHECKING:
-    from agentd.proxmox import Proxmox
+    from agentd.proxmox.client import Proxmox
     from pve.client import FakePve
 
 NASTY = "before $(reboot); `rm -rf /` = 100% \\n 'quoted' & ünïcødé\nsecond line"
@@ -271,7 +273,7 @@ class TestRestore:
 
         assert (guest.vmid, guest.name, guest.type, guest.status) == (300, "scratch", kind, "stopped")
         assert guest.description == "the database\n100% = ü"
-        assert look.marks((await steered.found(300))["description"]) == ["agentd:wf.re"]
+        assert guest_model.marks((await steered.found(300))["description"]) == ["agentd:wf.re"]
         assert await steered.found(vmid) is not None
 
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])

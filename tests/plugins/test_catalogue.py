@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agentd import messages
 from agentd.errors import InvalidMessage
-from agentd.messages import Tier
-from agentd.workflows import result_of
-from agentd_orchestrator.catalogue import VmDeployment, definitions
-from agentd_orchestrator.plan import check_plan
-from agentd_specialist.cluster import VmWish
+from agentd.wire import codec
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import result_of
+from agentd_orchestrator.builtin_workflows.deploy_vm import VmDeployment, definitions
+from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_specialist.model import VmWish
 from agentd_specialist.tools import ConfigureVm, SummarizeHealth
 
 PLANS = {each.name: each for each in definitions()}
@@ -60,7 +60,7 @@ def test_health_check_reads_three_lists_at_once() -> None:
 
 def test_health_check_of_one_node_asks_for_that_node() -> None:
     """The filter reaches each list that knows nodes, and the summary."""
-    nodes, storages, guests, summary = PLANS["health_check"].plan(messages.convert({"node": "pve1"}, HealthCheck))
+    nodes, storages, guests, summary = PLANS["health_check"].plan(codec.convert({"node": "pve1"}, HealthCheck))
 
     assert nodes.parameters == {"limit": 500}
     assert storages.parameters == {"limit": 500, "node": "pve1"}
@@ -80,11 +80,11 @@ def test_a_deployment_and_a_wish_are_the_same() -> None:
 
 def test_only_the_name_is_needed_and_strangers_are_refused() -> None:
     """A misspelt parameter is an error that names it, in the request already."""
-    assert messages.convert({"name": "app"}, VmDeployment) == VmDeployment("app")
+    assert codec.convert({"name": "app"}, VmDeployment) == VmDeployment("app")
     with pytest.raises(InvalidMessage, match="name"):
-        messages.convert({}, VmDeployment)
+        codec.convert({}, VmDeployment)
     with pytest.raises(InvalidMessage, match="ram"):
-        messages.convert({"name": "app", "ram": 1}, VmDeployment)
+        codec.convert({"name": "app", "ram": 1}, VmDeployment)
 
 
 def test_what_a_clone_is_configured_with_is_what_configure_vm_takes() -> None:

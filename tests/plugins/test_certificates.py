@@ -59,7 +59,7 @@ async def test_due(tools: Bench, lab: FakePve, steered: Steer, monkeypatch: pyte
     await steered.settings(acme_days=6)
     await tools.once("renew_certificate", **PVE1)
     await tools.once("renew_certificate", fresh := MemoryCall(), **PVE1)
-    monkeypatch.setattr("agentd_proxmox.certificates.FRESH", timedelta(0))
+    monkeypatch.setattr("agentd_proxmox.nodes.certificates.FRESH", timedelta(0))
     await steered.settings(acme_days=90)
     found = await tools.once("renew_certificate", due := MemoryCall(), **PVE1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd import errors
-from agentd.tools import Toolbox
+from agentd.tools.definition import Toolbox
 from agentd_proxmox import agentd_settings, agentd_tools
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect

@@ -9,13 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from agentd.errors import Denied, Rejected
-from agentd.messages import Consent, Inverse, Preview, Target, Tier, WorkflowRequest, digest, plain
-from agentd.policy import Policy
-from agentd.workflows import Compensation, Status, TaskSpec, TaskStatus, Workflow, template
-from agentd_orchestrator import derived, single
-from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.inputs import Begin
-from agentd_orchestrator.planning import Planner, looked_at
+from agentd.safety.policy import Policy
+from agentd.wire.codec import digest, plain
+from agentd.wire.messages import Consent, Inverse, Preview, Target, Tier, WorkflowRequest
+from agentd.wire.workflow import Compensation, Status, TaskSpec, TaskStatus, Workflow, template
+from agentd_orchestrator.builtin_workflows import tool_call
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine import outgoing
+from agentd_orchestrator.engine.inputs import Begin
+from agentd_orchestrator.engine.planner import Planner, looked_at
 from plugins.flow import LATER, T0, ended, fold, kinds, ring, signal, spec, step
 
 DAY = 86_400.0
@@ -61,7 +63,7 @@ def test_a_look_comes_before_what_destroys() -> None:
     state = begun(spec("stop"), drop("stop"))
     assert kinds(state) == [("assign", "stop", 1), ("timer", "-", 1)] or kinds(state)[0] == ("assign", "stop", 1)
     state = step(state, ended(state, "stop"))
-    look = derived.assignment(state, "look-drop", 1)
+    look = outgoing.assignment(state, "look-drop", 1)
 
     assert look is not None
     assert (look.task_type, look.parameters, look.dry_run, look.consent) == ("drop", {"vmid": 100}, True, None)
@@ -88,7 +90,7 @@ def test_what_was_shown_travels_with_the_assignment() -> None:
     """The agent gets who approved, what, and how it looked; also with a retry."""
     state = asked()
     state = step(state, approve(state))
-    message = derived.assignment(state, "drop", 1)
+    message = outgoing.assignment(state, "drop", 1)
     approval = state.tasks["drop"].approval
 
     assert message is not None
@@ -111,7 +113,7 @@ def test_an_approval_of_an_older_version_is_asked_for_again() -> None:
     assert again is not None
     assert again.at is None
     assert again.calls == approval.calls
-    assert derived.assignment(step(state, approve(state)), "drop", 1) is not None
+    assert outgoing.assignment(step(state, approve(state)), "drop", 1) is not None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
         'drop with {"vmid":200}',
     ]
     state = step(state, approve(state))
-    messages = [derived.assignment(state, f"drop-{number}", 1) for number in (0, 1)]
+    messages = [outgoing.assignment(state, f"drop-{number}", 1) for number in (0, 1)]
 
     assert [each.consent.targets for each in messages if each and each.consent] == [[WEB], [other]]
 
@@ -245,7 +247,7 @@ def planner(**more: Any) -> Planner:
     """Return a planner that knows the workflow `tool_call` with the tool `wipe`."""
     from core.probe import Probe
 
-    known = {each.name: each for each in single.definitions(Probe().tools)}
+    known = {each.name: each for each in tool_call.definitions(Probe().tools)}
     return Planner(known, Policy(**({"principals": {"alice": Tier.DESTROY}} | more)))
 
 

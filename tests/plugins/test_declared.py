@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 import agentd_orchestrator
 from agentd.errors import AgentdError, BadExpression, InvalidMessage, Rejected
-from agentd.messages import Tier
-from agentd.workflows import Compensation, TaskSpec, result_of, template
-from agentd_orchestrator import check, form
-from agentd_orchestrator.catalogue import FILES
-from agentd_orchestrator.expressions import marker
-from agentd_orchestrator.planning import Planner
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import Compensation, TaskSpec, result_of, template
+from agentd_orchestrator.builtin_workflows.deploy_vm import FILES
+from agentd_orchestrator.declared import check, file_format
+from agentd_orchestrator.engine.planner import Planner
+from agentd_orchestrator.expressions.evaluate import marker
 from plugins.files import ALL, HEAD, definition, faults, plan
 
 if TYPE_CHECKING:
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
 
 HERE = Path(agentd_orchestrator.__file__).parent
 EXAMPLES = sorted((HERE / "examples").glob("*.yaml"))
@@ -95,8 +95,8 @@ def test_a_task_on_a_node(known: dict[str, Tool]) -> None:
 )
 def test_a_wrong_request(known: dict[str, Tool], parameters: dict[str, Any], problem: str) -> None:
     """A request is refused with the parameter and what is wrong with it, as for a workflow in Python."""
-    from agentd.messages import WorkflowRequest
-    from agentd.policy import Policy
+    from agentd.safety.policy import Policy
+    from agentd.wire.messages import WorkflowRequest
 
     planner = Planner({"f": definition(ALL, known)}, Policy(Tier.OPERATE))
     begin = planner.begin(WorkflowRequest("f", "w", parameters), "alice", Tier.OPERATE, plain=False)
@@ -205,7 +205,7 @@ def test_aliases(known: dict[str, Tool]) -> None:
 
 def test_the_schema_is_in_step() -> None:
     """The published JSON Schema is the one that the code has."""
-    assert json.loads((HERE / "workflow.schema.json").read_text()) == form.schema()
+    assert json.loads((HERE / "workflow.schema.json").read_text()) == file_format.schema()
 
 
 @pytest.mark.parametrize("file", [*EXAMPLES, *FILES.glob("*.yaml")], ids=lambda each: each.stem)
@@ -215,13 +215,13 @@ def test_what_is_shipped(known: dict[str, Tool], file: Path) -> None:
 
     assert report.faults == []
     assert found is not None
-    jsonschema.Draft202012Validator(form.schema()).validate(yaml.safe_load(file.read_text()))
+    jsonschema.Draft202012Validator(file_format.schema()).validate(yaml.safe_load(file.read_text()))
 
 
 def test_the_schema_refuses(known: dict[str, Tool]) -> None:
     """An editor with the schema marks what agentd would refuse for its form."""
-    validator = jsonschema.Draft202012Validator(form.schema())
-    jsonschema.Draft202012Validator.check_schema(form.schema())
+    validator = jsonschema.Draft202012Validator(file_format.schema())
+    jsonschema.Draft202012Validator.check_schema(file_format.schema())
     good = yaml.safe_load(HEAD + textwrap.dedent(ALL))
     wrong: list[dict[str, Any]] = [
         {"tasks": []}, {"task": 1}, {"description": ""}, {"tasks": [{"name": "a b"}]},

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentd_orchestrator import check
+from agentd_orchestrator.declared import check
 from plugins.files import ALL, HEAD, WORKFLOWS, faults
 
 if TYPE_CHECKING:
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
 
 TASK = "tasks: [{name: a, tool: list_vms}]\n"
 A = HEAD + "tasks: [{name: a, tool: list_vms, "

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import agentd_orchestrator
-from agentd import client, network
-from agentd.messages import TaskAssignment, TaskCompletion, WorkflowRequest, WorkflowResponse
+from agentd.client import queries, requests
+from agentd.wire.messages import TaskAssignment, TaskCompletion, WorkflowRequest, WorkflowResponse
 from fake_agent import Agent, completion
 from harness import eventually
 from plugins.files import HEAD
@@ -21,8 +21,8 @@ from plugins.test_library import write
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
-    from agentd.supervisor import Supervisor
+    from agentd.bus.jetstream import Bus
+    from agentd.daemon.supervisor import Supervisor
     from harness import Net
 
 EXAMPLES = Path(agentd_orchestrator.__file__).parent / "examples"
@@ -62,8 +62,8 @@ def answering(result: Any) -> Any:
 
 async def ask(bus: Bus, kind: str, name: str, parameters: dict[str, Any] | None = None) -> WorkflowResponse:
     """Ask for a workflow and wait for its end."""
-    await client.submit(bus, "tester", WorkflowRequest(kind, name, parameters or {}, timeout=60.0))
-    return await client.follow(bus, name, lambda _: None, wait=45)
+    await requests.submit(bus, "tester", WorkflowRequest(kind, name, parameters or {}, timeout=60.0))
+    return await queries.follow(bus, name, lambda _: None, wait=45)
 
 
 async def test_a_file_that_changes_under_a_running_workflow(bus: Bus, quiet_net: Net, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ async def test_a_file_that_changes_under_a_running_workflow(bus: Bus, quiet_net:
     file = write(directory / "two.yaml", HEAD + TWO)
     async with orchestrator(quiet_net, directory), Agent(bus, answering({"name": "n"})).working() as agent:
         agent.hold.add("first")
-        await client.submit(bus, "tester", WorkflowRequest("two", "old", {}, timeout=60.0))
+        await requests.submit(bus, "tester", WorkflowRequest("two", "old", {}, timeout=60.0))
 
         async def begun() -> bool:
             return bool(agent.given)
@@ -83,7 +83,7 @@ async def test_a_file_that_changes_under_a_running_workflow(bus: Bus, quiet_net:
         agent.hold.clear()
         new = await ask(bus, "two", "new")
         agent.release.set()
-        old = await client.follow(bus, "old", lambda _: None, wait=45)
+        old = await queries.follow(bus, "old", lambda _: None, wait=45)
         broken = write(file, "tasks: [")
         refused = await ask(bus, "two", "refused")
         broken.unlink()
@@ -142,7 +142,7 @@ async def test_what_a_requester_brings_is_never_evaluated(bus: Bus, quiet_net: N
     async with orchestrator(quiet_net, directory), Agent(bus, answering({"name": "{{ 7 * 7 }}"})).working() as agent:
         answer = await ask(bus, "two", "w", {"suffix": "{{ tasks.first.status }}"})
         refused = await ask(bus, "two", "r", {"any": {"a": [{"$template": "{{ 1 }}"}]}})
-        state = await network.state(bus, "w")
+        state = await queries.state(bus, "w")
 
     assert answer.status == "completed", answer
     assert {each.task_id: each.parameters for each in agent.given}["w.second"] == {
@@ -160,9 +160,9 @@ async def test_what_a_dry_run_shows(bus: Bus, quiet_net: Net, tmp_path: Path) ->
     shutil.copy(EXAMPLES / "restart_tagged.yaml", directory)
     async with orchestrator(quiet_net, directory):
         request = WorkflowRequest("restart_tagged", "d", {"tag": "web"}, dry_run=True)
-        await client.submit(bus, "tester", request)
-        answer = await client.follow(bus, "d", lambda _: None, wait=45)
-        state = await network.state(bus, "d")
+        await requests.submit(bus, "tester", request)
+        answer = await queries.follow(bus, "d", lambda _: None, wait=45)
+        state = await queries.state(bus, "d")
 
     assert answer.status == "completed", answer
     assert state is not None

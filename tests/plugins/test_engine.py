@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agentd import client, network, subjects
+from agentd.client import queries, requests
 from agentd.errors import TemporaryError
-from agentd.messages import TaskAssignment, TaskCompletion, TaskError, WorkflowRequest, WorkflowResponse, encode
-from agentd.workflows import Status, TaskSpec, TaskStatus, Workflow
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import TaskAssignment, TaskCompletion, TaskError, WorkflowRequest, WorkflowResponse
+from agentd.wire.workflow import Status, TaskSpec, TaskStatus, Workflow
 from core.jetstream import consumer_info
 from fake_agent import QUEUE, Agent, Nothing, ask, begin, completion, ended, engine, orchestrators, task
 from harness import eventually
 from plugins.flow import fold
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 
@@ -49,7 +51,7 @@ async def test_three_orchestrators_are_as_one(quiet_net: Net, bus: Bus) -> None:
         await eventually(at_the_gate, "all are at the gate", 60)
         events = {name: await bus.every(subjects.WORKFLOWS, subjects.event(name)) for name in names}
         agent.release.set()
-        answers = [await client.follow(bus, name, lambda _: None, wait=45) for name in names]
+        answers = [await queries.follow(bus, name, lambda _: None, wait=45) for name in names]
         responses = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
 
     # Each event was written in the knowledge of the one before it, and only adds to what that one tells.
@@ -151,7 +153,7 @@ async def test_a_retry_waits_for_its_timer(quiet_net: Net, bus: Bus) -> None:
     agent = Agent(bus, second_time)
     async with orchestrators(quiet_net, lambda _: [task("a", backoff=1.0)]), agent.working():
         answer = await ask(bus)
-        state = await network.state(bus, "w1")
+        state = await queries.state(bus, "w1")
 
     assert answer.status == "completed"
     assert [each.attempt for each in agent.given] == [1, 2]
@@ -167,7 +169,7 @@ async def test_a_deadline_gives_the_task_to_another(quiet_net: Net, bus: Bus) ->
         answer = await ask(bus)
         late = completion(agent.given[0], TaskError("broken", "late"))
         await bus.store(subjects.complete("fake", "w1", "a"), late)
-        state = await network.state(bus, "w1")
+        state = await queries.state(bus, "w1")
 
     assert answer.status == "completed", answer
     assert [each.attempt for each in agent.given] == [1, 2]
@@ -180,8 +182,8 @@ async def test_the_time_out_ends_the_workflow(quiet_net: Net, bus: Bus) -> None:
     """A workflow that is not done in its time is answered by the server's clock, agents or not."""
     async with orchestrators(quiet_net, lambda _: [task("a")]):
         request = WorkflowRequest("test", "w1", timeout=1.0)
-        await client.submit(bus, "tester", request)
-        answer = await client.follow(bus, "w1", lambda _: None, wait=45)
+        await requests.submit(bus, "tester", request)
+        answer = await queries.follow(bus, "w1", lambda _: None, wait=45)
 
     assert (answer.status, answer.error) == ("failed", "not done within 1 s")
 
@@ -203,7 +205,7 @@ async def test_a_waiting_completion_moves_the_deadline(quiet_net: Net, bus: Bus)
             waiting = await engine(bus, "o2").reported("w1")
             await _pause(bus, seconds=0)
             answer = await asked
-        state = await network.state(bus, "w1")
+        state = await queries.state(bus, "w1")
 
     assert waiting
     assert not await engine(bus, "o3").reported("w1")

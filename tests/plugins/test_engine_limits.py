@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import client, dead, subjects
-from agentd.workflows import Status, TaskSpec, Workflow
+from agentd.bus import dead_letters
+from agentd.client import queries
+from agentd.wire import subjects
+from agentd.wire.workflow import Status, TaskSpec, Workflow
 from fake_agent import Nothing, ask, begin, ended, engine, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 
@@ -34,11 +36,11 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
         with pytest.raises(OverflowError):
             await only.feed("w1", ended("a"), delivered=delivered)
     state = await only.feed("w1", ended("a"), delivered=3)
-    answer = await client.answer(bus, "w1")
+    answer = await queries.answer(bus, "w1")
     async with asyncio.timeout(10):
         await heard.wait()
     await listening.stop()
-    (letter,) = await eventually(lambda: dead.letters(bus), "a dead letter") or []
+    (letter,) = await eventually(lambda: dead_letters.letters(bus), "a dead letter") or []
 
     assert state is not None
     assert state.status is Status.FAILED
@@ -47,7 +49,7 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
     assert answer.error == state.error
     assert [each["error"] for each in told] == [f"w1: {state.error}"]
     assert (letter.why, letter.subject, letter.reason) == ("broken", subjects.event("w1"), state.error)
-    assert b'"task_id":"w1.a"' in (await dead.body(bus, letter)).data
+    assert b'"task_id":"w1.a"' in (await dead_letters.body(bus, letter)).data
 
 
 async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
@@ -56,7 +58,7 @@ async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
     with pytest.raises(OverflowError):
         await only.feed("w1", begin(task("a", deadline=1e300)))
     state = await only.feed("w1", begin(task("a", deadline=1e300)), delivered=3)
-    answer = await client.answer(bus, "w1")
+    answer = await queries.answer(bus, "w1")
 
     assert state is not None
     assert answer is not None
@@ -89,7 +91,7 @@ async def test_a_workflow_that_outgrows_an_event_ends(bus: Bus) -> None:
         if state is None or state.over:
             break
     stored = await bus.last(subjects.WORKFLOWS, subjects.event("w1"))
-    answer = await client.answer(bus, "w1")
+    answer = await queries.answer(bus, "w1")
 
     assert stored is not None
     assert stored.decode(Workflow) == state
@@ -105,7 +107,7 @@ async def test_a_plan_that_no_event_carries_is_answered(bus: Bus) -> None:
     large = {"text": "x" * 100_000}
     plan = [task(f"t{number}", parameters=large) for number in range(20)]
     state = await engine(bus).feed("w1", begin(*plan))
-    answer = await client.answer(bus, "w1")
+    answer = await queries.answer(bus, "w1")
 
     assert state is not None
     assert (state.status, state.tasks) == (Status.REJECTED, {})

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from agentd import logs, subjects
+from agentd.bus.provision import provision
 from agentd.errors import TemporaryError
-from agentd.messages import Outcome, TaskCompletion, Tier, WorkflowRequest
-from agentd.metrics import Metrics
-from agentd.provision import provision
-from agentd.workflows import TaskSpec
-from agentd_orchestrator.engine import Engine
-from agentd_orchestrator.inputs import Begin, Ended
+from agentd.telemetry import logs
+from agentd.telemetry.metrics import Metrics
+from agentd.wire import subjects
+from agentd.wire.messages import Outcome, TaskCompletion, Tier, WorkflowRequest
+from agentd.wire.workflow import TaskSpec
+from agentd_orchestrator.engine.executor import Engine
+from agentd_orchestrator.engine.inputs import Begin, Ended
 from core.jetstream import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 PLAN = [

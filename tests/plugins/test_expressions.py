@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.errors import BadExpression, Rejected, from_code
-from agentd_orchestrator import expressions
-from agentd_orchestrator.expressions import evaluate, holds, reference, uses, wanted, wanted_by_condition
+from agentd_orchestrator.expressions import evaluate as expressions_evaluate
+from agentd_orchestrator.expressions.evaluate import evaluate, holds, reference, uses, wanted, wanted_by_condition
 
 GUESTS = [
     {"vmid": 101, "name": "web1", "status": "running", "tags": ["web"]},
@@ -199,12 +199,12 @@ def test_conditions_that_are_none(condition: str, problem: str) -> None:
 
 def test_faults_that_need_no_values() -> None:
     """Syntax and reach are found when the file is checked, in the line of the template that has them."""
-    expressions.check("{{ parameters.whatever }}")
-    expressions.check_condition("item.a > 1")
+    expressions_evaluate.check("{{ parameters.whatever }}")
+    expressions_evaluate.check_condition("item.a > 1")
     with pytest.raises(BadExpression) as caught:
-        expressions.check("one\ntwo {{ parameters.a | nope }}\n")
+        expressions_evaluate.check("one\ntwo {{ parameters.a | nope }}\n")
     with pytest.raises(BadExpression):
-        expressions.check_condition("item.a >")
+        expressions_evaluate.check_condition("item.a >")
 
     assert (caught.value.line, caught.value.word) == (2, "nope")
 
@@ -234,8 +234,8 @@ def test_a_result_as_it_is() -> None:
 
 def test_markers() -> None:
     """A key by which a plan marks what is to be filled in is found at any depth."""
-    assert expressions.marker({"a": [1, {"$template": "{{ 1 }}"}]}) == "$template"
-    assert expressions.marker({"a": [1, {"b": "$template"}], "price": "5$"}) == ""
+    assert expressions_evaluate.marker({"a": [1, {"$template": "{{ 1 }}"}]}) == "$template"
+    assert expressions_evaluate.marker({"a": [1, {"b": "$template"}], "price": "5$"}) == ""
 
 
 def test_the_error_travels() -> None:
@@ -246,7 +246,7 @@ def test_the_error_travels() -> None:
 
 def test_nothing_is_paid_before_the_first_expression() -> None:
     """jinja2 is not loaded by the module itself."""
-    code = "import sys, agentd_orchestrator.expressions; print('jinja2' in sys.modules)"
+    code = "import sys, agentd_orchestrator.expressions.evaluate; print('jinja2' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

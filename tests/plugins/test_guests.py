@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from agentd import errors
-from agentd_proxmox import look
+from agentd_proxmox import guest_model
 from harness import until
 from tool_bench import NEW, Bench, MemoryCall
 
@@ -102,7 +102,7 @@ class TestUpdate:
         assert (changed.name, changed.cores, changed.memory) == ("db-main", 6, 8192)
         assert (changed.onboot, changed.agent, changed.tags) == (True, False, ["db", "gold", "prod"])
         assert config["ipconfig0"] == wanted["ipconfig0"]
-        assert (config["startup"], look.enabled(config["protection"])) == ("order=2,up=30", True)
+        assert (config["startup"], guest_model.enabled(config["protection"])) == ("order=2,up=30", True)
         assert config["sshkeys"].startswith("ssh-ed25519%20AAAA%2B%2F%3Dx%20one%40host%0A")
         assert changed.description == "the\ndatabase"
         assert (len(await steered.log("POST")), sent) == (1, 1)
@@ -114,8 +114,8 @@ class TestUpdate:
         await tools.once("update_vm", vmid=300, description="new", tags=[])
 
         real = await steered.found(300)
-        assert look.marks(real["description"]) == ["agentd:wf.mark"]
-        assert look.text_of(real["description"]) == "new"
+        assert guest_model.marks(real["description"]) == ["agentd:wf.mark"]
+        assert guest_model.text_of(real["description"]) == "new"
         assert "tags" not in real["config"]
         assert (await tools.once("create_vm", MemoryCall("wf.mark"), **NEW)).description == "new"
 

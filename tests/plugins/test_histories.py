@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentd_orchestrator import progress
+from agentd_orchestrator.engine import progress
 from histories import history
 
 FOLDER = Path(history.__file__).parent

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.errors import Rejected, UsageError
-from agentd.workflows import Definition
-from agentd_orchestrator.catalogue import VM_DEPLOYMENT
-from agentd_orchestrator.library import Library
+from agentd.wire.workflow import Definition
+from agentd_orchestrator.builtin_workflows.deploy_vm import VM_DEPLOYMENT
+from agentd_orchestrator.declared.library import Library
 from plugins.files import HEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
 
 GOOD = HEAD + "tasks: [{name: a, tool: list_vms}]\n"
 OWN = {"vm_deployment": VM_DEPLOYMENT}

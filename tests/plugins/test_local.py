@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.messages import Tier
+from agentd.wire.messages import Tier
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size
 

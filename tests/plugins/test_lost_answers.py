@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd.tools import Repeat
-from agentd_proxmox.schemas import Schemas
+from agentd.tools.definition import Repeat
+from agentd_proxmox.api.schema_cache import Schemas
 from plugins.test_rights import bench_of, keyed, walk
 from proxmox_access import Steer, connect
 from tool_bench import Doubt, MemoryCall

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from agentd.errors import InvalidMessage
-from agentd.messages import Tier
-from agentd_mcp import front
-from agentd_mcp.serve import briefly, describe
+from agentd.wire.messages import Tier
+from agentd_mcp import tool_search
+from agentd_mcp.server import briefly, describe
 from tool_bench import size
 
 if TYPE_CHECKING:
-    from agentd.tools import Tool
+    from agentd.tools.definition import Tool
 
 
 @pytest.fixture
 def tools(known: dict[str, Tool]) -> dict[str, Tool]:
     """Return all tools of Proxmox, and the doors."""
-    return known | {each.name: each for each in front.doors(lambda _: [])}
+    return known | {each.name: each for each in tool_search.doors(lambda _: [])}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def tools(known: dict[str, Tool]) -> dict[str, Tool]:
 )
 def test_words_find_the_tool(known: dict[str, Tool], words: str, first: str) -> None:
     """The tool that is meant comes first, with its schema and how it is called, in few tokens."""
-    found = front.find(known.values(), words, 5)
+    found = tool_search.find(known.values(), words, 5)
 
     assert found.tools[0].name == first, [each.name for each in found.tools]
     assert found.tools[0].parameters["type"] == "object"
@@ -46,12 +46,14 @@ def test_words_find_the_tool(known: dict[str, Tool], words: str, first: str) -> 
 
 def test_nothing_fits(known: dict[str, Tool]) -> None:
     """Words that no tool knows find none."""
-    assert front.find(known.values(), "zzzz qqqq", 5) == front.Shown(0, [])
+    assert tool_search.find(known.values(), "zzzz qqqq", 5) == tool_search.Shown(0, [])
 
 
 def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> None:
     """Each tool of every day exists, and their list costs a model a fraction of all."""
-    listed = [briefly(describe(tools[name])) for name in front.DAILY - {"dry_run", "network_status", "freeze_network"}]
+    listed = [
+        briefly(describe(tools[name])) for name in tool_search.DAILY - {"dry_run", "network_status", "freeze_network"}
+    ]
     cost = sum(len(each.model_dump_json(by_alias=True, exclude_none=True)) for each in listed) // 4
 
     assert cost < 5000
@@ -61,9 +63,9 @@ def test_what_is_carried(tools: dict[str, Tool]) -> None:
     """A carried call is the call itself, any other name stays as it is."""
     wish = {"tool": "get_vm", "arguments": {"vmid": 100}}
 
-    assert front.unwrapped("get_vm", {"vmid": 100}, tools) == ("get_vm", {"vmid": 100})
-    assert front.unwrapped("read_tool", wish, tools) == ("get_vm", {"vmid": 100})
-    assert front.unwrapped("use_tool", wish, tools) == ("get_vm", {"vmid": 100})
+    assert tool_search.unwrapped("get_vm", {"vmid": 100}, tools) == ("get_vm", {"vmid": 100})
+    assert tool_search.unwrapped("read_tool", wish, tools) == ("get_vm", {"vmid": 100})
+    assert tool_search.unwrapped("use_tool", wish, tools) == ("get_vm", {"vmid": 100})
 
 
 @pytest.mark.parametrize(
@@ -79,4 +81,4 @@ def test_what_is_carried(tools: dict[str, Tool]) -> None:
 def test_what_cannot_be_carried(tools: dict[str, Tool], name: str, arguments: dict[str, object], line: str) -> None:
     """What is wrong is named; read_tool never carries a change."""
     with pytest.raises(InvalidMessage, match=line):
-        front.unwrapped(name, arguments, tools)
+        tool_search.unwrapped(name, arguments, tools)

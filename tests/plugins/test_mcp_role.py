@@ -19,11 +19,12 @@ from mcp.shared.exceptions import MCPError
 from starlette.applications import Starlette
 
 import agentd_mcp
-from agentd import logs, tokens
-from agentd.messages import Outcome, Tier, ToolReply
-from agentd.policy import CallsAtOnce
-from agentd.role import Health, Role
-from agentd.tools import Tool, Toolbox, collect
+from agentd.plugins.role import Health, Role
+from agentd.safety import tokens
+from agentd.safety.policy import CallsAtOnce
+from agentd.telemetry import logs
+from agentd.tools.definition import Tool, Toolbox, collect
+from agentd.wire.messages import Outcome, Tier, ToolReply
 from agentd_mcp.role import Bridge, BridgeSettings
 from agentd_specialist.settings import SpecialistSettings
 from agentd_specialist.tools import Domain
@@ -238,7 +239,7 @@ async def test_without_mcp_the_queue_is_served_all_the_same(changes: dict[str, A
 
 async def test_without_the_sdk_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK is an extra: without it the bridge works for the network."""
-    monkeypatch.setitem(sys.modules, "agentd_mcp.serve", None)
+    monkeypatch.setitem(sys.modules, "agentd_mcp.server", None)
     monkeypatch.delattr(agentd_mcp, "serve", raising=False)
     bridge, context = Bridge(), surroundings()
     async with running(bridge, context):
@@ -251,7 +252,7 @@ def test_what_does_not_serve_mcp_never_loads_the_sdk() -> None:
     """Loading every face, role and setting loads no SDK; it costs 35 MB and half a second."""
     code = (
         "import sys, agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator\n"
-        "from agentd.tools import Toolbox\n"
+        "from agentd.tools.definition import Toolbox\n"
         "for each in (agentd_mcp, agentd_monitor, agentd_specialist, agentd_orchestrator):\n"
         "    each.agentd_settings(), each.agentd_role()\n"
         "agentd_specialist.agentd_tools(Toolbox('pve1', None, None))\n"

@@ -15,11 +15,11 @@ import uvicorn
 from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 
-from agentd import messages
 from agentd.errors import Denied
-from agentd.messages import Outcome, TaskError, Tier, ToolReply
-from agentd.tools import Call, Repeat, Tool, collect, tool
-from agentd_mcp import serve
+from agentd.tools.definition import Call, Repeat, Tool, collect, tool
+from agentd.wire import codec
+from agentd.wire.messages import Outcome, TaskError, Tier, ToolReply
+from agentd_mcp import server as mcp_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -84,7 +84,9 @@ class _Call:
         self.warnings.append(text)
 
 
-async def run(principal: serve.Principal, each: Tool, arguments: dict[str, Any], note: serve.Progress) -> ToolReply:
+async def run(
+    principal: mcp_server.Principal, each: Tool, arguments: dict[str, Any], note: mcp_server.Progress
+) -> ToolReply:
     """Run a tool as the worker does, without a record."""
     if arguments.get("name") == "nobody":
         message = f"{principal.name} may not greet nobody"
@@ -94,7 +96,7 @@ async def run(principal: serve.Principal, each: Tool, arguments: dict[str, Any],
         return ToolReply(status=Outcome.FAILED, error=error)
     call = _Call(note)
     result = await each.run(cast("Call", call), each.parse(arguments))
-    return ToolReply(status=Outcome.COMPLETED, result=messages.plain(result), warnings=call.warnings)
+    return ToolReply(status=Outcome.COMPLETED, result=codec.plain(result), warnings=call.warnings)
 
 
 @dataclass
@@ -102,7 +104,7 @@ class Served:
     """A running server."""
 
     url: str
-    principal: serve.Principal
+    principal: mcp_server.Principal
 
 
 @contextlib.asynccontextmanager
@@ -111,9 +113,9 @@ async def serving(tier: Tier = Tier.DESTROY) -> AsyncIterator[Served]:
     Desk.wet, Desk.painted = asyncio.Event(), []
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        here = Served(f"http://127.0.0.1:{port}/mcp", serve.Principal("mcp", tier))
+        here = Served(f"http://127.0.0.1:{port}/mcp", mcp_server.Principal("mcp", tier))
         tools = [each for each in collect(Desk(), service="desk") if isinstance(each, Tool)]
-        face = serve.build_mcp(
+        face = mcp_server.build_mcp(
             tools,
             run,
             name="desk",
@@ -263,11 +265,11 @@ async def test_a_strange_host_or_origin_is_refused(header: dict[str, str], statu
 
 def test_a_call_without_an_end_is_not_a_result() -> None:
     """What still runs, or was cancelled, is told as such."""
-    running = serve.answer(ToolReply(status="running", progress="cloning"))
+    running = mcp_server.answer(ToolReply(status="running", progress="cloning"))
 
     assert running.is_error
     assert _texts(running) == ["running: cloning"]
-    assert _texts(serve.answer(ToolReply(status=Outcome.CANCELLED))) == ["cancelled: no result yet"]
+    assert _texts(mcp_server.answer(ToolReply(status=Outcome.CANCELLED))) == ["cancelled: no result yet"]
 
 
 async def test_one_malformed_tool_is_left_out_alone() -> None:
@@ -275,12 +277,12 @@ async def test_one_malformed_tool_is_left_out_alone() -> None:
     good, *_ = (each for each in collect(Desk(), service="desk") if isinstance(each, Tool))
     bad = Tool(**{**{n: getattr(good, n) for n in good.__dataclass_fields__}, "name": "odd", "result": list[int]})
 
-    face = serve.build_mcp(
+    face = mcp_server.build_mcp(
         [good, bad],
         run,
         name="desk",
         version="1",
-        resolve=lambda _request: serve.Principal("mcp", Tier.READ),
+        resolve=lambda _request: mcp_server.Principal("mcp", Tier.READ),
         hosts=[],
         origins=[],
     )

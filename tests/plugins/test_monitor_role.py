@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from agentd import dead, logs, subjects
-from agentd.bus import Bus
-from agentd.messages import Alert, DeadLetter, Heartbeat, MetricReport, now
-from agentd.metrics import Metrics
-from agentd.provision import provision
-from agentd.role import Context, Health
-from agentd.sections import Bus as BusSettings
+from agentd.bus import dead_letters
+from agentd.bus.jetstream import Bus
+from agentd.bus.provision import provision
+from agentd.config.settings import Bus as BusSettings
+from agentd.plugins.role import Context, Health
+from agentd.telemetry import logs
+from agentd.telemetry.metrics import Metrics
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import Alert, DeadLetter, Heartbeat, MetricReport
+from agentd_monitor import checks
 from agentd_monitor import role as at_work
-from agentd_monitor import survey
 from agentd_monitor.role import Monitor
 from agentd_monitor.settings import MonitorSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from agentd.connection import Received
+    from agentd.bus.connection import Received
     from harness import NatsServer
 
 QUICK = MonitorSettings(hold=0, readings=2, offline_after=0.4, stuck_after=0.4)
@@ -205,7 +208,7 @@ async def test_dead_letters_are_told_and_counted(network: Network) -> None:
 
     async def bury(number: int) -> None:
         letter = DeadLetter(subjects.INPUT, number, "ai.tasks.complete.a.w.t", "not JSON", "o1", now())
-        await dead.bury(network.bus, dead.GIVEN_UP, subjects.ORCH_INPUT, letter, b"x")
+        await dead_letters.bury(network.bus, dead_letters.GIVEN_UP, subjects.ORCH_INPUT, letter, b"x")
 
     async with network.monitor() as context:
         await bury(1)
@@ -213,8 +216,8 @@ async def test_dead_letters_are_told_and_counted(network: Network) -> None:
         counted = (await context.metrics.render()).decode()
         await bury(2)
     async with network.monitor() as context:
-        for each in await dead.letters(network.bus):
-            await dead.drop(network.bus, each, "alice")
+        for each in await dead_letters.letters(network.bus):
+            await dead_letters.drop(network.bus, each, "alice")
         await network.until(lambda: len(network.heard) > 1)
         after = (await context.metrics.render()).decode()
 
@@ -229,7 +232,7 @@ async def test_dead_letters_are_told_and_counted(network: Network) -> None:
 
 async def test_a_stream_that_fills_up_is_told(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """At 70 % of its limit a stream is told with what to do, and resolved once it has room; sizes are metrics."""
-    monkeypatch.setattr(survey, "EVERY", 0.05)
+    monkeypatch.setattr(checks, "EVERY", 0.05)
     config = (await network.bus.api(f"STREAM.INFO.{subjects.INPUT}"))["config"]
     await network.bus.api(f"STREAM.UPDATE.{subjects.INPUT}", config | {"max_bytes": 1 << 20})
     async with network.monitor() as context:
@@ -251,7 +254,7 @@ async def test_a_stream_that_fills_up_is_told(network: Network, monkeypatch: pyt
 
 async def test_a_monitor_that_may_not_look(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without AI_DEAD the monitor says that it cannot look, and goes on with everything else."""
-    monkeypatch.setattr(survey, "EVERY", 0.05)
+    monkeypatch.setattr(checks, "EVERY", 0.05)
     await network.bus.api(f"STREAM.DELETE.{subjects.DEAD}")
     bus = await network.connect("monitor-pve1")
     context: Any = SimpleNamespace(

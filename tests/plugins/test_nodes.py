@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.messages import Tier
-from agentd_proxmox import node_log
-from agentd_proxmox.node_log import SEARCHED
+from agentd.wire.messages import Tier
+from agentd_proxmox.nodes import syslog
+from agentd_proxmox.nodes.syslog import SEARCHED
 from proxmox_access import Steer, connect
 from tool_bench import Bench, Doubt, MemoryCall, size, until
 
@@ -168,7 +168,7 @@ class TestUpdates:
         few = await tools.once("node_log", **PVE1, minutes=60, lines=10)
         asked = [each["params"] for each in await steered.log("GET", "/journal$")]
         whole = await tools.once("node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
-        monkeypatch.setattr(node_log, "MOST", 20)
+        monkeypatch.setattr(syslog, "MOST", 20)
         cut = await tools.once("node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
 
         assert [each[-7:] for each in few.lines] == [f"line {number}" for number in range(50, 60)]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
-from agentd import asking, client, network, subjects
+from agentd.client import queries, requests
 from agentd.errors import TemporaryError, UsageError
-from agentd.messages import (
+from agentd.wire import subjects
+from agentd.wire.messages import (
     CriticalError,
     TaskAssignment,
     TaskCompletion,
@@ -22,14 +23,14 @@ from agentd.messages import (
     WorkflowSignal,
     request_digest,
 )
-from agentd.workflows import Compensation, Status, TaskSpec, Workflow, result_of, template
+from agentd.wire.workflow import Compensation, Status, TaskSpec, Workflow, result_of, template
 from fake_agent import QUEUE, Agent, Nothing, ask, begin, completion, orchestrators, task
 from harness import eventually
 from plugins.flow import fold
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
-    from agentd.connection import Received
+    from agentd.bus.connection import Received
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 
@@ -37,7 +38,7 @@ async def until(bus: Bus, status: Status, name: str = "w1") -> Workflow:
     """Wait until a workflow stands so."""
 
     async def stands() -> Workflow | None:
-        state = await network.state(bus, name)
+        state = await queries.state(bus, name)
         return state if state is not None and state.status is status else None
 
     return await eventually(stands, f"{name} is {status}", 45)
@@ -45,22 +46,22 @@ async def until(bus: Bus, status: Status, name: str = "w1") -> Workflow:
 
 async def follow(bus: Bus, name: str = "w1") -> WorkflowResponse:
     """Wait for the end of a workflow."""
-    return await client.follow(bus, name, lambda _: None, wait=45)
+    return await queries.follow(bus, name, lambda _: None, wait=45)
 
 
 async def test_an_approval_by_somebody_else(quiet_net: Net, bus: Bus) -> None:
     """The requester cannot approve, another principal can, and hears that it was done."""
     agent = Agent(bus)
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a", approval="Go on?")], 2), agent.working():
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
         await until(bus, Status.WAITING_APPROVAL)
-        own = await client.decide(bus, "tester", "w1", "", WorkflowSignal("approve"))
+        own = await requests.decide(bus, "tester", "w1", "", WorkflowSignal("approve"))
         with pytest.raises(UsageError, match="w1: a does not wait for an approval; what waits: b"):
-            await client.decide(bus, "boss", "w1", "a", WorkflowSignal("approve"))
-        said = await client.decide(bus, "boss", "w1", "", WorkflowSignal("approve", "fine"))
+            await requests.decide(bus, "boss", "w1", "a", WorkflowSignal("approve"))
+        said = await requests.decide(bus, "boss", "w1", "", WorkflowSignal("approve", "fine"))
         answer = await follow(bus)
         with pytest.raises(UsageError, match="workflow 'w1' is over: completed"):
-            await client.signal(bus, "boss", "w1", WorkflowSignal("pause"))
+            await requests.signal(bus, "boss", "w1", WorkflowSignal("pause"))
 
     assert (own.done, own.message) == (False, "tester asked for w1: somebody else has to approve b")
     assert said.done
@@ -71,7 +72,7 @@ async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
     """While nobody runs a signal is stored; whoever comes next carries it out."""
     plan = [task("a", approval="Go on?")]
     async with orchestrators(quiet_net, lambda _: plan):
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
         waiting = await until(bus, Status.WAITING_APPROVAL)
     approval = waiting.tasks["a"].approval
     assert approval is not None
@@ -87,12 +88,12 @@ async def test_an_approval_outlives_everybody(quiet_net: Net, bus: Bus) -> None:
 
 async def test_nobody_answers_a_signal(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an orchestrator the client says that the signal is stored."""
-    monkeypatch.setattr(asking, "ANSWERED", 0.3)
+    monkeypatch.setattr(requests, "ANSWERED", 0.3)
     state = fold(None, [begin(task("a"))], datetime.now(UTC))
     await bus.store(subjects.event("w1"), state, expect=0)
 
     with pytest.raises(TemporaryError, match="no orchestrator has answered within 0 s; pause is stored"):
-        await client.signal(bus, "boss", "w1", WorkflowSignal("pause"))
+        await requests.signal(bus, "boss", "w1", WorkflowSignal("pause"))
 
 
 async def test_pause_and_resume(quiet_net: Net, bus: Bus) -> None:
@@ -100,22 +101,22 @@ async def test_pause_and_resume(quiet_net: Net, bus: Bus) -> None:
     agent = Agent(bus)
     agent.hold = {"a"}
     async with orchestrators(quiet_net, lambda _: [task("a"), task("b", "a")], 2), agent.working():
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
 
         async def given() -> bool:
             return bool(agent.given)
 
         await eventually(given, "a is given")
-        paused = await client.signal(bus, "boss", "w1", WorkflowSignal("pause"))
+        paused = await requests.signal(bus, "boss", "w1", WorkflowSignal("pause"))
         agent.release.set()
 
         async def a_done() -> bool:
-            state = await network.state(bus, "w1")
+            state = await queries.state(bus, "w1")
             return state is not None and state.tasks["a"].status == "completed"
 
         await eventually(a_done, "a is done")
         names = [each.task_id for each in agent.given]
-        await client.signal(bus, "boss", "w1", WorkflowSignal("resume"))
+        await requests.signal(bus, "boss", "w1", WorkflowSignal("resume"))
         answer = await follow(bus)
 
     assert paused.done
@@ -159,13 +160,13 @@ async def test_a_child_ends_with_its_parent(quiet_net: Net, bus: Bus) -> None:
     children = {"child": lambda _: [changing, task("two", "one")]}
     quiet_net.settings["policy"] = {"principals": {"tester": "operate"}}  # orchestrators themselves may but read
     async with orchestrators(quiet_net, lambda _: plan, 2, children), agent.working():
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1"))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1"))
         await until(bus, Status.RUNNING, "w1--c")
-        await client.signal(bus, "tester", "w1", WorkflowSignal("cancel"))
+        await requests.signal(bus, "tester", "w1", WorkflowSignal("cancel"))
         await until(bus, Status.CANCELLING, "w1--c")
         agent.release.set()
         answer = await follow(bus)
-        child = await network.state(bus, "w1--c")
+        child = await queries.state(bus, "w1--c")
 
     assert answer.status == "cancelled"
     assert child is not None
@@ -211,11 +212,11 @@ async def test_what_failed_is_carried_on(quiet_net: Net, bus: Bus) -> None:
         first = await ask(bus)
         broken[0] = False
         again = WorkflowRequest("", "w2", retry_of="w1")
-        await client.submit(bus, "tester", again)
-        second = await client.follow(bus, "w2", lambda _: None, wait=45, requested=request_digest(again))
-        await client.submit(bus, "tester", WorkflowRequest("", "w3", retry_of="w2"))
+        await requests.submit(bus, "tester", again)
+        second = await queries.follow(bus, "w2", lambda _: None, wait=45, requested=request_digest(again))
+        await requests.submit(bus, "tester", WorkflowRequest("", "w3", retry_of="w2"))
         third = await follow(bus, "w3")
-        await client.submit(bus, "tester", WorkflowRequest("", "w4", retry_of="ghost"))
+        await requests.submit(bus, "tester", WorkflowRequest("", "w4", retry_of="ghost"))
         fourth = await follow(bus, "w4")
 
     assert (first.status, second.status) == ("failed", "completed")
@@ -251,13 +252,13 @@ async def test_an_undoing_that_fails_is_told_aloud(quiet_net: Net, bus: Bus) -> 
 async def test_what_is_urgent_does_not_wait(quiet_net: Net, bus: Bus) -> None:
     """The tasks of an urgent workflow lie in a lane of their own."""
     async with orchestrators(quiet_net, lambda _: [task("a")]):
-        await client.submit(bus, "tester", WorkflowRequest("test", "w1", priority=9))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w1", priority=9))
 
         async def assigned() -> list[Any]:
             return await bus.every(subjects.WORKFLOWS, "ai.tasks.assign.>")
 
         found = await eventually(assigned, "it is assigned")
-        await client.submit(bus, "tester", WorkflowRequest("test", "w2", priority=11))
+        await requests.submit(bus, "tester", WorkflowRequest("test", "w2", priority=11))
         wrong = await follow(bus, "w2")
 
     assert [each.subject for each in found] == [subjects.assign(subjects.urgent(QUEUE), "w1", "a", 1)]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd.messages import Outcome, ToolReply
-from agentd_mcp.serve import answer
+from agentd.wire.messages import Outcome, ToolReply
+from agentd_mcp.server import answer
 from agentd_proxmox import pages
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
+from agentd_proxmox.availability.preflight import Facts, Wish, findings
 from agentd_proxmox.inventory import Place
-from agentd_proxmox.preflight import Facts, Wish, findings
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall
 

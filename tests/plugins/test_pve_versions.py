@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd_proxmox import rights
+from agentd_proxmox.api import rights
+from agentd_proxmox.api.schema_cache import Schemas
 from agentd_proxmox.areas import declared
-from agentd_proxmox.schemas import Schemas
 from plugins.test_rights import WALK, bench_of, keyed
 from plugins.walk_guests import EIGHT
 from plugins.walk_local import CEPH

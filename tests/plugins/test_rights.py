@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from agentd import config as configuration
-from agentd import doctor, errors
-from agentd.messages import Tier
-from agentd.policy import looking
-from agentd.tools import Right
-from agentd_proxmox import rights
+from agentd import errors
+from agentd.cli import doctor
+from agentd.config import load as configuration
+from agentd.proxmox.read_only import looking
+from agentd.tools.definition import Right
+from agentd.wire.messages import Tier
+from agentd_proxmox.api import rights
+from agentd_proxmox.api.schema_cache import Schemas
 from agentd_proxmox.areas import AREAS, declared
-from agentd_proxmox.schemas import Schemas
 from agentd_proxmox.settings import ToolSettings
 from plugins.walk_guests import EIGHT
 from plugins.walk_local import CEPH
@@ -28,9 +29,9 @@ from tool_bench import Bench, Doubt, MemoryCall
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.config import Config
-    from agentd.proxmox import Proxmox
-    from agentd.tools import Found
+    from agentd.config.load import Config
+    from agentd.proxmox.client import Proxmox
+    from agentd.tools.definition import Found
     from pve.client import FakePve
 
 C = TypeVar("C", bound=MemoryCall)

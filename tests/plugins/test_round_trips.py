@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd.answers import one_line
+from agentd.proxmox.responses import one_line
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall
 

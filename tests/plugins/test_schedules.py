@@ -12,16 +12,20 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from agentd import client, cron, network, plugins, schedules, subjects
+from agentd import cron, schedules
+from agentd.client import queries
+from agentd.client import requests as client_requests
+from agentd.config.settings import Schedule
 from agentd.errors import ConfigError, UsageError
-from agentd.messages import ScheduleDue, ScheduleRun
-from agentd.sections import Schedule
+from agentd.plugins import manager
+from agentd.wire import subjects
+from agentd.wire.messages import ScheduleDue, ScheduleRun
 from fake_agent import Agent, Nothing, orchestrators, task
 from harness import eventually
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus, Stored
-    from agentd.workflows import TaskSpec
+    from agentd.bus.jetstream import Bus, Stored
+    from agentd.wire.workflow import TaskSpec
     from harness import NatsServer, Net
 
 NAME = "tick"
@@ -154,8 +158,8 @@ async def test_each_firing_is_one_workflow(quiet_net: Net, bus: Bus) -> None:
         events = await until_begun(bus, 4)
         await schedules.provision(bus, {})
         ids = [each.subject.split(".")[3] for each in events]
-        answers = [await client.follow(bus, each, lambda _: None, wait=45) for each in ids]
-        states = [await network.state(bus, each) for each in ids]
+        answers = [await queries.follow(bus, each, lambda _: None, wait=45) for each in ids]
+        states = [await queries.state(bus, each) for each in ids]
         counted = {each: len(await bus.every(subjects.WORKFLOWS, subjects.response(each))) for each in ids}
 
     assert {each.status for each in answers} == {"completed"}
@@ -180,7 +184,7 @@ async def test_what_was_missed_is_made_up_for_once(quiet_net: Net, bus: Bus) -> 
     waiting = await bus.every(subjects.WORKFLOWS, subjects.cron_due(NAME))
     async with orchestrators(quiet_net, one, 2), Agent(bus).working():
         events = await until_begun(bus, 1)
-        await client.follow(bus, events[0].subject.split(".")[3], lambda _: None, wait=45)
+        await queries.follow(bus, events[0].subject.split(".")[3], lambda _: None, wait=45)
 
         async def drained() -> bool:
             info = await bus.api(f"CONSUMER.INFO.{subjects.WORKFLOWS}.{subjects.ORCH_DUE}")
@@ -254,7 +258,7 @@ async def test_too_late(quiet_net: Net, bus: Bus) -> None:
     await asyncio.sleep(0.3)
     async with orchestrators(quiet_net, one):
         events = await until_begun(bus, 1)
-        answer = await client.follow(bus, events[0].subject.split(".")[3], lambda _: None, wait=45)
+        answer = await queries.follow(bus, events[0].subject.split(".")[3], lambda _: None, wait=45)
 
     assert answer.status == "expired"
 
@@ -269,7 +273,7 @@ async def test_the_list(quiet_net: Net, bus: Bus) -> None:
         await put(bus)
         events = await until_begun(bus, 1)
         name = events[0].subject.split(".")[3]
-        await client.follow(bus, name, lambda _: None, wait=45)
+        await queries.follow(bus, name, lambda _: None, wait=45)
         await schedules.provision(bus, {NAME: every_second(cron="0 0 1 1 *"), "hourly": hourly})
     configured = {NAME: every_second(), "off": hourly.model_copy(update={"enabled": False}), "new": hourly}
     views = {each.name: each for each in await schedules.schedules(bus, configured)}
@@ -292,9 +296,9 @@ async def test_once_more_by_hand(quiet_net: Net, bus: Bus) -> None:
     async with orchestrators(quiet_net, one), Agent(bus).working():
         requests = [await schedules.by_hand(bus, NAME) for _ in range(2)]
         for each in requests:
-            await client.submit(bus, "tester", each)
-        answers = [await client.follow(bus, each.workflow_id, lambda _: None, wait=45) for each in requests]
-        state = await network.state(bus, requests[0].workflow_id)
+            await client_requests.submit(bus, "tester", each)
+        answers = [await queries.follow(bus, each.workflow_id, lambda _: None, wait=45) for each in requests]
+        state = await queries.state(bus, requests[0].workflow_id)
 
     assert [each.status for each in answers] == ["completed"] * 2
     assert state is not None
@@ -311,7 +315,7 @@ NIGHTLY = '[schedules.nightly]\nworkflow = "health_check"\ncron = "30 2 * * *"\n
 def checked(net: Net) -> None:
     """Check the configuration as `agentd check` and `agentd provision` do."""
     config = net.config()
-    schedules.check(config, plugins.Plugins(config, {"orchestrator"}).workflows())
+    schedules.check(config, manager.Plugins(config, {"orchestrator"}).workflows())
 
 
 @pytest.mark.parametrize(

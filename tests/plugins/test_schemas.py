@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd_proxmox import schemas
-from agentd_proxmox.schemas import Schemas
+from agentd_proxmox.api import schema_cache
+from agentd_proxmox.api.schema_cache import Schemas
 from proxmox_access import Steer, connect
 from tool_bench import Bench
 
@@ -44,7 +44,7 @@ def lay(file: Path, text: str) -> None:
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return where this machine would keep its own copy; there is none yet."""
-    monkeypatch.setattr(schemas, "ON_DISK", tmp_path / "pve-docs" / "apidoc.js")
+    monkeypatch.setattr(schema_cache, "ON_DISK", tmp_path / "pve-docs" / "apidoc.js")
     (tmp_path / "pve-docs").mkdir()
     return tmp_path / "pve-docs" / "apidoc.js"
 
@@ -93,7 +93,7 @@ async def test_disk_is_for_the_moment(
     with pytest.raises(errors.NotFound, match="by this machine's copy"):
         (await own.catalogue()).resolve("GET", "/nodes")
     at_once = len(await own.catalogue())
-    monkeypatch.setattr(schemas, "FRESH", 0.0)
+    monkeypatch.setattr(schema_cache, "FRESH", 0.0)
     later = len(await own.catalogue())
     await proxmox.close()
 
@@ -118,7 +118,7 @@ async def test_upgraded(
     proxmox = connect(lab)
     own = Schemas(proxmox, tmp_path / "kept")
     old = await own.catalogue()
-    monkeypatch.setattr(schemas, "FRESH", 0.0)
+    monkeypatch.setattr(schema_cache, "FRESH", 0.0)
     said = {"status": 200, "reason": "OK", "body": {"data": {"version": "../../9.9/x"}}}
     await steered.rule("GET", "/version$", said)
     await steered.rule("GET", SCRIPT, {"text": BY_NODE})

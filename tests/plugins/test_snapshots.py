@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agentd import errors
-from agentd.messages import Tier
+from agentd.wire.messages import Tier
+from agentd_proxmox.guests.snapshots import tree
 from agentd_proxmox.inventory import Place
 from agentd_proxmox.settings import ToolSettings
-from agentd_proxmox.snapshots import tree
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size, until
 

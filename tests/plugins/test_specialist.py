@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from agentd.errors import Rejected
-from agentd.messages import Target, Tier, plain
-from agentd.role import Health, Role
-from agentd.tools import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd.plugins.role import Health, Role
+from agentd.tools.definition import BrokenTool, Found, Tool, Toolbox, by_name
+from agentd.wire.codec import plain
+from agentd.wire.messages import Target, Tier
 from agentd_proxmox import agentd_tools as proxmox_tools
 from agentd_proxmox.settings import ToolSettings
 from agentd_specialist import agentd_tools

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentd import errors
 from agentd_proxmox import pages
 from agentd_proxmox.settings import ToolSettings
-from agentd_proxmox.storage import VolumeLine, _line
+from agentd_proxmox.storage.volumes import VolumeLine, _line
 from plugins.shelf import IMAGE
 from proxmox_access import Steer, connect
 from tool_bench import Bench, MemoryCall, size

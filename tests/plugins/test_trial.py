@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import errors
-from agentd_proxmox.trial import isolated
+from agentd_proxmox.guests.boot_check import isolated
 from proxmox_access import without_hotplug
 from tool_bench import Bench, MemoryCall, until
 

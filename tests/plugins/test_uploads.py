@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from agentd import errors
-from agentd.uploads import CHUNK, Upload
+from agentd.proxmox.upload import CHUNK, Upload
 from agentd_proxmox.settings import ToolSettings
 from proxmox_access import Steer, connect
 from tool_bench import Bench, Doubt, MemoryCall, until

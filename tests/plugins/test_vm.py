@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentd_specialist.cluster import (
+from agentd_specialist.model import (
     GIB,
     Cluster,
     GuestView,

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd_specialist.cluster import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView, VmWish
+from agentd_specialist.model import GIB, Cluster, GuestView, NodeView, Rules, StorageView, TemplateView, VmWish
 from agentd_specialist.vm import choose, free_vmid
 
 

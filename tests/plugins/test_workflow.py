@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from agentd.errors import InvalidMessage, Rejected
-from agentd.messages import Outcome, TaskError, Tier, WorkflowRequest, decode, encode
-from agentd.workflows import Effect, Status, TaskSpec, TaskStatus, Workflow, result_of
-from agentd_orchestrator import derived, progress
-from agentd_orchestrator.inputs import Begin, Broken, Due, Ended
-from agentd_orchestrator.plan import check_plan
+from agentd.wire.codec import decode, encode
+from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
+from agentd.wire.workflow import Effect, Status, TaskSpec, TaskStatus, Workflow, result_of
+from agentd_orchestrator.engine import outgoing, progress
+from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended
+from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import LATER, PASSING, T0, begin, cancel, ended, fold, kinds, ring, spec, started, step
 
 
@@ -33,13 +34,13 @@ def test_a_task_follows_those_that_it_waits_for() -> None:
     state = step(state, ended(state, "a", result={"n": 7}))
     assert not state.outbox
     state = step(state, ended(state, "b", result="beta"))
-    message = derived.assignment(state, "c", 1)
+    message = outgoing.assignment(state, "c", 1)
 
     assert kinds(state) == [("assign", "c", 1)], "its deadline is later than the timer that is set"
     assert message is not None
     assert message.parameters == {"x": 7, "y": ["beta"]}
     assert (message.task_id, message.tier, message.principal) == ("w.c", Tier.OPERATE, "alice")
-    assert derived.assignment(state, "c", 2) is None
+    assert outgoing.assignment(state, "c", 2) is None
 
 
 def test_the_end_is_answered_once() -> None:
@@ -50,7 +51,7 @@ def test_the_end_is_answered_once() -> None:
 
     assert over.status is Status.COMPLETED
     assert kinds(over) == [("respond", "_", 0)]
-    assert derived.response(over, "o1").result == {"tasks": {"a": {"status": "completed", "result": 1}}}
+    assert outgoing.response(over, "o1").result == {"tasks": {"a": {"status": "completed", "result": 1}}}
     for late in (last, Due(1), begin(spec("a"))):
         assert fold(over, [late], LATER) is None
 
@@ -61,7 +62,7 @@ def test_warnings_are_a_success_of_their_own_kind() -> None:
     state = step(state, ended(state, "a", status=Outcome.WARNINGS, warnings=["disk is small"]))
 
     assert state.status is Status.COMPLETED_WITH_WARNINGS
-    assert derived.response(state, "o").result["tasks"]["a"]["warnings"] == ["disk is small"]
+    assert outgoing.response(state, "o").result["tasks"]["a"]["warnings"] == ["disk is small"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_a_failure_lets_the_others_finish() -> None:
     assert state.tasks["look"].status is TaskStatus.CANCELLED
     state = step(state, ended(state, "b", result={"vmid": 5, "name": "x", "node": "n"}))
     assert state.status is Status.FAILED
-    answer = derived.response(state, "o")
+    answer = outgoing.response(state, "o")
     assert answer.error == "a: broken"
     assert answer.result["left"] == ["b: VM 5 x on n"]
     assert state.tasks["c"].status is TaskStatus.CANCELLED
@@ -160,9 +161,9 @@ def test_cancel_waits_for_what_runs() -> None:
 
     assert {each.status for each in (buried, halted, silent, failed)} == {Status.CANCELLED}
     assert buried.error == "cancelled by bob: changed my mind"
-    assert derived.response(buried, "o").result["left"] == []
-    assert derived.response(halted, "o").result["left"] == ["a: not known, UPID:1 ended: stopped"]
-    assert derived.response(silent, "o").result["left"] == ["a: not known, its deadline passed while it ran"]
+    assert outgoing.response(buried, "o").result["left"] == []
+    assert outgoing.response(halted, "o").result["left"] == ["a: not known, UPID:1 ended: stopped"]
+    assert outgoing.response(silent, "o").result["left"] == ["a: not known, its deadline passed while it ran"]
 
 
 def test_the_time_out_of_the_whole() -> None:

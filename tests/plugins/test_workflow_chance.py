@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agentd.errors import Denied, Rejected
-from agentd.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
-from agentd.workflows import (
+from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier, WorkflowRequest, WorkflowSignal
+from agentd.wire.workflow import (
     DONE,
     TERMINAL,
     UNDER_WAY,
@@ -23,11 +23,11 @@ from agentd.workflows import (
     Workflow,
     template,
 )
-from agentd_orchestrator import progress
-from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.inputs import Begin, Due, Ended, Input, Signal
-from agentd_orchestrator.plan import check_plan
-from agentd_orchestrator.steps import satisfied
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine import progress
+from agentd_orchestrator.engine.inputs import Begin, Due, Ended, Input, Signal
+from agentd_orchestrator.engine.plan_check import check_plan
+from agentd_orchestrator.engine.state import satisfied
 from plugins.flow import T0, fold
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from agentd.errors import Rejected
-from agentd.messages import Outcome, decode, encode
-from agentd.workflows import Status, TaskStatus, Workflow, result_of, template
-from agentd_orchestrator import derived
-from agentd_orchestrator.plan import check_plan
+from agentd.wire.codec import decode, encode
+from agentd.wire.messages import Outcome
+from agentd.wire.workflow import Status, TaskStatus, Workflow, result_of, template
+from agentd_orchestrator.engine import outgoing
+from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import (
     LATER,
     PASSING,
@@ -55,7 +56,7 @@ def test_templates_are_filled_in_when_a_task_is_assigned() -> None:
     }
     state = started(spec("look"), spec("act", "look", parameters=wish), parameters={"name": "web"})
     state = step(state, ended(state, "look", result={"free": 10}))
-    message = derived.assignment(state, "act", 1)
+    message = outgoing.assignment(state, "act", 1)
 
     assert message is not None
     assert message.parameters == {"memory": 5, "name": "web-w", "text": "{{ not a template }}"}
@@ -94,11 +95,11 @@ def test_items_are_worked_on_in_a_window() -> None:
     each = spec("move", each=[10, 20, 30], window=2, parameters={"vmid": template("{{ item + index }}")})
     state = started(each, spec("end", "move", parameters={"all": result_of("move")}))
     assert kinds(state)[:2] == [("assign", "move-0", 1), ("assign", "move-1", 1)]
-    second = derived.assignment(state, "move-1", 1)
+    second = outgoing.assignment(state, "move-1", 1)
     state = step(state, ended(state, "move-1", result="b"))
     assert kinds(state) == [("assign", "move-2", 1)]
     state = step(state, ended(state, "move-0", result="a"), ended(state, "move-2", result="c", attempt=1))
-    message = derived.assignment(state, "end", 1)
+    message = outgoing.assignment(state, "end", 1)
 
     assert second is not None
     assert (second.parameters, second.task_id) == ({"vmid": 21}, "w.move-1")
@@ -112,7 +113,7 @@ def test_no_items_and_no_list() -> None:
     """An empty list is done at once; what is no list is an error that says what it is."""
     none = started(spec("a", each=[]), spec("b", "a", parameters={"x": result_of("a")}))
     wrong = started(spec("a", each=template("{{ parameters.names }}")), parameters={"names": "web1"})
-    message = derived.assignment(none, "b", 1)
+    message = outgoing.assignment(none, "b", 1)
 
     assert message is not None
     assert message.parameters == {"x": []}
@@ -126,7 +127,7 @@ def test_a_failed_item_ends_the_others() -> None:
     lenient = started(spec("a", each=[1, 2], window=1, optional=True), spec("b", "a", parameters={"x": result_of("a")}))
     lenient = step(lenient, ended(lenient, "a-0", "broken"))
     lenient = step(lenient, ended(lenient, "a-1", result=2))
-    message = derived.assignment(lenient, "b", 1)
+    message = outgoing.assignment(lenient, "b", 1)
 
     assert (failed.status, failed.error) == (Status.FAILED, "a-0: broken")
     assert statuses(failed) == {
@@ -186,14 +187,14 @@ def test_what_was_done_is_undone_in_reverse_order() -> None:
     state = step(state, ended(state, "undo-dns"))
     assert kinds(state) == [("assign", "undo-vm", 1)]
     state = step(state, ended(state, "undo-vm"))
-    message = derived.assignment(state, "undo-net", 1)
+    message = outgoing.assignment(state, "undo-net", 1)
     state = step(state, ended(state, "undo-net"))
 
     assert message is not None
     assert (message.task_type, message.parameters, message.task_id) == ("undo", {"id": "net"}, "w.undo-net")
     assert (state.status, state.error) == (Status.COMPENSATED, "dns: broken")
     assert "undo-mail" not in state.tasks
-    answer = derived.response(state, "o")
+    answer = outgoing.response(state, "o")
     assert answer.result["left"] == ["look: done"], "it has nothing that undoes it"
 
 
@@ -213,7 +214,7 @@ def test_an_undoing_that_fails_is_loud() -> None:
 
     assert state.status is Status.COMPENSATION_FAILED
     assert kinds(state) == [("alert", "_", 0), ("respond", "_", 0)]
-    assert derived.response(state, "o").result["left"] == [
+    assert outgoing.response(state, "o").result["left"] == [
         "a: VM 5 x on n; not undone: what depends on it could not be undone",
         "b: done; not undone: no rights",
     ]
@@ -242,7 +243,7 @@ def test_a_cancelled_workflow_is_undone_on_demand() -> None:
     undone = step(undone, ended(undone, "b", status=Outcome.CANCELLED))
 
     assert left.status is Status.CANCELLED
-    assert derived.response(left, "o").result["left"] == ["a: done"]
+    assert outgoing.response(left, "o").result["left"] == ["a: done"]
     assert undone.status is Status.COMPENSATING
     with pytest.raises(Rejected, match="w is being undone already"):
         fold(undone, [cancel()], LATER)
@@ -256,7 +257,7 @@ def test_items_are_undone_one_by_one() -> None:
     state = step(state, ended(state, "a-1"))
     state = step(state, ended(state, "a-0", "broken"))
     state = step(state, ended(state, "a-2"))
-    message = derived.assignment(state, "undo-a-1", 1)
+    message = outgoing.assignment(state, "undo-a-1", 1)
 
     assert sorted(task for kind, task, _ in kinds(state) if kind == "assign") == ["undo-a-0", "undo-a-1", "undo-a-2"]
     assert message is not None
@@ -271,5 +272,5 @@ def test_what_cannot_be_filled_in_is_not_undone() -> None:
     assert state.status is Status.COMPENSATION_FAILED
     assert (
         "a: failed; not undone: expression '{{ tasks.a.result.id }}': 'id' is looked for in what is nothing"
-        in derived.response(state, "o").result["left"][0]
+        in outgoing.response(state, "o").result["left"][0]
     )

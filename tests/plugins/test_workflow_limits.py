@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.errors import Rejected
-from agentd.messages import Outcome, TaskCompletion, TaskError, Tier, decode, encode
-from agentd.workflows import Status, TaskState, TaskStatus, Workflow, result_of
-from agentd_orchestrator import derived, inputs, signals
-from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.inputs import Due, Ended, Input
-from agentd_orchestrator.plan import check_plan
+from agentd.wire.codec import decode, encode
+from agentd.wire.messages import Outcome, TaskCompletion, TaskError, Tier
+from agentd.wire.workflow import Status, TaskState, TaskStatus, Workflow, result_of
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine import inputs, outgoing, signals
+from agentd_orchestrator.engine.inputs import Due, Ended, Input
+from agentd_orchestrator.engine.plan_check import check_plan
 from plugins.flow import PASSING, T0, begin, cancel, ended, fold, ring, spec, started, step
 
 TAKEN = TaskError("vmid_taken", "a stranger's")
@@ -109,7 +110,7 @@ def test_a_workflow_that_grows_too_large_ends() -> None:
     state = step(state, ended(state, "done", result="x" * 100_000))
     state = step(state, ended(state, "odd", PASSING))
     over = wf.overgrown(state, 1_000_000, new=False)
-    answer = derived.response(over, "o1")
+    answer = outgoing.response(over, "o1")
 
     assert (answer.status, answer.error) == ("failed", "its state takes 1000000 bytes, and one event carries 983040")
     assert {name: each["status"] for name, each in answer.result["tasks"].items()} == {
@@ -159,7 +160,7 @@ def test_a_bug_ends_what_it_meets() -> None:
         (TaskStatus.CANCELLED, 1),
         (TaskStatus.CANCELLED, 0),
     ]
-    assert derived.left_behind(over) == ["a: not known, the workflow ended while it ran"]
+    assert outgoing.left_behind(over) == ["a: not known, the workflow ended while it ran"]
     assert refused is not None
     assert (refused.status, refused.error, refused.tasks) == (Status.FAILED, "deciding failed", {})
     with pytest.raises(OverflowError):
@@ -187,7 +188,7 @@ def test_a_result_is_handed_on(result: Any, whole: Any, field: Any) -> None:
     parameters = {"whole": [result_of("a")], "field": result_of("a", "vmid"), "plain": 1}
     state = started(spec("a"), spec("b", "a", parameters=parameters))
     state = step(state, ended(state, "a", result=result))
-    message = derived.assignment(state, "b", 1)
+    message = outgoing.assignment(state, "b", 1)
 
     assert message is not None
     assert message.parameters == {"whole": [whole], "field": field, "plain": 1}
@@ -267,7 +268,7 @@ def test_every_state_goes_through_json(completions: list[TaskCompletion], cancel
         state = changed or state
 
     assert decode(encode(state), Workflow) == state
-    assert derived.response(state, "o").workflow_id == "w"
+    assert outgoing.response(state, "o").workflow_id == "w"
 
 
 @settings(max_examples=100, deadline=None)

@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 
 from agentd.errors import Denied, Rejected
-from agentd.messages import Outcome, TaskError, Tier, WorkflowRequest
-from agentd.workflows import Parent, Status, TaskSpec, TaskStatus, Workflow, result_of, template
-from agentd_orchestrator import derived, signals
-from agentd_orchestrator import workflow as wf
-from agentd_orchestrator.inputs import Begin, Due
-from agentd_orchestrator.plan import check_plan, default_timeout
+from agentd.wire.messages import Outcome, TaskError, Tier, WorkflowRequest
+from agentd.wire.workflow import Parent, Status, TaskSpec, TaskStatus, Workflow, result_of, template
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine import outgoing, signals
+from agentd_orchestrator.engine.inputs import Begin, Due
+from agentd_orchestrator.engine.plan_check import check_plan, default_timeout
 from plugins.flow import (
     LATER,
     PASSING,
@@ -157,7 +157,7 @@ def test_a_retry_waits_for_the_end_of_a_pause() -> None:
 def test_an_attempt_that_nobody_begins() -> None:
     """`start_within` is for the queue; the deadline counts from when an agent says that it began."""
     state = started(spec("a", start_within=30.0, retries=1))
-    message = derived.assignment(state, "a", 1)
+    message = outgoing.assignment(state, "a", 1)
     begun = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=25))
     late = ring(state)
 
@@ -186,7 +186,7 @@ def test_an_agent_that_falls_silent() -> None:
 def test_how_long_a_plan_may_take() -> None:
     """Every attempt of every task in turn; a month where nobody can say how many items or steps there are."""
     assert default_timeout([spec("a"), spec("b", retries=0, start_within=40.0)]) == 180 + 100
-    assert default_timeout([spec("a"), spec("b", each=[1])]) == derived.MAX_TIMEOUT
+    assert default_timeout([spec("a"), spec("b", each=[1])]) == outgoing.MAX_TIMEOUT
 
 
 # -- workflows of workflows, priorities, and carrying on ------------------------------------------------------------
@@ -200,15 +200,15 @@ def child(name: str, *after: str, **more: Any) -> TaskSpec:
 def test_a_task_can_be_a_workflow() -> None:
     """It is assigned to the orchestrators, has no deadline but its own, and is ended with its parent."""
     state = started(child("a", parameters={"name": "web"}), child("b"))
-    message = derived.assignment(state, "a", 1)
+    message = outgoing.assignment(state, "a", 1)
     failed = step(state, ended(state, "b", "broken", service_id="orchestrator"))
 
     assert message is not None
     assert (message.task_type, message.assigned_to, message.seconds) == ("deploy", "orchestrator", 300.0)
     assert state.armed == state.deadline
-    assert derived.child_id("w", "a", 1) == "w--a"
+    assert outgoing.child_id("w", "a", 1) == "w--a"
     assert kinds(failed) == [("stop", "a", 1)]
-    long = {derived.child_id("x" * 64, "a", attempt) for attempt in (1, 2)}
+    long = {outgoing.child_id("x" * 64, "a", attempt) for attempt in (1, 2)}
     assert {len(each) for each in long} == {64}
     assert len(long) == 2
 
@@ -221,7 +221,7 @@ def test_a_child_tells_its_parent() -> None:
     assert state is not None
     done = step(state, ended(state, "x", result=7))
     failed = step(state, ended(state, "x", "broken"))
-    told, bad = derived.report(done, "o1"), derived.report(failed, "o1")
+    told, bad = outgoing.report(done, "o1"), outgoing.report(failed, "o1")
 
     assert kinds(done) == [("report", "a", 2), ("respond", "_", 0)]
     assert (told.task_id, told.workflow_id, told.attempt, told.service_id) == ("w.a", "w", 2, "orchestrator")
@@ -233,7 +233,7 @@ def test_a_child_tells_its_parent() -> None:
 def test_what_is_urgent_has_a_lane(priority: int, queue: str) -> None:
     """Above 5 the tasks of a workflow do not wait behind those of others; classes keep their own queue."""
     state = started(spec("a", queue="specialist"), spec("b", queue="specialist+disk"), priority=priority)
-    lane, classed = derived.assignment(state, "a", 1), derived.assignment(state, "b", 1)
+    lane, classed = outgoing.assignment(state, "a", 1), outgoing.assignment(state, "b", 1)
 
     assert lane is not None
     assert classed is not None

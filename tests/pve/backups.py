@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Backups of simulated guests: vzdump with its log, archives with notes and protection, restore and prune.
 
-What is modelled, and where it stands: a missing or locked guest is accepted and ends in `job errors` (PROXMOX.md 14
+What is modelled, and where it stands: a missing or locked guest is accepted and ends in `job errors` (proxmox.md, Tasks
 and 15, recorded task-status-joberrors); parameters are the schema's; an archive's entry is that of the recorded
 storage-content-backup.  A storage of files lists the first line of the notes alone and a single archive shows them
 whole, as pve-storage does.
@@ -89,7 +89,7 @@ class Backups(Volumes):
         ]
 
     async def ceph_io(self, vm: Guest, keys: Data = None) -> None:
-        """Take a snapshot task's time where fakepve asks the disks, while the guest is locked (PROXMOX.md 18)."""
+        """Take a snapshot task's time where fakepve asks the disks, while the guest is locked (proxmox.md, Guests)."""
         await self.pause(1)
         await super().ceph_io(vm, keys)
 
@@ -115,7 +115,7 @@ class Backups(Volumes):
                 raise TaskError("job errors")
             return "INFO: Backup job finished successfully"
 
-        # Real PVE: the id of a task for several guests is empty (PROXMOX.md 13).
+        # Real PVE: the id of a task for several guests is empty (proxmox.md, Tasks).
         return await self.task(node, "vzdump", ids[0] if len(ids) == 1 else "", user, body, log=log)
 
     async def _back_up(self, vmid: int, node: str, storage: str, v: Values) -> bool:

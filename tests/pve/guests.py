@@ -83,7 +83,7 @@ class Guests(Tasks):
                 # Real PVE: the process that the backup has started, or that runs, is let go on (FORMATS.md 6).
                 vm.qmpstatus, vm.started_at = "running", time.time()
                 return None
-            # Real PVE: a VM that was suspended to disk is started, and that lock goes (PROXMOX.md 18).
+            # Real PVE: a VM that was suspended to disk is started, and that lock goes (proxmox.md, Guests).
             if not values.get("skiplock") and (action, vm.lock) != ("start", "suspended"):
                 check_lock(vm)
             deed: Callable[[Guest, Values], Awaitable[str | None]] = getattr(self, f"_power_{action}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Body = Callable[[], Awaitable[str | None]]
 
 # Workers that check first and take their time after it; all others take it before they act.
-# A snapshot and a rollback of fakepve take theirs between setting and clearing the lock (PROXMOX.md 18).
+# A snapshot and a rollback of fakepve take theirs between setting and clearing the lock (proxmox.md, Guests).
 PAUSES_ITSELF = {
     "qmstart", "qmstop", "qmshutdown", "qmreboot", "qmigrate", "vzdump", "download", "qmsnapshot", "vzsnapshot",
     "vzdelsnapshot", "vzrollback",

@@ -134,7 +134,7 @@ class Volumes(Guests):
         return sorted(name for name in names if not self._storage_enabled(name, node))
 
     def check_migration(self, v: Values) -> Guest:
-        """Refuse what the API itself refuses before a task is begun (PROXMOX.md 27), and return the VM."""
+        """Refuse what the API itself refuses before a task is begun (proxmox.md, Cluster), and return the VM."""
         node, target = v["node"], v["target"]
         if target == node:
             raise param_error(target="target is local node.")

@@ -8,13 +8,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from agentd import client, subjects
-from agentd.messages import AuditRecord, EffectRecord, WorkflowRequest
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord, EffectRecord, WorkflowRequest
 from core.chains import verify
 from harness import START, eventually, until
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Daemon, Net
 
 ROLES = ("orchestrator", "specialist", "mcp-bridge")
@@ -109,8 +110,8 @@ async def deploy(bus: Bus, name: str, wish: dict[str, object] | None = None, wai
     """Deploy a VM; return the seconds that it took."""
     begun = time.monotonic()
     request = WorkflowRequest("vm_deployment", name, {"name": name, **(TEMPLATE if wish is None else wish)})
-    await client.submit(bus, "tester", request)
-    answer = await client.follow(bus, name, lambda _state: None, wait=wait)
+    await requests.submit(bus, "tester", request)
+    answer = await queries.follow(bus, name, lambda _state: None, wait=wait)
     assert answer.status.startswith("completed"), answer  # an empty VM is made with a warning: it has nothing to boot
     return time.monotonic() - begun
 

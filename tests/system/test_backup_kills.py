@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import errors, subjects
-from agentd.calls import call_tool
-from agentd.messages import ToolCall
+from agentd import errors
+from agentd.client.tool_calls import call_tool
+from agentd.wire import subjects
+from agentd.wire.messages import ToolCall
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import asking, client, subjects
-from agentd.calls import call_tool
-from agentd.messages import ToolCall, WorkflowRequest, WorkflowResponse, WorkflowSignal
+from agentd.client import queries, requests
+from agentd.client.tool_calls import call_tool
+from agentd.wire import subjects
+from agentd.wire.messages import ToolCall, WorkflowRequest, WorkflowResponse, WorkflowSignal
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
     from pve.client import FakePve
 
@@ -37,8 +38,8 @@ async def backed_up(net: Net, vmid: int) -> AsyncIterator[tuple[Bus, FakePve, di
 
 async def verify(bus: Bus, name: str, parameters: dict[str, Any]) -> WorkflowResponse:
     """Ask for a verification and wait for its end."""
-    await client.submit(bus, "tester", WorkflowRequest("backup_verification", name, parameters))
-    return await client.follow(bus, name, lambda _: None, wait=60)
+    await requests.submit(bus, "tester", WorkflowRequest("backup_verification", name, parameters))
+    return await queries.follow(bus, name, lambda _: None, wait=60)
 
 
 def guests(pve: FakePve) -> set[int]:
@@ -99,15 +100,15 @@ async def test_cancelled(net: Net) -> None:
         before = guests(pve)
         pve.rule("POST", "/agent/ping$|/agent/info$", {"status": 500, "reason": "QEMU guest agent is not running"})
         pve.rule("GET", "/agent/", {"status": 500, "reason": "QEMU guest agent is not running"})
-        await client.submit(bus, "tester", WorkflowRequest("backup_verification", "gone", asked | {"seconds": 3600}))
+        await requests.submit(bus, "tester", WorkflowRequest("backup_verification", "gone", asked | {"seconds": 3600}))
 
         async def runs() -> bool:
             world = await asyncio.to_thread(pve.world)
             return any(each["vmid"] not in before and each["status"] == "running" for each in world["guests"])
 
         await eventually(runs, "the scratch guest runs")
-        await asking.signal(bus, "tester", "gone", WorkflowSignal("cancel"))
-        answer = await client.follow(bus, "gone", lambda _: None, wait=60)
+        await requests.signal(bus, "tester", "gone", WorkflowSignal("cancel"))
+        answer = await queries.follow(bus, "gone", lambda _: None, wait=60)
 
         assert answer.status == "compensated"
         assert guests(pve) == before
@@ -143,10 +144,10 @@ async def test_killed(net: Net, tmp_path: Path, point: str) -> None:
         await asyncio.to_thread(first.start)
         await asyncio.to_thread(first.ready)
         pve.durations(qmrestore=0.5)
-        await client.submit(bus, "tester", WorkflowRequest("backup_verification", "killed", asked))
+        await requests.submit(bus, "tester", WorkflowRequest("backup_verification", "killed", asked))
         assert await asyncio.to_thread(first.wait) == -9
         with net.daemon("all"):
-            answer = await client.follow(bus, "killed", lambda _: None, wait=120)
+            answer = await queries.follow(bus, "killed", lambda _: None, wait=120)
 
     assert (answer.status, answer.error) == ("completed", "")
     assert [len(pve.tasks(kind)) for kind in ("qmrestore", "qmdestroy")] == [1, 1]

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import client, subjects
+from agentd.client import queries, requests
 from agentd.errors import InvalidMessage
-from agentd.messages import MAX_REQUEST, ToolReply, WorkflowRequest, encode
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import MAX_REQUEST, ToolReply, WorkflowRequest
 from harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
-    from agentd.messages import WorkflowResponse
+    from agentd.bus.jetstream import Bus
+    from agentd.wire.messages import WorkflowResponse
     from harness import Net
 
 
@@ -25,15 +27,15 @@ async def running(net: Net) -> AsyncIterator[Bus]:
     """Yield a network at work; at the end it must still do work."""
     async with net.client() as bus, net.here("all") as daemon:
         yield bus
-        await client.submit(bus, "tester", WorkflowRequest("health_check", "still-alive"))
-        answer = await client.follow(bus, "still-alive", lambda _: None, wait=45)
+        await requests.submit(bus, "tester", WorkflowRequest("health_check", "still-alive"))
+        answer = await queries.follow(bus, "still-alive", lambda _: None, wait=45)
         assert answer.status.startswith("completed")
         assert daemon.is_ready
 
 
 async def answer(bus: Bus, name: str) -> WorkflowResponse:
     """Wait for the answer under this id."""
-    found = await eventually(lambda: client.answer(bus, name), f"an answer to {name}", 45)
+    found = await eventually(lambda: queries.answer(bus, name), f"an answer to {name}", 45)
     assert found is not None
     return found
 
@@ -106,7 +108,7 @@ async def test_a_request_that_is_too_large_never_leaves(net: Net) -> None:
     size = len(encode(large))
     async with net.client() as bus:
         with pytest.raises(InvalidMessage, match=f"WorkflowRequest: {size} bytes; at most 131072 are accepted"):
-            await client.submit(bus, "tester", large)
+            await requests.submit(bus, "tester", large)
 
         assert await bus.last(subjects.REQUESTS, subjects.request("tester")) is None
 
@@ -123,8 +125,8 @@ async def test_a_large_wish_is_handed_on(net: Net) -> None:
         "tags": [f"tag-{number:030d}" for number in range(110)],
     }
     async with running(net) as bus:
-        await client.submit(bus, "tester", WorkflowRequest("vm_deployment", "keys", wish))
-        found = await client.follow(bus, "keys", lambda _: None, wait=45)
+        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "keys", wish))
+        found = await queries.follow(bus, "keys", lambda _: None, wait=45)
 
     assert found.status.startswith("completed"), found
     assert found.result["tasks"]["validate_vm_parameters"]["result"]["$stored"] == "keys.validate_vm_parameters"

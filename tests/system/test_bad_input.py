@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import client, network, subjects
+from agentd.client import queries, requests
 from agentd.errors import AgentdError, InvalidMessage
-from agentd.messages import (
+from agentd.wire import subjects
+from agentd.wire.messages import (
     MAX_REQUEST,
     ToolCall,
     ToolReply,
@@ -26,8 +27,8 @@ from harness import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
-    from agentd.supervisor import Supervisor
+    from agentd.bus.jetstream import Bus
+    from agentd.daemon.supervisor import Supervisor
     from harness import Net
 
 
@@ -43,14 +44,14 @@ async def running(net: Net) -> AsyncIterator[tuple[Bus, Supervisor]]:
 
 async def ask(bus: Bus, kind: str, name: str, parameters: dict[str, Any], **more: Any) -> WorkflowResponse:
     """Submit and wait for the answer."""
-    await client.submit(bus, "tester", WorkflowRequest(kind, name, parameters, **more))
-    return await client.follow(bus, name, lambda _state: None, wait=45)
+    await requests.submit(bus, "tester", WorkflowRequest(kind, name, parameters, **more))
+    return await queries.follow(bus, name, lambda _state: None, wait=45)
 
 
 async def answer_to(bus: Bus, data: bytes, *, subject: str = subjects.WORKFLOW_REQUEST) -> WorkflowResponse:
     """Store raw bytes as a request; return the answer under the id that the orchestrator gives it."""
     sequence = await bus.store(subject, data)
-    found = await eventually(lambda: client.answer(bus, f"req-{sequence}"), "an answer")
+    found = await eventually(lambda: queries.answer(bus, f"req-{sequence}"), "an answer")
     assert found is not None
     return found
 
@@ -94,7 +95,7 @@ async def test_a_request_that_cannot_be(net: Net, data: bytes, line: str) -> Non
     """A request that cannot be understood is rejected with the field, and kept as a workflow that never began."""
     async with running(net) as (bus, _):
         answer = await answer_to(bus, data)
-        state = await network.state(bus, answer.workflow_id)
+        state = await queries.state(bus, answer.workflow_id)
 
     assert (answer.status, answer.error) == ("rejected", line)
     assert state is not None
@@ -107,9 +108,9 @@ async def test_the_same_again(net: Net) -> None:
         first = await ask(bus, "health_check", "same", {"node": "pve1"})
         again = await ask(bus, "health_check", "same", {"node": "pve1"})
         other = WorkflowRequest("health_check", "same", {"node": "pve2"})
-        await client.submit(bus, "tester", other)
+        await requests.submit(bus, "tester", other)
         refusal = await eventually(
-            lambda: client.answer(bus, subjects.conflict("same", request_digest(other))), "a refusal"
+            lambda: queries.answer(bus, subjects.conflict("same", request_digest(other))), "a refusal"
         )
         answers = await bus.every(subjects.WORKFLOWS, subjects.response("same"))
 
@@ -125,9 +126,9 @@ async def test_the_same_again(net: Net) -> None:
 async def test_too_old(net: Net) -> None:
     """A request that waited longer than its start_by is answered `expired`: nothing begins days after an outage."""
     async with net.client() as bus:
-        await client.submit(bus, "tester", WorkflowRequest("health_check", "old", {}, start_by=0.0))
+        await requests.submit(bus, "tester", WorkflowRequest("health_check", "old", {}, start_by=0.0))
     async with running(net) as (bus, _):
-        answer = await eventually(lambda: client.answer(bus, "old"), "an answer")
+        answer = await eventually(lambda: queries.answer(bus, "old"), "an answer")
 
     assert answer is not None
     assert answer.status == "expired"
@@ -176,16 +177,16 @@ async def test_a_stranger_takes_the_vmid(net: Net) -> None:
     assert net.pve is not None
     net.pve.rule("POST", "/clone$", {"delay": 1.5}, count=1)
     async with running(net) as (bus, _):
-        await client.submit(bus, "tester", WorkflowRequest("vm_deployment", "drawn", {"name": "d", "template": 9000}))
+        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "drawn", {"name": "d", "template": 9000}))
         vmid = await _validated(bus, "drawn")
         net.pve.guest(vmid=vmid, node="pve2", name="stranger")
-        drawn = await client.follow(bus, "drawn", lambda _state: None, wait=45)
+        drawn = await queries.follow(bus, "drawn", lambda _state: None, wait=45)
         net.pve.rule("POST", "/clone$", {"delay": 1.5}, count=1)
         fixed = {"name": "f", "template": 9000, "vmid": 777}
-        await client.submit(bus, "tester", WorkflowRequest("vm_deployment", "fixed", fixed))
+        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "fixed", fixed))
         await _validated(bus, "fixed")
         net.pve.guest(vmid=777, node="pve3", name="other")
-        failed = await client.follow(bus, "fixed", lambda _state: None, wait=45)
+        failed = await queries.follow(bus, "fixed", lambda _state: None, wait=45)
 
     assert drawn.status == "completed", drawn
     assert drawn.result["tasks"]["create_vm"]["result"]["vmid"] != vmid
@@ -197,7 +198,7 @@ async def test_a_stranger_takes_the_vmid(net: Net) -> None:
 
 async def _validated(bus: Bus, name: str) -> int:
     async def vmid() -> int | None:
-        state = await network.state(bus, name)
+        state = await queries.state(bus, name)
         found = None if state is None else state.tasks["validate_vm_parameters"].result
         return None if found is None else int(found["vmid"])
 
@@ -212,7 +213,7 @@ async def test_a_node_goes_away_in_between(net: Net) -> None:
     net.pve.rule("POST", "/qemu$", {"delay": 1.0}, count=1)
     async with running(net) as (bus, _):
         wish = {"name": "away", "node": "pve2"}
-        await client.submit(bus, "tester", WorkflowRequest("vm_deployment", "away", wish))
+        await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", "away", wish))
         await _validated(bus, "away")
         net.pve.node("pve2", online=False)
 
@@ -221,7 +222,7 @@ async def test_a_node_goes_away_in_between(net: Net) -> None:
 
         await eventually(refused, "a refused look at the node, or create")
         net.pve.node("pve2", online=True)
-        answer = await client.follow(bus, "away", lambda _state: None, wait=60)
+        answer = await queries.follow(bus, "away", lambda _state: None, wait=60)
 
     assert answer.status.startswith("completed"), answer
     assert len(net.pve.creates()) == 1
@@ -274,6 +275,6 @@ async def test_a_client_checks_before_it_asks(net: Net) -> None:
     """An id that cannot be a token never leaves the client."""
     async with net.client() as bus:
         with pytest.raises(InvalidMessage, match="workflow_id: 'a b' is not an id"):
-            await client.submit(bus, "tester", WorkflowRequest("health_check", "a b"))
+            await requests.submit(bus, "tester", WorkflowRequest("health_check", "a b"))
         with pytest.raises(AgentdError, match="there is no workflow 'ghost'"):
-            await client.signal(bus, "tester", "ghost", WorkflowSignal("cancel"))
+            await requests.signal(bus, "tester", "ghost", WorkflowSignal("cancel"))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentd import client
-from agentd.messages import Tier, WorkflowRequest
-from agentd.provision import provision
-from agentd.workflows import Definition, TaskSpec, template
+from agentd.bus.provision import provision
+from agentd.client import queries, requests
+from agentd.wire.messages import Tier, WorkflowRequest
+from agentd.wire.workflow import Definition, TaskSpec, template
 
 if TYPE_CHECKING:
     from harness import Net
@@ -43,8 +43,8 @@ async def test_so_many_at_once(net: Net) -> None:
             daemon.workflows["test"] = Definition("test", "A test's own.", Guests, make)
             begun = time.monotonic()
             for name, vmids in (("w0", range(700, 704)), ("w1", range(704, 708))):
-                await client.submit(bus, "tester", WorkflowRequest("test", name, {"vmids": list(vmids)}))
-            answers = [await client.follow(bus, name, lambda _: None, wait=60) for name in ("w0", "w1")]
+                await requests.submit(bus, "tester", WorkflowRequest("test", name, {"vmids": list(vmids)}))
+            answers = [await queries.follow(bus, name, lambda _: None, wait=60) for name in ("w0", "w1")]
             took = time.monotonic() - begun
 
     assert {each.status for each in answers} == {"completed"}, answers

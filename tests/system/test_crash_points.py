@@ -1,7 +1,7 @@
 """Kill a process between any two writes: the workflow completes, and the world was changed once.
 
-Each point of `agentd.crash` is reached by a real daemon in a process of its own, which dies there by SIGKILL and is
-started again, as systemd would. What happened is counted by the simulator, which knows nothing of agentd.
+Each point of `agentd.crash_points` is reached by a real daemon in a process of its own, which dies there by SIGKILL
+and is started again, as systemd would. What happened is counted by the simulator, which knows nothing of agentd.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd.crash import POINTS
+from agentd.crash_points import POINTS
 from system.cast import EMPTY, TEMPLATE, Cast, deploy, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 ORCHESTRATORS = {"before-commit", "after-commit", "in-outbox", "before-input-ack"}

@@ -7,14 +7,14 @@ import json
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from agentd import subjects
+from agentd.wire import subjects
 from harness import eventually
 from test_cli import agentd
 
 if TYPE_CHECKING:
     import subprocess
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from agentd import client, subjects
-from agentd.messages import Tier, WorkflowRequest, encode
-from agentd.workflows import Entry, Status, Workflow
+from agentd.client import queries, requests
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+from agentd.wire.messages import Tier, WorkflowRequest
+from agentd.wire.workflow import Entry, Status, Workflow
 from harness import SCRIPTS, Net
 from test_cli import agentd
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer
 
 MANY = 3000
@@ -164,8 +166,8 @@ async def test_finished_workflows_go_when_keep_is_over(quiet_net: Net) -> None:
     quiet_net.settings["orchestrator"] = {"keep": 2}
     quiet_net.settings["instances"]["o"] = {"roles": ["orchestrator"]}
     async with quiet_net.client() as bus, quiet_net.here("o"):
-        await client.submit(bus, "me", WorkflowRequest("make_coffee", "w1"))
-        await client.follow(bus, "w1", lambda _: None, wait=20)
+        await requests.submit(bus, "me", WorkflowRequest("make_coffee", "w1"))
+        await queries.follow(bus, "w1", lambda _: None, wait=20)
         kept = [await bus.last(subjects.WORKFLOWS, each) for each in (subjects.event("w1"), subjects.response("w1"))]
     quiet_net.settings["orchestrator"] = {"keep": 31}
     refused = await asyncio.to_thread(agentd, "check", config=quiet_net.config_file())

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agentd import provision
+from agentd.bus import provision
 from system.cast import EMPTY, ROLES, TEMPLATE, Cast, asked, deploy, note, record, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import NatsServer, Net
 
 CLONE, CREATE = r"/clone$", r"/qemu$"

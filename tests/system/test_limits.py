@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from agentd import client, doctor, logs, network, storage, subjects
+from agentd.bus import capacity
+from agentd.cli import doctor
+from agentd.client import queries, requests
 from agentd.errors import BusFull, BusUnavailable
-from agentd.messages import Alert, WorkflowRequest
-from agentd_monitor import survey
-from agentd_orchestrator import room
+from agentd.telemetry import logs
+from agentd.wire import subjects
+from agentd.wire.messages import Alert, WorkflowRequest
+from agentd_monitor import checks
+from agentd_orchestrator import admission
 from fake_agent import Agent, Nothing, ask, completion, orchestrators, task
 from harness import NatsServer, Net, eventually
 from pve.client import FakePve
@@ -29,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from agentd.bus import Bus
-    from agentd.supervisor import Supervisor
-    from agentd.workflows import TaskSpec
+    from agentd.bus.jetstream import Bus
+    from agentd.daemon.supervisor import Supervisor
+    from agentd.wire.workflow import TaskSpec
 
 MIB = 1 << 20
 ACCOUNT = """
@@ -58,8 +62,8 @@ def quiet_net(tmp_path: Path, nats_server: NatsServer) -> Net:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often how full NATS is."""
-    monkeypatch.setattr(room, "EVERY", 0.2)
-    monkeypatch.setattr(survey, "EVERY", 0.2)
+    monkeypatch.setattr(admission, "EVERY", 0.2)
+    monkeypatch.setattr(checks, "EVERY", 0.2)
 
 
 async def shrink(bus: Bus, stream: str, size: int) -> None:
@@ -88,7 +92,7 @@ async def running(bus: Bus, workflow_id: str, name: str) -> None:
     """Wait until a task is under way."""
 
     async def assigned() -> bool:
-        state = await network.state(bus, workflow_id)
+        state = await queries.state(bus, workflow_id)
         return state is not None and state.tasks[name].assigned_at is not None
 
     await eventually(assigned, f"{name} is assigned")
@@ -113,7 +117,7 @@ async def _ask_until_refused(bus: Bus) -> tuple[int, BusFull]:
     waiting = 0
     while True:
         try:
-            await client.submit(bus, "tester", WorkflowRequest("test", f"waiting{waiting}", timeout=60.0))
+            await requests.submit(bus, "tester", WorkflowRequest("test", f"waiting{waiting}", timeout=60.0))
         except BusFull as error:
             return waiting, error
         waiting += 1
@@ -126,15 +130,17 @@ async def test_requests_are_full(quiet_net: Net) -> None:
         agent = Agent(bus)
         agent.hold = {"b"}
         async with orchestrators(quiet_net, three), agent.working():
-            await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=60.0))
+            await requests.submit(bus, "tester", WorkflowRequest("test", "before", timeout=60.0))
             await running(bus, "before", "b")
             await hold(bus, subjects.REQUESTS, subjects.ORCH_REQUESTS, 60)
             waiting, refused = await _ask_until_refused(bus)
             line = await asyncio.to_thread(agentd, "submit", "test", config=quiet_net.config_file())
             agent.release.set()
-            before = await client.follow(bus, "before", lambda _: None, wait=45)
+            before = await queries.follow(bus, "before", lambda _: None, wait=45)
             await hold(bus, subjects.REQUESTS, subjects.ORCH_REQUESTS, 0)
-            after = [await client.follow(bus, f"waiting{number}", lambda _: None, wait=45) for number in range(waiting)]
+            after = [
+                await queries.follow(bus, f"waiting{number}", lambda _: None, wait=45) for number in range(waiting)
+            ]
             again = await ask(bus, "again")
 
     assert str(refused) == (
@@ -154,7 +160,7 @@ async def test_inputs_are_full(net: Net) -> None:
         await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 60)
         await fill(bus, subjects.complete("a", "ghost", "t"), size=1000)
         wish = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
-        await client.submit(bus, "tester", wish)
+        await requests.submit(bus, "tester", wish)
         await running(bus, "web1", "validate_vm_parameters")
 
         async def refused() -> bool:
@@ -163,7 +169,7 @@ async def test_inputs_are_full(net: Net) -> None:
 
         await eventually(refused, "the completion finds no room")
         await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 0)
-        answer = await client.follow(bus, "web1", lambda _: None, wait=60)
+        answer = await queries.follow(bus, "web1", lambda _: None, wait=60)
 
     assert answer.status.startswith("completed")
     assert net.pve is not None
@@ -210,7 +216,7 @@ async def test_the_account_is_full(tmp_path: Path) -> None:
 
         await bus.subscribe(subjects.alert(">"), on_alert)
         async with net.here("m"), orchestrators(net, three) as (orchestrator,), agent.working():
-            await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
+            await requests.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
             await running(bus, "before", "b")
             await fill(bus, "ai.effects.junk.w.t{}")
             await fill(bus, "ai.effects.junk.v.t{}", size=100)
@@ -222,13 +228,13 @@ async def test_the_account_is_full(tmp_path: Path) -> None:
             (alert,) = await eventually(told, "an alert") or []
             reasons = await readyz(orchestrator, "the NATS account")
             await limit(server, bus, "41MB")  # room for a request, and more than 70 % full all the same
-            await client.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
+            await requests.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
             await asyncio.sleep(2)
-            stands = await network.state(bus, "before")
-            begun = await network.state(bus, "late")
+            stands = await queries.state(bus, "before")
+            begun = await queries.state(bus, "late")
             await limit(server, bus, "200MB")
-            before = await client.follow(bus, "before", lambda _: None, wait=60)
-            late = await client.follow(bus, "late", lambda _: None, wait=60)
+            before = await queries.follow(bus, "before", lambda _: None, wait=60)
+            late = await queries.follow(bus, "late", lambda _: None, wait=60)
 
             async def resolved() -> bool:
                 return ("nats_storage", "resolved") in [(each.alert_type, each.state) for each in alerts]
@@ -249,18 +255,18 @@ async def test_from_70_percent_on_nothing_is_begun(tmp_path: Path) -> None:
         agent = Agent(bus)
         agent.hold = {"b"}
         async with orchestrators(net, three) as (orchestrator,), agent.working():
-            await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
+            await requests.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
             await running(bus, "before", "b")
             for number in range(29):
                 await bus.store(f"ai.effects.junk.w.t{number}", b"x" * (MIB * 98 // 100))
             reasons = await readyz(orchestrator, "no new requests")
-            await client.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
+            await requests.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
             agent.release.set()
-            before = await client.follow(bus, "before", lambda _: None, wait=45)
-            begun = await network.state(bus, "late")
+            before = await queries.follow(bus, "before", lambda _: None, wait=45)
+            begun = await queries.state(bus, "late")
             found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
             await limit(server, bus, "60MB")
-            late = await client.follow(bus, "late", lambda _: None, wait=45)
+            late = await queries.follow(bus, "late", lambda _: None, wait=45)
             better = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
 
     (told,) = [each for each in found if not each.good]
@@ -285,7 +291,7 @@ async def test_the_server_is_full(tmp_path: Path) -> None:
             agent = Agent(bus)
             agent.hold = {"b"}
             async with orchestrators(net, three) as (orchestrator,), agent.working():
-                await client.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
+                await requests.submit(bus, "tester", WorkflowRequest("test", "before", timeout=120.0))
                 await running(bus, "before", "b")
                 await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 60)
                 agent.release.set()
@@ -296,11 +302,11 @@ async def test_the_server_is_full(tmp_path: Path) -> None:
                 await eventually(completed, "a completion waits")
                 await fill(bus, "other.{}", size=1_000_000)
                 with pytest.raises(BusFull, match="insufficient resources: JetStream has no room; let its account"):
-                    await client.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
+                    await requests.submit(bus, "tester", WorkflowRequest("test", "late", timeout=120.0))
                 await hold(bus, subjects.INPUT, subjects.ORCH_INPUT, 0)
                 reasons = await readyz(orchestrator, "insufficient")
                 await bus.api("STREAM.PURGE.OTHER", {"keep": 400})
-                before = await client.follow(bus, "before", lambda _: None, wait=60)
+                before = await queries.follow(bus, "before", lambda _: None, wait=60)
                 late = await ask(bus, "late", wait=60)
 
     assert (before.status, late.status) == ("completed", "completed")
@@ -314,7 +320,7 @@ async def test_max_storage_is_believed(quiet_net: Net) -> None:
         for number in range(6):
             await bus.store(f"ai.effects.junk.w.t{number}", b"x" * (MIB * 98 // 100))
         reasons = await readyz(orchestrator, "no new requests")
-        rooms = await storage.for_events(bus)
+        rooms = await capacity.for_events(bus)
 
     assert "JetStream's storage (bus.max_storage) is 74% full (5.9 of 8 MiB)" in reasons
     assert [each.what for each in rooms] == ["JetStream's storage (bus.max_storage)", "AI_INPUT"]
@@ -346,7 +352,7 @@ async def test_the_audit_is_full(tmp_path: Path) -> None:
             async with net.here("all"):
                 wish = WorkflowRequest("vm_deployment", "web1", {"name": "web1", "node": "pve1"})
                 await hold(bus, subjects.WORKFLOWS, "mcp-proxmox", 60)
-                await client.submit(bus, "tester", wish)
+                await requests.submit(bus, "tester", wish)
                 await running(bus, "web1", "create_vm")
                 await fill(bus, "ai.audit.junk{}")
                 await fill(bus, "ai.audit.junk{}", size=100)
@@ -355,7 +361,7 @@ async def test_the_audit_is_full(tmp_path: Path) -> None:
                 made = pve.creates()
                 found = await doctor.examine(await asyncio.to_thread(net.config), logs.get_logger())
                 await limit(server, bus, "200MB")
-                answer = await client.follow(bus, "web1", lambda _: None, wait=60)
+                answer = await queries.follow(bus, "web1", lambda _: None, wait=60)
 
             assert made == []
             assert answer.status.startswith("completed"), answer

@@ -8,8 +8,8 @@ import pytest
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 
-from agentd import subjects
-from agentd.messages import AuditRecord
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord
 from core.chains import verify
 
 if TYPE_CHECKING:

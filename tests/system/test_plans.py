@@ -12,10 +12,12 @@ from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ElicitRequestFormParams, ElicitRequestParams, ElicitResult, TextContent
 
-from agentd import client, subjects, tokens
-from agentd.calls import call_tool
-from agentd.messages import AuditRecord, ToolCall, WorkflowSignal
-from agentd.workflows import Status
+from agentd.client import queries, requests
+from agentd.client.tool_calls import call_tool
+from agentd.safety import tokens
+from agentd.wire import subjects
+from agentd.wire.messages import AuditRecord, ToolCall, WorkflowSignal
+from agentd.wire.workflow import Status
 from core.chains import verify
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from mcp.client.session import ClientRequestContext
 
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 EVE = tokens.make()
@@ -56,7 +58,7 @@ async def _do(bus: Bus, tool: str, **parameters: Any) -> None:
 
 async def _asked(bus: Bus) -> Any:
     await _do(bus, "create_snapshot", name="before")
-    return await client.plan(bus, "alice", "delete_snapshot", DROP)
+    return await requests.plan(bus, "alice", "delete_snapshot", DROP)
 
 
 def _text(result: CallToolResult) -> str:
@@ -70,9 +72,9 @@ async def test_what_is_approved_is_done_once(net: Net) -> None:
     async with net.client() as bus, net.here():
         plan = await _asked(bus)
         before = net.pve.log("DELETE")
-        own = await client.decide(bus, "alice", plan.workflow_id, "", WorkflowSignal("approve"))
-        said = await client.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
-        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+        own = await requests.decide(bus, "alice", plan.workflow_id, "", WorkflowSignal("approve"))
+        said = await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
         chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
     acts = [(each.principal, each.approved_by, each.phase) for each in chain if each.tool == "delete_snapshot"]
 
@@ -95,8 +97,8 @@ async def test_what_has_changed_meanwhile_is_not_done(net: Net) -> None:
     async with net.client() as bus, net.here():
         plan = await _asked(bus)
         await _do(bus, "start_vm")
-        await client.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
-        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert answer.status == "failed"
     assert "is not as it was when bob approved it (" in answer.error
@@ -108,12 +110,12 @@ async def test_another_guest_has_the_number_now(net: Net) -> None:
     """The guest is gone and a stranger's has its number and its name: it stays as it is."""
     assert net.pve is not None
     async with net.client() as bus, net.here():
-        plan = await client.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
+        plan = await requests.plan(bus, "alice", "delete_guest", {"vmid": 101, "name": "db-01"})
         await asyncio.to_thread(net.pve.drop_guest, 101)
         stranger = {"cores": 3, "description": "somebody else's"}
         await asyncio.to_thread(net.pve.guest, vmid=101, name="db-01", node="pve1", config=stranger)
-        await client.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
-        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+        await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
+        answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert plan.status is Status.WAITING_APPROVAL, plan.error
     assert answer.status == "failed"
@@ -142,8 +144,8 @@ async def test_a_client_of_mcp_hears_what_its_plan_became(net: Net) -> None:
         first = await mcp.call_tool("use_tool", {"tool": "delete_snapshot", "arguments": DROP})
         again = await mcp.call_tool("delete_snapshot", DROP)
         plan = _text(first).partition("agentd approve ")[2].partition(".")[0]
-        await client.decide(bus, "bob", plan, "", WorkflowSignal("approve"))
-        await client.follow(bus, plan, lambda _: None, wait=30)
+        await requests.decide(bus, "bob", plan, "", WorkflowSignal("approve"))
+        await queries.follow(bus, plan, lambda _: None, wait=30)
         done = await mcp.call_tool("delete_snapshot", DROP)
 
     assert looked.structured_content is not None
@@ -236,7 +238,7 @@ async def test_the_dashboard_approves_with_a_token(net: Net) -> None:
             await http.post(url, json=body, headers={"Authorization": f"Bearer {made[name][0]}"}, timeout=30)
             for name in ("alice", "bob")
         ]
-        answer = await client.follow(bus, plan.workflow_id, lambda _: None, wait=30)
+        answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 
     assert [each.status_code for each in said] == [409, 200]
     assert "somebody else has to approve call" in said[0].json()["message"]

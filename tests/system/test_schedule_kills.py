@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import client, provision, schedules, subjects
-from agentd.messages import ScheduleRun
-from agentd.sections import Schedule
+from agentd import schedules
+from agentd.bus import provision
+from agentd.client import queries
+from agentd.config.settings import Schedule
+from agentd.wire import subjects
+from agentd.wire.messages import ScheduleRun
 from harness import eventually
 from system.cast import Cast, note
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Net
 
 pytestmark = pytest.mark.system
@@ -72,7 +75,7 @@ async def test_orchestrators_die_while_it_fires(net: Net) -> None:
             return True
 
         await eventually(taken, "every firing is handled", 60)
-        answers = [await client.follow(bus, each, lambda _: None, wait=90) for each in await ids()]
+        answers = [await queries.follow(bus, each, lambda _: None, wait=90) for each in await ids()]
         responses = await bus.every(subjects.WORKFLOWS, subjects.response("*"))
         last = await bus.kv_get(subjects.CONF, subjects.schedule_key("often"))
         note("runs", f"{len(answers)} in {seconds:.0f} s with {len(cast.deaths)} deaths")

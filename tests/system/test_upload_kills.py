@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agentd import subjects
-from agentd.calls import call_tool
-from agentd.messages import ToolCall
+from agentd.client.tool_calls import call_tool
+from agentd.wire import subjects
+from agentd.wire.messages import ToolCall
 from harness import eventually
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import agentd
-from agentd import client, network
-from agentd.messages import WorkflowRequest
-from agentd.workflows import VERSION, Workflow
+from agentd.client import queries, requests
+from agentd.wire.messages import WorkflowRequest
+from agentd.wire.workflow import VERSION, Workflow
 from harness import eventually, until
 
 if TYPE_CHECKING:
-    from agentd.bus import Bus
+    from agentd.bus.jetstream import Bus
     from harness import Daemon, Net
 
 AGENTS = ("specialist", "mcp-bridge")
@@ -42,10 +42,10 @@ def newer(folder: Path) -> str:
 
 async def begin(bus: Bus, name: str) -> Workflow:
     """Ask for a VM; return the state once it is begun."""
-    await client.submit(bus, "tester", WorkflowRequest("vm_deployment", name, {"name": name, "template": 9000}))
+    await requests.submit(bus, "tester", WorkflowRequest("vm_deployment", name, {"name": name, "template": 9000}))
 
     async def begun() -> Workflow | None:
-        return await network.state(bus, name)
+        return await queries.state(bus, name)
 
     return await eventually(begun, f"{name} is begun", 45)
 
@@ -67,11 +67,11 @@ async def test_an_old_and_a_new_daemon(net: Net, tmp_path: Path) -> None:
             net.daemon("new", ("orchestrator",), PYTHONPATH=path) as new,
         ):
             together = [await begin(bus, f"both{number}") for number in range(4)]
-            ends = [await client.follow(bus, each.workflow_id, lambda _: None, wait=60) for each in together]
+            ends = [await queries.follow(bus, each.workflow_id, lambda _: None, wait=60) for each in together]
             old.stop()
 
             async def on_its_own() -> Workflow | None:
-                alone = await begin(bus, client.new_id("alone"))
+                alone = await begin(bus, requests.new_id("alone"))
                 return alone if alone.v > VERSION else None
 
             alone = await eventually(on_its_own, "the new one writes its own version", 60)
@@ -80,7 +80,7 @@ async def test_an_old_and_a_new_daemon(net: Net, tmp_path: Path) -> None:
             await asyncio.to_thread(until, lambda: handed_back(old, alone) or None, "the old one hands it back", 60)
             new.start().ready()
             old.stop()
-            ends.append(await client.follow(bus, alone.workflow_id, lambda _: None, wait=60))
+            ends.append(await queries.follow(bus, alone.workflow_id, lambda _: None, wait=60))
 
     assert {each.v for each in together} == {VERSION}
     assert {each.status for each in ends} == {"completed"}, ends

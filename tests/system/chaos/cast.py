@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from agentd.crash import OVER
+from agentd.crash_points import OVER
 from harness import SCRIPTS, Net, until
 from system.chaos import plan
 

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentd.subjects import ACK_WAIT
+from agentd.wire.subjects import ACK_WAIT
 
 DONE: Final = ("completed", "completed_with_warnings")
 UNDONE: Final = ("compensated",)

@@ -12,13 +12,13 @@ import msgspec
 
 from agentd import hookimpl
 from agentd.errors import Rejected
-from agentd.messages import Tier
-from agentd.tools import Call, Found, Repeat, collect, tool
-from agentd.workflows import Compensation, Definition, TaskSpec, result_of, template
+from agentd.tools.definition import Call, Found, Repeat, collect, tool
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import Compensation, Definition, TaskSpec, result_of, template
 
 if TYPE_CHECKING:
-    from agentd.proxmox import Proxmox
-    from agentd.tools import BrokenTool, Tool, Toolbox
+    from agentd.proxmox.client import Proxmox
+    from agentd.tools.definition import BrokenTool, Tool, Toolbox
 
 SPECIALIST: Final = "specialist"
 PROXMOX: Final = "mcp-proxmox"

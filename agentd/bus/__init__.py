@@ -1,0 +1,1 @@
+"""The connection to NATS and everything that is stored in JetStream."""

@@ -1,0 +1,468 @@
+"""The only file that speaks NATS: one connection that a daemon can live on for months.
+
+Several habits of nats-py end a long-lived daemon (each reproduced against 2.16):
+
+- a cancelled `flush()` or `rtt()` kills the read loop        → nothing here flushes; a PONG is watched instead
+- a frozen server blocks `publish()` and reconnecting for ever → publishing is handed to one pump, callers wait
+  for the answer with a time-out, and a watchdog aborts a transport that has had no PONG for eight seconds
+- any `-ERR` closes the client for good                       → `closed` is set, the daemon exits, systemd restarts it
+- `publish_async` leaks its permits while disconnected        → one reply inbox of our own for all answers
+- values that changed while disconnected are never told       → `on_reconnect` lets whoever holds a view list again
+- an exception in `error_cb` kills the read loop              → ours only notes it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import nats
+import nats.errors
+from nats import micro
+
+from agentd.bus import credentials as logins
+from agentd.bus.replies import Pending
+from agentd.bus.reply_subjects import Answering
+from agentd.bus.unreadable import Unreadable
+from agentd.errors import BusError, BusUnavailable, Denied, NoResponder
+from agentd.telemetry.logs import Seldom
+from agentd.wire import codec, subjects
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription as NatsSubscription
+
+    from agentd.config.settings import Bus as BusSettings
+    from agentd.config.settings import Login
+    from agentd.telemetry.logs import Logger
+
+M = TypeVar("M")
+Delivery: TypeAlias = "Msg"
+"""What a pull request brings: a message of a stream, or a status without data."""
+
+PING_INTERVAL = 5
+"""Seconds between PINGs."""
+SILENCE = 8.0
+"""Seconds without a PONG after which the transport is aborted."""
+DRAIN = 2.0
+"""Seconds that the server may take to confirm the end of a subscription or a connection."""
+WORKERS = 256
+"""Requests of other agents that are answered at the same time."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message that came over core NATS."""
+
+    subject: str
+    data: bytes
+    reply: str
+    bus: Connection
+
+    def decode(self, kind: type[M]) -> M:
+        """Return the message as `kind`; raises InvalidMessage."""
+        return codec.decode(self.data, kind)
+
+    async def respond(self, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
+        """Answer a message, as `Connection.answer` does; one without a reply subject is not answered."""
+        if self.reply:
+            await self.bus.answer(self.reply, message, principal=principal, others=others)
+
+
+Handler = Callable[[Received], Awaitable[None]]
+
+
+class Subscription:
+    """Something that was subscribed to; `stop` ends it."""
+
+    def __init__(self, stop: Callable[[], Awaitable[None]]) -> None:
+        """Keep how to stop."""
+        self._stop = stop
+
+    async def stop(self) -> None:
+        """Take no more messages."""
+        await self._stop()
+
+
+class Pull:
+    """An inbox for what pull requests bring; `stop` ends it."""
+
+    def __init__(self, inbox: str, sub: NatsSubscription) -> None:
+        """Keep the subject and the subscription behind it."""
+        self.inbox = inbox
+        self._sub = sub
+
+    async def stop(self) -> None:
+        """Take no more; what the server had sent already still arrives, unless it does not answer."""
+        drain: Callable[[], Awaitable[None]] = self._sub.drain
+        ending = asyncio.ensure_future(_lenient(drain()))
+        await asyncio.wait([ending], timeout=DRAIN)  # not wait_for: cancelling its flush() kills the read loop
+
+    async def cut(self) -> None:
+        """Take no more; what is under way is dropped."""
+        await _unsubscribe(self._sub)
+
+
+class Connection:
+    """One connection to NATS; `Bus` adds JetStream."""
+
+    def __init__(self, settings: BusSettings, agent: str, log: Logger) -> None:
+        """Keep the settings; `connect` does the work."""
+        self.agent = agent
+        self.settings = settings
+        self.problem = "not connected"
+        self.clock_offset = 0.0
+        self.closed = asyncio.Event()
+        self.on_reconnect: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.counters = {"reconnects": 0, "watchdog_aborts": 0, "timeouts": 0, "refused_replies": 0}
+        self._log = log
+        self._seldom = Seldom(log)
+        self.unreadable = Unreadable(log)
+        self._nc: Client = Answering(self._refuse)
+        self._out: deque[tuple[str, bytes, str, dict[str, str] | None]] = deque()
+        self._wake = asyncio.Event()
+        self._pending: Pending[Msg] = Pending(self._timed_out)
+        self._pulls = 0
+        self._inbox = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
+        self._slots = asyncio.Semaphore(WORKERS)
+        self._connecting = False
+        self._closing = False
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether the connection is up now."""
+        return bool(self._nc.is_connected)
+
+    @property
+    def server_version(self) -> str:
+        """Return the version of the server that we are connected to."""
+        return str(self._nc._server_info.get("version", "")) if self.connected else ""  # noqa: SLF001
+
+    @property
+    def max_payload(self) -> int:
+        """Return the largest message in bytes, headers included, that the server takes."""
+        return int(self._nc.max_payload)
+
+    def server_time(self) -> datetime:
+        """Return the NATS server's time as far as it is known."""
+        return datetime.fromtimestamp(time.time() + self.clock_offset, UTC)
+
+    # -- the connection ---------------------------------------------------------------------------------------
+
+    async def connect(self, *, wait: float | None = None, login: Login | None = None) -> None:
+        """Connect; keeps trying for `wait` seconds, for ever if None.
+
+        Raises BusUnavailable after that time, Denied when the server refuses these credentials.
+        """
+        options = await asyncio.to_thread(logins.options, self.settings, login or self.settings, self.agent)
+        prefix = str(options["inbox_prefix"])
+        servers = ", ".join(self.settings.servers)
+        self._connecting = True
+        try:
+            async with asyncio.timeout(wait):
+                await self._nc.connect(
+                    list(self.settings.servers),
+                    name=f"agentd {self.agent}",
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.25,  # type: ignore[arg-type]  # nats-py says int and takes a float
+                    connect_timeout=2,
+                    ping_interval=PING_INTERVAL,
+                    max_outstanding_pings=2,
+                    pending_size=8 << 20,
+                    error_cb=self._on_error,
+                    closed_cb=self._on_closed,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                    **options,
+                )
+        except TimeoutError as error:
+            hint = logins.hint(self.settings, self.problem)
+            message = f"no NATS at {servers} ({self.problem}): {hint}"
+            raise BusUnavailable(message) from error
+        except (nats.errors.Error, OSError) as error:
+            message = f"NATS at {servers}: {error}"
+            raise BusUnavailable(message) from error
+        finally:
+            self._connecting = False
+            if not self.connected:
+                self._start_anew()
+        self.problem = ""
+        self._inbox = f"{prefix}.{self._nc._nuid.next().decode()}"  # noqa: SLF001
+        await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_reply, pending_msgs_limit=1 << 20)
+        self._background = [asyncio.create_task(self._pump()), asyncio.create_task(self._watchdog())]
+
+    def _start_anew(self) -> None:
+        """Drop a client that did not connect: each `connect` would add the same servers to its list."""
+        _abort(self._nc)
+        self._nc = Answering(self._refuse)
+
+    async def close(self) -> None:
+        """Hand what is still to be sent to the server, then disconnect."""
+        for _ in range(100):
+            if not self._out or not self.connected:
+                break
+            await asyncio.sleep(0.01)
+        self._closing = True
+        self._out.clear()
+        tasks = [*self._background, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        closing = asyncio.ensure_future(_lenient(self._nc.close()))
+        # Not wait_for, which waits for what it has cancelled: nats-py swallows that, and a frozen server blocks it.
+        await asyncio.wait([closing, *tasks], timeout=DRAIN)
+        if not closing.done():
+            _abort(self._nc)
+            await asyncio.wait([closing, *tasks], timeout=DRAIN)
+
+    async def _pump(self) -> None:
+        """Be the one caller of nats-py's publish: if it blocks, only the pump does."""
+        while not self._closing:  # a cancel may be swallowed by the publish that it meets
+            await self._wake.wait()
+            self._wake.clear()
+            while self._out:
+                subject, data, reply, headers = self._out.popleft()
+                try:
+                    await self._nc.publish(subject, data, reply, headers)
+                except nats.errors.Error as error:
+                    self._pending.fail(_token(reply), BusUnavailable(f"cannot publish {subject}: {_text(error)}"))
+                except Exception as error:  # noqa: BLE001 - one bad message must not end the only publisher
+                    self._log.exception("a message cannot be sent", subject=subject)
+                    self._pending.fail(_token(reply), BusError(f"cannot publish {subject}: {_text(error)}"))
+
+    async def _watchdog(self) -> None:
+        """Abort a transport that has not answered a PING for SILENCE seconds."""
+        pongs, heard = -1, time.monotonic()
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(1)
+            now = time.monotonic()
+            seen = self._nc._pongs_received  # noqa: SLF001 - nats-py offers no other sign of life
+            stopped_ourselves = now - before > 3  # noqa: PLR2004 - SIGSTOP or a blocked loop: no reason to blame NATS
+            in_use = self.connected or _is_stuck(self._nc)
+            if seen != pongs or not in_use or stopped_ourselves:
+                pongs, heard = seen, now
+            elif now - heard > SILENCE:
+                self.counters["watchdog_aborts"] += 1
+                self._log.warning("NATS is silent, aborting the connection", seconds=round(now - heard, 1))
+                heard = now
+                _abort(self._nc)
+
+    async def _on_error(self, error: Exception) -> None:
+        text = _text(error)
+        if not self.connected:
+            self.problem = text
+            _abort(self._nc)  # nats-py leaves the socket of an attempt that failed to the garbage collector
+        if self._connecting and _is_refusal(text):
+            # nats-py would try for ever; it calls this from our own `connect`, so this ends it.
+            message = f"NATS refuses these credentials ({text}): see nkey_file, creds_file, user under [bus]"
+            raise Denied(message)
+        if "permissions violation" in text.lower():
+            self._pending.deny(text, self.agent)
+            self._log.warning("NATS does not allow it", error=text)
+        else:
+            self._log.debug("NATS says", error=text)
+
+    async def _on_disconnect(self) -> None:
+        if not self._nc.is_closed:
+            self.problem = "connection to NATS lost"
+            self._log.warning("connection to NATS lost")
+
+    async def _on_closed(self) -> None:
+        self.problem = "closed by NATS"
+        self.closed.set()
+
+    async def _on_reconnect(self) -> None:
+        self.problem = ""
+        self.counters["reconnects"] += 1
+        self._log.info("connected to NATS again")
+        for again in self.on_reconnect:
+            self.spawn(again())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside everything else; an exception in it is logged, not lost."""
+
+        async def run() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception:  # noqa: BLE001 - whatever it is, it is told
+                self._log.exception("background work failed")
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began: or Python complains
+
+    # -- asking and answering -----------------------------------------------------------------------------------
+
+    def send(self, subject: str, data: bytes = b"", reply: str = "", headers: dict[str, str] | None = None) -> None:
+        """Hand a message to the pump; no answer is expected."""
+        self._out.append((subject, data, reply, headers))
+        self._wake.set()
+
+    async def publish(self, subject: str, message: object) -> None:
+        """Publish over core NATS: whoever listens now gets it, nobody else."""
+        self.send(subject, as_bytes(message))
+
+    async def answer(self, reply: str, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
+        """Publish an answer to a reply subject that came from outside, if it is an inbox; else count and log it."""
+        if subjects.is_inbox(reply, principal, others):
+            await self.publish(reply, message)
+        else:
+            self._refuse(f"a message of {principal or 'a client'}", reply)
+
+    def _refuse(self, asked: str, reply: str) -> None:
+        self.counters["refused_replies"] += 1
+        self._seldom.warning("not answered: the reply subject is not an inbox of its sender", asked=asked, reply=reply)
+
+    async def ask(
+        self, subject: str, data: bytes, *, wait: float | None = None, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """Publish with a reply subject and return the first answer; raises BusUnavailable, Denied."""
+        return await self._asked(subject, data, wait, headers)
+
+    def _asked(
+        self, subject: str, data: bytes, wait: float | None, headers: dict[str, str] | None
+    ) -> asyncio.Future[Msg]:
+        """Publish with a reply subject now; the future is given the first answer, or why there is none."""
+        token, answer = self._pending.add(subject, wait or self.settings.timeout)
+        if self._nc.is_closed:
+            self._pending.fail(token, BusUnavailable("the connection to NATS is closed"))
+        else:
+            self.send(subject, data, f"{self._inbox}.{token}", headers)
+        return answer
+
+    async def _on_reply(self, msg: Msg) -> None:
+        self._pending.settle(_token(msg.subject), msg)
+
+    def _timed_out(self, subject: str) -> BusUnavailable:
+        self.counters["timeouts"] += 1
+        return BusUnavailable(f"NATS did not answer {subject} in time ({self.problem or 'connected'})")
+
+    async def request(self, subject: str, message: object, kind: type[M], *, wait: float | None = None) -> M:
+        """Ask whoever serves `subject`; raises NoResponder, BusUnavailable, InvalidMessage."""
+        answer = await self.ask(subject, as_bytes(message), wait=wait)
+        if status_of(answer) == "503":
+            error = f"nobody answers {subject}: is the agent that offers it running?"
+            raise NoResponder(error)
+        return codec.decode(answer.data, kind)
+
+    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
+        """Call `handler` for each message; one at a time would block the others, so each runs as a task."""
+        try:
+            sub = await self._nc.subscribe(subject, cb=self._spawning(handler))
+        except nats.errors.ConnectionClosedError as error:
+            message = f"cannot subscribe {subject}: the connection to NATS is closed"
+            raise BusUnavailable(message) from error
+        return Subscription(lambda: _unsubscribe(sub))
+
+    def _spawning(self, handler: Handler) -> Callable[[Msg], Awaitable[None]]:
+        async def guarded(received: Received) -> None:
+            try:
+                await handler(received)
+            finally:
+                self._slots.release()
+
+        async def on_message(msg: Msg) -> None:
+            await self._slots.acquire()
+            self.spawn(guarded(Received(msg.subject, msg.data, msg.reply, self)))
+
+        return on_message
+
+    async def serve(self, name: str, *, version: str, description: str, endpoints: dict[str, Handler]) -> Subscription:
+        """Offer `endpoints` (subject → handler) as a NATS micro service that `$SRV.INFO` describes."""
+        service = await micro.add_service(self._nc, name=name, version=version, description=description)
+        for subject, handler in endpoints.items():
+            await service.add_endpoint(name=_endpoint(subject), subject=subject, handler=self._answering(handler))
+
+        async def stop() -> None:
+            await service.stop()
+
+        return Subscription(stop)
+
+    def _answering(self, handler: Handler) -> Callable[[micro.request.Request], Awaitable[None]]:
+        spawning = self._spawning(handler)
+
+        async def on_request(request: micro.request.Request) -> None:
+            await spawning(request._msg)  # noqa: SLF001 - the micro request hides its reply subject
+
+        return on_request
+
+    def inbox(self, name: str) -> str:
+        """Return a subject that only we may subscribe to, and nobody has used before."""
+        self._pulls += 1
+        return f"{self._inbox}-{name}-{self._pulls}"
+
+    async def pull(self, inbox_name: str, on_message: Callable[[Delivery], Awaitable[None]]) -> Pull:
+        """Subscribe to an inbox of our own for pulled messages."""
+        inbox = self.inbox(inbox_name)
+        sub = await self._nc.subscribe(inbox, cb=on_message, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 30)
+        return Pull(inbox, sub)
+
+
+def as_bytes(message: object) -> bytes:
+    """Return `message` as it goes over the wire."""
+    return message if isinstance(message, bytes) else codec.encode(message)
+
+
+def _endpoint(subject: str) -> str:
+    """Return the name of an endpoint: the last word, after `step_` where agents alone may call it."""
+    name = subject.rpartition(".")[2]
+    return f"step_{name}" if subject.startswith(subjects.tool_step("*", "", "").rstrip(".")) else name
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _is_refusal(text: str) -> bool:
+    """Tell whether the server refused who we say that we are."""
+    return any(words in text.lower() for words in ("authorization violation", "authentication"))
+
+
+def status_of(msg: Msg) -> str:
+    """Return the status of a message that has one in the place of data, else ""."""
+    return "" if msg.headers is None else str(msg.headers.get("Status", ""))
+
+
+def _abort(client: Client) -> None:
+    """Cut the socket: nats-py's own way waits for a peer that does not answer."""
+    transport = _socket(client)
+    if transport is not None:
+        transport.abort()
+
+
+def _is_stuck(client: Client) -> bool:
+    """Tell whether a reconnection waits for the old socket to take what it still holds."""
+    transport = _socket(client)
+    return transport is not None and transport.get_write_buffer_size() > 0
+
+
+def _socket(client: Client) -> asyncio.WriteTransport | None:
+    writer = getattr(client._transport, "_io_writer", None)  # noqa: SLF001
+    found: asyncio.WriteTransport | None = None if writer is None else writer.transport
+    return found
+
+
+async def _unsubscribe(sub: NatsSubscription) -> None:
+    await _lenient(sub.unsubscribe())
+
+
+async def _lenient(ending: Awaitable[None]) -> None:
+    """End something; on a connection that is gone it has ended already (uvloop says so by a RuntimeError)."""
+    with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
+        await ending
+
+
+def _token(reply: str) -> str:
+    return reply.rpartition(".")[2]

@@ -1,0 +1,428 @@
+"""The work loop: pulls messages from a durable consumer, and alone decides what becomes of each.
+
+A handler never acknowledges.  It returns (done), raises BusUnavailable (again here, as long as the message is ours),
+another TemporaryError (handed back, again after its delay), or anything else (again, with growing pauses: a message is
+never thrown away because of our own fault).  `GiveUp`, and a fault of ours that is there each time, end a message
+without success: it is kept among the dead letters first (dead.py), and one that cannot be kept comes again.
+
+Why our own: nats-py has `fetch` alone, whose cancellation leaves a pull open, so that a message lands in a local
+queue while its timer runs.  Here a slot is free before a message is asked for, the pull is continuous, and a
+message that is being worked on is reported as in progress every ten seconds until its deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from agentd.bus import dead_letters
+from agentd.bus.jetstream import DELETE
+from agentd.errors import AgentdError, BusError, BusFull, BusUnavailable, GiveUp, TemporaryError
+from agentd.wire import codec, messages, subjects
+from agentd.wire.subjects import ACK_WAIT, PROGRESS
+
+if TYPE_CHECKING:
+    from agentd.bus.connection import Delivery, Pull
+    from agentd.bus.delivery_journal import Journal
+    from agentd.bus.jetstream import Bus
+    from agentd.telemetry.logs import Logger
+
+M = TypeVar("M")
+
+HELD = ACK_WAIT - 2.0
+"""Seconds after the last report for which a message is surely still ours.
+
+After that somebody else may have it (this process was stopped, or cut off), and a NAK of our delivery would hand it to
+a third while that one works on it [seen].
+"""
+EXPIRES = 10.0
+"""Seconds that one pull request stays open at the server."""
+SUSPECT = 3
+"""Deliveries after which a message may be what its handlers die of.
+
+Every death of a process is a delivery more for all that it held, so deliveries alone blame the innocent: a task that
+killed its worker again and again failed its neighbours [seen].  So suspects run one at a time in a process, and each
+begin of one is written down before it.
+"""
+BEGINS = 5
+"""Begins of a suspect after which it is taken for poison."""
+ALONE = 30.0
+"""Seconds for which a suspect runs alone: who lives longer kills nobody at once, and others have deadlines."""
+MAX_PAUSE = 30.0
+"""Longest pause in seconds before a message is delivered again."""
+
+
+BUGS = 20
+"""Times that a message may meet a fault of ours in this process, over eight minutes, before it is given up.
+
+One that comes again for ever takes a place among those that the server hands out; a thousand of them would stop all
+others.  Errors of NATS do not count: an outage may last.
+"""
+
+
+@dataclass
+class Job:
+    """One delivery of a message.
+
+    sequence   of the message in its stream
+    delivered  how often it was delivered, this time included
+    begun      how often it was begun since it is a suspect, this time included
+    stored     when the server stored it
+    until      monotonic time after which it is no longer reported as in progress; None: as long as it takes
+    reported   monotonic time when the server last heard of us that we have it
+    """
+
+    subject: str
+    data: bytes
+    reply: str
+    sequence: int
+    delivered: int
+    stored: datetime
+    headers: dict[str, str]
+    until: float | None = None
+    begun: int = 0
+    reported: float = field(default_factory=time.monotonic)
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether nobody else can have got this message meanwhile."""
+        return time.monotonic() - self.reported < HELD
+
+    def decode(self, kind: type[M]) -> M:
+        """Return the message as `kind`; raises InvalidMessage."""
+        return codec.decode(self.data, kind)
+
+    def letter(self, stream: str, agent_id: str, reason: str) -> messages.DeadLetter:
+        """Return what a dead letter says of this message, which lay in `stream` and which `agent_id` gives up."""
+        return messages.DeadLetter(
+            stream=stream,
+            sequence=self.sequence,
+            subject=self.subject,
+            reason=reason,
+            agent_id=agent_id,
+            stored=self.stored,
+            delivered=self.delivered,
+            headers=self.headers,
+        )
+
+
+Handle = Callable[[Job], Awaitable[None]]
+
+
+class Consumer:
+    """A continuous pull from one durable consumer; `problem` says why it gets no work, if so."""
+
+    def __init__(  # noqa: PLR0913 - what, how much, by whom, and where it is noted
+        self, bus: Bus, stream: str, durable: str, handle: Handle, *, slots: int, log: Logger, journal: Journal | None
+    ) -> None:
+        """Keep what to pull, how many messages at once, who handles them, and where open ones are noted."""
+        self.durable = durable
+        self.problem = ""
+        self.paused = False
+        self._bus = bus
+        self._stream = stream
+        self._bugs: dict[int, int] = {}
+        self._full = ("", 0.0)
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._handle = handle
+        self._slots = slots
+        self._log = log
+        self._journal = journal
+        self._alone = asyncio.Lock() if journal is None else journal.alone
+        self._reported = 0.0
+        self._asked = 0
+        self._asked_at = 0.0
+        self._pull: Pull | None = None
+        self._stopping = False
+        self._active: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def active(self) -> int:
+        """Return how many messages are being handled now."""
+        return len(self._active)
+
+    @property
+    def full(self) -> str:
+        """Return why JetStream had no room for what a message led to; empty once one is done, or it is long ago."""
+        text, until = self._full
+        return text if time.monotonic() < until else ""
+
+    async def run(self, stopping: asyncio.Event, *, drain: float = 30.0) -> None:
+        """Work until `stopping` is set, then finish what runs within `drain` seconds or hand it back."""
+        await self._again()
+        self._bus.on_reconnect.append(self._again)
+        try:
+            while not stopping.is_set():
+                await _wait(stopping, 1.0)
+                self._tick()
+        finally:
+            self._bus.on_reconnect.remove(self._again)
+            await self._finish(drain)
+
+    async def pause(self) -> None:
+        """Take nothing more, also not what an open pull request would bring: it could bring `slots` messages."""
+        if not self.paused:
+            self.paused = True
+            if self._pull is not None and self._bus.connected:
+                await self._again()
+
+    def resume(self) -> None:
+        """Take work again."""
+        self.paused = False
+        self._ask()
+
+    async def _finish(self, drain: float) -> None:
+        self._stopping = True
+        if self._pull is not None:
+            await self._pull.stop()
+        until = time.monotonic() + drain
+        while self._active and time.monotonic() < until:
+            await _wait(self._idle, 1.0)
+            self._report()
+        left = list(self._active.values())
+        for job, task in left:
+            task.cancel()
+            self._nak(job, 0.0)
+        await asyncio.gather(*(task for _, task in left), return_exceptions=True)
+
+    async def _again(self) -> None:
+        """Ask anew, under a new subject: what was asked before may still count at a server that did not restart."""
+        before, self._pull = self._pull, await self._bus.pull(self.durable, self._on_message)
+        self._asked = 0
+        self._ask()
+        if before is not None:
+            await before.stop()
+
+    def _ask(self) -> None:
+        free = self._slots - len(self._active) - self._asked
+        worth_it = free > 0 and (free >= self._slots / 2 or self._asked == 0)
+        if self._pull is None or self._stopping or self.paused or not worth_it:
+            return
+        self._asked += free
+        self._asked_at = time.monotonic()
+        request = msgspec.json.encode({"batch": free, "expires": int(EXPIRES * 1e9)})
+        self._bus.send(self._next, request, self._pull.inbox)
+
+    def _tick(self) -> None:
+        """Forget pull requests that the server must have ended, and report on what runs."""
+        if self._asked and time.monotonic() - self._asked_at > EXPIRES + 2:
+            self._asked = 0
+        self._ask()
+        self._report()
+
+    def _report(self) -> None:
+        if self._journal is not None:
+            self._journal.beat()
+        now = time.monotonic()
+        if now < self._reported + PROGRESS or not self._bus.connected:
+            return
+        self._reported = now
+        for job, _ in self._active.values():
+            if job.ours and (job.until is None or now < job.until):
+                self._bus.send(job.reply, b"+WPI")
+                job.reported = now
+
+    async def _on_message(self, msg: Delivery) -> None:
+        status = "" if msg.headers is None else msg.headers.get("Status", "")
+        if status:
+            self._on_status(status, msg)
+            return
+        if not msg.reply:
+            return  # not of the server's: there is nothing to acknowledge
+        self._asked = max(0, self._asked - 1)
+        self.problem = ""
+        job = _job(msg)
+        if self._stopping or len(self._active) >= self._slots:
+            self._nak(job, 0.0)  # a pull request that we took for ended was not
+            return
+        self._idle.clear()
+        if self._journal is not None:
+            self._journal.add(job.reply)
+        task = asyncio.create_task(self._work(job))
+        self._active[job.reply] = (job, task)
+        if self._asked == 0:
+            self._ask()
+
+    def _on_status(self, status: str, msg: Delivery) -> None:
+        """408 and 404: the request ended unfilled; 409 and 503: the consumer moved, or is not there."""
+        headers = msg.headers or {}
+        if status in {"408", "404"}:
+            self.problem = ""
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))
+            self._ask()
+            return
+        if status in {"409", "503"}:
+            # A 503 has no description; nats-py takes the next header for one.
+            text = headers.get("Description", "") if status == "409" else "it is not there: run `agentd provision`"
+            self.problem = f"consumer {self.durable}: {text}"
+            self._asked = 0  # the next tick asks again: at once would be a storm
+
+    async def _work(self, job: Job) -> None:
+        try:
+            await self._patiently(job)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug of the handler's is one too: the message comes again
+            await self._failed(job, error)
+        else:
+            self._full = ("", 0.0)
+            self._bugs.pop(job.sequence, None)
+            self._bus.send(job.reply, b"+ACK")
+        finally:
+            self._active.pop(job.reply, None)
+            if self._journal is not None:
+                self._journal.remove(job.reply)
+            if not self._active:
+                self._idle.set()
+            self._ask()
+
+    async def _patiently(self, job: Job) -> None:
+        """Handle a message; while NATS is away, again and again: its deliveries are not used up by that.
+
+        A NAK is a delivery more, and who has been delivered too often is taken for poison: ten were used up within a
+        minute in which JetStream answered now and then [seen].
+        """
+        tries = 0
+        while True:
+            try:
+                await self._handled(job)
+            except BusUnavailable as error:
+                if self._stopping or not job.ours or (job.until is not None and time.monotonic() > job.until):
+                    raise
+                tries += 1
+                if isinstance(error, BusFull):
+                    self._full = (str(error), time.monotonic() + MAX_PAUSE + 2)
+                self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
+                await asyncio.sleep(min(error.delay * tries, MAX_PAUSE))
+            else:
+                return
+
+    async def _handled(self, job: Job) -> None:
+        """Handle a message; a suspect alone among suspects, and not again and again."""
+        if job.delivered <= SUSPECT:
+            await self._handle(job)
+            return
+        await self._alone.acquire()
+        release = _once(self._alone.release)
+        timer = asyncio.get_running_loop().call_later(ALONE, release)
+        done = False
+        try:
+            job.begun = job.begun or await self._noted(job)
+            if job.begun > BEGINS + 1:
+                message = f"begun {job.begun - 1} times without an end: whoever handles it dies"
+                raise GiveUp(message)
+            await self._handle(job)
+            done = True
+        finally:
+            timer.cancel()
+            release()
+            self._survived(job, done=done)
+
+    async def _noted(self, job: Job) -> int:
+        """Write down that a suspect is begun; return how often it was, this time included."""
+        begun = 1 + ((await self._bus.kv_read(subjects.RESULTS, self._begun(job), int)).value or 0)
+        await self._bus.kv_put(subjects.RESULTS, self._begun(job), str(begun).encode())
+        return begun
+
+    def _survived(self, job: Job, *, done: bool) -> None:
+        """Take back the begin of a message that did not kill us: one that is handed back again and again is no poison.
+
+        The begins before it stay, unless the message is done: while the claim of a process that died counts, others
+        hand the message back, and poison that was forgotten each time killed for ever [seen].
+        """
+        before, job.begun = job.begun - 1, 0
+        subject = f"$KV.{subjects.RESULTS}.{self._begun(job)}"
+        if done or before == 0:
+            self._bus.send(subject, b"", headers=DELETE)
+        elif before > 0:
+            self._bus.send(subject, str(before).encode())
+
+    def _begun(self, job: Job) -> str:
+        return f"begun.{self.durable}.{job.sequence}"
+
+    async def _failed(self, job: Job, error: Exception) -> None:
+        """Decide what becomes of a message that was not handled."""
+        if isinstance(error, TemporaryError):
+            self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
+            self._nak(job, min(error.delay * job.delivered, MAX_PAUSE))
+        elif isinstance(error, GiveUp):
+            await self._give_up(job, str(error))
+        else:
+            self._log.exception("a message was not handled", subject=job.subject, delivered=job.delivered)
+            if self._is_hopeless(job, error):
+                await self._give_up(job, f"{type(error).__name__}: {error} ({BUGS} times)")
+            else:
+                self._nak(job, min(0.5 * 2 ** min(job.delivered, 10), MAX_PAUSE))
+
+    def _is_hopeless(self, job: Job, error: Exception) -> bool:
+        """Count a fault; tell whether this message has met too many."""
+        if isinstance(error, BusError):
+            return False
+        self._bugs[job.sequence] = self._bugs.get(job.sequence, 0) + 1
+        return self._bugs[job.sequence] >= BUGS
+
+    async def _give_up(self, job: Job, reason: str) -> None:
+        """Keep a message among the dead letters, then end it."""
+        self._log.error("gave up a message", subject=job.subject, reason=reason)
+        try:
+            await dead_letters.bury(
+                self._bus,
+                dead_letters.GIVEN_UP,
+                self.durable,
+                job.letter(self._stream, self._bus.agent, reason),
+                job.data,
+            )
+        except AgentdError as error:
+            self._log.error("a dead letter cannot be kept", subject=job.subject, reason=str(error))
+            self._nak(job, min(1.0 * job.delivered, MAX_PAUSE))
+            return
+        self._bugs.pop(job.sequence, None)
+        self._bus.send(job.reply, f"+TERM {reason}".encode())
+
+    def _nak(self, job: Job, delay: float) -> None:
+        if not job.ours:
+            self._log.warning("not handed back: somebody else may have it", subject=job.subject)
+            return
+        body = b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9)
+        self._bus.send(job.reply, body)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for `event`, at most `seconds`."""
+    task = asyncio.ensure_future(event.wait())
+    await asyncio.wait([task], timeout=seconds)
+    task.cancel()
+
+
+def _job(msg: Delivery) -> Job:
+    """Read the delivery's figures from its reply subject, `$JS.ACK.…` in its old or its new form."""
+    tokens = msg.reply.split(".")
+    shift = 2 if len(tokens) > 9 else 0  # noqa: PLR2004 - the new form has a domain and an account hash
+    return Job(
+        subject=msg.subject,
+        data=msg.data,
+        reply=msg.reply,
+        delivered=int(tokens[4 + shift]),
+        sequence=int(tokens[5 + shift]),
+        stored=datetime.fromtimestamp(int(tokens[7 + shift]) / 1e9, UTC),
+        headers=dict(msg.headers or {}),
+    )
+
+
+def _once(work: Callable[[], None]) -> Callable[[], None]:
+    """Return what does `work` at its first call."""
+    left = [work]
+
+    def run() -> None:
+        if left:
+            left.pop()()
+
+    return run

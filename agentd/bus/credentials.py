@@ -1,0 +1,73 @@
+"""Who we say that we are to NATS: a login of the configuration as nats-py's options."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nats.aio.client import RawCredentials
+
+from agentd import files
+from agentd.errors import ConfigError, UnsafeFile
+
+if TYPE_CHECKING:
+    from agentd.config.settings import Bus as BusSettings
+    from agentd.config.settings import Login
+
+_CUT = ("broken pipe", "reset by peer", "eof", "connection lost")
+"""How a server that wants a certificate ends the connection of who has none, if its alert comes too late."""
+
+
+def options(settings: BusSettings, login: Login, identity: str) -> dict[str, Any]:
+    """Return nats-py's options for this login; raises ConfigError for a file that cannot be read."""
+    found: dict[str, Any] = {"inbox_prefix": login.inbox(identity)}
+    if login.nkey_file:
+        found["nkeys_seed_str"] = login.nkey_seed()
+    elif login.creds_file:
+        found["user_credentials"] = _credentials(login)
+    elif login.user:
+        found |= {"user": login.user, "password": login.password()}
+    if _secure(settings) or login.tls_ca_file or login.tls_cert_file:
+        found["tls"] = _tls(login)
+    return found
+
+
+def hint(settings: BusSettings, problem: str) -> str:
+    """Say what to do about a `problem` that kept us from connecting."""
+    text = problem.lower()
+    if "certificate" in text:
+        return "see tls_ca_file and tls_cert_file under [bus]"
+    if _secure(settings) and any(each in text for each in _CUT):
+        return "does it want a certificate of ours? see tls_cert_file under [bus]"
+    return "start it, or name it under [bus] servers"
+
+
+def _secure(settings: BusSettings) -> bool:
+    return any(url.startswith(("tls:", "wss:")) for url in settings.servers)
+
+
+def _credentials(login: Login) -> RawCredentials:
+    """Read the credentials file here: nats-py reads it in the loop, and for ever if it holds no JWT."""
+    text = login.creds()
+    for part in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
+        if part not in text:
+            message = f"bus.creds_file: {login.creds_file} is not a credentials file: it has no line {part!r}"
+            raise ConfigError(message)
+    return RawCredentials(text)
+
+
+def _tls(login: Login) -> ssl.SSLContext:
+    try:
+        for name, secret in ((login.tls_ca_file, False), (login.tls_cert_file, False), (login.tls_key_file, True)):
+            if name:
+                files.check(Path(name), secret=secret, follow=not secret)
+        context = ssl.create_default_context(cafile=login.tls_ca_file)
+        if login.tls_cert_file:
+            context.load_cert_chain(login.tls_cert_file, login.tls_key_file)
+    except UnsafeFile as error:
+        raise ConfigError(f"bus: {error}") from error
+    except (OSError, ssl.SSLError) as error:
+        message = f"bus: cannot load the TLS files: {error}"
+        raise ConfigError(message) from error
+    return context

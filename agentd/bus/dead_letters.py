@@ -1,0 +1,354 @@
+"""Dead letters: messages that could not be handled, kept with the reason until a person has looked.
+
+The server's own advisories name a message that was ended; in a work queue the message itself is gone then [seen].  So
+whoever gives one up stores it here first and only then ends it, and what cannot be stored comes again.  The body of a
+letter is the message as it was, the header LETTER the rest as JSON: a header of its own, such as a rollup, would act on
+AI_DEAD.
+
+    ai.dead.given-up.<consumer>.<key>   a consumer could not take a message: it is gone from its stream
+    ai.dead.poisoned.<queue>.<key>      an assignment that whoever ran it died of; its workflow was told
+    ai.dead.broken.<consumer>.<key>     an input that ended its workflow, because it could not be decided over
+    ai.dead.mark.<letter>               what became of a letter, written by compare-and-set: it is replayed once
+    $JS.EVENT.ADVISORY.…                messages that somebody else ended, such as a plain agent
+
+A replay publishes a message again where it was, and only what an orchestrator gave up: a worker may write letters too,
+and must not get a signal or a completion published that way.  What fails again is a new letter that names the first; no
+program replays, so there is no loop.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agentd.bus.stream_reader import SIZE, scan
+from agentd.errors import BusFull, Denied, InvalidMessage, NotFound, PermanentError, StaleWrite, TooManyWaiting
+from agentd.wire import secrets, subjects
+from agentd.wire.codec import convert, now, plain
+from agentd.wire.messages import DeadLetter, DeadMark, Zoned
+
+if TYPE_CHECKING:
+    from agentd.bus.jetstream import Bus, Stored
+
+GIVEN_UP: Final = "given-up"
+POISONED: Final = "poisoned"
+BROKEN: Final = "broken"
+ENDED: Final = "ended"
+"""Why there is a letter; `ended` are the server's advisories."""
+
+OPEN: Final = "open"
+REPLAYING: Final = "replaying"
+REPLAYED: Final = "replayed"
+DROPPED: Final = "dropped"
+
+LETTER: Final = "Agentd-Letter"
+"""Header with a DeadLetter as JSON."""
+REPLAY: Final = "Agentd-Replay"
+"""Header of a message that is published again: which letter it was."""
+MAX_REASON: Final = 2000
+MAX_HEADERS: Final = 16 * 1024
+"""Characters of the reason, and bytes of the message's own headers, that a letter keeps."""
+ROOM: Final = 512
+"""Bytes of a message that the protocol and our other headers take."""
+TAKEOVER: Final = timedelta(seconds=60)
+"""After which a replay that was begun counts as broken off, and may be begun again."""
+
+_REPLAYED_FROM: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    subjects.ORCH_REQUESTS: (subjects.REQUESTS, (subjects.WORKFLOW_REQUEST,)),
+    subjects.ORCH_INPUT: (subjects.INPUT, (subjects.TASK_COMPLETE, "ai.workflows.signal.")),
+    subjects.ORCH_DUE: (subjects.WORKFLOWS, ("ai.workflows.due.",)),
+}
+"""Consumers of the orchestrators: the stream that each reads, and how what it gave up began."""
+
+
+class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One dead letter as it is listed.
+
+    number     its sequence in AI_DEAD: what `agentd dead` knows it by
+    fixed      why it cannot be replayed; empty if it can
+    state      open, replaying, replayed or dropped; `closed_by` and `closed_at` say by whom and when
+    """
+
+    number: int
+    when: datetime
+    why: str
+    stream: str
+    subject: str
+    reason: str
+    agent_id: str
+    size: int = 0
+    sequence: int = 0
+    consumer: str = ""
+    delivered: int = 1
+    cut: bool = False
+    replay_of: int = 0
+    fixed: str = ""
+    state: str = OPEN
+    closed_by: str = ""
+    closed_at: datetime | None = None
+    replayed_as: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Tell whether a person still has to look."""
+        return self.state in {OPEN, REPLAYING}
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The message that a letter is about; `text` is None where it is no text."""
+
+    headers: dict[str, str]
+    text: str | None
+    data: bytes
+
+
+class _Advisory(msgspec.Struct, frozen=True):
+    """What the server says when a message is ended or was delivered too often."""
+
+    type: str
+    stream: str
+    consumer: str
+    stream_seq: int
+    timestamp: Zoned
+    deliveries: int = 1
+    reason: str = ""
+
+
+# -- keeping --------------------------------------------------------------------------------------------------------
+
+
+async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: bytes) -> None:
+    """Keep a message among the dead letters; the same one twice is one letter.  Raises BusError."""
+    key = f"{letter.sequence}-{round(letter.stored.timestamp() * 1000)}"
+    letter, data = _fitting(letter, data, bus.max_payload)
+    subject, expect = subjects.dead(why, consumer, key), 0
+    while True:
+        try:
+            await bus.store(subject, data, expect=expect, headers={LETTER: _header(letter)})
+        except StaleWrite:
+            there = await bus.every(subjects.DEAD, subject)
+            if any(LETTER in stored.headers for stored in there):
+                return  # kept before, by an agent that died before it ended the message
+            expect = there[-1].seq if there else 0  # only answers of the server
+        else:
+            return
+
+
+def _fitting(letter: DeadLetter, data: bytes, most: int) -> tuple[DeadLetter, bytes]:
+    """Return what one message can carry; agentd takes none whose end would have to go, so nothing of use is lost."""
+    replay = letter.headers.get(REPLAY, "")
+    given, data = data, secrets.of_message(data)
+    headers = {secrets.redacted(name): secrets.redacted(value) for name, value in letter.headers.items()}
+    hidden = data != given or headers != letter.headers
+    letter = msgspec.structs.replace(letter, headers=headers, reason=secrets.redacted(letter.reason))
+    whole = len(json.dumps(letter.headers)) <= MAX_HEADERS and len(letter.reason) <= MAX_REASON
+    letter = msgspec.structs.replace(
+        letter,
+        reason=letter.reason[:MAX_REASON],
+        headers=letter.headers if whole else {},
+        cut=hidden or not whole,
+        size=len(given),
+        replay_of=int(replay) if replay.isascii() and replay.isdigit() and len(replay) < 20 else 0,  # noqa: PLR2004
+    )
+    room = most - len(_header(letter)) - ROOM
+    if len(data) <= room:
+        return letter, data
+    return msgspec.structs.replace(letter, cut=True), data[: max(room, 0)]
+
+
+def _header(letter: DeadLetter) -> str:
+    """Return a letter as one line of ASCII."""
+    return json.dumps(plain(letter))
+
+
+# -- looking --------------------------------------------------------------------------------------------------------
+
+
+async def letters(bus: Bus) -> list[Letter]:
+    """Return every dead letter, the oldest first, with what became of it; bodies are not fetched."""
+    # In this order: an advisory comes after the letter that explains it, and a mark after both.
+    advisories = [_advised(stored) async for stored in scan(bus, subjects.DEAD, *subjects.ADVISORIES)]
+    kept = [
+        _letter(stored, why)
+        for why in (GIVEN_UP, POISONED, BROKEN)
+        async for stored in scan(bus, subjects.DEAD, subjects.dead(why, "*", "*"), headers_only=True)
+    ]
+    newest = await bus.newest_many(subjects.DEAD, subjects.ALL_DEAD_MARKS, DeadMark)
+    marks = {_number(subject): each.value for subject, each in newest.items() if each.value is not None}
+    explained = {(each.stream, each.consumer, each.sequence) for each in kept}
+    unexplained = [each for each in advisories if each and (each.stream, each.consumer, each.sequence) not in explained]
+    found = sorted([*kept, *unexplained], key=lambda each: each.number)
+    return [_marked(each, marks.get(each.number)) for each in found]
+
+
+async def counted(bus: Bus) -> dict[str, int]:
+    """Return how many letters of each stream are open."""
+    open_ = [each.stream for each in await letters(bus) if each.open]
+    return {stream: open_.count(stream) for stream in open_}
+
+
+async def find(bus: Bus, number: int) -> Letter:
+    """Return one letter; raises NotFound."""
+    for each in await letters(bus):
+        if each.number == number:
+            return each
+    message = f"there is no dead letter {number}; `agentd dead --all` lists them, and they stay 30 days"
+    raise NotFound(message)
+
+
+async def body(bus: Bus, letter: Letter) -> Body:
+    """Return the message that a letter is about; raises NotFound where it is gone."""
+    if letter.why == ENDED:
+        stored = await bus.message(letter.stream, letter.sequence)
+        if stored is None:
+            message = f"letter {letter.number} is an advisory of the server; the message has left {letter.stream}"
+            raise NotFound(message)
+        return _body(stored.headers, stored.data)
+    stored = await bus.message(subjects.DEAD, letter.number)
+    if stored is None:
+        message = f"letter {letter.number} has just expired"
+        raise NotFound(message)
+    return _body(_read(stored).headers, stored.data)
+
+
+def _body(headers: dict[str, str], data: bytes) -> Body:
+    try:
+        return Body(headers, data.decode(), data)
+    except UnicodeDecodeError:
+        return Body(headers, None, data)
+
+
+def _read(stored: Stored) -> DeadLetter:
+    try:
+        return convert(json.loads(stored.headers.get(LETTER, "{}")), DeadLetter)
+    except ValueError as error:
+        raise InvalidMessage(f"{LETTER}: {error}") from error
+
+
+def _letter(stored: Stored, why: str) -> Letter:
+    consumer = stored.subject.split(".")[3]
+    try:
+        read = _read(stored)
+    except InvalidMessage as error:  # not of our making: who may publish here may write nonsense, and it is shown
+        size = int(stored.headers.get(SIZE, len(stored.data)))
+        reason = f"not a letter of agentd's: {error}"
+        return Letter(stored.seq, stored.time, why, subjects.DEAD, stored.subject, reason, "", size, fixed=reason)
+    return Letter(
+        number=stored.seq,
+        when=stored.time,
+        why=why,
+        stream=read.stream,
+        subject=read.subject,
+        reason=read.reason,
+        agent_id=read.agent_id,
+        size=read.size,
+        sequence=read.sequence,
+        consumer=consumer,
+        delivered=read.delivered,
+        cut=read.cut,
+        replay_of=read.replay_of,
+        fixed=_fixed(why, consumer, read),
+    )
+
+
+def _fixed(why: str, consumer: str, letter: DeadLetter) -> str:
+    """Return why a letter is not replayed, empty if it can be."""
+    if why == POISONED:
+        return "its workflow has counted that attempt as failed, and would not hear of another: ask for the work anew"
+    if why == BROKEN:
+        return "its workflow has ended because of it: ask for the work anew"
+    if letter.cut:
+        return "it was too large to be kept whole"
+    stream, begin = _REPLAYED_FROM.get(consumer, ("", ()))
+    if letter.stream != stream or not letter.subject.startswith(begin):
+        return f"only what an orchestrator gave up is published again; this was {consumer}'s"
+    return ""
+
+
+def _advised(stored: Stored) -> Letter | None:
+    """Return the letter that an advisory amounts to; None for streams that are not ours."""
+    try:
+        read = stored.decode(_Advisory)
+    except InvalidMessage:
+        return None
+    if not read.stream.startswith("AI_"):
+        return None
+    ended = read.type.endswith("terminated")
+    reason = read.reason or ("ended without a reason" if ended else f"delivered {read.deliveries} times without an end")
+    return Letter(
+        number=stored.seq,
+        when=read.timestamp,
+        why=ENDED,
+        stream=read.stream,
+        subject="",
+        reason=reason,
+        agent_id="",
+        sequence=read.stream_seq,
+        consumer=read.consumer,
+        delivered=read.deliveries,
+        fixed="agentd did not give it up: there is the server's advisory alone",
+    )
+
+
+def _marked(letter: Letter, mark: DeadMark | None) -> Letter:
+    if mark is None:
+        return letter
+    return msgspec.structs.replace(
+        letter, state=mark.action, closed_by=mark.principal, closed_at=mark.timestamp, replayed_as=mark.sequence
+    )
+
+
+def _number(subject: str) -> int:
+    last = subject.rpartition(".")[2]
+    return int(last) if last.isdigit() else 0
+
+
+# -- closing --------------------------------------------------------------------------------------------------------
+
+
+async def replay(bus: Bus, letter: Letter, principal: str) -> int:
+    """Publish the message of a letter again where it was, once; return its new sequence.
+
+    The mark comes first, so that two people do not both do it; one that was broken off can be done again after a
+    minute: whoever reads these messages takes the same one twice as one.
+    Raises PermanentError for one that is closed or cannot be replayed, BusError.
+    """
+    if letter.fixed:
+        message = f"letter {letter.number} cannot be replayed: {letter.fixed}"
+        raise PermanentError(message)
+    found = await body(bus, letter)
+    mark = await _mark(bus, letter, REPLAYING, principal)
+    own = {name: value for name, value in found.headers.items() if not name.lower().startswith("nats-")}
+    try:
+        sequence = await bus.store(letter.subject, found.data, headers=own | {REPLAY: str(letter.number)})
+    except (BusFull, TooManyWaiting, Denied):  # surely not stored
+        await bus.store(subjects.dead_mark(letter.number), DeadMark(OPEN, principal, now()), expect=mark)
+        raise
+    done = DeadMark(REPLAYED, principal, now(), sequence)
+    await bus.store(subjects.dead_mark(letter.number), done, expect=mark)
+    return sequence
+
+
+async def drop(bus: Bus, letter: Letter, principal: str) -> None:
+    """Say that nothing has to be done about a letter; it stays to be read.  Raises PermanentError."""
+    await _mark(bus, letter, DROPPED, principal)
+
+
+async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:
+    """Close a letter, or begin to; return the mark's sequence."""
+    subject = subjects.dead_mark(letter.number)
+    before = await bus.newest(subjects.DEAD, subject, DeadMark)
+    mark = before.value  # one that cannot be read closes nothing
+    if mark is not None:
+        broken_off = mark.action == REPLAYING and now() - mark.timestamp > TAKEOVER
+        if mark.action != OPEN and not broken_off:
+            message = f"letter {letter.number} was {mark.action} by {mark.principal} at {mark.timestamp:%F %T} UTC"
+            raise PermanentError(message)
+    try:
+        return await bus.store(subject, DeadMark(action, principal, now()), expect=before.seq)
+    except StaleWrite as error:
+        message = f"letter {letter.number}: somebody else has just closed it"
+        raise PermanentError(message) from error

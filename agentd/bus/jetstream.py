@@ -1,0 +1,489 @@
+"""JetStream on our connection: stored messages, compare-and-set, streams read whole, key-value buckets.
+
+Why not nats-py's own JetStream calls: each awaits its own Future under its own `wait_for`, which halves the throughput,
+and two of its habits lose data (each reproduced against 2.16):
+
+- a time-out does not mean that the message was not stored    → every stored message is idempotent for its reader:
+  it expects a sequence, or carries a message id
+- a key that expired is reported as a value of None           → markers and tombstones are read as "not there"
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from agentd.bus.connection import Connection, as_bytes, status_of
+from agentd.errors import BusError, BusFull, BusUnavailable, InvalidMessage, NotProvisioned, StaleWrite, TooManyWaiting
+from agentd.wire import codec, subjects
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+
+    from agentd.bus.connection import Delivery as Msg
+
+M = TypeVar("M")
+
+PAGE = 256
+"""Messages that are asked for at once."""
+AT_ONCE = 64
+"""Subjects whose last messages are asked for at once."""
+PAGE_BYTES = 8 << 20
+"""Bytes of them, after the first."""
+EXPECT = "Nats-Expected-Last-Subject-Sequence"
+TTL = "Nats-TTL"
+SCHEDULE = "Nats-Schedule"
+SCHEDULE_TARGET = "Nats-Schedule-Target"
+ROLLUP = "Nats-Rollup"
+DELETE = {"KV-Operation": "DEL", ROLLUP: "sub"}
+"""Headers of the marker that deletes a key."""
+_REPLACE = {ROLLUP: "sub"}
+
+_GONE = ("KV-Operation", "Nats-Marker-Reason")
+_ANSWERED = frozenset({"Nats-Sequence", "Nats-Num-Pending", "Status"})
+"""Headers of the server's answers to direct gets, which a message that a client stores does not have."""
+_STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
+_ROOM = "JetStream has no room; let its account have more (max_file), or make room: `agentd doctor` says what takes it"
+_NOT_STORED = 10077
+_TOO_MANY = (
+    "as many requests of this principal wait for an orchestrator as NATS stores, so this one was not stored; send it "
+    "again, with the same id, once some of them have begun; is an orchestrator running? see `agentd agents`"
+)
+_FULL = {
+    10002: _ROOM,
+    10023: _ROOM,
+    10047: _ROOM,
+    _NOT_STORED: "the stream is full until what waits in it is worked off: is an orchestrator at work? see its /readyz",
+    10122: _ROOM,
+}
+
+
+class _ApiError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _PubAck(msgspec.Struct):
+    seq: int = 0
+    error: _ApiError | None = None
+
+
+_ack = msgspec.json.Decoder(_PubAck)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A message as a stream keeps it; `time` is the server's."""
+
+    subject: str
+    seq: int
+    data: bytes
+    time: datetime
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def decode(self, kind: type[M]) -> M:
+        """Return the message as `kind`; raises InvalidMessage."""
+        if self.answered:
+            raise InvalidMessage(f"{kind.__name__}: it is an answer of the NATS server, not a message of a client")
+        return codec.decode(self.data, kind)
+
+    @property
+    def answered(self) -> bool:
+        """Return whether the server wrote this as an answer to a request whose reply subject is this subject."""
+        return not _ANSWERED.isdisjoint(self.headers) or codec.answered_by_server(self.data)
+
+    @property
+    def gone(self) -> bool:
+        """Return whether this says that the key of a bucket was deleted, or has expired."""
+        return not self.answered and any(name in self.headers for name in _GONE)
+
+
+@dataclass(frozen=True)
+class Newest(Generic[M]):
+    """The newest message on a subject that can be read.
+
+    seq    the sequence of the last message, which a compare-and-set expects; 0 for none
+    value  the newest message that can be read; None if there is none, or if the key was deleted or has expired
+    time   when `value` was stored
+    doubt  why a message after `value` cannot be read, unless the server wrote it as an answer
+    """
+
+    seq: int = 0
+    value: M | None = None
+    time: datetime | None = None
+    doubt: str = ""
+
+
+class Storing:
+    """A message on its way into a stream; awaiting it returns its sequence, or raises what `store` raises."""
+
+    __slots__ = ("_answer", "_subject")
+
+    def __init__(self, answer: asyncio.Future[Msg], subject: str) -> None:
+        """Keep what will be answered."""
+        self._answer = answer
+        self._subject = subject
+
+    def __await__(self) -> Generator[Any, None, int]:
+        """Wait until the server says that it has the message."""
+        answer = yield from self._answer
+        if status_of(answer):
+            raise BusUnavailable(
+                f"no stream takes {self._subject}: JetStream is starting, or `agentd provision` was not run"
+            )
+        ack = _ack.decode(answer.data)
+        if ack.error is not None:
+            raise _api_error(ack.error, self._subject)
+        return ack.seq
+
+
+class Bus(Connection):
+    """One connection to NATS, JetStream and its buckets."""
+
+    # -- JetStream ----------------------------------------------------------------------------------------------
+
+    async def store(
+        self,
+        subject: str,
+        message: object,
+        *,
+        expect: int | None = None,
+        ttl: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> int:
+        """Store a message in the stream that captures `subject`; return its sequence.
+
+        expect   the sequence of the last message on this subject, 0 for none; raises StaleWrite if it is another
+        ttl      seconds after which the message may go; a stream must allow it
+
+        After BusUnavailable the message may have been stored all the same.
+        """
+        return await self.storing(subject, message, expect=expect, ttl=ttl, headers=headers)
+
+    def storing(
+        self,
+        subject: str,
+        message: object,
+        *,
+        expect: int | None = None,
+        ttl: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Storing:
+        """Send at once what `store` would store: many can be on their way without a task for each."""
+        head = dict(headers or {})
+        if expect is not None:
+            head[EXPECT] = str(expect)
+        if ttl is not None:
+            head[TTL] = f"{max(1, round(ttl))}s"
+        return Storing(self._asked(subject, as_bytes(message), None, head or None), subject)
+
+    async def api(self, name: str, body: dict[str, Any] | None = None, *, wait: float | None = None) -> dict[str, Any]:
+        """Call the JetStream API `$JS.API.<name>`; raises NotProvisioned, BusError, BusUnavailable."""
+        answer = await self.ask(f"$JS.API.{name}", msgspec.json.encode(body) if body else b"", wait=wait)
+        if status_of(answer) == "503":
+            message = "JetStream does not answer: is it enabled on the server?"
+            raise BusUnavailable(message)
+        result: dict[str, Any] = msgspec.json.decode(answer.data)
+        if "error" in result:
+            raise _api_error(msgspec.convert(result["error"], _ApiError), name)
+        return result
+
+    async def durables(self, stream: str) -> set[str]:
+        """Return the names of the consumers of a stream."""
+        found: set[str] = set()
+        total = 1
+        while len(found) < total:
+            page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(found)})
+            total = int(page["total"])
+            if not page.get("consumers"):
+                break
+            found.update(page["consumers"])
+        return found
+
+    async def last(self, stream: str, subject: str) -> Stored | None:
+        """Return the last message on `subject`, as the leader knows it; None if there is none."""
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def message(self, stream: str, seq: int) -> Stored | None:
+        """Return the message of that sequence, as the leader knows it; None if it is gone."""
+        return await self._get(stream, {"seq": seq})
+
+    async def _get(self, stream: str, which: dict[str, Any]) -> Stored | None:
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", which)
+        except _NoMessage:
+            return None
+        found = answer["message"]
+        return Stored(
+            subject=found["subject"],
+            seq=found["seq"],
+            data=base64.b64decode(found.get("data", "")),
+            time=codec.convert(found["time"], datetime),
+            headers=_parse_headers(base64.b64decode(found.get("hdrs", ""))),
+        )
+
+    async def measure_clock(self, stream: str) -> float:
+        """Estimate how many seconds the server's clock is ahead of ours, keep and return it."""
+        before = time.time()
+        answer = await self.api(f"STREAM.INFO.{stream}")
+        after = time.time()
+        server = codec.convert(answer["ts"], datetime).timestamp()
+        self.clock_offset = server - (before + after) / 2
+        return self.clock_offset
+
+    def read(self, stored: Stored, kind: type[M]) -> M | None:
+        """Return a stored message as `kind`; one that cannot be read is noted, and None."""
+        try:
+            return stored.decode(kind)
+        except InvalidMessage as error:
+            self._note(stored, str(error))
+            return None
+
+    def _note(self, stored: Stored, reason: str) -> None:
+        self.unreadable.note(f"{stored.subject} ({stored.seq})", reason)
+
+    async def newest(
+        self, stream: str, subject: str, kind: type[M], mine: Callable[[M], bool] | None = None
+    ) -> Newest[M]:
+        """Return the newest message on `subject` that can be read as `kind`; those after it are noted and skipped.
+
+        What cannot be read was not written by agentd: the server writes its acknowledgements wherever their publisher
+        says.  With `mine` what it refuses is not read either: a message that belongs to another subject.
+        """
+        last = await self.last(stream, subject)
+        return Newest() if last is None else await self._newest(stream, last, kind, mine)
+
+    async def newest_many(self, stream: str, subject_filter: str, kind: type[M]) -> dict[str, Newest[M]]:
+        """Return for every subject that matches what `newest` returns, in the order of their last sequences."""
+        lasts = await self.last_many(stream, subject_filter)
+        return {last.subject: await self._newest(stream, last, kind) for last in lasts}
+
+    async def _newest(
+        self, stream: str, last: Stored, kind: type[M], mine: Callable[[M], bool] | None = None
+    ) -> Newest[M]:
+        found, doubt = self._judged(last, kind, mine)
+        if found is not None:
+            return found
+        for stored in reversed(await self.every(stream, last.subject)):
+            if stored.seq >= last.seq:
+                continue
+            found, why = self._judged(stored, kind, mine)
+            if found is not None:
+                return replace(found, seq=last.seq, doubt=doubt)
+            doubt = doubt or why
+        return Newest(last.seq, doubt=doubt)
+
+    def _judged(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
+        """Return what a message says, or why it cannot be read; no reason where the server wrote it as an answer."""
+        if stored.gone:
+            return Newest(stored.seq), ""
+        try:
+            value = stored.decode(kind)
+        except InvalidMessage as error:
+            reason = str(error)
+        else:
+            if mine is None or mine(value):
+                return Newest(stored.seq, value, stored.time), ""
+            reason = f"{kind.__name__}: it belongs elsewhere"
+        self._note(stored, reason)
+        return None, "" if stored.answered else reason
+
+    def readable(self, stored: Iterable[Stored], kind: type[M]) -> list[M]:
+        """Return those of `stored` that can be read as `kind`; the others are noted."""
+        found = (self.read(each, kind) for each in stored)
+        return [message for message in found if message is not None]
+
+    async def last_many(self, stream: str, subject_filter: str) -> list[Stored]:
+        """Return the last message of every subject that matches, in the order of their sequences."""
+        found = [stored async for stored in self.lasts(stream, subject_filter)]
+        return sorted(found, key=lambda stored: stored.seq)
+
+    async def lasts(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
+        """Yield the last message of every subject that matches, in no order, read page by page."""
+        named = await self._subjects(stream, subject_filter)
+        for begin in range(0, len(named), AT_ONCE):
+            page = (self.last(stream, name) for name in named[begin : begin + AT_ONCE])
+            for stored in await asyncio.gather(*page, return_exceptions=True):  # none is left behind by an error
+                if isinstance(stored, BaseException):
+                    raise stored
+                if stored is not None:
+                    yield stored
+
+    async def every(self, stream: str, subject_filter: str) -> list[Stored]:
+        """Return every message whose subject matches, the oldest first."""
+        return [stored async for stored in self.walk(stream, subject_filter)]
+
+    async def walk(self, stream: str, subject_filter: str, *, since: int = 1) -> AsyncIterator[Stored]:
+        """Yield every message whose subject matches that is stored now, the oldest first, read page by page.
+
+        since  the sequence in the stream to begin at
+        """
+        if stream in subjects.SINGLY:
+            async for stored in self._walk_singly(stream, subject_filter, since):
+                yield stored
+            return
+        seq, left = since, -1
+        while left:
+            request = {"seq": seq, "next_by_subj": subject_filter, "batch": PAGE, "max_bytes": PAGE_BYTES}
+            page, pending = await self._direct(stream, request)
+            if left < 0:
+                left = len(page) + pending
+            for stored in page[:left]:
+                yield stored
+            left = max(0, left - len(page)) if page else 0
+            seq = page[-1].seq + 1 if page else seq
+
+    async def _walk_singly(self, stream: str, subject_filter: str, since: int) -> AsyncIterator[Stored]:
+        """Yield what `walk` does, message by message: the stream answers no direct gets."""
+        last = await self.last(stream, subject_filter)
+        seq = since
+        while last is not None and seq <= last.seq:
+            stored = await self._get(stream, {"seq": seq, "next_by_subj": subject_filter})
+            if stored is None or stored.seq > last.seq:
+                return
+            yield stored
+            seq = stored.seq + 1
+
+    async def _subjects(self, stream: str, subject_filter: str) -> list[str]:
+        """Return the subjects of a stream that match and hold a message."""
+        found: list[str] = []
+        total = 1
+        while len(found) < total:
+            page = await self.api(f"STREAM.INFO.{stream}", {"subjects_filter": subject_filter, "offset": len(found)})
+            total = int(page.get("total") or 0)
+            names = page["state"].get("subjects") or {}
+            if not names:
+                break
+            found += names
+        return found
+
+    async def _direct(self, stream: str, request: dict[str, Any]) -> tuple[list[Stored], int]:
+        """Ask for messages by direct get, which needs no consumer; return them, and how many more there are."""
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        found: list[Stored] = []
+        pull = await self.pull("get", arrived.put)
+        token, denied = self._pending.add(subject, self.settings.timeout + 60)
+        try:
+            self.send(subject, msgspec.json.encode(request), pull.inbox)
+            while True:
+                message = await self._next(stream, arrived, denied)
+                status = "" if "Nats-Sequence" in (message.headers or {}) else status_of(message)
+                if status in {"204", "404"}:
+                    return found, int((message.headers or {}).get("Nats-Num-Pending", 0))
+                if status == "503":
+                    raise NotProvisioned(f"{stream} does not answer: run `agentd provision`")
+                if status:
+                    raise BusError(f"{stream}: status {status} {(message.headers or {}).get('Description', '')}")
+                found.append(_got(message))
+        finally:
+            denied.cancel()
+            self._pending.drop(token)
+            await pull.cut()
+
+    async def _next(self, stream: str, arrived: asyncio.Queue[Msg], denied: asyncio.Future[Msg]) -> Msg:
+        """Return the next message of an answer; raises Denied, BusUnavailable."""
+        coming = asyncio.ensure_future(arrived.get())
+        try:
+            await asyncio.wait([coming, denied], timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                return coming.result()
+            if denied.done():
+                return denied.result()
+        finally:
+            coming.cancel()
+        message = f"NATS stopped delivering {stream} ({self.problem or 'connected'})"
+        raise BusUnavailable(message)
+
+    # -- key-value buckets ----------------------------------------------------------------------------------------
+
+    async def kv_get(self, bucket: str, key: str) -> Stored | None:
+        """Return the value of `key`; None if it was never put, deleted, or has expired."""
+        found = await self.last(f"KV_{bucket}", f"$KV.{bucket}.{key}")
+        return None if found is None or found.gone else found
+
+    async def kv_read(self, bucket: str, key: str, kind: type[M], mine: Callable[[M], bool] | None = None) -> Newest[M]:
+        """Return the newest value of `key` that can be read as `kind`, as `newest` does."""
+        return await self.newest(f"KV_{bucket}", f"$KV.{bucket}.{key}", kind, mine)
+
+    async def kv_values(self, bucket: str, kind: type[M], prefix: str = "") -> dict[str, Newest[M]]:
+        """Return what `kv_read` returns for every key that has a value or a doubtful one.
+
+        With `prefix` only the keys that begin with it, without it.
+        """
+        start = f"$KV.{bucket}.{prefix}"
+        found = await self.newest_many(f"KV_{bucket}", f"{start}>", kind)
+        return {
+            subject.removeprefix(start): each for subject, each in found.items() if each.value is not None or each.doubt
+        }
+
+    async def kv_put(
+        self, bucket: str, key: str, message: object, *, ttl: float | None = None, expect: int | None = None
+    ) -> int:
+        """Put a value; with `expect` (0 for a new key) by compare-and-set, raising StaleWrite.
+
+        The value replaces all that the key had, by a roll-up; what others have the server write replaces nothing.
+        """
+        subject = f"$KV.{bucket}.{key}"
+        try:
+            return await self.store(subject, message, ttl=ttl, expect=expect, headers=_REPLACE)
+        except StaleWrite:
+            if expect != 0:
+                raise
+        there = await self.kv_read(bucket, key, msgspec.Raw)
+        if there.value is not None or there.doubt:
+            error = f"{bucket}/{key} exists already"
+            raise StaleWrite(error)
+        return await self.store(subject, message, ttl=ttl, expect=there.seq, headers=_REPLACE)
+
+    async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None) -> None:
+        """Delete a key, with `expect` by compare-and-set; one that is not there is deleted already."""
+        await self.store(f"$KV.{bucket}.{key}", b"", headers=DELETE, expect=expect)
+
+    async def kv_list(self, bucket: str) -> dict[str, Stored]:
+        """Return every key with the last message on it, readable or not."""
+        found = await self.last_many(f"KV_{bucket}", f"$KV.{bucket}.>")
+        return {each.subject.removeprefix(f"$KV.{bucket}."): each for each in found if not each.gone}
+
+
+class _NoMessage(BusError):
+    """There is no message on that subject."""
+
+
+def _api_error(error: _ApiError, subject: str) -> BusError:
+    text = f"{subject}: {error.description}"
+    if error.err_code == _STALE:
+        return StaleWrite(text)
+    if error.err_code == _NO_MESSAGE:
+        return _NoMessage(text)
+    if error.err_code in {_NO_STREAM, _NO_CONSUMER}:
+        return NotProvisioned(f"{text}: run `agentd provision`")
+    if error.err_code in _FULL:
+        one = error.err_code == _NOT_STORED and "per subject" in error.description
+        return TooManyWaiting(f"{text}: {_TOO_MANY}") if one else BusFull(f"{text}: {_FULL[error.err_code]}")
+    if error.err_code == _IN_PROGRESS or error.code in {408, 503}:
+        return BusUnavailable(text)
+    return BusError(f"{text} ({error.err_code})")
+
+
+def _parse_headers(raw: bytes) -> dict[str, str]:
+    first, *lines = raw.decode(errors="replace").split("\r\n")
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines if line)}
+    status = first.partition(" ")[2]
+    return found | ({"Status": status} if status else {})
+
+
+def _got(msg: Msg) -> Stored:
+    """Return a message that a direct get has brought: where it was stored is in headers that the server adds."""
+    headers = dict(msg.headers or {})
+    subject, seq, at = (headers.pop(f"Nats-{name}", "") for name in ("Subject", "Sequence", "Time-Stamp"))
+    for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"):
+        headers.pop(name, None)
+    return Stored(subject, int(seq), msg.data, codec.convert(at, datetime).astimezone(UTC), headers)

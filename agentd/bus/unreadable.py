@@ -1,0 +1,52 @@
+"""Records that cannot be read: skipped, counted, logged once, and shown until they were not met for a while.
+
+Whoever may write into a stream may write nonsense, and another version may write what this one does not know.  Such a
+record stops neither the agent, the page nor the list that meets it; it is shown on the status page and by /readyz.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from agentd.telemetry.logs import Logger
+
+SHOWN: Final = 600.0
+"""Seconds for which a record is shown after it was met last."""
+KEPT: Final = 1000
+"""Records that are kept at once; the oldest make room."""
+
+
+@dataclass
+class _Met:
+    reason: str
+    at: float
+
+
+class Unreadable:
+    """The records that this process could not read."""
+
+    def __init__(self, log: Logger) -> None:
+        """Begin with none."""
+        self.count = 0
+        self._log = log
+        self._met: dict[str, _Met] = {}
+
+    def note(self, where: str, reason: str) -> None:
+        """Keep that the record at `where` (subject and sequence) cannot be read; it is counted and logged once."""
+        known = self._met.pop(where, None)
+        if known is None:
+            self.count += 1
+            self._log.warning("a record cannot be read and is skipped", record=where, reason=reason)
+        self._met[where] = _Met(reason, time.monotonic())
+        if len(self._met) > KEPT:
+            del self._met[next(iter(self._met))]
+
+    def shown(self) -> list[str]:
+        """Return a line for each record that was met lately."""
+        since = time.monotonic() - SHOWN
+        return [
+            f"{where} cannot be read and is skipped: {met.reason}" for where, met in self._met.items() if met.at > since
+        ]

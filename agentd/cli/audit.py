@@ -1,0 +1,376 @@
+"""`agentd audit`: what was done by whom, and whether each agent's chain is as it was written.
+
+A chain is read one agent at a time.  An export is the lines as they are stored, so that it can be judged again
+anywhere, without NATS, by `agentd audit verify --file`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Protocol, Self
+
+import click
+import msgspec
+
+from agentd.cli.context import App, passes, run_async
+from agentd.errors import Denied, InvalidMessage, UsageError
+from agentd.printable import escaped_bytes
+from agentd.safety import audit_chain as chains
+from agentd.wire import subjects
+from agentd.wire.codec import decode
+from agentd.wire.messages import AuditAcceptance, AuditExport, AuditKey, AuditKeys, AuditRecord, ControlReply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from agentd.bus.jetstream import Bus
+
+ALTERED: Final = 1
+"""Exit code when a chain is not as it was written."""
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the chain of one agent stands.
+
+    fault     the first that nobody has acknowledged; `at` its line, `faults` all of them
+    accepted  faults that a principal has acknowledged, with who and why
+    keys      where the keys come from that its signatures were held against
+    trimmed   lines before `first` may have expired
+    """
+
+    agent_id: str
+    lines: int
+    first: int
+    last: int
+    trimmed: bool = False
+    fault: str = ""
+    at: int = 0
+    faults: list[str] = []
+    accepted: list[str] = []
+    keys: str = ""
+
+
+class Source(Protocol):
+    """Where chains are read: NATS, or an export."""
+
+    top: AuditExport
+
+    def agents(self) -> list[str]:
+        """Return the agents that have a chain, or of which a key or a head is known."""
+        ...
+
+    def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
+        """Yield the lines of one chain; None for one that cannot be understood."""
+        ...
+
+
+@click.group()
+def audit() -> None:
+    """Show, verify and export what was done: one signed hash chain for each agent."""
+
+
+@audit.command()
+@click.argument("agent", required=False)
+@click.option("--file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="An export, not NATS.")
+@click.option(
+    "--keys",
+    "pinned",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Public keys kept elsewhere, one a line: AGENT KEY [FIRST LINE]; they are believed instead of the bucket.",
+)
+@passes
+def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) -> None:
+    """Tell whether every line is as it was written; exit code 1 names the first that is not."""
+    known = {} if pinned is None else _pinned(pinned)
+
+    async def work() -> list[Verdict]:
+        if file is not None:
+            return await judge(Export(file), agent, known)
+        async with app.bus() as (bus, _):
+            return await judge(await Network.of(bus), agent, known)
+
+    found = run_async(work())
+    app.show(found, "verdicts")
+    sys.exit(ALTERED if any(each.fault for each in found) else 0)
+
+
+async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditKey]]) -> list[Verdict]:
+    """Return the verdict on one chain, or on all; other chains are read too, for what they say of it."""
+    agents = sorted({*source.agents(), *pinned})
+    if agent is not None and agent not in agents:
+        raise UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(agents) or 'none yet'}")
+    wanted = agents if agent is None else [agent]
+    checks: dict[str, chains.ChainCheck] = {}
+    for each in wanted:
+        top = source.top
+        keys = pinned.get(each) or (top.keys[each].keys if each in top.keys else [])
+        checks[each] = chains.ChainCheck(each, keys, trimmed=bool(top.max_age or top.since))
+        if each in top.heads:
+            head = top.heads[each]
+            note = chains.Anchor(head.seq, head.hash, head.signer, "the bucket audit", head.timestamp)
+            checks[each].anchors.setdefault(head.seq, []).append(note)
+    await _gather(source, agents, checks)
+    for each, check in checks.items():
+        async for record in source.lines(each):
+            check.add(record)
+        check.finish()
+    return [_verdict(check, source.top, each in pinned) for each, check in checks.items()]
+
+
+async def _gather(source: Source, agents: list[str], checks: dict[str, chains.ChainCheck]) -> None:
+    """Give each chain what the others know of it."""
+    for each in agents:
+        async for record in source.lines(each):
+            if record is None or record.agent_id != each or record.hash != chains.hash_of(record):
+                continue
+            for agent, anchor in chains.anchors_in(record):
+                if agent in checks and chains.genuine(record):
+                    checks[agent].anchors.setdefault(anchor.seq, []).append(anchor)
+
+
+def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict:  # noqa: FBT001 - of judge alone
+    open_ = [each for each in check.problems if not each.accepted]
+    fault, at = (open_[0].text, open_[0].seq) if open_ else ("", 0)
+    more = [f"and {check.more} more"] if check.more else []
+    kept = "the bucket audit" if check.agent_id in top.keys else ""
+    return Verdict(
+        check.agent_id,
+        check.lines,
+        check.first,
+        check.last,
+        check.trimmed and check.first > 1,
+        fault,
+        at,
+        [each.text for each in open_] + more,
+        [f"{each.text} (accepted by {each.accepted})" for each in check.problems if each.accepted],
+        "--keys" if given else kept or "none: nothing proves who wrote it",
+    )
+
+
+def _pinned(file: Path) -> dict[str, list[AuditKey]]:
+    """Return the public keys of a file; raises UsageError that names the line which is none."""
+    found: dict[str, list[AuditKey]] = {}
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        parts = line.partition("#")[0].split()
+        if not parts:
+            continue
+        wrong = len(parts) not in {2, 3} or not re.fullmatch(r"U[A-Z2-7]{55}", parts[1])
+        if wrong or not "".join(parts[2:]).isdecimal() * len(parts[2:]) == len(parts[2:]):
+            raise UsageError(f"{file}:{number}: {line[:80]!r} is not AGENT KEY [FIRST LINE], with a key like UDQ7…")
+        found.setdefault(parts[0], []).append(AuditKey(parts[1], int(parts[2]) if parts[2:] else 1))
+    return {agent: sorted(keys, key=lambda each: each.first) for agent, keys in found.items()}
+
+
+@audit.command()
+@click.argument("agent", required=False)
+@click.option("--since", help="Written at this time or later: 2026-08-01, 2026-08-01T12:00Z, 7d, 12h.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: stdout.")
+@passes
+def export(app: App, agent: str | None, since: str | None, output: Path | None) -> None:
+    """Write the lines as they are stored, one a line after keys and heads, so that `verify --file` can judge them."""
+    from agentd.cli.export import lines_to, moment
+
+    after = None if since is None else moment(since, "--since")
+
+    async def work(lines: IO[bytes]) -> int:
+        count = 0
+        async with app.bus() as (bus, _):
+            network = await Network.of(bus)
+            lines.write(msgspec.json.encode(msgspec.structs.replace(network.top, since=after)) + b"\n")
+            for each in [agent] if agent else await _agents(bus):
+                async for line in _exported(bus, subjects.check_id(each, "agent"), after):
+                    lines.write(escaped_bytes(line) + b"\n")
+                    count += 1
+        return count
+
+    with lines_to(output) as lines:
+        count = run_async(work(lines))
+    click.echo(f"{count} lines written{f' to {output}' if output else ''}", err=True)
+
+
+def _names(key: str) -> tuple[str, str]:
+    """Return a key, and of a call (`<principal>=<key>`) also how its caller named it."""
+    return key, key.rpartition("=")[2]
+
+
+@audit.command()
+@click.argument("agent")
+@click.option("--reason", required=True, help="Why the chain may go on as it is; it becomes a line of it.")
+@passes
+def accept(app: App, agent: str, reason: str) -> None:
+    """Acknowledge that the chain of AGENT is not as it was written, so that the agent acts again; needs destroy.
+
+    What is missing stays missing, and `audit verify` goes on saying so.
+    """
+
+    async def work() -> ControlReply:
+        async with app.bus() as (bus, config):
+            subject = subjects.accept(config.principal, subjects.check_id(agent, "agent"))
+            return await bus.request(subject, AuditAcceptance(reason), ControlReply)
+
+    reply = run_async(work())
+    app.show(reply, "control")
+    sys.exit(0 if reply.done else Denied.exit_code)
+
+
+@audit.command(name="list")
+@click.argument("agent", required=False)
+@click.option("--since", default="1d", show_default=True, help="Written at this time or later.")
+@click.option("--principal", default="", help="Only what this principal asked for, or approved.")
+@click.option("--tool", default="", help="Only calls of this tool; notes of heads are listed only with 'audit anchor'.")
+@click.option("--key", default="", help="Only this workflow, task or call.")
+@passes
+def list_(app: App, agent: str | None, since: str, principal: str, tool: str, key: str) -> None:  # noqa: PLR0913, PLR0917
+    """List what was done: who asked, who approved, what it was and how it ended."""
+    from agentd.cli.export import moment
+
+    after = moment(since, "--since")
+
+    def wanted(record: AuditRecord) -> bool:
+        return (
+            principal in {"", record.principal, record.approved_by}
+            and (record.tool == tool if tool else record.tool != chains.ANCHOR)
+            and (not key or any(name == key or name.startswith(f"{key}.") for name in _names(record.key)))
+        )
+
+    async def work() -> list[AuditRecord]:
+        async with app.bus() as (bus, _):
+            agents = [agent] if agent else await _agents(bus)
+            found = [record for each in agents async for record in _chain(bus, each, after) if wanted(record)]
+            return sorted(found, key=lambda record: record.timestamp)
+
+    app.show(run_async(work()), "audit")
+
+
+class Stray(msgspec.Struct, frozen=True):
+    """Keep in an export what stands in the chain of an agent and is no line of that agent."""
+
+    stands_in: str
+    message: bytes
+
+
+async def _exported(bus: Bus, agent: str, since: datetime | None) -> AsyncIterator[bytes]:
+    """Yield the lines of one agent for a file; raises UsageError when it has none."""
+    from agentd.bus.stream_reader import scan
+
+    empty = True
+    async for stored in scan(bus, subjects.AUDIT, subjects.audit(agent)):
+        empty = False
+        try:
+            record = stored.decode(AuditRecord)
+        except InvalidMessage:
+            record = None
+        if record is None or record.agent_id != agent:
+            yield msgspec.json.encode(Stray(agent, stored.data))
+        elif since is None or record.timestamp >= since:
+            yield msgspec.json.encode(record)
+    if empty:
+        raise await _nothing(bus, agent)
+
+
+class Network:
+    """The chains as NATS keeps them."""
+
+    def __init__(self, bus: Bus, top: AuditExport, there: list[str]) -> None:
+        """Keep what they are held against."""
+        self.top = top
+        self._bus = bus
+        self._there = there
+
+    @classmethod
+    async def of(cls, bus: Bus) -> Self:
+        """Read keys, heads and whether lines expire."""
+        found = await bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
+        keys = {agent: each.value for agent, each in found.items() if each.value and each.value.agent_id == agent}
+        noted = await bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
+        heads = {agent: each.value for agent, each in noted.items() if each.value is not None}
+        info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}")
+        top = AuditExport(bus.server_time(), keys, heads, info["config"].get("max_age", 0) / 1e9)
+        return cls(bus, top, await _agents(bus))
+
+    def agents(self) -> list[str]:
+        """Return every agent of which something is known."""
+        return [*self._there, *self.top.keys, *self.top.heads]
+
+    async def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
+        """Yield the lines as they are stored."""
+        from agentd.bus.stream_reader import scan
+
+        async for stored in scan(self._bus, subjects.AUDIT, subjects.audit(subjects.check_id(agent, "agent"))):
+            try:
+                yield stored.decode(AuditRecord)
+            except InvalidMessage:
+                yield None
+
+
+class Export:
+    """The chains as a file keeps them, read anew for each chain."""
+
+    def __init__(self, file: Path) -> None:
+        """Read what stands at the top; an export of before lines were signed has nothing there."""
+        self._file = file
+        self._there: dict[str, None] = {}
+        with file.open("rb") as lines:
+            first = lines.readline()
+        self._topped = b'"exported"' in first.partition(b":")[0]
+        nothing = AuditExport(datetime.now(UTC), {})
+        self.top = decode(first, AuditExport) if self._topped else nothing
+        for agent, _ in self._all():
+            self._there[agent] = None
+        if not self._there:
+            raise UsageError(f"{file}: no line in it")
+
+    def _all(self) -> Iterator[tuple[str, AuditRecord | None]]:
+        with self._file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if number == 1 and self._topped:
+                    continue
+                try:
+                    if line.startswith(b'{"stands_in":'):
+                        yield decode(line, Stray).stands_in, None
+                        continue
+                    record = decode(line, AuditRecord)
+                    yield record.agent_id, record
+                except InvalidMessage as error:
+                    raise InvalidMessage(f"{self._file}:{number}: {error}") from error
+
+    def agents(self) -> list[str]:
+        """Return the agents whose lines are in it."""
+        return list(self._there)
+
+    async def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
+        """Yield the lines of one agent."""
+        for of, record in self._all():
+            if of == agent:
+                yield record
+
+
+async def _agents(bus: Bus) -> list[str]:
+    """Return the agents that have a chain."""
+    info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}", {"subjects_filter": subjects.audit("*")})
+    return sorted(each.rpartition(".")[2] for each in info["state"].get("subjects") or {})
+
+
+async def _chain(bus: Bus, agent: str, since: datetime | None = None) -> AsyncIterator[AuditRecord]:
+    """Yield the lines of one agent; raises UsageError when it has none."""
+    from agentd.bus.stream_reader import scan
+
+    empty = True
+    async for stored in scan(bus, subjects.AUDIT, subjects.audit(subjects.check_id(agent, "agent"))):
+        empty = False
+        try:
+            record = stored.decode(AuditRecord)
+        except InvalidMessage as error:
+            click.echo(f"message {stored.seq} is no line of {agent}, and is left out: {error}", err=True)
+            continue
+        if since is None or record.timestamp >= since:
+            yield record
+    if empty:
+        raise await _nothing(bus, agent)
+
+
+async def _nothing(bus: Bus, agent: str) -> UsageError:
+    return UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(await _agents(bus)) or 'none yet'}")

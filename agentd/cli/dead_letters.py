@@ -1,0 +1,148 @@
+"""`agentd dead`: the messages that could not be handled, and what a person can do about each."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentd.cli.context import App, passes, run_async
+from agentd.errors import AgentdError, NotFound, UsageError
+from agentd.printable import printable
+from agentd.wire.codec import plain
+
+if TYPE_CHECKING:
+    from agentd.bus.dead_letters import Letter
+
+SHOWN = 10_000
+"""Characters of a message that are shown to a person; --json has all of it."""
+
+
+@click.group(invoke_without_command=True)
+@click.option("--all", "everything", is_flag=True, help="Those that were replayed or dropped too.")
+@click.option("--stream", default="", help="Only those of this stream, such as AI_INPUT.")
+@click.pass_context
+def dead(context: click.Context, stream: str, *, everything: bool) -> None:
+    """List the messages that were given up: when, where they were, why, and by whom."""
+    if context.invoked_subcommand is not None:
+        return
+    app: App = context.find_object(App) or App(None, as_json=False)
+
+    async def work() -> list[Letter]:
+        from agentd.bus.dead_letters import letters
+
+        async with app.bus() as (bus, _):
+            return await letters(bus)
+
+    found = run_async(work())
+    app.show([each for each in found if (everything or each.open) and stream in {"", each.stream}], "dead")
+
+
+@dead.command()
+@click.argument("number", type=int)
+@passes
+def show(app: App, number: int) -> None:
+    """Show one dead letter with the message itself."""
+
+    async def work() -> dict[str, Any]:
+        from agentd.bus import dead_letters as letters
+
+        async with app.bus() as (bus, _):
+            letter = await letters.find(bus, number)
+            told = {"letter": plain(letter), "headers": {}, "body": "", "note": ""}
+            try:
+                found = await letters.body(bus, letter)
+            except NotFound as error:
+                return told | {"note": str(error)}
+            if found.text is None:
+                encoded = base64.b64encode(found.data).decode()
+                return told | {
+                    "headers": found.headers,
+                    "body": encoded,
+                    "note": f"(no text, base64) {encoded[:SHOWN]}",
+                }
+            note = "" if app.as_json or len(found.text) <= SHOWN else f"{found.text[:SHOWN]}… (--json has all of it)"
+            return told | {"headers": found.headers, "body": found.text, "note": note}
+
+    app.show(run_async(work()), "letter")
+
+
+@dead.command()
+@click.argument("numbers", type=int, nargs=-1, metavar="[NUMBER]...")
+@click.option("--all", "everything", is_flag=True, help="Every open letter that can be, but for replays that failed.")
+@passes
+def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
+    """Publish messages again where they were, once, with [bus.admin]'s login.
+
+    What fails again becomes a new letter that names the first.
+    """
+    if bool(numbers) == everything:
+        message = "name the letters to replay, or --all; `agentd dead` lists them"
+        raise UsageError(message)
+
+    async def work() -> tuple[list[dict[str, Any]], bool]:
+        from agentd.bus import dead_letters as letters
+
+        async with app.bus(admin=True) as (bus, config):
+            there = {each.number: each for each in await letters.letters(bus)}
+            chosen = numbers or [each.number for each in there.values() if each.open and _may(each)]
+            done: list[dict[str, Any]] = []
+            failed = False
+            for number in dict.fromkeys(chosen):
+                try:
+                    if number not in there:
+                        await letters.find(bus, number)  # says that there is none
+                    sequence = await letters.replay(bus, there[number], config.principal)
+                except AgentdError as error:
+                    failed = True
+                    done.append({"letter": number, "error": str(error)})
+                else:
+                    done.append({"letter": number, "subject": there[number].subject, "sequence": sequence})
+            return done, failed
+
+    done, failed = run_async(work())
+    lines = [
+        f"letter {each['letter']}: published again as {each['sequence']} on {each['subject']}"
+        if "sequence" in each
+        else each["error"]
+        for each in done
+    ]
+    app.show(done if app.as_json else lines or ["nothing to replay"], "lines")
+    if failed:
+        sys.exit(1)
+
+
+def _may(letter: Letter) -> bool:
+    return not letter.fixed and not letter.replay_of
+
+
+@dead.command()
+@click.argument("numbers", type=int, nargs=-1, required=True, metavar="NUMBER...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@passes
+def drop(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
+    """Say that nothing has to be done about letters, with [bus.admin]'s login: they no longer count as open."""
+
+    async def look() -> list[Letter]:
+        from agentd.bus import dead_letters as letters
+
+        async with app.bus(admin=True) as (bus, _):
+            return [await letters.find(bus, number) for number in numbers]
+
+    async def work(found: list[Letter]) -> None:
+        from agentd.bus import dead_letters as letters
+
+        async with app.bus(admin=True) as (bus, config):
+            for each in found:
+                await letters.drop(bus, each, config.principal)
+
+    found = run_async(look())
+    if not yes:
+        for each in found:
+            click.echo(printable(f"letter {each.number}: {each.subject or each.stream}: {each.reason}"), err=True)
+        click.confirm("drop it without replaying?" if len(found) == 1 else "drop them without replaying?", abort=True)
+    run_async(work(found))
+    lines = [f"letter {each.number} dropped" for each in found]
+    app.show([{"letter": each.number, "dropped": True} for each in found] if app.as_json else lines, "lines")

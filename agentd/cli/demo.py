@@ -1,0 +1,177 @@
+"""`agentd up`: everything on one machine. `agentd demo`: the same, and one VM deployed on a simulated Proxmox.
+
+Servers start before the event loop and end after it, so that whatever happens nothing is left running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import uvloop
+
+from agentd import schedules
+from agentd.bus import provision
+from agentd.bus.jetstream import Bus
+from agentd.cli import nats_server, tables
+from agentd.client import queries, requests
+from agentd.config import load, settings
+from agentd.daemon.supervisor import Supervisor
+from agentd.plugins import manager
+from agentd.telemetry import logs
+from agentd.wire.messages import Tier, WorkflowRequest
+
+if TYPE_CHECKING:
+    from agentd.config.load import Config
+    from agentd.wire.messages import WorkflowResponse
+
+ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
+INSTANCE = "all"
+DURATIONS = {"default": 1.0, "qmclone": 2.0, "qmstart": 1.5}
+"""Seconds that tasks of the simulated Proxmox take: long enough to be seen."""
+
+DEMO_CONFIG = """\
+[node]
+name = "pve1"
+state_dir = {state}
+
+[bus]
+servers = [{nats}]
+
+[proxmox]
+url = {url}
+token_id = {token}
+token_file = {secret}
+ca_file = {ca}
+
+[policy]
+default_tier = "destroy"
+
+[web]
+port = {port}
+
+[log]
+level = "warning"
+
+[instances.all]
+roles = ["orchestrator", "specialist", "monitor", "mcp-bridge"]
+"""
+
+
+def default_state(name: str) -> Path:
+    """Return where a machine-wide state lies for this user."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "agentd" / name
+
+
+def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary | None = None) -> int:
+    """Run every role in this process beside an embedded nats-server; return the exit code."""
+    state = state or default_state("up")
+    with nats_server.nats_server(state / "nats", port, binary) as url:
+        room = given.bus.max_storage or nats_server.room(state / "nats")
+        bus = given.bus.model_copy(update={"servers": (url,), "max_storage": room})
+        instances = {**given.instances, INSTANCE: settings.InstanceSection(roles=ROLES)}
+        node = given.node.model_copy(update={"state_dir": state})
+        here = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
+        if "policy" not in given.model_fields_set:  # whoever may start it on loopback may also use it
+            here = here.model_copy(update={"policy": settings.Policy(default_tier=Tier.OPERATE)})
+        logs.configure(here.log.level, here.log.format)
+        supervisor = Supervisor(here, INSTANCE, reload=lambda: here)
+        click.echo(f"NATS  {url}")
+        return uvloop.run(_up(supervisor))
+
+
+async def _up(supervisor: Supervisor) -> int:
+    schedules.check(supervisor.config, supervisor.workflows)
+    await _provision(supervisor.config)
+    return await supervisor.run()
+
+
+async def _provision(here: Config) -> None:
+    bus = Bus(here.bus, "provision", logs.get_logger())
+    await bus.connect(wait=10)
+    try:
+        await provision.provision(bus, *provision.wanted(here.bus))
+        await schedules.provision(bus, here.schedules)
+    finally:
+        await bus.close()
+
+
+def demo(state: Path | None, *, once: bool) -> int:
+    """Run the demo; return 0 when the workflow completed."""
+    begun = time.monotonic()
+    state = state or default_state("demo")
+    simulator = state / "proxmox"
+    shutil.rmtree(simulator, ignore_errors=True)  # it keeps nothing between two runs
+    logs.configure("warning", "console")
+    with (
+        nats_server.nats_server(state / "nats") as nats,
+        nats_server.simulated_proxmox(Path.cwd(), simulator, DURATIONS) as pve,
+    ):
+        secret = simulator / "token"
+        secret.touch(mode=0o600)
+        secret.write_text(pve.secret)
+        file = state / "agentd.toml"
+        values = {
+            "state": str(state),
+            "nats": nats,
+            "url": pve.url,
+            "token": pve.token_id,
+            "secret": str(secret),
+            "ca": pve.ca_file,
+            "port": 0 if once else nats_server.preferred_port(8080),
+        }
+        file.write_text(DEMO_CONFIG.format(**{key: json.dumps(value) for key, value in values.items()}))
+        here = load.load(file, {}, manager.installed())
+        supervisor = Supervisor(here, INSTANCE, reload=lambda: here)
+        return uvloop.run(_demo(supervisor, file, begun, once=once))
+
+
+async def _demo(supervisor: Supervisor, file: Path, begun: float, *, once: bool) -> int:
+    await _provision(supervisor.config)
+    running = asyncio.create_task(supervisor.run())
+    story = asyncio.create_task(_story(supervisor, file, begun, once=once))
+    await asyncio.wait([running, story], return_when=asyncio.FIRST_COMPLETED)
+    if running.done():  # Ctrl-C, or it could not start
+        story.cancel()
+        await asyncio.gather(story, return_exceptions=True)
+        return running.result()
+    supervisor.stop()
+    code = await running
+    answer = story.result()
+    return code or (0 if answer.status in {"completed", "completed_with_warnings"} else 1)
+
+
+async def _story(supervisor: Supervisor, file: Path, begun: float, *, once: bool) -> WorkflowResponse:
+    """Deploy one VM and show each step; then, unless `once`, let everything go on until Ctrl-C."""
+    out = tables.console
+    await supervisor.ready.wait()
+    out.print(f"[bold]agentd[/] is up after {time.monotonic() - begun:.1f} s: {', '.join(supervisor.roles)}")
+    out.print("on an embedded nats-server and a simulated Proxmox VE of three nodes")
+    out.print(f"  status page  {supervisor.url}")
+    out.print(f"  MCP          {supervisor.url}/mcp")
+    out.print(f"  try          agentd --config {file} workflows")
+    out.print(f"               agentd --config {file} call delete_guest vmid=101 name=db-01\n")
+    name = f"web-{secrets.token_hex(2)}"
+    wish = {"name": name, "template": 9000, "memory": 2048, "disk": 8, "tags": ["demo"]}
+    request = WorkflowRequest("vm_deployment", requests.new_id("vm_deployment"), wish, "demo")
+    out.print(f"[bold]agentd submit vm_deployment name={name} template=9000 memory=2048 disk=8[/]")
+    bus = Bus(supervisor.config.bus, "demo", logs.get_logger())
+    await bus.connect(wait=5)
+    try:
+        await requests.submit(bus, "demo", request)
+        answer = await queries.follow(bus, request.workflow_id, tables.Steps().show, wait=120)
+    finally:
+        await bus.close()
+    tables.show("answer", answer)
+    if not once:
+        out.print("\neverything goes on; Ctrl-C ends it")
+        await supervisor.stopping.wait()
+    return answer

@@ -1,0 +1,233 @@
+"""`agentd export`: workflows as JSON lines, to keep them for longer than NATS does, or to ask them things with jq.
+
+One workflow is one line: its whole state as its last event carries it, with tasks, attempts and timeline.  Results
+that the state holds by reference are put in their place.  Nothing is kept in memory but the ids that were written, so
+that a workflow which changes meanwhile comes once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from agentd.cli.context import App, passes, run_async
+from agentd.errors import AgentdError, BusUnavailable, InvalidMessage, UsageError
+from agentd.printable import escaped_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agentd.bus.jetstream import Bus, Stored
+
+TOLD_EVERY = 1.0
+"""Seconds between two lines of progress."""
+
+
+class Interrupted(AgentdError):
+    """A person has ended it."""
+
+    exit_code = 130
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What is looked at of a workflow to choose it."""
+
+    workflow_id: str
+    status: str
+    workflow_type: str
+    updated: datetime
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """Which workflows are wanted; what is None is not asked."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    kind: str | None = None
+    status: str | None = None
+
+    def takes(self, head: Head) -> bool:
+        """Tell whether a workflow is wanted."""
+        return (
+            (self.since is None or head.updated >= self.since)
+            and (self.until is None or head.updated < self.until)
+            and self.kind in {None, head.workflow_type}
+            and self.status in {None, head.status}
+        )
+
+
+class Export:
+    """Writes workflows and counts them."""
+
+    def __init__(self, choice: Choice, lines: IO[bytes]) -> None:
+        """Keep what to write, and where."""
+        self.written = 0
+        self.seen = 0
+        self.unreadable = 0
+        self._choice = choice
+        self._lines = lines
+        self._told = time.monotonic()
+        self._ids: set[str] = set()
+
+    @staticmethod
+    async def _read(bus: Bus, stored: Stored) -> tuple[Head | None, bytes]:
+        """Return the newest state of a workflow that can be read, and what of it the choice looks at."""
+        from agentd.wire.codec import encode
+        from agentd.wire.subjects import WORKFLOWS
+        from agentd.wire.workflow import Workflow
+
+        head = bus.read(stored, Head)
+        if head is not None and stored.subject.endswith(f".{head.workflow_id}"):
+            return head, stored.data
+        found = await bus.newest(WORKFLOWS, stored.subject, Workflow)
+        if found.value is None or not stored.subject.endswith(f".{found.value.workflow_id}"):
+            return None, b""
+        state = found.value
+        return Head(state.workflow_id, str(state.status), state.workflow_type, state.updated), encode(state)
+
+    async def take(self, bus: Bus, stored: Stored) -> None:
+        """Write one workflow, if it is wanted."""
+        self.seen += 1
+        head, data = await self._read(bus, stored)
+        if head is None:
+            self.unreadable += 1
+            return
+        if head.workflow_id not in self._ids and self._choice.takes(head):
+            self._ids.add(head.workflow_id)
+            self._lines.write(escaped_bytes(await whole(bus, data)) + b"\n")
+            self.written += 1
+        if time.monotonic() - self._told >= TOLD_EVERY:
+            self._told = time.monotonic()
+            click.echo(f"{self.seen} workflows seen, {self.written} written", err=True)
+
+
+async def whole(bus: Bus, data: bytes) -> bytes:
+    """Return a state on one line, with the results that it refers to as far as they are still there."""
+    if b'"$stored"' not in data:
+        return data
+    return msgspec.json.encode(await _expanded(bus, msgspec.json.decode(data)))
+
+
+async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, list):
+        return [await _expanded(bus, each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if isinstance(value.get("$stored"), str) and "bytes" in value:
+        from agentd.tools import large_results
+
+        try:
+            found = await large_results.fetch(bus, value)
+        except InvalidMessage as error:
+            click.echo(f"{error}; what refers to it is written as it is", err=True)
+            return value
+        return value if found is None else found
+    return {key: await _expanded(bus, each) for key, each in value.items()}
+
+
+@click.command()
+@click.option("--since", help="Changed last at this time or later: 2026-08-01, 2026-08-01T12:00Z, 7d, 12h.")
+@click.option("--until", help="Changed last before this time.")
+@click.option("--type", "kind", help="Only workflows of this type.")
+@click.option("--status", help="Only those that stand so, such as failed.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: stdout.")
+@passes
+def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    app: App, since: str | None, until: str | None, kind: str | None, status: str | None, output: Path | None
+) -> None:
+    """Write workflows as JSON lines, one a line with all that is known of it; progress goes to stderr.
+
+    A finished workflow was changed last when it ended.  With -o the file is there under its name once it is whole.
+    """
+    choice = Choice(
+        None if since is None else moment(since, "--since"),
+        None if until is None else moment(until, "--until"),
+        kind,
+        None if status is None else _status(status),
+    )
+    part = None if output is None else output.with_name(f"{output.name}.part")
+    with lines_to(part) as lines:
+        done = _run(app, choice, lines, part)
+    if part is not None and output is not None:
+        os.replace(part, output)  # noqa: PTH105 - the sentence reads as it is
+    where = "" if output is None else f" to {output}"
+    skipped = f"; {done.unreadable} cannot be read" if done.unreadable else ""
+    click.echo(f"{done.written} workflows written{where}{skipped}", err=True)
+
+
+@contextlib.contextmanager
+def lines_to(part: Path | None) -> Iterator[IO[bytes]]:
+    """Open a file to write lines into, which are on the disk at the end; stdout if there is none."""
+    if part is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    try:
+        with part.open("wb") as lines:
+            yield lines
+            lines.flush()
+            os.fsync(lines.fileno())
+    except OSError as error:
+        message = f"cannot write {error.filename or part}: {error.strerror}"
+        raise UsageError(message) from error
+
+
+def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Export:
+    begun: list[Export] = []
+
+    async def work() -> Export:
+        from agentd.bus.stream_reader import scan
+        from agentd.wire import subjects
+
+        async with app.bus() as (bus, _):
+            exporting = Export(choice, lines)
+            begun.append(exporting)
+            async for stored in scan(bus, subjects.WORKFLOWS, subjects.ALL_EVENTS, last=True):
+                await exporting.take(bus, stored)
+            return exporting
+
+    try:
+        return run_async(work())
+    except BrokenPipeError:  # `| head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return begun[0]
+    except (AgentdError, KeyboardInterrupt) as error:
+        if not begun:
+            raise
+        kept = "what was written is not all" if part is None else f"{part} holds what was written until then"
+        why = str(error) or "Ctrl-C"
+        message = f"interrupted after {begun[0].written} workflows ({why}); {kept}; run it again"
+        raise BusUnavailable(message) if isinstance(error, AgentdError) else Interrupted(message) from error
+
+
+def moment(text: str, option: str) -> datetime:
+    """Return a time that a person wrote: a date, a time (in UTC if it has no zone), or `7d`, `12h`, `30min` ago."""
+    from datetime import timedelta
+
+    for unit, name in (("min", "minutes"), ("h", "hours"), ("d", "days")):
+        number = text.removesuffix(unit)
+        if number != text and number.isascii() and number.isdigit() and len(number) < 6:  # noqa: PLR2004
+            return datetime.now(UTC) - timedelta(**{name: int(number)})
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        message = f"{option}: {text!r} is no time; write 2026-08-01, 2026-08-01T12:00Z, 7d, 12h or 30min"
+        raise UsageError(message) from error
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _status(text: str) -> str:
+    from agentd.wire.workflow import Status
+
+    if text not in set(Status):
+        message = f"--status: unknown {text!r}; there are {', '.join(Status)}"
+        raise UsageError(message)
+    return text

@@ -1,0 +1,314 @@
+"""The command line: parse, load, run, turn an error into one line and an exit code.
+
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 cancelled · 65 rejected · 69 NATS away · 75 not over yet, or to be
+started again · 77 not allowed · 78 the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from agentd.cli.context import App, leave, parameters_of, passes, run_async, say_frozen
+from agentd.client import requests, tool_calls
+from agentd.config import show as config_show
+from agentd.errors import AgentdError, NeedsPlan
+from agentd.plugins import manager
+from agentd.printable import printable
+from agentd.telemetry import logs
+from agentd.version import __version__
+from agentd.wire.messages import ToolReply
+
+if TYPE_CHECKING:
+    from agentd.wire.workflow import Workflow
+
+COLLECTIONS = (20_000, 50, 50)
+"""Python's gc.set_threshold for daemons; its default of 700 is for short scripts."""
+WORKFLOWS = [
+    "submit",
+    "watch",
+    "workflows",
+    "show",
+    "cancel",
+    "pause",
+    "resume",
+    "approve",
+    "reject",
+    "retry",
+    "schedules",
+]
+ELSEWHERE = {
+    "dead": "agentd.cli.dead_letters",
+    "audit": "agentd.cli.audit",
+    "export": "agentd.cli.export",
+    "undo": "agentd.cli.undo",
+    "freeze": "agentd.cli.freeze",
+    "thaw": "agentd.cli.freeze",
+    **dict.fromkeys(WORKFLOWS, "agentd.cli.workflows"),
+}
+"""Commands that have a file of their own, which is loaded when one of them is asked for."""
+
+
+def _as_json(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - as click calls it
+    if value and isinstance(context.obj, App):
+        context.obj = dataclasses.replace(context.obj, as_json=True)
+
+
+def _with_json(command: click.Command) -> click.Command:
+    """Let a command, and every command of a group, take `--json` after its name as well."""
+    if not any("--json" in option.opts for option in command.params):
+        text = "Print JSON instead of tables."
+        command.params.append(
+            click.Option(["--json"], is_flag=True, expose_value=False, is_eager=True, callback=_as_json, help=text)
+        )
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _with_json(each)
+    return command
+
+
+class Commands(click.Group):
+    """The commands of this file, and those of others, which are loaded when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return every name."""
+        return sorted({*super().list_commands(ctx), *ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one command."""
+        if cmd_name not in ELSEWHERE:
+            here = super().get_command(ctx, cmd_name)
+            return None if here is None else _with_json(here)
+        found: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name)
+        return _with_json(found)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agentd")
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Default: /etc/agentd/agentd.toml.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.pass_context
+def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
+    """Run durable work on a Proxmox VE cluster."""
+    context.obj = App(path, as_json)
+
+
+# -- daemons -------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("instance")
+@passes
+def run(app: App, instance: str) -> None:
+    """Run the daemon INSTANCE: a role (orchestrator, specialist, monitor, mcp-bridge) or [instances.INSTANCE]."""
+    from agentd.daemon.supervisor import Supervisor
+
+    config = app.config()
+    logs.configure(config.log.level, config.log.format)
+    supervisor = Supervisor(config, instance, reload=app.config)
+    # What was loaded stays: looking through it and through every open workflow again and again took a sixth of the CPU.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTIONS)
+    sys.exit(run_async(supervisor.run()))
+
+
+@cli.command()
+@click.option("--state", type=click.Path(path_type=Path), help="Where NATS and agentd keep their data.")
+@click.option("--port", default=4222, show_default=True, help="Port of the embedded nats-server.")
+@click.option("--nats-server", type=click.Path(path_type=Path), help="The nats-server binary to run.")
+@click.option("--nats-server-sha256", help="The SHA-256 of that binary; another one is not run.")
+@passes
+def up(app: App, state: Path | None, port: int, nats_server: Path | None, nats_server_sha256: str | None) -> None:
+    """Run every role in one process, with an embedded nats-server."""
+    from agentd.cli import demo
+    from agentd.cli import nats_server as cli_nats_server
+
+    if (nats_server is None) != (nats_server_sha256 is None):
+        raise click.UsageError("--nats-server and --nats-server-sha256 go together")
+    given = cli_nats_server.Binary(nats_server, nats_server_sha256 or "") if nats_server else None
+    sys.exit(demo.up(app.config(), state, port, given))
+
+
+@cli.command(name="demo")
+@click.option("--once", is_flag=True, help="End when the workflow is over.")
+@click.option("--state", type=click.Path(path_type=Path), help="Where the demo keeps its data.")
+@passes
+def demo_command(app: App, state: Path | None, *, once: bool) -> None:
+    """Deploy one VM on a simulated Proxmox, shown live."""
+    from agentd.cli import demo
+
+    del app
+    sys.exit(demo.demo(state, once=once))
+
+
+@cli.command()
+@click.option("--show", is_flag=True, help="Print what is in force and where it comes from; secrets are hidden.")
+@passes
+def check(app: App, *, show: bool) -> None:
+    """Check the configuration and the plugins; nothing is started."""
+    from agentd import schedules
+
+    config = app.config()
+    found = manager.Plugins(config, set(manager.installed()))
+    for name in found.loaded():
+        found.settings(name)
+    schedules.check(config, found.workflows())
+    if show:
+        click.echo(printable(config_show.show(config), lines=True))
+        return
+    app.show(list(found.status.values()), "plugins")
+    if any(each.status == manager.BROKEN for each in found.status.values()):
+        sys.exit(78)
+
+
+@cli.command()
+@passes
+def provision(app: App) -> None:
+    """Make the streams, buckets and consumers that are missing, put [schedules] in force; with [bus.admin]'s login."""
+    from agentd import schedules
+    from agentd.bus import provision as provisioning
+
+    async def work() -> list[str]:
+        async with app.bus(admin=True) as (bus, config):
+            made = await provisioning.provision(bus, *provisioning.wanted(config.bus))
+            return made + await schedules.provision(bus, config.schedules)
+
+    checked = app.config()
+    if checked.schedules:
+        schedules.check(checked, manager.Plugins(checked, set(manager.installed())).workflows())
+
+    app.show(run_async(work()) or ["everything is there"], "lines")
+
+
+@cli.command()
+@click.option(
+    "--roles", is_flag=True, help="Print the commands that make the least roles in Proxmox; nothing is changed."
+)
+@click.option("--grants", is_flag=True, help="with --roles: tools may grant any role (Permissions.Modify)")
+@passes
+def doctor(app: App, *, roles: bool, grants: bool) -> None:
+    """Look whether NATS, its rights, the clock and Proxmox are as they must be."""
+    from agentd.cli import doctor as examination
+
+    if roles:
+        app.show(run_async(examination.roles(app.config(), grants=grants)), "lines")
+        return
+    findings = run_async(examination.examine(app.config(), logs.get_logger()))
+    app.show(findings, "findings")
+    sys.exit(0 if all(each.good for each in findings) else 1)
+
+
+@cli.command()
+@click.argument("principal")
+@passes
+def token(app: App, principal: str) -> None:
+    """Make a token by which PRINCIPAL acts over HTTP and MCP; it is shown once, and kept nowhere."""
+    from agentd.safety import tokens
+    from agentd.wire.subjects import check_id
+
+    made, kept = tokens.make()
+    found = {"principal": check_id(principal, "principal"), "token": made, "digest": kept}
+    lines = [f"token    {made}", "in the configuration of the daemons that shall know it:", "[web.tokens]"]
+    app.show(found if app.as_json else [*lines, f'{principal} = "{kept}"'], "lines")
+
+
+# -- agents and tools ----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@passes
+def agents(app: App) -> None:
+    """List the agents that live."""
+    from agentd.client import queries
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            await say_frozen(app, bus)
+            return await queries.agents(bus)
+
+    app.show(run_async(work()), "agents")
+
+
+@cli.command()
+@click.argument("agent_id", metavar="AGENT")
+@passes
+def drain(app: App, agent_id: str) -> None:
+    """Let an agent take no new work and end when what runs is finished (systemd may start it again)."""
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await requests.control(bus, agent_id, "drain")
+
+    app.show(run_async(work()), "control")
+
+
+@cli.command()
+@passes
+def tools(app: App) -> None:
+    """List the tools that agents offer now."""
+    from agentd.client import queries
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await queries.services(bus)
+
+    app.show(run_async(work()), "tools")
+
+
+@cli.command()
+@click.argument("tool")
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--key", default="", help="Repeating a call with its key is the same call: <word>.<word>[.<word>].")
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for the end.")
+@click.option("--dry-run", is_flag=True, help="Only look what would be changed.")
+@passes
+def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, *, dry_run: bool) -> None:  # noqa: PLR0913
+    """Call a tool: agentd call list_vms node=pve1.
+
+    One that destroys or executes becomes a plan, which somebody else has to approve.
+    """
+
+    async def work() -> ToolReply | Workflow:
+        async with app.bus() as (bus, config):
+            note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {printable(text)}", err=True))
+            given = parameters_of(pairs)
+            try:
+                return await tool_calls.call(
+                    bus, config.principal, tool, given, seconds=timeout, key=key, dry_run=dry_run, progress=note
+                )
+            except NeedsPlan:
+                return await requests.plan(bus, config.principal, tool, given)
+
+    found = run_async(work())
+    if isinstance(found, ToolReply):
+        app.show(found, "looked" if found.looked else "reply")
+        return
+    leave(app, found)
+
+
+def main() -> NoReturn:
+    """Run a command; every error that was raised on purpose is one line and an exit code."""
+    logs.configure("error", "console")
+    try:
+        cli(standalone_mode=False)
+    except AgentdError as error:
+        click.echo(printable(f"agentd: {error}", lines=True), err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("agentd: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

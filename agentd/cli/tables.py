@@ -1,0 +1,407 @@
+"""How the command line shows things to a person; with --json none of this is used."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape as _escape
+from rich.segment import Segment
+from rich.table import Table
+
+from agentd.printable import as_json, printable
+from agentd.web import status as looks
+from agentd.wire.codec import plain
+from agentd.wire.messages import Preview
+from agentd.wire.workflow import TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rich.console import ConsoleOptions, RenderableType
+
+    from agentd.wire.messages import AuditRecord, EffectRecord
+    from agentd.wire.workflow import Workflow
+
+ANSWERS: Final = {"conflict": looks.Look("conflict", "bad", "cross", "x")}
+"""What an answer may say besides the states of a workflow."""
+COLOURS: Final = {"ok": "green", "warn": "yellow", "bad": "red", "run": "blue", "idle": "dim", "odd": "dim"}
+SIGNS: Final = {
+    "check": "✓",
+    "bang": "!",
+    "cross": "✗",
+    "minus": "⊘",
+    "play": "▶",
+    "dot": "▶",
+    "ring": "·",
+    "pause": "=",
+    "undo": "<",
+    "skip": "-",
+    "ask": "·",
+}
+
+
+class SafeConsole(Console):
+    """A console that prints no character which steers the terminal, whoever forgets to ask for that."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments with their text made harmless."""
+        for segment in super().render(renderable, options):
+            text = printable(segment.text, lines=True)
+            yield segment if segment.control or text == segment.text else Segment(text, segment.style)
+
+
+console = SafeConsole(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
+"""Lines are not broken where no person reads them on a screen."""
+
+
+def safe(value: object) -> str:
+    """Return a text that others wrote as one harmless line, without markup."""
+    return _escape(printable(str(value)))
+
+
+def safe_lines(value: object) -> str:
+    """Return a text that others wrote without markup; its lines stay."""
+    return _escape(printable(str(value), lines=True))
+
+
+def sign(status: str) -> str:
+    """Return the coloured sign of a status, "" for a word that is none."""
+    known = looks.WORKFLOW.get(status) or looks.TASK.get(status) or ANSWERS.get(status)
+    return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
+
+
+def symbol(status: str) -> str:
+    """Return a sign and the word for a status."""
+    return f"{sign(status) or '·'} {safe(status)}"
+
+
+def age(when: datetime | None) -> str:
+    """Return how long ago something was."""
+    if when is None:
+        return ""
+    seconds = max(0, round((datetime.now(UTC) - when).total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+class Steps:
+    """Prints what is new in a workflow's timeline."""
+
+    def __init__(self) -> None:
+        """Begin with nothing printed."""
+        self._printed = 0
+        self._begun: datetime | None = None
+
+    def show(self, state: Workflow) -> None:
+        """Print the entries that were not printed yet."""
+        self._begun = self._begun or state.created
+        for entry in state.timeline[self._printed :]:
+            seconds = (entry.at - self._begun).total_seconds()
+            task = f"[bold]{safe(entry.task)}[/] " if entry.task else ""
+            attempt = f"(attempt {entry.attempt}) " if entry.attempt > 1 else ""
+            agent = f" [dim]by {safe(entry.agent)}[/]" if entry.agent else ""
+            console.print(f"  {seconds:7.2f} s  {sign(entry.what) or ' '} {task}{attempt}{safe(entry.what)}{agent}")
+        self._printed = len(state.timeline)
+
+
+def show(name: str, value: Any) -> None:  # noqa: ANN401 - each table has its own
+    """Print `value` as the table called `name`."""
+    TABLES[name](value)
+
+
+def _rows(columns: list[str], rows: list[list[str]], empty: str) -> None:
+    if not rows:
+        console.print(empty)
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _workflows(found: list[Any]) -> None:
+    rows = [
+        [safe(each.workflow_id), safe(each.workflow_type), symbol(each.status), f"{each.done}/{each.total}",
+         age(each.updated), safe(each.error)]
+        for each in found
+    ]  # fmt: skip
+    _rows(["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help")
+
+
+def _definitions(found: list[Any]) -> None:
+    rows = [
+        [safe(each.name), safe(each.source), safe(_fault(each.faults) if each.faults else each.description)]
+        for each in found
+    ]
+    _rows(["DEFINITION", "FROM", "SAYS"], rows, "no workflow can be asked for")
+
+
+def _fault(faults: list[Any]) -> str:
+    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return f"cannot be used, it has {count}: agentd workflows check {faults[0].file}"
+
+
+def _plan(found: list[Any]) -> None:
+    for each in found:
+        at_once = f", {each.window} at once" if each.window else ""
+        facts = [
+            ("after", ", ".join(each.after)),
+            ("when", each.when),
+            ("each", "" if each.each is None else f"{_json(each.each)}{at_once}"),
+            ("approval", each.approval),
+            ("with", _json(each.with_) if each.with_ else ""),
+            ("undo", f"{each.undo} {_json(each.undo_with)}" if each.undo else ""),
+        ]
+        console.print(f"[bold]{safe(each.name)}[/]  {safe(each.calls)}  [dim]→ {safe(each.queue)}[/]")
+        for name, text in facts:
+            if text:
+                console.print(f"  {name:<9} {safe(text)}", soft_wrap=True)
+    console.print()
+
+
+def _json(value: object) -> str:
+    return value if isinstance(value, str) else as_json(plain(value))
+
+
+def _says(task: Any) -> str:  # noqa: ANN401
+    return "has to be approved, see below" if task.asks else task.error or "; ".join(task.warnings)
+
+
+def _workflow(found: Any) -> None:  # noqa: ANN401
+    of = f"{safe(found.workflow_type)}  {symbol(found.status)}  by {safe(found.requester)}"
+    console.print(f"[bold]{safe(found.workflow_id)}[/]  {of}")
+    if found.error:
+        console.print(f"[red]{safe(found.error)}[/]")
+    console.print()
+    rows = [
+        [safe(each.name), symbol(each.status), str(each.attempt), safe(each.agent or each.queue),
+         safe(", ".join(each.after)), safe_lines(_says(each))]
+        for each in found.tasks
+    ]  # fmt: skip
+    _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
+    console.print()
+    for each in found.tasks:
+        if each.asks:  # all of it: nothing is approved that was not shown
+            console.print(f"[bold]{safe(each.name)}[/] waits for an approval of:")
+            console.print(f"  {safe_lines(each.asks)}\n  digest {safe(each.digest)}\n", soft_wrap=True)
+    for entry in found.timeline:
+        seconds = (entry.at - found.created).total_seconds()
+        console.print(f"  {seconds:8.2f} s  {safe(f'{entry.task:<28}')} {safe(entry.what)} [dim]{safe(entry.agent)}[/]")
+
+
+def _agents(found: list[Any]) -> None:
+    rows = [
+        [safe(each.agent_id), safe(each.role), safe(each.node), safe(each.status), f"{each.load:.0%}",
+         safe(each.version), age(each.timestamp), safe(each.url)]
+        for each in found
+    ]  # fmt: skip
+    columns = ["AGENT", "ROLE", "NODE", "STATUS", "LOAD", "VERSION", "HEARD", "PAGE"]
+    _rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
+
+
+def _tools(found: list[Any]) -> None:
+    rows = [[safe(tool), safe(each.service_id)] for each in found for tool in each.tools]
+    _rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
+
+
+def _schedules(found: list[Any]) -> None:
+    rows = [
+        [safe(each.name), safe(each.workflow), safe(each.cron), safe(each.timezone),
+         _when(each.next, each.timezone), _when(each.next, ""),
+         f"{symbol(each.status)} {age(each.begun)}" if each.last else "never", safe(each.last), str(each.skipped or ""),
+         safe(each.state)]
+        for each in found
+    ]  # fmt: skip
+    columns = ["SCHEDULE", "WORKFLOW", "CRON", "ZONE", "NEXT THERE", "NEXT HERE", "LAST", "AS", "SKIPPED", "STATE"]
+    _rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
+    for each in found:
+        if each.error:
+            console.print(f"[red]{safe(each.name)}: {safe(each.error)}[/]")
+
+
+def _when(moment: datetime | None, zone: str) -> str:
+    """Return a moment on the clock of `zone`, or of this machine."""
+    if moment is None:
+        return ""
+    return f"{moment.astimezone(ZoneInfo(zone) if zone else None):%a %Y-%m-%d %H:%M:%S}"
+
+
+def _answer(answer: Any) -> None:  # noqa: ANN401
+    console.print(f"{symbol(answer.status)}  {safe(answer.workflow_id)}")
+    if answer.error:
+        console.print(f"[red]{safe(answer.error)}[/]")
+    for name, task in answer.result.get("tasks", {}).items():
+        for warning in task.get("warnings", []):
+            console.print(f"[yellow]{safe(name)}: {safe(warning)}[/]")
+    vm = answer.result.get("tasks", {}).get("configure_vm", {}).get("result")
+    if isinstance(vm, dict) and "vmid" in vm:
+        console.print(
+            f"VM {safe(vm['vmid'])} {safe(vm.get('name', ''))} on {safe(vm.get('node'))}: {safe(vm.get('status'))}"
+        )
+
+
+def _reply(reply: Any) -> None:  # noqa: ANN401
+    console.print(_escape(as_json(plain(reply.result), indent=2)))
+    for warning in reply.warnings:
+        console.print(f"[yellow]{safe(warning)}[/]")
+    if reply.undo:
+        console.print(f"[dim]taken back by: agentd undo {safe(reply.undo)}[/]")
+
+
+def _looked(reply: Any) -> None:  # noqa: ANN401
+    preview = msgspec.convert(reply.result, Preview)
+    if preview.already:
+        console.print(f"{safe(preview.tool)} would do nothing: it is so already")
+    for each in preview.targets:
+        console.print(f"{safe(preview.tool)} would change {safe(each.title)}")
+        for line in each.loses:
+            console.print(f"  and with it {safe(line)}")
+    if preview.undo is not None:
+        console.print(f"[dim]agentd undo could take it back by {safe(preview.undo.tool)}[/]")
+    elif not preview.already:
+        console.print("nothing takes it back")
+    if not preview.targets and not preview.already:
+        console.print(f"{safe(preview.tool)} would act; it does not say on what")
+    for warning in reply.warnings:
+        console.print(f"[yellow]{safe(warning)}[/]")
+
+
+def _verdicts(found: list[Any]) -> None:
+    rows = [
+        [
+            "[red]✗[/]" if each.fault else "[green]✓[/]",
+            safe(each.agent_id),
+            f"{each.lines} lines",
+            f"{each.first} to {each.last}{', older ones have expired' if each.trimmed else ''}" if each.lines else "",
+            safe(each.fault),
+        ]
+        for each in found
+    ]
+    _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has written anything yet")
+    for each in found:
+        for text in [*each.faults[1:], *each.accepted]:
+            console.print(f"{safe(each.agent_id)}: {safe(text)}")
+    sources: dict[str, list[str]] = {}
+    for each in found:
+        sources.setdefault(each.keys, []).append(each.agent_id)
+    for source, agents in sources.items():
+        console.print(f"[dim]keys of {safe(', '.join(agents))}: {safe(source)}[/]")
+
+
+def _audit(found: list[AuditRecord]) -> None:
+    rows = [
+        [
+            f"{each.timestamp:%Y-%m-%d %H:%M:%S}",
+            safe(each.principal + (f" (yes by {each.approved_by})" if each.approved_by else "")),
+            safe(each.tool),
+            safe(each.outcome or each.phase),
+            safe(each.key),
+            safe(_json(each.arguments) if each.arguments else ""),
+        ]
+        for each in found
+    ]
+    _rows(["TIME", "WHO", "TOOL", "WHAT", "KEY", "WITH"], rows, "nothing was done")
+
+
+def _undoable(found: list[EffectRecord]) -> None:
+    rows = [
+        [safe(each.key), safe(each.tool), safe(each.undo.tool), safe(_json(each.undo.parameters))]
+        for each in found
+        if each.undo
+    ]
+    _rows(["EFFECT", "DID", "TAKEN BACK BY", "WITH"], rows, "nothing can be taken back")
+
+
+def _asked(state: Workflow) -> None:
+    for name, task in state.tasks.items():
+        if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
+            until = f" until {task.approval.until:%Y-%m-%d %H:%M} UTC" if task.approval.until else ""
+            console.print(f"{safe(state.workflow_id)} waits{until} for somebody else to approve {safe(name)}:")
+            console.print(f"  {safe_lines(task.approval.text)}\n  digest {safe(task.approval.digest)}", soft_wrap=True)
+            console.print(
+                f"  agentd approve {safe(state.workflow_id)}    or    agentd reject {safe(state.workflow_id)}"
+            )
+    if state.over:
+        console.print(f"{safe(state.workflow_id)} {state.status}{f': {safe(state.error)}' if state.error else ''}")
+
+
+def _findings(found: list[Any]) -> None:
+    rows = [
+        [
+            "[green]✓[/]" if each.good else "[red]✗[/]",
+            safe(each.what),
+            safe(each.text),
+            "" if each.good else safe(each.advice),
+        ]
+        for each in found
+    ]
+    _rows(["", "WHAT", "FOUND", "DO"], rows, "nothing to look at")
+
+
+def _plugins(found: list[Any]) -> None:
+    rows = [[safe(each.name), each.status, safe(each.reason)] for each in found]
+    rows += [[safe(f"  {tool.name}"), "quarantined", safe(tool.reason)] for each in found for tool in each.quarantined]
+    _rows(["PLUGIN", "STATUS", "REASON"], rows, "no plugins")
+
+
+def _lines(lines: list[str]) -> None:
+    for line in lines:
+        console.print(safe(line), soft_wrap=True)  # commands are among them
+
+
+def _submitted(told: dict[str, str]) -> None:
+    console.print(f"{safe(told['workflow_id'])}: asked for; watch it with [bold]{safe(told['watch'])}[/]")
+
+
+def _control(reply: Any) -> None:  # noqa: ANN401
+    console.print(f"{safe(reply.agent_id)}: {safe(reply.message)}")
+
+
+def _dead(found: list[Any]) -> None:
+    rows = [
+        [str(each.number), age(each.when), safe(each.stream), safe(each.subject or f"message {each.sequence}"),
+         safe(each.agent_id), f"{each.size} B", safe(each.state), safe(each.reason[:200])]
+        for each in found
+    ]  # fmt: skip
+    _rows(["LETTER", "WHEN", "STREAM", "SUBJECT", "GIVEN UP BY", "SIZE", "STATE", "REASON"], rows, "no dead letters")
+
+
+def _letter(found: dict[str, Any]) -> None:
+    for name, value in found["letter"].items():
+        console.print(f"[bold]{safe(f'{name:<12}')}[/] {safe_lines(str(value))}")
+    for name, value in found["headers"].items():
+        console.print(f"[bold]header[/]       {safe_lines(f'{name}: {value}')}")
+    console.print()
+    console.print(safe_lines(found["note"] or found["body"]))
+
+
+TABLES: dict[str, Callable[[Any], None]] = {
+    "workflows": _workflows,
+    "workflow": _workflow,
+    "definitions": _definitions,
+    "plan": _plan,
+    "agents": _agents,
+    "tools": _tools,
+    "schedules": _schedules,
+    "answer": _answer,
+    "reply": _reply,
+    "looked": _looked,
+    "asked": _asked,
+    "undoable": _undoable,
+    "verdicts": _verdicts,
+    "audit": _audit,
+    "findings": _findings,
+    "plugins": _plugins,
+    "lines": _lines,
+    "submitted": _submitted,
+    "control": _control,
+    "dead": _dead,
+    "letter": _letter,
+}

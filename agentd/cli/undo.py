@@ -1,0 +1,72 @@
+"""`agentd undo`: takes back what a call or a workflow has done, as each agent wrote it down before it acted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agentd.cli.context import App, leave, passes, run_async
+from agentd.errors import UsageError
+from agentd.wire import subjects
+from agentd.wire.codec import plain
+from agentd.wire.messages import EffectRecord, WorkflowRequest
+
+if TYPE_CHECKING:
+    from agentd.bus.jetstream import Bus
+    from agentd.wire.workflow import Workflow
+
+
+@click.command()
+@click.argument("key", metavar="WORKFLOW[.TASK]")
+@click.option("--dry-run", is_flag=True, help="Only show what would be called.")
+@passes
+def undo(app: App, key: str, *, dry_run: bool) -> None:
+    """Take back what a workflow, one of its tasks or a call has done: agentd undo WORKFLOW.TASK.
+
+    The latest comes first.  What destroys on the way back has to be approved by somebody else.
+    """
+    from agentd.client import requests
+
+    async def work() -> Workflow | list[EffectRecord]:
+        async with app.bus() as (bus, config):
+            found = await undoable(bus, key, config.principal)
+            if dry_run:
+                return found
+            calls = [plain(each.undo) for each in found if each.undo]
+            request = WorkflowRequest(requests.UNDO, requests.new_id(requests.UNDO), {"of": key, "calls": calls})
+            return await requests.begin(bus, config.principal, request)
+
+    found = run_async(work())
+    if isinstance(found, list):
+        app.show(found, "undoable")
+        return
+    leave(app, found)
+
+
+async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
+    """Return the effect records of a workflow, a task or a call."""
+    first = key.partition(".")[0]
+    for part in first.split("=", 1):
+        subjects.check_id(part, "key")
+    found = await bus.newest_many(subjects.EFFECTS, f"ai.effects.*.{first}.>", EffectRecord)
+    records = [each.value for each in found.values() if each.value is not None]
+    return [record for record in records if record.key == key or record.key.startswith(f"{key}.")]
+
+
+async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
+    """Return the effects of a workflow, a task or a call that say how they are taken back, the latest first.
+
+    A call's key is `<principal>=<key>`, as `agentd call` prints it; of a call of `principal` itself <key> is enough.
+
+    Raises UsageError when there is none.
+    """
+    mine = await _effects(bus, key)
+    if not mine and "=" not in key:  # a call of one's own may be named as `agentd call --key` had it
+        mine = await _effects(bus, subjects.call_key(principal, key))
+    found = sorted((each for each in mine if each.undo is not None), key=lambda each: each.claimed_at, reverse=True)
+    if found:
+        return found
+    done = ", ".join(sorted(f"{each.key} ({each.tool})" for each in mine))
+    message = f"{key}: nothing of it can be taken back; it did {done}" if done else f"{key}: there is no such effect"
+    raise UsageError(message)

@@ -1,0 +1,331 @@
+"""The commands about workflows: ask for them, follow, steer and list them, and their schedules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+import msgspec
+
+from agentd.cli.context import EXIT_CODES, App, parameters_of, passes, run_async, say_frozen
+from agentd.client import queries, requests
+from agentd.errors import InvalidMessage, Rejected, UsageError
+from agentd.printable import as_json, printable
+from agentd.wire import subjects
+from agentd.wire.codec import plain
+from agentd.wire.messages import WorkflowRequest, WorkflowSignal, request_digest
+
+if TYPE_CHECKING:
+    from agentd.bus.jetstream import Bus
+    from agentd.wire.messages import SignalReply, WorkflowResponse
+
+SHORTEST: Final = 12
+"""Digits of a digest that suffice to name it."""
+PLANNED = 30.0
+"""Seconds that a dry run is waited for: an orchestrator needs none of them."""
+
+
+@click.command()
+@click.argument("workflow_type", metavar="TYPE")
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--id", "workflow_id", help="Id of the workflow; sending the same one again is the same request.")
+@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@click.option("--timeout", type=float, help="Seconds that the workflow may take.")
+@click.option("--priority", default=5, show_default=True, help="1 to 10; above 5 its tasks do not wait for others.")
+@click.option("--dry-run", is_flag=True, help="Plan only, and show the plan: its graph and what each task gets.")
+@passes
+def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    app: App,
+    workflow_type: str,
+    pairs: tuple[str, ...],
+    workflow_id: str | None,
+    timeout: float | None,
+    priority: int,
+    *,
+    wait: bool,
+    dry_run: bool,
+) -> None:
+    """Ask for a workflow: agentd submit vm_deployment name=web1 memory=2048 --wait."""
+    request = WorkflowRequest(
+        workflow_type=workflow_type,
+        workflow_id=workflow_id or requests.new_id(workflow_type),
+        parameters=parameters_of(pairs),
+        timeout=timeout,
+        priority=priority,
+        dry_run=dry_run,
+    )
+    _submit(app, request, wait=wait)
+
+
+def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
+
+    async def work() -> WorkflowResponse | None:
+        async with app.bus() as (bus, config):
+            mine = msgspec.structs.replace(request, requester_id=config.principal)
+            await requests.submit(bus, config.principal, mine)
+            if request.dry_run:
+                return await _planned(app, bus, request)
+            if not wait:
+                return None
+            return await _follow(app, bus, request.workflow_id, request_digest(request))
+
+    answer = run_async(work())
+    if answer is None:
+        told = {"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}
+        app.show(told, "submitted")
+    else:
+        _finish(app, answer)
+
+
+async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResponse:
+    """Wait for the plan of a dry run and show it; nobody is interested in the steps of what is not done."""
+    from agentd.client import queries
+    from agentd.client.plan_view import preview
+
+    requested = request_digest(request)
+    answer = await queries.follow(bus, request.workflow_id, lambda _: None, wait=PLANNED, requested=requested)
+    state = await queries.state(bus, request.workflow_id)
+    if answer.status != "completed" or state is None:
+        return answer
+    plan = preview(state)
+    if app.as_json:
+        return msgspec.structs.replace(answer, result=answer.result | {"plan": plain(plan)})
+    app.show(plan, "plan")
+    return answer
+
+
+async def _follow(
+    app: App, bus: Bus, workflow_id: str, requested: str = "", wait: float | None = None
+) -> WorkflowResponse:
+    from agentd.cli import tables
+
+    show = (lambda _state: None) if app.as_json else tables.Steps().show
+    return await queries.follow(bus, workflow_id, show, wait=wait, requested=requested)
+
+
+def _finish(app: App, answer: WorkflowResponse) -> NoReturn:
+    app.show(answer, "answer")
+    sys.exit(EXIT_CODES.get(answer.status, 1))
+
+
+@click.command()
+@click.argument("workflow_id", metavar="ID")
+@click.option("--timeout", type=float, help="Seconds after which to stop watching; the workflow goes on.")
+@passes
+def watch(app: App, workflow_id: str, timeout: float | None) -> None:
+    """Show the steps of a workflow until it is over; the exit code is its result."""
+    from agentd.client import queries
+
+    async def work() -> WorkflowResponse:
+        async with app.bus() as (bus, _):
+            if await queries.state(bus, workflow_id) is None:
+                message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
+                raise UsageError(message)
+            await say_frozen(app, bus)
+            return await _follow(app, bus, workflow_id, wait=timeout)
+
+    _finish(app, run_async(work()))
+
+
+@click.group(invoke_without_command=True)
+@click.option("--limit", default=20, show_default=True)
+@click.option("--status", default="", help="Only those that stand so.")
+@click.pass_context
+def workflows(context: click.Context, limit: int, status: str) -> None:
+    """List workflows: those not over first, then the latest; or see to what can be asked for."""
+    from agentd.client import queries
+
+    app: App = context.obj
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            return await queries.workflows(bus, limit, status)
+
+    if context.invoked_subcommand is None:
+        app.show(run_async(work()), "workflows")
+
+
+@workflows.command(name="check")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@passes
+def check_files(app: App, files: tuple[Path, ...]) -> None:
+    """Check workflow files: every fault with its line and column; exit code 65 if there is one."""
+    faults = app.reader().check(list(files))
+    bad = {each.file for each in faults}
+    lines = [*map(str, faults), *(f"{each}: good" for each in files if str(each) not in bad)]
+    click.echo(as_json(plain(faults), indent=2) if app.as_json else "\n".join(map(printable, lines)))
+    sys.exit(InvalidMessage.exit_code if faults else 0)
+
+
+@workflows.command()
+@passes
+def schema(app: App) -> None:
+    """Print the JSON Schema of workflow files, for editors."""
+    click.echo(as_json(app.reader().schema(), indent=2))
+
+
+@workflows.command()
+@passes
+def definitions(app: App) -> None:
+    """List what can be asked for on this machine, and where it comes from; exit code 65 if a file is at fault."""
+    found = app.reader().listed()
+    app.show(found, "definitions")
+    sys.exit(InvalidMessage.exit_code if any(each.faults for each in found) else 0)
+
+
+@click.command()
+@click.argument("workflow_id", metavar="ID")
+@passes
+def show(app: App, workflow_id: str) -> None:
+    """Show a workflow: its tasks, attempts, agents, errors and timeline."""
+    from agentd.client import queries
+
+    async def work() -> object:
+        async with app.bus() as (bus, _):
+            await say_frozen(app, bus)
+            return await (queries.state if app.as_json else queries.workflow)(bus, workflow_id)
+
+    found = run_async(work())
+    if found is None:
+        message = f"there is no workflow {workflow_id!r}; `agentd workflows` lists them"
+        raise UsageError(message)
+    app.show(found, "workflow")
+
+
+REASON: Final = click.option("--reason", default="", help="Stands in the timeline.")
+ID: Final = click.argument("workflow_id", metavar="ID")
+
+
+def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = False) -> None:
+    """Send a signal and say what came of it; with `wait` show the steps until the workflow is over."""
+
+    async def work() -> tuple[SignalReply, WorkflowResponse | None]:
+        async with app.bus() as (bus, config):
+            if wanted.action in {"approve", "reject"}:
+                shown = await _shown(app, bus, workflow_id, wanted)
+                reply = await requests.decide(bus, config.principal, workflow_id, shown.task, shown)
+            else:
+                reply = await requests.signal(bus, config.principal, workflow_id, wanted)
+            return reply, await _follow(app, bus, workflow_id) if wait and reply.done else None
+
+    reply, answer = run_async(work())
+    if not reply.done:
+        raise Rejected(reply.message)
+    if answer is not None:
+        _finish(app, answer)
+    app.show({"workflow_id": workflow_id, "watch": f"agentd watch {workflow_id}"}, "submitted")
+
+
+async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -> WorkflowSignal:
+    """Print what waits for an approval, and return the signal with the digest of exactly that."""
+    name, approval = await requests.waits(bus, workflow_id, wanted.task)
+    if wanted.action == "approve" and not app.as_json:
+        click.echo(
+            printable(f"{workflow_id}, {name}:\n  {approval.text}\n  digest {approval.digest}", lines=True), err=True
+        )
+    if wanted.digest and not (len(wanted.digest) >= SHORTEST and approval.digest.startswith(wanted.digest)):
+        message = f"--digest: {name} is not what was shown any more; look at it again: agentd show {workflow_id}"
+        raise Rejected(message)
+    return msgspec.structs.replace(wanted, task=name, digest=approval.digest)
+
+
+@click.command()
+@ID
+@REASON
+@click.option("--undo", is_flag=True, help="Undo what was done, where the plan says how.")
+@click.option("--wait", is_flag=True, help="Wait until it is over; exit code 3 when it was cancelled.")
+@passes
+def cancel(app: App, workflow_id: str, reason: str, *, undo: bool, wait: bool) -> None:
+    """Begin no new task of a workflow and end the running one; what is left is named."""
+    _signal(app, workflow_id, WorkflowSignal("cancel", reason, compensate=undo), wait=wait)
+
+
+@click.command()
+@ID
+@REASON
+@passes
+def pause(app: App, workflow_id: str, reason: str) -> None:
+    """Hold a workflow: what runs is finished, nothing new begins, its clock stands still."""
+    _signal(app, workflow_id, WorkflowSignal("pause", reason))
+
+
+@click.command()
+@ID
+@REASON
+@passes
+def resume(app: App, workflow_id: str, reason: str) -> None:
+    """Let a paused workflow go on."""
+    _signal(app, workflow_id, WorkflowSignal("resume", reason))
+
+
+@click.command()
+@ID
+@click.argument("task", default="")
+@REASON
+@click.option("--digest", default="", help="Digest that `agentd show ID` has shown; anything else is refused.")
+@passes
+def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> None:
+    """Approve what a workflow waits for, exactly as it is shown; not one's own request."""
+    _signal(app, workflow_id, WorkflowSignal("approve", reason, task=task, digest=digest))
+
+
+@click.command()
+@ID
+@click.argument("task", default="")
+@REASON
+@passes
+def reject(app: App, workflow_id: str, task: str, reason: str) -> None:
+    """Say no to what a workflow waits for: it fails, and what was done is undone where the plan says how."""
+    _signal(app, workflow_id, WorkflowSignal("reject", reason, task=task))
+
+
+@click.command()
+@ID
+@click.option("--id", "new_id", help="Id of the workflow that carries it on.")
+@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@passes
+def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None:
+    """Carry on a workflow that failed or was cancelled, under a new id: what was done is not done again."""
+    subjects.check_id(workflow_id)
+    _submit(app, WorkflowRequest("", new_id or requests.new_id(workflow_id), retry_of=workflow_id), wait=wait)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def schedules(context: click.Context) -> None:
+    """List schedules: when they come next, and what became of the last run."""
+    if context.invoked_subcommand is not None:
+        return
+    from agentd import schedules as scheduling
+
+    app: App = context.obj
+
+    async def work() -> object:
+        async with app.bus() as (bus, config):
+            await bus.measure_clock(subjects.WORKFLOWS)
+            return await scheduling.schedules(bus, config.schedules)
+
+    app.show(run_async(work()), "schedules")
+
+
+@schedules.command(name="run")
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@passes
+def run_schedule(app: App, name: str, *, wait: bool) -> None:
+    """Begin the workflow of the schedule NAME now, once more, in your own name."""
+    from agentd import schedules as scheduling
+
+    async def work() -> tuple[WorkflowRequest, WorkflowResponse | None]:
+        async with app.bus() as (bus, config):
+            request = await scheduling.by_hand(bus, name)
+            await requests.submit(bus, config.principal, request)
+            answer = await _follow(app, bus, request.workflow_id, request_digest(request)) if wait else None
+            return request, answer
+
+    request, answer = run_async(work())
+    if answer is not None:
+        _finish(app, answer)
+    app.show({"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}, "submitted")

@@ -1,0 +1,69 @@
+"""A plan as a person reads it before it is carried out: the graph, and what each task will be called with.
+
+What depends on results stands there as the expression by which it will be filled in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from agentd.wire.workflow import Workflow
+
+
+class PlannedTask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task of a plan; `with_` (`with` in JSON) is what it is called with, as far as it is known."""
+
+    name: str
+    calls: str
+    queue: str
+    after: list[str] = []
+    when: str = ""
+    each: Any = None
+    window: int = 0
+    approval: str = ""
+    with_: Any = msgspec.field(default=None, name="with")
+    undo: str = ""
+    undo_with: Any = None
+
+
+def preview(state: Workflow) -> list[PlannedTask]:
+    """Return the plan of a workflow, task by task."""
+    shown = []
+    for task in state.tasks.values():
+        spec = task.spec
+        if spec is None:
+            continue
+        undo = spec.compensation
+        shown.append(
+            PlannedTask(
+                name=spec.name,
+                calls=f"workflow {spec.workflow}" if spec.workflow else spec.tool,
+                queue=spec.queue,
+                after=spec.after,
+                when=spec.condition,
+                each=_readable(spec.each),
+                window=spec.window if spec.each is not None else 0,
+                approval=spec.approval,
+                with_=_readable(spec.parameters),
+                undo="" if undo is None else undo.tool,
+                undo_with=None if undo is None else _readable(undo.parameters),
+            )
+        )
+    return shown
+
+
+def _readable(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return parameters with references and templates as they are written in a file."""
+    if isinstance(value, list):
+        return [_readable(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "$template" in value:
+        return value["$template"]
+    if "$result" in value:
+        task, field = value["$result"], value.get("field", "")
+        return f"{{{{ tasks.{task}.result{f'.{field}' if field else ''} }}}}"
+    return {key: _readable(each) for key, each in value.items()}

@@ -1,0 +1,315 @@
+"""What is known of the network: agents, services, workflows, as JetStream keeps them.
+
+Nothing is held in memory: each question is asked of the streams, so that every daemon's page and the command
+line say the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentd.bus.dead_letters import letters
+from agentd.client.requests import POLL, changes, decide, going_on, signal, state_of
+from agentd.client.views import Event, EventKind, Step, TaskView, TimelineEntry, WorkflowDetail, WorkflowSummary
+from agentd.errors import BusUnavailable, InvalidMessage
+from agentd.safety import freeze
+from agentd.wire import subjects
+from agentd.wire.messages import (
+    ARRIVING,
+    AgentRegistration,
+    Alert,
+    MetricReport,
+    Presence,
+    ServiceRegistration,
+    WorkflowResponse,
+)
+from agentd.wire.workflow import DONE, TERMINAL, TaskState, TaskStatus, Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from agentd.bus.connection import Handler, Received
+    from agentd.bus.dead_letters import Letter
+    from agentd.bus.jetstream import Bus
+    from agentd.client.views import Identity, PluginState, Reason
+    from agentd.wire.messages import NetworkReply, NetworkRequest, SignalReply, WorkflowSignal
+
+state = state_of
+STEPS_SHOWN = 50
+"""Tasks of a workflow up to which a list names each."""
+
+
+async def presences(bus: Bus) -> list[Presence]:
+    """Return every agent whose lease lasts, by name."""
+    found = await bus.kv_values(subjects.LIVE, Presence)
+    there = [found[key].value for key in sorted(found)]
+    return [each for each in there if each is not None and each.agent.status != ARRIVING]
+
+
+async def agents(bus: Bus) -> list[AgentRegistration]:
+    """Return the registration of every agent that lives."""
+    return [each.agent for each in await presences(bus)]
+
+
+async def services(bus: Bus) -> list[ServiceRegistration]:
+    """Return every service once, with the tools that any agent offers under its name."""
+    found: dict[str, ServiceRegistration] = {}
+    for presence in await presences(bus):
+        for each in presence.services:
+            found.setdefault(each.service_id, each)
+    return list(found.values())
+
+
+async def metrics(bus: Bus) -> list[MetricReport]:
+    """Return the latest metrics report of each agent."""
+    stored = await bus.last_many(subjects.METRICS, subjects.ALL_METRICS)
+    return bus.readable(stored, MetricReport)
+
+
+async def alerts(bus: Bus) -> list[Alert]:
+    """Return the alerts that are firing."""
+    found = (each.value for each in (await bus.kv_values(subjects.ALERTS, Alert)).values())
+    return [each for each in found if each is not None and each.state == "firing"]
+
+
+async def states(bus: Bus) -> list[Workflow]:
+    """Return the state of every workflow: those not over first, then the latest."""
+    newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_EVENTS, Workflow)
+    found = [each.value for each in newest.values() if each.value is not None]
+    return sorted(found, key=lambda each: (each.over, -each.updated.timestamp()))
+
+
+async def workflows(bus: Bus, limit: int, status: str = "") -> list[WorkflowSummary]:
+    """Return at most `limit` workflows, of one status unless it is empty."""
+    return [summary(each) for each in await states(bus) if status in {"", each.status}][:limit]
+
+
+async def workflow(bus: Bus, workflow_id: str) -> WorkflowDetail | None:
+    """Return one workflow with its tasks and its timeline."""
+    found = await state(bus, workflow_id)
+    return None if found is None else detail(found)
+
+
+async def tasks(bus: Bus) -> list[TaskView]:
+    """Return the tasks that are in a queue or in an agent's hands."""
+    return [
+        task_view(found, name)
+        for found in await states(bus)
+        if found.status not in TERMINAL
+        for name, task in found.tasks.items()
+        if task.status in {TaskStatus.ASSIGNED, TaskStatus.RUNNING}
+    ]
+
+
+async def events(bus: Bus) -> AsyncIterator[Event]:
+    """Yield what changes, from now on."""
+    queue: asyncio.Queue[Event] = asyncio.Queue(10_000)
+
+    async def put(kind: EventKind, data: WorkflowSummary | AgentRegistration | Alert) -> None:
+        if not queue.full():  # who reads too slowly gets a snapshot from the page's own stream
+            queue.put_nowait(Event(kind, data))
+
+    async def on_workflow(received: Received) -> None:
+        await put(EventKind.WORKFLOW, summary(received.decode(Workflow)))
+
+    async def on_agent(received: Received) -> None:
+        await put(EventKind.AGENT, received.decode(AgentRegistration))
+
+    async def on_alert(received: Received) -> None:
+        await put(EventKind.ALERT, received.decode(Alert))
+
+    handlers = {subjects.ALL_EVENTS: on_workflow, subjects.AGENT_REGISTER: on_agent, subjects.ALL_ALERTS: on_alert}
+    subscriptions = [await bus.subscribe(subject, _lenient(handler)) for subject, handler in handlers.items()]
+    try:
+        while True:
+            yield await queue.get()
+    finally:
+        for each in subscriptions:
+            await each.stop()
+
+
+def _lenient(handler: Handler) -> Handler:
+    async def handle(received: Received) -> None:
+        try:
+            await handler(received)
+        except InvalidMessage:
+            return  # anybody may publish on these subjects; what is not a message of ours is not shown
+
+    return handle
+
+
+def summary(found: Workflow) -> WorkflowSummary:
+    """Return a workflow as a line of a list."""
+    steps = [Step(name, str(task.status)) for name, task in found.tasks.items()]
+    return WorkflowSummary(
+        workflow_id=found.workflow_id,
+        workflow_type=found.workflow_type,
+        status=str(found.status),
+        requester=found.requester_id,
+        created=found.created,
+        updated=found.updated,
+        done=sum(task.status in DONE for task in found.tasks.values()),
+        total=len(found.tasks),
+        error=found.error,
+        steps=steps if len(steps) <= STEPS_SHOWN else [],
+    )
+
+
+def detail(found: Workflow) -> WorkflowDetail:
+    """Return a workflow with all that is known of it."""
+    short = summary(found)
+    return WorkflowDetail(
+        **{name: getattr(short, name) for name in short.__struct_fields__},
+        tasks=[task_view(found, name) for name in found.tasks],
+        timeline=[TimelineEntry(each.at, each.what, each.task, each.attempt, each.agent) for each in found.timeline],
+    )
+
+
+def _asks(workflow_id: str, name: str, task: TaskState) -> str:
+    if task.approval is None or task.status is not TaskStatus.WAITING_APPROVAL:
+        return ""
+    return f"{task.approval.text} (agentd approve {workflow_id} {name}, by somebody else than who asked)"
+
+
+def task_view(found: Workflow, name: str) -> TaskView:
+    """Return one task as pages and the command line show it."""
+    task, spec = found.tasks[name], found.spec(name)
+    return TaskView(
+        workflow_id=found.workflow_id,
+        name=name,
+        tool=spec.tool or spec.workflow,
+        status=str(task.status),
+        queue=spec.queue,
+        attempt=task.attempt,
+        agent=task.agent,
+        started=task.assigned_at,
+        finished=task.finished_at,
+        error="" if task.error is None else task.error.message,
+        warnings=task.warnings,
+        after=[] if task.parent else spec.after,
+        asks=_asks(found.workflow_id, name, task),
+        digest=task.approval.digest if task.approval and task.status is TaskStatus.WAITING_APPROVAL else "",
+    )
+
+
+class DaemonView:
+    """What a daemon's pages show: of itself what it knows, of the network what JetStream keeps."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        identity: Callable[[], Identity],
+        plugins: Callable[[], list[PluginState]],
+        readiness: Callable[[], list[Reason]],
+        prometheus: Callable[[], Coroutine[Any, Any, bytes]],
+    ) -> None:
+        """Keep whom to ask; the names are those of `agentd.client.views.View`."""
+        self.identity = identity
+        self.plugins = plugins
+        self.readiness = readiness
+        self.prometheus = prometheus
+        self._bus = bus
+
+    async def agents(self) -> list[AgentRegistration]:
+        """List the agents whose lease lasts."""
+        return await agents(self._asked())
+
+    async def services(self) -> list[ServiceRegistration]:
+        """List the services of the network with their tools."""
+        return await services(self._asked())
+
+    async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
+        """List at most `limit` workflows, those not over first, then the latest."""
+        return await workflows(self._asked(), limit, status)
+
+    async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
+        """Return one workflow."""
+        return await workflow(self._asked(), workflow_id)
+
+    async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
+        """Steer a workflow in the name of a principal."""
+        if wanted.action in {"approve", "reject"}:
+            return await decide(self._asked(), principal, workflow_id, wanted.task, wanted)
+        return await signal(self._asked(), principal, workflow_id, wanted)
+
+    async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
+        """Freeze or thaw the network in the name of a principal."""
+        return await freeze.ask(self._asked(), principal, wanted)
+
+    async def tasks(self) -> list[TaskView]:
+        """List the tasks that are in a queue or in an agent's hands."""
+        return await tasks(self._asked())
+
+    async def metrics(self) -> list[MetricReport]:
+        """List the latest report of each agent."""
+        return await metrics(self._asked())
+
+    async def alerts(self) -> list[Alert]:
+        """List the alerts that are firing."""
+        return await alerts(self._asked())
+
+    async def dead(self) -> list[Letter]:
+        """List the dead letters that wait for a person."""
+        return [each for each in await letters(self._asked()) if each.open]
+
+    def events(self) -> AsyncIterator[Event]:
+        """Yield live changes."""
+        return events(self._asked())
+
+    def _asked(self) -> Bus:
+        """Return the bus, or say at once that there is none: a page does not wait for a time-out."""
+        if not self._bus.connected:
+            message = f"no connection to NATS: {self._bus.problem or 'connecting'}"
+            raise BusUnavailable(message)
+        return self._bus
+
+
+T = TypeVar("T")
+
+
+async def answer(bus: Bus, workflow_id: str) -> WorkflowResponse | None:
+    """Return the answer to a request if it is there."""
+    subject = subjects.response(workflow_id)
+    found = await bus.newest(
+        subjects.WORKFLOWS, subject, WorkflowResponse, lambda each: each.workflow_id == workflow_id
+    )
+    return found.value
+
+
+async def follow(
+    bus: Bus, workflow_id: str, show: Callable[[Workflow], None], *, wait: float | None, requested: str = ""
+) -> WorkflowResponse:
+    """Show each change of a workflow until it is answered; return the answer.
+
+    requested  digest of what we asked for under this id: if the id is another request's, the refusal is the answer
+
+    Raises TemporaryError after `wait` seconds: the workflow goes on without us.
+    """
+    until = None if wait is None else time.monotonic() + wait
+    async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
+        while True:
+            workflow = await _patient(state(bus, workflow_id))
+            mine = workflow is None or requested in {"", workflow.digest}
+            if workflow is not None and mine:
+                show(workflow)
+            name = workflow_id if mine else subjects.conflict(workflow_id, requested)
+            found = await _patient(answer(bus, name))
+            if found is not None:
+                return found
+            left = POLL if until is None else min(POLL, until - time.monotonic())
+            if left <= 0:
+                raise going_on(workflow_id, wait or 0)
+            await changed(left)
+
+
+async def _patient(asking: Awaitable[T]) -> T | None:
+    """Ask; while NATS is away there is nothing to say yet."""
+    try:
+        return await asking
+    except BusUnavailable:
+        return None

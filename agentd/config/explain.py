@@ -1,0 +1,118 @@
+"""Explain what is wrong in a configuration: the setting, where its value came from, and what is accepted."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
+
+from pydantic import BaseModel
+
+from agentd.config.show import _hidden, _toml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pydantic_core import ErrorDetails
+
+
+_WANTED: Final = {
+    "list": "a list",
+    "tuple": "a list",
+    "string": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "a table",
+    "model": "a table",
+}
+
+
+_LIMITS: Final = ("greater_than", "less_than", "literal_error", "too_short", "string_pattern")
+
+
+_MESSAGE: Final = re.compile(r"Input should be( a valid)?")
+
+
+Raw = dict[str, Any]
+
+
+Origins = dict[str, str]
+
+
+def _bare(annotation: object) -> object:
+    """Return `annotation` without Annotated and `| None`."""
+    arguments = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        return _bare(arguments[0])
+    if type(None) in arguments:
+        return _bare(next(each for each in arguments if each is not type(None)))
+    return annotation
+
+
+def is_list_type(annotation: object) -> bool:
+    """Return whether a value of this type is a list in TOML."""
+    return (get_origin(annotation) or annotation) in {list, tuple, set, frozenset}
+
+
+def inner_type(kind: object, key: str | int) -> object:
+    """Return the type of what lies under `key` in a value of type `kind`; None if nothing does."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        field = kind.model_fields.get(str(key))
+        return _bare(field.annotation) if field else None
+    arguments = get_args(kind)
+    if get_origin(kind) is dict:
+        return _bare(arguments[1])
+    return _bare(arguments[0]) if arguments and is_list_type(kind) else None
+
+
+def fault_line(kind: object, fault: ErrorDetails, origins: Origins, prefix: str) -> str:
+    """Return one line for one fault: file, dotted key, what is wrong and what would be right."""
+    where, field, parent, siblings = prefix, None, kind, list[str]()
+    for part in fault["loc"]:
+        if part == "[key]":
+            break
+        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+        if isinstance(parent, type) and issubclass(parent, BaseModel):
+            field = parent.model_fields.get(str(part))
+            siblings = list(parent.model_fields)
+        parent = inner_type(parent, part)
+    if fault["type"] == "extra_forbidden":
+        text = f"unknown key{suggestion(str(fault['loc'][-1]), siblings)}"
+    else:
+        text = _fault(fault, (field.description or "") if field else "")
+    return f"{origin_of(origins, where)}: {where}: {text}"
+
+
+def _fault(fault: ErrorDetails, description: str) -> str:
+    """Return what is wrong with a value in the words of whoever wrote it."""
+    kind, given = fault["type"], fault["input"]
+    if kind == "missing":
+        return f"is missing: {description}" if description else "is missing"
+    if kind == "value_error":
+        return str(fault["ctx"]["error"])
+    wanted = _WANTED.get(kind.partition("_")[0]) if kind.endswith(("_type", "_parsing", "_from_float")) else None
+    message = f"should be {wanted}" if wanted else _MESSAGE.sub("should be", fault["msg"])
+    if kind == "too_short":
+        message = "should not be empty"
+    elif kind == "string_pattern_mismatch":
+        message = f"cannot be {_toml(_hidden('', given))}"
+    elif isinstance(given, (str, int, float)):
+        # A secret written by mistake where its file belongs must not be repeated in a log.
+        message += f", not {_toml(_hidden(str(fault['loc'][-1]), given))}"
+    return f"{message}: {description}" if kind.startswith(_LIMITS) and description else message
+
+
+def origin_of(origins: Origins, where: str) -> str:
+    """Return who set `where`, or the nearest table above it."""
+    dotted = where.partition("[")[0]
+    while dotted and dotted not in origins:
+        dotted = dotted.rpartition(".")[0]
+    return origins.get(dotted, "configuration")
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """Return the end of an error's line: the nearest name, or all there are."""
+    names = list(dict.fromkeys(known))
+    nearest = difflib.get_close_matches(wrong, names, n=1)
+    return f'; did you mean "{nearest[0]}"?' if nearest else f"; there are {', '.join(names) or 'none'}"

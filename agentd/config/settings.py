@@ -1,0 +1,501 @@
+"""Every setting of the core, section by section: what it means, its unit, and why its default is what it is.
+
+These are the checked values; where they come from (files, environment, credentials) is `config.py`.
+A file that holds a secret is named here and read when the secret is needed, so that no secret lies in memory,
+in a traceback or in `agentd check --show` without need.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pwd
+import re
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from agentd import cron, files, formats
+from agentd.errors import ConfigError, InvalidMessage, UnsafeFile
+from agentd.wire import subjects
+from agentd.wire.messages import Tier
+from agentd.wire.secrets import is_secret_name
+
+CREDENTIAL = "credential:"
+"""`token_file = "credential:NAME"` names a systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
+LARGEST_SECRET = 64 * 1024
+"""Bytes of a file that holds a secret; a credentials file of NATS has some hundred."""
+
+
+def _id(value: str) -> str:
+    try:
+        return subjects.check_id(value, "")
+    except InvalidMessage as error:
+        raise ValueError(str(error).removeprefix(": ")) from error
+
+
+Id = Annotated[str, AfterValidator(_id)]
+"""One token of a NATS subject."""
+
+
+class Section(BaseModel):
+    """A table of the configuration: an unknown key is an error, a value does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_SECRET = re.compile(
+    r"(passw(or)?d|passphrase|token|secret|seed|authorization|cookie|ticket|credentials?|(api|private|ssh)_?keys?|\bnkeys?|_nkeys?)$",
+    re.IGNORECASE,
+)
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether what is called `name` must be shown to nobody: `cipassword` is, `token_file` is not."""
+    return _SECRET.search(name) is not None or is_secret_name(name)
+
+
+def as_id(name: str) -> str:
+    """Return `name` with every character replaced by _ that may not stand in a subject."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "_"
+
+
+def user_name() -> str:
+    """Return the name of the user that this process runs as, made into an id."""
+    try:
+        return as_id(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:  # a container's user need not be in /etc/passwd
+        return f"uid{os.getuid()}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_secret(path: str, setting: str) -> str:
+    """Return what stands in the file `path` without the line's end; an error names the `setting`, not the secret."""
+    if path.startswith(CREDENTIAL):
+        raise ConfigError(
+            f"{setting}: {path}: there is no CREDENTIALS_DIRECTORY; "
+            f"the systemd unit needs LoadCredential={path.removeprefix(CREDENTIAL)}"
+        )
+    try:
+        secret = files.read(Path(path), secret=True, most=LARGEST_SECRET).decode("utf-8").strip()
+    except UnsafeFile as error:
+        raise ConfigError(f"{setting}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{setting}: cannot read {path}: {reason}") from error
+    if not secret:
+        raise ConfigError(f"{setting}: {path} is empty")
+    return secret
+
+
+class Node(Section):
+    """The machine that the daemon runs on."""
+
+    name: Id = Field(
+        default_factory=lambda: as_id(socket.gethostname().partition(".")[0]),
+        description="name of the node as Proxmox knows it, without a domain; part of every agent id",
+    )
+    state_dir: Path = Field(
+        default_factory=lambda: Path(os.environ.get("STATE_DIRECTORY") or Path.home() / ".local/state/agentd"),
+        description="where open deliveries are noted; systemd's StateDirectory= sets it",
+    )
+
+
+class Client(Section):
+    """Who the command line is on the network."""
+
+    principal: Id = Field(
+        default_factory=user_name,
+        description="who asks; NATS lets a principal publish requests under its own name only",
+    )
+
+
+class Login(Section):
+    """How to prove to NATS who we are: an NKey, a credentials file, or a user with a password; and TLS."""
+
+    table: ClassVar = "bus"
+
+    user: str | None = Field(default=None, description="name of the user; with an NKey it only names the inbox")
+    nkey_file: str | None = Field(default=None, description="file with the NKey's seed (SU...)")
+    creds_file: str | None = Field(default=None, description="credentials file (JWT and seed)")
+    password_file: str | None = Field(default=None, description="file with the password of `user`")
+    tls_ca_file: str | None = Field(default=None, description="CA that the servers' certificates are checked against")
+    tls_cert_file: str | None = Field(default=None, description="our certificate, where the servers ask for one")
+    tls_key_file: str | None = Field(default=None, description="key of tls_cert_file")
+    inbox_prefix: str | None = Field(
+        default=None,
+        pattern=r"^_INBOX(\.[A-Za-z0-9_-]+)*$",
+        description="where answers arrive, _INBOX.NAME; one of its own for each identity, or others can read them",
+    )
+
+    @model_validator(mode="after")
+    def _one_identity(self) -> Self:
+        given = [key for key in ("nkey_file", "creds_file", "password_file") if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other")
+        if self.password_file and not self.user:
+            raise ValueError("password_file needs user")
+        if bool(self.tls_cert_file) != bool(self.tls_key_file):
+            raise ValueError("tls_cert_file and tls_key_file go together")
+        return self
+
+    def inbox(self, identity: str) -> str:
+        """Return the prefix of our inboxes; `identity` (agent id or principal) names it where no `user` does."""
+        if self.inbox_prefix:
+            return self.inbox_prefix
+        named = self.user or (identity if self.nkey_file or self.creds_file else "")
+        return f"_INBOX.{as_id(named)}" if named else "_INBOX"
+
+    def nkey_seed(self) -> str | None:
+        """Read the NKey's seed, if one is set."""
+        return read_secret(self.nkey_file, f"{self.table}.nkey_file") if self.nkey_file else None
+
+    def creds(self) -> str:
+        """Read the credentials file, if one is set."""
+        return read_secret(self.creds_file, f"{self.table}.creds_file") if self.creds_file else ""
+
+    def password(self) -> str | None:
+        """Read the password, if one is set."""
+        return read_secret(self.password_file, f"{self.table}.password_file") if self.password_file else None
+
+
+class Admin(Login):
+    """The identity that `agentd provision` uses: it may make streams, the daemons may not."""
+
+    table: ClassVar = "bus.admin"
+
+
+class Queue(Section):
+    """One more queue for `agentd provision` to make: its consumer lets `in_flight` tasks be under way at once."""
+
+    name: str = Field(description="<service>[@<node>][+<class>]")
+    in_flight: int = Field(ge=1, description="tasks under way at once over all agents, such as 2 for migrations")
+    plain: Literal["no", "pull", "push"] = Field(
+        default="no",
+        description="how a plain agent of this name gets its tasks: it pulls from the durable consumer and "
+        "acknowledges, or the server publishes them to ai.tasks.assign.<name>, once, with no limit in flight",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        try:
+            return subjects.check_queue(value)
+        except InvalidMessage as error:
+            raise ValueError(str(error).removeprefix("queue: ")) from error
+
+    @model_validator(mode="after")
+    def _bare(self) -> Self:
+        if self.plain == "push" and not set("@+").isdisjoint(self.name):
+            raise ValueError(f"{self.name}: a queue that is pushed bears the agent's name, without @ and +")
+        return self
+
+
+class Bus(Login):
+    """The NATS servers."""
+
+    servers: tuple[Annotated[str, Field(pattern=r"^(nats|tls|ws|wss)://[^\s,]+$")], ...] = Field(
+        default=("nats://127.0.0.1:4222",),
+        min_length=1,
+        description="addresses like nats://host:4222 or tls://host:4222; any that works is taken",
+    )
+    replicas: Literal[1, 3] = Field(
+        default=1, description="copies of each stream: 3 with three or more servers, else 1"
+    )
+    sync: str = Field(
+        default="always",
+        description="what the servers' jetstream.sync_interval is set to; told by `agentd doctor`, set in nats-server",
+    )
+    max_storage: int | None = Field(
+        default=None,
+        ge=1 << 20,
+        description="bytes that JetStream may take (its max_file_store, or what the disk has), where the account has "
+        "no limit of its own: at 70 % of it an alert is raised and no request is begun",
+    )
+    timeout: float = Field(default=5.0, gt=0, le=60, description="seconds to wait for an answer of NATS")
+    admin: Admin | None = Field(
+        default=None, description="the identity that `agentd provision` uses; default: the daemon's"
+    )
+    queues: tuple[Queue, ...] = Field(default=(), description="further queues to provision")
+
+    def admin_login(self) -> Login:
+        """Return the identity for `agentd provision`: [bus.admin], with the TLS files of [bus] where it has none."""
+        if self.admin is None:
+            return self
+        tls = ("tls_ca_file", "tls_cert_file", "tls_key_file")
+        inherited = {key: getattr(self, key) for key in tls if getattr(self.admin, key) is None}
+        return self.admin.model_copy(update=inherited)
+
+
+class Schedule(Section):
+    """A workflow that is begun again and again, by the clock; `agentd provision` puts it in force."""
+
+    workflow: str = Field(description="kind of workflow, as `agentd submit` takes it")
+    cron: str = Field(
+        description="minute hour day month weekday; a time that a change of clocks leaves out is not made up for"
+    )
+    timezone: str = Field(default="UTC", description="whose clock is meant: a name like Europe/Berlin")
+    parameters: dict[str, Any] = Field(default={}, description="of the workflow")
+    principal: Id = Field(default="cron", description="who asks for it; what that may do stands under [policy]")
+    enabled: bool = Field(default=True, description="false: not in force")
+    overlap: Literal["skip", "allow"] = Field(
+        default="skip", description="skip: not begun while the last one is not over"
+    )
+    start_by: float = Field(
+        default=3600.0, gt=0, le=86_400, description="seconds after its time in which it may still be begun"
+    )
+    timeout: float | None = Field(default=None, gt=0, description="seconds that the workflow may take")
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone {value!r}; it is a name like UTC or Europe/Berlin") from error
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        parsed = cron.parse(value)
+        if cron.following(parsed, datetime.now(UTC), UTC) is None:
+            raise ValueError(f"{value!r} never comes")
+        return value
+
+
+def _schedule(value: str) -> str:
+    if len(value) > 40:  # noqa: PLR2004 - the id of its workflow has a prefix and a number, and 64 characters
+        raise ValueError(f"{value!r} is too long for a schedule; at most 40 characters")
+    return value
+
+
+ScheduleName = Annotated[Id, AfterValidator(_schedule)]
+"""Name of a schedule: a part of the ids of its workflows."""
+
+
+class Proxmox(Section):
+    """The Proxmox VE API; without this section the daemon has no Proxmox."""
+
+    url: str = Field(description="address of a node or of a name for all of them: https://pve1:8006")
+    token_id: str = Field(
+        default="agentd@pve!full",
+        pattern=f"^{formats.TOKEN}$",
+        description="user@realm!tokenname; its name stands in Proxmox's task list and marks what is ours",
+    )
+    token_file: str | None = Field(default=None, description="file with the token's secret")
+    ca_file: str | None = Field(
+        default=None, description="CA of the API: /etc/pve/pve-root-ca.pem; default: the system's"
+    )
+    fingerprint: str | None = Field(
+        default=None,
+        description="SHA-256 fingerprint of the node's certificate (pvenode cert info); pins it instead of ca_file",
+    )
+    verify: bool = Field(default=True, description="check the certificate; false lets anybody between read the token")
+    timeout: float = Field(
+        default=40.0,
+        ge=35,
+        description="seconds for an answer; Proxmox itself waits 10 s for a lock and 22 to 30 s for a dead node",
+    )
+    pvesh: str | None = Field(
+        default=None,
+        description="/usr/bin/pvesh, on a node of the cluster: by what this daemon, as root, reads while the API is "
+        "not reachable; as root@pam, so without the token's limits",
+    )
+    calls_per_node: int = Field(
+        default=2,
+        ge=1,
+        le=2,
+        description="calls under way at once per node; three protected calls fill all workers of pvedaemon",
+    )
+    vmid_min: int = Field(default=100, ge=100, description="lowest VMID that is drawn; Proxmox keeps those below 100")
+    vmid_max: int = Field(
+        default=999_999, le=999_999_999, description="highest VMID that is drawn, for vm_deployment too"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme != "https" or not parts.hostname or parts.username:
+            raise ValueError("should be https://host:8006; http would show the token to the network")
+        return value.rstrip("/")
+
+    @field_validator("fingerprint")
+    @classmethod
+    def _fingerprint(cls, value: str | None) -> str | None:
+        digits = (value or "").replace(":", "").lower()
+        if value is not None and not re.fullmatch(r"[0-9a-f]{64}", digits):
+            raise ValueError("should be a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons")
+        return digits or None
+
+    @model_validator(mode="after")
+    def _trust(self) -> Self:
+        if self.fingerprint and self.ca_file:
+            raise ValueError("fingerprint and ca_file exclude each other: pin the certificate or trust its CA")
+        if self.fingerprint and not self.verify:
+            raise ValueError("fingerprint needs verify = true")
+        return self
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.vmid_min > self.vmid_max:
+            raise ValueError(f"vmid_min {self.vmid_min} is above vmid_max {self.vmid_max}")
+        return self
+
+    def token(self) -> str:
+        """Read the token's secret; the file may hold the whole user@realm!name=secret as Proxmox shows it."""
+        if self.token_file is None:
+            raise ConfigError("proxmox.token_file: not set; it names the file with the secret of the API token")
+        return read_secret(self.token_file, "proxmox.token_file").rpartition("=")[2]
+
+
+PROTECTABLE: Final = (
+    *("guest", "tag", "pool", "node", "storage", "volume", "backups", "backup_job", "replication", "task", "disk"),
+    *("user", "group", "role", "realm", "token", "acl", "firewall", "alias", "ipset", "sdn", "interface", "network"),
+    *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics", "job"),
+)
+"""What [policy] protected may name: the kinds of the names by which tools announce what they change."""
+
+
+def unprotectable(entry: str) -> str:
+    """Return why an entry of [policy] protected would protect nothing, and what to write; "" if it may stand."""
+    if entry == "*":
+        return ""
+    kind, slash, name = entry.partition("/")
+    if any(char.isspace() or not char.isprintable() for char in entry):
+        return "it contains blanks or characters that cannot be seen; take them out"
+    if kind not in PROTECTABLE or not slash:
+        return f"unknown kind {kind!r}; write KIND/NAME with one of {', '.join(PROTECTABLE)}"
+    if not name:
+        return f"the name is missing: {kind}/NAME, or {kind}/* for all"
+    if name.count("[") != name.count("]") or "[]" in name:
+        return "the pattern has a [ without its ]; * ? and [abc] are understood"
+    return ""
+
+
+class Policy(Section):
+    """Who may do what; a tier covers the ones below it: read < operate < destroy < exec."""
+
+    default_tier: Tier = Field(default=Tier.READ, description="tier of a principal that is not named")
+    plain_tier: Tier | None = Field(
+        default=None,
+        description="tier of the plain ai.workflows.request, whose sender nobody proves; default: default_tier",
+    )
+    principals: dict[Id, Tier] = Field(default={}, description="tier of each principal")
+    calls_at_once: int = Field(
+        default=32,
+        ge=1,
+        description="calls of one principal (agentd call, MCP) that an agent runs at the same time, and actions over "
+        "HTTP that a daemon carries out; one more is refused",
+    )
+    plain_agents: dict[Id, Tier] = Field(
+        default={}, description="tier of the tasks that a plain agent may be given; else read"
+    )
+
+    @field_validator("principals")
+    @classmethod
+    def _proven(cls, value: dict[str, Tier]) -> dict[str, Tier]:
+        if "plain" in value:
+            raise ValueError("`plain` is the name of requests whose sender is not proven; set plain_tier instead")
+        return value
+
+    protected: tuple[str, ...] = Field(
+        default=(), description="what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1, user/*"
+    )
+    protected_from: Tier = Field(
+        default=Tier.DESTROY, description="tier from which on what is protected is not touched"
+    )
+    destroys_per_hour: int = Field(
+        default=10, ge=0, le=1000, description="acts that destroy or execute, in the whole network; 0: none"
+    )
+
+    @field_validator("protected")
+    @classmethod
+    def _protectable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            fault = unprotectable(entry)
+            if fault:
+                raise ValueError(f"{entry!r}: {fault}")
+        return value
+
+    plans_last: float = Field(
+        default=86_400.0, gt=0, le=2_592_000.0, description="seconds within which what destroys has to be approved"
+    )
+
+
+class Web(Section):
+    """The status page, metrics and API of this daemon."""
+
+    allow_remote: bool = Field(default=False, description="let `host` be an address that other machines can reach")
+    host: str = Field(default="127.0.0.1", description="address to listen on; the page asks nobody who they are")
+    port: int | None = Field(
+        default=None, ge=0, le=65535, description="TCP port; default: the role's own; 0: any free one"
+    )
+    enabled: bool = Field(default=True, description="false: no page and no metrics")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="further names by which browsers may ask for the page"
+    )
+    connections: int = Field(
+        default=512,
+        ge=16,
+        le=65_536,
+        description="connections at once, at most half of the process's descriptors; beyond it the oldest that has "
+        "sent no whole request gives way, and /healthz is still answered",
+    )
+    connections_per_address: int = Field(
+        default=128, ge=1, description="connections at once from one address; a loopback address has no such limit"
+    )
+    tokens: dict[Id, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(
+        default={}, description="who may act over HTTP and MCP: principal, and what `agentd token` prints for it"
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _local(cls, value: str, info: ValidationInfo) -> str:
+        if not info.data.get("allow_remote") and not is_loopback(value):
+            raise ValueError(f"{value} can be reached by other machines; set web.allow_remote = true if that is meant")
+        return value
+
+
+class Log(Section):
+    """What is logged and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="lowest level that is logged"
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, else JSON, a line each"
+    )
+
+
+class Drain(Section):
+    """What happens when the daemon is told to go."""
+
+    timeout: float = Field(
+        default=30.0, ge=0, description="seconds that running tasks get to end; below TimeoutStopSec of the unit"
+    )
+
+
+class InstanceSection(Section):
+    """An instance whose name is not its role, or whose role needs something else."""
+
+    roles: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="roles that it plays; default: its name"
+    )
+    port: int | None = Field(default=None, ge=0, le=65535, description="TCP port of its page; default: [web] port")
+    slots: int = Field(
+        default=32, ge=1, le=1024, description="tasks under way at once; Proxmox has a limit of its own, calls_per_node"
+    )

@@ -1,0 +1,1 @@
+"""One daemon: start, roles, presence on the network, and shutdown."""

@@ -1,0 +1,126 @@
+"""Says who is here: registration, discovery, the lease in the bucket `live`, heartbeat, metrics, control.
+
+All of it comes from one record, so that a plain client on the seed's subjects and a reader of the bucket learn
+the same.  The lease is for people and pages; work is never re-assigned because of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agentd.errors import BusError, InvalidMessage
+from agentd.safety.lease import Lease
+from agentd.wire import codec, messages, subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd.bus.connection import Received, Subscription
+    from agentd.bus.jetstream import Bus
+    from agentd.telemetry.logs import Logger
+
+RENEW = 5.0
+"""Seconds between two renewals of the lease."""
+BEAT = 30.0
+"""Seconds between two heartbeats, and two metric reports."""
+CLOCK = 60.0
+"""Seconds between two looks at the server's clock."""
+
+
+class Announcer:
+    """Announces one instance for as long as `run` runs."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        describe: Callable[[], messages.Presence],
+        control: Callable[[str], Awaitable[str]],
+        log: Logger,
+        lease: Lease | None = None,
+    ) -> None:
+        """Keep who describes the instance, and who carries out `ai.control.<agent>`."""
+        self._bus = bus
+        self._describe = describe
+        self._control = control
+        self._log = log
+        self._agent = describe().agent.agent_id
+        self._lease = lease or Lease(bus, self._agent, log, secrets.token_hex(4))
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Announce until `stopping` is set, then say goodbye."""
+        subscriptions = [
+            await self._bus.subscribe(subjects.AGENT_DISCOVERY, self._discovered),
+            await self._bus.subscribe(subjects.SERVICE_DISCOVERY, self._discovered),
+            await self._bus.subscribe(subjects.control(self._agent), self._controlled),
+        ]
+        self._bus.on_reconnect.append(self.register)
+        try:
+            await self.register()
+            await self._beat(stopping)
+        finally:
+            self._bus.on_reconnect.remove(self.register)
+            await self._goodbye(subscriptions)
+
+    async def _beat(self, stopping: asyncio.Event) -> None:
+        ticks, broken = 0, 0.0
+        while not stopping.is_set():
+            now = self._describe()
+            await self._try(self._lease.renew(now))
+            before, broken = broken, now.metrics.get("audit_broken", 0.0)
+            if broken != before or ticks % round(BEAT / RENEW) == 0:
+                await self._report(now)
+            if ticks % round(CLOCK / RENEW) == 0:
+                await self._try(self._bus.measure_clock(subjects.WORKFLOWS))
+            ticks += 1
+            waiting = asyncio.ensure_future(stopping.wait())
+            await asyncio.wait([waiting], timeout=RENEW)
+            waiting.cancel()
+
+    async def _report(self, now: messages.Presence) -> None:
+        time = codec.now()
+        beat = messages.Heartbeat(self._agent, time, now.agent.status)
+        await self._bus.publish(subjects.heartbeat(self._agent), beat)
+        tags = {"node": now.agent.node, "role": now.agent.role}
+        report = messages.MetricReport(self._agent, time, now.metrics, tags)
+        await self._bus.publish(subjects.metrics(self._agent), report)
+
+    async def _try(self, work: Awaitable[object]) -> None:
+        """Do what the next tick does again: NATS may be away for a while."""
+        try:
+            await work
+        except BusError as error:
+            self._log.warning("cannot announce this agent", reason=str(error))
+
+    async def register(self) -> None:
+        """Publish the registration on the seed's subjects."""
+        now = self._describe()
+        await self._bus.publish(subjects.AGENT_REGISTER, now.agent)
+        for service in now.services:
+            await self._bus.publish(subjects.SERVICE_REGISTER, service)
+
+    async def _discovered(self, _: Received) -> None:
+        await self.register()
+
+    async def _controlled(self, received: Received) -> None:
+        """Carry out drain or reload, and say what came of it."""
+        try:
+            request = received.decode(messages.ControlRequest)
+            text, done = await self._control(request.action), True
+        except InvalidMessage as error:
+            text, done = str(error), False
+        await received.respond(messages.ControlReply(self._agent, done, text))
+
+    async def _goodbye(self, subscriptions: list[Subscription]) -> None:
+        for each in subscriptions:
+            await each.stop()
+        last = self._describe()
+        agent = msgspec.structs.replace(last.agent, status="offline")
+        await self._bus.publish(subjects.AGENT_REGISTER, agent)
+        await self._bus.publish(
+            subjects.heartbeat(self._agent), messages.Heartbeat(self._agent, codec.now(), "offline")
+        )
+        await self._try(self._lease.release())

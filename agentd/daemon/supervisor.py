@@ -1,0 +1,481 @@
+"""Builds, runs, restarts, drains and stops the roles of one instance; tells systemd.
+
+What starts in order stops in the reverse order: journal, page, bus, Proxmox, worker, roles, announcement.
+The page comes before the bus, so that a daemon without NATS can say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from agentd import __version__
+from agentd.bus.delivery_journal import Journal
+from agentd.bus.jetstream import Bus
+from agentd.client.queries import DaemonView
+from agentd.client.views import Identity, PluginState, PluginStatus, QuarantinedTool, Reason, RoleState
+from agentd.daemon.presence import Announcer
+from agentd.daemon.systemd import Systemd
+from agentd.errors import BusUnavailable, ConfigError, InvalidMessage, TemporaryError
+from agentd.plugins.manager import Plugins, known_tools, wanted
+from agentd.plugins.role import Context, Health, Role
+from agentd.proxmox.client import Proxmox
+from agentd.safety.anchors import Anchors
+from agentd.safety.audit_log import Ledger
+from agentd.safety.freeze import Brake, say
+from agentd.safety.lease import SECONDS as LEASE
+from agentd.safety.lease import Lease
+from agentd.safety.policy import Policy
+from agentd.safety.signing import Memory, Signer, own_seed
+from agentd.telemetry import logs
+from agentd.telemetry.metrics import Metrics
+from agentd.tools.worker import Worker
+from agentd.web.server import WebServer
+from agentd.wire.codec import now
+from agentd.wire.messages import ARRIVING, AgentRegistration, Presence, ServiceRegistration
+from agentd.wire.subjects import agent_id
+from agentd.wire.workflow import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentd.config.load import Config
+    from agentd.telemetry.logs import Logger
+
+MAX_CLOCK_OFFSET = 2.0
+"""Seconds that our clock may differ from NATS's before the daemon is not ready: deadlines are the server's."""
+MAX_PAUSE = 60.0
+"""Longest pause in seconds before a failed role is started again."""
+STEADY = 60.0
+"""Seconds of work after which a failure counts as the first one again."""
+
+
+@dataclass
+class _Running:
+    role: Role
+    context: Context
+    health: Health = field(default_factory=Health)
+
+
+class Supervisor:
+    """One daemon: an instance with its roles."""
+
+    def __init__(self, config: Config, name: str, *, reload: Callable[[], Config]) -> None:
+        """Check the configuration, load plugins and settings; nothing is started.  Raises ConfigError."""
+        self.config = config
+        self.name = name
+        self.instance = config.instance(name)
+        self.agent_id = agent_id(name, config.node.name)
+        self.log: Logger = logs.get_logger(agent=self.agent_id)
+        self.started = now()
+        self.stopping = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set when every role has worked for the first time."""
+        self.metrics = Metrics(__version__)
+        self.plugins = Plugins(config, wanted(config, self.instance.roles))
+        self.roles = {each: self.plugins.role(each) for each in self.instance.roles}
+        self.settings = {each: self.plugins.settings(each) for each in self.roles}
+        self.workflows = self.plugins.workflows()
+        self.proxmox = Proxmox(config.proxmox, observe=self.metrics.proxmox_call) if config.proxmox else None
+        self.tools = self.plugins.tools(config.node.name, self.proxmox)
+        self.bus = Bus(config.bus, self.agent_id, self.log)
+        self.lease = Lease(self.bus, self.agent_id, self.log)
+        self.brake = Brake(self.bus)
+        self.ledger = Ledger(self.bus, self.agent_id, log=self.log)
+        self.url = ""
+        self._reload = reload
+        self._systemd = Systemd()
+        self._running: list[_Running] = []
+        self._worker: Worker | None = None
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        """Run until a signal says stop; return the exit code."""
+        self._catch_signals()
+        async with contextlib.AsyncExitStack() as stack:
+            journal = await asyncio.to_thread(Journal, self.config.node.state_dir / f"{self.name}.journal")
+            stack.callback(journal.close)
+            await self._keep_audit(stack)
+            await self._start_page(stack)
+            await self._connect(stack)
+            if not self.stopping.is_set():
+                await self.lease.take(self._arriving(), self.stopping)
+            if self.stopping.is_set():
+                return self._exit_code
+            for reply in journal.left_open:
+                self.bus.send(reply, b"-NAK")
+            worker = self._worker = self._build(journal)
+            async with asyncio.TaskGroup() as group:
+                for each in self._running:
+                    group.create_task(self._keep_running(each))
+                announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log, self.lease)
+                group.create_task(self._announce(announcer))
+                group.create_task(self._tell_systemd())
+                group.create_task(self._watch_bus())
+                group.create_task(self._watch_lease())
+                group.create_task(self.brake.run(self.stopping))
+                group.create_task(self._anchor(worker))
+        self.log.info("stopped", code=self._exit_code)
+        return self._exit_code
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self.bus.spawn(self.reload()))
+
+    async def _keep_audit(self, stack: contextlib.AsyncExitStack) -> None:
+        """Read the key that signs our audit, and what we remember of it."""
+        login, where = self.config.bus, self.config.node.state_dir
+
+        def read() -> tuple[Signer, Memory]:
+            seed = login.nkey_seed() or own_seed(where / f"{self.name}.audit-key")
+            return Signer(seed), Memory(where / f"{self.name}.audit-head")
+
+        signer, memory = await asyncio.to_thread(read)
+        stack.callback(memory.close)
+        self.ledger.know(signer, memory)
+
+    async def _start_page(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.config.web
+        if not settings.enabled:
+            return
+        port = self.instance.port
+        if port is None:
+            port = next(iter(self.roles.values())).port
+        view = DaemonView(self.bus, self.identity, self.plugin_states, self.readiness, self.metrics.render)
+        routes = [route for each in self.roles.values() for route in each.routes]
+        page = WebServer(
+            view,
+            host=settings.host,
+            port=port,
+            allowed_hosts=settings.allowed_hosts,
+            routes=routes,
+            tokens=settings.tokens,
+            connections=settings.connections,
+            connections_per_address=settings.connections_per_address,
+            calls_at_once=self.config.policy.calls_at_once,
+        )
+        port = await page.start()
+        stack.push_async_callback(page.stop)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = f"http://{host}:{port}"
+        self.log.info("status page", url=self.url)
+
+    async def _connect(self, stack: contextlib.AsyncExitStack) -> None:
+        """Connect to NATS, for as long as it takes."""
+        stack.push_async_callback(self.bus.close)
+        if self.proxmox is not None:
+            stack.push_async_callback(self.proxmox.close)
+        while not self.stopping.is_set():
+            self._systemd.waiting("waiting for NATS", 30)
+            try:
+                await self.bus.connect(wait=10)
+            except BusUnavailable as error:
+                self.log.warning("waiting for NATS", reason=str(error))
+            else:
+                return
+
+    def _build(self, journal: Journal) -> Worker:
+        """Wire everything: the one place where the parts of a daemon meet."""
+        config = self.config
+        policy = Policy.of(config.policy)
+        for text in policy.warnings():
+            self.log.warning("the policy grants more than it gives", reason=text)
+        ledger = self.ledger
+        worker = Worker(
+            self.bus,
+            self.agent_id,
+            self.tools,
+            policy=policy,
+            ledger=ledger,
+            metrics=self.metrics,
+            log=self.log,
+            journal=journal,
+            slots=self.instance.slots,
+            brake=self.brake,
+            lease=self.lease,
+        )
+        for name, role in self.roles.items():
+            context = Context(
+                instance=self.name,
+                node=config.node.name,
+                agent_id=self.agent_id,
+                config=config,
+                settings=self.settings[name],
+                bus=self.bus,
+                tools=self.tools,
+                workflows=self.workflows,
+                worker=worker,
+                policy=policy,
+                metrics=self.metrics,
+                log=self.log.bind(role=name),
+                proxmox=self.proxmox,
+                known_tools=partial(known_tools, config),
+                stopping=self.stopping,
+            )
+            self._running.append(_Running(role, context))
+        return worker
+
+    async def _keep_running(self, running: _Running) -> None:
+        """Run a role; start it again when it fails or ends on its own."""
+        role, context = running.role, running.context
+        failures = 0
+        while not self.stopping.is_set():
+            begun = time.monotonic()
+            try:
+                await role.run(context)
+                reason = "ended on its own"
+            except Exception as error:  # whatever a role raises, the others go on
+                reason = f"{type(error).__name__}: {_first(error)}"
+                self.log.exception("a role failed", role=role.name)
+            if self.stopping.is_set():
+                return
+            failures = 1 if time.monotonic() - begun > STEADY else failures + 1
+            pause = min(2.0 ** (failures - 1), MAX_PAUSE)
+            context.health.down(f"failed, again in {pause:.0f} s: {reason}")
+            self.metrics.role_restarts.labels(role.name).inc()
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+
+    # -- while it runs ------------------------------------------------------------------------------------------------
+
+    async def _announce(self, announcer: Announcer) -> None:
+        """Announce the instance once it works, or after a while in which it did not."""
+        ready = asyncio.ensure_future(self.ready.wait())
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait([ready, stopping], timeout=LEASE / 4, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        stopping.cancel()
+        try:
+            await announcer.run(self.stopping)
+        except BusUnavailable:
+            if not self.bus.closed.is_set():  # closed for good: _watch_bus ends this process, and says so
+                raise
+
+    async def _tell_systemd(self) -> None:
+        """Say READY once every role works, and feed the watchdog while the loop turns."""
+        told = ""
+        every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
+        while not self.stopping.is_set():
+            status = self._status()
+            if self.is_ready and not self.ready.is_set():
+                self.ready.set()
+                self._systemd.ready(status)
+                self.log.info("ready", roles=list(self.roles))
+            elif status != told:
+                self._systemd.status(status)
+            told = status
+            self._systemd.alive()
+            self._measure()
+            pause, before = every if self.ready.is_set() else 0.05, time.monotonic()
+            await self._pause(pause)
+            if not self.stopping.is_set():
+                self.metrics.event_loop_lag.observe(max(0.0, time.monotonic() - before - pause))
+        self._systemd.stopping()
+
+    def _measure(self) -> None:
+        self.metrics.bus_counted(self.bus.counters | {"unreadable": self.bus.unreadable.count})
+        self.metrics.bus_connected.set(self.bus.connected)
+        self.metrics.audit_broken.set(bool(self.ledger.alarm))
+        self.metrics.frozen.set(self.brake.current is not None)
+        for running in self._running:
+            self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
+
+    async def _watch_bus(self) -> None:
+        """Leave when the connection is closed for good, so that systemd starts us again."""
+        closed = asyncio.ensure_future(self.bus.closed.wait())
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if self.bus.closed.is_set() and not self.stopping.is_set():
+            self.log.error("NATS closed the connection for good: leaving, to be started again")
+            self._exit_code = TemporaryError.exit_code
+            self.stopping.set()
+        closed.cancel()
+        stopping.cancel()
+
+    async def _anchor(self, worker: Worker) -> None:
+        """Let the heads of all chains be noted; what NATS cannot do now is done a minute later."""
+        anchors = Anchors(self.bus, self.agent_id, self.ledger, worker.policy, self.log)
+        try:
+            await anchors.run(self.stopping)
+        except BusUnavailable:
+            if not self.bus.closed.is_set():  # closed for good: _watch_bus ends this process, and says so
+                raise
+
+    async def _watch_lease(self) -> None:
+        """Leave when another process has this agent's id; until the end nothing is changed (performer.py)."""
+        waiting = [asyncio.ensure_future(each.wait()) for each in (self.lease.lost, self.stopping)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+        if self.lease.lost.is_set() and not self.stopping.is_set():
+            self.log.error("lost the lease on this agent id: leaving", reason=self.lease.problem)
+            self._exit_code = ConfigError.exit_code
+            self.stopping.set()
+
+    def stop(self) -> None:
+        """Begin to drain: no new work, what runs is finished or handed back; a second time does no more."""
+        if not self.stopping.is_set():
+            self.log.info("stopping")
+        self.stopping.set()
+
+    async def reload(self) -> None:
+        """Take over what can change while running: the log level and the roles' own settings (SIGHUP)."""
+        self._systemd.reloading()
+        try:
+            config, settings = await asyncio.to_thread(self._read_again)
+        except ConfigError as error:
+            self.log.exception("not reloaded", reason=str(error))  # the old configuration stays in force
+        else:
+            logs.set_level(config.log.level)
+            for name, role in self.roles.items():
+                role.reload(settings[name])
+            self.log.info("reloaded")
+        finally:  # systemd waits for it
+            self._systemd.ready(self._status())
+
+    def _read_again(self) -> tuple[Config, dict[str, Any]]:
+        """Return the configuration and the roles' settings as the files say now; loads plugins, so it takes time."""
+        config = self._reload()
+        plugins = Plugins(config, wanted(config, self.instance.roles))
+        return config, {name: plugins.settings(name) for name in self.roles}
+
+    def _status(self) -> str:
+        """Say in a line how the daemon stands, for systemd."""
+        return "; ".join(f"{each.source}: {each.text}" for each in self.readiness()) or "working"
+
+    async def _control(self, action: str) -> str:
+        """Carry out `ai.control.<agent>`."""
+        if action == "drain":
+            self.stop()
+            return "draining: no new work; the process ends when what runs is finished"
+        if action == "reload":
+            await self.reload()
+            return "reloaded"
+        message = f"action: unknown {action!r}; there are drain, reload"
+        raise InvalidMessage(message)
+
+    def _arriving(self) -> Presence:
+        """Return what is said of this instance before its roles work: who it is, and nothing that it offers."""
+        agent = AgentRegistration(
+            agent_id=self.agent_id,
+            status=ARRIVING,
+            node=self.config.node.name,
+            role="+".join(self.roles),
+            version=__version__,
+            state_version=VERSION,
+            timestamp=now(),
+        )
+        return Presence(agent)
+
+    def _describe(self, worker: Worker) -> Presence:
+        status = "draining" if self.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
+        services = [each for role in self.roles.values() for each in role.services]
+        agent = AgentRegistration(
+            agent_id=self.agent_id,
+            capabilities=sorted({each.capability for each in self.tools.values() if each.service in services}),
+            load=round(worker.load, 3),
+            status=status if self.stopping.is_set() or not self.readiness() else "busy",
+            node=self.config.node.name,
+            role="+".join(self.roles),
+            version=__version__,
+            state_version=VERSION,
+            url=self.url,
+            timestamp=now(),
+        )
+        offered = [
+            ServiceRegistration(
+                service_id=name,
+                service_type=name,
+                capabilities=sorted({each.capability for each in self.tools.values() if each.service == name}),
+                endpoint=self.url,
+                timestamp=now(),
+                tools=sorted(each.name for each in self.tools.values() if each.service == name),
+            )
+            for name in services
+        ]
+        return Presence(agent, offered, self.metrics.snapshot())
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether every role works; with an alarm of the audit it reads, and has to be seen to."""
+        return bool(self._running) and all(each.source == "audit" for each in self.readiness())
+
+    # -- the page's view ----------------------------------------------------------------------------------------------
+
+    def identity(self) -> Identity:
+        """Say who this daemon is and how its roles stand."""
+        warnings = []
+        if self.config.proxmox is not None and not self.config.proxmox.verify:
+            warnings.append("the certificate of Proxmox is not verified ([proxmox] verify = false)")
+        if self.proxmox is not None and self.proxmox.local:
+            warnings.append("the API of Proxmox is not reachable: what is read comes from pvesh, nothing is changed")
+        health = {each.role.name: each.context.health for each in self._running}
+        warnings += [f"{name}: {text}" for name, each in health.items() for text in each.warnings]
+        unreadable = self.bus.unreadable.shown()
+        warnings += unreadable
+        waiting = Health(reason="waiting for NATS")
+        roles = [
+            RoleState(name, health.get(name, waiting).ready, health.get(name, waiting).reason) for name in self.roles
+        ]
+        freeze = self.brake.current
+        frozen = "" if freeze is None else say(freeze)
+        return Identity(
+            self.name,
+            self.config.node.name,
+            self.agent_id,
+            __version__,
+            self.started,
+            roles,
+            warnings,
+            frozen,
+            unreadable,
+        )
+
+    def plugin_states(self) -> list[PluginState]:
+        """List every plugin that was found."""
+        return [
+            PluginState(
+                each.name,
+                PluginStatus(each.status),
+                each.reason,
+                [QuarantinedTool(tool.name, tool.reason) for tool in each.quarantined],
+            )
+            for each in self.plugins.status.values()
+        ]
+
+    def readiness(self) -> list[Reason]:
+        """Say why this daemon is not ready; empty means ready."""
+        reasons = [] if not self.bus.problem else [Reason("bus", self.bus.problem)]
+        if self.lease.problem:
+            reasons.append(Reason("lease", self.lease.problem))
+        if self.ledger.alarm:
+            reasons.append(Reason("audit", self.ledger.alarm))
+        offset = self.bus.clock_offset
+        if abs(offset) > MAX_CLOCK_OFFSET:
+            reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))
+        if not self._running:
+            return [*reasons, *(Reason(name, "waiting for NATS") for name in self.roles)]
+        health = [(each.role.name, each.context.health) for each in self._running]
+        queues = [] if self._worker is None else self._worker.consumers
+        reasons += [Reason("queue", each.problem) for each in queues if each.problem]
+        return [*reasons, *(Reason(name, each.reason) for name, each in health if not each.ready)]
+
+
+def _first(error: BaseException) -> str:
+    """Return the text of the first real error of a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__

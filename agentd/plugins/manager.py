@@ -1,0 +1,196 @@
+"""Finds plugins, asks their hooks, and knows the status and reason of each.
+
+One typed method a hook; nobody else touches pluggy.  Which plugins an instance wants follows from its
+configuration; the others are blocked before they are loaded, so that a monitor host never imports the MCP SDK.
+A plugin that fails has a status and a reason; it never stops the daemon, unless it was to bring the role itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import pluggy
+
+from agentd.config import load as configuration
+from agentd.errors import ConfigError
+from agentd.plugins import hookspecs
+from agentd.plugins.role import Role, Settings
+from agentd.tools.definition import BrokenTool, Tool, Toolbox
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from agentd.config.load import Config
+    from agentd.plugins.workflow_files import Reader
+    from agentd.proxmox.client import Proxmox
+    from agentd.tools.definition import Right
+    from agentd.wire.workflow import Definition
+
+GROUP = "agentd"
+LOADED, BLOCKED, BROKEN = "loaded", "blocked", "broken"
+
+
+@dataclass
+class PluginStatus:
+    """What became of one plugin, and why."""
+
+    name: str
+    status: str
+    reason: str = ""
+    quarantined: list[BrokenTool] = field(default_factory=list)
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Return every installed plugin by its entry point's name."""
+    return {each.name: each for each in entry_points(group=GROUP)}
+
+
+def wanted(config: Config, roles: Iterable[str]) -> set[str]:
+    """Return the plugins that an instance with these roles needs: its roles, and tools where the bridge serves them."""
+    names = set(roles)
+    if "mcp-bridge" in names and config.proxmox is not None:
+        names.add("mcp-proxmox")
+    return names | {name for name, section in config.plugins.items() if section.get("enabled") is True}
+
+
+class Plugins:
+    """The plugins of one instance."""
+
+    def __init__(self, config: Config, names: set[str]) -> None:
+        """Load the plugins called `names` and block all others; raises ConfigError for one that is not installed."""
+        self._config = config
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self.status: dict[str, PluginStatus] = {}
+        there = installed()
+        for name in sorted(names - set(there)):
+            message = f"no plugin brings {name!r}; installed are {', '.join(sorted(there))}"
+            raise ConfigError(message)
+        for name, entry in there.items():
+            if name in names:
+                self._load(name, entry)
+            else:
+                self._manager.set_blocked(name)
+                self.status[name] = PluginStatus(name, BLOCKED, "this instance does not need it")
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            message = f"a plugin implements a hook that there is not: {error}"
+            raise ConfigError(message) from error
+
+    def _load(self, name: str, entry: EntryPoint) -> None:
+        try:
+            self._manager.register(entry.load(), name=name)
+        except Exception as error:  # noqa: BLE001 - a foreign plugin may raise anything; it is shown
+            self._break(name, error)
+        else:
+            self.status[name] = PluginStatus(name, LOADED)
+
+    def _break(self, name: str, error: Exception) -> None:
+        self.status[name] = PluginStatus(name, BROKEN, f"{type(error).__name__}: {error}")
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+
+    def _ask(self, name: str, hook: str, **arguments: Any) -> Any:  # noqa: ANN401 - each hook has its own
+        """Ask one hook of one plugin; None if it does not implement it."""
+        plugin = self._manager.get_plugin(name)
+        caller = getattr(self._manager.hook, hook)
+        if plugin is None or all(each.plugin is not plugin for each in caller.get_hookimpls()):
+            return None
+        others = [each for each in self._manager.get_plugins() if each is not plugin]
+        answers = self._manager.subset_hook_caller(hook, others)(**arguments)
+        return answers[0] if answers else None
+
+    def loaded(self) -> list[str]:
+        """Return the names of the plugins that are loaded."""
+        return [name for name, each in self.status.items() if each.status == LOADED]
+
+    def settings(self, name: str) -> Settings:
+        """Return the checked section `[<name>]`; raises ConfigError naming the key."""
+        kind = self._ask(name, "agentd_settings") or Settings
+        found: Settings = configuration.plugin_settings(self._config, name, kind)
+        return found
+
+    def role(self, name: str) -> Role:
+        """Return the role that plugin `name` brings; raises ConfigError with the reason if it cannot."""
+        found = self._ask(name, "agentd_role")
+        if not isinstance(found, Role):
+            status = self.status[name]
+            message = f"the plugin {name!r} brings no role: {status.reason or 'it implements no agentd_role'}"
+            raise ConfigError(message)
+        return found
+
+    def tools(self, node: str, proxmox: Proxmox | None) -> dict[str, Tool]:
+        """Return the tools of all plugins by name; what does not validate is quarantined with its reason."""
+        found: dict[str, Tool] = {}
+        for name in self.loaded():
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
+            try:
+                offered = self._ask(name, "agentd_tools", toolbox=toolbox) or []
+            except Exception as error:  # noqa: BLE001
+                self._break(name, error)
+                continue
+            for each in offered:
+                self._admit(name, each, found)
+        return found
+
+    def _admit(self, plugin: str, offered: Tool | BrokenTool, found: dict[str, Tool]) -> None:
+        if isinstance(offered, Tool) and offered.name not in found:
+            found[offered.name] = offered
+            return
+        if isinstance(offered, Tool):
+            offered = BrokenTool(offered.name, f"{found[offered.name].service} has a tool of that name already")
+        self.status[plugin].quarantined.append(offered)
+
+    def rights(self, node: str, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
+        """Return how to learn the rights that the tools of each plugin need."""
+        found = []
+        for name in self.loaded():
+            toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
+            found.append(self._ask(name, "agentd_rights", toolbox=toolbox))
+        return [each for each in found if each is not None]
+
+    def workflows(self) -> dict[str, Definition]:
+        """Return the workflow definitions of all plugins by name."""
+        found: dict[str, Definition] = {}
+        for name in self.loaded():
+            for each in self._ask(name, "agentd_workflows", tools=lambda: known_tools(self._config)) or []:
+                if each.name in found:
+                    self.status[name].reason = f"its workflow {each.name!r} is left out: another plugin has that name"
+                else:
+                    found[each.name] = replace(each, source=f"plugin {name}")
+        return found
+
+    def reader(self) -> Reader:
+        """Return what reads workflow files; raises ConfigError if no plugin does."""
+        for name in self.loaded():
+            arguments = {"settings": self.settings(name), "tools": lambda: known_tools(self._config)}
+            found: Reader | None = self._ask(name, "agentd_workflow_reader", workflows=self.workflows(), **arguments)
+            if found is not None:
+                return found
+        message = "no plugin reads workflow files"
+        raise ConfigError(message)
+
+
+class _Nowhere:
+    """Stands for Proxmox where tools are looked at and never run: whatever is called on it fails."""
+
+    settings = None
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        def fail(*_: object, **__: object) -> NoReturn:
+            message = f"{name}: this tool was only to be looked at"
+            raise AssertionError(message)
+
+        return fail
+
+
+def known_tools(config: Config) -> dict[str, Tool]:
+    """Return every tool that an installed plugin defines, whatever this instance is: to be looked at, never to be run.
+
+    Whoever checks a plan has to know name, service, tier and parameters of tools that run elsewhere.
+    """
+    found = Plugins(config, set(installed()))
+    return found.tools(config.node.name, cast("Proxmox", _Nowhere()))

@@ -1,0 +1,482 @@
+"""Speak to Proxmox VE: the only file that imports proxmoxer and requests.
+
+Decided here:
+
+* proxmoxer's resource, its token header and its session are used, not its ProxmoxAPI: that throws the body of an
+  error away, and its helpers for tasks call a task without exit status a success.  Our serializer keeps the body.
+* proxmoxer blocks, so each call runs in a thread.  One session serves all threads (its pool is thread-safe): a new
+  TLS connection costs 68 ms, a kept one 1.3 ms.
+* A node has three pvedaemon workers, and one call that waits for a lock or a hung NFS server holds one of them.  So
+  at most two calls a node and process are in flight.  What pveproxy answers by itself (/version, /nodes,
+  /cluster/…, reads under /access, /nodes/N/status, lists of tasks) is not counted, and neither is the status of a
+  task: it costs a few ms, and a process that cannot see that its task is over holds on to all it holds.
+* Threads are bounded.  Some are kept back from the counted calls, so that dead nodes never take the last one.
+* The environment (proxies, REQUESTS_CA_BUNDLE, netrc) is not asked: it would change what is trusted, unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+import requests
+from proxmoxer.backends.https import Backend
+from proxmoxer.core import ProxmoxResource, ResourceException
+from requests.adapters import HTTPAdapter
+
+from agentd import files
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    Denied,
+    NoQuorum,
+    NotFound,
+    PermanentError,
+    ProxmoxUnavailable,
+    Rejected,
+    TemporaryError,
+)
+from agentd.proxmox import pvesh
+from agentd.proxmox.read_only import no_writing
+from agentd.proxmox.responses import TaskStatus, Upid, absent, away, classify, failure, one_line, source_of, task_status
+from agentd.proxmox.transport import (
+    READS,
+    THREADS,
+    VERBS,
+    PinnedAdapter,
+    Serializer,
+    bounded_chunks,
+    lost_request,
+    no_answer,
+    was_not_sent,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentd.proxmox.upload import Upload
+
+    Observe = Callable[[str, str, float], None]
+
+THREADS_KEPT_BACK = 4
+CONNECT_TIMEOUT = 10.0
+DENIED_PAUSE = 5.0
+"""Seconds without a call after a 401: Proxmox delays each by 3 s, and a wrong token is not cured by asking again."""
+UPLOADS = 2
+"""Files that are sent at once."""
+FILE_LIMIT = 32 << 20
+"""Bytes of a file beside the API; the schema of PVE 9.2 has about 3 MB."""
+LOG_LINES = 10
+LOG_PAGE = 500
+LOCAL_SHOWN = 60.0
+"""Seconds for which it is told that pvesh has answered in the API's place."""
+HALT = 30.0
+"""Seconds that a task may take to end after it was told to."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+
+_UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
+_ELSEWHERE = re.compile(r"[\x00-\x20\x7f?#\\]|%2[eE]|%2[fF](?!\d{1,3}\Z)")
+_ALIAS = re.compile(r"/ipset/[A-Za-z][A-Za-z0-9_-]+/(?:dc|guest)%2F[A-Za-z][A-Za-z0-9_-]+\Z")
+_NODE = re.compile(r"/nodes/([^/]+)/")
+
+
+class Access(Protocol):
+    """What is needed of the section `[proxmox]`; `calls_per_node` is 1 or 2, `timeout` in seconds at least 35."""
+
+    @property
+    def url(self) -> str: ...  # noqa: D102
+    @property
+    def token_id(self) -> str: ...  # noqa: D102
+    @property
+    def ca_file(self) -> object: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str | None: ...  # noqa: D102
+    @property
+    def verify(self) -> bool: ...  # noqa: D102
+    @property
+    def timeout(self) -> float: ...  # noqa: D102
+    @property
+    def calls_per_node(self) -> int: ...  # noqa: D102
+    @property
+    def pvesh(self) -> str | None: ...  # noqa: D102
+    @property
+    def vmid_min(self) -> int: ...  # noqa: D102
+    @property
+    def vmid_max(self) -> int: ...  # noqa: D102
+    def token(self) -> str:
+        """Return the token's secret; raises ConfigError."""
+        ...
+
+
+def encode(params: dict[str, Any]) -> dict[str, Any]:
+    """Return `params` as Proxmox reads them: 1 and 0 for booleans, nothing for None, a key a list's item.
+
+    requests percent-encodes the values (an '=' that is not would cut the value off).  A list becomes a repeated key,
+    which Proxmox takes for its arrays; what it wants as one string (`delete`, `tags`) the caller joins.
+    """
+    plain = {True: 1, False: 0}
+    return {
+        name: plain[value] if isinstance(value, bool) else value for name, value in params.items() if value is not None
+    }
+
+
+def _safe(path: str) -> str:
+    """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere.
+
+    A slash that is encoded is let through in an entry of a set: `…/ipset/NAME/192.0.2.0%2F24`, `…/NAME/dc%2FALIAS`.
+    """
+    parts = path.strip("/").split("/")
+    if any(part in {"", ".", ".."} for part in parts) or _ELSEWHERE.search(_ALIAS.sub("", path)):
+        raise Rejected(f"{one_line(path)!r} is not a path of the Proxmox API")
+    return "/" + "/".join(parts)
+
+
+class Proxmox:
+    """A Proxmox VE cluster, reached over HTTPS with an API token."""
+
+    def __init__(self, settings: Access, *, observe: Observe | None = None) -> None:
+        """Keep the settings; the token is read with the first call.
+
+        `observe` is told (method, outcome, seconds) of each call.
+        """
+        self.settings = settings
+        self.user: str = settings.token_id
+        """The token as Proxmox names it in lists of active tasks: `user@realm!name`."""
+        self.insecure = not settings.verify
+        self._api: ProxmoxResource | None = None
+        self._session: requests.Session | None = None
+        self._connecting = threading.Lock()
+        self._observe = observe
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="proxmox")
+        self._room = asyncio.Semaphore(THREADS - THREADS_KEPT_BACK)
+        self._uploads = asyncio.Semaphore(UPLOADS)
+        self._nodes: dict[str, asyncio.Semaphore] = {}
+        self._denied: Denied | None = None
+        self._denied_until = 0.0
+        self._local_at = -LOCAL_SHOWN
+
+    @property
+    def local(self) -> bool:
+        """Whether the API was not reached lately, and reads were answered by pvesh."""
+        return time.monotonic() - self._local_at < LOCAL_SHOWN
+
+    async def close(self) -> None:
+        """Close the connections; calls in flight end by themselves and nobody waits for them."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._session is not None:
+            self._session.close()
+
+    async def get(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401 - what Proxmox answers
+        """Return the data of GET `path`."""
+        return (await self._call("GET", path, params)).get("data")
+
+    async def whole(self, path: str, /, **params: str | int | bool | None) -> dict[str, Any]:
+        """Return the whole answer of GET `path`: for some, more than `data` stands in it."""
+        return await self._call("GET", path, params)
+
+    async def post(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
+        """Return the data of POST `path`, often a UPID."""
+        return (await self._call("POST", path, params)).get("data")
+
+    async def put(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
+        """Return the data of PUT `path`, often nothing."""
+        return (await self._call("PUT", path, params)).get("data")
+
+    async def delete(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
+        """Return the data of DELETE `path`, often a UPID."""
+        return (await self._call("DELETE", path, params)).get("data")
+
+    async def upload(self, path: str, body: Upload, last: Callable[[], None] = lambda: None) -> Any:  # noqa: ANN401
+        """POST a file and return the data of the answer; who is cancelled before its last byte has left sent nothing.
+
+        `last` is called right before that byte: from there on it may happen.
+        """
+        loop, runner = asyncio.get_running_loop(), asyncio.current_task()
+
+        async def end() -> bool:
+            if runner is not None and runner.cancelling():
+                return False
+            last()
+            return True
+
+        body.may_end = lambda: asyncio.run_coroutine_threadsafe(end(), loop).result(CONNECT_TIMEOUT)
+        try:
+            return (await self._call("UPLOAD", path, {"body": body})).get("data")
+        except asyncio.CancelledError:
+            body.drop()
+            raise
+
+    async def document(self, path: str) -> bytes:
+        """Return a file that pveproxy serves beside the API, such as its schema; raises ProxmoxUnavailable."""
+        answer = await self._in_thread("FILE", _safe(path), {})
+        if isinstance(answer, AgentdError):
+            raise answer
+        data: bytes = answer["data"]
+        return data
+
+    async def permissions(self) -> dict[str, list[str]]:
+        """Return the token's privileges by path; {} is a blind token, for which every list is empty."""
+        data = await self.get("/access/permissions") or {}
+        return {path: sorted(name for name, held in each.items() if held is not None) for path, each in data.items()}
+
+    async def task(self, upid: str) -> TaskStatus:
+        """Return how the task `upid` stands, asked at its own node: no other knows it."""
+        return task_status(upid, await self.get(f"/nodes/{Upid.parse(upid).node}/tasks/{upid}/status"))
+
+    async def tasks(self, node: str, **filters: str | int) -> list[dict[str, Any]]:
+        """Return the tasks of `node`, newest first; `source=active` is prompt, the archive lags by up to 10 s."""
+        return await self.get(f"/nodes/{node}/tasks", **filters) or []
+
+    async def log_tail(self, upid: str, count: int = LOG_LINES) -> list[str]:
+        """Return the last `count` lines of the log of the task `upid`."""
+        path = f"/nodes/{Upid.parse(upid).node}/tasks/{upid}/log"
+        answer = await self._call("GET", path, {"start": 0, "limit": LOG_PAGE})
+        total = int(answer.get("total") or 0)
+        if total > LOG_PAGE:
+            answer = await self._call("GET", path, {"start": max(0, total - count), "limit": count})
+        return [one_line(line.get("t", "")) for line in answer.get("data") or []][-count:]
+
+    async def wait(self, upid: str, timeout: float, poll: float = FIRST_PAUSE) -> list[str]:  # noqa: ASYNC109
+        """Wait until the task `upid` is over and return its warnings.
+
+        Raises TaskFailed with the last lines of the log, GuestLocked or NoQuorum if that is why the task failed
+        (nothing was done, forget the UPID), TemporaryError if it still runs after `timeout` seconds.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            log: list[str] = []
+            try:
+                status, trouble = await self.task(upid), ""
+                if not status.running and status.exit != "OK":
+                    log = await self.log_tail(upid, 100 if status.warnings else LOG_LINES)
+            except ProxmoxUnavailable as error:
+                status, trouble = TaskStatus(upid, running=True), f" (last answer: {error})"
+            if not status.running:  # not above: a task that failed for want of a quorum is over, not out of reach
+                return _ended(status, log)
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TemporaryError(f"the task {upid} is not known to be over after {timeout:.0f} s{trouble}")
+            await asyncio.sleep(min(poll, left))
+            poll = min(poll * 1.5, LONGEST_PAUSE)
+
+    async def halt(self, upid: str) -> str:
+        """End the task `upid` and wait until it is over; return its exit status.
+
+        Raises ProxmoxUnavailable, Denied, or TemporaryError if it still runs after HALT seconds.
+        """
+        if (await self.task(upid)).running:
+            await self.delete(f"/nodes/{Upid.parse(upid).node}/tasks/{upid}")
+        until = time.monotonic() + HALT
+        while time.monotonic() < until:
+            status = await self.task(upid)
+            if not status.running:
+                return status.exit
+            await asyncio.sleep(FIRST_PAUSE)
+        raise TemporaryError(f"the task {upid} was told to end and still runs after {HALT:.0f} s")
+
+    async def _call(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
+        path = _safe(path)
+        if method != "GET":
+            no_writing(f"{VERBS.get(method, method)} {path}")
+        started = time.monotonic()
+        if self._denied is not None and started < self._denied_until:
+            raise self._denied
+        answer = await self._in_thread(method, path, encode(params))
+        error = answer if isinstance(answer, AgentdError) else None
+        if self._observe is not None:
+            self._observe(VERBS.get(method, method), error.code if error else "ok", time.monotonic() - started)
+        if isinstance(answer, dict):
+            return answer
+        raise await self._why(path, answer)
+
+    async def _why(self, path: str, error: AgentdError) -> AgentdError:
+        """Return `error`, or what the list of nodes says about the node that did not answer.
+
+        Where the API itself was not reached, its list of nodes is not asked for.
+        """
+        if isinstance(error.__cause__, requests.RequestException) and was_not_sent(error.__cause__):
+            return error
+        source = source_of(str(error)) if isinstance(error, Denied) else None
+        if source and path != source[1]:  # at the path of the list itself it is created, so it cannot exist yet
+            listed = await self._in_thread("GET", source[1], {})
+            return absent(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
+        found = _NODE.match(path + "/")
+        if found is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
+            return error
+        if isinstance(error, NotFound) and "hostname lookup" not in str(error):
+            return error
+        answer = await self._in_thread("GET", "/nodes", {})
+        entries = answer.get("data") if isinstance(answer, dict) else None
+        return away(found[1], entries or []) or error
+
+    async def _in_thread(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
+        """Run one call in a thread, within the bounds.
+
+        Who is cancelled while waiting for room has sent nothing.  A call in flight ends by itself, and its place is
+        free only then: the node's worker is busy for as long.
+        """
+        held = self._limits(method, path)
+        taken: list[asyncio.Semaphore] = []
+        try:
+            for each in held:
+                await each.acquire()
+                taken.append(each)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, path, params)
+        except BaseException:
+            for each in taken:
+                each.release()
+            raise
+
+        def give_back(_: object) -> None:
+            for each in taken:
+                each.release()
+
+        future.add_done_callback(give_back)
+        return await asyncio.shield(future)
+
+    def _limits(self, method: str, path: str) -> list[asyncio.Semaphore]:
+        if method in VERBS:  # what pveproxy does alone: a file that is sent keeps no worker of the node busy
+            return [self._uploads, self._room] if method == "UPLOAD" else [self._room]
+        if method == "GET" and (_UNCOUNTED.match(path) or not path.startswith("/nodes/")):
+            return []
+        found = _NODE.match(path + "/")
+        node = found[1] if found else ""  # "" is the node that we are connected to
+        counted = self._nodes.setdefault(node, asyncio.Semaphore(self.settings.calls_per_node))
+        return [counted, self._room]
+
+    def _connect(self) -> ProxmoxResource:
+        """Return the API with its session, made anew after a 401: the token may have been replaced (in a thread)."""
+        with self._connecting:
+            if self._api is not None:
+                return self._api
+            url = urlsplit(self.settings.url)
+            user, _, name = self.user.rpartition("!")
+            ca_file, pinned = self.settings.ca_file, self.settings.fingerprint
+            if ca_file and not pinned:
+                files.check(Path(str(ca_file)), follow=True)
+            backend = Backend(
+                url.hostname or "",
+                port=url.port or 8006,
+                path_prefix=url.path.strip("/") or None,
+                user=user,
+                token_name=name,
+                token_value=self.settings.token().rpartition("=")[2],  # Proxmox shows it as user@realm!name=secret
+                verify_ssl=self.settings.verify and not pinned and (str(ca_file) if ca_file else True),
+                timeout=self._timeouts,
+            )
+            session = backend.get_session()
+            session.trust_env = False
+            session.max_redirects = 0  # Proxmox sends none, and the token is for nobody else
+            session.mount(
+                "https://", PinnedAdapter(pinned) if pinned else HTTPAdapter(pool_connections=1, pool_maxsize=THREADS)
+            )
+            if self._session is not None:
+                self._session.close()
+            self._session = session
+            self._api = ProxmoxResource(base_url=backend.get_base_url(), session=session, serializer=Serializer())
+            return self._api
+
+    def _send(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
+        """Send one request (in a thread) and return the answer or the error; nothing is raised."""
+        try:
+            verb = self._verb(method, path)
+        except ConfigError as error:
+            return error
+        started = time.monotonic()
+        try:
+            try:
+                answer: dict[str, Any] | AgentdError = verb(**params)
+            except requests.ConnectionError:
+                # A kept connection that pveproxy closed just now; a read may be sent again, but not after a time-out.
+                if method not in READS or time.monotonic() - started > 1.0:
+                    raise
+                answer = verb(**params)
+        except ResourceException as error:
+            return self._refused(method, path, error)
+        except requests.RequestException as error:
+            lost = lost_request(method, path, error)
+            lost.__cause__ = error
+            return self._instead(method, path, params, lost, unsent=was_not_sent(error))
+        except ValueError as error:
+            text = f"{method} {path}: the answer is not from Proxmox: {error}"
+            return PermanentError(text) if method in READS else no_answer(method, text)
+        except OSError as error:
+            return ConfigError(f"proxmox: {one_line(error)}")
+        return answer
+
+    def _instead(
+        self, method: str, path: str, params: dict[str, Any], lost: AgentdError, *, unsent: bool
+    ) -> dict[str, Any] | AgentdError:
+        """Return what this node's own shell says where its API is not reached and a read was meant, else `lost`."""
+        if method != "GET" or not unsent or self.settings.pvesh is None:
+            return lost
+        self._local_at = time.monotonic()
+        return pvesh.read(self.settings.pvesh, path, params, self.settings.timeout)
+
+    def _verb(self, method: str, path: str) -> Callable[..., dict[str, Any] | AgentdError]:
+        api = self._connect()
+        if method == "FILE":
+            return lambda: self._file(path)
+        if method == "UPLOAD":
+            return lambda body: self._upload(path, body)
+        verb: Callable[..., dict[str, Any]] = getattr(api(path.lstrip("/")), method.lower())
+        return verb
+
+    def _file(self, path: str) -> dict[str, Any]:
+        """Return what lies beside the API; the token is for the API alone and stays here."""
+        assert self._session is not None  # noqa: S101 - _connect has made it
+        url = self.settings.url + path
+        with self._session.get(url, headers={"Authorization": None}, stream=True, timeout=self._timeouts) as answer:
+            if answer.status_code != requests.codes.ok:
+                raise ResourceException(answer.status_code, answer.reason, answer.reason)
+            data = b"".join(bounded_chunks(answer.iter_content(1 << 16), FILE_LIMIT))
+        return {"data": data}
+
+    def _upload(self, path: str, body: Upload) -> dict[str, Any] | AgentdError:
+        """Send a form as it is read: proxmoxer, and requests by itself, would hold the file in memory."""
+        assert self._session is not None  # noqa: S101 - _connect has made it
+        url, wait = f"{self.settings.url}/api2/json{path}", self.settings.timeout
+        more: dict[str, Any] = {
+            "headers": {"Content-Type": body.content_type},
+            "verify": self._session.auth.verify_ssl,  # type: ignore[union-attr]  # proxmoxer's own kind
+        }
+        try:
+            answer = requests.Session.request(self._session, "POST", url, data=body, timeout=(wait, wait), **more)
+        except AgentdError as error:  # of the file
+            return error
+        except requests.RequestException as error:
+            return body.lost(lost_request("UPLOAD", path, error))
+        if answer.status_code >= requests.codes.bad_request:
+            reason = answer.reason
+            raise ResourceException(answer.status_code, reason, reason, errors=Serializer().loads_errors(answer))
+        return Serializer().loads(answer)
+
+    @property
+    def _timeouts(self) -> tuple[float, float]:
+        return (CONNECT_TIMEOUT, self.settings.timeout)
+
+    def _refused(self, method: str, path: str, error: ResourceException) -> AgentdError:
+        body = error.errors or {}
+        method = VERBS.get(method, method)
+        found = classify(
+            method, error.status_code, error.content or "", body.get("errors"), body, path=path, token=self.user
+        )
+        if error.status_code == requests.codes.unauthorized and isinstance(found, Denied):
+            self._denied, self._denied_until = found, time.monotonic() + DENIED_PAUSE
+            self._api = None
+        return found
+
+
+def _ended(status: TaskStatus, log: list[str]) -> list[str]:
+    """Return the warnings of a task that is over; raises what its failure means."""
+    if not status.succeeded:
+        raise failure(status, log)
+    if not status.warnings:
+        return []
+    return [line for line in log if re.match(r"warn(ing)?\b", line, re.IGNORECASE)] or [status.exit]

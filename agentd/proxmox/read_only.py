@@ -1,0 +1,36 @@
+"""Dry runs: while one is going on, the Proxmox client refuses every request that writes."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from agentd.errors import PermanentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Let nothing be written while what runs in this context only looks (a dry run)."""
+    before = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(before)
+
+
+def is_looking() -> bool:
+    """Return True in a dry run."""
+    return _looking.get()
+
+
+def no_writing(what: str) -> None:
+    """Raise PermanentError if `what`, which writes, is about to be done by a dry run: a tool has a bug."""
+    if _looking.get():
+        raise PermanentError(f"{what} writes, and this is a dry run: nothing was sent")

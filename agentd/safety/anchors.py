@@ -1,0 +1,131 @@
+"""Keeps each chain's head where its own agent is not: in the bucket `audit`, and in a line of another agent's chain.
+
+Every minute, and when it stops, an agent notes its head in the bucket, if it has written since.  The next agent in the
+order of their ids writes the heads that have changed into its own chain.  A line that only notes heads is no new head:
+where nothing is done, nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd.errors import AgentdError, Denied, InvalidMessage
+from agentd.safety.audit_chain import ANCHOR, hash_of
+from agentd.safety.signing import valid
+from agentd.wire import subjects
+from agentd.wire.messages import ARRIVING, AuditAcceptance, AuditKeys, AuditRecord, ControlReply, Presence, Tier
+
+if TYPE_CHECKING:
+    from agentd.bus.connection import Received
+    from agentd.bus.jetstream import Bus
+    from agentd.safety.audit_log import Ledger
+    from agentd.safety.policy import Policy
+    from agentd.telemetry.logs import Logger
+
+EVERY = 60.0
+"""Seconds between two looks at all heads."""
+AT_ONCE: Final = 12
+"""Heads that one line notes: it must stay below what a line may hold."""
+MOST_TEXT: Final = 500
+"""Characters of a reason."""
+
+
+class Anchors:
+    """Notes heads for as long as `run` runs, and takes a principal's word that an alarm was seen to."""
+
+    def __init__(self, bus: Bus, agent_id: str, ledger: Ledger, policy: Policy, log: Logger) -> None:
+        """Keep whose chain it is."""
+        self._bus = bus
+        self._agent = agent_id
+        self._ledger = ledger
+        self._policy = policy
+        self._log = log
+        self._noted: AuditRecord | None = None
+        self._seen: dict[str, str] = {}
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work until `stopping` is set, then note our head once more."""
+        subscription = await self._bus.subscribe(subjects.accept("*", self._agent), self._accepted)
+        try:
+            while not stopping.is_set():
+                await self._try(self._ledger.look())
+                await self._try(self.note())
+                await self._try(self.anchor())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(EVERY):
+                        await stopping.wait()
+        finally:
+            await self._try(self.note())
+            await subscription.stop()
+
+    async def _try(self, work: Any) -> None:  # noqa: ANN401 - any coroutine
+        try:
+            await work
+        except AgentdError as error:  # also where NATS does not allow it
+            self._log.warning("the heads of the audit cannot be noted", reason=str(error))
+
+    async def note(self) -> None:
+        """Note our own head in the bucket, if it is another one than before."""
+        newest = self._ledger.newest
+        if newest is not None and newest is not self._noted:
+            await self._bus.kv_put(subjects.CHAINS, subjects.audit_head(self._agent), newest)
+            self._noted = newest
+
+    async def anchor(self) -> None:
+        """Write the heads that are ours to keep into our chain, if they have changed."""
+        heads = await self._bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
+        keys = await self._bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
+        living = await self._living()
+        wanted: list[dict[str, Any]] = []
+        for agent, head in sorted(heads.items()):
+            if agent == self._agent or _keeper(agent, living) != self._agent:
+                continue
+            record = self._genuine(agent, head.value, keys[agent].value if agent in keys else None)
+            if record is not None and self._seen.get(agent) != record.hash:
+                wanted.append({"agent": agent, "seq": record.seq, "hash": record.hash, "signer": record.signer})
+        for start in range(0, len(wanted), AT_ONCE):
+            part = wanted[start : start + AT_ONCE]
+            await self._ledger.write(
+                principal="", tool=ANCHOR, tier=Tier.READ, phase="after", key="", arguments={"heads": part}, anchor=True
+            )
+            self._seen |= {each["agent"]: each["hash"] for each in part}
+
+    async def _living(self) -> list[str]:
+        living = {self._agent}
+        for name, found in (await self._bus.kv_values(subjects.LIVE, Presence)).items():
+            if found.value is not None and found.value.agent.version and found.value.agent.status != ARRIVING:
+                living.add(name)
+        return sorted(living)
+
+    def _genuine(self, agent: str, record: AuditRecord | None, known: AuditKeys | None) -> AuditRecord | None:
+        """Return the head of another agent if that agent wrote it."""
+        keys = [] if known is None or known.agent_id != agent else known.keys
+        signed = record is not None and any(record.signer == each.public for each in keys)
+        if record is None or not signed or record.hash != hash_of(record) or record.agent_id != agent:
+            self._log.error("the head of another agent's audit is not one that this agent wrote", other=agent)
+            return None
+        return record if valid(record.signer, record.hash, record.signature) else None
+
+    async def _accepted(self, received: Received) -> None:
+        """Let a principal acknowledge the alarm of our chain."""
+        principal = received.subject.split(".")[3]
+        try:
+            reason = received.decode(AuditAcceptance).reason.strip()
+            tier = self._policy.tier_of(principal, plain=False)
+            if not tier.covers(Tier.DESTROY):
+                raise Denied(f"{principal} may {tier}; to accept the audit of {self._agent} as it is needs destroy")
+            if not reason or len(reason) > MOST_TEXT:
+                raise InvalidMessage(f"reason: say why, in 1 to {MOST_TEXT} characters")
+            text, done = f"accepted: {await self._ledger.accept(principal, reason)}", True
+        except AgentdError as error:
+            text, done = str(error), False
+        self._log.warning("asked to accept the audit as it is", principal=principal, answer=text)
+        await received.respond(ControlReply(self._agent, done, text))
+
+
+def _keeper(agent: str, living: list[str]) -> str:
+    """Return who notes the head of `agent`: the next living agent in the order of the ids, itself if it is alone."""
+    others = [each for each in living if each != agent]
+    return next((each for each in others if each > agent), others[0] if others else agent)

@@ -1,0 +1,301 @@
+"""What was done, by whom: one hash chain per agent; pure, the ledger publishes it.
+
+Each record holds the hash of the one before it and the agent's signature, so that none can be changed, left out, moved
+or added by anybody else.  What a chain cannot tell by itself is that its end was cut off: heads are anchored in the
+chains of other agents (anchors.py), and the agent remembers its own.
+
+Secrets never get into a record, not even hashed: the digest is over the arguments without them, because the hash
+of a short password can be guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentd.config.settings import is_secret
+from agentd.safety.signing import Head, valid
+from agentd.wire.codec import digest, encode
+from agentd.wire.messages import AuditRecord, Tier
+from agentd.wire.secrets import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from agentd.safety.signing import Signer
+    from agentd.wire.messages import AuditKey
+
+HIDDEN: Final = "***"
+MAX_TEXT: Final = 256
+"""Characters of one argument that are kept; the rest is counted, and covered by the digest."""
+MAX_ARGUMENTS: Final = 4096
+"""Bytes of all arguments of one record; a record must never be too large to be written."""
+
+ALTERED: Final = "altered"
+MISSING: Final = "missing"
+REORDERED: Final = "reordered"
+FOREIGN: Final = "foreign"
+CUT: Final = "cut"
+REWRITTEN: Final = "rewritten"
+TWICE: Final = "two processes"
+UNREADABLE: Final = "unreadable"
+ACCEPT: Final = "audit accept"
+ANCHOR: Final = "audit anchor"
+MOST_PROBLEMS: Final = 20
+"""Problems of one chain that are kept; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line of a chain that is not as it was written: its place, a reason, a sentence, and who has acknowledged it."""
+
+    seq: int
+    reason: str
+    text: str
+    accepted: str = ""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What somebody other than the chain itself knows of one of its lines."""
+
+    seq: int
+    hash: str
+    signer: str
+    by: str
+    at: datetime
+
+
+def genuine(record: AuditRecord) -> bool:
+    """Tell whether a line is signed with the key that it names."""
+    return bool(record.signature) and valid(record.signer, record.hash, record.signature)
+
+
+def anchors_in(record: AuditRecord) -> Iterator[tuple[str, Anchor]]:
+    """Yield the heads of other chains that a line notes: agent and anchor."""
+    found = record.arguments.get("heads") if record.tool == ANCHOR else None
+    for each in found if isinstance(found, list) else ():
+        if isinstance(each, dict) and isinstance(each.get("seq"), int):
+            told = {name: str(each.get(name, "")) for name in ("agent", "hash", "signer")}
+            anchor = Anchor(each["seq"], told["hash"], told["signer"], record.agent_id, record.timestamp)
+            yield told["agent"], anchor
+
+
+@dataclass
+class ChainCheck:
+    """Looks at the lines of one chain, one by one as they are stored, and keeps what is wrong; holds no line.
+
+    keys     whose signature counts, from which line on; none: lines need not be signed
+    anchors  what others know of this chain
+    trimmed  old lines may be gone: the first that is there is believed
+    """
+
+    agent_id: str
+    keys: Sequence[AuditKey] = ()
+    anchors: dict[int, list[Anchor]] = field(default_factory=dict)
+    trimmed: bool = False
+    problems: list[Problem] = field(default_factory=list)
+    more: int = 0
+    lines: int = 0
+    first: int = 0
+    last: int = 0
+    _place: int = 1
+    _doubtful: int = 0
+    _hash: str | None = ""
+    _process: str = ""
+    _over: set[str] = field(default_factory=set)
+    _accepted: tuple[datetime, str] | None = None
+
+    def add(self, record: AuditRecord | None) -> None:
+        """Look at the next line; None stands for what cannot be understood."""
+        self.lines += 1
+        reason, text = (UNREADABLE, "cannot be understood") if record is None else self._stranger(record)
+        if record is None or reason:
+            self._problem(self._place, reason, f"line {self._place} {text}")
+            self._doubtful += 1  # it may stand in the place of a line, or beside all of them
+            return
+        if not self.first:
+            self.first = record.seq
+            if self.trimmed:
+                self._place, self._hash = record.seq, None
+        self._linked(record)
+        self._alone(record)
+        self._anchored(record)
+        self._place, self._hash, self._doubtful = max(self._place, record.seq + 1), record.hash, 0
+        self.last = max(self.last, record.seq)
+        if record.tool == ACCEPT:
+            self._accept(record)
+
+    def finish(self) -> None:
+        """Look at what others know of lines that were not there."""
+        for seq in sorted(self.anchors):
+            if self.first and self.trimmed and seq < self.first:
+                continue
+            anchor = self.anchors[seq][0]
+            if seq > self.last:
+                what = f"the chain ends at line {self.last}, and {anchor.by} has seen line {seq}: its end was cut off"
+            else:
+                what = f"line {seq}, which {anchor.by} has seen, is not there"
+            accepted = self._accepted is not None and anchor.at <= self._accepted[0]
+            self._problem(seq, CUT, what, self._accepted[1] if self._accepted and accepted else "")
+        self.anchors.clear()
+
+    def _stranger(self, record: AuditRecord) -> tuple[str, str]:
+        """Return why a line is not one that the agent wrote; two empty texts if it is."""
+        if record.hash != hash_of(record):
+            return ALTERED, "was altered: its hash does not fit what it says"
+        if record.agent_id != self.agent_id:
+            return FOREIGN, f"is of {record.agent_id}, the chain is of {self.agent_id}"
+        return self._unsigned(record)
+
+    def _unsigned(self, record: AuditRecord) -> tuple[str, str]:
+        """Return what is wrong with the signature of a line; two empty texts if it is the agent's."""
+        wanted = next((each.public for each in reversed(self.keys) if each.first <= record.seq), "")
+        text = ""
+        if self.keys and not wanted:
+            return "", ""  # written before this agent signed its lines
+        if not self.keys:
+            text = "is signed, and no key of this agent is known" if record.signature else ""
+        elif not record.signature:
+            text = "is not signed"
+        elif record.signer != wanted:
+            text = f"is signed with another key ({record.signer[:12]}…)"
+        elif not valid(record.signer, record.hash, record.signature):
+            text = "has a wrong signature"
+        return (FOREIGN, f"{text}: {self.agent_id} did not write it") if text else ("", "")
+
+    def _linked(self, record: AuditRecord) -> None:
+        """Look whether a line follows the one before it."""
+        place = self._place
+        if record.seq < place:
+            self._problem(place, REORDERED, f"line {record.seq} stands where {place} should be")
+        elif record.seq > place + self._doubtful:
+            self._problem(place, MISSING, f"line {place} is missing: {record.seq} stands in its place")
+        elif record.seq > place:
+            return  # the lines between are those that were not believed
+        elif self._hash is not None and record.previous != self._hash:
+            text = f"line {place} does not continue line {place - 1}: one of them was altered"
+            self._problem(place, ALTERED, text if place > 1 else "line 1 names a line before it")
+
+    def _alone(self, record: AuditRecord) -> None:
+        """Look whether one process after the other wrote the lines."""
+        if record.process == self._process:
+            return
+        if record.process in self._over:
+            text = f"line {record.seq} is of a process that another had followed: two ran as {self.agent_id}"
+            self._problem(record.seq, TWICE, text)
+        self._over.add(self._process)
+        self._process = record.process
+
+    def _anchored(self, record: AuditRecord) -> None:
+        for anchor in self.anchors.pop(record.seq, ()):
+            if anchor.hash != record.hash:
+                text = f"line {record.seq} is not the one that {anchor.by} has seen: the chain was written anew"
+                self._problem(record.seq, REWRITTEN, text)
+                return
+
+    def _problem(self, seq: int, reason: str, text: str, accepted: str = "") -> None:
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(seq, reason, text, accepted))
+        else:
+            self.more += 1
+
+    def _accept(self, record: AuditRecord) -> None:
+        """Mark what was wrong until here as acknowledged."""
+        who = f"{record.principal}: {record.arguments.get('reason', '')}"
+        self._accepted = (record.timestamp, who)
+        self.problems = [each if each.accepted else replace(each, accepted=who) for each in self.problems]
+        self.more = 0
+
+
+@dataclass(frozen=True)
+class AuditChain:
+    """The chain of one agent; `head` is its last line, None before the first.
+
+    process  which process writes; signer: its key, none for lines that are not signed
+    """
+
+    agent_id: str
+    head: AuditRecord | Head | None = None
+    process: str = ""
+    signer: Signer | None = None
+
+    def next(  # noqa: PLR0913 - one line of the audit has these columns
+        self,
+        now: datetime,
+        *,
+        principal: str,
+        tool: str,
+        tier: Tier,
+        phase: str,
+        key: str = "",
+        arguments: dict[str, Any] | None = None,
+        outcome: str = "",
+        upid: str = "",
+        approved_by: str = "",
+    ) -> AuditRecord:
+        """Return the record that follows the head; once it is stored, it is the head of the next chain."""
+        shown = redact(arguments or {})
+        record = AuditRecord(
+            seq=self.head.seq + 1 if self.head else 1,
+            previous=self.head.hash if self.head else "",
+            timestamp=now,
+            agent_id=self.agent_id,
+            principal=principal,
+            tool=tool,
+            tier=tier,
+            phase=phase,
+            key=key,
+            digest=digest(shown) if shown else "",
+            arguments=_capped(shown),
+            outcome=outcome,
+            upid=upid,
+            approved_by=approved_by,
+            process=self.process,
+            signer=self.signer.public if self.signer else "",
+        )
+        found = hash_of(record)
+        return msgspec.structs.replace(record, hash=found, signature=self.signer.sign(found) if self.signer else "")
+
+
+def hash_of(record: AuditRecord) -> str:
+    """Return the SHA-256 over the canonical JSON of every field but the hash itself and its signature."""
+    return digest(msgspec.structs.replace(record, hash="", signature=""))
+
+
+def redact(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return `arguments` as JSON has them, with the value of whatever is named like a secret hidden."""
+    shown: dict[str, Any] = _without_secrets(msgspec.to_builtins(arguments, str_keys=True))
+    return shown
+
+
+def _without_secrets(value: Any, name: str = "") -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, str) and not is_secret(name):
+        return redacted(value)
+    if name and is_secret(name) and value not in (None, ""):
+        return HIDDEN
+    if isinstance(value, dict):
+        return {key: _without_secrets(each, key) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value]
+    return value
+
+
+def _capped(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return `arguments` cut to what a record may hold; the digest still covers all of them."""
+    cut: dict[str, Any] = _cut(arguments)
+    size = len(encode(cut))
+    if size <= MAX_ARGUMENTS:
+        return cut
+    return {"omitted": f"{size} bytes in {len(arguments)} arguments; the digest covers them"}
+
+
+def _cut(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return f"{value[:MAX_TEXT]}… ({len(value) - MAX_TEXT} more)"
+    if isinstance(value, dict):
+        return {key: _cut(each) for key, each in value.items()}
+    return [_cut(each) for each in value] if isinstance(value, list) else value

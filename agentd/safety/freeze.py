@@ -1,0 +1,190 @@
+"""The freeze of the whole network: from one moment on no agent changes anything, until a principal thaws it.
+
+The state is one key of the bucket `freeze`, written by compare-and-set by orchestrators alone, which decide who may.
+Each agent follows it live, and reads it again right before each act, so that no window remains: what cannot be read
+is taken for frozen.  A freeze that ends by itself ends by the clock of the NATS server.
+
+Who may: to freeze, any principal with tier `operate`; to thaw, the one who froze, or a principal with `destroy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from agentd.errors import AgentdError, Denied, Frozen, InvalidMessage, NoResponder, Rejected, StaleWrite, TemporaryError
+from agentd.wire import secrets as wire_secrets
+from agentd.wire import subjects
+from agentd.wire.messages import Freeze, NetworkReply, NetworkRequest, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from agentd.bus.connection import Received
+    from agentd.bus.jetstream import Bus, Newest
+
+KEY: Final = "network"
+POLL: Final = 5.0
+"""Seconds after which the state is read again: a change may have been missed while reconnecting."""
+LONGEST: Final = 30 * 86_400.0
+"""Longest time in seconds after which a freeze may be said to end by itself."""
+MOST_TEXT: Final = 500
+"""Characters of a reason."""
+ACTIONS: Final = ("freeze", "thaw")
+ANSWERED: Final = 5.0
+"""Seconds within which an orchestrator answers."""
+
+
+def say(freeze: Freeze) -> str:
+    """Return in a line by whom, since when, for how long and why the network is frozen, and what ends it."""
+    until = "" if freeze.until is None else f", until {freeze.until:%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"frozen by {freeze.by} since {freeze.since:%Y-%m-%d %H:%M:%S} UTC{until}: {freeze.reason}; "
+        "`agentd thaw` ends it"
+    )
+
+
+def understood(newest: Newest[Freeze], at: datetime) -> Freeze | None:
+    """Return the freeze that is in force at the server's time `at`; what cannot be understood is in force.
+
+    What the server wrote as an answer, to a reply subject that anyone may name, neither freezes nor thaws: the state
+    before it counts.
+    """
+    if newest.doubt:
+        return Freeze("unknown", at, f"its state cannot be read ({newest.doubt})")
+    freeze = newest.value
+    return freeze if freeze is None or freeze.until is None or freeze.until > at else None
+
+
+async def read(bus: Bus) -> Freeze | None:
+    """Return the freeze that is in force now, None if there is none; raises BusError."""
+    return understood(await bus.kv_read(subjects.FREEZE, KEY, Freeze), bus.server_time())
+
+
+class Brake:
+    """What one process knows of the freeze; `current` is what it heard last, for pages and before work is begun."""
+
+    def __init__(self, bus: Bus) -> None:
+        """Begin without knowing anything."""
+        self._bus = bus
+        self._last: Freeze | None = None
+
+    @property
+    def current(self) -> Freeze | None:
+        """Return the freeze as it was heard last."""
+        last = self._last
+        return None if last is not None and last.until and last.until <= self._bus.server_time() else last
+
+    async def begin(self, tool: str) -> None:
+        """Raise Frozen if the network was last heard to be frozen, and still is."""
+        if self.current is not None:
+            await self.act(tool)
+
+    async def act(self, tool: str) -> None:
+        """Raise Frozen if the network is frozen now, BusError if that cannot be read: then nothing may be done."""
+        self._last = await read(self._bus)
+        if self._last is not None:
+            raise Frozen(f"{tool}: nothing was done: {say(self._last)}")
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Follow the state until `stopping`."""
+        heard = asyncio.Event()
+
+        async def on_change(_: Received) -> None:
+            heard.set()
+
+        subscription = await self._bus.subscribe(f"$KV.{subjects.FREEZE}.{KEY}", on_change)
+        try:
+            while not stopping.is_set():
+                heard.clear()
+                with contextlib.suppress(AgentdError):  # an act reads it again, and is refused where it cannot
+                    self._last = await read(self._bus)
+                waiting = [asyncio.ensure_future(each.wait()) for each in (heard, stopping)]
+                await asyncio.wait(waiting, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
+                for each in waiting:
+                    each.cancel()
+        finally:
+            await subscription.stop()
+
+
+# -- what orchestrators do --------------------------------------------------------------------------------------------
+
+
+def check(request: NetworkRequest, principal: str, tier: Tier, there: Freeze | None) -> None:
+    """Return if `principal` may have this; raises Denied, Rejected or InvalidMessage that say what to do."""
+    if request.action not in ACTIONS:
+        raise InvalidMessage(f"action: unknown {request.action!r}; there are {', '.join(ACTIONS)}")
+    if request.action == "freeze":
+        _check_freeze(request, principal, tier, there)
+    elif there is None:
+        raise Rejected("the network is not frozen")
+    elif principal != there.by and not tier.covers(Tier.DESTROY):
+        raise Denied(f"{principal} may {tier}; to thaw what {there.by} has frozen needs destroy: {there.reason}")
+
+
+def _check_freeze(request: NetworkRequest, principal: str, tier: Tier, there: Freeze | None) -> None:
+    if not tier.covers(Tier.OPERATE):
+        raise Denied(f"{principal} may {tier}; to freeze the network needs operate")
+    if not request.reason.strip() or len(request.reason) > MOST_TEXT:
+        raise InvalidMessage(f"reason: say why, in 1 to {MOST_TEXT} characters; agentd freeze --reason TEXT")
+    if request.seconds is not None and not 1 <= request.seconds <= LONGEST:
+        raise InvalidMessage(f"seconds: {request.seconds:g} is not from 1 to {LONGEST:.0f}")
+    if there is not None:
+        raise Rejected(f"the network is frozen already: {say(there)}")
+
+
+Note: TypeAlias = "Callable[[str, Freeze | None], Awaitable[None]]"
+
+
+async def carry_out(  # noqa: PLR0913, PLR0917 - who asks for what, and who is told
+    bus: Bus, agent: str, principal: str, tier: Tier, request: NetworkRequest, note: Note
+) -> NetworkReply:
+    """Freeze or thaw the network for a principal; return what came of it.
+
+    note  writes the audit line: before a thaw, which is not done without it, and after a freeze, which is done anyway
+    """
+    while True:
+        newest = await bus.kv_read(subjects.FREEZE, KEY, Freeze)
+        there = understood(newest, bus.server_time())
+        if there is not None and request.action == "freeze" and request.id and there.id == request.id:
+            return NetworkReply(agent, done=True, message=say(there), freeze=there)  # another orchestrator did it
+        check(request, principal, tier, there)
+        try:
+            if request.action == "freeze":
+                made = await _freeze(bus, principal, request, newest.seq)
+                await note("frozen", made)
+                return NetworkReply(agent, done=True, message=say(made), freeze=made)
+            await note("to be thawed", there)
+            await bus.kv_delete(subjects.FREEZE, KEY, expect=newest.seq)
+        except StaleWrite:
+            continue
+        return NetworkReply(agent, done=True, message="thawed: agents act again")
+
+
+async def _freeze(bus: Bus, principal: str, request: NetworkRequest, expect: int) -> Freeze:
+    at, seconds = bus.server_time(), request.seconds
+    until = None if seconds is None else at + timedelta(seconds=seconds)
+    made = Freeze(principal, at, wire_secrets.redacted(" ".join(request.reason.split())), until, request.id)
+    await bus.kv_put(subjects.FREEZE, KEY, made, ttl=seconds, expect=expect)
+    return made
+
+
+# -- what principals do -----------------------------------------------------------------------------------------------
+
+
+async def ask(bus: Bus, principal: str, request: NetworkRequest) -> NetworkReply:
+    """Ask the orchestrators for a freeze or a thaw; raises TemporaryError if none answers."""
+    request = NetworkRequest(
+        request.action, wire_secrets.redacted(request.reason), request.seconds, request.id or secrets.token_hex(8)
+    )
+    try:
+        return await bus.request(subjects.network(principal), request, NetworkReply, wait=ANSWERED)
+    except NoResponder as error:
+        raise TemporaryError(
+            f"no orchestrator is there to {request.action} the network: nothing was changed; start one "
+            "(systemctl start agentd@orchestrator), then ask again"
+        ) from error

@@ -1,0 +1,193 @@
+"""One process for each agent id: a lease in the bucket `live`, by compare-and-set, that names the process.
+
+A second process with the same id does not start while the first one renews its lease.  A process that starts again
+takes over the lease of its predecessor at once where it can see that the predecessor is gone (same boot, same
+namespace of processes), else when that lease has ended or was not renewed.  A process whose lease has run out, because
+it was stopped or NATS was away, renews it before it acts; one that finds another process there never acts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agentd.errors import BusError, BusUnavailable, ConfigError, NotProvisioned, StaleWrite, Superseded
+from agentd.wire import messages, subjects
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentd.bus.jetstream import Bus, Newest
+    from agentd.telemetry.logs import Logger
+
+SECONDS = 20.0
+"""Seconds that a lease lasts."""
+LOOK: Final = 0.5
+"""Seconds between two looks at the lease of a process of which it is not known whether it lives."""
+
+
+class Process:
+    """Which process this is: `<boot>/<namespace of processes>/<pid>/<start in ticks>/<random>`."""
+
+    def __init__(self) -> None:
+        """Read it from /proc."""
+        self.name = "/".join([*_machine(), str(os.getpid()), _started(os.getpid()), secrets.token_hex(4)])
+
+
+def gone(process: str, ours: str) -> bool | None:
+    """Tell whether another process has ended; None if that cannot be seen from here."""
+    its, mine = process.split("/"), ours.split("/")
+    if len(its) != len(mine) or its[:2] != mine[:2] or not its[2].isdecimal():
+        return None
+    return _started(int(its[2])) != its[3]
+
+
+class Lease:
+    """The lease of this process on its agent id."""
+
+    def __init__(self, bus: Bus, agent_id: str, log: Logger, process: str = "") -> None:
+        """Keep whose it is; nothing is written yet."""
+        self.lost = asyncio.Event()
+        """Set once another process has the lease; it is never cleared."""
+        self.process = process or Process().name
+        self.problem = ""
+        self._bus = bus
+        self._agent = agent_id
+        self._log = log
+        self._seq = 0
+        self._renewed = -SECONDS
+        self._last: messages.Presence | None = None
+        self._writing = asyncio.Lock()
+
+    async def take(self, presence: messages.Presence, stopping: asyncio.Event) -> None:
+        """Take the lease; raises ConfigError if another process that lives has it.
+
+        Returns without it when it is to stop, or when the bucket does not exist: then it is taken by a renewal.
+        """
+        self._last = presence
+        seen: datetime | None = None
+        while not stopping.is_set():
+            try:
+                newest = await self._newest()
+                if newest.value is None or await self._free(newest.value):
+                    return await self._put(presence, newest.seq)
+                taken = self._taken(newest.value, newest.time)
+                if seen and newest.time != seen:
+                    raise ConfigError(taken)
+                if not seen:
+                    self._log.warning("waiting for the lease of another process to end", reason=taken)
+                seen, self.problem = newest.time, taken
+            except NotProvisioned:
+                return None
+            except StaleWrite:
+                continue
+            except BusError as error:
+                self.problem = str(error)
+            await asyncio.sleep(LOOK)
+        return None
+
+    async def _newest(self) -> Newest[messages.Presence]:
+        return await self._bus.kv_read(subjects.LIVE, self._agent, messages.Presence, self._of_this_id)
+
+    def _of_this_id(self, presence: messages.Presence) -> bool:
+        return presence.agent.agent_id == self._agent
+
+    async def _free(self, found: messages.Presence) -> bool:
+        """Tell whether the lease is ours to take; raises ConfigError if its process runs on this machine."""
+        if not found.agent.version:  # kept for a plain agent, which uses an id that is not its own
+            return True
+        over = await asyncio.to_thread(gone, found.process, self.process)
+        if over is False and found.process != self.process:
+            raise ConfigError(self._taken(found, None))
+        return over is not None
+
+    def _taken(self, found: messages.Presence, heard: datetime | None) -> str:
+        return (
+            f"another process runs as {self._agent} ({_who(found, heard)}): two would do everything twice; "
+            "stop it, or give this one another instance or [node] name"
+        )
+
+    async def renew(self, presence: messages.Presence | None = None) -> None:
+        """Write the lease again; raises Superseded once another process has it, BusError when it cannot be written."""
+        async with self._writing:
+            self._last = presence = presence or self._last
+            if self.lost.is_set():
+                raise Superseded(f"another process runs as {self._agent}: this one changes nothing any more and ends")
+            if presence is None:
+                raise Superseded(f"{self._agent} has no lease yet")
+            await self._renew(presence)
+
+    async def _renew(self, presence: messages.Presence) -> None:
+        while True:
+            try:
+                return await self._put(presence, self._seq)
+            except StaleWrite:
+                newest = await self._newest()
+            if newest.value is not None and not self._ours(newest.value):
+                self.problem = self._taken(newest.value, newest.time)
+                self.lost.set()
+                raise Superseded(self.problem)
+            self._seq = newest.seq
+
+    def _ours(self, found: messages.Presence) -> bool:
+        return not found.agent.version or found.process == self.process
+
+    async def _put(self, presence: messages.Presence, expect: int) -> None:
+        begun = time.monotonic()  # not when the answer came: it lasts from when NATS had it
+        self._seq = await self._bus.kv_put(
+            subjects.LIVE,
+            self._agent,
+            msgspec.structs.replace(presence, process=self.process),
+            ttl=SECONDS,
+            expect=expect,
+        )
+        self._renewed, self.problem = begun, ""
+
+    async def check(self) -> None:
+        """Return if no other process can have our id now, renewing a lease that has run out; raises BusUnavailable."""
+        if self.lost.is_set() or time.monotonic() - self._renewed > SECONDS * 0.75:
+            try:
+                await self.renew()
+            except BusUnavailable:
+                raise
+            except BusError as error:
+                raise BusUnavailable(f"the lease of {self._agent} cannot be renewed: {error}") from error
+
+    async def release(self) -> None:
+        """Delete the lease, unless another process has it."""
+        async with self._writing:
+            if not self.lost.is_set():
+                await self._bus.kv_delete(subjects.LIVE, self._agent, expect=self._seq)
+
+
+def _who(found: messages.Presence, heard: datetime | None) -> str:
+    pid = f"process {found.process.split('/')[2]} " if found.process.count("/") > 1 else ""
+    last = "" if heard is None else f", heard {heard:%H:%M:%S} UTC"
+    return f"{pid}on {found.agent.node or 'an unknown node'}{last}"
+
+
+def _machine() -> tuple[str, str]:
+    namespace = str(Path("/proc/self/ns/pid").readlink())
+    return _read("/proc/sys/kernel/random/boot_id").strip()[:8], namespace.removeprefix("pid:[").rstrip("]")
+
+
+def _started(pid: int) -> str:
+    """Return when a process began, in ticks since the boot; "" if there is none of that number."""
+    try:
+        return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _read(path: str) -> str:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(file, 4096, 0).decode()
+    finally:
+        os.close(file)

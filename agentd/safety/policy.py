@@ -1,0 +1,277 @@
+"""Who may use which tool, and on what: compared with what the configuration grants; pure.
+
+NATS proves who asks (only a principal may publish under its own name), Proxmox limits what a token may do; this
+is the fence between the two.  Nobody is trusted with more than the configuration says.  What destroys or executes is
+done by nobody alone: one principal asks, another approves what is shown to it, and it is done only while that looks as
+it was shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final, Self
+
+from agentd.config import settings
+from agentd.errors import Denied, NeedsPlan, Rejected, TemporaryError
+from agentd.wire.messages import Consent, Target, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+GUEST: Final = "guest/"
+"""What the names of targets that are guests begin with, and the labels that say how a guest is called."""
+PLAIN: Final = "plain"
+"""The principal of requests on the plain subject."""
+CONSENTED: Final = (Tier.DESTROY, Tier.EXEC)
+"""Tiers of which nothing is done unless somebody else has approved it."""
+ANONYMOUS: Final = ("mcp", "plain")
+"""Principals that need no token and no login: a client of MCP without a token, and the plain request subject.
+
+Such a principal may at most operate, and never counts as one of the two that an approval needs.
+"""
+
+
+DEFAULTS: Final = settings.Policy()
+"""What holds where the configuration says nothing."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the configuration grants and forbids.
+
+    default_tier   of a principal that is not named
+    plain_tier     of the plain ai.workflows.request, whose sender nobody proves
+    principals     of each principal that is named
+    plain_agents   of the tasks that each plain agent may be given; one that is not named gets `read`
+    protected      patterns of what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1
+    protected_from the tier from which on it is not
+    per_hour       acts that destroy or execute, in the whole network
+    plans_last     seconds within which one of them has to be approved
+    calls_at_once  calls of one principal that an agent runs at the same time
+    """
+
+    default_tier: Tier = DEFAULTS.default_tier
+    plain_tier: Tier = Tier.READ
+    principals: Mapping[str, Tier] = field(default_factory=dict)
+    plain_agents: Mapping[str, Tier] = field(default_factory=dict)
+    protected: Sequence[str] = ()
+    protected_from: Tier = DEFAULTS.protected_from
+    per_hour: int = DEFAULTS.destroys_per_hour
+    plans_last: float = DEFAULTS.plans_last
+    calls_at_once: int = DEFAULTS.calls_at_once
+
+    @classmethod
+    def of(cls, section: settings.Policy) -> Self:
+        """Return the policy that `[policy]` of the configuration describes."""
+        plain = section.default_tier if section.plain_tier is None else section.plain_tier
+        return cls(
+            section.default_tier,
+            plain,
+            section.principals,
+            section.plain_agents,
+            section.protected,
+            section.protected_from,
+            section.destroys_per_hour,
+            section.plans_last,
+            section.calls_at_once,
+        )
+
+    def tier_of(self, principal: str, *, plain: bool) -> Tier:
+        """Return the highest tier that `principal` may use; `plain` means that nothing proves its name.
+
+        Requests of the plain subject go on under the name `plain`: whoever bears it is not proven either.
+        """
+        plain = plain or principal in {"", PLAIN}
+        granted = self.plain_tier if plain else self.principals.get(principal, self.default_tier)
+        return Tier.OPERATE if granted in CONSENTED and (plain or principal in ANONYMOUS) else granted
+
+    def granted(self, principal: str, stated: Tier) -> Tier:
+        """Return the tier of an assignment: what it states, and never more than `principal` has here."""
+        own = self.tier_of(principal, plain=False)
+        return stated if own.covers(stated) else own
+
+    def warnings(self) -> list[str]:
+        """Return what the configuration grants and nobody gets."""
+        return [
+            f'[policy.principals] {name} = "{self.principals[name]}": {name} needs no token, so it may at most '
+            f'"{Tier.OPERATE}"; name a principal of its own for a client that is to do more (agentd token NAME)'
+            for name in ANONYMOUS
+            if self.principals.get(name, Tier.READ) in CONSENTED
+        ]
+
+    def tier_of_plain_agent(self, agent_id: str) -> Tier:
+        """Return the highest tier of a task that the plain agent `agent_id` may be given.
+
+        None looks before it acts as a plan demands, so none is given what destroys.
+        """
+        granted = self.plain_agents.get(agent_id, Tier.READ)
+        return Tier.OPERATE if granted in CONSENTED else granted
+
+    def allow(self, tool: str, needed: Tier, granted: Tier, *, principal: str = "", plain: bool = False) -> None:
+        """Return if who was granted the tier `granted` may ask for `tool`; raises Denied that says how to grant it."""
+        if plain and needed in CONSENTED:
+            raise Denied(f"{tool} is of tier {needed}, and nobody proves who asks on the plain subject: use your own")
+        if granted.covers(needed):
+            return
+        who = "the plain subject" if plain else principal or "the principal"
+        setting = "[policy] plain_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
+        raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
+
+    def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = "") -> None:
+        """Return if `tool` may be begun; raises NeedsPlan, or Denied unless two authenticated principals want it.
+
+        asked  the digest of the tool and its parameters: Rejected if they are not those that were approved
+        """
+        if needed not in CONSENTED:
+            return
+        if principal in ANONYMOUS:
+            raise Denied(unproven(f"{tool} is of tier {needed}", principal))
+        if consent is None:
+            asks = f"`agentd call {tool.partition(' ')[0]} …` asks"
+            raise NeedsPlan(f"{tool} is of tier {needed}: somebody else has to approve it; {asks}")
+        if consent.by in ANONYMOUS:
+            raise Denied(unproven(f"{tool} was approved by {consent.by}", consent.by))
+        if consent.by in {"", principal}:
+            raise Denied(f"{tool} was approved by {consent.by or 'nobody'}, who asked for it: somebody else has to")
+
+        if not consent.call:
+            raise Rejected(
+                f"{tool}: the approval of {consent.by} does not name the call, for an older orchestrator wrote it: "
+                "nothing was done; ask anew"
+            )
+        if consent.call != asked:
+            raise Rejected(
+                f"{tool}: its parameters are not those that {consent.by} approved: nothing was done; ask anew"
+            )
+
+    def touch(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
+        """Return if `tool` may now change these targets; raises Denied or Rejected."""
+        guarded = bool(self.protected) and needed.covers(self.protected_from)
+        if not targets and (needed in CONSENTED or guarded):
+            raise Denied(f"{tool} does not say what it changes, so nobody can tell whether it may")
+        for each in targets if guarded else ():
+            pattern = self.protecting(each)
+            if pattern is not None:
+                raise Denied(f"{tool}: {each.title} is protected by [policy] protected = {pattern!r}; nothing was done")
+        if needed in CONSENTED and consent is not None:
+            unchanged(targets, consent)
+
+    def protecting(self, target: Target) -> str | None:
+        """Return the pattern that protects `target`, None if nothing does.
+
+        Letters count in either case, for Proxmox writes tags in lower case or not, as its options say; what a pool
+        within another one holds is protected with that.
+        """
+        names = {name.casefold() for label in (target.name, *target.labels) for name in _within(label)}
+        return next(
+            (found for found in self.protected if any(fnmatchcase(name, found.casefold()) for name in names)), None
+        )
+
+
+def guests(targets: Sequence[Target]) -> dict[str, str]:
+    """Return how the guests among these targets are called, by the names of the targets."""
+    return {
+        target.name: label.removeprefix(GUEST)
+        for target in targets
+        if target.name.startswith(GUEST)
+        for label in target.labels
+        if label.startswith(GUEST) and label != GUEST
+    }
+
+
+def same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str]) -> None:
+    """Return if each guest is called as `wanted` says, who names it; raises Rejected: it may be another guest now."""
+    found = guests(targets)
+    for target in targets:
+        name = wanted.get(target.name)
+        if name is not None and found.get(target.name) != name:
+            raise Rejected(
+                f"{tool}: {target.title} was called {name!r} when that was done which this takes back, so it may be "
+                "another guest: nothing was done; look which guest is meant, then call the tool itself"
+            )
+
+
+def _within(name: str) -> Iterator[str]:
+    """Yield a name, and of a pool (`pool/core/web`) also those that it lies in (`pool/core`)."""
+    yield name
+    while name.startswith("pool/") and name.count("/") > 1:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+class CallsAtOnce:
+    """Counts what each principal has under way in this process, and refuses what is above [policy] calls_at_once."""
+
+    def __init__(self, most: int, where: str) -> None:
+        """Begin with none; `where` names the process."""
+        self.most = most
+        self._where = where
+        self._running: Counter[str] = Counter()
+
+    def begin(self, principal: str) -> None:
+        """Count one more; raises TemporaryError when the principal has as many as it may."""
+        if self._running[principal] >= self.most:
+            raise TemporaryError(
+                f"{principal} has {self.most} calls under way at {self._where}, as many as [policy] calls_at_once "
+                "allows; call again when one of them has ended"
+            )
+        self._running[principal] += 1
+
+    def end(self, principal: str) -> None:
+        """Count one less."""
+        self._running[principal] -= 1
+        if not self._running[principal]:
+            del self._running[principal]
+
+    @contextmanager
+    def one(self, principal: str) -> Iterator[None]:
+        """Count one as long as the block runs; raises TemporaryError."""
+        self.begin(principal)
+        try:
+            yield
+        finally:
+            self.end(principal)
+
+
+def unproven(what: str, principal: str) -> str:
+    """Return why a request of a principal without a login is refused, and what to do."""
+    who = "the plain subject" if principal == "plain" else principal or "the requester"
+    return (
+        f"{what}: it needs two authenticated principals, and {who} needs no token; ask as a principal of your own: "
+        "with a token (agentd token NAME), or by agentd call with [client] principal"
+    )
+
+
+def unchanged(targets: Sequence[Target], consent: Consent) -> None:
+    """Return if `targets` are as they were when they were approved; raises Rejected that names what has changed."""
+    then = {each.name: each for each in consent.targets}
+    for each in targets:
+        old = then.pop(each.name, None)
+        if old is None:
+            raise Rejected(f"{each.title} was not part of what {consent.by} approved: nothing was done; ask anew")
+        what = _difference(old, each)
+        if what:
+            raise Rejected(
+                f"{each.title} is not as it was when {consent.by} approved it ({what}): nothing was done; ask anew"
+            )
+    if then:
+        gone = next(iter(then.values())).title
+        raise Rejected(f"{gone}, which {consent.by} approved, is not meant any more: nothing was done; ask anew")
+
+
+def _difference(old: Target, new: Target) -> str:
+    """Return what of a target is not as it was, "" if all of it is; `risks` change by themselves."""
+    keys = sorted(key for key in {*old.state, *new.state} if old.state.get(key) != new.state.get(key))
+    found = [f"{key}: {old.state.get(key)!r} → {new.state.get(key)!r}" for key in keys]
+    if found:
+        return ", ".join(found)
+    sides = {
+        "title": (old.title, new.title),
+        "labels": (sorted(old.labels), sorted(new.labels)),
+        "loses": (sorted(old.loses), sorted(new.loses)),
+    }
+    return ", ".join(f"{name}: {was!r} → {now!r}" for name, (was, now) in sides.items() if was != now)

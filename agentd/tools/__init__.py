@@ -1,0 +1,1 @@
+"""Tools: how they are defined, called, and executed exactly once."""

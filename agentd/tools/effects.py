@@ -1,0 +1,368 @@
+"""What an agent writes down before and after it touches the world.
+
+One record a key lies in AI_EFFECTS and is only ever changed by compare-and-set.  The key of a task is
+`<workflow>.<task>`, of a step of it `<workflow>.<task>.<step>`, of a call `<principal>=<key>`: no id holds a `=`, so
+no caller can reach into a workflow or into the calls of another principal.  The record's epoch is the fence: a process
+that wakes up late finds a higher one and may not write.  The steps:
+
+1. claim the record (epoch + 1), or learn that it is done, cancelled, or in another live process's hands
+2. no UPID on record: look at the world first; what is ours is adopted, a stranger means failure
+3. act, only while the claim is younger than half of `ack_wait`, and write the UPID down
+4. wait for the end of the Proxmox task, renewing the claim meanwhile
+5. write the result down; only then is the completion published
+
+The fence protects our records, not Proxmox: between the freshness check and Proxmox's own answer a stopped
+process may still wake up.  What helps there is that ids are fixed beforehand and Proxmox creates atomically.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agentd.crash_points import crash_point
+from agentd.errors import HELD, BusUnavailable, Fenced, PermanentError, StaleWrite, Stopped
+from agentd.wire import subjects
+from agentd.wire.messages import EffectRecord, StopHint
+from agentd.wire.subjects import ACK_WAIT, PROGRESS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from agentd.bus.jetstream import Bus
+    from agentd.wire.messages import Target
+
+CLAIMED, DONE, FAILED, CANCELLED = "claimed", "done", "failed", "cancelled"
+UNNAMED = "*"
+"""Stands in a record for the target of a tool that names none."""
+UNSETTLED = 15.0
+"""Seconds for which finding nothing proves nothing: a request may be on its way, a task not be listed yet.
+
+Met in a chaos run: a create was sent, its process died, another found nothing and made the guest, the workflow undid
+that, and eleven seconds after it was sent the first request made the guest once more.
+"""
+
+
+class Verdict(Enum):
+    """What a record says to whoever wants to have the effect."""
+
+    TAKE = "nobody has it, or its owner is gone"
+    DONE = "it was done: use the recorded result"
+    CANCELLED = "the workflow was cancelled before anybody began"
+    BUSY = "another process is at it"
+    CONFLICT = "the key is that of another tool, or of other parameters"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The effect that a call wants to have.
+
+    owner     `<agent>/<process>`
+    takeover  the caller knows that no other live process is at it: JetStream has delivered the assignment to us
+    """
+
+    service: str
+    key: str
+    tool: str
+    digest: str
+    attempt: int
+    owner: str
+    takeover: bool
+
+
+def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict:
+    """Tell what `record`, last written `age` seconds ago by the server's clock, means for who wants the effect.
+
+    A failure is the answer of its own attempt for ever, unless the attempt was only held back; the next one begins
+    anew.  What a process of this very agent held before is free: its journal's lock lets no two of them live.  An
+    attempt that is delivered once more after the next one has begun takes nothing over: it has been answered.
+
+    A record answers only for its own tool and parameters, whatever its phase: else one call would be told what another
+    one did.  After a failure the next attempt may come with other parameters (another VMID), never with another tool.
+    """
+    if record is None:
+        return Verdict.TAKE
+    if record.phase == CANCELLED:
+        return Verdict.CANCELLED
+    again = record.phase == FAILED and record.attempt < wanted.attempt
+    if record.tool != wanted.tool or (record.digest != wanted.digest and not again):
+        return Verdict.CONFLICT
+    if record.phase in {DONE, FAILED}:
+        return Verdict.TAKE if again or _was_held(record) else Verdict.DONE
+    ours = record.owner.partition("/")[0] == wanted.owner.partition("/")[0]
+    stale = age > ACK_WAIT or ((wanted.takeover or ours) and wanted.attempt >= record.attempt)
+    return Verdict.TAKE if stale else Verdict.BUSY
+
+
+def _was_held(record: EffectRecord) -> bool:
+    return record.error is not None and record.error.code in HELD
+
+
+class Claim:
+    """A claim on one record; every write raises Fenced once somebody else holds it."""
+
+    def __init__(self, bus: Bus, subject: str, record: EffectRecord, seq: int, written: float) -> None:
+        """Keep the record as it was just written; it was sent at `written`."""
+        self.record = record
+        self.doubtful_since = -UNSETTLED
+        self.resumed = record.epoch > 1
+        self.stoppable = False
+        self._bus = bus
+        self._subject = subject
+        self._seq = seq
+        self._written = written
+        self._writing = asyncio.Lock()
+        self.stop = asyncio.Event()
+        self.interruptible = asyncio.Event()
+        self.interruptible.set()
+        self._unbroken = 0
+        if record.stop:
+            self.stop.set()
+
+    @contextlib.contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """Do something that a stop may not interrupt: between a write to the world and knowing what came of it."""
+        self._unbroken += 1
+        self.interruptible.clear()
+        try:
+            yield
+        finally:
+            self._unbroken -= 1
+            if not self._unbroken:  # a tool may take several steps at once
+                self.interruptible.set()
+
+    @contextlib.contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Let a stop interrupt a part of what is `unbroken`, because that part leaves nothing."""
+        self.interruptible.set()
+        try:
+            yield
+        finally:
+            if self._unbroken:
+                self.interruptible.clear()
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether nobody else can have claimed the record since it was last written."""
+        return time.monotonic() - self._written < ACK_WAIT / 2
+
+    async def write(self, **changes: Any) -> None:  # noqa: ANN401 - fields of EffectRecord
+        """Change fields of the record; raises Fenced, BusUnavailable.
+
+        One write at a time: a renewal that began before a UPID was written down would write it away again.
+        """
+        async with self._writing:
+            changed = msgspec.structs.replace(self.record, **changes)
+            while True:
+                begun = time.monotonic()
+                try:
+                    self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
+                except StaleWrite as error:
+                    self._seq, stop = await self._as_stored(changed, error)
+                    changed = msgspec.structs.replace(changed, stop=stop)
+                else:
+                    break
+            self.record = changed
+            if changed.stop:
+                self.stop.set()
+            self._written = begun
+
+    async def _as_stored(self, changed: EffectRecord, error: StaleWrite) -> tuple[int, bool]:
+        """Return where our record lies after a write that timed out and was stored, and whether it is to be stopped.
+
+        Raises Fenced when somebody holds a higher epoch.
+        """
+        stored, now, _ = await last_record(self._bus, self._subject)
+        if now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
+            holder = "nobody" if now is None else now.owner
+            message = f"{changed.key}: the effect record is in the hands of {holder}"
+            raise Fenced(message) from error
+        return stored, now.stop
+
+    async def renew(self) -> None:
+        """Write the record again as it is; others see that its owner lives, and a fenced owner learns it."""
+        await self.write()
+
+    async def settle(self, **changes: Any) -> None:  # noqa: ANN401
+        """Write what must not be lost (a UPID, a result), for as long as it takes; raises Fenced."""
+        while True:
+            try:
+                await self.write(**changes)
+            except BusUnavailable:
+                await asyncio.sleep(1)
+            else:
+                return
+
+
+async def last_record(bus: Bus, subject: str) -> tuple[int, EffectRecord | None, datetime | None]:
+    """Return the sequence of the last message of an effect, its last readable record, and when that was written.
+
+    Raises PermanentError if an agent has written there and no record can be read.
+    """
+    newest = await bus.newest(
+        subjects.EFFECTS, subject, EffectRecord, lambda record: subject.endswith(f".{record.key}")
+    )
+    if newest.value is None and newest.doubt:
+        raise PermanentError(f"no record at {subject} in {subjects.EFFECTS} can be read: what was done is not known")
+    return newest.seq, newest.value, newest.time
+
+
+async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord:
+    """Claim the effect; return the record itself when it is done, cancelled or in other hands (phase `claimed`).
+
+    Raises PermanentError when the key was used for another tool or with other parameters, BusUnavailable.
+    """
+    subject = subjects.effect(wanted.service, wanted.key)
+    while True:
+        seq, record, written = await last_record(bus, subject)
+        age = 0.0 if written is None else (bus.server_time() - written).total_seconds()
+        verdict = judge(record, wanted, age=age)
+        if verdict is Verdict.CONFLICT:
+            message = f"{wanted.key}: was used before for another tool or with other parameters; use another key"
+            raise PermanentError(message)
+        if verdict is not Verdict.TAKE and record is not None:
+            return record
+        taken = _taken(record, wanted, now)
+        begun = time.monotonic()  # not when the answer came: a process may be stopped in between
+        try:
+            seq = await bus.store(subject, taken, expect=seq)
+        except StaleWrite:
+            continue
+        crash_point("after-claim", wanted.key)
+        made = Claim(bus, subject, taken, seq, begun)
+        if taken.acting and not taken.upid:
+            made.doubtful_since = begun - age
+        return made
+
+
+def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> EffectRecord:
+    """Return the record with us as its owner; what is known of an unfinished act goes on.
+
+    A failure that may pass (a deadline above all) says nothing of the Proxmox task: it may still run.
+    """
+    fresh = record is None or (record.error is not None and not record.error.retry)
+    return EffectRecord(
+        key=wanted.key,
+        tool=wanted.tool,
+        epoch=1 if record is None else record.epoch + 1,
+        owner=wanted.owner,
+        phase=CLAIMED,
+        # What may have happened happened since its first owner began, not since we took over.
+        claimed_at=now if record is None or fresh or not record.acting else record.claimed_at,
+        attempt=wanted.attempt,
+        digest=wanted.digest,
+        upid="" if record is None or fresh else record.upid,
+        acting=False if record is None or fresh else record.acting,
+        stop=record is not None and record.stop,
+        undo=None if record is None or fresh else record.undo,
+        acted=[] if record is None else record.acted,
+    )
+
+
+def acts(tool: str, targets: Iterable[Target]) -> list[str]:
+    """Return how an effect record names an act of `tool` on `targets`: one entry a target."""
+    return sorted({f"{tool} {target.name}" for target in targets}) or [f"{tool} {UNNAMED}"]
+
+
+def begun(record: EffectRecord, tool: str, targets: Sequence[Target]) -> bool:
+    """Return True if `record` says that `tool` began this act: then what has its mark is ours."""
+    if record.acting:  # also where an older version wrote it, which knew no `acted`
+        return True
+    if not targets:
+        return any(entry.startswith(f"{tool} ") for entry in record.acted)
+    return not {*acts(tool, targets), f"{tool} {UNNAMED}"}.isdisjoint(record.acted)
+
+
+async def entomb(  # noqa: PLR0913 - what, where, by whom, when
+    bus: Bus, service: str, key: str, owner: str, now: datetime, *, stop: bool = False
+) -> bool:
+    """Write a tombstone so that nobody begins; return False when somebody has begun already.
+
+    With `stop` whoever has begun is told to end it: in the record, and by a hint so that it is read at once.
+    """
+    subject = subjects.effect(service, key)
+    tombstone = EffectRecord(key=key, tool="", epoch=1, owner=owner, phase=CANCELLED, claimed_at=now)
+    free = 0
+    while True:
+        try:
+            await bus.store(subject, tombstone, expect=free)
+        except StaleWrite:
+            seq, record, _ = await last_record(bus, subject)
+        else:
+            return True
+        if record is None:
+            free = seq  # only answers of the server lie there
+            continue
+        if not stop or record.stop or record.phase != CLAIMED:
+            return False
+        try:
+            await bus.store(subject, msgspec.structs.replace(record, stop=True), expect=seq)
+        except StaleWrite:
+            continue  # its owner has just renewed it
+        await bus.publish(subjects.stop(service), StopHint(key))
+        return False
+
+
+@contextlib.asynccontextmanager
+async def renewing(claim: Claim) -> AsyncIterator[None]:
+    """Renew the claim every ten seconds; raise Fenced once it is lost, Stopped once its task is to end."""
+    runner = asyncio.current_task()
+    reasons: list[Fenced | Stopped] = []
+
+    async def watch() -> None:
+        reasons.append(await _reason_to_end(claim))
+        if runner is not None:
+            runner.cancel()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if reasons and runner is not None and runner.uncancel() >= 0:
+            raise reasons[0] from None
+        raise
+    finally:
+        task.cancel()
+        try:
+            await asyncio.gather(task, return_exceptions=True)
+        except asyncio.CancelledError:
+            if not reasons:
+                raise
+            # The work had ended when our own watch cancelled us: its result stands.
+
+
+async def _reason_to_end(claim: Claim) -> Fenced | Stopped:
+    """Renew the claim until there is a reason to end the work under it; return the reason."""
+    while True:
+        if claim.stop.is_set():
+            await claim.interruptible.wait()
+            if claim.stoppable or not claim.record.upid:
+                return Stopped(f"{claim.record.key}: was ended while it ran")
+            await asyncio.sleep(PROGRESS)  # it is finished whole
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROGRESS):
+                    await claim.stop.wait()
+            if claim.stop.is_set():
+                continue
+        lost = await looked_at(claim)
+        if lost is not None:
+            return lost
+
+
+async def looked_at(claim: Claim) -> Fenced | None:
+    """Renew a claim, which reads what others have written into its record; return the error if it is lost."""
+    try:
+        await claim.renew()
+    except BusUnavailable:
+        return None  # the freshness check before an act says what this means
+    except Fenced as error:
+        return error
+    return None

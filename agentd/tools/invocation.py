@@ -1,0 +1,227 @@
+"""One run of a tool: what the tool sees of it, and how one agent calls another's tool.
+
+`Performance` is the Call of tools.py; its `once` holds steps 2 and 3 of effects.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from agentd.client.tool_calls import call_tool
+from agentd.crash_points import crash_point
+from agentd.errors import NotOurs, PermanentError, UnknownOutcome, VmidTaken
+from agentd.printable import printable
+from agentd.safety import policy
+from agentd.tools import effects
+from agentd.tools.definition import Found, Repeat, Tool
+from agentd.wire import subjects
+from agentd.wire.messages import Consent, EffectRecord, Inverse, Preview, Target, Tier, ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from agentd.bus.jetstream import Bus
+    from agentd.telemetry.metrics import Metrics
+
+R = TypeVar("R")
+
+
+class Looked(Exception):
+    """A dry run has come to where it would act; `already`: there is nothing to do."""
+
+    def __init__(self, *, already: bool) -> None:
+        """Keep whether things are as wanted."""
+        super().__init__("a dry run ends here")
+        self.already = already
+
+
+@dataclass
+class Performance:
+    """One run of a tool: what the tool sees as its Call (tools.py says what each member means).
+
+    guard     asked right before the tool acts; raises when it may not
+    undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
+    changing  this very run has begun to change something
+    asked     the digest of the tool and of the parameters as the assignment has them
+    needed    the tier that the tool needs with these parameters
+    authenticated  the principal is proven, as the assignment says
+    agent     the agent that runs it: steps are called under this name
+    guests    how the guests that it changes have to be called, by the names of the targets
+    """
+
+    bus: Bus
+    metrics: Metrics
+    tool: Tool
+    key: str
+    principal: str
+    tier: Tier
+    attempt: int
+    until: float
+    claim: effects.Claim | None = None
+    warnings: list[str] = field(default_factory=list)
+    now_doing: str = ""
+    on_progress: Callable[[str], None] | None = None
+    dry_run: bool = False
+    consent: Consent | None = None
+    targets: list[Target] = field(default_factory=list)
+    guard: Callable[[], Awaitable[None]] | None = None
+    undo: Inverse | None = None
+    undoes: str = ""
+    changing: bool = False
+    authenticated: bool = True
+    agent: str = ""
+    asked: str = ""
+    guests: dict[str, str] = field(default_factory=dict)
+    needed: Tier = Tier.READ
+
+    @property
+    def begun(self) -> datetime | None:
+        """Return since when the effect may have happened; None if nobody has begun it."""
+        claim = self.claim
+        return claim.record.claimed_at if claim is not None and claim.record.acting else None
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self.until - time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """Add a warning to the result, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def progress(self, text: str) -> None:
+        """Tell whoever waits what is being done now."""
+        self.now_doing = text
+        if self.on_progress is not None:
+            self.on_progress(text)
+
+    def target(self, target: Target) -> None:
+        """Keep what is going to be changed, as it was seen last; its texts are shown to who approves it."""
+        target = msgspec.structs.replace(
+            target, title=printable(target.title), loses=[printable(lost, lines=True) for lost in target.loses]
+        )
+        self.targets[:] = [*(each for each in self.targets if each.name != target.name), target]
+
+    def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
+        """Keep how the act is taken back: with its effect record, before it."""
+        self.undo = Inverse(tool, parameters)
+
+    async def once(
+        self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
+    ) -> Found:
+        """Have an effect once: steps 2 and 3 of effects.py."""
+        if self.dry_run:
+            found = await look()
+            self._check_ours(found, None)
+            raise Looked(already=found is not None)
+        claim = self.claim
+        if claim is None:
+            message = f"{self.tool.name} is of tier {self.tool.tier} and may not touch the world"
+            raise PermanentError(message)
+        if claim.record.upid:
+            return Found(claim.record.upid)
+        found = await look()
+        self._check_ours(found, claim.record)
+        if found is not None:
+            if found.adopted:
+                self.metrics.effects_adopted.labels(self.tool.name).inc()
+            await claim.settle(upid=found.upid)
+            return found
+        self._may_act(claim)
+        if self.guard is not None:
+            await self.guard()
+        with claim.unbroken():
+            return await self._act(claim, act)
+
+    def _check_ours(self, found: Found | None, record: EffectRecord | None) -> None:
+        """Raise NotOurs if a mark was found though our own record says that this act was never begun.
+
+        Text in Proxmox proves nothing: anyone who may edit a description can write a mark.
+        """
+        if found is None or not found.adopted or self.tool.repeat is not Repeat.MARKED:
+            return
+        if record is None or not effects.begun(record, self.tool.name, self.targets):
+            what = ", ".join(target.title for target in self.targets) or "what was found"
+            message = (
+                f"{self.tool.name}: {what} has the mark of this call ({self.key}), but the effect record says that the "
+                "call never began: it is not ours, and nothing was done; find out who made it, or use another id"
+            )
+            raise NotOurs(message)
+
+    async def made(self, tools: Collection[str], target: str) -> bool:
+        """Return True if the task that is undone here began to make `target` by one of `tools`: by our own record."""
+        if not self.undoes:
+            return False
+        _, record, _ = await effects.last_record(self.bus, subjects.effect(self.tool.service, self.undoes))
+        return record is not None and any(f"{tool} {target}" in record.acted for tool in tools)
+
+    def breakable(self) -> AbstractContextManager[None]:
+        """Let a stop end what an act does in here."""
+        return self.claim.breakable() if self.claim else contextlib.nullcontext()
+
+    async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
+        # Whoever takes over has to know that a request may be on its way, and what was there before it: then the world
+        # may have been changed by us already.
+        before, undo = claim.record.acted, claim.record.undo or _of_these(self.undo, self.targets)
+        acted = sorted({*before, *effects.acts(self.tool.name, self.targets)})
+        await claim.write(acting=True, undo=undo, acted=acted)
+        self.changing = True
+        try:
+            upid = await act() or ""
+        except VmidTaken:  # Proxmox has refused it: a guest that has this id is another's
+            await claim.settle(acted=before)
+            raise
+        except UnknownOutcome:
+            claim.doubtful_since = time.monotonic()
+            raise
+        crash_point("after-post", self.key)
+        if upid:
+            await claim.settle(upid=upid)
+            crash_point("after-upid")
+        return Found(upid, adopted=False)
+
+    def _may_act(self, claim: effects.Claim) -> None:
+        """Raise if acting now could double what an unanswered act has begun."""
+        if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
+            message = f"{self.tool.name} was begun and nobody knows how it ended: look, then ask again with a new key"
+            raise PermanentError(message)
+        unsettled = effects.UNSETTLED - (time.monotonic() - claim.doubtful_since)
+        if unsettled > 0:
+            message = "the last write was not answered; Proxmox may still be starting it"
+            raise UnknownOutcome(message, delay=min(unsettled, 2.0))
+
+    async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
+        """Call another agent's tool; a repeated step is the same call."""
+        call = ToolCall(
+            parameters=parameters,
+            key=f"{self.key}.{step}" if self.key else "",
+            principal=self.principal,
+            attempt=self.attempt,
+            deadline=None,
+            dry_run=self.dry_run,
+        )
+        with self.claim.unbroken() if self.claim else contextlib.nullcontext():  # a step is short, and is ended whole
+            subject = subjects.tool_step(self.agent, service, tool)
+            reply = await call_tool(self.bus, subject, call, seconds=self.left(), progress=self.progress)
+        for warning in reply.warnings:
+            self.warn(warning)
+        if reply.looked:
+            preview = msgspec.convert(reply.result, Preview)
+            self.targets += preview.targets
+            self.undo = preview.undo
+            raise Looked(already=preview.already)
+        return msgspec.convert(reply.result, result)
+
+
+def _of_these(undo: Inverse | None, targets: list[Target]) -> Inverse | None:
+    """Return an inverse that holds for these guests alone, by their names; of one that renames a guest, for any."""
+    if undo is None or {"name", "hostname"} & {*undo.parameters.get("options", ())}:
+        return undo
+    return msgspec.structs.replace(undo, guests=policy.guests(targets))

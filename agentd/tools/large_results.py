@@ -1,0 +1,51 @@
+"""Results that are too large for a message lie in the bucket `results` and are carried by reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from agentd.errors import InvalidMessage
+from agentd.wire import subjects
+from agentd.wire.codec import encode
+
+if TYPE_CHECKING:
+    from agentd.bus.jetstream import Bus
+
+INLINE: Final = 16 * 1024
+"""Bytes of a result above which it goes to the bucket."""
+
+
+async def shrink(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
+    """Return `result`, or where it was put under `key` because it is large."""
+    data = encode(result)
+    if len(data) <= INLINE:
+        return result
+    await bus.kv_put(subjects.RESULTS, key, data)
+    return {"$stored": key, "bytes": len(data)}
+
+
+async def expand(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return `value` with every reference replaced by what it stands for."""
+    if isinstance(value, dict):
+        if "$stored" in value:
+            found = await fetch(bus, value)
+            return found.get(value["field"]) if "field" in value and isinstance(found, dict) else found
+        return {key: await expand(bus, each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [await expand(bus, each) for each in value]
+    return value
+
+
+async def fetch(bus: Bus, reference: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return the stored result that a reference names, None if it is kept no longer; raises InvalidMessage.
+
+    A value that is not as large as the reference says is not the one that was stored.
+    """
+    key, size = str(reference["$stored"]), reference.get("bytes")
+    found = await bus.kv_read(subjects.RESULTS, key, Raw, lambda raw: size in {None, len(bytes(raw))})
+    if found.doubt:
+        raise InvalidMessage(f"the stored result {subjects.RESULTS}/{key} cannot be read: {found.doubt}")
+    return None if found.value is None else msgspec.json.decode(found.value)

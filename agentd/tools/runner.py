@@ -1,0 +1,352 @@
+"""Runs one tool to its end: policy, parameters, the claim, two audit lines, patience, a deadline, a stop.
+
+What may pass is tried again here, within the deadline, before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from agentd.crash_points import crash_point
+from agentd.errors import (
+    AgentdError,
+    BusUnavailable,
+    Denied,
+    Fenced,
+    GuestLocked,
+    Held,
+    NodeOffline,
+    NoQuorum,
+    Stopped,
+    TemporaryError,
+)
+from agentd.proxmox.read_only import looking
+from agentd.safety import budget
+from agentd.safety.freeze import Brake
+from agentd.safety.policy import CONSENTED, same_guests, unproven
+from agentd.tools import effects, large_results
+from agentd.tools.invocation import Looked
+from agentd.wire import secrets as wire_secrets
+from agentd.wire import subjects
+from agentd.wire.codec import digest, now, plain
+from agentd.wire.messages import EffectRecord, Outcome, Preview, TaskError, Tier, ToolReply
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from agentd.bus.jetstream import Bus
+    from agentd.safety.audit_log import Ledger
+    from agentd.safety.lease import Lease
+    from agentd.safety.policy import Policy
+    from agentd.telemetry.logs import Logger
+    from agentd.telemetry.metrics import Metrics
+    from agentd.tools.definition import Tool
+    from agentd.tools.invocation import Performance
+    from agentd.tools.raises import Raise
+
+LONGEST_PAUSE: Final = 15.0
+"""Longest pause in seconds before a tool is tried again within its attempt."""
+
+
+class Performer:
+    """Runs the tools of one agent; `owner` is `<agent>/<process>`, by which its claims are known."""
+
+    def __init__(  # noqa: PLR0913 - all that running a tool touches
+        self,
+        bus: Bus,
+        agent_id: str,
+        *,
+        policy: Policy,
+        ledger: Ledger,
+        metrics: Metrics,
+        log: Logger,
+        brake: Brake | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        """Keep what tools are run with; a performer without a lease is the only one of its id."""
+        self.owner = f"{agent_id}/{secrets.token_hex(4)}"
+        self.bus = bus
+        self.policy = policy
+        self.ledger = ledger
+        self.metrics = metrics
+        self.log = log
+        self.brake = brake or Brake(bus)
+        self.lease = lease
+        self._claims: dict[str, effects.Claim] = {}
+
+    async def look_at(self, key: str) -> None:
+        """Look at the record of an effect that is said to be stopped, if we hold it."""
+        claim = self._claims.get(key)
+        if claim is not None:
+            await effects.looked_at(claim)
+
+    async def perform(self, performance: Performance, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
+        """Run a tool, whatever it takes, and return how it ended; raises only errors of the bus."""
+        tool = performance.tool
+        begun = time.monotonic()
+        self.metrics.tasks_in_flight.inc()
+        try:
+            performance.needed, what = await self._needed(performance, parameters)
+            if performance.dry_run and tool.tier is not Tier.READ:
+                if tool.tier is Tier.EXEC:  # a look of one may see inside a guest
+                    self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
+                with looking():
+                    reply = await self._attempt(performance, tool.parse(parameters))
+            elif tool.tier is Tier.READ:
+                reply = await self._attempt(performance, tool.parse(parameters))
+            else:
+                await self._allow(performance, what)
+                parsed = tool.parse(parameters)
+                reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
+        except BusUnavailable:
+            raise
+        except Fenced as error:
+            self.metrics.effects_fenced.labels(tool.name).inc()
+            message = f"{performance.key}: {error}"
+            raise BusUnavailable(message, delay=2.0) from error  # who holds it will tell how it ended
+        except AgentdError as error:
+            reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
+        finally:
+            self.metrics.tasks_in_flight.dec()
+        self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
+        return reply
+
+    async def _needed(self, performance: Performance, parameters: dict[str, Any]) -> tuple[Tier, str]:
+        """Return the tier that this call needs, and the tool with what raises it: `update_vm with sshkeys`."""
+        tool, tier, says = performance.tool, performance.tool.tier, ""
+        for each in tool.raised(parameters):
+            if each.tier.rank > tier.rank and not await self._made_here(performance, each, parameters):
+                tier, says = each.tier, f" with {each.says}"
+        return tier, tool.name + says
+
+    async def _made_here(self, performance: Performance, given: Raise, parameters: dict[str, Any]) -> bool:
+        """Return True if the workflow of this call has made what is changed: our own effect records say so."""
+        workflow = performance.key.partition(".")[0]
+        if not given.made or not workflow or "=" in workflow:
+            return False
+        acts = {f"{tool} {given.target.format_map(defaultdict(str, parameters))}" for tool in given.made}
+        found = await self.bus.last_many(subjects.EFFECTS, subjects.effect(performance.tool.service, f"{workflow}.>"))
+        records = [record for stored in found if (record := self.bus.read(stored, EffectRecord)) is not None]
+        return any(record.phase == effects.DONE and acts & set(record.acted) for record in records)
+
+    async def _allow(self, performance: Performance, what: str) -> None:
+        """Raise Denied if this call may not be begun, Held if nothing may be now; whoever it is may look."""
+        tool, needed, principal = performance.tool, performance.needed, performance.principal
+        if tool.undoes and not performance.undoes:
+            text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
+            raise Denied(text)
+        # An assignment states the tier that was known when it was planned; what is decided now needs a consent besides.
+        raised = needed is not tool.tier
+        granted = self.policy.tier_of(principal, plain=False) if raised else performance.tier
+        self.policy.allow(what, needed, granted, principal=principal)
+        if needed in CONSENTED and not performance.authenticated:
+            raise Denied(unproven(f"{what} is of tier {needed}", principal))
+        self.policy.consented(what, needed, principal, performance.consent, asked=performance.asked)
+        await self.brake.begin(tool.name)
+        await self.ledger.open()
+        self.ledger.check(tool.name)
+        performance.guard = partial(self._guard, performance)
+
+    async def _guard(self, performance: Performance) -> None:
+        """Raise if the tool may not act on what it is about to change, as that is now."""
+        tool = performance.tool
+        tier = _touching(performance)
+        if self.lease is not None:
+            await self.lease.check()
+        if not performance.changing:  # what has begun to change something is finished
+            await self.brake.act(tool.name)
+            self.ledger.check(tool.name)
+        self.policy.touch(tool.name, tier, performance.targets, performance.consent)
+        same_guests(tool.name, performance.targets, performance.guests)
+        if tier in CONSENTED:
+            await budget.spend(self.bus, performance.key, self.policy.per_hour)
+
+    async def _guarded(
+        self, performance: Performance, parameters: dict[str, Any], parsed: object, *, takeover: bool
+    ) -> ToolReply:
+        """Run a tool that touches the world, if its effect is not had yet and nobody is at it."""
+        tool, key = performance.tool, performance.key
+        wanted = effects.Wanted(
+            service=tool.service,
+            key=key,
+            tool=tool.name,
+            digest=digest(parameters),
+            attempt=performance.attempt,
+            owner=self.owner,
+            takeover=takeover,
+        )
+        claim = await effects.claim(self.bus, wanted, now())
+        if isinstance(claim, EffectRecord):
+            reply = _recorded(claim)
+            whole = reply.result if takeover else await large_results.expand(self.bus, reply.result)
+            return msgspec.structs.replace(reply, result=whole)
+        performance.claim = claim
+        return await self._claimed(performance, claim, parameters, parsed)
+
+    async def _claimed(
+        self, performance: Performance, claim: effects.Claim, parameters: dict[str, Any], parsed: object
+    ) -> ToolReply:
+        """Run a tool whose effect is ours to have, between two audit lines, and write down how it ended."""
+        tool, key = performance.tool, performance.key
+        line = partial(
+            self.ledger.write,
+            principal=performance.principal,
+            tool=tool.name,
+            tier=performance.needed,
+            key=key,
+            approved_by=performance.consent.by if performance.consent else "",
+        )
+        try:
+            await line(phase="before", arguments=tool.audited(parameters))
+        except BusUnavailable:
+            raise  # the assignment or the call comes again
+        except AgentdError as error:
+            await claim.settle(phase=effects.FAILED, error=task_error(error))
+            raise
+        claim.stoppable = tool.stoppable
+        self._claims[key] = claim
+        try:
+            async with effects.renewing(claim):
+                reply = await self._attempt(performance, parsed)
+        except Stopped as error:
+            reply = await self._halted(tool, claim, error)
+        finally:
+            del self._claims[key]
+        phase = {Outcome.FAILED: effects.FAILED, Outcome.CANCELLED: effects.CANCELLED}.get(
+            Outcome(reply.status), effects.DONE
+        )
+        await claim.settle(
+            phase=phase,
+            result=await large_results.shrink(self.bus, reply.result, key),
+            error=reply.error,
+            warnings=reply.warnings,
+        )
+        await line(phase="after", outcome=reply.status, upid=claim.record.upid)
+        crash_point("after-done")
+        return msgspec.structs.replace(reply, undo=key if claim.record.undo is not None else "")
+
+    async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
+        """End the Proxmox task of a tool that was stopped, and say what is known of it."""
+        upid, text = claim.record.upid, str(error)
+        if not upid or tool.halt is None:
+            text += "" if upid else "; it had begun no task in Proxmox, or a short one that is over"
+            return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
+        try:
+            text += f"; {upid} ended: {await tool.halt(upid)}"
+        except AgentdError as trouble:
+            text += f"; {upid} may still run: {trouble}"
+        return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
+
+    async def _attempt(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool; what may pass is tried again until the deadline."""
+        tries = 0
+        while True:
+            try:
+                return await self._try(performance, parsed)
+            except Held as error:
+                return _failed(performance, task_error(error))  # what waits for a person waits elsewhere
+            except TemporaryError as error:
+                pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
+                looks = performance.dry_run or performance.tool.tier is Tier.READ
+                if performance.left() < pause or (looks and isinstance(error, NodeOffline)):
+                    return _failed(performance, task_error(error))
+                if isinstance(error, BusUnavailable):
+                    raise  # whoever has the assignment or the call comes again
+                await self._wait(performance, error, pause)
+            tries += 1
+
+    async def _wait(self, performance: Performance, error: TemporaryError, pause: float) -> None:
+        self.metrics.task_retries.labels(performance.tool.name).inc()
+        performance.progress(f"waiting: {error}")
+        if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
+            await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing
+        await asyncio.sleep(pause)
+
+    async def _try(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool once; raises TemporaryError and Fenced alone."""
+        tool = performance.tool
+        performance.targets.clear()
+        performance.undo = None
+        scope = asyncio.timeout(max(0.0, performance.left()))
+        try:
+            async with scope:
+                reply = await self._run(performance, parsed)
+        except TimeoutError as error:
+            if not scope.expired():
+                return self._bug(performance, error)
+            text = f"{tool.name}: not done by its deadline ({performance.now_doing or 'no progress'})"
+            return _failed(performance, TaskError(code="deadline", message=text, retry=True))
+        except (TemporaryError, Fenced):
+            raise
+        except AgentdError as error:
+            return _failed(performance, task_error(error))
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises, the daemon lives
+            return self._bug(performance, error)
+        return reply
+
+    async def _run(self, performance: Performance, parsed: object) -> ToolReply:
+        """Run the tool; of a dry run return what it has seen."""
+        tool, already = performance.tool, True
+        try:
+            result = await tool.run(performance, parsed)
+        except Looked as looked:
+            already = looked.already
+        else:
+            if not performance.dry_run or tool.tier is Tier.READ:
+                return _done(performance, wire_secrets.hidden(plain(result)))
+        return self._seen(performance, already=already)
+
+    def _seen(self, performance: Performance, *, already: bool) -> ToolReply:
+        """Return what a dry run has seen; raises Denied if what it would change is protected."""
+        tool, targets = performance.tool, list(performance.targets)
+        try:
+            if targets or not already:
+                self.policy.touch(tool.name, _touching(performance), targets)
+            same_guests(tool.name, targets, performance.guests)
+        except AgentdError as error:
+            return _failed(performance, task_error(error))
+        return _done(performance, plain(Preview(tool.name, targets, already, performance.undo)), looked=True)
+
+    def _bug(self, performance: Performance, error: Exception) -> ToolReply:
+        self.log.error("a tool has a bug", tool=performance.tool.name, key=performance.key, exc_info=error)
+        return _failed(performance, TaskError(code="bug", message=f"{type(error).__name__}: {error}"))
+
+
+def _touching(performance: Performance) -> Tier:
+    """Return the tier as which a call touches its targets: what undoes deletes."""
+    return Tier.DESTROY if performance.tool.undoes else performance.needed
+
+
+def _recorded(record: EffectRecord) -> ToolReply:
+    """Return what a record says that was found instead of claimed."""
+    if record.phase == effects.CANCELLED:
+        error = record.error or TaskError(code="cancelled", message="cancelled before it began")
+        return ToolReply(status=Outcome.CANCELLED, error=error)
+    if record.phase == effects.CLAIMED:
+        return ToolReply(status="running", progress=f"in the hands of {record.owner}")
+    if record.error is not None:
+        return ToolReply(status=Outcome.FAILED, error=record.error, warnings=record.warnings)
+    status = Outcome.WARNINGS if record.warnings else Outcome.COMPLETED
+    return ToolReply(status=status, result=record.result, warnings=record.warnings)
+
+
+def _done(performance: Performance, result: Any, *, looked: bool = False) -> ToolReply:  # noqa: ANN401 - JSON
+    status = Outcome.WARNINGS if performance.warnings else Outcome.COMPLETED
+    return ToolReply(status=status, result=result, warnings=performance.warnings, looked=looked)
+
+
+def _failed(performance: Performance, error: TaskError) -> ToolReply:
+    return ToolReply(status=Outcome.FAILED, error=error, warnings=performance.warnings)
+
+
+def task_error(error: AgentdError) -> TaskError:
+    """Return an error as a message carries it; one that may pass says so."""
+    retry = isinstance(error, TemporaryError) and not isinstance(error, Denied)
+    return TaskError(code=error.code, message=str(error), retry=retry, log=list(getattr(error, "log", ())))

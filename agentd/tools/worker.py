@@ -1,0 +1,376 @@
+"""Takes assigned tasks and calls of other agents, has them performed, and tells how they ended.
+
+An assignment comes from a queue of its service, a call over NATS micro; both end in `Performer.perform`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from agentd.bus import dead_letters
+from agentd.bus.consumer import BEGINS, Consumer, Job
+from agentd.client.tool_calls import CALL_WAIT
+from agentd.crash_points import crash_point
+from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError
+from agentd.safety.policy import CallsAtOnce
+from agentd.tools import large_results
+from agentd.tools.invocation import Performance
+from agentd.tools.runner import Performer, task_error
+from agentd.version import __version__
+from agentd.wire import subjects
+from agentd.wire.codec import digest, now
+from agentd.wire.messages import Outcome, StopHint, TaskAssignment, TaskCompletion, TaskError, Tier, ToolCall, ToolReply
+from agentd.wire.workflow import UNDO
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from agentd.bus.connection import Handler, Received, Subscription
+    from agentd.bus.delivery_journal import Journal
+    from agentd.bus.jetstream import Bus
+    from agentd.safety.audit_log import Ledger
+    from agentd.safety.freeze import Brake
+    from agentd.safety.lease import Lease
+    from agentd.safety.policy import Policy
+    from agentd.telemetry.logs import Logger
+    from agentd.telemetry.metrics import Metrics
+    from agentd.tools.definition import Tool
+
+    Begin = Callable[[Tool, ToolCall], tuple[Performance, asyncio.Task[ToolReply]]]
+
+R = TypeVar("R")
+
+CALL_DEADLINE = 900.0
+"""Seconds for a call that names no deadline."""
+
+
+class Worker:
+    """Runs the tools of one agent."""
+
+    def __init__(  # noqa: PLR0913 - all that running a tool touches
+        self,
+        bus: Bus,
+        agent_id: str,
+        tools: dict[str, Tool],
+        *,
+        policy: Policy,
+        ledger: Ledger,
+        metrics: Metrics,
+        log: Logger,
+        journal: Journal | None = None,
+        slots: int = 16,
+        brake: Brake | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        """Keep what tools are run with; `serve` begins."""
+        self.bus = bus
+        self.agent_id = agent_id
+        self.tools = tools
+        self.policy = policy
+        self.performer = Performer(
+            bus, agent_id, policy=policy, ledger=ledger, metrics=metrics, log=log, brake=brake, lease=lease
+        )
+        self.metrics = metrics
+        self.log = log
+        self.slots = slots
+        self.consumers: list[Consumer] = []
+        self.journal = journal
+        self.calls = CallsAtOnce(policy.calls_at_once, agent_id)
+        self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
+
+    @property
+    def load(self) -> float:
+        """Return how much of the slots is in use, 0 to 1."""
+        total = self.slots * max(1, len(self.consumers))
+        return min(1.0, sum(each.active for each in self.consumers) / total)
+
+    async def serve(
+        self,
+        service: str,
+        stopping: asyncio.Event,
+        *,
+        queues: Iterable[str] = (),
+        drain: float = 30.0,
+        version: str = __version__,
+    ) -> None:
+        """Take assignments of `service`, of its urgent lane and of `queues`, and calls of its tools, until `stopping`.
+
+        Each queue has slots of its own, so that what is urgent never waits behind what is not.
+        """
+        lane = [subjects.urgent(service)] if service in subjects.SERVICES else []
+        consumers = [self._consumer(each, service) for each in dict.fromkeys([service, *lane, *queues])]
+        self.consumers += consumers
+        endpoints = [await self._offer(service, version)]
+        endpoints.append(await self.bus.subscribe(subjects.stop(service), self._stopped))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in consumers:
+                    group.create_task(each.run(stopping, drain=drain))
+        finally:
+            for each in consumers:
+                self.consumers.remove(each)
+            for endpoint in endpoints:
+                await endpoint.stop()
+            running = [task for _, _, task in self._calls.values()]
+            if running:
+                await asyncio.wait(running, timeout=drain)
+
+    def _consumer(self, queue: str, service: str) -> Consumer:
+        return Consumer(
+            self.bus,
+            subjects.WORKFLOWS,
+            queue,
+            lambda job: self._assigned(job, service),
+            slots=self.slots,
+            log=self.log,
+            journal=self.journal,
+        )
+
+    async def _offer(self, service: str, version: str) -> Subscription:
+        endpoints: dict[str, Handler] = {}
+        for name in (tool.name for tool in self.tools.values() if tool.service == service):
+            endpoints[subjects.tool_call("*", service, name)] = self._called
+            endpoints[subjects.tool_step("*", service, name)] = self._stepped
+        return await self.bus.serve(
+            service,
+            version=version,
+            description=f"tools of {service}",
+            endpoints=endpoints,
+        )
+
+    # -- assignments ----------------------------------------------------------------------------------------------
+
+    async def _assigned(self, job: Job, service: str) -> None:
+        """Run one assigned attempt and tell how it ended; returning acknowledges it."""
+        crash_point("before-claim")
+        try:
+            task = job.decode(TaskAssignment)
+        except InvalidMessage as error:
+            # Not reported as a failure: the acknowledgement of a foreign publish can be such a message (its reply
+            # subject is the publisher's choice).  A lost assignment is noticed by the workflow's own timer.
+            self.log.exception("an assignment cannot be understood", subject=job.subject, reason=str(error))
+            await self._bury(job, service, str(error), dead_letters.BROKEN)
+            return
+        name = task.task_id.rpartition(".")[2]
+        seconds = self._seconds(task, job)
+        if seconds <= 0:
+            self.log.warning("too late, not started", task=task.task_id, attempt=task.attempt)
+            return  # the orchestrator's own timer has the word
+        job.until = time.monotonic() + seconds
+        if job.begun > BEGINS:
+            text = f"begun {BEGINS} times without an end: whoever runs it dies"
+            await self._bury(job, service, text)
+            reply = ToolReply(status=Outcome.FAILED, error=TaskError(code="poisoned", message=text))
+        else:
+            async with self._saying_so(task, name, service):
+                reply = await self._run_assignment(task, name, seconds)
+        if reply.status == "running":
+            self.log.warning("answered before, and tried anew since", task=task.task_id, attempt=task.attempt)
+            return
+        await self._complete(reply, task.workflow_id, name, task.attempt, service)
+        crash_point("before-ack")
+
+    def _seconds(self, task: TaskAssignment, job: Job) -> float:
+        """Return the seconds that this attempt may take from now; none is left if it was to begin earlier."""
+        now_ = self.bus.server_time()
+        if task.start_by is not None and job.delivered == 1 and now_ > task.start_by:
+            return 0.0
+        left = (task.deadline - now_).total_seconds()
+        return left if task.seconds is None else min(left, task.seconds)
+
+    @contextlib.asynccontextmanager
+    async def _saying_so(self, task: TaskAssignment, name: str, service: str) -> AsyncIterator[None]:
+        """Tell the orchestrator that the task has begun, and go on telling it, if it wants to know."""
+        if task.start_by is None and task.heartbeat is None:
+            yield
+            return
+        running = ToolReply(status=Outcome.RUNNING)
+        await self._complete(running, task.workflow_id, name, task.attempt, service)
+
+        async def beat(every: float) -> None:
+            while True:
+                await asyncio.sleep(every)
+                with contextlib.suppress(BusUnavailable):  # the next one is as good
+                    await self._complete(running, task.workflow_id, name, task.attempt, service)
+
+        beating = asyncio.create_task(beat(task.heartbeat / 3)) if task.heartbeat else None
+        try:
+            yield
+        finally:
+            if beating is not None:
+                beating.cancel()
+
+    async def _bury(self, job: Job, service: str, reason: str, why: str = dead_letters.POISONED) -> None:
+        """Keep an assignment that is not run as a dead letter, for a person to read."""
+        letter = job.letter(subjects.WORKFLOWS, self.agent_id, reason)
+        try:
+            await dead_letters.bury(self.bus, why, service, letter, job.data)
+        except BusUnavailable:
+            raise
+        except AgentdError as error:
+            self.log.error("a dead letter cannot be kept", subject=job.subject, reason=str(error))  # noqa: TRY400
+
+    async def _run_assignment(self, task: TaskAssignment, name: str, seconds: float) -> ToolReply:
+        tool = self.tools.get(task.task_type)
+        if tool is None:
+            text = f"{self.agent_id} has no tool {task.task_type!r}; it has {', '.join(sorted(self.tools))}"
+            return ToolReply(status=Outcome.FAILED, error=TaskError(code="unknown_tool", message=text))
+        performance = Performance(
+            bus=self.bus,
+            metrics=self.metrics,
+            tool=tool,
+            key=subjects.effect_key(task.workflow_id, name),
+            principal=task.principal,
+            tier=self.policy.granted(task.principal, task.tier),
+            attempt=task.attempt,
+            until=time.monotonic() + seconds,
+            dry_run=task.dry_run,
+            consent=task.consent,
+            undoes=subjects.effect_key(task.workflow_id, task.undoes) if task.undoes else "",
+            authenticated=task.authenticated,
+            agent=self.agent_id,
+            asked=digest([task.task_type, task.parameters]),
+            guests=task.guests,
+        )
+        parameters = await large_results.expand(self.bus, task.parameters)
+        return await self.performer.perform(performance, parameters, takeover=True)
+
+    async def _complete(self, reply: ToolReply, workflow: str, task: str, attempt: int, service: str) -> None:
+        completion = TaskCompletion(
+            task_id=f"{workflow}.{task}",
+            workflow_id=workflow,
+            attempt=attempt,
+            status=Outcome(reply.status),
+            result=await large_results.shrink(self.bus, reply.result, subjects.effect_key(workflow, task)),
+            error=reply.error,
+            warnings=reply.warnings,
+            agent_id=self.agent_id,
+            service_id=service,
+            timestamp=now(),
+        )
+        await self.bus.store(subjects.complete(self.agent_id, workflow, task), completion)
+
+    async def _stopped(self, received: Received) -> None:
+        """Look at the record of a task that somebody wants to end."""
+        await self.performer.look_at(received.decode(StopHint).key)
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    async def _called(self, received: Received) -> None:
+        """Answer a principal's call; its name is in the subject, where NATS proves it."""
+        principal = received.subject.split(".")[3]
+
+        def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+            subjects.check_id(principal, "principal")
+            if call.key:
+                _of_a_caller(call.key)
+                call = msgspec.structs.replace(call, key=subjects.call_key(principal, call.key))
+            return self._begin(tool, call, principal, counted=True)
+
+        await self._answered(received, begin, principal)
+
+    async def _stepped(self, received: Received) -> None:
+        """Answer another agent's call, which says for which principal it works; only agents may publish here."""
+
+        def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
+            if call.key:
+                subjects.check_step_key(call.key, call.principal)
+            return self._begin(tool, call, call.principal)
+
+        await self._answered(received, begin, "")
+
+    async def _answered(self, received: Received, begin: Begin, principal: str) -> None:
+        """Answer with the end of a call, or with `running` after CALL_WAIT seconds."""
+        try:
+            call = received.decode(ToolCall)
+            performance, task = begin(self.tools[received.subject.rpartition(".")[2]], call)
+        except AgentdError as error:
+            reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
+        else:
+            await asyncio.wait([task], timeout=CALL_WAIT)
+            reply = task.result() if task.done() else ToolReply(status="running", progress=performance.now_doing)
+        await received.respond(reply, principal=principal, others=self.policy.principals)
+
+    def _begin(
+        self, tool: Tool, call: ToolCall, principal: str, *, counted: bool = False
+    ) -> tuple[Performance, asyncio.Task[ToolReply]]:
+        """Begin a call, or join the one that runs under its key; a `counted` one is one of its principal's."""
+        if not call.key and tool.tier is not Tier.READ:
+            message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
+            raise InvalidMessage(message)
+        asked = digest([tool.name, call.parameters, principal, call.dry_run])
+        if call.key in self._calls:
+            same, performance, task = self._calls[call.key]
+            if same != asked:
+                message = f"{call.key}: runs now with another tool or other parameters; use another key"
+                raise PermanentError(message)
+            return performance, task
+        if counted:
+            self.calls.begin(principal)
+        seconds = CALL_DEADLINE
+        if call.deadline is not None:
+            seconds = (call.deadline - self.bus.server_time()).total_seconds()
+        performance = Performance(
+            bus=self.bus,
+            metrics=self.metrics,
+            tool=tool,
+            key=call.key,
+            principal=principal,
+            tier=self.policy.tier_of(principal, plain=False),
+            attempt=call.attempt,
+            until=time.monotonic() + seconds,
+            dry_run=call.dry_run,
+            agent=self.agent_id,
+        )
+        task = asyncio.create_task(self.performer.perform(performance, call.parameters, takeover=False))
+        if counted:
+            task.add_done_callback(lambda _: self.calls.end(principal))
+        if call.key:
+            self._calls[call.key] = (asked, performance, task)
+            task.add_done_callback(partial(self._forget, call.key))
+        return performance, task
+
+    def _forget(self, key: str, task: asyncio.Task[ToolReply]) -> None:
+        self._calls.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone, and asyncio would complain that nobody looked
+
+    async def perform_here(
+        self,
+        tool: Tool,
+        parameters: dict[str, Any],
+        *,
+        principal: str,
+        progress: Callable[[str], None] | None = None,
+        dry_run: bool = False,
+    ) -> ToolReply:
+        """Run one of this agent's tools for a principal that asked this very process (MCP)."""
+        performance = Performance(
+            bus=self.bus,
+            metrics=self.metrics,
+            tool=tool,
+            key=subjects.call_key(principal, f"mcp-{secrets.token_hex(8)}.{tool.name}"),
+            principal=principal,
+            tier=self.policy.tier_of(principal, plain=False),
+            attempt=1,
+            until=time.monotonic() + CALL_DEADLINE,
+            on_progress=progress,
+            dry_run=dry_run,
+            agent=self.agent_id,
+        )
+        return await self.performer.perform(performance, parameters, takeover=False)
+
+
+def _of_a_caller(key: str) -> None:
+    """Raise InvalidMessage or Denied for a key that no caller may use: what undoes is assigned by orchestrators."""
+    subjects.check_call_key(key)
+    if any(part.startswith(UNDO) for part in key.split(".")):
+        message = f"{key}: a part that begins with {UNDO!r} is an orchestrator's; use another key"
+        raise Denied(message)

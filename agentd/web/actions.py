@@ -1,0 +1,145 @@
+"""Steering over HTTP: who shows the token of a principal may approve, reject, cancel, pause and resume as that.
+
+`POST /api/workflows/ID/approve` with `Authorization: Bearer TOKEN`; what is asked for is signed by the principal's
+name, and an orchestrator decides whether that may.  A browser sends such a header for nobody but the script of this
+page, so no other page can act in a user's name.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agentd.errors import Denied, InvalidMessage, TemporaryError
+from agentd.printable import escaped_bytes
+from agentd.safety import freeze, tokens
+from agentd.safety.policy import CallsAtOnce
+from agentd.wire.codec import decode, encode
+from agentd.wire.messages import NetworkRequest, WorkflowSignal
+from agentd.wire.subjects import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from starlette.requests import Request
+
+    from agentd.client.views import View
+
+PATH: Final = "/api/workflows/{id}/{action}"
+NETWORK: Final = "/api/{action}"
+B = TypeVar("B")
+
+LARGEST: Final = 16_384
+"""Bytes of a request."""
+ACTIONS: Final = ("approve", "reject", "cancel", "pause", "resume")
+_UNKNOWN, _FORBIDDEN, _MISSING, _CONFLICT, _LARGE, _TOO_MANY = 401, 403, 404, 409, 413, 429
+
+
+class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say more about an action; all of it may be left out.
+
+    task        which one is approved or rejected, if several wait
+    digest      of approve: what was shown, as /api/workflows/ID has it; needed
+    reason      is kept with the workflow
+    compensate  of cancel: undo what was done
+    """
+
+    task: str = ""
+    reason: str = ""
+    compensate: bool = False
+    digest: str = ""
+
+
+class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Say why the network is frozen or thawed, and after how many seconds a freeze ends by itself."""
+
+    reason: str = ""
+    seconds: float | None = None
+
+
+class Wheel:
+    """The routes that change something."""
+
+    def __init__(self, view: View, known: Mapping[str, str], calls_at_once: int) -> None:
+        self._view = view
+        self._known = known
+        self._calls = CallsAtOnce(calls_at_once, "this daemon")
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        whole = [Route(NETWORK.format(action=action), self.network, methods=["POST"]) for action in freeze.ACTIONS]
+        return [Route(PATH, self.steer, methods=["POST"]), *whole]
+
+    async def network(self, request: Request) -> Response:
+        """Freeze or thaw the whole network, or say why not: 409 if the orchestrator refuses it."""
+        principal = self._principal(request)
+        wanted = await _body(request, Stopping)
+        action = request.url.path.rpartition("/")[2]
+        with self._one(principal):
+            reply = await self._view.network(principal, NetworkRequest(action, wanted.reason, wanted.seconds))
+        return _reply(reply, done=reply.done)
+
+    async def steer(self, request: Request) -> Response:
+        """Carry one action out, or say why not: 409 if the orchestrator refuses it."""
+        principal = self._principal(request)
+        action, workflow_id = request.path_params["action"], check_id(request.path_params["id"])
+        if action not in ACTIONS:
+            raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
+        wanted = await _body(request, Steering)
+        with self._one(principal):
+            if await self._view.workflow(workflow_id) is None:
+                raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")
+            if action == "approve" and not wanted.digest:
+                text = (
+                    f"digest: name the one that was shown: /api/workflows/{workflow_id} has it beside each task that "
+                    "waits"
+                )
+                raise InvalidMessage(text)
+            signal = WorkflowSignal(action, wanted.reason, wanted.task, wanted.digest, compensate=wanted.compensate)
+            reply = await self._view.signal(principal, workflow_id, signal)
+        return _reply(reply, done=reply.done)
+
+    @contextmanager
+    def _one(self, principal: str) -> Iterator[None]:
+        """Count an action as long as it is carried out; answers 429 when the principal has too many under way."""
+        try:
+            self._calls.begin(principal)
+        except TemporaryError as error:
+            raise HTTPException(_TOO_MANY, str(error), {"retry-after": "1"}) from error
+        try:
+            yield
+        finally:
+            self._calls.end(principal)
+
+    def _principal(self, request: Request) -> str:
+        if not self._known:
+            raise HTTPException(_FORBIDDEN, "nobody may act over HTTP: [web.tokens] is empty; `agentd token` helps")
+        challenge = {"www-authenticate": 'Bearer realm="agentd"'}
+        try:
+            found = tokens.principal_of(request.headers.get("authorization"), self._known)
+        except Denied as error:
+            raise HTTPException(_UNKNOWN, str(error), challenge) from error
+        if found is None:
+            raise HTTPException(_UNKNOWN, "say who you are: Authorization: Bearer TOKEN", challenge)
+        return found
+
+
+def _reply(reply: object, *, done: bool) -> Response:
+    code = 200 if done else _CONFLICT
+    return Response(
+        escaped_bytes(encode(reply)), code, {"cache-control": "no-store", "content-type": "application/json"}
+    )
+
+
+async def _body(request: Request, kind: type[B]) -> B:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > LARGEST:
+            raise HTTPException(_LARGE, f"a request has at most {LARGEST} bytes")
+    return decode(data, kind) if data else kind()

@@ -1,0 +1,173 @@
+"""Live changes for browsers and scripts, as server-sent events.
+
+A stream begins with a snapshot, then tells changes, at most twice a second, of each thing only its latest state.
+What a client hasn't taken yet waits in its mailbox; when that is full the client gets a fresh snapshot
+instead, so a slow one costs a bounded amount of memory and is never told less than the truth.  There is no replay:
+who reconnects gets a snapshot.  One iterator over the view's events feeds all clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from starlette.responses import StreamingResponse
+
+from agentd.errors import AgentdError
+from agentd.printable import escaped_bytes
+from agentd.web.overview import gather
+from agentd.wire.codec import encode
+
+if TYPE_CHECKING:
+    from starlette.types import Send
+
+    from agentd.client.views import Event, View
+
+T = TypeVar("T")
+
+HEARTBEAT: Final = 15.0
+"""Seconds of silence after which a comment is sent: proxies close a connection that is idle for a minute."""
+PAUSE: Final = 0.5
+"""Seconds between two batches: nobody reads faster, and a busy network must not cost a browser its CPU."""
+RETRY: Final = 3000
+"""Milliseconds after which a browser connects again."""
+ROOM: Final = 256
+"""Things whose changes wait for one client."""
+MOST_CLIENTS: Final = 64
+"""Streams at once; a browser opens one for each tab that is seen."""
+
+_log = logging.getLogger("agentd.web")
+
+
+class Mailbox:
+    """What one client has not been told yet: of each thing the latest state, or that a snapshot is due."""
+
+    def __init__(self) -> None:
+        self.wake = asyncio.Event()
+        self.stale = True
+        self._waiting: dict[str, Event] = {}
+
+    def put(self, event: Event) -> None:
+        """Keep `event`; a full mailbox is emptied and a snapshot falls due."""
+        if not self.stale:
+            self._waiting[event.key] = event
+            if len(self._waiting) > ROOM:
+                self.stale = True
+                self._waiting.clear()
+        self.wake.set()
+
+    def take(self) -> tuple[bool, list[Event]]:
+        """Return whether a snapshot is due, and the changes; both are then dealt with."""
+        stale, events = self.stale, list(self._waiting.values())
+        self.stale = False
+        self._waiting.clear()
+        self.wake.clear()
+        return stale, events
+
+
+class EventResponse(StreamingResponse):
+    """A stream that is closed with its connection, not when the garbage collector finds it."""
+
+    media_type = "text/event-stream"
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the stream and close it, however it ends."""
+        stream = self.body_iterator
+        if not isinstance(stream, AsyncGenerator):
+            raise TypeError("the stream is an async generator")
+        async with aclosing(stream):
+            await super().stream_response(send)
+
+
+class Streams:
+    """All open streams."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._mailboxes: set[Mailbox] = set()
+        self._feed: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+
+    @property
+    def full(self) -> bool:
+        """Tell whether no further client can be served."""
+        return len(self._mailboxes) >= MOST_CLIENTS
+
+    def close(self) -> None:
+        """End every stream now."""
+        self._closing.set()
+        for mailbox in self._mailboxes:
+            mailbox.wake.set()
+
+    async def follow(self) -> AsyncGenerator[bytes, None]:
+        """Yield a snapshot, then changes, until the client goes, the feed ends or the daemon stops."""
+        mailbox = Mailbox()
+        self._mailboxes.add(mailbox)
+        feed = self._start()
+        try:
+            yield f"retry: {RETRY}\n\n".encode()
+            while not self._closing.is_set() and not feed.done():
+                stale, events = mailbox.take()
+                if stale:
+                    yield await self._snapshot()
+                for event in events:
+                    yield _message(event.kind, event.data)
+                if stale or events:
+                    await self._unless_closing(asyncio.sleep(PAUSE))
+                elif not await self._something(mailbox):
+                    yield b": still here\n\n"
+        finally:
+            self._mailboxes.discard(mailbox)
+            if not self._mailboxes and self._feed is not None:
+                self._feed.cancel()
+                self._feed = None
+
+    def _start(self) -> asyncio.Task[None]:
+        if self._feed is None or self._feed.done():
+            self._feed = asyncio.create_task(self._deliver(), name="web events")
+            self._feed.add_done_callback(self._ended)
+        return self._feed
+
+    async def _deliver(self) -> None:
+        async for event in self._view.events():
+            for mailbox in self._mailboxes:
+                mailbox.put(event)
+
+    def _ended(self, feed: asyncio.Task[None]) -> None:
+        """Hang up on every client when the feed ends: they come back, and see what the view then knows."""
+        if feed.cancelled():
+            return
+        error = feed.exception()
+        if isinstance(error, AgentdError):
+            _log.warning("live changes ended: %s", error)
+        elif error is not None:
+            _log.error("live changes ended by a bug", exc_info=error)
+        for mailbox in self._mailboxes:
+            mailbox.wake.set()
+
+    async def _snapshot(self) -> bytes:
+        picture = await self._unless_closing(gather(self._view))
+        return b"" if picture is None else _message("snapshot", picture)
+
+    @staticmethod
+    async def _something(mailbox: Mailbox) -> bool:
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(mailbox.wake.wait(), HEARTBEAT)
+        return False
+
+    async def _unless_closing(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what `work` returns, or None at once when the daemon stops."""
+        task, closing = asyncio.create_task(work), asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            closing.cancel()
+
+
+def _message(kind: str, data: object) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + escaped_bytes(encode(data)) + b"\n\n"

@@ -1,0 +1,173 @@
+"""The status as plain text, for curl and for w3m: short lines, aligned columns, ASCII marks beside the words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd.printable import printable
+from agentd.web import formats, status
+from agentd.web.overview import Overview, agent_status, service_status
+from agentd.web.status import look
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from agentd.client.views import Step, TaskView, WorkflowDetail, WorkflowSummary
+
+_UNSEEN = "  ? unknown: the network can't be asked"
+_STEPS_SHOWN = 24
+_ERROR_SHOWN = 100
+
+
+def status_text(picture: Overview, limit: int) -> str:
+    """Return the whole status, at most `limit` workflows."""
+    me = picture.identity
+    up = formats.span((picture.at - me.started).total_seconds())
+    lines = [f"agentd {me.version}  {me.instance} on {me.node}  up {up}", picture.headline]
+    lines += [f"= THE NETWORK IS {me.frozen}"] if me.frozen else []
+    lines += [f"? {text}" for text in picture.problems]
+    if picture.attention:
+        rows = [(f"  {look(status.LEVEL, each.level).mark} {each.what}", each.text) for each in picture.attention]
+        lines += ["", "NEEDS ATTENTION", *_columns(rows)]
+    lines += ["", "ROLES", *_columns(_roles(picture))]
+    lines += ["", "WORKFLOWS", *_workflows(picture, limit)]
+    lines += ["", "AGENTS", *_agents(picture)]
+    lines += ["", "SERVICES", *_services(picture)]
+    lines += ["", "PLUGINS", *_columns(_plugins(picture))]
+    return _text(lines)
+
+
+def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
+    """Return one workflow with its tasks and its history; `frozen` says that the network is."""
+    how = look(status.WORKFLOW, workflow.status)
+    head = (
+        f"{how.mark} {workflow.workflow_id}  {workflow.workflow_type} {how.word}, {workflow.done}/{workflow.total} done"
+    )
+    lines = [
+        *([f"= THE NETWORK IS {frozen}"] if frozen else []),
+        head,
+        *([f"  {_short(workflow.error)}"] if workflow.error else []),
+        "",
+        "TASKS",
+    ]
+    lines += _columns(_task(task) for task in workflow.tasks)
+    for task in workflow.tasks:
+        if task.asks:  # all of it: nothing is approved that was not shown
+            lines += ["", f"TO APPROVE: {task.name}", *(f"  {line}" for line in task.asks.splitlines())]
+            lines += [f"  digest {task.digest}"]
+    lines += ["", "HISTORY"]
+    lines += _columns(
+        (f"  {formats.exact(each.at)}", each.task, f"{each.what}{_attempt(each.attempt)}", each.agent)
+        for each in workflow.timeline
+    )
+    return _text(lines)
+
+
+def _task(task: TaskView) -> tuple[str, ...]:
+    how = look(status.TASK, task.status)
+    notes = "; ".join(_short(text) for text in (task.error, *task.warnings) if text)
+    return (
+        f"  {how.mark} {task.name}",
+        task.tool,
+        f"{how.word}{_attempt(task.attempt)}",
+        task.agent or task.queue,
+        notes,
+    )
+
+
+def _attempt(attempt: int) -> str:
+    return f" (attempt {attempt})" if attempt > 1 else ""
+
+
+def _roles(picture: Overview) -> Iterator[tuple[str, ...]]:
+    for role in picture.identity.roles:
+        how = status.ROLE["ready" if role.ready else "not_ready"]
+        yield f"  {how.mark} {role.name}", how.word, role.reason
+
+
+def _workflows(picture: Overview, limit: int) -> list[str]:
+    if picture.workflows is None:
+        return [_UNSEEN]
+    if not picture.workflows:
+        return ["  none yet; start one: agentd submit vm_deployment name=web1"]
+    lines = _columns(_workflow(each, picture) for each in picture.workflows[:limit])
+    rest = len(picture.workflows) - limit
+    return [*lines, f"  … and {rest} more: /api/workflows"] if rest > 0 else lines
+
+
+def _workflow(each: WorkflowSummary, picture: Overview) -> tuple[str, ...]:
+    how = look(status.WORKFLOW, each.status)
+    first = f"  {how.mark} {each.workflow_id}"
+    changed = formats.ago(each.updated, picture.at)
+    return (
+        first,
+        each.workflow_type,
+        how.word,
+        f"{_dots(each.steps)}{each.done}/{each.total}",
+        changed,
+        _short(each.error),
+    )
+
+
+def _dots(steps: Sequence[Step]) -> str:
+    if not steps or len(steps) > _STEPS_SHOWN:
+        return ""
+    return f"[{''.join(look(status.TASK, step.status).mark for step in steps)}] "
+
+
+def _agents(picture: Overview) -> list[str]:
+    if picture.agents is None:
+        return [_UNSEEN]
+    if not picture.agents:
+        return ["  none has registered; start one: systemctl enable --now agentd@specialist"]
+    rows = []
+    for agent in picture.agents:
+        said = agent_status(agent, picture.at)
+        how = look(status.AGENT, said)
+        load = "load ?" if said in {"silent", "offline"} else f"load {formats.percent(agent.load)}"
+        heard = f"heard {formats.ago(agent.timestamp, picture.at)}"
+        rows.append(
+            (f"  {how.mark} {agent.agent_id}", agent.role or "plain agent", how.word, load, heard, agent.version)
+        )
+    return _columns(rows)
+
+
+def _services(picture: Overview) -> list[str]:
+    if picture.services is None:
+        return [_UNSEEN]
+    if not picture.services:
+        return ["  none is offered; see: agentd tools"]
+    rows = []
+    for service in picture.services:
+        how = look(status.AGENT, service_status(service, picture.at))
+        rows.append(
+            (
+                f"  {how.mark} {service.service_id}",
+                how.word,
+                f"{len(service.tools)} tool{'' if len(service.tools) == 1 else 's'}",
+            )
+        )
+    return _columns(rows)
+
+
+def _plugins(picture: Overview) -> Iterator[tuple[str, ...]]:
+    for plugin in picture.plugins:
+        how = look(status.PLUGIN, plugin.status)
+        out = ", ".join(f"{tool.name} left out: {tool.reason}" for tool in plugin.quarantined)
+        yield f"  {how.mark} {plugin.name}", how.word, _short("; ".join(text for text in (plugin.reason, out) if text))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _ERROR_SHOWN else text[: _ERROR_SHOWN - 1] + "…"
+
+
+def _text(lines: Iterable[str]) -> str:
+    """Return `lines` without what steers a terminal or hides: some words come from guests."""
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return `rows` as lines whose columns are as wide as their widest cell."""
+    table = list(rows)
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,0 +1,1 @@
+"""Messages, their encoding, and the subjects on which they are sent."""

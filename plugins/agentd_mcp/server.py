@@ -1,0 +1,310 @@
+"""The MCP face of tools: the low-level server of the `mcp` package over streamable HTTP, for clients of both eras.
+
+Only this file imports `mcp`, and only the bridge imports this file: the SDK weighs 35 MB and half a second.
+
+What the SDK leaves to us, each met in a trial:
+- it advertises schemas and never applies them, and turns any exception into an opaque error: parameters are parsed
+  here, and what is wrong is answered as a result with `is_error`, in a line that a model can act on
+- `tools/call` would run the whole `tools/list` unless it is given the schema of one tool: `get_tool_input_schema`
+- one malformed definition makes the whole list an error: each is tried alone, and left out alone
+- Host and Origin are checked only when settings are passed: they always are
+- `json_response` must be off, or a client that goes away cancels nothing
+- uvicorn must parse with h11: httptools leaves spaces in a header that the SDK compares
+- a handler is cancelled when its client goes away: a read may end so; an effect on the world must not be cut in
+  half, so it runs on by itself to its recorded end
+
+Tools above the tier of the principal are not listed, and calling one is answered as for a name that does not exist.
+Annotations are hints for the client; what is allowed is decided here and again in the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import mcp_types as types
+import msgspec
+from mcp.server import Server
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.caching import CacheHint
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from agentd.errors import AgentdError, Denied, InvalidMessage
+from agentd.printable import escaped, printable
+from agentd.safety.policy import CONSENTED
+from agentd.safety.tokens import principal_of
+from agentd.tools.definition import BrokenTool, Repeat, Tool, by_name
+from agentd.wire.messages import Outcome, Tier, ToolReply
+from agentd_mcp import elicitation, sessions, tool_search
+from agentd_mcp.elicitation import Context, Question
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+PATH: Final = "/mcp"
+LIST_FRESH: Final = 60_000
+"""Milliseconds for which a client may keep the list of tools; each costs the server a validation per listing."""
+DRAIN: Final = 30.0
+"""Seconds that effects under way may still take when the server stops; their records survive either way."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks, and up to which tier."""
+
+    name: str
+    tier: Tier
+
+
+Caller = Callable[[Principal, Tool, dict[str, Any], Progress], Coroutine[Any, Any, ToolReply | Question]]
+"""Run a tool for a principal, or say what the person at the client has to decide first.
+
+Text given to `Progress` reaches the client while the tool runs.
+"""
+
+Resolve = Callable[[Request | None], Principal]
+"""Tell who sent a request."""
+
+
+@dataclass(frozen=True)
+class McpFace:
+    """A web app with the one route `/mcp`, what must be entered while it serves, and the tools that were left out."""
+
+    app: ASGIApp
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
+    broken: list[BrokenTool]
+
+
+def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
+    tools: Iterable[Tool],
+    caller: Caller,
+    *,
+    name: str,
+    version: str,
+    resolve: Resolve,
+    hosts: Sequence[str],
+    origins: Sequence[str],
+    instructions: str = "",
+    listed: frozenset[str] | None = None,
+    most: int = 128,
+    each: int = 32,
+) -> McpFace:
+    """Return the MCP face of `tools`.
+
+    hosts    Host headers that are answered, such as `127.0.0.1:8001`; `name:*` stands for any port
+    origins  Origin headers that are answered, such as `http://127.0.0.1:8001`
+    listed   tools that are listed at once, None: all; the others can be called all the same
+    most     sessions at once, `each` of one principal
+    """
+    catalogue = _Catalogue(tools)
+    desk = _Desk(catalogue, caller, resolve, listed)
+    server: Server[Any] = Server(
+        name,
+        version=version,
+        instructions=instructions or None,
+        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_FRESH, scope="private")},
+        get_tool_input_schema=catalogue.schema,
+        on_list_tools=desk.list_tools,
+        on_call_tool=desk.call_tool,
+    )
+    security = TransportSecuritySettings(allowed_hosts=list(hosts), allowed_origins=list(origins))
+    app = server.streamable_http_app(
+        streamable_http_path=PATH,
+        json_response=False,
+        stateless_http=False,
+        transport_security=security,
+        max_request_body_size=sessions.LARGEST,
+        session_idle_timeout=sessions.IDLE,
+        max_sessions=most,
+    )
+    bounded = sessions.Sessions(app, most=most, each=each)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with server.session_manager.run():
+            try:
+                yield
+            finally:
+                await desk.drain()
+
+    return McpFace(bounded, lifespan, catalogue.broken)
+
+
+class _Catalogue:
+    """The tools as MCP describes them; one that the SDK would not send is left out with its reason."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self.tools: dict[str, Tool] = {}
+        self.broken: list[BrokenTool] = []
+        self._described: dict[str, types.Tool] = {}
+        for each in by_name(tools).values():
+            try:
+                self._described[each.name] = describe(each)
+            except (TypeError, ValidationError) as error:
+                self.broken.append(BrokenTool(each.name, f"not a tool in MCP: {error}"))
+            else:
+                self.tools[each.name] = each
+
+    def schema(self, name: str) -> dict[str, Any] | None:
+        found = self._described.get(name)
+        return None if found is None else found.input_schema
+
+    def within(self, tier: Tier, listed: frozenset[str] | None) -> list[types.Tool]:
+        names = [name for name, each in self.tools.items() if tier.covers(each.tier)]
+        if listed is None:
+            return [self._described[name] for name in names]
+        return [briefly(self._described[name]) for name in names if name in listed]
+
+    def find(self, name: str, tier: Tier) -> Tool | None:
+        found = self.tools.get(name)
+        return found if found is not None and tier.covers(found.tier) else None
+
+
+def describe(tool: Tool) -> types.Tool:
+    """Return `tool` as MCP describes it."""
+    return types.Tool(
+        name=tool.name,
+        description=tool_search.described(tool),
+        input_schema=tool.input_schema(),
+        output_schema=None if tool.name in tool_search.CARRIERS else tool.output_schema(),
+        annotations=types.ToolAnnotations(
+            read_only_hint=tool.tier is Tier.READ,
+            destructive_hint=tool.tier in CONSENTED or bool(tool.raises) or tool.name == tool_search.USE,
+            # A `marked` tool is repeated safely under the same key only, and each MCP call has a key of its own.
+            idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
+            open_world_hint=False,
+        ),
+    )
+
+
+def briefly(tool: types.Tool) -> types.Tool:
+    """Return a tool as a short list shows it: the schemas of results are half of the tokens, and say what is seen."""
+    return tool.model_copy(update={"output_schema": None})
+
+
+@dataclass
+class _Desk:
+    """Answers MCP requests."""
+
+    catalogue: _Catalogue
+    caller: Caller
+    resolve: Resolve
+    listed: frozenset[str] | None = None
+    effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
+    left: dict[tuple[str, str, bytes], asyncio.Task[ToolReply | Question]] = field(default_factory=dict)
+    """Effects under way whose client has gone: who asks the same again, as the same principal, waits for that one."""
+
+    async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        principal = self.resolve(context.request)
+        return types.ListToolsResult(tools=self.catalogue.within(principal.tier, self.listed))
+
+    async def call_tool(
+        self, context: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        principal = self.resolve(context.request)
+        try:
+            name, arguments = tool_search.unwrapped(params.name, params.arguments or {}, self.catalogue.tools)
+            tool = self.catalogue.find(name, principal.tier)
+            if tool is None:
+                message = (
+                    f"there is no tool {name!r} within tier {principal.tier}; {tool_search.FIND} finds those there are"
+                )
+                raise MCPError(types.INVALID_PARAMS, message)
+            tool.parse(arguments)
+        except InvalidMessage as error:
+            return refusal(str(error))
+        notes: asyncio.Queue[str | None] = asyncio.Queue()
+        reporter = asyncio.create_task(_report(context, notes))
+        try:
+            reply: ToolReply | Question | types.InputRequiredResult
+            reply = await self._run(principal, tool, arguments, notes.put_nowait)
+            if isinstance(reply, Question):
+                reply = await elicitation.ask(context, params, reply)
+            notes.put_nowait(None)
+            await reporter
+        except AgentdError as error:
+            return refusal(f"{error.code}: {error}")
+        finally:
+            reporter.cancel()
+        return reply if isinstance(reply, types.InputRequiredResult) else answer(reply)
+
+    async def _run(
+        self, principal: Principal, tool: Tool, arguments: dict[str, Any], note: Progress
+    ) -> ToolReply | Question:
+        if tool.tier is Tier.READ:
+            return await self.caller(principal, tool, arguments, note)
+        asked = (principal.name, tool.name, msgspec.json.encode(arguments, order="sorted"))
+        effect = self.left.get(asked)
+        if effect is None:
+            effect = asyncio.create_task(self.caller(principal, tool, arguments, note))
+            self.effects.add(effect)
+            effect.add_done_callback(self.effects.discard)
+        try:
+            return await asyncio.shield(effect)
+        except asyncio.CancelledError:
+            if not effect.done():
+                self.left[asked] = effect
+                effect.add_done_callback(lambda _: self.left.pop(asked, None))
+            raise
+
+    async def drain(self) -> None:
+        """Let effects under way end; past DRAIN they are cancelled, and their records say how far they came."""
+        if self.effects:
+            _, late = await asyncio.wait(self.effects, timeout=DRAIN)
+            for each in late:
+                each.cancel()
+            if late:
+                await asyncio.wait(late)
+
+
+async def _report(context: Context, notes: asyncio.Queue[str | None]) -> None:
+    """Send each note as a progress notification until None comes; a client that asked for none gets none."""
+    count = 0
+    while (text := await notes.get()) is not None:
+        count += 1
+        await context.session.report_progress(count, message=printable(text))
+
+
+def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: bool) -> AuthenticatedUser | None:
+    """Return who a request comes from, None for anybody; raises Denied.
+
+    As a user of the SDK's own kind: by that it lets a session be used by nobody but who has begun it.
+    """
+    principal = principal_of(authorization, tokens)
+    if principal is None and not anonymous:
+        raise Denied("say who you are: Authorization: Bearer TOKEN; `agentd token NAME` makes one")
+    return None if principal is None else AuthenticatedUser(AccessToken(token="", client_id=principal, scopes=[]))
+
+
+def refusal(text: str) -> types.CallToolResult:
+    """Return a result that says that nothing came of the call, and why."""
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=printable(text, lines=True))], is_error=True
+    )
+
+
+def answer(reply: ToolReply) -> types.CallToolResult:
+    """Return what a tool answered as MCP says it: structured for programs, the same as text for models."""
+    if reply.error is not None:
+        log = "".join(f"\n{line}" for line in reply.error.log)
+        again = "\nTrying again may help." if reply.error.retry else ""
+        return refusal(f"{reply.error.code}: {reply.error.message}{again}{log}")
+    if reply.status not in {Outcome.COMPLETED, Outcome.WARNINGS}:
+        return refusal(f"{reply.status}: {reply.progress or 'no result yet'}")
+    result = msgspec.to_builtins(reply.result)
+    text = [
+        escaped(msgspec.json.encode(result).decode()),
+        *(printable(f"warning: {line}") for line in reply.warnings),
+    ]
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=each) for each in text], structured_content=result
+    )

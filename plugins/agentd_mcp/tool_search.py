@@ -1,0 +1,150 @@
+"""Which tools a client is told of at once, and how it finds and calls all others; pure.
+
+Two hundred tools with their schemas are 70,000 tokens, which a model pays before it has done anything.  So by default
+(`[mcp-bridge] listed = "few"`) the list holds those that are used every day, and three by which all others are found
+and called: what a client may do is the same either way.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import InvalidMessage
+from agentd.tools.definition import Repeat, Tool
+from agentd.wire.messages import Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from agentd.tools.definition import Call
+
+FIND: Final = "find_tools"
+READ: Final = "read_tool"
+USE: Final = "use_tool"
+CARRIERS: Final = frozenset({READ, USE})
+"""What they answer is what the tool that they carry answers."""
+DAILY: Final = frozenset(
+    {
+        *("list_nodes", "list_vms", "get_vm", "list_storages", "list_tasks", "get_task", "list_backups"),
+        *("list_snapshots", "start_vm", "shutdown_vm", "reboot_vm", "update_vm", "create_snapshot", "create_backup"),
+        *("migrate_guest", "network_status", "freeze_network", "dry_run", FIND, READ, USE),
+    }
+)
+"""What is listed at once."""
+SHOWN: Final = 5
+
+
+class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to look for: a few words such as `firewall rule add`."""
+
+    words: Annotated[str, Meta(min_length=1, max_length=200)]
+    limit: Annotated[int, Meta(ge=1, le=20)] = SHOWN
+
+
+class Described(msgspec.Struct, frozen=True):
+    """A tool: `parameters` is the JSON Schema of its arguments, `call` the tool by which it is called."""
+
+    name: str
+    description: str
+    tier: Tier
+    capability: str
+    call: str
+    parameters: dict[str, Any]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """Tools that fit, best first, and how many fit at all."""
+
+    total: int
+    tools: list[Described]
+
+
+class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which tool, as find_tools names it, and its arguments."""
+
+    tool: str
+    arguments: dict[str, Any] = {}
+
+
+def find(tools: Iterable[Tool], words: str, limit: int) -> Shown:
+    """Return the tools that fit the words, those with most of them in their names first; all words count."""
+    asked = set(re.findall(r"[a-z0-9]+", words.lower()))
+    scored = [(_score(each, asked), each) for each in tools]
+    fitting = sorted(((score, each) for score, each in scored if score), key=lambda pair: (-pair[0], pair[1].name))
+    return Shown(len(fitting), [_described(each) for _, each in fitting[:limit]])
+
+
+def _score(tool: Tool, asked: set[str]) -> int:
+    names = set(tool.name.split("_"))
+    text = f"{tool.name} {tool.capability} {tool.description} {' '.join(tool.parameters.__struct_fields__)}".lower()
+    return sum(5 if each in names else 3 if each.rstrip("s") in names else 1 if each in text else 0 for each in asked)
+
+
+def described(tool: Tool) -> str:
+    """Return the description of a tool, with the parameters that another principal has to approve."""
+    more = [f"With {each.says} it is of tier {each.tier}: another principal has to approve it." for each in tool.raises]
+    return "\n\n".join([tool.description, *more])
+
+
+def _described(tool: Tool) -> Described:
+    call = READ if tool.tier is Tier.READ else USE
+    first = " ".join(described(tool).split())
+    return Described(tool.name, first, tool.tier, tool.capability, call, tool.input_schema())
+
+
+def unwrapped(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -> tuple[str, dict[str, Any]]:
+    """Return the call that is meant: what read_tool and use_tool carry is a call of its own.
+
+    Raises InvalidMessage for one that is not as it must be; read_tool carries none that changes anything.
+    """
+    if name not in CARRIERS:
+        return name, arguments
+    wanted = tools[name].parse(arguments)
+    target = tools.get(wanted.tool)
+    if target is None or target.name in CARRIERS:
+        raise InvalidMessage(f"tool: there is no tool {wanted.tool[:60]!r}; find_tools finds them by words")
+    if name == READ and target.tier is not Tier.READ:  # whether there is one is not for everybody to know
+        raise InvalidMessage(
+            f"tool: there is no tool {target.name!r} of tier read; {USE} calls those that change things"
+        )
+    return target.name, wanted.arguments
+
+
+def doors(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
+    """Return the tools by which the others are found and called; `reachable` are those that a caller may use."""
+
+    async def look(call: Call, p: Words) -> Shown:
+        return find(reachable(call), p.words, p.limit)
+
+    async def carried(call: Call, p: Wanted) -> Shown:
+        raise InvalidMessage(f"{p.tool} is called in its own name, not as {call.key}")
+
+    return [
+        _door(FIND, "Find tools by words: name, tier, and the schema of the arguments. Most tools are found so.", look),
+        _door(READ, "Call a tool of tier read that find_tools has named; nothing is changed.", carried, Wanted),
+        _door(USE, "Call any tool that find_tools has named.", carried, Wanted, Tier.OPERATE),
+    ]
+
+
+def _door(
+    name: str,
+    description: str,
+    run: Callable[[Call, Any], Awaitable[Shown]],
+    parameters: type[msgspec.Struct] = Words,
+    tier: Tier = Tier.READ,
+) -> Tool:
+    return Tool(
+        name=name,
+        service="",
+        description=description,
+        tier=tier,
+        repeat=Repeat.IDEMPOTENT,
+        capability="safety",
+        parameters=parameters,
+        result=Shown,
+        run=run,
+    )

@@ -1,0 +1,95 @@
+"""What the monitor has to go and look at, because nobody publishes it: dead letters, and how full NATS is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from agentd.bus import capacity, dead_letters
+from agentd.errors import AgentdError
+from agentd.wire import subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from agentd.bus.dead_letters import Letter
+    from agentd.plugins.role import Context
+    from agentd.wire.messages import Alert
+    from agentd_monitor.alerts import AlertBook
+
+EVERY: Final = 15.0
+"""Seconds between two looks."""
+SAID: Final = 200
+"""Characters of a letter's reason that an alert repeats."""
+
+
+class Survey:
+    """Looks around every now and then; `problem` says why it cannot, if so."""
+
+    def __init__(self, context: Context, book: AlertBook, tell: Callable[[list[Alert]], None]) -> None:
+        """Keep what to look at, who judges, and who tells."""
+        self.problem = ""
+        self._context = context
+        self._book = book
+        self._tell = tell
+        self._due = 0.0
+        self._seen: int | None = None
+        self._state: dict[str, object] = {}
+
+    def hurry(self) -> None:
+        """Look at the next occasion."""
+        self._due = 0.0
+
+    async def look(self, at: datetime) -> None:
+        """Look, if it is time; an error is kept in `problem`, and the next look tries again."""
+        if time.monotonic() < self._due or not self._context.bus.connected:
+            return
+        self._due = time.monotonic() + EVERY
+        try:
+            await self._letters(at)
+            await self._storage(at)
+        except AgentdError as error:
+            self.problem = f"dead letters and storage cannot be looked at: {error}"
+        else:
+            self.problem = ""
+
+    async def _letters(self, at: datetime) -> None:
+        state = (await self._context.bus.api(f"STREAM.INFO.{subjects.DEAD}"))["state"]
+        if state == self._state:  # also with nothing in it: alerts of before a restart have been judged once
+            return
+        found = await dead_letters.letters(self._context.bus)
+        self._count(found)
+        open_ = [each for each in found if each.open]
+        for stream in {*capacity.STREAMS, *(each.stream for each in open_)}:
+            those = [each for each in open_ if each.stream == stream]
+            self._context.metrics.dead_letters_open.labels(stream).set(len(those))
+            self._tell(self._book.observe_dead(stream, len(those), _words(stream, those), at))
+        self._state = state
+
+    def _count(self, found: list[Letter]) -> None:
+        """Count what is new since the last look; what lay there before the first one was counted by then."""
+        newest = max((each.number for each in found), default=0)
+        for each in found if self._seen is not None else []:
+            if each.number > (self._seen or 0):
+                self._context.metrics.dead_letters.labels(each.stream).inc()
+        self._seen = max(newest, self._seen or 0)
+
+    async def _storage(self, at: datetime) -> None:
+        rooms, sizes = await capacity.everything(self._context.bus)
+        for name, size in sizes.items():
+            self._context.metrics.stream_bytes.labels(name).set(size)
+        for room in rooms:
+            self._context.metrics.storage_share.labels(room.what).set(room.share)
+            text = f"{room.text}; {capacity.advice(room, sizes)}"
+            full, eased = room.share >= capacity.FULL, room.share < capacity.EASED
+            self._tell(self._book.observe_storage(room.what, text, at, full=full, eased=eased))
+
+
+def _words(stream: str, letters: list[Letter]) -> str:
+    if not letters:
+        return f"no dead letter of {stream} is open"
+    last = letters[-1]
+    what = last.subject or f"message {last.sequence}"
+    many = f"{len(letters)} dead letters" if len(letters) > 1 else "a dead letter"
+    return f"{many} of {stream}: {what}: {last.reason[:SAID]}; look with `agentd dead show {last.number}`"

@@ -1,0 +1,1 @@
+"""The workflows that agentd brings with it."""

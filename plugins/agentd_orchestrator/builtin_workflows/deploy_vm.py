@@ -1,0 +1,110 @@
+"""The workflows that come with agentd: what they are asked with, and the tasks that they become.
+
+vm_deployment   validate_vm_parameters → create_vm → configure_vm.  The first fixes everything that could be decided
+                in more than one way, the VMID above all, so that the others can be repeated; if a stranger was faster
+                (`vmid_taken`), the workflow goes back to it and another VMID is drawn.
+                In Python, because a file cannot say that a parameter is an int or a text (`template`), nor pass on
+                what was said and nothing else; and its parameters are held to be those of the tool by their types.
+health_check    three lists at once, then a summary of what they say: `health_check.yaml`.
+
+Parameters are checked here only for their types and names: what is possible is known where the cluster is known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agentd.errors import ConfigError
+from agentd.wire.codec import plain
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import Definition, TaskSpec, result_of
+from agentd_orchestrator.declared import check
+
+SPECIALIST: Final = "specialist"
+PROXMOX: Final = "mcp-proxmox"
+
+VALIDATE: Final = "validate_vm_parameters"
+CREATE: Final = "create_vm"
+CONFIGURE: Final = "configure_vm"
+FILES: Final = Path(__file__).parent
+
+
+class VmDeployment(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The wish for a VM, as validate_vm_parameters of the specialist takes it; only the name is needed."""
+
+    name: str
+    vmid: int | None = None
+    node: str | None = None
+    template: int | str | None = None
+    full: bool = True
+    cores: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    storage: str | None = None
+    bridge: str | None = None
+    iso: str | None = None
+    pool: str | None = None
+    tags: list[str] = []
+    description: str = ""
+    start: bool = True
+    ciuser: str | None = None
+    sshkeys: str | None = None
+    ipconfig0: str | None = None
+    nameserver: str | None = None
+
+
+def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
+    """Return the three tasks of a deployment."""
+    return [
+        TaskSpec(
+            name=VALIDATE,
+            tool=VALIDATE,
+            queue=SPECIALIST,
+            tier=Tier.READ,
+            parameters=plain(wish),
+            deadline=300.0,
+        ),
+        TaskSpec(
+            name=CREATE,
+            tool=CREATE,
+            queue=PROXMOX,
+            tier=Tier.OPERATE,
+            parameters=result_of(VALIDATE, "create"),
+            after=[VALIDATE],
+            deadline=900.0,
+            redo={"vmid_taken": VALIDATE},
+        ),
+        TaskSpec(
+            name=CONFIGURE,
+            tool=CONFIGURE,
+            queue=SPECIALIST,
+            tier=Tier.OPERATE,
+            parameters=result_of(VALIDATE, "configure"),
+            after=[CREATE],
+            deadline=600.0,
+        ),
+    ]
+
+
+VM_DEPLOYMENT: Final = Definition(
+    name="vm_deployment",
+    description="Deploy a VM: validate the wish against the cluster, create it, configure and start it.",
+    parameters=VmDeployment,
+    plan=vm_deployment,
+)
+
+
+def definitions() -> list[Definition]:
+    """Return the built-in workflows; those in files are read by the same code as a user's."""
+    files = sorted(FILES.glob("*.yaml"))
+    return [VM_DEPLOYMENT, *(_from(each) for each in files)]
+
+
+def _from(file: Path) -> Definition:
+    declared, report = check.read(file.read_bytes(), file.name, file.stem, check.Known({}, {}))
+    if declared is None:
+        raise ConfigError(f"agentd's own {report.faults[0]}")
+    return declared.definition()

@@ -1,0 +1,79 @@
+"""Workflows that are calls of tools: `tool_call` is one, `undo` are those that take acts back, one after the other.
+
+They are how a tool that destroys or executes is called: the planner puts a look and an approval before it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentd.client.requests import CALL, UNDO
+from agentd.errors import Rejected
+from agentd.wire.workflow import Definition, TaskSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agentd.tools.definition import Tool
+
+DEADLINE: Final = 3600.0
+"""Seconds that a call may take unless it says so: a restore or a migration of a large guest takes long."""
+
+
+class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which tool, with what, how long it may take (s), and how the guests that it changes have to be called."""
+
+    tool: str
+    parameters: dict[str, Any] = {}
+    deadline: float = DEADLINE
+    guests: dict[str, str] = {}
+
+
+class UndoWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is taken back, and by which calls, in this order; the first that fails ends it."""
+
+    of: str
+    calls: list[ToolCallWish]
+
+
+def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
+    """Return both; `tools` is asked once which there are, when one is called."""
+    known = functools.cache(tools)
+
+    def task(name: str, wish: ToolCallWish, *after: str) -> TaskSpec:
+        found = known().get(wish.tool)
+        if found is None:
+            message = f"tool: there is no tool {wish.tool!r}; `agentd tools` lists those there are"
+            raise Rejected(message)
+        if found.undoes:
+            message = f"tool: {wish.tool} runs only where a workflow undoes one of its tasks, never as a call"
+            raise Rejected(message)
+        found.parse(wish.parameters)
+        return TaskSpec(
+            name,
+            wish.tool,
+            found.service,
+            found.tier_for(wish.parameters),
+            wish.parameters,
+            after=list(after),
+            deadline=wish.deadline,
+            guests=wish.guests,
+            reads=found.reads,
+        )
+
+    def one(wish: ToolCallWish) -> list[TaskSpec]:
+        return [task("call", wish)]
+
+    def back(wish: UndoWish) -> list[TaskSpec]:
+        names = [f"call{number}" for number in range(len(wish.calls))]
+        return [task(names[number], each, *names[:number][-1:]) for number, each in enumerate(wish.calls)]
+
+    text = "Call one tool; what destroys or executes has to be approved first."
+    undo = "Take back what was done, as `agentd undo` has found it."
+    return [
+        Definition(CALL, text, ToolCallWish, one, prepare=known),
+        Definition(UNDO, undo, UndoWish, back, prepare=known),
+    ]

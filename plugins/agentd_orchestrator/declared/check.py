@@ -1,0 +1,345 @@
+"""What is wrong with a workflow file beyond its form: names, dependencies, tools, their parameters, expressions.
+
+Everything that can be known before a request comes is told here, all of it at once, each with its place.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentd.errors import BadExpression
+from agentd.wire.workflow import UNDO
+from agentd_orchestrator.declared import file_format, parameters, typed_yaml, workflow
+from agentd_orchestrator.declared.typed_yaml import instead, misfit
+from agentd_orchestrator.declared.yaml_source import Place, Report, Value
+from agentd_orchestrator.declared.yaml_source import read as read_yaml
+from agentd_orchestrator.expressions import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from agentd.tools.definition import Tool
+    from agentd_orchestrator.declared.file_format import Call, Task, Workflow
+
+EARLY: Final = frozenset({"parameters"})
+LATE: Final = frozenset({"parameters", "tasks", "workflow_id"})
+ITEM: Final = frozenset({"item", "index"})
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a file may refer to: tools by name, and the parameters of other workflows (None: not known yet)."""
+
+    tools: Mapping[str, Tool]
+    workflows: Mapping[str, type[msgspec.Struct] | None]
+
+
+def read(data: bytes, file: str, name: str, known: Known) -> tuple[workflow.Declared | None, Report]:
+    """Return the workflow called `name` that `data` declares, or None and every fault."""
+    report = Report(file)
+    tree = read_yaml(data, report)
+    if tree is None:
+        return None, report
+    found = typed_yaml.read(file_format.Workflow, tree, report)
+    if found.name not in {"", name}:
+        at = tree.value["name"].at
+        report.add(at, "name", f"the file says {name}, and this says {found.name}; leave it out, or rename the file")
+    _Check(found, tree, report, known).all()
+    return (None if report.faults else workflow.Declared(name, found, known.tools)), report
+
+
+class _Check:
+    def __init__(self, found: Workflow, tree: Value, report: Report, known: Known) -> None:
+        self._form = found
+        self._report = report
+        self._known = known
+        lists = tree.value.get("tasks") if isinstance(tree.value, dict) else None
+        places = lists.value if lists is not None and isinstance(lists.value, list) else []
+        self._tasks = [
+            _TaskCheck(self, task, at, typed_yaml.title(at, "tasks", index))
+            for index, (task, at) in enumerate(zip(found.tasks, places, strict=True))
+        ]
+        self._declared = tree.value.get("parameters") if isinstance(tree.value, dict) else None
+        self.names = {each.name for each in found.tasks if each.name}
+
+    def all(self) -> None:
+        if self._declared is not None and self._form.parameters:
+            parameters.check(self._form.parameters, self._declared, self._report)
+        seen: dict[str, Place] = {}
+        for each in self._tasks:
+            if each.name and each.name in seen:
+                text = f"there is a task of this name already, in line {seen[each.name].line}"
+                self._report.add(each.place("name"), f"{each.where}.name", text)
+            seen.setdefault(each.name, each.place("name"))
+            each.all()
+            item = re.compile(re.escape(each.name) + r"-\d+\Z")
+            for name in sorted(filter(item.match, self.names if each.name and each.several else ())):
+                self._report.add(each.place("name"), f"{each.where}.name", f"its items would be called as {name} is")
+        self._order()
+
+    def add(self, at: Place, where: str, text: str) -> None:
+        self._report.add(at, where, text)
+
+    @property
+    def known(self) -> Known:
+        return self._known
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        return self._form.parameters
+
+    def expression(self, value: Value, text: str, where: str, allowed: frozenset[str], *, condition: bool) -> set[str]:
+        """Check one expression; return the tasks that it refers to."""
+        try:
+            uses = evaluate.uses(text, condition=condition)
+        except BadExpression as error:
+            self.add(self._report.find(value, error.line, error.word), where, str(error))
+            return set()
+        for name in sorted(uses.names - allowed):
+            self.add(self._report.find(value, 1, name), where, _not_here(name, allowed))
+        for name in sorted(uses.parameters - {"*", *self.declared}):
+            hint = instead(name, self.declared)
+            self.add(self._report.find(value, 1, name), where, f"there is no parameter {name!r}{hint}")
+        return set(uses.tasks) if "tasks" in allowed else set()
+
+    def task(self, value: Value, name: str, where: str) -> bool:
+        """Note a task that there is not; tell whether there is one."""
+        if name in self.names:
+            return True
+        self.add(self._report.find(value, 1, name), where, f"there is no task {name!r}{instead(name, self.names)}")
+        return False
+
+    def _order(self) -> None:
+        """Note tasks that wait for one another, and those that would go back to one that is not before them."""
+        before: dict[str, set[str]] = {}
+        left = {each.name: each for each in self._tasks}
+        while ready := [each for each in left.values() if each.after <= set(before)]:
+            for each in ready:
+                before[each.name] = each.after.union(*(before[other] for other in each.after))
+                del left[each.name]
+        if left:
+            circle = _circle(left)
+            names = " → ".join([*circle, circle[0]])
+            self.add(left[circle[0]].place("name"), left[circle[0]].where, f"these wait for one another: {names}")
+        for each in self._tasks:
+            over = [other.name for other in self._tasks if other.several and other.name in before.get(each.name, ())]
+            for name in [name for name in over if before[name] & set(each.redo)]:
+                self.add(each.place("redo"), f"{each.where}.redo", f"cannot go back over {name!r}, which has each")
+            for target in sorted(set(each.redo) - before.get(each.name, set(each.redo))):
+                text = f"goes back to {target!r}, which does not come before it; put it under after"
+                self.add(each.place("redo"), f"{each.where}.redo", text)
+
+
+def _circle(left: Mapping[str, _TaskCheck]) -> list[str]:
+    """Return one circle among tasks each of which waits for another of them."""
+    path = [min(left)]
+    while (following := min(each for each in left[path[-1]].after if each in left)) not in path:
+        path.append(following)
+    return path[path.index(following) :]
+
+
+def _not_here(name: str, allowed: frozenset[str]) -> str:
+    if name in ITEM:
+        return f"{name!r} is known only in with and undo, of a task that has each"
+    return f"{name!r} is not known here, before anything has run; only {', '.join(sorted(allowed))} is"
+
+
+class _TaskCheck:
+    """Looks at one task."""
+
+    def __init__(self, of: _Check, task: Task, value: Value, where: str) -> None:
+        self._of = of
+        self.where = where
+        self._task = task
+        self._value = value
+        self.name = task.name
+        self.after: set[str] = set()
+        self.redo: list[str] = []
+
+    def place(self, *path: str) -> Place:
+        """Return where a field stands, or the nearest that holds it."""
+        return self._at(*path).at
+
+    def _at(self, *path: str) -> Value:
+        found = self._value
+        for key in path:
+            if not isinstance(found.value, dict) or key not in found.value:
+                return found
+            found = found.value[key]
+        return found
+
+    @property
+    def several(self) -> bool:
+        """Tell whether it becomes one task an item."""
+        return self._given("each")
+
+    def _given(self, key: str) -> bool:
+        return key in self._value.keys
+
+    def all(self) -> None:
+        if not isinstance(self._value.value, dict):  # a fault of form, which is told already
+            return
+        task, where = self._task, self.where
+        if self._given("tool") == self._given("workflow"):
+            self._of.add(self._value.at, where, "says either tool or workflow: what it does")
+        if task.name.startswith(UNDO):
+            self._of.add(self.place("name"), f"{where}.name", f"names with {UNDO} are those of what undoes a task")
+        late = LATE | ITEM if self.several else LATE
+        self._call(task, self._value, where, late)
+        if task.undo is not None:
+            self._undo(f"{where}.undo", late)
+        if self._given("workflow"):
+            self._workflow(where)
+        if task.when:
+            self._wants(self._expression("when", task.when, LATE, condition=True), self._at("when"), f"{where}.when")
+        self._templates(self._at("each"), f"{where}.each", LATE)
+        for key in ("window", "approval"):
+            self._templates(self._at(key), f"{where}.{key}", EARLY)
+        self._others(where)
+
+    def _expression(self, key: str, text: str, allowed: frozenset[str], *, condition: bool) -> set[str]:
+        return self._of.expression(self._at(key), text, f"{self.where}.{key}", allowed, condition=condition)
+
+    def _wants(self, names: set[str], value: Value, where: str, *, itself: bool = False) -> None:
+        """Note that the task uses the results of others."""
+        for name in sorted(names):
+            if name == self.name and not itself:
+                self._of.add(value.at, where, "a task cannot use its own result")
+            elif name != self.name and self._of.task(value, name, where):
+                self.after.add(name)
+
+    def _others(self, where: str) -> None:
+        """Look at the tasks that are named without an expression."""
+        for index, name in enumerate(self._task.after):
+            value = self._at("after")
+            value = value.value[index] if isinstance(value.value, list) else value
+            if name == self.name:
+                self._of.add(value.at, f"{where}.after", "a task cannot come after itself")
+            elif self._of.task(value, name, f"{where}.after"):
+                self.after.add(name)
+        redo = self._task.redo.items()
+        if self.several and redo:
+            self._of.add(self.place("redo"), f"{where}.redo", "a task that has each cannot go back")
+        self.redo = [name for code, name in redo if self._of.task(self._at("redo", code), name, f"{where}.redo.{code}")]
+
+    def _undo(self, where: str, allowed: frozenset[str]) -> None:
+        undo, value = self._task.undo, self._at("undo")
+        if undo is None or not isinstance(value.value, dict):
+            return
+        if "tool" not in value.keys:
+            self._of.add(value.at, where, "tool is missing: what undoes the task")
+        self._call(undo, value, where, allowed, itself=True)
+
+    def _call(self, call: Call, value: Value, where: str, allowed: frozenset[str], *, itself: bool = False) -> None:
+        """Look at what is called, where, and with what."""
+        for key in ("node", "class"):
+            if isinstance(value.value, dict) and key in value.value:
+                self._templates(value.value[key], f"{where}.{key}", EARLY)
+        given = value.value.get("with")
+        if given is not None:
+            self._templates(given, f"{where}.with", allowed, itself=itself)
+            self._keys(given, f"{where}.with")
+        if call.tool:
+            self._tool(call, value, where, itself=itself)
+
+    def _templates(self, value: Value, where: str, allowed: frozenset[str], *, itself: bool = False) -> None:
+        """Look at every expression in `value`."""
+        if value is self._value:  # the field is not there
+            return
+        for each, inner in _strings(value, where):
+            if evaluate.is_template(each.value):
+                used = self._of.expression(each, each.value, inner, allowed, condition=False)
+                self._wants(used, each, inner, itself=itself)
+
+    def _keys(self, value: Value, where: str) -> None:
+        """Refuse keys that a plan would take for its own, and expressions as keys."""
+        for key, at in value.keys.items():
+            if key.startswith("$") or evaluate.is_template(key):
+                text = "keys that begin with $ are agentd's own" if key[0] == "$" else "a key cannot be an expression"
+                self._of.add(at, f"{where}.{key}", text)
+        below = value.value.items() if isinstance(value.value, dict) else ()
+        for key, each in below:
+            self._keys(each, f"{where}.{key}")
+        for index, each in enumerate(value.value if isinstance(value.value, list) else ()):
+            self._keys(each, f"{where}[{index}]")
+
+    # -- tools ---------------------------------------------------------------------------------------------------------
+
+    def _tool(self, call: Call, value: Value, where: str, *, itself: bool) -> None:
+        tools, at = self._of.known.tools, value.value["tool"].at
+        tool = tools.get(call.tool)
+        if tool is None:
+            self._stranger(call, at, where)
+            return
+        if tool.undoes and not itself:
+            self._of.add(at, f"{where}.tool", f"{tool.name} only undoes a task: name it under `undo` of that task")
+        if call.service and call.service != tool.service:
+            text = f"{tool.name} is a tool of {tool.service}, not of {call.service}; leave service out"
+            self._of.add(value.value["service"].at, f"{where}.service", text)
+        if call.tier is not None and call.tier != tool.tier:
+            text = f"{tool.name} is of tier {tool.tier}, not {call.tier}; leave tier out"
+            self._of.add(value.value["tier"].at, f"{where}.tier", text)
+        if isinstance(call.with_, dict):
+            given = value.value.get("with", Value(at, {}))
+            self._struct(tool.name, tool.parameters, given, f"{where}.with")
+
+    def _stranger(self, call: Call, at: Place, where: str) -> None:
+        """Look at a tool that no installed plugin defines: a foreign agent may offer it."""
+        tools = self._of.known.tools
+        ours = call.service in {each.service for each in tools.values()}
+        if call.service and call.tier is not None and not ours:
+            return
+        hint = instead(call.tool, tools) if tools else ""
+        say = f"{call.service} has none of that name" if ours else "if a foreign agent offers it, say service and tier"
+        self._of.add(at, f"{where}.tool", f"no installed plugin defines a tool {call.tool!r}{hint} ({say})")
+
+    def _workflow(self, where: str) -> None:
+        name, known = self._task.workflow, self._of.known.workflows
+        if name and name not in known:
+            text = f"there is no workflow {name!r}{instead(name, known)}"
+            self._of.add(self.place("workflow"), f"{where}.workflow", text)
+        kind = known.get(name)
+        if kind is not None and isinstance(self._task.with_, dict):
+            given = self._value.value.get("with", Value(self.place("workflow"), {}))
+            self._struct(name, kind, given, f"{where}.with")
+        for key in ("service", "node", "class", "tier", "undo"):
+            if self._given(key):
+                self._of.add(self.place(key), f"{where}.{key}", "belongs to a tool, and this starts a workflow")
+
+    def _struct(self, owner: str, kind: type[msgspec.Struct], given: Value, where: str) -> None:
+        """Look whether what is given, as far as it is known, is what `kind` wants."""
+        if not isinstance(given.value, dict):
+            return
+        fields = {each.encode_name: each for each in msgspec.structs.fields(kind)}
+        for key, at in given.keys.items():
+            if key not in fields:
+                self._of.add(at, f"{where}.{key}", f"{owner} takes no {key!r}{instead(key, fields)}")
+        missing = [key for key, each in fields.items() if each.required and key not in given.keys]
+        if missing:
+            self._of.add(given.at, where, f"{owner} needs {', '.join(missing)}")
+        for key, value in given.value.items():
+            if key in fields and not any(workflow.texts(value.plain)):
+                self._fits(value, fields[key].type, f"{where}.{key}")
+
+    def _fits(self, value: Value, kind: Any, where: str) -> None:  # noqa: ANN401 - any field
+        try:
+            msgspec.convert(value.plain, kind)
+        except msgspec.ValidationError as error:
+            at, text = misfit(value, error, typed_yaml.described(kind))
+            self._of.add(at, where, text)
+
+
+def _strings(value: Value, where: str) -> Iterator[tuple[Value, str]]:
+    """Yield every text in `value`, with what it belongs to."""
+    if isinstance(value.value, str):
+        yield value, where
+    elif isinstance(value.value, dict):
+        for key, each in value.value.items():
+            yield from _strings(each, f"{where}.{key}")
+    elif isinstance(value.value, list):
+        for index, each in enumerate(value.value):
+            yield from _strings(each, f"{where}[{index}]")

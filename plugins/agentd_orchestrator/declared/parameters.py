@@ -1,0 +1,141 @@
+"""What a declared workflow is asked with: from the file's declarations comes a type that a request is checked by.
+
+It is a msgspec Struct like that of a workflow in Python, so that a wrong request gets the same words.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import InvalidMessage
+from agentd_orchestrator.expressions.evaluate import marker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agentd_orchestrator.declared.file_format import Parameter
+    from agentd_orchestrator.declared.yaml_source import Report, Value
+
+TYPES: Final[dict[str, Any]] = {
+    "string": str, "int": int, "number": float, "bool": bool, "list": list[Any], "map": dict[str, Any]
+}  # fmt: skip
+_NUMBERS: Final = {"int", "number"}
+
+
+def check(declared: Mapping[str, Parameter], tree: Value, report: Report) -> None:
+    """Note what does not fit together in the declarations."""
+    for name, each in declared.items():
+        if isinstance(tree.value[name].value, dict):  # else a fault of form, which is told already
+            _check_one(f"parameters.{name}", each, tree.value[name], report)
+
+
+def _check_one(where: str, declared: Parameter, tree: Value, report: Report) -> None:
+    inner = (declared.items or "") if declared.type == "list" else declared.type
+    numeric = inner in _NUMBERS
+    wrong = {
+        "items": "" if declared.type == "list" else f"only a list has items, and this is of type {declared.type}",
+        "minimum": "" if numeric else "only an int or a number has one, or a list whose items are such",
+        "maximum": "" if numeric else "only an int or a number has one, or a list whose items are such",
+        "pattern": _no_pattern(declared.pattern, inner),
+        "enum": ""
+        if _fits(declared.enum or [], _list(TYPES.get(inner, Any)))
+        else f"these are not all of type {inner}",
+        "default": "what is required has no default; leave one of the two out" if declared.required else "",
+    }
+    if not any(wrong[each] for each in tree.keys if each in wrong):
+        wrong["default"] = _misfit(declared.default, declared)
+    for key, text in wrong.items():
+        if key in tree.value and text:
+            report.add(tree.value[key].at, f"{where}.{key}", text)
+
+
+def _no_pattern(pattern: str | None, inner: str) -> str:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        return f"this is no regular expression: {error}"
+    return "" if inner == "string" else "only a string has one"
+
+
+def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _misfit(value: object, declared: Parameter) -> str:
+    if value is None or value is msgspec.UNSET:
+        return ""
+    try:
+        msgspec.convert(value, annotation(declared))
+    except (msgspec.ValidationError, TypeError, re.error) as error:
+        return f"does not fit: {str(error).replace('`', '')}"
+    return ""
+
+
+def annotation(declared: Parameter) -> Any:  # noqa: ANN401 - a type
+    """Return the type that a parameter is checked by."""
+    if declared.type == "list":
+        return _list(_bounded(declared.items, declared) if declared.items else Any)
+    return _bounded(declared.type, declared)
+
+
+def _bounded(kind: str, declared: Parameter) -> Any:  # noqa: ANN401 - a type
+    if declared.enum is not None:
+        return Literal[tuple(declared.enum)]
+    made = TYPES[kind]
+    if kind in _NUMBERS:
+        whole = int if kind == "int" else float
+        least, most = (None if each is None else whole(each) for each in (declared.minimum, declared.maximum))
+        return Annotated[made, Meta(ge=least, le=most)]
+    return (
+        Annotated[made, Meta(pattern=formats.exact(declared.pattern))]
+        if kind == "string" and declared.pattern
+        else made
+    )
+
+
+def _list(of: Any) -> Any:  # noqa: ANN401 - a type
+    return list.__class_getitem__(of)
+
+
+def struct(name: str, declared: Mapping[str, Parameter]) -> type[msgspec.Struct]:
+    """Return the type of a request's parameters."""
+    required = [(f"p_{key}", annotation(each)) for key, each in declared.items() if each.required]
+    optional: list[Any] = []
+    for key, each in declared.items():
+        if not each.required:
+            unset = each.default is msgspec.UNSET or each.default is None
+            default = None if unset else msgspec.convert(each.default, annotation(each))
+            kind = annotation(each) | None if unset else annotation(each)
+            fresh = isinstance(default, (list, dict))
+            given = msgspec.field(default_factory=partial(copy.deepcopy, default)) if fresh else default
+            optional.append((f"p_{key}", kind, given))
+    rename = {f"p_{key}": key for key in declared}
+    return msgspec.defstruct(
+        name, [*required, *optional], frozen=True, kw_only=True, forbid_unknown_fields=True, rename=rename
+    )
+
+
+def values(wish: msgspec.Struct) -> dict[str, Any]:
+    """Return the parameters with their defaults; raises InvalidMessage for keys that could be taken for a plan's."""
+    found: dict[str, Any] = msgspec.to_builtins(wish)
+    refuse_markers(found)
+    return found
+
+
+def refuse_markers(parameters: Mapping[str, Any]) -> None:
+    """Raise InvalidMessage if a request brings what a plan marks references and templates with."""
+    for name, value in parameters.items():
+        key = marker({name: value})
+        if key:
+            raise InvalidMessage(f"parameters.{name}: the key {key!r} is not taken: keys with $ are agentd's own")

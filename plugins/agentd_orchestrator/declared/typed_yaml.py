@@ -1,0 +1,182 @@
+"""Turns the values of a workflow file into the types of `form.py`, and tells every fault of form at once.
+
+What is at fault stands in the result as its default, so that the rest of the file can still be looked at; a file with
+faults is never used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_args, get_origin
+
+import msgspec
+
+from agentd.wire.codec import fault
+from agentd_orchestrator.declared.file_format import Form, Template
+from agentd_orchestrator.declared.yaml_source import Place, Report, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+F = TypeVar("F", bound=Form)
+
+MEANT: Final = {
+    "parameters": "with", "args": "with", "params": "with", "inputs": "parameters", "if": "when", "condition": "when",
+    "needs": "after", "depends_on": "after", "dependencies": "after", "loop": "each", "with_items": "each",
+    "for_each": "each", "matrix": "each", "timeout": "deadline", "rollback": "undo", "compensation": "undo",
+    "ignore_errors": "optional", "continue_on_error": "optional", "continue-on-error": "optional", "host": "node",
+    "steps": "tasks", "jobs": "tasks", "vars": "parameters", "options": "enum", "choices": "enum", "title": "name",
+    "delay": "backoff", "parallel": "window", "throttle": "window",
+}  # fmt: skip
+"""What users of other tools call things."""
+_DURATION: Final = "a number of seconds, or such as 90s, 10m, 1h30m, 2d; at most 30d"
+_PART: Final = "1 to 64 of A-Z a-z 0-9 _ and -, or an expression"
+_HINTS: Final = {
+    "deadline": _DURATION,
+    "backoff": _DURATION,
+    "start_within": _DURATION,
+    "heartbeat": _DURATION,
+    "name": "a letter, then up to 63 of A-Z a-z 0-9 _ and -",
+    "parameters": "a parameter's name is a small letter, then up to 63 of a-z 0-9 and _",
+    "node": _PART,
+    "class": _PART,
+    "each": 'a list, or an expression in quotes: "{{ … }}"',
+    "with": 'a map, or an expression in quotes: "{{ … }}"',
+    "window": 'a whole number from 1 to 1000, or an expression in quotes: "{{ … }}"',
+}
+TEXTS: Final = {"each": Template}
+"""What a text has to be where the type of the field cannot say it (form.py)."""
+SHOWN: Final = 20
+"""Names that are listed where none is near."""
+_INDEX: Final = re.compile(r"\[(\d+)\]")
+
+
+def instead(wrong: str, known: Iterable[str]) -> str:
+    """Return the end of a fault's line: the nearest name, or all there are."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(wrong, names, n=1)
+    there = [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
+    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(there) or 'none'}"
+
+
+def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
+    """Return `value` as `kind`; what is wrong is in the report."""
+    fields = {each.encode_name: each for each in msgspec.structs.fields(kind)}
+    if not isinstance(value.value, dict):
+        report.add(value.at, where, f"should be a map with {', '.join(fields)}")
+        return _made(kind, {}, fields)
+    for key, at in value.keys.items():
+        if key not in fields:
+            meant = MEANT.get(key)
+            hint = f"; here it is called {meant}" if meant in fields else instead(key, fields)
+            report.add(at, _inner(where, key), f"unknown key{hint}")
+    missing = [key for key, each in fields.items() if each.required and key not in value.keys]
+    if missing:
+        report.add(value.at, where, f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    good = {}
+    for key, each in fields.items():
+        if key in value.value:
+            text = TEXTS.get(key) if isinstance(value.value[key].value, str) else None
+            found = _field(text or each.type, value.value[key], report, _inner(where, key), key)
+            if found is not msgspec.UNSET:
+                good[each.name] = found
+    return _made(kind, good, fields)
+
+
+def _inner(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _made(kind: type[F], good: dict[str, Any], fields: dict[str, Any]) -> F:
+    empty = {"tasks": [], "type": "string"}
+    for each in fields.values():
+        if each.required and each.name not in good:
+            good[each.name] = empty.get(each.name, "")
+    return kind(**good)
+
+
+def _field(kind: Any, value: Value, report: Report, where: str, key: str) -> Any:  # noqa: ANN401 - any field
+    form, how = _form_in(kind)
+    if form is None:
+        return _leaf(kind, value, report, where, key)
+    if how is dict and isinstance(value.value, dict):
+        _keys(get_args(_bare(kind))[0], value, report, where)
+        return {name: read(form, each, report, _inner(where, name)) for name, each in value.value.items()}
+    if how is list and isinstance(value.value, list):
+        _leaf(_lengths(kind), Value(value.at, [Value(value.at, 0)] * len(value.value)), report, where, key)
+        return [read(form, each, report, title(each, where, index)) for index, each in enumerate(value.value)]
+    if how is None:
+        return read(form, value, report, where)
+    report.add(value.at, where, "should be a map" if how is dict else "should be a list: lines that begin with -")
+    return msgspec.UNSET
+
+
+def title(value: Value, where: str, index: int) -> str:
+    """Return how a fault names one of a list: by its name, if it has one."""
+    name = value.value.get("name") if isinstance(value.value, dict) else None
+    named = name is not None and isinstance(name.value, str) and name.value
+    return f"{where}.{name.value}" if name is not None and named else f"{where}[{index}]"
+
+
+def _leaf(kind: Any, value: Value, report: Report, where: str, key: str) -> Any:  # noqa: ANN401
+    try:
+        return msgspec.convert(value.plain, kind)
+    except msgspec.ValidationError as error:
+        at, text = misfit(value, error, _HINTS.get(key, ""))
+        report.add(at, where, text)
+        return msgspec.UNSET
+
+
+def misfit(value: Value, error: msgspec.ValidationError, hint: str) -> tuple[Place, str]:
+    """Return the place that msgspec complains about, and its words; `hint` says what would be right."""
+    text, _, path = str(error).partition(" - at `$")
+    found = value
+    for part in _INDEX.findall(path):
+        if not isinstance(found.value, list) or int(part) >= len(found.value):
+            break
+        found = found.value[int(part)]
+    words = fault(msgspec.ValidationError(text), "").removeprefix(": ")
+    regex = words.find(" matching regex")
+    shown = repr(found.value) if isinstance(found.value, str) else ""
+    words = f"{shown[:80]} cannot be that" if regex >= 0 and shown else words
+    return found.at, f"{words}; {hint}" if hint else words
+
+
+def described(kind: Any) -> str:  # noqa: ANN401 - any annotation
+    """Return what the annotation of a field says of it, or ""."""
+    if get_origin(kind) is Annotated:
+        own = [each.description for each in get_args(kind)[1:] if isinstance(each, msgspec.Meta) and each.description]
+        return own[0] if own else described(get_args(kind)[0])
+    return next((found for each in get_args(kind) if (found := described(each))), "")
+
+
+def _keys(kind: Any, value: Value, report: Report, where: str) -> None:  # noqa: ANN401
+    for name, at in value.keys.items():
+        try:
+            msgspec.convert(name, kind)
+        except msgspec.ValidationError:
+            report.add(at, _inner(where, name), f"{name[:80]!r} cannot be a name; {_HINTS['parameters']}")
+
+
+def _bare(kind: Any) -> Any:  # noqa: ANN401 - any annotation
+    """Return an annotation without Annotated and without None."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    others = [each for each in get_args(kind) if each is not type(None)]
+    return _bare(others[0]) if type(None) in get_args(kind) and len(others) == 1 else kind
+
+
+def _form_in(kind: Any) -> tuple[type[Form] | None, Callable[..., Any] | None]:  # noqa: ANN401
+    """Return the Form in an annotation, and whether it is one, a list or a map of them."""
+    bare = _bare(kind)
+    if isinstance(bare, type) and issubclass(bare, Form):
+        return bare, None
+    origin = get_origin(bare)
+    inner = _bare(get_args(bare)[-1]) if origin in {list, dict} else None
+    return (inner, origin) if isinstance(inner, type) and issubclass(inner, Form) else (None, None)
+
+
+def _lengths(kind: Any) -> Any:  # noqa: ANN401
+    """Return the annotation of a list of Forms as one of anything, with its bounds of length."""
+    return Annotated[(list[Any], *get_args(kind)[1:])] if get_origin(kind) is Annotated else list[Any]

@@ -1,0 +1,210 @@
+"""Turns a declared workflow and the parameters of a request into tasks: pure, and the same for the same request.
+
+Expressions that know only `parameters` are evaluated here, so that a plan shows what will be done; what needs the
+result of a task is left in the plan and filled in when the task is assigned.  What a request brings is never evaluated
+itself: it ends up as a value in the plan, and keys by which a plan marks what is to be filled in are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentd.errors import BadExpression, InvalidMessage, Rejected
+from agentd.wire import subjects
+from agentd.wire.codec import fault
+from agentd.wire.messages import Tier
+from agentd.wire.workflow import Compensation, Definition, TaskSpec, result_of, template
+from agentd_orchestrator.declared import parameters
+from agentd_orchestrator.declared.file_format import seconds
+from agentd_orchestrator.expressions import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from agentd.tools.definition import Tool
+    from agentd_orchestrator.declared.file_format import Call, Task, Undo, Workflow
+
+MAX_WINDOW: Final = 1000
+RETRIES: Final = TaskSpec("", "", "", Tier.READ).retries
+"""What a plan has where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A workflow that was read from a file without faults; `tools` are those that installed plugins define."""
+
+    name: str
+    form: Workflow
+    tools: Mapping[str, Tool]
+
+    def definition(self) -> Definition:
+        """Return it as plugins offer theirs."""
+        kind = parameters.struct(self.name, self.form.parameters)
+        return Definition(self.name, self.form.description, kind, self.plan)
+
+    def plan(self, wish: msgspec.Struct) -> list[TaskSpec]:
+        """Return the tasks of a request; raises Rejected or InvalidMessage."""
+        names = {"parameters": parameters.values(wish)}
+        known = [each.name for each in self.form.tasks]
+        return [_Making(self, names, each).spec(known) for each in self.form.tasks]
+
+
+@dataclass(frozen=True)
+class _Making:
+    """One task on its way into a plan."""
+
+    of: Declared
+    names: dict[str, Any]
+    task: Task
+
+    def spec(self, known: list[str]) -> TaskSpec:
+        task = self.task
+        tool = "" if task.workflow else task.tool
+        return TaskSpec(
+            name=task.name,
+            tool=tool,
+            workflow=task.workflow,
+            queue=subjects.ORCHESTRATOR if task.workflow else self._queue(task),
+            tier=self._tier(task),
+            parameters=self._parameters(task, task.workflow or tool),
+            after=[*task.after, *(each for each in known if each in used_tasks(task) and each not in task.after)],
+            deadline=seconds(task.deadline) or 0.0,
+            retries=RETRIES if task.retries is None else task.retries,
+            backoff=seconds(task.backoff) or 0.0,
+            redo=task.redo,
+            start_within=seconds(task.start_within),
+            heartbeat=seconds(task.heartbeat),
+            condition=self._condition(task.when),
+            each=self._each(task.each),
+            window=self._window(task.window),
+            optional=task.optional,
+            approval=self._text(task.approval, "approval"),
+            compensation=None if task.undo is None else self._undo(task.undo),
+            reads=task.tool in self.of.tools and self.of.tools[task.tool].reads,
+        )
+
+    def _undo(self, undo: Undo) -> Compensation:
+        made = Compensation(
+            tool=undo.tool,
+            queue=self._queue(undo),
+            tier=self._tier(undo),
+            parameters=self._parameters(undo, undo.tool),
+            deadline=seconds(undo.deadline) or 0.0,
+            backoff=seconds(undo.backoff) or 0.0,
+            always=undo.always,
+        )
+        return made if undo.retries is None else msgspec.structs.replace(made, retries=undo.retries)
+
+    def _tier(self, call: Call) -> Tier:
+        """Return the tier that a call needs; a value that is a template counts as the one that needs the most."""
+        tool = self.of.tools.get(call.tool)
+        beside = [task.tool for task in self.of.form.tasks]
+        return call.tier or Tier.READ if tool is None else tool.tier_for(call.with_, beside)
+
+    def _queue(self, call: Call) -> str:
+        tool = self.of.tools.get(call.tool)
+        service = call.service or ("" if tool is None else tool.service)
+        node, kind = self._text(call.node, "node"), self._text(call.class_, "class")
+        queue = service + (f"@{node}" if node else "") + (f"+{kind}" if kind else "")
+        try:
+            return subjects.check_queue(queue)
+        except InvalidMessage as error:
+            raise Rejected(f"task {self.task.name}: {error}") from error
+
+    def _parameters(self, call: Call, owner: str) -> dict[str, Any]:
+        filled = self._filled(call.with_, "with")
+        if not isinstance(filled, dict):
+            raise Rejected(f"task {self.task.name}: with: {call.with_} gives {filled!r:.80}, and a map is needed")
+        # What an expression leaves open is left out, so that the tool's default holds.
+        said = {key for key, each in call.with_.items() if each is None} if isinstance(call.with_, dict) else set()
+        filled = {key: each for key, each in filled.items() if each is not None or key in said}
+        tool = self.of.tools.get(owner)
+        for text in () if tool is None else misfits(tool, filled):
+            raise Rejected(f"task {self.task.name}: {text}")
+        return filled
+
+    def _filled(self, value: Any, where: str) -> Any:  # noqa: ANN401 - JSON
+        if isinstance(value, dict):
+            return {key: self._filled(each, f"{where}.{key}") for key, each in value.items()}
+        if isinstance(value, list):
+            return [self._filled(each, f"{where}[{index}]") for index, each in enumerate(value)]
+        if not isinstance(value, str) or not evaluate.is_template(value):
+            return value
+        result = evaluate.reference(value)
+        if result is not None:
+            return result_of(*result)
+        return self._early(value, where) if evaluate.uses(value).early else template(value)
+
+    def _early(self, text: str, where: str) -> Any:  # noqa: ANN401 - JSON
+        try:
+            found = evaluate.evaluate(text, self.names)
+        except BadExpression as error:
+            raise BadExpression(f"task {self.task.name}: {where}: {error}") from error
+        key = evaluate.marker(found)
+        if key:
+            raise BadExpression(f"task {self.task.name}: {where}: {text} makes the key {key!r}, and $ is agentd's own")
+        return found
+
+    def _text(self, text: str, where: str) -> str:
+        found = self._early(text, where)
+        return "" if found is None else str(found)
+
+    def _condition(self, when: str) -> str:
+        """Return the condition; one that is decided by the parameters, as what it comes to."""
+        if not when or not evaluate.uses(when, condition=True).early:
+            return when
+        try:
+            return "true" if evaluate.holds(when, self.names) else "false"
+        except BadExpression as error:
+            raise BadExpression(f"task {self.task.name}: when: {error}") from error
+
+    def _each(self, each: Any) -> Any:  # noqa: ANN401 - JSON
+        filled = self._filled(each, "each")
+        late = isinstance(filled, dict) and bool(evaluate.marker(filled))
+        if filled is None and each is not None:
+            filled = []
+        if filled is not None and not late and not isinstance(filled, list):
+            raise Rejected(f"task {self.task.name}: each: {each} gives {filled!r:.80}, and a list is needed")
+        return filled
+
+    def _window(self, window: int | str) -> int:
+        found = self._early(window, "window") if isinstance(window, str) else window
+        if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= MAX_WINDOW:
+            raise Rejected(f"task {self.task.name}: window: {found!r:.80} is no whole number from 1 to {MAX_WINDOW}")
+        return found
+
+
+def misfits(tool: Tool, given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with parameters of a tool, as far as they are known already."""
+    for each in msgspec.structs.fields(tool.parameters):
+        value = given.get(each.encode_name)
+        if each.encode_name not in given or evaluate.marker(value):
+            continue
+        try:
+            msgspec.convert(value, each.type)
+        except msgspec.ValidationError as error:
+            yield fault(error, f"{tool.name}.{each.encode_name}")
+
+
+def texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
+    """Yield every template in `value`."""
+    if isinstance(value, str):
+        if evaluate.is_template(value):
+            yield value
+    elif isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from texts(each)
+
+
+def used_tasks(task: Task) -> set[str]:
+    """Return the tasks whose results `task` uses; those that its undoing uses too, but not itself."""
+    undone = set() if task.undo is None else _in_all(task.undo.with_)
+    own = _in_all(task.with_) | _in_all(task.each)
+    return own | (undone - {task.name}) | (evaluate.wanted_by_condition(task.when) if task.when else set())
+
+
+def _in_all(value: Any) -> set[str]:  # noqa: ANN401 - JSON
+    return {name for each in texts(value) for name in evaluate.wanted(each)}

@@ -1,0 +1,246 @@
+"""YAML with the place of each value kept, and without its traps.
+
+PyYAML builds the tree of nodes; what they stand for is decided here, as YAML 1.2 has it and with one question more:
+what YAML 1.1 (Ansible, most tools) reads otherwise than 1.2 is a fault that says so, because whoever wrote `no` or
+`010` meant one of two things and nobody can know which.  Keys are texts, twice the same key is a fault, tags and merge
+keys are not taken.  An alias stands for its anchor's value; how many values there are is counted with every alias
+followed, so that a small file cannot become a large tree.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+from yaml.composer import Composer
+from yaml.parser import Parser
+from yaml.reader import Reader, ReaderError
+from yaml.resolver import BaseResolver
+from yaml.scanner import Scanner
+
+from agentd.plugins.workflow_files import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_BYTES: Final = 128 * 1024
+"""Largest file: a thousand tasks fit, and reading it takes a second."""
+MAX_NODES: Final = 20_000
+"""Values of one file, each alias counted with all that it stands for."""
+MAX_DEPTH: Final = 32
+MAX_FAULTS: Final = 100
+"""Faults that are told of one file."""
+MAX_INT: Final = 2**63 - 1
+
+_NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT: Final = re.compile(r"[-+]?(0|[1-9][0-9]*)\Z")
+_HEX: Final = re.compile(r"0x[0-9a-fA-F]+\Z")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_NO_NUMBER: Final = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
+_AMBIGUOUS: Final = {
+    r"(yes|Yes|YES|on|On|ON)\Z": "is true for some and a text for others; write true, or put it in quotes",
+    r"(no|No|NO|off|Off|OFF)\Z": "is false for some and a text for others; write false, or put it in quotes",
+    r"[-+]?0o?[0-9_]+\Z": "is octal for some and decimal for others; write it without 0, or put it in quotes",
+    r"[-+]?[0-9]+(:[0-5]?[0-9])+(\.[0-9]*)?\Z": "is a number to base 60 for some; put it in quotes",
+    r"[-+]?[0-9]+_[0-9_]*\Z": "is a number for some and a text for others; write it without _, or in quotes",
+}
+_KINDS: Final = {"map": dict, "seq": list, "str": str}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands; both count from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass
+class Value:
+    """A value of the file: a scalar, a list of Values or a map of them, with the place of each key."""
+
+    at: Place
+    value: Any
+    keys: dict[str, Place] = field(default_factory=dict)
+    block: bool = False
+    """It is a text written below `|` or `>`: its first line is the next one."""
+
+    @property
+    def plain(self) -> Any:  # noqa: ANN401 - JSON
+        """Return it without places."""
+        if isinstance(self.value, dict):
+            return {key: each.plain for key, each in self.value.items()}
+        return [each.plain for each in self.value] if isinstance(self.value, list) else self.value
+
+
+class Report:
+    """Gathers the faults of one file."""
+
+    def __init__(self, file: str, text: str = "") -> None:
+        """Begin with none."""
+        self.file = file
+        self.lines = text.splitlines()
+        self._faults: dict[Fault, None] = {}
+
+    def add(self, at: Place, where: str, text: str) -> None:
+        """Note a fault."""
+        self._faults[Fault(self.file, at.line, at.column, where, text)] = None
+
+    def find(self, value: Value, line: int, word: str) -> Place:
+        """Return the place of `word` in line `line` of a text; that of the text, if it cannot be found there."""
+        number = value.at.line + line - (0 if value.block else 1)
+        if not word or not 0 < number <= len(self.lines):
+            return value.at if line == 1 and not value.block else Place(number, 1 if value.block else value.at.column)
+        begin = value.at.column - 1 if number == value.at.line else 0
+        ends = (r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else "")
+        found = re.compile(re.escape(word).join(ends)).search(self.lines[number - 1], begin)
+        return value.at if found is None else Place(number, found.start() + 1)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Return them in the order of the file."""
+        return sorted(self._faults)[:MAX_FAULTS]
+
+
+class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
+    """PyYAML without any meaning of tags and plain scalars."""
+
+    def __init__(self, stream: str) -> None:
+        Reader.__init__(self, stream)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+        Composer.__init__(self)
+        BaseResolver.__init__(self)
+
+
+def read(data: bytes, report: Report) -> Value | None:
+    """Return what `data` says, or None; faults are in the report."""
+    if len(data) > MAX_BYTES:
+        report.add(Place(1, 1), "", f"the file has {len(data)} bytes; at most {MAX_BYTES} are read")
+        return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        report.add(Place(data.count(b"\n", 0, error.start) + 1, 1), "", "this is not UTF-8; save the file as UTF-8")
+        return None
+    report.lines = text.splitlines()
+    node = _compose(text, report)
+    return None if node is None else _Conversion(report).value(node, "", 0)
+
+
+def _compose(text: str, report: Report) -> yaml.Node | None:
+    try:
+        loader = _Loader(text)
+        node: yaml.Node | None = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = Place(1, 1) if mark is None else Place(mark.line + 1, mark.column + 1)
+        report.add(at, "", f"this is not YAML: {'; '.join(filter(None, (error.context, error.problem)))}")
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        report.add(Place(line, 1), "", f"this is not YAML: the character {error.character!r} is not allowed")
+    except RecursionError:
+        report.add(Place(1, 1), "", f"it is nested too deeply; at most {MAX_DEPTH} levels are read")
+    else:
+        if node is None:
+            report.add(Place(1, 1), "", "the file is empty; it needs a description and tasks")
+        return node
+    return None
+
+
+class _Conversion:
+    """Turns PyYAML's nodes into Values; counts them."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._left = MAX_NODES
+
+    def value(self, node: yaml.Node, where: str, depth: int) -> Value | None:
+        """Return the value of `node`, None if it or something in it is at fault beyond use."""
+        at = _place(node)
+        self._left -= 1
+        if self._left < 0 or depth > MAX_DEPTH:
+            if self._left >= -1:
+                what = f"more than {MAX_NODES} values" if self._left < 0 else f"nested more than {MAX_DEPTH} deep"
+                self._report.add(at, where[:80], f"this is {what}: are there aliases (*) of aliases?")
+            return None
+        kind = str(node.tag).rpartition(":")[2] if str(node.tag).startswith("tag:yaml.org,2002:") else ""
+        if kind not in _KINDS:
+            self._report.add(at, where, f"tags are not taken: leave {node.tag.replace('tag:yaml.org,2002:', '!!')} out")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._map(node, where, depth)
+        if isinstance(node, yaml.SequenceNode):
+            found = [self.value(each, f"{where}[{index}]", depth + 1) for index, each in enumerate(node.value)]
+            return Value(at, [each for each in found if each is not None])
+        return self._scalar(node, where) if isinstance(node, yaml.ScalarNode) else None
+
+    def _map(self, node: yaml.MappingNode, where: str, depth: int) -> Value | None:
+        if any(isinstance(key, yaml.MappingNode) for key, _ in node.value):
+            self._report.add(_place(node), where, 'an expression stands in quotes: "{{ … }}"')
+            return None
+        made = Value(_place(node), {})
+        for key, below in self._pairs(node, where):
+            name = str(key.value)
+            inner = f"{where}.{name}" if where else name
+            if name in made.keys:
+                first = made.keys[name]
+                self._report.add(_place(key), inner, f"stands twice; it is in line {first.line} already")
+                continue
+            made.keys[name] = _place(key)
+            value = self.value(below, inner, depth + 1)
+            if value is not None:
+                made.value[name] = value
+        return made
+
+    def _pairs(self, node: yaml.MappingNode, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self._report.add(_place(key), where, "a key is a text")
+            elif key.value == "<<" and key.style is None:
+                self._report.add(_place(key), where, "merge keys (<<) are not taken; write the values out")
+            else:
+                yield key, value
+
+    def _scalar(self, node: yaml.ScalarNode, where: str) -> Value | None:
+        at, text = _place(node), str(node.value)
+        if node.style is not None:
+            return Value(at, text, block=node.style in {"|", ">"})
+        for pattern, problem in _AMBIGUOUS.items():
+            if re.match(pattern, text):
+                self._report.add(at, where, f"{text} {problem}")
+                return None
+        try:
+            return Value(at, _plain(text))
+        except ValueError as error:
+            self._report.add(at, where, str(error))
+            return None
+
+
+def _plain(text: str) -> Any:  # noqa: ANN401 - a scalar
+    """Return what a scalar without quotes stands for; raises ValueError."""
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if _NO_NUMBER.match(text):
+        raise ValueError(f"{text} is no number that can be reckoned with; put it in quotes if it is a text")
+    if not (_INT.match(text) or _HEX.match(text)):
+        return _float(text) if _FLOAT.match(text) else text
+    if len(text) > 20 or abs(int(text, 0)) > MAX_INT:  # noqa: PLR2004 - digits of MAX_INT, and a sign
+        raise ValueError(f"{text[:20]}… is too large a number; put it in quotes if it is a text")
+    return int(text, 0)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if number in {float("inf"), float("-inf")}:
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
+
+
+def _place(node: yaml.Node) -> Place:
+    return Place(node.start_mark.line + 1, node.start_mark.column + 1)

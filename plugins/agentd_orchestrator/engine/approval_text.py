@@ -1,0 +1,125 @@
+"""What is shown to who has to approve a task, and the digests that bind the approval to it; pure.
+
+All of it is shown, or it cannot be approved: the tool, its whole parameters without secrets, every target with what is
+lost and what speaks against it, and how it would be undone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentd.errors import Rejected
+from agentd.safety.audit_chain import redact
+from agentd.wire.codec import digest, encode
+from agentd.wire.workflow import LOOK, Workflow
+from agentd_orchestrator.engine import outgoing
+
+if TYPE_CHECKING:
+    from agentd.wire.messages import Inverse, Preview, Target
+
+LARGEST: Final = 64 * 1024
+"""Bytes of a text that can be shown to who approves; what needs more is refused."""
+BRIEF: Final = 300
+"""Characters of it that the timeline repeats."""
+GAP: Final = ";\n  "
+
+
+def shown(state: Workflow, name: str) -> str:
+    """Return all that would be done if the task `name` were approved now; raises Rejected if that is too large."""
+    given = str(outgoing.resolve(state.spec(name).approval, state, name))
+    found = outgoing.seen(state, name)
+    parts = [given] if given else []
+    if found:
+        parts.append(_first(found))
+        parts += [f"mind: {each.title}: {', '.join(each.risks)}" for each in _targets(found) if each.risks]
+        parts += [f"taken back by {_undo(each.undo)}" for each in found if each.undo is not None and not each.already]
+    spec = state.spec(name)
+    what = f"{spec.tool or spec.workflow} with"
+    parts += [f"{what} {_json(parameters)}" for parameters in _parameters(state, name)]
+    text = GAP.join(parts)
+    size = len(text.encode())
+    if size > LARGEST:
+        message = (
+            f"what {name} would do takes {size} bytes to show, at most {LARGEST} can be approved at once: split it "
+            "into several calls"
+        )
+        raise Rejected(message)
+    return text
+
+
+def brief(text: str) -> str:
+    """Return the beginning of what is shown, for the timeline; the whole text is part of the approval."""
+    first, more, _ = text.partition(GAP)
+    return f"{first[:BRIEF]} …" if more or len(first) > BRIEF else first
+
+
+def approved(state: Workflow, name: str, text: str) -> str:
+    """Return the digest of what is done if the task `name` is approved now, and of how that is shown."""
+    spec = state.spec(name)
+    what: list[Any] = [spec.tool or spec.workflow]
+    if spec.each is None:
+        what.append(outgoing.parameters(state, name))
+    else:
+        what += [outgoing.resolve(spec.each, state, name), spec.parameters]
+    look = [state.result(LOOK + name)] if outgoing.looked(state, name) else []
+    return digest([*what, *look, text])
+
+
+def calls(state: Workflow, name: str) -> list[str]:
+    """Return the digest of the tool and the parameters of each call that is approved: of one, or one an item."""
+    spec = state.spec(name)
+    if spec.each is not None and not outgoing.looked(state, name):
+        return []
+    return [digest([spec.tool or spec.workflow, each]) for each in _raw(state, name)]
+
+
+def _raw(state: Workflow, name: str) -> list[Any]:
+    """Return the parameters of each call."""
+    spec = state.spec(name)
+    if spec.each is None:
+        return [outgoing.parameters(state, name)]
+    if outgoing.looked(state, name):
+        return [outgoing.parameters(state, item) for item in state.items(LOOK + name)]
+    return [{"each": outgoing.resolve(spec.each, state, name), "with": spec.parameters}]
+
+
+def _parameters(state: Workflow, name: str) -> list[Any]:
+    raw = _raw(state, name)
+    if _refers(raw):
+        message = f"{name}: a large result of an earlier task is among its parameters and cannot be shown: split it"
+        raise Rejected(message)
+    return [redact(each) for each in raw]
+
+
+def _refers(value: Any) -> bool:  # noqa: ANN401 - JSON
+    """Return True if a value is carried by reference somewhere in `value`."""
+    if isinstance(value, dict):
+        return "$stored" in value or any(_refers(inner) for inner in value.values())
+    return isinstance(value, list) and any(_refers(inner) for inner in value)
+
+
+def _first(found: list[Preview]) -> str:
+    """Return the line that names every target and what goes with it."""
+    lines = [_line(target) for target in _targets(found)]
+    text = f"{found[0].tool}: {'; '.join(lines) or 'nothing'}"
+    if any(preview.undo is None and not preview.already for preview in found):
+        text += "; nothing takes it back"
+    return text
+
+
+def _targets(found: list[Preview]) -> list[Target]:
+    return [target for preview in found for target in preview.targets]
+
+
+def _line(target: Target) -> str:
+    return f"{target.title} ({', '.join(target.loses)})" if target.loses else target.title
+
+
+def _undo(undo: Inverse) -> str:
+    return f"{undo.tool} with {_json(redact(undo.parameters))}"
+
+
+def _json(value: Any) -> str:  # noqa: ANN401 - JSON
+    return encode(msgspec.to_builtins(value)).decode()

@@ -1,0 +1,224 @@
+"""How a workflow proceeds: values in, values out.
+
+`decide(state, input, at)` returns the next state, or the same object when nothing changes; the engine folds several
+inputs into one change.  The state is everything: the plan, what became of each task, the timeline, and the outbox, that
+is what has to leave because of this very change.  There is no clock, no bus and no log here; the same inputs
+give the same state, whichever orchestrator decides.
+
+Inputs may come twice, late, in any order, or from an attempt that is over: only the completion of the attempt
+that is under way changes a task, a timer only makes us look at the clock, and a terminal state never changes.
+
+What follows from an input: `progress` (what is begun next, failures, undoing, the end), `timers`, `signals`.
+What follows from a state: `derived`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec.structs import replace
+
+from agentd.errors import Rejected
+from agentd.wire.messages import Outcome, TaskCompletion, TaskError, request_digest
+from agentd.wire.workflow import DONE, LOOK, UNDER_WAY, Status, TaskSpec, TaskState, TaskStatus, Workflow
+from agentd_orchestrator.engine import plan_check as plans
+from agentd_orchestrator.engine import progress, signals, timers
+from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended, Input, Signal
+from agentd_orchestrator.engine.outgoing import service_of
+from agentd_orchestrator.engine.signals import MAX_TEXT
+from agentd_orchestrator.engine.state import cancelled, going_on, note, put
+
+MAX_LINES: Final = 50
+"""Warnings and lines of a log that are kept of a task, and of the timeline of a workflow that has grown too large."""
+
+
+def cleared(state: Workflow | None) -> Workflow | None:
+    """Return the state with an empty outbox: what it held has been sent."""
+    return None if state is None else replace(state, outbox=[])
+
+
+def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | None:
+    """Return the state after `given`; the very same object when it changes nothing.
+
+    Raises Rejected or Denied for a signal that cannot be carried out.
+    """
+    if isinstance(given, Signal) and (state is None or state.over):
+        ended = "there is no such workflow" if state is None else f"it is over: {state.status}"
+        message = f"{given.signal.action}: {ended}"
+        raise Rejected(message)
+    if state is None:
+        return timers.armed(begin(given, at)) if isinstance(given, Begin) else None
+    changed = state if state.over else _react(state, given, at)
+    if changed is state or changed.over:
+        return changed
+    return timers.armed(progress.advance(changed, at))
+
+
+def _react(state: Workflow, given: Input, at: datetime) -> Workflow:
+    match given:
+        case Ended():
+            return _ended(state, given, at)
+        case Due():
+            return timers.due(state, given, at)
+        case Signal():
+            return signals.apply(state, given, at)
+        case Broken():
+            state = replace(state, error=given.error, failing=True, tasks=_abandoned(state, at))
+            return progress.finish(note(state, at, given.error), at, Status.FAILED)
+        case _:
+            return state
+
+
+def begin(given: Begin, at: datetime) -> Workflow:
+    """Return the first state of a workflow: running, or ended at once when it is refused or only planned."""
+    request = given.request
+    state = Workflow(
+        workflow_id=request.workflow_id,
+        workflow_type=request.workflow_type,
+        status=Status.RUNNING,
+        requester_id=request.requester_id or given.principal,
+        principal=given.principal,
+        tier=given.tier,
+        digest=request_digest(request),
+        created=at,
+        updated=at,
+        priority=request.priority,
+        parameters=request.parameters if given.parameters is None else given.parameters,
+        parent=given.parent,
+        retry_of=request.retry_of,
+        authenticated=given.authenticated,
+    )
+    if given.refused:
+        state = note(replace(state, error=given.refused), at, f"{given.status}: {given.refused}")
+        return progress.finish(state, at, given.status)
+    tasks = {each.name: TaskState(each) for each in given.plan} | given.carried
+    if request.dry_run:
+        tasks = {name: replace(task, status=TaskStatus.SKIPPED) for name, task in tasks.items()}
+        state = note(replace(state, tasks=tasks), at, "planned only (dry run)")
+        return progress.finish(state, at, Status.COMPLETED)
+    seconds = plans.default_timeout(given.plan) if request.timeout is None else request.timeout
+    carried = f", carrying on {request.retry_of}" if request.retry_of else ""
+    state = note(state, at, f"requested by {state.requester_id}{carried}")
+    return progress.advance(replace(state, deadline=at + timedelta(seconds=seconds), tasks=tasks), at)
+
+
+def carried(old: Workflow) -> dict[str, TaskState]:
+    """Return the tasks of a workflow that ended early, as one that carries it on begins with them.
+
+    What was done is not done again, unless it was undone.  Raises Rejected for one that cannot be carried on.
+    """
+    if old.status not in {Status.FAILED, Status.CANCELLED, Status.COMPENSATED} or not old.tasks:
+        hint = "look at what it left behind" if old.status is Status.COMPENSATION_FAILED else "ask anew"
+        message = f"retry_of: {old.workflow_id} is {old.status}: there is nothing to carry on; {hint}"
+        raise Rejected(message)
+    if old.status is Status.COMPENSATED:
+        return {name: TaskState(task.spec) for name, task in old.tasks.items() if task.spec is not None}
+    return {name: task if _stays_done(old, name, task) else _anew(task) for name, task in old.tasks.items()}
+
+
+def _stays_done(old: Workflow, name: str, task: TaskState) -> bool:
+    """Tell whether a task need not be done again; what was seen before an act that was not had is old by now."""
+    if old.spec(name).look:
+        return old.tasks[name.removeprefix(LOOK)].status in DONE if name.removeprefix(LOOK) in old.tasks else False
+    return task.status in DONE
+
+
+def _anew(task: TaskState) -> TaskState:
+    """Return a task as it is before its first attempt; one with items keeps those that are done."""
+    status = TaskStatus.RUNNING if task.items else TaskStatus.WAITING
+    return TaskState(task.spec, status, parent=task.parent, index=task.index, item=task.item, items=task.items)
+
+
+# -- what an agent tells ------------------------------------------------------------------------------------------
+
+
+def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
+    completion = given.completion
+    task = state.tasks.get(given.task)
+    if task is None or task.status not in UNDER_WAY or task.items or completion.attempt != task.attempt:
+        return state
+    if completion.service_id != service_of(state.spec(given.task).queue):
+        return state
+    if completion.status is Outcome.RUNNING:
+        return _began(state, given, task, at)
+    warnings = [each[:MAX_TEXT] for each in completion.warnings[:MAX_LINES]]
+    task = replace(task, agent=completion.agent_id, finished_at=at, warnings=warnings)
+    if completion.status in {Outcome.FAILED, Outcome.CANCELLED}:
+        return _not_done(state, given, task, at)
+    status = TaskStatus.COMPLETED_WITH_WARNINGS if completion.warnings else TaskStatus.COMPLETED
+    task = replace(task, status=status, result=completion.result, error=None)
+    return put(state, given.task, task, at, str(task.status))
+
+
+def _not_done(state: Workflow, given: Ended, task: TaskState, at: datetime) -> Workflow:
+    completion = given.completion
+    if completion.status is Outcome.FAILED:
+        return progress.fail(state, given.task, task, _error_of(completion), at)
+    if going_on(state):
+        error = TaskError("cancelled", f"{completion.agent_id or 'an agent'} cancelled it, and nobody asked for that")
+        return progress.fail(state, given.task, task, error, at)
+    error_ = _error_of(completion) if completion.error else None
+    return put(state, given.task, cancelled(task, at, error=error_), at, str(TaskStatus.CANCELLED))
+
+
+def _began(state: Workflow, given: Ended, task: TaskState, at: datetime) -> Workflow:
+    """Take an agent's word that it is at it: its time counts from now."""
+    agent, spec = given.completion.agent_id, state.spec(given.task)
+    if task.status is TaskStatus.RUNNING and task.agent == agent:
+        heard = replace(task, heard=at)
+        return replace(state, updated=at, tasks={**state.tasks, given.task: heard}) if spec.heartbeat else state
+    deadline = task.deadline if task.start_by is None else at + timedelta(seconds=spec.deadline)
+    started = task.started_at or at
+    task = replace(
+        task, status=TaskStatus.RUNNING, agent=agent, started_at=started, heard=at, start_by=None, deadline=deadline
+    )
+    return put(state, given.task, task, at, f"begun by {agent}")
+
+
+def _error_of(completion: TaskCompletion) -> TaskError:
+    error = completion.error
+    if not isinstance(error, TaskError):
+        error = TaskError("failed", error or "failed without saying why")
+    return replace(error, message=error.message[:MAX_TEXT], log=[each[:MAX_TEXT] for each in error.log[-MAX_LINES:]])
+
+
+# -- what ends at once --------------------------------------------------------------------------------------------
+
+
+def overgrown(state: Workflow, size: int, most: int = Workflow.MAX_BYTES, *, new: bool) -> Workflow:
+    """Return `state`, which one event of at most `most` bytes cannot carry, ended and without what makes it large."""
+    text = f"its state takes {size} bytes, and one event carries {most}"
+    kept = {} if new else _abandoned(state, state.updated)
+    tasks = {name: _bare(task) for name, task in kept.items()}
+    state = replace(state, parameters={}, tasks=tasks, outbox=[], error=text, timeline=state.timeline[-MAX_LINES:])
+    return progress.finish(note(state, state.updated, text), state.updated, Status.REJECTED if new else Status.FAILED)
+
+
+def _bare(task: TaskState) -> TaskState:
+    spec = None
+    if task.spec is not None:
+        of = task.spec
+        spec = TaskSpec(of.name, of.tool, of.queue, of.tier, workflow=of.workflow)
+    error = None if task.error is None else TaskError(task.error.code, task.error.message[:100])
+    return TaskState(
+        spec,
+        task.status,
+        task.attempt,
+        finished_at=task.finished_at,
+        agent=task.agent,
+        error=error,
+        parent=task.parent,
+        items=task.items,
+    )
+
+
+def _abandoned(state: Workflow, at: datetime) -> dict[str, TaskState]:
+    """Return the tasks of a workflow that ends at once: nobody waits for what runs."""
+    tasks = dict(state.tasks)
+    for name, task in tasks.items():
+        if task.status in UNDER_WAY:
+            tasks[name] = cancelled(task, at, error=TaskError("abandoned", "the workflow ended while it ran"))
+        elif task.status in {TaskStatus.WAITING, TaskStatus.WAITING_APPROVAL}:
+            tasks[name] = cancelled(task, at)
+    return tasks

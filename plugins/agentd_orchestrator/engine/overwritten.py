@@ -1,0 +1,74 @@
+"""Puts back timers and schedules over which another client has had the NATS server write.
+
+A message without a schedule on the subject of a timer ends its schedule: the server then sends nothing when it is
+time.  Each orchestrator hears what is stored on these subjects, and stores the schedule again; a timer that comes twice
+does no harm.  What was overwritten while no orchestrator was there is found at the start and after a reconnect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from agentd.bus.jetstream import ROLLUP, SCHEDULE
+from agentd.errors import AgentdError, StaleWrite
+from agentd.wire import subjects
+from agentd.wire.codec import answered_by_server
+
+if TYPE_CHECKING:
+    from agentd.bus.connection import Received
+    from agentd.plugins.role import Context
+
+AT_ONCE = 1000
+"""Timers that are put back at a start or a reconnect; the others are put back at the next one."""
+
+
+class Timers:
+    """Listens to the subjects of timers for as long as `run` runs."""
+
+    def __init__(self, context: Context) -> None:
+        """Keep where the timers are."""
+        self._context = context
+
+    async def run(self) -> None:
+        """Put back until the context says stop."""
+        bus = self._context.bus
+        subscription = await bus.subscribe(subjects.ALL_TIMERS, self._heard)
+        bus.on_reconnect.append(self.look)
+        try:
+            await self.look()
+            await self._context.stopping.wait()
+        finally:
+            bus.on_reconnect.remove(self.look)
+            await subscription.stop()
+
+    async def look(self) -> None:
+        """Put back every timer that was overwritten."""
+        bus, put_back = self._context.bus, 0
+        try:
+            async for last in bus.lasts(subjects.WORKFLOWS, subjects.ALL_TIMERS):
+                if SCHEDULE not in last.headers and put_back < AT_ONCE:
+                    put_back += await self._put_back(last.subject)
+        except AgentdError as error:
+            self._context.log.warning("timers cannot be looked at", reason=str(error))
+
+    async def _heard(self, received: Received) -> None:
+        if received.data and not answered_by_server(received.data):
+            return
+        try:
+            await self._put_back(received.subject)
+        except AgentdError as error:
+            self._context.log.warning("a timer cannot be put back", timer=received.subject, reason=str(error))
+
+    async def _put_back(self, subject: str) -> bool:
+        """Store the last schedule on `subject` again, if what came after it ended it; return whether it did."""
+        bus = self._context.bus
+        there = await bus.every(subjects.WORKFLOWS, subject)
+        schedule = next((stored for stored in reversed(there) if SCHEDULE in stored.headers), None)
+        if schedule is None or schedule is there[-1]:
+            return False
+        bus.unreadable.note(f"{subject} ({there[-1].seq})", "another client overwrote a timer; it was put back")
+        headers = {name: value for name, value in schedule.headers.items() if name.startswith(SCHEDULE)}
+        with contextlib.suppress(StaleWrite):  # another orchestrator was faster
+            await bus.store(subject, schedule.data, expect=there[-1].seq, headers=headers | {ROLLUP: "sub"})
+        return True

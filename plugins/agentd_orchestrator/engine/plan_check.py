@@ -1,0 +1,121 @@
+"""Whether a plan can be carried out: names, dependencies, cycles, references, sizes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from agentd.errors import Rejected
+from agentd.wire import subjects
+from agentd.wire.workflow import UNDO, TaskSpec
+from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
+from agentd_orchestrator.expressions import evaluate
+
+MAX_TASKS: Final = 1000
+"""Tasks of one workflow, items included: they take half of the largest state, the other half is for their results."""
+
+
+def check_plan(plan: list[TaskSpec]) -> None:
+    """Raise Rejected if `plan` cannot be carried out; the text names the task and what is wrong with it."""
+    names = [each.name for each in plan]
+    if not plan or len(plan) > MAX_TASKS:
+        message = f"a plan has 1 to {MAX_TASKS} tasks; this one has {len(plan)}"
+        raise Rejected(message)
+    for each in plan:
+        _check_task(each, names)
+    if len(set(names)) != len(names):
+        message = "two tasks of the plan have the same name"
+        raise Rejected(message)
+    _check_order(plan)
+
+
+def default_timeout(plan: list[TaskSpec]) -> float:
+    """Return the seconds that a plan may take, each attempt of each task in turn; a month if nobody can say."""
+    if any(each.each is not None or each.workflow for each in plan):
+        return MAX_TIMEOUT
+    return min(MAX_TIMEOUT, sum((each.deadline + (each.start_within or 0)) * (1 + each.retries) for each in plan))
+
+
+def _check_task(task: TaskSpec, names: list[str]) -> None:
+    subjects.check_task(task.name)
+    subjects.check_queue(task.queue)
+    item = re.compile(re.escape(task.name) + r"-\d+\Z")
+    unknown = [each for each in (*task.after, *task.redo.values()) if each not in names]
+    faults = [
+        (unknown, f"depends on {unknown[0]!r}, which the plan does not have" if unknown else ""),
+        (task.name.startswith(UNDO), f"names that begin with {UNDO!r} are those of what undoes a task"),
+        (bool(task.tool) is bool(task.workflow), "it calls a tool or starts a workflow, one of the two"),
+        (
+            bool(task.workflow) is not (task.queue == subjects.ORCHESTRATOR),
+            f"workflows, and they alone, go to the queue {subjects.ORCHESTRATOR!r}",
+        ),
+        (task.each is not None and task.redo, "items cannot go back to an earlier task"),
+        (task.window < 1, f"window: {task.window}; it is at least 1"),
+        (task.retries < 0 or task.backoff < 0, "retries and backoff are at least 0"),
+        (task.each is not None and any(map(item.match, names)), "another task is named as one of its items would be"),
+    ]
+    for wrong, text in faults:
+        if wrong:
+            raise _wrong(task, text)
+    for field in ("deadline", "start_within", "heartbeat"):
+        value = getattr(task, field)
+        if value is not None and not 0 < value <= MAX_TIMEOUT:
+            raise _wrong(task, f"{field}: {value:g} s; it is more than 0 and at most {MAX_TIMEOUT:.0f} s")
+
+
+def _wrong(task: TaskSpec, text: str) -> Rejected:
+    return Rejected(f"task {task.name}: {text}")
+
+
+def _check_order(plan: list[TaskSpec]) -> None:
+    """Raise Rejected for a cycle, and for a task that refers to one that does not come before it."""
+    before: dict[str, set[str]] = {}
+    left = list(plan)
+    while left:
+        ready = [each for each in left if all(other in before for other in each.after)]
+        if not ready:
+            message = f"the tasks {', '.join(each.name for each in left)} wait for one another"
+            raise Rejected(message)
+        for each in ready:
+            before[each.name] = set(each.after).union(*(before[other] for other in each.after))
+            _check_references(each, before[each.name])
+        left = [each for each in left if each.name not in before]
+    _check_redo(plan, before)
+
+
+def _check_references(task: TaskSpec, before: set[str]) -> None:
+    strangers = set(task.redo.values()) - before
+    if strangers:
+        raise _wrong(task, f"goes back to {min(strangers)!r}, which does not come before it")
+    wanted = [*_wanted_by(task.parameters), *_wanted_by(task.each)]
+    if task.condition:
+        evaluate.check_condition(task.condition)
+        wanted += sorted(evaluate.wanted(f"{{{{ {task.condition} }}}}"))
+    unknown = [other for other in wanted if other not in list(before)]
+    if unknown:
+        raise _wrong(task, f"wants the result of {unknown[0]!r}, which does not come before it")
+    if task.compensation is not None:
+        subjects.check_queue(task.compensation.queue)
+        unknown = [other for other in _wanted_by(task.compensation.parameters) if other not in [*before, task.name]]
+        if unknown:
+            raise _wrong(task, f"its compensation wants the result of {unknown[0]!r}, which does not come before it")
+
+
+def _check_redo(plan: list[TaskSpec], before: dict[str, set[str]]) -> None:
+    """Raise Rejected where going back would go over items: their names would be used again."""
+    several = [each.name for each in plan if each.each is not None]
+    for each in plan:
+        for back_to in each.redo.values():
+            over = [name for name in several if back_to in before[name] and name in before[each.name]]
+            if over:
+                raise _wrong(each, f"cannot go back over {over[0]!r}, which has items")
+
+
+def _wanted_by(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
+    """Return the tasks whose results stand in `value`; what is no task's name is returned as it is."""
+    if isinstance(value, dict):
+        if "$template" in value:
+            evaluate.check(value["$template"])
+            return sorted(evaluate.wanted(value["$template"]))
+        return [value["$result"]] if "$result" in value else _wanted_by(list(value.values()))
+    return [name for each in value for name in _wanted_by(each)] if isinstance(value, list) else []

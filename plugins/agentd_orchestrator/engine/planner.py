@@ -1,0 +1,165 @@
+"""From a request to a plan, or to why it is refused; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from agentd.errors import AgentdError, Denied, InvalidMessage, Rejected
+from agentd.safety.policy import ANONYMOUS, CONSENTED, unproven
+from agentd.wire import secrets
+from agentd.wire.codec import fault, plain
+from agentd.wire.messages import Tier, WorkflowRequest
+from agentd.wire.workflow import LOOK, TaskSpec
+from agentd_orchestrator.declared.parameters import refuse_markers
+from agentd_orchestrator.engine import decide as wf
+from agentd_orchestrator.engine.inputs import Begin
+from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
+from agentd_orchestrator.engine.plan_check import check_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agentd.safety.policy import Policy
+    from agentd.wire.workflow import Compensation, Definition, Parent, Workflow
+
+MAX_DEPTH: Final = 5
+"""Workflows that may have started one another."""
+
+
+class Planner:
+    """Makes plans of requests, after the definitions and the policy of this daemon."""
+
+    def __init__(self, definitions: Mapping[str, Definition], policy: Policy) -> None:
+        """Keep what there is and who may do what."""
+        self._definitions = definitions
+        self._policy = policy
+
+    def begin(  # noqa: PLR0913 - who asks for what, and how
+        self,
+        request: WorkflowRequest,
+        principal: str,
+        tier: Tier,
+        *,
+        plain: bool,
+        retried: Workflow | None = None,
+        parent: Parent | None = None,
+    ) -> Begin:
+        """Return the request with its plan, or with why it is refused; raises only what a definition's bug raises.
+
+        retried  the workflow that is carried on
+        parent   the task that starts this workflow
+        """
+        begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
+        try:
+            _check(request, parent)
+            begin = _carry_on(begin, retried) if request.retry_of else self._planned(begin)
+            self._allow(begin, plain=plain)
+        except AgentdError as error:
+            return replace(begin, plan=[], carried={}, refused=str(error))
+        return begin
+
+    def _planned(self, begin: Begin) -> Begin:
+        request = begin.request
+        definition = self._definitions.get(request.workflow_type)
+        if definition is None:
+            known = ", ".join(sorted(self._definitions))
+            message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
+            raise Rejected(message)
+        wish = _parameters(request, definition.parameters)
+        plan = looked_at(definition.plan(wish), self._policy.plans_last)
+        check_plan(plan)
+        if secret := secrets.refusal([task.parameters for task in plan]):
+            raise Rejected(f"a task of {request.workflow_type}: {secret}")
+        return replace(begin, plan=plan, parameters=plain(wish))
+
+    def _allow(self, begin: Begin, *, plain: bool) -> None:
+        for each in begin.plan:
+            self._may(each.tool or each.name, each.tier, begin, plain=plain)
+            if not begin.authenticated and (each.approval or (each.tier in CONSENTED and not each.workflow)):
+                what = f"task {each.name}: {each.tool or each.workflow} has to be approved"
+                raise Denied(unproven(what, begin.principal))
+            if each.compensation is not None:
+                _undoable(each.name, each.compensation)
+                self._may(each.compensation.tool, each.compensation.tier, begin, plain=plain)
+            if each.workflow and each.workflow not in self._definitions:
+                message = f"task {each.name}: there is no workflow {each.workflow!r}"
+                raise Rejected(message)
+
+    def _may(self, what: str, tier: Tier, begin: Begin, *, plain: bool) -> None:
+        if tier is not Tier.READ:
+            self._policy.allow(what, tier, begin.tier, principal=begin.principal, plain=plain)
+
+
+def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
+    """Return the plan with a look before each task that destroys or executes, and with its approval after that.
+
+    within  seconds for the approval of a task that does not say so itself
+    """
+    made: list[TaskSpec] = []
+    for each in plan:
+        if each.workflow or each.tier not in CONSENTED:
+            made.append(each)
+            continue
+        look = replace(each, name=LOOK + each.name, look=True, tier=Tier.READ, approval="", redo={}, compensation=None)
+        last = within if each.approve_within is None else each.approve_within
+        made += [look, replace(each, after=[*each.after, look.name], approve_within=last)]
+    return made
+
+
+def proven(request: WorkflowRequest, principal: str) -> bool:
+    """Return True if the principal of a request is authenticated."""
+    return request.authenticated and principal not in ANONYMOUS
+
+
+def _undoable(name: str, undo: Compensation) -> None:
+    """Raise Rejected for a compensation that destroys: it runs at once, when nobody is there to approve it."""
+    if undo.tier in CONSENTED:
+        message = f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and nobody could approve it"
+        raise Rejected(message)
+
+
+def _check(request: WorkflowRequest, parent: Parent | None) -> None:
+    if request.timeout is not None and request.timeout <= 0:
+        message = f"timeout: {request.timeout:g} s is over already"
+        raise Rejected(message)
+    if request.timeout is not None and request.timeout > MAX_TIMEOUT:
+        message = f"timeout: {request.timeout:g} s is too long; at most {MAX_TIMEOUT:.0f} s"
+        raise Rejected(message)
+    if not 1 <= request.priority <= 10:  # noqa: PLR2004 - as documented
+        message = f"priority: {request.priority} is not 1 to 10"
+        raise Rejected(message)
+    if parent is not None and parent.depth > MAX_DEPTH:
+        message = f"more than {MAX_DEPTH} workflows have started one another"
+        raise Rejected(message)
+
+
+def _carry_on(begin: Begin, old: Workflow | None) -> Begin:
+    """Return the request with what the workflow that it carries on was to do and has done."""
+    request = begin.request
+    if old is None:
+        message = f"retry_of: there is no workflow {request.retry_of!r}"
+        raise Rejected(message)
+    if request.parameters or request.workflow_type not in {"", old.workflow_type}:
+        message = f"retry_of: {old.workflow_id} is carried on as it was; leave type and parameters out"
+        raise Rejected(message)
+    tasks = wf.carried(old)
+    plan = [task.spec for task in tasks.values() if task.spec is not None]
+    request = replace(request, workflow_type=old.workflow_type, parameters=old.parameters)
+    return replace(begin, request=request, plan=plan, carried=tasks)
+
+
+def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> Any:  # noqa: ANN401 - the definition's own
+    """Return the request's parameters as the definition wants them; raises InvalidMessage naming the field."""
+    known = kind.__struct_encode_fields__
+    unknown = sorted(set(request.parameters) - set(known))
+    if unknown:
+        message = f"parameters: unknown {unknown[0]!r}; there are {', '.join(known)}"
+        raise InvalidMessage(message)
+    refuse_markers(request.parameters)
+    try:
+        return msgspec.convert(request.parameters, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidMessage(fault(error, "parameters")) from error

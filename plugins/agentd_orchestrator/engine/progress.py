@@ -1,0 +1,414 @@
+"""How a workflow goes on: what is begun next, what a failure leads to, how it winds down, undoes and ends."""
+
+from __future__ import annotations
+
+import zlib
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from agentd.errors import HELD, Rejected
+from agentd.printable import printable
+from agentd.tools.large_results import INLINE
+from agentd.wire.messages import TaskError, Tier
+from agentd.wire.workflow import DONE, UNDER_WAY, UNDO, Approval, Effect, Status, TaskState, TaskStatus, Workflow
+from agentd_orchestrator.engine import approval_text, outgoing
+from agentd_orchestrator.engine.plan_check import MAX_TASKS
+from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin, note, put, satisfied
+from agentd_orchestrator.expressions import evaluate
+
+MAX_REDO: Final = 5
+"""How often a task may send the workflow back to an earlier one."""
+HELD_FOR: Final = 15.0
+"""Seconds before a task that was held back is begun again; a thaw is noticed after as long."""
+MAX_BACKOFF: Final = 300.0
+"""Longest pause in seconds before a retry."""
+JITTER: Final = 0.2
+"""Part of a pause by which it is longer or shorter, so that what failed together is not tried again together."""
+
+_LEFT = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+def advance(state: Workflow, at: datetime) -> Workflow:
+    """Begin what can begin; end the workflow, or undo what it has done, when nothing is left to wait for."""
+    state = _close_items(_begin_ready(state, at), at)
+    if any(not outgoing.gone(task.status) for task in state.tasks.values()):
+        return _hold(state, at)
+    undo = (state.undo and not going_on(state)) or bool(_undoable(state))
+    if undo and state.status is not Status.COMPENSATING:
+        return state if state.status is Status.PAUSED else _undo(state, at)
+    return finish(state, at, _ending(state))
+
+
+def _begin_ready(state: Workflow, at: datetime) -> Workflow:
+    """Begin every task that waits for nothing any more; skipping one may make others ready."""
+    before = None
+    while may_begin(state) and state is not before:
+        before = state
+        kept_back = _kept_back(state)
+        for name in before.tasks:
+            task = state.tasks[name]
+            if not may_begin(state):
+                break
+            if task.status is TaskStatus.RUNNING and task.items:
+                state = _go_on_with_items(state, name, at)
+            elif task.status is not TaskStatus.WAITING or task.retry_at is not None:
+                continue
+            elif name.startswith(UNDO):
+                state = _begin_undo(state, name, kept_back, at)
+            elif task.spec is not None and all(satisfied(state, each) for each in task.spec.after):
+                state = _begin(state, name, at)
+    return state
+
+
+def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
+    """Assign a task; or skip it, ask for its approval, or make a task of each of its items."""
+    spec, task = state.spec(name), state.tasks[name]
+    try:
+        if spec.condition and not evaluate.holds(spec.condition, outgoing.names(state, name)):
+            return _skip(state, name, at, f"{spec.condition} is not so")
+        found = outgoing.seen(state, name)
+        if found and all(each.already for each in found):
+            return _skip(state, name, at, "it is so already")
+        if (spec.approval or found) and not _approved(state, name):
+            return _ask(state, name, at)
+        if spec.each is not None:
+            return _unfold(state, name, outgoing.resolve(spec.each, state, name), at)
+        return assign(state, name, at)
+    except Rejected as error:
+        return fail(state, name, task, TaskError("expression", str(error)), at)
+
+
+def _approved(state: Workflow, name: str) -> bool:
+    """Return whether a task was approved; an approval that names no calls, of an older version, is asked for again."""
+    approval = state.tasks[name].approval
+    if approval is None or approval.at is None:
+        return False
+    return not outgoing.looked(state, name) or len(approval.calls) == len(approval_text.calls(state, name))
+
+
+def _skip(state: Workflow, name: str, at: datetime, why: str) -> Workflow:
+    task = replace(state.tasks[name], status=TaskStatus.SKIPPED, finished_at=at)
+    return put(state, name, task, at, f"skipped: {why}")
+
+
+def _ask(state: Workflow, name: str, at: datetime) -> Workflow:
+    task = state.tasks[name]
+    text, within = printable(approval_text.shown(state, name), lines=True), state.spec(name).approve_within
+    until = None if within is None else at + timedelta(seconds=within)
+    approval = Approval(
+        text, approval_text.approved(state, name, text), at, until, calls=approval_text.calls(state, name)
+    )
+    task = replace(task, status=TaskStatus.WAITING_APPROVAL, approval=approval)
+    return put(state, name, task, at, f"waits for an approval: {approval_text.brief(text)}")
+
+
+def assign(state: Workflow, name: str, at: datetime) -> Workflow:
+    """Begin the next attempt of a task; raises Rejected if its parameters cannot be filled in."""
+    outgoing.parameters(state, name)
+    task, spec = state.tasks[name], state.spec(name)
+    start_by = None if spec.start_within is None else at + timedelta(seconds=spec.start_within)
+    deadline = None if spec.workflow else (start_by or at) + timedelta(seconds=spec.deadline)
+    task = replace(
+        task,
+        status=TaskStatus.ASSIGNED,
+        attempt=task.attempt + 1,
+        deadline=deadline,
+        start_by=start_by,
+        retry_at=None,
+        assigned_at=at,
+        started_at=None,
+        heard=None,
+        finished_at=None,
+        agent="",
+    )
+    effect = Effect("assign", name, task.attempt)
+    held = task.error is not None and task.error.code in HELD
+    if held or (task.parent and not name.startswith(UNDO)):  # a thousand items would say it a thousand times
+        return add(replace(state, updated=at, tasks={**state.tasks, name: task}), effect)
+    to = f"started as workflow {outgoing.child_id(state.workflow_id, name, task.attempt)}"
+    return add(put(state, name, task, at, to if spec.workflow else f"assigned to {spec.queue}"), effect)
+
+
+# -- items --------------------------------------------------------------------------------------------------------
+
+
+def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - whatever was said
+    """Make a task of each item, and begin the first of them."""
+    if isinstance(items, dict) and "$stored" in items:
+        message = f"each: the list takes {items.get('bytes')} bytes; at most {INLINE} can be gone through"
+        raise Rejected(message)
+    if not isinstance(items, list):
+        message = f"each: it is to be a list, and is {type(items).__name__}"
+        raise Rejected(message)
+    if len(state.tasks) + len(items) > MAX_TASKS:
+        message = f"each: {len(items)} items; a workflow has at most {MAX_TASKS} tasks"
+        raise Rejected(message)
+    task = state.tasks[name]
+    if not items:
+        return put(state, name, replace(task, status=TaskStatus.COMPLETED, finished_at=at), at, "completed: no items")
+    made = {
+        f"{name}-{number}": TaskState(None, parent=name, index=number, item=item) for number, item in enumerate(items)
+    }
+    task = replace(task, status=TaskStatus.RUNNING, items=len(items), started_at=at)
+    state = put(state, name, task, at, f"{len(items)} items, {state.spec(name).window} at once")
+    return _go_on_with_items(replace(state, tasks={**state.tasks, **made}), name, at)
+
+
+def _go_on_with_items(state: Workflow, name: str, at: datetime) -> Workflow:
+    """Begin as many items as the window lets; complete the task when all of them have ended."""
+    names = state.items(name)
+    items = [state.tasks[each] for each in names]
+    if all(outgoing.gone(each.status) for each in items):
+        return _items_ended(state, name, at)
+    free = state.spec(name).window - sum(each.status in UNDER_WAY or each.retry_at is not None for each in items)
+    waiting = (each for each in names if state.tasks[each].status is TaskStatus.WAITING)
+    for item in waiting:
+        if free <= 0 or not may_begin(state):
+            break
+        if state.tasks[item].retry_at is not None:
+            continue
+        free -= 1
+        try:
+            state = assign(state, item, at)
+        except Rejected as error:
+            return fail(state, item, state.tasks[item], TaskError("expression", str(error)), at)
+    return state
+
+
+def _close_items(state: Workflow, at: datetime) -> Workflow:
+    """End each task with items whose items have ended; also while nothing is begun any more."""
+    for name, task in state.tasks.items():
+        items = state.items(name) if task.status is TaskStatus.RUNNING else []
+        if items and all(outgoing.gone(state.tasks[each].status) for each in items):
+            state = _items_ended(state, name, at)
+    return state
+
+
+def _items_ended(state: Workflow, name: str, at: datetime) -> Workflow:
+    items = [state.tasks[each] for each in state.items(name)]
+    failed = sum(each.status not in DONE for each in items)
+    if failed and not state.spec(name).optional:
+        task = replace(state.tasks[name], status=TaskStatus.CANCELLED, finished_at=at)
+        return put(state, name, task, at, f"{failed} of {len(items)} items were not done")
+    warned = failed or any(each.warnings for each in items)
+    status = TaskStatus.COMPLETED_WITH_WARNINGS if warned else TaskStatus.COMPLETED
+    task = replace(state.tasks[name], status=status, finished_at=at)
+    return put(state, name, task, at, f"{len(items) - failed} of {len(items)} items done")
+
+
+# -- failures -----------------------------------------------------------------------------------------------------
+
+
+def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
+    """Go back, have it tried again, or give up, after an attempt has failed; `advance` goes on from there."""
+    spec = state.spec(name)
+    task = replace(task, error=error)
+    again = going_on(state) or (state.status is Status.COMPENSATING and name.startswith(UNDO))
+    back_to = spec.redo.get(error.code)
+    if again and back_to is not None and task.redone < MAX_REDO:
+        task = replace(task, redone=task.redone + 1)
+        state = put(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
+        return _rewind(state, back_to)
+    if again and error.code in HELD:
+        return _held_back(state, name, task, error, at)
+    if again and error.retry and task.retried < spec.retries:
+        retry_at = at + timedelta(seconds=_pause(state, name, task))
+        task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at, retried=task.retried + 1)
+        return put(state, name, task, at, f"failed, to be tried again: {error.message}")
+    task = replace(task, status=TaskStatus.FAILED, finished_at=at)
+    state = put(state, name, task, at, f"failed: {error.message}")
+    if name.startswith(UNDO):
+        return replace(state, error=state.error or f"{name}: {error.message}")
+    if spec.optional and going_on(state):
+        return state
+    return failed(state, f"{name}: {error.message}", at)
+
+
+def _held_back(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
+    """Have a task begun again that an agent was not allowed to begin: that is no failure, and is said once."""
+    before = state.tasks[name].error
+    retry_at = at + timedelta(seconds=HELD_FOR * _spread(state, name, task))
+    task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at)
+    if before is not None and before.code == error.code:
+        return replace(state, updated=at, tasks={**state.tasks, name: task})
+    return put(state, name, task, at, f"waits: {error.message}")
+
+
+def failed(state: Workflow, error: str, at: datetime) -> Workflow:
+    """Return the state winding down after a failure; what was done is undone where the plan says how."""
+    state = replace(state, error=state.error or error, failing=True, undo=state.undo or _has_undo(state))
+    return wind_down(state, at)
+
+
+def _has_undo(state: Workflow) -> bool:
+    return any(task.spec is not None and task.spec.compensation is not None for task in state.tasks.values())
+
+
+def _pause(state: Workflow, name: str, task: TaskState) -> float:
+    """Return the seconds before the next attempt; the same for the same attempt, whoever decides."""
+    seconds = min(state.spec(name).backoff * 2.0 ** min(task.retried, 32), MAX_BACKOFF)
+    return seconds * _spread(state, name, task)
+
+
+def _spread(state: Workflow, name: str, task: TaskState) -> float:
+    """Return by what a pause is longer or shorter, so that what failed together is not tried again together."""
+    chance = zlib.crc32(f"{state.workflow_id}.{name}.{task.attempt}".encode()) / 0xFFFFFFFF
+    return 1 + JITTER * (2 * chance - 1)
+
+
+def _rewind(state: Workflow, back_to: str) -> Workflow:
+    """Make `back_to` and all that depends on it wait again; attempts go on counting."""
+    again = {back_to, *_after(state)[back_to]}
+    tasks = {
+        name: TaskState(task.spec, attempt=task.attempt, error=task.error, retried=task.retried, redone=task.redone)
+        if name in again
+        else task
+        for name, task in state.tasks.items()
+    }
+    return replace(state, tasks=tasks)
+
+
+def _after(state: Workflow) -> dict[str, set[str]]:
+    """Return for each task of the plan all those that come after it."""
+    plan = {name: task.spec for name, task in state.tasks.items() if task.spec is not None}
+    found: dict[str, set[str]] = {}
+
+    def visit(name: str) -> set[str]:
+        if name not in found:
+            direct = followers[name]
+            found[name] = set(direct).union(*(visit(each) for each in direct))
+        return found[name]
+
+    followers: dict[str, list[str]] = {name: [] for name in plan}
+    for name, spec in plan.items():
+        for each in spec.after:
+            followers[each].append(name)
+    for name in plan:
+        visit(name)
+    return found
+
+
+def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
+    """Begin nothing more; keep what nobody has begun from being begun; wait for what may be changing the world.
+
+    With `stop` whoever is at something ends it; else it is finished.
+    """
+    tasks = dict(state.tasks)
+    for name, task in state.tasks.items():
+        if name.startswith(UNDO) and task.status in UNDER_WAY:
+            continue  # what is being undone is undone whole
+        spec = state.spec(name)
+        reading = task.status in UNDER_WAY and spec.tier is Tier.READ and not task.items and not spec.workflow
+        if task.status in {TaskStatus.WAITING, TaskStatus.WAITING_APPROVAL} or reading:
+            tasks[name] = cancelled(task, at)
+        elif task.status in UNDER_WAY and not task.items:
+            state = add(state, Effect("stop" if stop or spec.workflow else "entomb", name, task.attempt))
+    return replace(state, tasks=tasks)
+
+
+# -- undoing ------------------------------------------------------------------------------------------------------
+
+
+def _undoable(state: Workflow) -> dict[str, TaskState]:
+    """Return the tasks that undo what was begun, can be undone and is not being undone yet.
+
+    That is all of it when the work has ended early; what is undone always, when it has ended in whatever way.
+    """
+    whole = state.undo and not going_on(state)
+    made: dict[str, TaskState] = {}
+    for name, task in state.tasks.items():
+        if task.items or not task.attempt:
+            continue
+        how, before = state.spec(name).compensation, state.tasks.get(UNDO + name)
+        if how is not None and (whole or how.always) and not (before is not None and before.attempt):
+            made[UNDO + name] = TaskState(None, parent=name)
+    return made
+
+
+def _undo(state: Workflow, at: datetime) -> Workflow:
+    """Begin to undo, in reverse order; a workflow that has done its work goes on as it is."""
+    made = _undoable(state)
+    if not made:
+        return finish(state, at, _ending(state))
+    status = state.status if going_on(state) else Status.COMPENSATING
+    state = replace(state, status=status, tasks={**state.tasks, **made}, held=None)
+    return advance(note(state, at, f"undoing {len(made)} tasks"), at)
+
+
+def _kept_back(state: Workflow) -> dict[str, set[TaskStatus]]:
+    """Return for each task of the plan how far the undoing of those that come after it has got."""
+    undoing: dict[str, set[TaskStatus]] = {}
+    for name, task in state.tasks.items():
+        if name.startswith(UNDO):
+            undoing.setdefault(_planned(state, task.parent), set()).add(task.status)
+    if not undoing:
+        return {}
+    return {name: set().union(*(undoing.get(each, set()) for each in later)) for name, later in _after(state).items()}
+
+
+def _planned(state: Workflow, name: str) -> str:
+    """Return the task of the plan that `name` is an item of, or itself."""
+    return name if state.tasks[name].spec is not None else state.tasks[name].parent
+
+
+def _begin_undo(state: Workflow, name: str, kept_back: dict[str, set[TaskStatus]], at: datetime) -> Workflow:
+    """Undo a task once all that depends on it is undone."""
+    task = state.tasks[name]
+    later = kept_back[_planned(state, task.parent)]
+    if later & _LEFT:
+        error = TaskError("not_undone", "what depends on it could not be undone")
+        return put(state, name, cancelled(task, at, error=error), at, f"not begun: {error.message}")
+    if later - DONE:
+        return state
+    try:
+        return assign(state, name, at)
+    except Rejected as error:
+        return fail(state, name, task, TaskError("expression", str(error)), at)
+
+
+# -- the end ------------------------------------------------------------------------------------------------------
+
+
+def _hold(state: Workflow, at: datetime) -> Workflow:
+    """Let the clock stand still while nothing but a person can carry the workflow on."""
+    if not going_on(state):
+        return replace(state, held=None) if state.held else state
+    status = state.status
+    if status is not Status.PAUSED:
+        tasks = state.tasks.values()
+        asked = any(task.status is TaskStatus.WAITING_APPROVAL for task in tasks)
+        busy = any(task.status in UNDER_WAY or task.retry_at is not None for task in tasks)
+        status = Status.WAITING_APPROVAL if asked and not busy else Status.RUNNING
+    still = status is not Status.RUNNING
+    if still and state.held is None:
+        return replace(state, status=status, held=at)
+    if not still and state.held is not None:
+        deadline = None if state.deadline is None else state.deadline + (at - state.held)
+        return replace(state, status=status, held=None, deadline=deadline)
+    return state if status is state.status else replace(state, status=status)
+
+
+def _ending(state: Workflow) -> Status:
+    tasks = state.tasks.items()
+    if any(task.status in _LEFT for name, task in tasks if name.startswith(UNDO)):
+        return Status.COMPENSATION_FAILED
+    if state.status is Status.COMPENSATING:
+        return Status.COMPENSATED
+    if state.status is Status.CANCELLING:
+        return Status.CANCELLED
+    if state.failing:
+        return Status.FAILED
+    warned = any(task.warnings or task.status is TaskStatus.FAILED for _, task in tasks)
+    return Status.COMPLETED_WITH_WARNINGS if warned else Status.COMPLETED
+
+
+def finish(state: Workflow, at: datetime, status: Status) -> Workflow:
+    """End the workflow: its request is answered, and whoever waits for it is told."""
+    state = replace(note(state, at, str(status)), status=status, held=None)
+    if status is Status.COMPENSATION_FAILED:
+        state = add(state, Effect("alert"))
+    if state.parent is not None:
+        state = add(state, Effect("report", state.parent.task, state.parent.attempt))
+    return add(state, Effect("respond"))

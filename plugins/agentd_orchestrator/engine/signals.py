@@ -1,0 +1,145 @@
+"""What principals want of a running workflow: cancel, pause, resume, approve, reject.
+
+A signal that comes a second time (it is delivered at least once) changes nothing and is no error; one that cannot be
+carried out raises Rejected, which says why, and the state is as it was.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from agentd.errors import Denied, Rejected
+from agentd.safety.policy import ANONYMOUS, unproven
+from agentd.wire.messages import TaskError, Tier
+from agentd.wire.workflow import Status, TaskState, TaskStatus, Workflow
+from agentd_orchestrator.engine import progress
+from agentd_orchestrator.engine.state import going_on, note, put
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentd_orchestrator.engine.inputs import Signal
+
+MAX_TEXT: Final = 4000
+"""Characters that are kept of an error, a warning or a reason: it stands in the state more than once."""
+STEERING: Final = ("cancel", "pause", "resume")
+ACTIONS: Final = (*STEERING, "approve", "reject")
+
+
+def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
+    """Return the state after a signal; raises Rejected or Denied when it cannot be carried out."""
+    if given.signal.action in STEERING:
+        _check_steering(state, given)
+    match given.signal.action:
+        case "cancel":
+            return _cancel(state, given, at)
+        case "pause":
+            return _pause(state, given, at)
+        case "resume":
+            return _resume(state, given, at)
+        case "approve" | "reject":
+            return _decided(state, given, at)
+        case _:
+            message = f"action: unknown {given.signal.action!r}; there are {', '.join(ACTIONS)}"
+            raise Rejected(message)
+
+
+def _check_steering(state: Workflow, given: Signal) -> None:
+    """Raise Denied unless it is the principal's own workflow, or it may do all that is being done there."""
+    needed = max((state.spec(name).tier for name in state.tasks), key=lambda tier: tier.rank, default=Tier.READ)
+    if given.principal != state.principal and not given.tier.covers(needed):
+        message = (
+            f"{given.principal} may {given.tier}; to {given.signal.action} {state.workflow_id} of {state.principal} "
+            f"needs {needed}"
+        )
+        raise Denied(message)
+
+
+def _why(given: Signal) -> str:
+    reason = given.signal.reason[:MAX_TEXT]
+    return f"by {given.principal}" + (f": {reason}" if reason else "")
+
+
+def _cancel(state: Workflow, given: Signal, at: datetime) -> Workflow:
+    undo = given.signal.compensate
+    if state.status is Status.COMPENSATING:
+        message = f"{state.workflow_id} is being undone already; that is not cancelled"
+        raise Rejected(message)
+    if state.status is Status.CANCELLING:
+        return replace(state, undo=True) if undo and not state.undo else state
+    text = f"cancelled {_why(given)}"
+    state = replace(note(state, at, text), status=Status.CANCELLING, error=state.error or text, undo=state.undo or undo)
+    return progress.wind_down(state, at, stop=True)
+
+
+def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
+    if state.status is Status.PAUSED:
+        return state
+    if not going_on(state):
+        message = f"{state.workflow_id} is {_doing(state)}: it cannot be paused"
+        raise Rejected(message)
+    state = note(state, at, f"paused {_why(given)}")
+    return replace(state, status=Status.PAUSED, held=state.held or at)
+
+
+def _resume(state: Workflow, given: Signal, at: datetime) -> Workflow:
+    if state.status is not Status.PAUSED:
+        message = f"{state.workflow_id} is {_doing(state)}, not paused"
+        raise Rejected(message)
+    state = replace(note(state, at, f"resumed {_why(given)}"), status=Status.RUNNING)
+    overdue = {
+        name: replace(task, retry_at=None)
+        for name, task in state.tasks.items()
+        if task.retry_at is not None and task.retry_at <= at
+    }
+    return replace(state, tasks=state.tasks | overdue)
+
+
+def _doing(state: Workflow) -> str:
+    return "failing" if state.failing and state.status is Status.RUNNING else str(state.status)
+
+
+def _decided(state: Workflow, given: Signal, at: datetime) -> Workflow:
+    """Take a principal's yes or no to a task."""
+    name = given.signal.task
+    task = state.tasks.get(name)
+    if task is None:
+        message = f"task: {state.workflow_id} has no task {name!r}"
+        raise Rejected(message)
+    approval = task.approval
+    if approval is not None and approval.at is not None and approval.by == given.principal:
+        return state
+    if approval is None or task.status is not TaskStatus.WAITING_APPROVAL:
+        message = f"task: {name} does not wait for an approval; it is {task.status}"
+        raise Rejected(message)
+    _check_approver(state, given, task)
+    if approval.until is not None and approval.until <= at:
+        message = f"task: {name} was to be approved by {approval.until:%Y-%m-%d %H:%M:%S} UTC; ask anew"
+        raise Rejected(message)
+    approval = replace(approval, by=given.principal, at=at, reason=given.signal.reason[:MAX_TEXT])
+    task = replace(task, approval=approval)
+    if given.signal.action == "approve":
+        return put(state, name, replace(task, status=TaskStatus.WAITING), at, f"approved {_why(given)}")
+    return progress.fail(state, name, task, TaskError("refused", f"refused {_why(given)}"), at)
+
+
+def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
+    name, spec = given.signal.task, state.spec(given.signal.task)
+    if given.principal in ANONYMOUS:
+        message = f"{given.principal} needs no token, so it decides nothing; approve as a principal that has logged in"
+        raise Denied(message)
+    if given.signal.action == "approve" and (not state.authenticated or state.principal in ANONYMOUS):
+        message = unproven(f"{name} of {state.workflow_id} cannot be approved", state.principal)
+        raise Denied(message)
+    if given.principal in {state.principal, state.requester_id}:
+        message = f"{given.principal} asked for {state.workflow_id}: somebody else has to approve {name}"
+        raise Denied(message)
+    if not given.tier.covers(spec.tier):
+        message = f"{given.principal} may {given.tier}; approving {name} needs {spec.tier}"
+        raise Denied(message)
+    wanted = "" if task.approval is None else task.approval.digest
+    if given.signal.digest != wanted:
+        message = f"digest: {name} is not what was shown any more; look at it again, then approve {wanted[:12]}"
+        raise Rejected(message)

@@ -1,0 +1,117 @@
+"""When a workflow has to be looked at again, though nobody tells it anything; and what is due then.
+
+A workflow has one timer ahead of it, set for the first thing that can fall due: the end of an attempt, of the time
+to begin it or of an agent's silence, a retry, the time-out of the whole.  A timer says only `look`: what is due is
+read from the state, so that a late, early or doubled timer does no harm.  (With a timer for each attempt a workflow of
+three tasks stored four more messages, and four more came back.)
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from agentd.errors import Rejected
+from agentd.wire.messages import TaskError
+from agentd.wire.workflow import UNDER_WAY, Effect, TaskState, TaskStatus, Workflow
+from agentd_orchestrator.engine import progress
+from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin, note, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agentd_orchestrator.engine.inputs import Due
+
+
+def armed(state: Workflow) -> Workflow:
+    """Return the state with a timer for what falls due next, if none rings before."""
+    ahead = None if state.over else min(_ahead(state), default=None)
+    if ahead is None or (state.armed is not None and state.armed <= ahead):
+        return state
+    number = state.timers + 1
+    return add(replace(state, timers=number, armed=ahead), Effect("timer", attempt=number, at=ahead))
+
+
+def due(state: Workflow, given: Due, at: datetime) -> Workflow:
+    """Return the state after whatever is due now."""
+    if given.number == state.timers and state.armed is not None:
+        at = max(at, state.armed)  # the server's clock rang; ours may be a little behind
+        state = replace(state, armed=None)
+    if _timed(state) and state.deadline is not None and state.deadline <= at:
+        text = f"not done within {round((state.deadline - state.created).total_seconds())} s"
+        return progress.failed(note(state, at, text), text, at)
+    for name in state.tasks:
+        task = state.tasks[name]
+        error = _over(state, name, task, at) if task.status in UNDER_WAY else None
+        if error is not None:
+            state = _attempt_over(state, name, task, error, at)
+        elif _retried(state, task) and task.retry_at is not None and task.retry_at <= at:
+            state = _try_again(state, name, task, at)
+        elif (until := _approved_by(task)) is not None and until <= at and going_on(state):
+            error = TaskError("not_approved", f"nobody approved it within {state.spec(name).approve_within:g} s")
+            state = progress.fail(state, name, task, error, at)
+    return state
+
+
+def _ahead(state: Workflow) -> Iterator[datetime]:
+    """Yield when things fall due."""
+    if _timed(state) and state.deadline is not None:
+        yield state.deadline
+    for name, task in state.tasks.items():
+        if task.status in UNDER_WAY:
+            yield from (each for each in (task.deadline, task.start_by, _silent_at(state, name, task)) if each)
+        elif task.retry_at is not None and _retried(state, task):
+            yield task.retry_at
+        elif (until := _approved_by(task)) is not None and going_on(state):
+            yield until
+
+
+def _timed(state: Workflow) -> bool:
+    """Tell whether the clock of the whole runs."""
+    return going_on(state) and state.held is None
+
+
+def _retried(state: Workflow, task: TaskState) -> bool:
+    return may_begin(state) and task.status is TaskStatus.WAITING
+
+
+def _approved_by(task: TaskState) -> datetime | None:
+    """Return until when a task that waits for an approval has to have it."""
+    return task.approval.until if task.approval is not None and task.status is TaskStatus.WAITING_APPROVAL else None
+
+
+def _silent_at(state: Workflow, name: str, task: TaskState) -> datetime | None:
+    """Return when an agent has been silent for too long, if it was to tell that it lives."""
+    heartbeat = state.spec(name).heartbeat
+    return None if heartbeat is None or task.heard is None else task.heard + timedelta(seconds=heartbeat)
+
+
+def _over(state: Workflow, name: str, task: TaskState, at: datetime) -> TaskError | None:
+    """Return why the attempt of a task is given up now; None if it is not."""
+    spec = state.spec(name)
+    if task.deadline is not None and task.deadline <= at:
+        return TaskError("deadline", f"no result within {spec.deadline:g} s of attempt {task.attempt}", retry=True)
+    if task.start_by is not None and task.start_by <= at:
+        return TaskError(
+            "not_started", f"nobody began attempt {task.attempt} within {spec.start_within:g} s", retry=True
+        )
+    silent_at = _silent_at(state, name, task)
+    if silent_at is not None and silent_at <= at:
+        return TaskError("lost", f"{task.agent or 'its agent'} was silent for {spec.heartbeat:g} s", retry=True)
+    return None
+
+
+def _attempt_over(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
+    if may_begin(state) or going_on(state):
+        return progress.fail(state, name, task, error, at)
+    task = cancelled(task, at, error=replace(error, retry=False))
+    return put(state, name, task, at, f"{error.message}; what it did is not known")
+
+
+def _try_again(state: Workflow, name: str, task: TaskState, at: datetime) -> Workflow:
+    try:
+        return progress.assign(state, name, at)
+    except Rejected as error:
+        return progress.fail(state, name, task, TaskError("expression", str(error)), at)

@@ -1,0 +1,1 @@
+"""Expressions in declared workflows: a bounded Jinja sandbox."""

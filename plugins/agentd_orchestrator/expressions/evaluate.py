@@ -1,0 +1,337 @@
+"""The expressions of declared workflows: jinja2's sandbox, narrowed to what gives a value and cannot do more.
+
+    {{ tasks.find.result.guests | selectattr('status', 'eq', 'running') | list }}
+
+Only expressions are taken: no statement, loop, macro, call or power.  A name is one of `parameters`, `tasks`, `item`,
+`index` and `workflow_id`; a dot looks into maps and never at an attribute of Python, so there is no way to its
+internals at all.  Operators and filters are our own (`filters.py`) and bounded in what they look at and make, a
+template in its length and nesting, and what comes out must be JSON of a bounded size.  There is no clock and no chance:
+the same names give the same value, on whichever orchestrator.
+
+Which tasks and parameters a template refers to can be read off it (`uses`), because neither can be computed:
+`tasks[…]` takes a name in quotes and nothing else.
+
+jinja2 is imported with the first expression: an orchestrator without declared workflows does not pay for it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from agentd.errors import BadExpression
+from agentd_orchestrator.expressions.metering import Refused, meter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jinja2 import nodes
+    from jinja2.environment import TemplateExpression
+
+    from agentd_orchestrator.expressions.sandbox import Sandbox
+
+MAX_TEMPLATE: Final = 4000
+"""Characters of one template."""
+MAX_NODES: Final = 400
+"""Parts of one template: names, constants, operators, filters."""
+MAX_DEPTH: Final = 25
+"""How deeply the parts of a template may be nested."""
+CACHED: Final = 1024
+"""Templates that are kept compiled."""
+NAMES: Final = ("parameters", "tasks", "item", "index", "workflow_id")
+OF_A_TASK: Final = ("result", "status", "error", "warnings")
+SHOWN: Final = 160
+NO_STATEMENTS: Final = "only expressions in {{ … }} are taken, no statements ({% … %})"
+
+_BEGINS: Final = re.compile(r"\{[{%#]")
+_REFERENCE: Final = re.compile(
+    r"\s*\{\{\s*tasks\.([A-Za-z][A-Za-z0-9_]*)\.result(?:\.([A-Za-z_][A-Za-z0-9_]*))?\s*\}\}\s*"
+)
+_WHY_NOT: Final = {
+    "Call": "calls are not taken; use a filter: {{ value | filter }}",
+    "Pow": "there is no power in expressions",
+    "TemplateReference": "'self' is not taken",
+}
+_TAKEN: Final = frozenset(
+    (
+        *("Output", "TemplateData", "Name", "Const", "List", "Tuple", "Dict", "Pair", "Keyword", "CondExpr", "Filter"),
+        *("Test", "Getattr", "Getitem", "Slice", "Compare", "Operand", "And", "Or", "Not", "Add", "Sub", "Mul", "Div"),
+        *("FloorDiv", "Mod", "Neg", "Pos", "Concat"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What a template refers to.
+
+    names       of NAMES
+    tasks       names of tasks
+    parameters  names of parameters; those of a workflow as a whole are "*"
+    """
+
+    names: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
+
+    @property
+    def early(self) -> bool:
+        """Tell whether it can be evaluated as soon as the parameters are known."""
+        return self.names <= {"parameters"}
+
+
+@dataclass
+class _Found:
+    names: set[str] = field(default_factory=set)
+    tasks: set[str] = field(default_factory=set)
+    parameters: set[str] = field(default_factory=set)
+    nodes: int = 0
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A template that was read: the expression that makes its value, and what it refers to."""
+
+    expression: nodes.Expr
+    uses: Uses
+
+
+# -- what others ask ---------------------------------------------------------------------------------------------------
+
+
+def is_template(text: str) -> bool:
+    """Tell whether there is anything to evaluate in `text`."""
+    return _BEGINS.search(text) is not None
+
+
+def evaluate(template: str, names: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    """Return what `template` stands for: of a lone `{{ … }}` the value as it is, of all else a text.
+
+    Raises BadExpression.
+    """
+    return _run(template, names, condition=False)
+
+
+def holds(condition: str, names: Mapping[str, Any]) -> bool:
+    """Tell whether `condition`, an expression without braces, is true; raises BadExpression.
+
+    A text is no answer: "false" and "no" would be true.
+    """
+    found = _run(condition, names, condition=True)
+    if isinstance(found, str):
+        _fail(condition, f"it gives the text {found[:40]!r}, neither true nor false: compare it, or use | bool", "")
+    return bool(found)
+
+
+def check(template: str) -> None:
+    """Raise BadExpression if `template` cannot be evaluated, whatever its names stand for."""
+    _read(template, condition=False)
+
+
+def check_condition(condition: str) -> None:
+    """Raise BadExpression if `condition` cannot be evaluated, whatever its names stand for."""
+    _read(condition, condition=True)
+
+
+def uses(template: str, *, condition: bool = False) -> Uses:
+    """Return what `template` (or a condition) refers to; raises BadExpression."""
+    return _read(template, condition=condition).uses
+
+
+def wanted(template: str) -> set[str]:
+    """Return the tasks that `template` refers to; raises BadExpression."""
+    return set(uses(template).tasks)
+
+
+def wanted_by_condition(condition: str) -> set[str]:
+    """Return the tasks that `condition` refers to; raises BadExpression."""
+    return set(uses(condition, condition=True).tasks)
+
+
+def reference(template: str) -> tuple[str, str] | None:
+    """Return (task, field) if `template` is a result, or one field of it, and no more: {{ tasks.a.result.b }}.
+
+    Such a one need not be evaluated, and may be of any size: it is carried by reference.
+    """
+    found = _REFERENCE.fullmatch(template)
+    return (found[1], found[2] or "") if found else None
+
+
+def marker(value: Any) -> str:  # noqa: ANN401 - JSON
+    """Return the first key in `value` that begins with "$", which is how a plan marks what is filled in; or ""."""
+    if isinstance(value, dict):
+        own = next((key for key in value if isinstance(key, str) and key.startswith("$")), "")
+        return own or next(filter(None, map(marker, value.values())), "")
+    return next(filter(None, map(marker, value)), "") if isinstance(value, (list, tuple)) else ""
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(1)
+def _sandbox() -> Sandbox:
+    from agentd_orchestrator.expressions.sandbox import Sandbox
+
+    return Sandbox()
+
+
+@lru_cache(CACHED)
+def _read(text: str, *, condition: bool) -> _Read:
+    from jinja2 import TemplateSyntaxError
+
+    if len(text) > MAX_TEMPLATE:
+        _fail(text, f"it is {len(text)} characters long; at most {MAX_TEMPLATE} are taken", "")
+    if condition and is_template(text):
+        _fail(text, "a condition is written without braces", "{")
+    meter().charge(len(text))
+    sandbox = _sandbox()
+    try:
+        parsed = sandbox.parse(f"{{{{ {text} }}}}" if condition else text)
+    except TemplateSyntaxError as error:
+        if "{%" in text:
+            _fail(text, NO_STATEMENTS, "{%", error.lineno)
+        _fail(text, _plainer(str(error.message)), "", error.lineno)
+    except (RecursionError, MemoryError):
+        _fail(text, "it is nested too deeply", "")
+    found = _Found()
+    parts: list[nodes.Expr] = []
+    for each in parsed.body:
+        _check(text, each, found, 0)
+        parts += each.nodes  # type: ignore[attr-defined]  # an Output, or it was refused
+    if condition and len(parts) != 1:
+        _fail(text, "a condition is one expression", "")
+    expression = sandbox.joined(parts) if len(parts) != 1 or _is_data(parts[0]) else parts[0]
+    seen = Uses(frozenset(found.names), frozenset(found.tasks), frozenset(found.parameters))
+    return _Read(sandbox.rewritten(expression), seen)
+
+
+def _plainer(message: str) -> str:
+    """Return jinja2's complaint about the syntax without its own words."""
+    return message.replace("end of print statement", "}}").replace("'}}'", "}}").rstrip(".")
+
+
+def _is_data(node: nodes.Node) -> bool:
+    return type(node).__name__ == "TemplateData"
+
+
+def _check(text: str, node: nodes.Node, found: _Found, depth: int) -> None:
+    """Look at a part of a template and all below it; note what it refers to."""
+    from jinja2 import nodes
+
+    kind = type(node).__name__
+    found.nodes += 1
+    if found.nodes > MAX_NODES:
+        _fail(text, f"it has more than {MAX_NODES} parts", "", node.lineno)
+    if depth > MAX_DEPTH:
+        _fail(text, "it is nested too deeply", "", node.lineno)
+    if kind not in _TAKEN:
+        _fail(text, _WHY_NOT.get(kind, NO_STATEMENTS), _word(node), node.lineno)
+    if isinstance(node, (nodes.Filter, nodes.Test)):
+        _check_named(text, node)
+    elif isinstance(node, (nodes.Getattr, nodes.Getitem)):
+        _note_path(text, node, found)
+    elif isinstance(node, nodes.Name):
+        _note_name(text, node, found)
+    for each in [] if _rooted(node) else node.iter_child_nodes():
+        _check(text, each, found, depth + 1)
+
+
+def _rooted(node: nodes.Node) -> bool:
+    """Tell whether it is `parameters.x` or `tasks.x`, which `_note_path` has seen to."""
+    root = getattr(node, "node", None)
+    rooted = type(root).__name__ == "Name" and getattr(root, "name", "") in {"parameters", "tasks"}
+    return rooted and isinstance(_key(node), str)
+
+
+def _word(node: nodes.Node) -> str:
+    """Return a word by which the place of `node` in its line can be found."""
+    kind = type(node).__name__
+    if kind == "Call":
+        called = getattr(node, "node", None)
+        return str(getattr(called, "attr", "") or getattr(called, "name", "")) + "("
+    return {"Pow": "**"}.get(kind, "{%")
+
+
+def _check_named(text: str, node: nodes.Filter | nodes.Test) -> None:
+    """Refuse a filter or test that there is not, and arguments by `*` and `**`."""
+    from jinja2 import nodes
+
+    from agentd_orchestrator.expressions.filters import FILTERS, TESTS
+
+    noun, known = ("filter", FILTERS) if isinstance(node, nodes.Filter) else ("test", TESTS)
+    if node.name not in known:
+        _fail(text, f"there is no {noun} {node.name!r}{_instead(node.name, known)}", node.name, node.lineno)
+    if node.dyn_args is not None or node.dyn_kwargs is not None:
+        _fail(text, "arguments by * and ** are not taken", "*", node.lineno)
+
+
+def _note_name(text: str, node: nodes.Name, found: _Found) -> None:
+    if node.name not in NAMES:
+        _fail(text, f"there is no {node.name!r}{_instead(node.name, NAMES)}", node.name, node.lineno)
+    if node.name == "tasks":
+        _fail(text, "tasks are named: tasks.<name>.result, or tasks['<name>'].result", "tasks", node.lineno)
+    found.names.add(node.name)
+    if node.name == "parameters":
+        found.parameters.add("*")
+
+
+def _note_path(text: str, node: nodes.Getattr | nodes.Getitem, found: _Found) -> None:
+    """Note `parameters.x` and `tasks.x`; refuse what a task does not have, and names that Python keeps for itself."""
+    key = _key(node)
+    if isinstance(key, str) and key.startswith("__"):
+        _fail(text, f"{key!r} is not looked at: only what lies in maps and lists is", key, node.lineno)
+    if _rooted(node):
+        root = str(node.node.name)  # type: ignore[attr-defined]
+        found.names.add(root)
+        (found.tasks if root == "tasks" else found.parameters).add(str(key))
+    elif getattr(getattr(node.node, "node", None), "name", "") == "tasks" and key not in OF_A_TASK:
+        _fail(text, f"a task has {', '.join(OF_A_TASK)}, and no {key!r}", str(key), node.lineno)
+
+
+def _key(node: nodes.Node) -> object:
+    """Return the constant by which `node` looks into its value; None if it is computed."""
+    if hasattr(node, "attr"):
+        return node.attr
+    return getattr(getattr(node, "arg", None), "value", None)
+
+
+def _instead(wrong: str, known: Any) -> str:  # noqa: ANN401 - names
+    import difflib
+
+    nearest = difflib.get_close_matches(wrong, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; there are {', '.join(sorted(known))}"
+
+
+def _fail(text: str, problem: str, word: str, line: int = 1) -> NoReturn:
+    shown = " ".join(text.split())
+    shown = shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}…"
+    raise BadExpression(f"expression {shown!r}: {problem}", line=line, word=word)
+
+
+# -- evaluating --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(CACHED)
+def _compiled(text: str, *, condition: bool) -> TemplateExpression:
+    expression = _read(text, condition=condition).expression
+    meter().charge(10 * len(text))
+    return _sandbox().compiled(expression)
+
+
+def _run(text: str, names: Mapping[str, Any], *, condition: bool) -> Any:  # noqa: ANN401 - JSON
+    from jinja2 import TemplateError
+
+    from agentd_orchestrator.expressions import values
+
+    if not condition and not is_template(text):
+        return text
+    compiled = _compiled(text, condition=condition)
+    values.begin()
+    try:
+        return values.plain(compiled(names))
+    except (TemplateError, Refused) as error:
+        _fail(text, str(error), "")
+    except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        _fail(text, f"it cannot be evaluated: {error}", "")

@@ -1,0 +1,362 @@
+"""The filters, tests and operators that an expression may use: few, pure, and bounded.
+
+They are what users of Ansible know, under the same names, and take and give JSON values alone.  Each says what it
+spends before it works: an expression may look at so many items and make values of such a size, and no more, so that
+none of them can hold up an orchestrator.  What is not here does not exist: no regular expressions (they can run for
+ever), no formatting by width, no clock, no chance.
+
+Differences from Ansible: filters give lists, never generators; `default` also stands in for a value that is nothing
+(null); `round` gives a whole number for no digits.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from jinja2.runtime import Undefined
+
+from agentd_orchestrator.expressions.metering import Refused
+from agentd_orchestrator.expressions.values import (
+    Value,
+    binary,
+    compare,
+    fits,
+    known,
+    number,
+    spend,
+    text_of,
+    to_json,
+    walk,
+    wants,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_DIGITS: Final = 15
+"""Digits after the point that `round` keeps: a float has no more."""
+
+
+def _text(value: Value, name: str) -> str:
+    text: str = wants(value, str, name, "a text")
+    spend(len(text) // 100)
+    return text
+
+
+def _items(value: Value, name: str) -> list[Value]:
+    """Return the items of a list (or the keys of a map), counted."""
+    found = list(wants(value, (list, tuple, dict), name, "a list"))
+    spend(len(found))
+    return found
+
+
+# -- filters ----------------------------------------------------------------------------------------------------------
+
+
+def default(value: Value, instead: Value = "", boolean: Value = False) -> Value:  # noqa: FBT002 - as jinja2 has it
+    """Return `value`, or `instead` if it is undefined or nothing (with `boolean`: if it is empty or false)."""
+    missing = isinstance(value, Undefined) or value is None or (boolean is True and not value)
+    return instead if missing else value
+
+
+def to_bool(value: Value) -> bool:
+    """Return true for true, 1, "true", "yes", "on" and "1", false for their opposites."""
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    found = words.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    if found is None:
+        raise Refused(f"bool takes true, false, yes, no, on, off, 1 or 0, not {_short(value)}")
+    return found
+
+
+def to_int(value: Value, instead: Value = None) -> Value:
+    """Return a whole number; of a text that is none, `instead`, if that is given."""
+    try:
+        return number(int(float(value)) if isinstance(value, float) else int(_small(value)))
+    except (ValueError, OverflowError):
+        if instead is not None:
+            return instead
+        raise Refused(f"{_short(value)} is not a whole number") from None
+
+
+def to_float(value: Value, instead: Value = None) -> Value:
+    """Return a number; of a text that is none, `instead`, if that is given."""
+    try:
+        return number(float(_small(value)))
+    except (ValueError, OverflowError):
+        if instead is not None:
+            return instead
+        raise Refused(f"{_short(value)} is not a number") from None
+
+
+def _small(value: Value) -> Value:
+    if isinstance(value, str) and len(value) > 40:  # noqa: PLR2004 - longer than any number
+        raise ValueError(value)
+    return wants(value, (str, int, float, bool), "int or float", "a text or a number")
+
+
+def replace(value: Value, old: Value, new: Value) -> str:
+    """Return the text with `new` in each place of `old`."""
+    text, was, becomes = _text(value, "replace"), _text(old, "replace"), _text(new, "replace")
+    if not was:
+        raise Refused("replace: what to replace is empty")
+    fits(len(text) + text.count(was) * (len(becomes) - len(was)))
+    return text.replace(was, becomes)
+
+
+def join(value: Value, between: Value = "", attribute: Value = None) -> str:
+    """Return the items as one text, `between` them."""
+    items = _items(value, "join")
+    if attribute is not None:
+        items = [known(pick(each, attribute)) for each in items]
+    texts = [text_of(each) for each in items]
+    comma = _text(between, "join")
+    fits(sum(map(len, texts)) + len(comma) * len(texts))
+    return comma.join(texts)
+
+
+def split(value: Value, at: Value = None) -> list[str]:
+    """Return the parts of a text, cut at `at` (by default where there is space)."""
+    text = _text(value, "split")
+    if at == "":
+        raise Refused("split: what to cut at is empty")
+    fits(8 * (len(text) + 1 if at is None else text.count(_text(at, "split")) + 1))
+    found = text.split(at)
+    spend(len(found))
+    return found
+
+
+def length(value: Value) -> int:
+    """Return how many items, keys or characters there are."""
+    return len(wants(value, (str, list, tuple, dict), "length", "a list, a map or a text"))
+
+
+def first(value: Value) -> Value:
+    """Return the first item."""
+    return _end(value, "first", 0)
+
+
+def last(value: Value) -> Value:
+    """Return the last item."""
+    return _end(value, "last", -1)
+
+
+def _end(value: Value, name: str, index: int) -> Value:
+    items = wants(value, (list, tuple, str), name, "a list")
+    if not items:
+        raise Refused(f"{name}: the list is empty")
+    return items[index]
+
+
+def pick(value: Value, path: Value) -> Value:
+    """Return what lies under a dotted path (`config.name`, `disks.0`), or an Undefined."""
+    for part in _text(path, "attribute").split("."):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, (list, tuple)) and part.isdecimal() and int(part[:9]) < len(value):
+            value = value[int(part)]
+        else:
+            return Undefined(f"{_short(path)} is not in {_short(value)}")
+    return value
+
+
+def select(value: Value, test: Value = None, *arguments: Value) -> list[Value]:
+    """Return the items that pass a test."""
+    return [each for each in _items(value, "select") if _passes(each, test, arguments)]
+
+
+def reject(value: Value, test: Value = None, *arguments: Value) -> list[Value]:
+    """Return the items that do not pass a test."""
+    return [each for each in _items(value, "reject") if not _passes(each, test, arguments)]
+
+
+def select_attribute(value: Value, attribute: Value, test: Value = None, *arguments: Value) -> list[Value]:
+    """Return the items whose attribute passes a test."""
+    return [each for each in _items(value, "selectattr") if _passes(pick(each, attribute), test, arguments)]
+
+
+def reject_attribute(value: Value, attribute: Value, test: Value = None, *arguments: Value) -> list[Value]:
+    """Return the items whose attribute does not pass a test."""
+    return [each for each in _items(value, "rejectattr") if not _passes(pick(each, attribute), test, arguments)]
+
+
+def _passes(value: Value, test: Value, arguments: tuple[Value, ...]) -> bool:
+    if test is None:
+        return not isinstance(value, Undefined) and bool(value)
+    if test not in TESTS:
+        raise Refused(f"there is no test {_short(test)}; there are {', '.join(sorted(TESTS))}")
+    return bool(TESTS[test](value, *arguments))
+
+
+def map_(
+    value: Value, name: Value = None, *arguments: Value, attribute: Value = None, default: Value = None
+) -> list[Value]:
+    """Return an attribute of each item, or what a filter makes of each."""
+    items = _items(value, "map")
+    if attribute is not None:
+        found = [pick(each, attribute) for each in items]
+        return [default if isinstance(each, Undefined) and default is not None else known(each) for each in found]
+    if name not in FILTERS or name == "map":
+        raise Refused(f"map: there is no filter {_short(name)}; or say map(attribute='…')")
+    return [FILTERS[name](each, *arguments) for each in items]
+
+
+def unique(value: Value, attribute: Value = None) -> list[Value]:
+    """Return the items without those that were there before."""
+    found: dict[str, Value] = {}
+    for each in _items(value, "unique"):
+        found.setdefault(to_json(each if attribute is None else known(pick(each, attribute))), each)
+    return list(found.values())
+
+
+def sort(value: Value, reverse: Value = False, attribute: Value = None) -> list[Value]:  # noqa: FBT002
+    """Return the items in order: all of them numbers, or all texts."""
+    items = _items(value, "sort")
+    keys = [each if attribute is None else known(pick(each, attribute)) for each in items]
+    same = all(isinstance(each, str) for each in keys) or all(isinstance(each, (int, float)) for each in keys)
+    if not same:
+        raise Refused("sort takes a list of numbers or a list of texts; or say sort(attribute='…')")
+    walk(keys)
+    order = sorted(range(len(items)), key=keys.__getitem__, reverse=reverse is True)
+    return [items[each] for each in order]
+
+
+def smallest(value: Value, attribute: Value = None) -> Value:
+    """Return the smallest item."""
+    return first(sort(value, attribute=attribute))
+
+
+def largest(value: Value, attribute: Value = None) -> Value:
+    """Return the largest item."""
+    return last(sort(value, attribute=attribute))
+
+
+def total(value: Value, attribute: Value = None, start: Value = 0) -> Value:
+    """Return the sum of the items."""
+    found = start
+    for each in _items(value, "sum"):
+        found = binary("+", found, each if attribute is None else known(pick(each, attribute)))
+    return found
+
+
+def round_(value: Value, digits: Value = 0) -> Value:
+    """Return the number rounded; a whole number for no digits."""
+    wants(value, (int, float), "round", "a number")
+    if not isinstance(digits, int) or not 0 <= digits <= MAX_DIGITS:
+        raise Refused(f"round keeps 0 to {MAX_DIGITS} digits")
+    return round(value, digits) if digits else round(value)
+
+
+def to_list(value: Value) -> list[Value]:
+    """Return the items of a list, the keys of a map, the characters of a text."""
+    found = list(wants(value, (list, tuple, dict, str), "list", "a list"))
+    fits(8 * len(found))
+    spend(len(found))
+    return found
+
+
+def combine(value: Value, *others: Value) -> dict[str, Value]:
+    """Return one map of several; the later wins."""
+    made: dict[str, Value] = {}
+    for each in (value, *others):
+        made |= wants(each, dict, "combine", "maps")
+        spend(len(made))
+    return made
+
+
+def from_json(value: Value) -> Value:
+    """Return what a JSON text says."""
+    try:
+        return msgspec.json.decode(_text(value, "from_json"))
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refused(f"from_json: {error}") from error
+
+
+def _short(value: Value) -> str:
+    walk(value)
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"  # noqa: PLR2004 - of an error's line
+
+
+def _strict(work: Callable[..., Value]) -> Callable[..., Value]:
+    """Let `work` see only values that are there."""
+
+    @wraps(work)
+    def checked(value: Value, *arguments: Value, **named: Value) -> Value:
+        spend(0)
+        return work(known(value), *map(known, arguments), **{name: known(each) for name, each in named.items()})
+
+    return checked
+
+
+_FILTERS: Final[dict[str, Callable[..., Value]]] = {
+    "bool": to_bool,
+    "int": to_int,
+    "float": to_float,
+    "string": text_of,
+    "lower": lambda value: _text(value, "lower").lower(),
+    "upper": lambda value: _text(value, "upper").upper(),
+    "trim": lambda value: _text(value, "trim").strip(),
+    "replace": replace,
+    "join": join,
+    "split": split,
+    "length": length,
+    "count": length,
+    "first": first,
+    "last": last,
+    "unique": unique,
+    "sort": sort,
+    "map": map_,
+    "select": select,
+    "reject": reject,
+    "selectattr": select_attribute,
+    "rejectattr": reject_attribute,
+    "list": to_list,
+    "round": round_,
+    "abs": lambda value: abs(wants(value, (int, float), "abs", "a number")),
+    "min": smallest,
+    "max": largest,
+    "sum": total,
+    "tojson": to_json,
+    "to_json": to_json,
+    "from_json": from_json,
+    "combine": combine,
+}
+_TESTS: Final[dict[str, Callable[..., Value]]] = {
+    "none": lambda value: value is None,
+    "string": lambda value: isinstance(value, str),
+    "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "mapping": lambda value: isinstance(value, dict),
+    "sequence": lambda value: isinstance(value, (list, tuple)),
+    "true": lambda value: value is True,
+    "false": lambda value: value is False,
+    "==": lambda value, other: compare(value, "eq", other),
+    "eq": lambda value, other: compare(value, "eq", other),
+    "equalto": lambda value, other: compare(value, "eq", other),
+    "!=": lambda value, other: compare(value, "ne", other),
+    "ne": lambda value, other: compare(value, "ne", other),
+    ">": lambda value, other: compare(value, "gt", other),
+    "gt": lambda value, other: compare(value, "gt", other),
+    ">=": lambda value, other: compare(value, "gteq", other),
+    "ge": lambda value, other: compare(value, "gteq", other),
+    "<": lambda value, other: compare(value, "lt", other),
+    "lt": lambda value, other: compare(value, "lt", other),
+    "<=": lambda value, other: compare(value, "lteq", other),
+    "le": lambda value, other: compare(value, "lteq", other),
+    "in": lambda value, other: compare(value, "in", other),
+    "contains": lambda value, other: compare(other, "in", value),
+}
+
+FILTERS: Final[dict[str, Callable[..., Value]]] = {
+    "default": default,
+    "d": default,
+    **{name: _strict(work) for name, work in _FILTERS.items()},
+}
+TESTS: Final[dict[str, Callable[..., Value]]] = {
+    "defined": lambda value: not isinstance(value, Undefined),
+    "undefined": lambda value: isinstance(value, Undefined),
+    **{name: _strict(work) for name, work in _TESTS.items()},
+}

@@ -1,0 +1,235 @@
+"""The values that expressions work on: JSON, bounded; and the operators that make one of two.
+
+Whatever looks at many items, or makes a large value, says so first (`spend`, `fits`), and is refused beyond a bound:
+no expression can hold up an orchestrator or fill its memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from jinja2.runtime import Undefined
+
+from agentd_orchestrator.expressions.metering import Refused, meter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_SIZE: Final = 128 * 1024
+"""Characters, and eight times the items, of any value that an expression makes."""
+MAX_INT: Final = 2**63 - 1
+
+Value = Any
+"""A JSON value."""
+
+
+def begin() -> None:
+    """Grant one expression its steps."""
+    meter().begin()
+
+
+def spend(steps: int) -> None:
+    """Take `steps` from what is left; raises Refused when there are not so many."""
+    meter().spend(steps)
+
+
+def walk(*found: Value) -> None:
+    """Pay for every item and character (by the hundred) below some values; raises Refused when that is too much.
+
+    What is walked here is what a comparison, a search or a conversion may have to walk.
+    """
+    left = list(found)
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            spend(len(value) // 100)
+        elif isinstance(value, (list, tuple)):
+            spend(len(value) // 2)
+            left.extend(value)
+        elif isinstance(value, dict):
+            spend(len(value))
+            left.extend(value.values())
+        else:
+            spend(0)
+
+
+def fits(size: int) -> None:
+    """Raise Refused if a value of this size may not be made."""
+    if size > MAX_SIZE:
+        raise Refused(f"it makes a value of {size} characters; at most {MAX_SIZE} are allowed")
+
+
+def known(value: Value) -> Value:
+    """Return `value` if it is there; raises UndefinedError naming what is not."""
+    if isinstance(value, Undefined):
+        value._fail_with_undefined_error()  # noqa: SLF001 - what jinja2's own StrictUndefined calls
+    return value
+
+
+def kind(value: Value) -> str:
+    """Return what a person calls the type of `value`."""
+    if isinstance(value, bool):
+        return "true or false"
+    names: list[tuple[Any, str]] = [
+        (str, "a text"), ((int, float), "a number"), ((list, tuple), "a list"), (dict, "a map")
+    ]  # fmt: skip
+    return next((name for types, name in names if isinstance(value, types)), "nothing" if value is None else "no value")
+
+
+def wants(value: Value, types: Any, name: str, what: str) -> Value:  # noqa: ANN401 - a type or several
+    """Return `value` if it is of `types`; raises Refused in the name of a filter."""
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in _tuple(types)):
+        raise Refused(f"{name} takes {what}, not {kind(value)}")
+    return value
+
+
+def _tuple(types: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    return types if isinstance(types, tuple) else (types,)
+
+
+def number(value: Value) -> Value:
+    """Return a number that JSON can carry; raises Refused."""
+    if isinstance(value, int) and abs(value) <= MAX_INT:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise Refused("it makes a number that is too large, or none")
+
+
+# -- operators --------------------------------------------------------------------------------------------------------
+
+
+def binary(operator: str, left: Value, right: Value) -> Value:
+    """Return `left operator right`: numbers reckon, and `+` also joins two texts or two lists."""
+    left, right = known(left), known(right)
+    if operator == "+" and _joins(left, right):
+        size = len(left) + len(right)
+        fits(size if isinstance(left, str) else 8 * size)
+        spend(size // 100)
+        return left + right
+    for each in (left, right):
+        if isinstance(each, bool) or not isinstance(each, (int, float)):
+            raise Refused(f"{operator!r} reckons with numbers, not with {kind(each)}")
+    reckon = _RECKON.get(operator)
+    if reckon is None:
+        raise Refused(f"there is no {operator!r} in expressions")
+    if operator in {"/", "//", "%"} and not right:
+        raise Refused("it divides by zero")
+    return number(reckon(left, right))
+
+
+def _joins(left: Value, right: Value) -> bool:
+    return any(isinstance(left, each) and isinstance(right, each) for each in (str, list))
+
+
+_RECKON: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "+": lambda left, right: left + right,
+    "-": lambda left, right: left - right,
+    "*": lambda left, right: left * right,
+    "/": lambda left, right: left / right,
+    "//": lambda left, right: left // right,
+    "%": lambda left, right: left % right,
+}
+
+
+def unary(operator: str, value: Value) -> Value:
+    """Return `-value` or `+value`."""
+    return binary(operator, 0, value)
+
+
+def text_of(value: Value) -> str:
+    """Return `value` as it stands in a text: as YAML writes it; raises Refused for what is nothing."""
+    value = known(value)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise Refused("nothing (null) cannot stand in a text; say what shall: | default('…', true)")
+    return to_json(value)
+
+
+def joined(parts: list[Value]) -> str:
+    """Return the parts of a text, or of `a ~ b`, as one text."""
+    texts = [text_of(each) for each in parts]
+    fits(sum(map(len, texts)))
+    return "".join(texts)
+
+
+def compare(left: Value, operator: str, right: Value) -> bool:
+    """Return `left operator right`, paid for: comparing and searching walk what is compared."""
+    left, right = known(left), known(right)
+    walk(left, right)
+    found: bool = _COMPARE[operator](left, right)
+    return found
+
+
+_COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "eq": lambda left, right: left == right,
+    "ne": lambda left, right: left != right,
+    "gt": lambda left, right: left > right,
+    "gteq": lambda left, right: left >= right,
+    "lt": lambda left, right: left < right,
+    "lteq": lambda left, right: left <= right,
+    "in": lambda left, right: left in right,
+    "notin": lambda left, right: left not in right,
+}
+
+
+def part(value: Value, start: Value, stop: Value, step: Value) -> Value:
+    """Return a slice of a list or a text, paid for."""
+    value = wants(known(value), (str, list, tuple), "a slice", "a list or a text")
+    spend(len(value) // 100)
+    for bound in (start, stop, step):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
+            raise Refused(f"the bounds of a slice are whole numbers, not {kind(bound)}")
+    if step == 0:
+        raise Refused("the step of a slice is not 0")
+    return value[start:stop:step]
+
+
+# -- as text, and as JSON -------------------------------------------------------------------------------------------
+
+
+def to_json(value: Value) -> str:
+    """Return the value as JSON, keys in order."""
+    walk(value)
+    text = json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
+    spend(len(text) // 100)
+    return text
+
+
+def plain(value: Value, room: int = MAX_SIZE, depth: int = 32) -> Value:
+    """Return a copy of `value` in JSON's own types; raises Refused for what is too large, too deep or no value."""
+    made, left = _plain(known(value), room, depth)
+    spend((room - left) // 16)
+    return made
+
+
+def _plain(value: Value, room: int, depth: int) -> tuple[Value, int]:
+    room -= len(value) if isinstance(value, str) else 8
+    if room < 0 or depth < 0:
+        limit = f"at most {MAX_SIZE} characters are allowed" if room < 0 else "it is nested too deeply"
+        raise Refused(f"it makes too large a value: {limit}")
+    if value is None or isinstance(value, (str, bool)):
+        return value, room
+    if isinstance(value, (int, float)):
+        return number(value), room
+    if isinstance(value, dict):
+        return _plain_map(value, room, depth)
+    if not isinstance(value, (list, tuple)):
+        raise Refused("it gives no value")
+    items = []
+    for each in value:
+        item, room = _plain(known(each), room, depth - 1)
+        items.append(item)
+    return items, room
+
+
+def _plain_map(value: dict[Any, Value], room: int, depth: int) -> tuple[Value, int]:
+    made: dict[str, Value] = {}
+    for key, each in value.items():
+        if not isinstance(key, str):
+            raise Refused(f"the keys of a map are texts, not {kind(key)}")
+        made[key], room = _plain(known(each), room - len(key), depth - 1)
+    return made, room

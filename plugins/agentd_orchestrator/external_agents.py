@@ -1,0 +1,316 @@
+"""Plain agents: clients in any language that know the messages on the wire and nothing else of agentd.
+
+What is decided here:
+
+- A plain agent has a queue of its own name under `[[bus.queues]]`, with `plain`.  With `pull` it takes its tasks from
+  the durable consumer and acknowledges them: what it does not, is delivered again.  With `push` the NATS server itself
+  publishes them to `ai.tasks.assign.<agent>` while the agent listens: core NATS is enough, and an assignment that gets
+  lost is made good by the deadline of its attempt and its retries.  Nobody of ours forwards, so nobody can die at it.
+- It keeps no effect records, so it may do a task twice: it is given tasks of tier `read`, unless it is named with a
+  higher one under `[policy.plain_agents]`.  A plan that gives it more is refused before it begins.
+- It completes on the plain `ai.tasks.complete`, where nothing proves who speaks.  So such a completion counts only for
+  a task of a queue that is declared with `plain`, under way, and of a tier that a plain agent may have; never for a
+  look, whose result is what a person approves.  It may lack the attempt: then it is about the present one.
+- On `ai.tasks.complete.<agent>.<workflow>.<task>` NATS proves the agent.  What the message says must be the same, and a
+  plain agent completes tasks of its own queue alone.
+- It has no lease: orchestrators keep one for it in the bucket `live` while it is heard, for people and pages.  An id of
+  one of our own daemons is never taken over, and only so many are kept, because anybody may register.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from msgspec.structs import replace
+
+from agentd.client.requests import state_of
+from agentd.errors import BusError, Denied, InvalidMessage, StaleWrite
+from agentd.telemetry.logs import Seldom
+from agentd.wire import subjects
+from agentd.wire.codec import now
+from agentd.wire.messages import (
+    AgentRegistration,
+    DiscoveryRequest,
+    Heartbeat,
+    Presence,
+    ServiceRegistration,
+    TaskCompletion,
+)
+from agentd.wire.workflow import TaskStatus, Workflow
+from agentd_orchestrator.engine.outgoing import service_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from agentd.bus.connection import Received
+    from agentd.config.settings import Queue
+    from agentd.plugins.role import Context
+    from agentd.safety.policy import Policy
+    from agentd.wire.workflow import TaskSpec
+
+M = TypeVar("M")
+
+LEASE: Final = 90.0
+"""Seconds that a plain agent counts as living after it was heard: three heartbeats."""
+RENEW: Final = 10.0
+"""Seconds between two writes of one lease, however often its agent is heard."""
+PAUSE: Final = 0.5
+"""Seconds between two rounds of writing."""
+KNOWN: Final = 200
+"""Plain agents that are kept at once."""
+OFFLINE: Final = "offline"
+
+
+def names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
+    """Return the plain agents that the configuration knows."""
+    return frozenset({service_of(each.name) for each in queues if each.plain != "no"} | set(policy.plain_agents))
+
+
+def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None:
+    """Raise Denied for a task that is too much for the plain agent whose queue it is for."""
+    plain = names(queues, policy)
+    for task in plan:
+        agent = service_of(task.queue)
+        granted = policy.tier_of_plain_agent(agent)
+        if agent in plain and not granted.covers(task.tier):
+            message = (
+                f"task {task.name}: needs tier {task.tier}, and the plain agent {agent} may be given {granted}; "
+                f'if it can be trusted to do nothing twice: [policy.plain_agents] {agent} = "{task.tier}"'
+            )
+            raise Denied(message)
+
+
+# -- completions ------------------------------------------------------------------------------------------------------
+
+
+async def filled(context: Context, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
+    """Return workflow, task and a plain completion with what it may leave out; raises InvalidMessage naming a field."""
+    workflow, dot, name = completion.task_id.rpartition(".")
+    if not dot:
+        message = f"TaskCompletion.task_id: {completion.task_id!r} is not <workflow>.<task>, as in the assignment"
+        raise InvalidMessage(message)
+    subjects.check_id(workflow, "TaskCompletion.task_id")
+    state = await _state(context, workflow, name)
+    queue = next((queue for queue in context.config.bus.queues if queue.name == state.spec(name).queue), None)
+    _acceptable(completion, state, name, "no" if queue is None else queue.plain)
+    return workflow, name, _judged(completion, state.spec(name), state.tasks[name].attempt, context.policy)
+
+
+async def proven(context: Context, subject: str, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
+    """Return workflow, task and a completion whose subject names them and its agent; raises InvalidMessage."""
+    _, _, _, agent, workflow, name = subject.split(".")
+    stated = {"agent_id": agent, "workflow_id": workflow, "task_id": f"{workflow}.{name}"}
+    for field, value in stated.items():
+        said = getattr(completion, field)
+        if said and said != value:
+            raise InvalidMessage(f"TaskCompletion.{field}: {said!r} is not {value!r}, which its subject names")
+    subjects.check_id(workflow)
+    plain = {service_of(queue.name) for queue in context.config.bus.queues if queue.plain != "no"}
+    if agent in plain:
+        state = await _state(context, workflow, name)
+        spec = state.spec(name)
+        if spec.look or service_of(spec.queue) != agent:
+            raise InvalidMessage(f"TaskCompletion: {workflow}.{name} is not a task that {agent!r} may complete")
+        stated["service_id"] = agent
+    return workflow, name, replace(completion, **stated)
+
+
+async def _state(context: Context, workflow: str, name: str) -> Workflow:
+    """Return the state of a workflow that has the task `name`; raises InvalidMessage."""
+    state = await state_of(context.bus, workflow)
+    if state is None or name not in state.tasks:
+        message = f"TaskCompletion.task_id: there is no task {f'{workflow}.{name}'!r}"
+        raise InvalidMessage(message)
+    return state
+
+
+def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: str) -> None:
+    """Raise InvalidMessage for a task that nobody completes on the plain subject, or not this agent."""
+    spec, task = state.spec(name), state.tasks[name]
+    named = f"{subjects.TASK_COMPLETE}.<agent>.<workflow>.<task>"
+    if plain == "no":
+        raise InvalidMessage(
+            f"TaskCompletion: {completion.task_id} is for the queue {spec.queue!r}, which is not declared with `plain` "
+            f"under [[bus.queues]]: nothing proves who completes it on {subjects.TASK_COMPLETE}; publish to {named}"
+        )
+    if spec.look:
+        raise InvalidMessage(
+            f"TaskCompletion: {completion.task_id} is a look; what it shows is approved, so publish to {named}"
+        )
+    if task.status is TaskStatus.WAITING_APPROVAL:
+        raise InvalidMessage(f"TaskCompletion: {completion.task_id} waits for an approval and was given to no agent")
+    given = service_of(spec.queue) if plain == "push" else task.agent
+    if given and completion.agent_id not in {"", given}:
+        raise InvalidMessage(
+            f"TaskCompletion.agent_id: {completion.agent_id!r} was not given {completion.task_id}; {given!r} was"
+        )
+
+
+def _judged(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy: Policy) -> TaskCompletion:
+    """Return the completion as `decide` understands it; raises InvalidMessage if it may not speak for this task."""
+    service = service_of(spec.queue)
+    if service not in {completion.service_id, completion.agent_id}:
+        named = completion.service_id or completion.agent_id
+        message = (
+            f"TaskCompletion.{'service_id' if completion.service_id else 'agent_id'}: {named!r} was not given "
+            f"{completion.task_id}; {service!r} was"
+        )
+        raise InvalidMessage(message)
+    if not policy.tier_of_plain_agent(service).covers(spec.tier):
+        message = (
+            f"TaskCompletion: {completion.task_id} is of tier {spec.tier}: nothing proves who completes it on "
+            f"{subjects.TASK_COMPLETE}; publish to {subjects.TASK_COMPLETE}.<agent>.<workflow>.<task>"
+        )
+        raise InvalidMessage(message)
+    return replace(
+        completion,
+        attempt=completion.attempt or attempt,
+        service_id=service,
+        agent_id=completion.agent_id or service,
+    )
+
+
+# -- who is here ------------------------------------------------------------------------------------------------------
+
+
+class PlainAgents:
+    """Keeps the leases of the plain agents that are heard."""
+
+    def __init__(self, context: Context) -> None:
+        """Begin without any."""
+        self._context = context
+        self._known: dict[str, _Known] = {}
+        self._gone: set[str] = set()
+        self._news = asyncio.Event()
+        self._seldom = Seldom(context.log)
+
+    async def run(self) -> None:
+        """Listen until the context says stop; write what was heard, at most twice a second, however much it was."""
+        bus, stopping = self._context.bus, self._context.stopping
+        hearing = [
+            await bus.subscribe(subjects.AGENT_REGISTER, self._hears(AgentRegistration, self._registered)),
+            await bus.subscribe(subjects.SERVICE_REGISTER, self._hears(ServiceRegistration, self._offered)),
+            await bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._alive)),
+        ]
+        try:
+            asked = DiscoveryRequest(self._context.agent_id, now())  # what was said before we listened is said again
+            await bus.publish(subjects.AGENT_DISCOVERY, asked)
+            await bus.publish(subjects.SERVICE_DISCOVERY, asked)
+            while not stopping.is_set():
+                await self._news_or(stopping)
+                await self._write()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE):
+                        await stopping.wait()
+        finally:
+            for each in hearing:
+                await each.stop()
+
+    async def _news_or(self, stopping: asyncio.Event) -> None:
+        """Wait until there is something to write, or it is time to go."""
+        waiting = [asyncio.ensure_future(each.wait()) for each in (self._news, stopping)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+        self._news.clear()
+
+    def _hears(self, kind: type[M], note: Callable[[M], None]) -> Callable[[Received], Awaitable[None]]:
+        async def handler(received: Received) -> None:
+            try:
+                note(received.decode(kind))
+            except InvalidMessage as error:
+                self._seldom.warning("cannot be understood", subject=received.subject, reason=str(error))
+
+        return handler
+
+    def _registered(self, agent: AgentRegistration) -> None:
+        if agent.version:
+            return  # one of ours: it keeps its lease itself
+        known = self._known.get(subjects.check_id(agent.agent_id, "AgentRegistration.agent_id"))
+        self._keep(Presence(agent, [] if known is None else known.presence.services))
+
+    def _offered(self, service: ServiceRegistration) -> None:
+        """Take a service as its agent, if the configuration knows it as a plain one: ours register here too."""
+        name = subjects.check_id(service.service_id, "ServiceRegistration.service_id")
+        if any(each.plain != "no" and service_of(each.name) == name for each in self._context.config.bus.queues):
+            known = self._known.get(name)
+            agent = AgentRegistration(name, service.capabilities, status=service.status)
+            self._keep(Presence(agent if known is None else known.presence.agent, [service]))
+
+    def _alive(self, beat: Heartbeat) -> None:
+        known = self._known.get(beat.agent_id)
+        if known is not None:
+            self._keep(replace(known.presence, agent=replace(known.presence.agent, status=beat.status)))
+
+    def _keep(self, presence: Presence) -> None:
+        name, at = presence.agent.agent_id, time.monotonic()
+        known = self._known.get(name)
+        if presence.agent.status == OFFLINE:
+            if self._known.pop(name, None) is not None:
+                self._gone.add(name)
+                self._news.set()
+        elif known is not None:
+            known.due = known.due or known.presence != presence or at - known.written > RENEW
+            known.presence, known.heard = presence, at
+            if known.due:
+                self._news.set()
+        elif self._room(at):
+            self._known[name] = _Known(presence, at)
+            self._gone.discard(name)
+            self._news.set()
+        else:
+            self._seldom.warning("too many plain agents; this one is not shown", agent=name, most=KNOWN)
+
+    def _room(self, at: float) -> bool:
+        """Tell whether one more can be kept, once those that were not heard for long are forgotten."""
+        if len(self._known) >= KNOWN:
+            self._known = {name: each for name, each in self._known.items() if at - each.heard < LEASE}
+        return len(self._known) < KNOWN
+
+    # -- the leases ---------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        """Renew the leases that are due and end those of agents that said good-bye."""
+        try:
+            for name, known in [(name, each) for name, each in self._known.items() if each.due]:
+                known.due, known.written = False, time.monotonic()
+                await self._renew(name, known.presence)
+            while self._gone:
+                name = next(iter(self._gone))
+                if await self._foreign(name) is not None:
+                    await self._context.bus.kv_delete(subjects.LIVE, name)
+                self._gone.discard(name)
+        except BusError as error:  # the next heartbeat makes it good, or the lease ends
+            self._seldom.warning("the leases of plain agents cannot be kept", reason=str(error))
+
+    async def _renew(self, name: str, presence: Presence) -> None:
+        expect = await self._foreign(name)
+        if expect is None:
+            return
+        shown = replace(presence, agent=replace(presence.agent, timestamp=now()))
+        # If another orchestrator was faster, it has heard the same.
+        with contextlib.suppress(StaleWrite):
+            await self._context.bus.kv_put(subjects.LIVE, name, shown, ttl=LEASE, expect=expect)
+
+    async def _foreign(self, name: str) -> int | None:
+        """Return the sequence of a plain agent's lease, 0 for none; None if the id is one of our own daemons'."""
+        newest = await self._context.bus.kv_read(subjects.LIVE, name, Presence)
+        presence = newest.value
+        if presence is not None and presence.agent.version:
+            self._seldom.warning("a plain agent uses the id of an agentd daemon", agent=name)
+            return None
+        return newest.seq
+
+
+@dataclass
+class _Known:
+    """A plain agent as it was last heard; times are monotonic, `due` means that its lease has to be written."""
+
+    presence: Presence
+    heard: float
+    written: float = 0.0
+    due: bool = True

@@ -1,0 +1,65 @@
+"""Freezing and thawing the whole network for principals: an orchestrator decides who may, and writes the audit line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd.errors import AgentdError
+from agentd.safety import freeze
+from agentd.wire import subjects
+from agentd.wire.messages import NetworkReply, NetworkRequest, Tier
+
+if TYPE_CHECKING:
+    from agentd.bus.connection import Received, Subscription
+    from agentd.plugins.role import Context
+    from agentd.wire.messages import Freeze
+
+
+class Network:
+    """Answers what principals want of the whole network."""
+
+    def __init__(self, context: Context) -> None:
+        """Keep who decides."""
+        self._context = context
+
+    async def listen(self) -> Subscription:
+        """Begin to answer."""
+        return await self._context.bus.subscribe(subjects.ALL_NETWORK, self._asked)
+
+    async def _asked(self, received: Received) -> None:
+        """Carry a request out, and say what came of it."""
+        context, principal = self._context, received.subject.rpartition(".")[2]
+        try:
+            request = received.decode(NetworkRequest)
+            reply = await self._carried_out(principal, request)
+        except AgentdError as error:
+            context.log.warning("the network was not changed", principal=principal, reason=str(error))
+            there = context.worker.performer.brake.current
+            reply = NetworkReply(context.agent_id, done=False, message=str(error), freeze=there)
+        await received.respond(reply)
+
+    async def _carried_out(self, principal: str, request: NetworkRequest) -> NetworkReply:
+        context = self._context
+        tier = context.policy.tier_of(principal, plain=False)
+
+        async def note(outcome: str, found: Freeze | None) -> None:
+            context.log.warning(
+                "the network is frozen or thawed", outcome=outcome, principal=principal, reason=request.reason
+            )
+            arguments = {"reason": request.reason, "freeze": found}
+            try:
+                await context.worker.performer.ledger.write(
+                    principal=principal,
+                    tool=request.action,
+                    tier=Tier.OPERATE,
+                    phase="after" if request.action == "freeze" else "before",
+                    key=f"network.{request.action}",
+                    arguments={name: value for name, value in arguments.items() if value},
+                    outcome=outcome,
+                )
+            except AgentdError as error:
+                if request.action != "freeze":
+                    raise
+                context.log.error("the freeze is in force, and its audit line is lost", reason=str(error))  # noqa: TRY400
+
+        return await freeze.carry_out(context.bus, context.agent_id, principal, tier, request, note)

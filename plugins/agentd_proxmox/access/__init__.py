@@ -1,0 +1,1 @@
+"""Users, groups, realms, roles, permissions and API tokens."""

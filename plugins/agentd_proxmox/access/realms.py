@@ -1,0 +1,304 @@
+"""Realms: where users come from beside Proxmox itself (LDAP, Active Directory, OpenID Connect).
+
+Who says who somebody is decides who comes in, so making or changing a realm is of tier `destroy`, as deleting one is.
+Passwords and client keys do not pass through here (README): a person gives them, and none is shown, though Proxmox
+tells the client key to whoever may look.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import ConfigChanged, NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import escalation, targets
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+RealmId = formats.Realm
+Text = Annotated[str, Meta(max_length=256)]
+Server = formats.Host
+Url = Annotated[str, formats.whole(r"https?://[^\s@]{1,240}", "without user and password")]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+NEEDED: Final = {
+    "ldap": ("server1", "base_dn", "user_attr"), "ad": ("server1", "domain"), "openid": ("issuer_url", "client_id"),
+}  # fmt: skip
+DIRECTORY: Final = ("server1", "server2", "port", "mode", "verify", "base_dn", "bind_dn", "user_attr", "filter")
+TAKEN: Final = {
+    "ldap": ("comment", *DIRECTORY),
+    "ad": ("comment", "domain", *DIRECTORY),
+    "openid": ("comment", "issuer_url", "client_id", "autocreate"),
+}
+MayLack = Literal[
+    "comment", "server2", "port", "mode", "verify", "base_dn", "bind_dn", "user_attr", "filter", "autocreate"
+]
+
+
+class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
+    """What a realm is made of; ldap and ad have servers, openid an issuer. What is left out stays as it is."""
+
+    comment: Text | None = None
+    server1: Server | None = None
+    server2: Server | None = None
+    port: Port | None = None
+    mode: Literal["ldap", "ldaps", "ldap+starttls"] | None = None
+    verify: bool | None = None
+    base_dn: Text | None = None
+    bind_dn: Text | None = None
+    user_attr: Annotated[str, formats.whole(r"[^\s\x00-\x1f\x7f]{2,256}")] | None = None
+    filter: Text | None = None
+    domain: Annotated[str, formats.whole("[A-Za-z0-9._-]{1,253}")] | None = None
+    issuer_url: Url | None = None
+    client_id: Text | None = None
+    autocreate: bool | None = None
+
+
+class RealmInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A realm; settings: those that create_realm takes; users: how many are known of it; digest: of what was read."""
+
+    id: str
+    type: str
+    settings: dict[str, str | int | bool]
+    users: int = 0
+    digest: str = ""
+
+
+class WhichRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which realm."""
+
+    id: RealmId
+
+
+class NewRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The realm: ldap needs server1, base_dn and user_attr, ad server1 and domain, openid issuer_url and client_id."""
+
+    id: RealmId
+    type: Literal["ldap", "ad", "openid"]
+    settings: Settings
+
+
+class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change, and what it shall have no more; digest: of get_realm, refuses what was changed since."""
+
+    id: RealmId
+    settings: Settings = Settings()
+    without: list[MayLack] = []
+    digest: str = ""
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """The realm that is gone."""
+
+    id: str
+
+
+ONE: Final = "/access/domains/{realm}"
+LOOK: Final = ("GET /access/domains", f"GET {ONE}", "GET /access/users")
+
+
+class Realms:
+    """The tools for single realms; list_realms and sync_realm are with access and notices."""
+
+    calls: ClassVar[Calls] = {
+        "get_realm": LOOK,
+        "create_realm": (*LOOK, *escalation.READS, "POST /access/domains"),
+        "change_realm": (*LOOK, *escalation.READS, f"PUT {ONE}"),
+        "delete_realm": (*LOOK, f"DELETE {ONE}"),
+    }
+    needs: ClassVar[Needs] = {each: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")} for each in calls}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep the connection."""
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def get_realm(self, call: Call, p: WhichRealm) -> RealmInfo:  # noqa: ARG002 - every tool has a call
+        """Show a realm: its type, servers or issuer, and how many users are known of it; secrets are left out."""
+        return await self._realm(p.id)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
+    async def create_realm(self, call: Call, p: NewRealm) -> RealmInfo:
+        """Let users of a directory or an OpenID provider come in; a person gives its password or client key."""
+        wanted = _wanted(p.type, p.settings)
+        missing = [each for each in NEEDED[p.type] if each not in wanted]
+        if missing:
+            raise Rejected(f"settings: a realm of type {p.type} needs {' and '.join(missing)} too")
+
+        async def seen() -> Found | None:
+            now = await self._maybe(p.id)
+            if now is not None:
+                differs = [key for key, value in wanted.items() if now.settings.get(key) != value]
+                if now.type != p.type or differs:
+                    what = ", ".join(differs) or "type"
+                    raise Rejected(f"id: there is a realm {p.id} of type {now.type} already, with another {what}")
+                return Found()
+            await self._may_decide("create_realm", p.id)
+            call.inverse("delete_realm", {"id": p.id})
+            where = p.settings.issuer_url or p.settings.server1
+            loses = [f"{where} says from now on who is NAME@{p.id}"]
+            call.target(Target(f"realm/{p.id}", f"realm {p.id} ({p.type}, {where})", {"there": False}, [], loses))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.post("/access/domains", realm=p.id, type=p.type, **_sent(wanted))
+
+        await call.once(seen, act)
+        self._hint(call, p.id, p.type, p.settings)
+        return await self._realm(p.id)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
+    async def change_realm(self, call: Call, p: ChangeRealm) -> RealmInfo:
+        """Change a realm; its password or client key stays as it is."""
+        read: list[str] = []
+        gone: list[str] = []
+
+        async def seen() -> Found | None:
+            now = await self._realm(p.id)
+            self._not_built_in(now, "changed")
+            read[:] = [now.digest]
+            old = now.settings
+            changes = {key: value for key, value in _changed(now.type, p).items() if old.get(key) != value}
+            gone[:] = [each for each in p.without if each in old]
+            if not changes and not gone:
+                return Found()
+            if p.digest and p.digest != now.digest:
+                raise ConfigChanged(f"realm {p.id} was changed since it was read: look again, then decide again")
+            if {*changes, *gone} - {"comment"}:
+                await self._may_decide("change_realm", p.id)
+            back = {key: old[key] for key in (*changes, *gone) if key in old}
+            new = [key for key in changes if key not in old]
+            targets.back(call, "change_realm", ChangeRealm, {"id": p.id, "settings": back, "without": new})
+            loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changes.items()]
+            loses += [f"{key}: {old[key]!r} → nothing" for key in gone]
+            call.target(_target(now, loses))
+            return None
+
+        async def act() -> None:
+            sent = msgspec.structs.asdict(p.settings)
+            more = {"digest": read[0] or None, "delete": ",".join(gone) or None}
+            await self.proxmox.put(f"/access/domains/{p.id}", **more, **_sent(sent))
+
+        await call.once(seen, act)
+        return await self._realm(p.id)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def delete_realm(self, call: Call, p: WhichRealm) -> Removed:
+        """Delete a realm: its users come in no more; what they were granted stays until they are deleted."""
+        if p.id == formats.user_of(self.proxmox.user).rpartition("@")[2]:
+            raise Rejected(f"id: {p.id} is the realm of agentd itself: it is not deleted")
+
+        async def seen() -> Found | None:
+            now = await self._maybe(p.id)
+            if now is None:
+                return Found()
+            self._not_built_in(now, "deleted")
+            users = await self._users(p.id)
+            out = f"{len(users)} users come in no more: {', '.join(users)}" if users else "no users"
+            call.target(_target(now, [out, "its settings, and its password or client key"]))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/access/domains/{p.id}")
+
+        await call.once(seen, act)
+        return Removed(p.id)
+
+    async def _may_decide(self, tool: str, realm: str) -> None:
+        """Refuse a new directory for users that have more rights than agentd: it says who they are."""
+        ours = await escalation.own(self.proxmox)
+        lines = await ours.granted_beyond(ours.of_realm(realm))
+        escalation.refuse(tool, ours.token, lines, f"who says who the users of {realm} are")
+
+    @staticmethod
+    def _not_built_in(now: RealmInfo, what: str) -> None:
+        if now.type not in NEEDED:
+            raise Rejected(f"id: {now.id} ({now.type}) comes with Proxmox: it is not {what}")
+
+    @staticmethod
+    def _hint(call: Call, realm: str, kind: str, settings: Settings) -> None:
+        """Say who gives the secret, where one is needed."""
+        if kind == "openid":
+            call.warn(f"if its provider asks for a key, a person gives it: pveum realm modify {realm} --client-key …")
+        elif settings.bind_dn is not None:
+            call.warn(f"a person gives the password of {settings.bind_dn}: pveum realm modify {realm} --password …")
+
+    async def _realm(self, name: str) -> RealmInfo:
+        found = await self._maybe(name)
+        if found is None:
+            known = sorted(one_line(each["realm"]) for each in await self.proxmox.get("/access/domains") or [])
+            raise NotFound(f"id: there is no realm {name!r}; there are {', '.join(known)}")
+        return found
+
+    async def _maybe(self, name: str) -> RealmInfo | None:
+        """Return the realm, None if there is none: asking for one that is not there is an error without a name."""
+        entries: list[Entry] = await self.proxmox.get("/access/domains") or []
+        if all(each["realm"] != name for each in entries):
+            return None
+        entry: Entry = await self.proxmox.get(f"/access/domains/{name}") or {}
+        return RealmInfo(
+            id=name,
+            type=one_line(entry.get("type") or ""),
+            settings=_settings(entry),
+            users=len(await self._users(name)),
+            digest=one_line(entry.get("digest") or ""),
+        )
+
+    async def _users(self, realm: str) -> list[str]:
+        entries: list[Entry] = await self.proxmox.get("/access/users") or []
+        return sorted(one_line(each["userid"]) for each in entries if str(each["userid"]).endswith(f"@{realm}"))
+
+
+def _wanted(kind: str, settings: Settings) -> Entry:
+    """Return what was said; raises Rejected for what realms of this type do not have."""
+    said = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
+    foreign = sorted(set(said) - set(TAKEN[kind]))
+    if foreign:
+        raise Rejected(f"settings: a realm of type {kind} has no {foreign[0]}; it has {', '.join(TAKEN[kind])}")
+    if not said:
+        raise Rejected(f"settings: say one of {', '.join(TAKEN[kind])}")
+    return said
+
+
+def _changed(kind: str, p: ChangeRealm) -> Entry:
+    """Return what is to be changed; raises Rejected for what cannot be."""
+    needed = next((each for each in p.without if each in NEEDED[kind]), None)
+    if needed:
+        raise Rejected(f"without: a realm of type {kind} needs {needed}")
+    said = {key for key, value in msgspec.structs.asdict(p.settings).items() if value is not None}
+    if both := sorted(said & set(p.without)):
+        raise Rejected(f"without: {both[0]} is said in settings as well; say one of both")
+    return {} if p.without and not said else _wanted(kind, p.settings)
+
+
+def _sent(settings: Entry) -> Entry:
+    names = {"issuer_url": "issuer-url", "client_id": "client-id"}
+    return {names.get(key, key): value for key, value in settings.items()}
+
+
+def _settings(entry: Entry) -> dict[str, str | int | bool]:
+    """Return what may be shown of a realm; whatever else Proxmox tells is left out."""
+    found: dict[str, str | int | bool] = {}
+    for key in Settings.__struct_fields__:
+        value = entry.get(key, entry.get(key.replace("_", "-")))
+        if value is None:
+            continue
+        found[key] = (
+            bool(int(value)) if key in {"verify", "autocreate"} else int(value) if key == "port" else one_line(value)
+        )
+    return found
+
+
+def _target(now: RealmInfo, loses: list[str]) -> Target:
+    where = now.settings.get("issuer_url") or now.settings.get("server1")
+    return Target(f"realm/{now.id}", f"realm {now.id} ({now.type}, {where})", {"digest": now.digest}, [], loses)

@@ -1,0 +1,389 @@
+"""Roles, permissions and realms: who may do what.
+
+Every change here can hand power out or shut somebody out, so it is of tier `destroy`; only a new role is not, for it
+gives nothing to anybody until it is granted.  What Proxmox itself brings (`special` roles) is left alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import escalation, fields, filter_values, methods
+from agentd_proxmox.access.users import Removed
+from agentd_proxmox.escalation import READS, Entitled, Own
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+RoleId = formats.Role
+Privilege = formats.Privilege
+AclPath = formats.AclPath
+Whom = formats.Whom
+
+
+class Role(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A role; `special` ones come with Proxmox."""
+
+    id: str
+    privileges: list[str]
+    special: bool = False
+
+
+class Roles(msgspec.Struct, frozen=True):
+    """The roles that there are."""
+
+    roles: list[Role]
+
+
+class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the access control list; `who` is a user, a token, or @group."""
+
+    path: str
+    who: str
+    role: str
+    propagate: bool = True
+
+
+class Grants(msgspec.Struct, frozen=True):
+    """How many lines match, and the first of them."""
+
+    total: int
+    grants: list[Grant]
+
+
+class Realm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where users come from: pam, pve, ldap, ad or openid."""
+
+    id: str
+    type: str
+    comment: str = ""
+    default: bool = False
+    second_factor: str = ""
+
+
+class Realms(msgspec.Struct, frozen=True):
+    """The realms that there are."""
+
+    realms: list[Realm]
+
+
+class Permissions(msgspec.Struct, frozen=True):
+    """Privileges by path, of `who`."""
+
+    who: str
+    paths: dict[str, list[str]]
+
+
+class WhichGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which lines: beginning with a path, of somebody, with a role."""
+
+    path: str = ""
+    who: str = ""
+    role: str = ""
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+
+
+class NewRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to call it, and which privileges it has."""
+
+    id: RoleId
+    privileges: list[Privilege]
+
+
+class WhichRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which role."""
+
+    id: RoleId
+
+
+class GrantRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which role, to whom, on what; `propagate`: on all that lies below as well."""
+
+    role: RoleId
+    who: Whom
+    path: AclPath
+    propagate: bool = True
+
+
+class WhosePermissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose (left out: those of agentd's own token), and on which path alone."""
+
+    who: Whom | None = None
+    path: AclPath | None = None
+
+
+class Access:
+    """The tools for roles, permissions and realms."""
+
+    calls: ClassVar[Calls] = {
+        "list_roles": ("GET /access/roles",),
+        "create_role": (*READS, "POST /access/roles"),
+        "change_role": (*READS, "PUT /access/roles/{roleid}"),
+        "delete_role": (*READS, "DELETE /access/roles/{roleid}"),
+        "list_grants": ("GET /access/acl",),
+        "grant_role": (*READS, "PUT /access/acl"),
+        "revoke_role": (*READS, "PUT /access/acl"),
+        "list_realms": ("GET /access/domains",),
+        "permissions": ("GET /access/permissions",),
+    }
+    needs: ClassVar[Needs] = {
+        "permissions": methods.on("/access", "Sys.Audit"),
+        "grant_role": methods.on("{path}", "Permissions.Modify"),
+        "revoke_role": methods.on("{path}", "Permissions.Modify"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep the connection."""
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_roles(self, call: Call, p: fields.NoParameters) -> Roles:  # noqa: ARG002 - every tool has a call
+        """List the roles with their privileges."""
+        return Roles(await self._roles())
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
+    async def create_role(self, call: Call, p: NewRole) -> Role:
+        """Make a role of privileges that agentd's own token has; it gives nothing to anybody until grant_role does."""
+        call.target(Target(f"role/{p.id}", f"role {p.id}"))
+
+        async def seen() -> Found | None:
+            now = await self._role(p.id)
+            if now is None:
+                ours = await escalation.own(self.proxmox)
+                foreign = sorted(set(p.privileges) - {name for held in ours.held.values() for name in held})
+                escalation.refuse("create_role", ours.token, foreign, f"role {p.id}")
+                call.inverse("delete_role", {"id": p.id})
+                return None
+            if now.privileges != sorted(set(p.privileges)):
+                raise Rejected(f"there is a role {p.id} already, with other privileges: change_role changes it")
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post("/access/roles", roleid=p.id, privs=",".join(sorted(set(p.privileges))))
+
+        await call.once(seen, act)
+        return await self._role(p.id) or Role(p.id, [])
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
+    async def change_role(self, call: Call, p: NewRole) -> Role:
+        """Give a role exactly these privileges; whoever has the role gains or loses them at once.
+
+        A role that agentd itself has is not changed, and no role gains what agentd's own token does not have.
+        """
+
+        async def seen() -> Found | None:
+            now = await self._changeable(p.id)
+            if now.privileges == sorted(set(p.privileges)):
+                return Found()
+            ours = await escalation.own(self.proxmox)
+            gained = sorted(set(p.privileges) - set(now.privileges))
+            lost = sorted(set(now.privileges) - set(p.privileges))
+            escalation.refuse("change_role", ours.token, await _widened(ours, p.id, gained), f"role {p.id}")
+            if not await _widened(ours, p.id, lost):  # taking it back gives what was lost
+                call.inverse("change_role", {"id": p.id, "privileges": now.privileges})
+            changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
+            call.target(_role_target(now, [*changes, *await self._held(p.id)]))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"/access/roles/{p.id}", privs=",".join(sorted(set(p.privileges))))
+
+        await call.once(seen, act)
+        return await self._changeable(p.id)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def delete_role(self, call: Call, p: WhichRole) -> Removed:
+        """Delete a role; whoever was granted it loses it. A role that agentd itself has is not deleted."""
+
+        async def seen() -> Found | None:
+            if await self._role(p.id) is None:
+                return Found()
+            now = await self._changeable(p.id)
+            held = await self._held(p.id)
+            ours = await escalation.own(self.proxmox)
+            entries = ours.entries_of(p.id)
+            for entry in entries:
+                ours.refuse_ours("delete_role", entry.who)
+            uncovered = [line for entry in entries for line in await ours.uncovered(entry)]
+            escalation.refuse("delete_role", ours.token, uncovered, f"what role {p.id} keeps from its holders")
+            anywhere = {name for each in ours.held.values() for name in each}
+            if not held and anywhere >= set(now.privileges):  # what was granted does not come back with the role
+                call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
+            call.target(_role_target(now, held))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/access/roles/{p.id}")
+
+        await call.once(seen, act)
+        return Removed(p.id)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_grants(self, call: Call, p: WhichGrants) -> Grants:  # noqa: ARG002
+        """List who was granted which role on what; only paths on which our token may change rights are shown."""
+        if p.role:
+            filter_values.known("role", p.role, [role.id for role in await self._roles()])
+        found = [
+            each
+            for each in await self._grants()
+            if each.path.startswith(p.path) and p.who in {"", each.who} and p.role in {"", each.role}
+        ]
+        return Grants(len(found), found[: p.limit])
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
+    async def grant_role(self, call: Call, p: GrantRole) -> Grant:
+        """Grant a role to a user, a token or a group on a path: never more than agentd's own token has there.
+
+        Nothing is granted to agentd itself: its token, its user, and the groups of that user.
+        """
+        wanted = Grant(p.path, p.who, p.role, p.propagate)
+
+        async def seen() -> Found | None:
+            role = await self._role(p.role)
+            if role is None:
+                raise NotFound(f"there is no role {p.role!r}; there are {', '.join(e.id for e in await self._roles())}")
+            ours = await escalation.own(self.proxmox)
+            ours.refuse_ours("grant_role", p.who)
+            if wanted in await self._grants():
+                return Found()
+            lacking = await ours.beyond(p.path, role.privileges, propagate=p.propagate)
+            escalation.refuse("grant_role", ours.token, sorted(lacking), f"role {p.role} on {p.path}")
+            call.inverse("revoke_role", {"role": p.role, "who": p.who, "path": p.path})
+            below = " and all below" if p.propagate else ""
+            loses = [
+                f"{p.who} gains {len(role.privileges)} privileges on {p.path}{below}: {', '.join(role.privileges)}"
+            ]
+            call.target(_grant_target(wanted, loses, there=False))
+            return None
+
+        await call.once(seen, lambda: self._put(p, delete=False))
+        return wanted
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def revoke_role(self, call: Call, p: GrantRole) -> Grant:
+        """Take a granted role away, but none that agentd itself has."""
+        gone: list[Grant] = []
+
+        async def seen() -> Found | None:
+            now = [e for e in await self._grants() if (e.path, e.who, e.role) == (p.path, p.who, p.role)]
+            ours = await escalation.own(self.proxmox)
+            ours.refuse_ours("revoke_role", p.who)
+            if not now:
+                return Found()
+            gone[:] = now
+            entry = Entitled(p.path, p.who, p.role, now[0].propagate)
+            what = f"what role {p.role} on {p.path} keeps from {p.who}"
+            escalation.refuse("revoke_role", ours.token, await ours.uncovered(entry), what)
+            back = {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate}
+            if not await ours.beyond(p.path, ours.roles.get(p.role, frozenset()), propagate=now[0].propagate):
+                call.inverse("grant_role", back)
+            call.target(_grant_target(now[0], [f"{p.who} loses role {p.role} on {p.path}"], there=True))
+            return None
+
+        await call.once(seen, lambda: self._put(p, delete=True))
+        return gone[0] if gone else Grant(p.path, p.who, p.role, p.propagate)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_realms(self, call: Call, p: fields.NoParameters) -> Realms:  # noqa: ARG002
+        """List the realms that users come from."""
+        entries: list[Entry] = await self.proxmox.get("/access/domains") or []
+        realms = [
+            Realm(
+                one_line(each["realm"]),
+                one_line(each.get("type") or ""),
+                one_line(each.get("comment") or ""),
+                bool(int(each.get("default") or 0)),
+                one_line(each.get("tfa") or ""),
+            )
+            for each in entries
+        ]
+        return Realms(sorted(realms, key=lambda each: each.id))
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def permissions(self, call: Call, p: WhosePermissions) -> Permissions:  # noqa: ARG002
+        """Show what somebody may do, by path: inherited, granted and by groups, as Proxmox reckons it."""
+        data = await self.proxmox.get("/access/permissions", userid=p.who, path=p.path) or {}
+        paths = {
+            one_line(path): sorted(name for name, on in held.items() if on is not None) for path, held in data.items()
+        }
+        return Permissions(p.who or self.proxmox.user, dict(sorted(paths.items())))
+
+    # -- looking and changing -----------------------------------------------------------------------------------------
+
+    async def _roles(self) -> list[Role]:
+        entries: list[Entry] = await self.proxmox.get("/access/roles") or []
+        return sorted((_role(each) for each in entries), key=lambda each: each.id)
+
+    async def _role(self, name: str) -> Role | None:
+        return next((each for each in await self._roles() if each.id == name), None)
+
+    async def _changeable(self, name: str) -> Role:
+        role = await self._role(name)
+        if role is None:
+            raise NotFound(f"there is no role {name!r}")
+        if role.special:
+            raise Rejected(f"the role {name} comes with Proxmox and stays as it is: create_role makes one of your own")
+        return role
+
+    async def _grants(self) -> list[Grant]:
+        entries: list[Entry] = await self.proxmox.get("/access/acl") or []
+        return sorted(map(_grant, entries), key=lambda each: (each.path, each.who, each.role))
+
+    async def _held(self, role: str) -> list[str]:
+        return [f"{each.who} has it on {each.path}" for each in await self._grants() if each.role == role]
+
+    async def _put(self, p: GrantRole, *, delete: bool) -> None:
+        kind, name = _kind(p.who)
+        sent = {f"{kind}s": name, "propagate": p.propagate, "delete": delete or None}
+        await self.proxmox.put("/access/acl", path=p.path, roles=p.role, **sent)
+
+
+async def _widened(ours: Own, role: str, gained: list[str]) -> list[str]:
+    """Return which holders of `role` would get more than agentd's own token has; raises Rejected if agentd has it."""
+    found = []
+    for entry in ours.entries_of(role):
+        ours.refuse_ours("change_role", entry.who)
+        lacking = await ours.beyond(entry.path, gained, propagate=entry.propagate)
+        found += [f"{entry.who} gains {', '.join(sorted(lacking))} on {entry.path}"] * bool(lacking)
+    if not ours.entries_of(role):
+        found += sorted(set(gained) - {name for held in ours.held.values() for name in held})
+    return found
+
+
+def _role(entry: Entry) -> Role:
+    privileges = [each for each in str(entry.get("privs") or "").split(",") if each]
+    return Role(one_line(entry["roleid"]), sorted(privileges), bool(int(entry.get("special") or 0)))
+
+
+def _grant(entry: Entry) -> Grant:
+    who = one_line(entry["ugid"])
+    who = f"@{who}" if entry.get("type") == "group" else who
+    return Grant(one_line(entry["path"]), who, one_line(entry["roleid"]), bool(int(entry.get("propagate", 1))))
+
+
+def _kind(who: str) -> tuple[str, str]:
+    """Return what `who` is (group, token or user), and its name."""
+    if formats.is_group(who):
+        return "group", who.removeprefix("@")
+    return "token" if formats.is_token(who) else "user", who
+
+
+def _role_target(role: Role, loses: list[str]) -> Target:
+    return Target(f"role/{role.id}", f"role {role.id}", {"privileges": role.privileges}, loses=loses)
+
+
+def _grant_target(grant: Grant, loses: list[str], *, there: bool) -> Target:
+    labels = [f"role/{grant.role}", "/".join(_kind(grant.who))]
+    state = {"there": there, "propagate": grant.propagate}
+    return Target(f"acl{grant.path}", f"{grant.role} for {grant.who} on {grant.path}", state, labels, loses)

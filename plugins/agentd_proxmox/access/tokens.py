@@ -1,0 +1,178 @@
+"""API tokens.
+
+Proxmox shows the secret of a token once.  It is written into a file of the agent's host, and nowhere else: results of
+calls are kept in NATS for days.  The token that agentd itself uses is left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from agentd import files, formats
+from agentd.errors import Rejected, UnsafeFile
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import escalation, methods
+from agentd_proxmox.access.users import Epoch, Removed, Text, UserId, WhichUser, granted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+OWNER = "GET /access/users/{userid}"
+
+TokenName = formats.TokenName
+
+
+class Token(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An API token; with `separated` it has rights of its own, within its user's.  `secret_file` holds a new secret."""
+
+    id: str
+    separated: bool = True
+    expire: int = 0
+    comment: str = ""
+    secret_file: str = ""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """The tokens of a user."""
+
+    tokens: list[Token]
+
+
+class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose token, its name, until when it holds; `separated`: with rights of its own, none at first."""
+
+    user: UserId
+    name: TokenName
+    separated: bool = True
+    expire: Epoch = 0
+    comment: Text = ""
+
+
+class WhichToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which token of which user."""
+
+    user: UserId
+    name: TokenName
+
+
+class ApiTokens:
+    """The tools for API tokens."""
+
+    calls: ClassVar[Calls] = {
+        "list_tokens": (OWNER,),
+        "create_token": (
+            *(*escalation.READS, "POST /access/users/{userid}/token/{tokenid}"),
+            "DELETE /access/users/{userid}/token/{tokenid}",
+        ),
+        "revoke_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
+    }
+    needs: ClassVar[Needs] = {
+        "list_tokens": methods.on("/access/groups", "Sys.Audit"),
+        "create_token": methods.on("/access/groups", "User.Modify") | methods.on("/access", "Sys.Audit"),
+        "revoke_token": methods.on("/access/groups", "User.Modify"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep the connection."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_tokens(self, call: Call, p: WhichUser) -> Tokens:  # noqa: ARG002
+        """List the API tokens of a user; their secrets are shown to nobody."""
+        # The list of tokens itself takes the right to change users; what is told of the user does not.
+        entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.part(p.id)}")).get("tokens") or {}
+        return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
+    async def create_token(self, call: Call, p: NewToken) -> Token:
+        """Make an API token; its secret is written into a file of the agent's host, and the result says into which.
+
+        A token with all rights of its user (separated=false) is made only where these are no more than agentd has.
+        If the answer of Proxmox is lost, so is the secret: the token that this call has made is revoked and made anew.
+        """
+        folder = self.inventory.settings.secrets_dir
+        if folder is None:
+            raise Rejected("create_token: the secret needs a place: set [mcp-proxmox] secrets_dir")
+        file = folder / f"{p.user}!{p.name}"
+        there: list[str] = []
+
+        async def seen() -> Found | None:
+            tokens = {each.id for each in (await self.list_tokens(call, WhichUser(p.user))).tokens}
+            there[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
+            if there and getattr(call, "begun", None) is not None:  # of a run by the worker: Performance
+                call.warn(
+                    f"the answer to an earlier try of this call was lost, and with it the secret of {there[0]}: that "
+                    "token was revoked, and made anew"
+                )
+            elif there:
+                raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
+            await asyncio.to_thread(_writable, file)
+            if not p.separated:
+                ours = await escalation.own(self.proxmox)
+                ours.refuse_ours("create_token", p.user)
+                owner: Entry = await self.proxmox.get(f"/access/users/{formats.part(p.user)}") or {}
+                names = [p.user, *(f"@{each}" for each in owner.get("groups") or [])]
+                lines = await ours.granted_beyond(names)
+                escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
+            kind = "with rights of its own" if p.separated else "with all rights of its user"
+            call.inverse("revoke_token", {"user": p.user, "name": p.name})
+            loses = [f"whoever reads {file} comes in {kind}"]
+            call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
+            return None
+
+        async def act() -> None:
+            sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
+            path = f"/access/users/{formats.part(p.user)}/token/{p.name}"
+            if there:  # made by this call, as its effect record says; nobody has its secret
+                await self.proxmox.delete(path)
+            answer = await self.proxmox.post(path, **sent)
+            await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())
+
+        await call.once(seen, act)
+        return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def revoke_token(self, call: Call, p: WhichToken) -> Removed:
+        """Delete an API token: whoever uses it is shut out at once."""
+        if f"{p.user}!{p.name}" == self.proxmox.user:
+            raise Rejected(f"{self.proxmox.user} is the token that agentd itself uses: nothing was done")
+
+        async def seen() -> Found | None:
+            found = (await self.list_tokens(call, WhichUser(p.user))).tokens
+            now = next((each for each in found if each.id == f"{p.user}!{p.name}"), None)
+            if now is None:
+                return Found()
+            lost = await granted(self.proxmox, "token", now.id)
+            state = {"expire": now.expire, "separated": now.separated}
+            call.target(Target(f"token/{now.id}", f"token {now.id}", state, [f"user/{p.user}"], lost))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/access/users/{formats.part(p.user)}/token/{p.name}")
+
+        await call.once(seen, act)
+        return Removed(f"{p.user}!{p.name}")
+
+
+def _writable(file: Path) -> None:
+    """Check that the secret can be written, before there is one: Proxmox shows it once."""
+    try:
+        files.replaceable(file)
+    except UnsafeFile as error:
+        raise Rejected(f"create_token: {error}") from error
+
+
+def _token(user: str, name: str, entry: Entry) -> Token:
+    separated = bool(int(entry.get("privsep", 1)))
+    return Token(f"{user}!{name}", separated, int(entry.get("expire") or 0), one_line(entry.get("comment") or ""))

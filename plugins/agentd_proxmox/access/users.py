@@ -1,0 +1,390 @@
+"""Users and groups: who may come in at all.
+
+A new user or group has no rights, so making one can be taken back; what lets somebody in who was not, or shuts somebody
+out, is of tier `destroy`.  The user that agentd itself is, and root@pam, are left alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import PermanentError, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import escalation, fields, filter_values, methods, pages
+
+if TYPE_CHECKING:
+    from agentd.proxmox.client import Proxmox
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+LISTS = ("GET /access/users", "GET /access/acl")
+GROUPS = "/access/groups"
+
+ROOT = "root@pam"
+
+UserId = formats.User
+GroupId = formats.Group
+Text = Annotated[str, Meta(max_length=256)]
+Epoch = Annotated[int, Meta(ge=0, description="seconds since 1970; 0: never")]
+
+
+class User(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A user; `expire` in seconds since 1970, 0 for never."""
+
+    id: str
+    enabled: bool
+    expire: int = 0
+    groups: list[str] = []
+    tokens: list[str] = []
+    name: str = ""
+    email: str = ""
+    comment: str = ""
+
+
+class UserPage(msgspec.Struct, frozen=True):
+    """How many users there are, how many of them are enabled, and a page; `next` is "" on the last."""
+
+    total: int
+    enabled: int
+    users: list[User]
+    next: str = ""
+
+
+class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A group and who is in it."""
+
+    id: str
+    members: list[str] = []
+    comment: str = ""
+
+
+class Groups(msgspec.Struct, frozen=True):
+    """The groups that the token may see."""
+
+    groups: list[Group]
+
+
+class ListUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which users: of a group, with a part of the name; `cursor` is `next` of the page before."""
+
+    group: str = ""
+    name: str = ""
+    limit: pages.Limit = 25
+    cursor: pages.Cursor = ""
+
+
+class WhichUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which user."""
+
+    id: UserId
+
+
+class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to let be known; without a password and rights, which others have to give."""
+
+    id: UserId
+    first_name: Text = ""
+    last_name: Text = ""
+    email: Text = ""
+    comment: Text = ""
+    expire: Epoch = 0
+    enabled: bool = True
+
+
+class ChangeUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change of a user; what is left out stays.  `groups` are all that it shall be in."""
+
+    id: UserId
+    enabled: bool | None = None
+    groups: list[GroupId] | None = None
+    email: Text | None = None
+    comment: Text | None = None
+    expire: Epoch | None = None
+
+    def expire_or(self, before: int) -> int:
+        """Return when the user is to expire; `before` if this stays."""
+        return before if self.expire is None else self.expire
+
+
+class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to call it."""
+
+    id: GroupId
+    comment: Text = ""
+
+
+class WhichGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which group."""
+
+    id: GroupId
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What is gone."""
+
+    id: str
+
+
+class Users:
+    """The tools for users and groups."""
+
+    calls: ClassVar[Calls] = {
+        "list_users": (
+            "GET /access/groups",
+            "GET /access/users",
+        ),
+        "get_user": ("GET /access/users/{userid}",),
+        "create_user": ("GET /access/users", "GET /access/users/{userid}", "POST /access/users"),
+        "change_user": (*escalation.READS, "PUT /access/users/{userid}"),
+        "delete_user": (*LISTS, "GET /access/users/{userid}", "DELETE /access/users/{userid}"),
+        "list_groups": ("GET /access/groups",),
+        "create_group": ("GET /access/groups", "POST /access/groups"),
+        "delete_group": (*LISTS, "GET /access/groups", "DELETE /access/groups/{groupid}"),
+    }
+    needs: ClassVar[Needs] = {
+        **{each: methods.on(GROUPS, "Sys.Audit") for each in ("list_users", "get_user", "list_groups")},
+        "create_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
+        "change_user": methods.on(GROUPS, "User.Modify"),
+        "delete_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
+        "create_group": methods.on(GROUPS, "Sys.Audit"),
+        "delete_group": methods.on(GROUPS, "Sys.Audit"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep the connection."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    # -- users --------------------------------------------------------------------------------------------------------
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_users(self, call: Call, p: ListUsers) -> UserPage:  # noqa: ARG002 - every tool has a call
+        """List users: a tally and a page, with their groups."""
+        entries: list[Entry] = await self.proxmox.get("/access/users", full=1) or []
+        users = sorted((_user(str(e["userid"]), e) for e in entries), key=lambda each: each.id)
+        if p.group and p.group not in (named := {group for user in users for group in user.groups}):
+            groups = await self.proxmox.get("/access/groups") or []
+            filter_values.known("group", p.group, {*named, *(str(group["groupid"]) for group in groups)})
+        found = [e for e in users if p.name.lower() in e.id.lower() and (not p.group or p.group in e.groups)]
+        page, after = pages.page(found, lambda each: each.id, p.limit, p.cursor)
+        return UserPage(len(found), sum(each.enabled for each in found), page, after)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def get_user(self, call: Call, p: WhichUser) -> User:  # noqa: ARG002
+        """Show one user with its groups and the names of its tokens."""
+        return await self._user(p.id)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def create_user(self, call: Call, p: NewUser) -> User:
+        """Make a user without password, groups and rights; a person gives the password, grant_role the rights."""
+        wanted = {
+            "firstname": p.first_name,
+            "lastname": p.last_name,
+            "email": p.email,
+            "comment": p.comment,
+            "expire": p.expire,
+            "enable": p.enabled,
+        }
+        call.target(Target(f"user/{p.id}", f"user {p.id}"))
+
+        async def seen() -> Found | None:
+            there = await self._maybe(p.id)
+            if there is None:
+                call.inverse("delete_user", {"id": p.id})
+                return None
+            if (there.email, there.comment, there.enabled) != (p.email, p.comment, p.enabled):
+                raise Rejected(f"there is a user {p.id} already, with other settings: change_user changes it")
+            return Found()
+
+        async def act() -> None:
+            sent = {key: value for key, value in wanted.items() if value != ""}
+            await self.proxmox.post("/access/users", userid=p.id, **sent)
+
+        await call.once(seen, act)
+        return await self._user(p.id)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
+    async def change_user(self, call: Call, p: ChangeUser) -> User:
+        """Enable or disable a user, change its groups, expiry, address or comment: it may gain or lose rights."""
+        if p.enabled is False:
+            self._not_ours(p.id, "disabled")
+        wanted = {
+            "enable": p.enabled,
+            "groups": None if p.groups is None else ",".join(sorted(p.groups)),
+            "email": p.email,
+            "comment": p.comment,
+            "expire": p.expire,
+        }
+
+        async def seen() -> Found | None:
+            now = await self._user(p.id)
+            have = {"enable": now.enabled, "groups": ",".join(sorted(now.groups)), "email": now.email}
+            have |= {"comment": now.comment, "expire": now.expire}
+            changed = {key: value for key, value in wanted.items() if value is not None and value != have[key]}
+            if not changed:
+                return Found()
+            final = await self._may_change(now, p, changed)
+            before = {"enabled": now.enabled, "groups": now.groups, "email": now.email, "comment": now.comment}
+            asked = {key for key, value in msgspec.structs.asdict(p).items() if value is not None and key != "id"}
+            was = {key: value for key, value in (before | {"expire": now.expire}).items() if key in asked}
+            if not final:
+                call.inverse("change_user", {"id": p.id, **was})
+            loses = [f"{key}: {have[key]!r} → {value!r}" for key, value in changed.items()]
+            call.target(_target(now, *loses))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"/access/users/{formats.part(p.id)}", **wanted)
+
+        await call.once(seen, act)
+        return await self._user(p.id)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def delete_user(self, call: Call, p: WhichUser) -> Removed:
+        """Delete a user with its tokens and all that it was granted."""
+        self._not_ours(p.id, "deleted")
+
+        async def seen() -> Found | None:
+            now = await self._maybe(p.id)
+            if now is None:
+                return Found()
+            tokens = f"its tokens {', '.join(now.tokens)}" if now.tokens else "no tokens"
+            call.target(_target(now, tokens, *await granted(self.proxmox, "user", p.id)))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/access/users/{formats.part(p.id)}")
+
+        await call.once(seen, act)
+        return Removed(p.id)
+
+    # -- groups -------------------------------------------------------------------------------------------------------
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def list_groups(self, call: Call, p: fields.NoParameters) -> Groups:  # noqa: ARG002
+        """List the groups with their members."""
+        entries: list[Entry] = await self.proxmox.get("/access/groups") or []
+        return Groups(sorted(map(_group, entries), key=lambda each: each.id))
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
+    async def create_group(self, call: Call, p: NewGroup) -> Group:
+        """Make a group without members and rights; change_user puts users into it."""
+        call.target(Target(f"group/{p.id}", f"group {p.id}"))
+
+        async def seen() -> Found | None:
+            if await self._group(p.id) is not None:
+                return Found()
+            call.inverse("delete_group", {"id": p.id})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.post("/access/groups", groupid=p.id, comment=p.comment or None)
+
+        await call.once(seen, act)
+        return await self._group(p.id) or Group(p.id)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
+    async def delete_group(self, call: Call, p: WhichGroup) -> Removed:
+        """Delete a group; its members lose what was granted to it. A group that agentd is in is not deleted."""
+
+        async def seen() -> Found | None:
+            now = await self._group(p.id)
+            if now is None:
+                return Found()
+            if formats.user_of(self.proxmox.user) in now.members:
+                raise Rejected(f"id: agentd itself is in the group {p.id}: it is not deleted")
+            members = f"{len(now.members)} members: {', '.join(now.members)}" if now.members else "no members"
+            loses = [members, *await granted(self.proxmox, "group", p.id)]
+            call.target(Target(f"group/{p.id}", f"group {p.id}", {"members": sorted(now.members)}, loses=loses))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/access/groups/{p.id}")
+
+        await call.once(seen, act)
+        return Removed(p.id)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def _may_change(self, now: User, p: ChangeUser, changed: Entry) -> bool:
+        """Refuse a change by which a user gains more rights than agentd has; tell whether taking it back would be one.
+
+        A user gains what is granted to its new groups, and everything that it has when it is let in again.
+        """
+        if not changed.keys() & {"groups", "enable", "expire"}:
+            return False
+        ours = await escalation.own(self.proxmox)
+        before, after = set(now.groups), set(now.groups if p.groups is None else p.groups)
+        if before != after:
+            ours.refuse_ours("change_user", p.id)
+        everything = {p.id, *(f"{p.id}!{each}" for each in now.tokens), *(f"@{each}" for each in before)}
+        let_in = changed.get("enable") is True or ("expire" in changed and not 0 < p.expire_or(now.expire) < now.expire)
+        gained = {f"@{each}" for each in after - before} | (everything if let_in else set())
+        escalation.refuse("change_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
+        lost = {f"@{each}" for each in before - after}
+        shut_out = not let_in and changed.keys() & {"enable", "expire"}
+        return bool(await ours.granted_beyond(lost | (everything if shut_out else set())))
+
+    def _not_ours(self, user: str, what: str) -> None:
+        if user == formats.user_of(self.proxmox.user):
+            raise Rejected(f"{user} is the user that agentd itself is: it is not {what}")
+        if user == ROOT:
+            raise Rejected(f"{ROOT} is who can put everything right: it is not {what}")
+
+    async def _user(self, user: str) -> User:
+        return _user(user, await self.proxmox.get(f"/access/users/{formats.part(user)}"))
+
+    async def _maybe(self, user: str) -> User | None:
+        """Return the user, None if there is none."""
+        try:
+            return await self._user(user)
+        except PermanentError:
+            entries: list[Entry] = await self.proxmox.get("/access/users") or []
+            if any(each.get("userid") == user for each in entries):
+                raise
+            return None
+
+    async def _group(self, group: str) -> Group | None:
+        entries: list[Entry] = await self.proxmox.get("/access/groups") or []
+        return next((_group(each) for each in entries if each.get("groupid") == group), None)
+
+
+async def granted(proxmox: Proxmox, kind: str, name: str) -> list[str]:
+    """Return what is granted to a user, group or token, a line each."""
+    entries: list[Entry] = await proxmox.get("/access/acl") or []
+    mine = [each for each in entries if each.get("type") == kind and each.get("ugid") == name]
+    return [f"role {each['roleid']} on {each['path']}" for each in mine]
+
+
+def _user(user: str, entry: Entry) -> User:
+    groups, tokens = entry.get("groups") or [], entry.get("tokens") or {}
+    names = [str(each["tokenid"]) for each in tokens] if isinstance(tokens, list) else list(tokens)
+    return User(
+        id=one_line(user),
+        enabled=bool(int(entry.get("enable", 1))),
+        expire=int(entry.get("expire") or 0),
+        groups=sorted(groups.split(",") if isinstance(groups, str) else groups),
+        tokens=sorted(names),
+        name=one_line(f"{entry.get('firstname') or ''} {entry.get('lastname') or ''}".strip()),
+        email=one_line(entry.get("email") or ""),
+        comment=one_line(entry.get("comment") or ""),
+    )
+
+
+def _group(entry: Entry) -> Group:
+    members = [each for each in str(entry.get("users") or "").split(",") if each]
+    return Group(one_line(entry["groupid"]), sorted(members), one_line(entry.get("comment") or ""))
+
+
+def _target(user: User, *loses: str) -> Target:
+    state = {"enabled": user.enabled, "groups": user.groups, "tokens": user.tokens}
+    labels = [f"group/{each}" for each in user.groups]
+    return Target(f"user/{user.id}", f"user {user.id}", state, labels, list(loses))

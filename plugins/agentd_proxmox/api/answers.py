@@ -1,0 +1,120 @@
+"""Show of an answer of the API what may be shown, and keep of a call what the audit may keep; pure.
+
+An answer is stored with the workflow that asked for it.  Only the fields are shown that the reviewed table lists: for
+an object that a write has stored those of its writes, for other reads those of the schema, and numbers.  Of a method
+that was not reviewed texts are hidden; what is named like a secret or looks like one is hidden everywhere.  The audit
+keeps a digest of each text instead of the text; calls with secrets are refused before, so no digest is one of a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Any, Final
+
+from agentd.proxmox.responses import one_line
+from agentd.wire import secrets
+from agentd.wire.codec import digest
+from agentd_proxmox.api_schema import VARIABLE, match
+from agentd_proxmox.api_tiers import TABLE, class_of, listed
+
+OPEN: Final = frozenset(
+    {"vmid", "vms", "newid", "node", "target", "storage", "pool", "poolid", "snapname", "delete", "disk"}
+)
+"""Parameters whose values the audit keeps."""
+SHORT: Final = 16
+COMMON: Final = frozenset(
+    {"id", "name", "type", "node", "vmid", "digest", "status", "state", "subdir", "path", "comment", "description"}
+    | {"tags", "storage", "pool", "health", "wearout", "bridge_stp", "bridge_fd"}
+)
+"""Fields of answers that the schema leaves out here and there."""
+
+
+def shown(key: str, answer: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return the answer of a method with what may not be shown replaced by ***."""
+    row = TABLE.get(key, {"fields": []})
+    path = key.partition(" ")[2]
+    if "shown" in row:
+        answer = _listed(answer, frozenset(row["shown"]))
+    elif "fields" in row:
+        answer = _known(answer, COMMON.union(row["fields"]))
+    return _keyed(secrets.hidden(answer, path), path)
+
+
+def _listed(answer: Any, allowed: frozenset[str]) -> Any:  # noqa: ANN401
+    if isinstance(answer, list):
+        return [_listed(entry, allowed) for entry in answer]
+    if not isinstance(answer, dict):
+        return answer
+    return {
+        name: value if name in allowed or re.sub(r"\d+\Z", "[n]", name) in allowed else secrets.HIDDEN
+        for name, value in answer.items()
+    }
+
+
+def _known(answer: Any, fields: frozenset[str]) -> Any:  # noqa: ANN401
+    """Return an answer without the texts that nobody has reviewed: a number is no secret."""
+    if isinstance(answer, list):
+        return [_known(entry, fields) for entry in answer]
+    if not isinstance(answer, dict):
+        return answer if answer is None or isinstance(answer, bool | int | float) else secrets.HIDDEN
+    return {
+        name: value
+        if name in fields or re.sub(r"\d+\Z", "[n]", name) in fields or isinstance(value, bool | int | float)
+        else _known(value, COMMON)
+        for name, value in answer.items()
+    }
+
+
+def _keyed(answer: Any, path: str) -> Any:  # noqa: ANN401
+    """Hide the values of entries like {"key": "cipassword", "value": …}, as lists of pending changes have them."""
+    if isinstance(answer, list):
+        return [_keyed(entry, path) for entry in answer]
+    if not isinstance(answer, dict):
+        return answer
+    name = answer.get("key")
+    if isinstance(name, str) and secrets.found({name: "x"}, path):
+        return {each: secrets.HIDDEN if each in {"value", "pending"} else value for each, value in answer.items()}
+    return {each: _keyed(value, path) for each, value in answer.items()}
+
+
+def unreviewed(call: dict[str, Any]) -> str:
+    """Return why nothing says that a text among the parameters of a call is no secret; "" if all were reviewed.
+
+    A plan keeps the parameters for days, so a text passes only where the reviewed table knows the parameter of this
+    method and does not call it a secret.
+    """
+    path, verb, given = call.get("path"), call.get("method"), call.get("parameters")
+    if not isinstance(path, str) or not isinstance(given, dict):
+        return ""  # there is no call without both
+    texts = [
+        str(name) for name, value in given.items() if value is not None and not isinstance(value, bool | int | float)
+    ]
+    keys = [known for known in TABLE if known.startswith(f"{verb} ") and match(known.partition(" ")[2], path)]
+    if texts and not keys:
+        return (
+            f"{one_line(path)[:200]!r} with {verb} is no method that was reviewed, so what {texts[0][:60]!r} holds may "
+            "be a secret; api_find searches the methods"
+        )
+    known = {name for key in keys for name in VARIABLE.findall(key)}
+    odd = [name for name in texts if name not in known and not any(class_of(key, name) for key in keys)]
+    if not odd:
+        return ""
+    near = get_close_matches(odd[0], [name for key in keys for name in listed(key)], n=2, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; api_describe lists those there are"
+    return f"{odd[0][:60]!r} is no parameter that was reviewed for {keys[0]}, so it may be a secret{hint}"
+
+
+def audited(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call as the audit keeps them."""
+    given = secrets.hidden(parameters)
+    inner = given.get("parameters")
+    if not isinstance(inner, dict):
+        return dict(given)
+    return {**given, "parameters": {name: _kept(name, value) for name, value in inner.items()}}
+
+
+def _kept(name: str, value: Any) -> Any:  # noqa: ANN401
+    if name in OPEN or isinstance(value, bool | int | float) or value in {None, secrets.HIDDEN}:
+        return value
+    return f"sha256:{digest(value)[:SHORT]}"

@@ -1,0 +1,161 @@
+"""Say what a call of the API is about to change: every guest, storage, pool, node and user that it names.
+
+Names are looked for in the path and in every value that is sent, also inside of lists and property strings; a volume
+or a backup stands for the guest that owns it, and a call that acts on a whole node stands for all guests of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.wire.messages import Target
+from agentd_proxmox import targets
+from agentd_proxmox.api_tiers import is_on, names_in, owners
+from agentd_proxmox.inventory import Place
+
+if TYPE_CHECKING:
+    from agentd_proxmox.api_schema import Endpoint
+    from agentd_proxmox.inventory import Inventory
+
+LABELS: Final = {
+    "poolid": "pool",
+    "pool": "pool",
+    "userid": "user",
+    "users": "user",
+    "authid": "user",
+    "tokens": "user",
+    "groupid": "group",
+    "groups": "group",
+    "roleid": "role",
+    "roles": "role",
+    "realm": "realm",
+    "tokenid": "token",
+    "node": "node",
+    "nodes": "node",
+    "target_node": "node",
+    "storage": "storage",
+    "target-storage": "storage",
+    "targetstorage": "storage",
+    "statestorage": "storage",
+    "vmstatestorage": "storage",
+    "import-working-storage": "storage",
+}
+"""How protection calls what a variable of a path or a parameter names."""
+GUESTS: Final = frozenset({"vmid", "vms", "newid", "target-vmid", "guest"})
+VOLUMES: Final = re.compile(
+    r"DELETE /nodes/\{node\}/\w+/\{vmid\}|POST /nodes/\{node\}/(qemu|lxc)|POST .*/rollback|POST .*/template"
+)
+"""Methods that delete, overwrite or convert the disks of the guests that they name."""
+MANY: Final = re.compile(
+    r"POST /nodes/\{node\}/(stopall|suspendall|migrateall|startall|status)"
+    r"|POST /cluster/bulk-action/guest/\w+|DELETE /nodes/\{node\}/storage/\{storage\}/prunebackups"
+)
+"""Methods that act on every guest (of the node) where none is named."""
+LONGEST: Final = 16_384
+"""Characters of all parameters that an approver is shown."""
+DETAILED: Final = 20
+"""Guests of which each is read; of more the cluster's list is the state."""
+_VOLUME: Final = re.compile(r"(?:^|[=,;\s])([A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9]):[^\s,;]+")
+_SID: Final = re.compile(r"(?:(?:vm|ct):)?(\d{3,9})(?:-\d+)?\Z")
+
+Values = dict[str, Any]
+
+
+def labels(endpoint: Endpoint, sent: Values) -> list[str]:
+    """Return the names by which policy may protect what a call names, guests apart."""
+    found: dict[str, None] = {}
+    for name, value in {**endpoint.values, **sent}.items():
+        kind = LABELS.get(name) or ("node" if name == "target" and "/migrate" in endpoint.path else "")
+        for each in names_in(value) if kind else ():
+            found[f"{kind}/{each.partition(':')[2] if kind == 'storage' and ':' in each else each}"] = None
+            if kind == "user" and formats.is_token(each):
+                found[f"user/{formats.user_of(each)}"] = None
+        for storage in _VOLUME.findall(_text(value)):
+            found[f"storage/{storage}"] = None
+    if endpoint.path == "/storage" and "storage" in sent:
+        found[f"storage/{sent['storage']}"] = None
+    return list(found)
+
+
+def guests(endpoint: Endpoint, sent: Values) -> set[int]:
+    """Return the guests that a call names: by id, as an HA resource or a job, or as the owner of a volume."""
+    found: set[str] = set()
+    for name, value in {**endpoint.values, **sent}.items():
+        if name in GUESTS:
+            found |= {each for each in names_in(value) if each.isdigit()}
+        if name in {"sid", "resources"} or (name == "id" and "replication" in endpoint.path):
+            found |= {match[1] for each in names_in(value) if (match := _SID.match(each))}
+        if name == "upid":
+            found |= {part for part in str(value).split(":")[6:7] if part.isdigit()}
+        if name not in {"description", "notes", "notes-template", "comment"}:
+            found |= owners(_text(value))
+    return {int(each) for each in found if 100 <= int(each) < 1_000_000_000}  # noqa: PLR2004 - Proxmox' own bounds
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - text or a list
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def selected(endpoint: Endpoint, sent: Values, places: list[Place]) -> set[int]:
+    """Return the guests that a call acts on without naming them: all, those of a pool or of a node."""
+    everywhere = is_on(sent.get("all", "0")) or (MANY.fullmatch(endpoint.key) and not {"vms", "vmid"} & sent.keys())
+    pool = str(endpoint.values.get("poolid") or sent.get("poolid") or sent.get("pool") or "")
+    if everywhere:
+        node = endpoint.values.get("node") if "prunebackups" not in endpoint.path else None
+        left_out = set(names_in(sent.get("exclude", "")))
+        return {at.vmid for at in places if (not node or at.node == node) and str(at.vmid) not in left_out}
+    if pool and (endpoint.path.startswith("/pools") or "backup" in endpoint.path or "vzdump" in endpoint.path):
+        return {at.vmid for at in places if at.pool == pool}
+    return set()
+
+
+def _selects(endpoint: Endpoint, sent: Values) -> bool:
+    return bool(MANY.fullmatch(endpoint.key) or {"all", "pool", "poolid"} & {*sent, *endpoint.values})
+
+
+async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[Target]:
+    """Return each guest that a call is about to change, as it is now."""
+    named = guests(endpoint, sent)
+    if not named and not _selects(endpoint, sent):
+        return []
+    places = {at.vmid: at for at in await inventory.places()}
+    every = sorted(named | selected(endpoint, sent, list(places.values())))
+    values = endpoint.values
+    made: list[Target] = []
+    for vmid in every:
+        at = places.get(vmid)
+        if at is None and values.get("vmid") == str(vmid) and values.get("node"):
+            kind = "lxc" if "/lxc/" in endpoint.path else "qemu"  # the cluster's list may be 10 s old
+            at = Place(vmid, values["node"], kind, "", "unknown", template=False)
+        made.append(await _guest(inventory, vmid, at, endpoint, detailed=len(every) <= DETAILED))
+    return made
+
+
+async def _guest(inventory: Inventory, vmid: int, at: Place | None, endpoint: Endpoint, *, detailed: bool) -> Target:
+    if at is not None and not detailed:
+        state = {"name": at.name, "node": at.node, "status": one_line(at.status)}
+        return Target(f"guest/{at.vmid}", at.title, state=state, labels=at.target().labels)
+    try:
+        if at is not None:
+            return await targets.guest(inventory, at, volumes=bool(VOLUMES.fullmatch(endpoint.key)))
+    except NotFound:  # Proxmox says so itself when the call is sent
+        pass
+    return Target(f"guest/{vmid}", f"guest {vmid}, which does not exist", state={"exists": False})
+
+
+def said(sent: Values) -> list[str]:
+    """Return every value that is sent, whole, one line each; raises Rejected for more than a person can read."""
+    lines = [f"{name}={_whole(value)}" for name, value in sent.items()]
+    if sum(map(len, lines)) > LONGEST:
+        raise Rejected(f"the parameters have more than {LONGEST} characters, which cannot be shown for approval")
+    return lines
+
+
+def _whole(value: Any) -> str:  # noqa: ANN401
+    simple = isinstance(value, str) and value.isprintable()
+    return value if simple else json.dumps(value)

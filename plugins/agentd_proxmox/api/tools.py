@@ -1,0 +1,432 @@
+"""Search, explain and call every method of the Proxmox VE API.
+
+A tool has one tier, so a call's tier decides which tool may carry it: api_get reads, api_call changes what can be
+changed back, api_destroy and api_exec do the rest.  One that asks the wrong tool is told the right one, and policy,
+audit and the hints of MCP need no exception.
+
+What is sent is encoded first; the tier and the targets are decided on that (tiers.py, api_targets.py).  A call that
+takes a secret or whose answer is one is refused, and an answer shows of a stored object only what is listed.
+
+A write is unsafe to repeat: no mark can be left.  When its answer was lost, the node's task list settles it where the
+kind of task is known and exactly one of ours fits; else a person looks.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import NotFound, Rejected, UnknownOutcome
+from agentd.proxmox.responses import Upid, one_line
+from agentd.safety.policy import CONSENTED
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import api_schema, pages
+from agentd_proxmox.api import access_guard, parameter_checks, targets
+from agentd_proxmox.api import answers as api_answers
+from agentd_proxmox.api_tiers import refused, tier_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.api.schema_cache import Schemas
+    from agentd_proxmox.inventory import Inventory
+
+TOOLS = {Tier.READ: "api_get", Tier.OPERATE: "api_call", Tier.DESTROY: "api_destroy", Tier.EXEC: "api_exec"}
+LISTED = 15.0
+"""Seconds after which a task that was begun stands in one of the lists: the archive lags by up to 10 s."""
+LOG_TAIL = 5
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
+
+Path = Annotated[str, Meta(min_length=1, max_length=1024, pattern="^/", description="/nodes/pve1/qemu/100/config")]
+Verb = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)\Z")]
+Looking = Annotated[str, Meta(pattern=r"^(GET|POST)\Z")]
+
+
+class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to look for: words that all stand in path, description or parameter names; and of which method."""
+
+    words: Annotated[str, Meta(min_length=1, max_length=200)]
+    method: Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)?\Z")] = ""
+    limit: Annotated[int, Meta(ge=1, le=50)] = 10
+    cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,4}\Z")] = ""
+
+
+class EndpointPage(msgspec.Struct, frozen=True):
+    """How many fit, and the best of them as `METHOD path: what it does`; `next` is the cursor of the next page."""
+
+    total: int
+    found: list[str]
+    next: str = ""
+
+
+class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which method, by a path with or without its variables filled in; `match` picks parameters by part of a name."""
+
+    path: Path
+    method: Verb = "GET"
+    match: str = ""
+
+
+class Description(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a method takes, needs and answers.
+
+    A parameter with ? may be left out; `net[n]` stands for net0, net1 and so on.
+    tool: by which tool it is called; some parameters need a higher one
+    """
+
+    method: str
+    description: str
+    tool: str
+    why: str
+    parameters: dict[str, str]
+    permissions: str
+    returns: str
+    task: bool = False
+    note: str = ""
+
+
+class Get(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to read; a list comes as a page of `limit` entries, each with the `fields` that are named (none: all)."""
+
+    path: Path
+    parameters: dict[str, Any] = {}
+    fields: list[str] = []
+    limit: Annotated[int, Meta(ge=1, le=500)] = 25
+    cursor: Annotated[str, Meta(pattern=r"^[0-9]{0,9}\Z")] = ""
+
+    @staticmethod
+    def unreviewed(parameters: dict[str, Any]) -> str:
+        """Return why nothing says that a text among the parameters is no secret."""
+        return api_answers.unreviewed(parameters | {"method": "GET"})
+
+    @staticmethod
+    def audited(parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return what the audit keeps of a call."""
+        return api_answers.audited(parameters)
+
+
+class Data(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What Proxmox answered, text from guests included; `total` and `next` of a list."""
+
+    data: Any
+    total: int | None = None
+    next: str = ""
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to call: variables of the path filled in, or among the parameters."""
+
+    path: Path
+    method: Verb = "POST"
+    parameters: dict[str, Any] = {}
+
+    @staticmethod
+    def unreviewed(parameters: dict[str, Any]) -> str:
+        """Return why nothing says that a text among the parameters is no secret."""
+        return api_answers.unreviewed({"method": "POST"} | parameters)
+
+    @staticmethod
+    def audited(parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return what the audit keeps of a call."""
+        return api_answers.audited(parameters)
+
+
+class Changed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of it: what Proxmox answered, or its task and the last lines of the task's log."""
+
+    method: str
+    data: Any = None
+    upid: str = ""
+    log: list[str] = []
+    settled: bool = False
+
+
+class Api:
+    """The tools for whatever has no tool of its own."""
+
+    def __init__(self, inventory: Inventory, schemas: Schemas) -> None:
+        """Keep the connection and where the schema comes from."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+        self.schemas = schemas
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
+    async def api_find(self, call: Call, p: Words) -> EndpointPage:  # noqa: ARG002 - every tool has a call
+        """Search the whole Proxmox API by words, best first; for what no other tool does."""
+        catalogue = await self.schemas.catalogue()
+        words = p.words.lower().split()[:8]
+        ranked: list[tuple[int, str, str]] = []
+        for line in catalogue.lines():
+            key, _, rest = line.partition(b"\t")
+            text = line.lower()
+            if not rest or not key.startswith(p.method.encode()) or any(word.encode() not in text for word in words):
+                continue
+            info = msgspec.json.decode(rest)
+            if score := api_schema.rank(key.decode(), info, words):
+                ranked.append((-score, key.decode(), api_schema.summary(info)))
+        start = int(p.cursor or 0)
+        page = sorted(ranked)[start : start + p.limit]
+        more = start + len(page) < len(ranked)
+        return EndpointPage(
+            len(ranked), [f"{key}: {text}" for _, key, text in page], str(start + len(page)) if more and page else ""
+        )
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
+    async def api_describe(self, call: Call, p: Which) -> Description:  # noqa: ARG002
+        """Explain one method of the Proxmox API: parameters, rights, what it answers, and which tool calls it."""
+        return describe((await self.schemas.catalogue()).resolve(p.method, p.path), p.match)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
+    async def api_get(self, call: Call, p: Get) -> Data:  # noqa: ARG002
+        """Read any path of the Proxmox API; a list comes as a page."""
+        endpoint, path, sent = await self._checked("GET", p.path, p.parameters, Tier.READ)
+        return page_of(api_answers.shown(endpoint.key, await self.proxmox.get(path, **sent)), p)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="api")
+    async def api_call(self, call: Call, p: Change) -> Changed:
+        """Call a method of the Proxmox API that changes something, checked before; waits for its task.
+
+        Prefer a named tool: those look first and can be repeated.  What destroys or executes is refused here.
+        """
+        return await self._change(call, p.method, p.path, p.parameters, Tier.OPERATE)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="api")
+    async def api_destroy(self, call: Call, p: Change) -> Changed:
+        """Call a method of the Proxmox API that destroys, overwrites, stops a node or changes rights."""
+        return await self._change(call, p.method, p.path, p.parameters, Tier.DESTROY)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="api")
+    async def api_exec(self, call: Call, p: Change) -> Changed:
+        """Call a method of the Proxmox API that runs commands in a guest or on a node, or opens a console."""
+        return await self._change(call, p.method, p.path, p.parameters, Tier.EXEC)
+
+    async def _checked(
+        self, verb: str, path: str, parameters: dict[str, Any], granted: Tier
+    ) -> tuple[api_schema.Endpoint, str, dict[str, Any]]:
+        """Return the endpoint, its path and what is sent; raises Rejected with every fault, or with the right tool."""
+        known = (await self.schemas.catalogue()).resolve(verb, path)
+        values, rest = fill(known, parameters)
+        endpoint = api_schema.Endpoint(known.verb, known.path, known.info, values)
+        if why := refused(endpoint, rest):
+            raise Rejected(
+                f"{endpoint.key}: {why}, and what agentd receives is kept: use pveum or the page of Proxmox VE"
+            )
+        sent, faults = parameter_checks.check(endpoint, rest)
+        if faults:
+            raise Rejected(f"{endpoint.key}: {'; '.join(faults)}")
+        if why := refused(endpoint, sent):
+            raise Rejected(f"{endpoint.key}: {why}")
+        needed, why = tier_of(endpoint, sent)
+        if needed is not granted:
+            raise Rejected(f"{endpoint.key} is of tier {needed}, since {why}: {TOOLS[needed]} is the tool for it")
+        return endpoint, api_schema.VARIABLE.sub(lambda found: values[found[1]], endpoint.path), sent
+
+    async def _change(self, call: Call, verb: str, path: str, parameters: dict[str, Any], granted: Tier) -> Changed:
+        endpoint, where, sent = await self._checked(verb, path, parameters, granted)
+        answers: list[Any] = []
+
+        async def look() -> Found | None:
+            since: datetime | None = getattr(call, "begun", None)  # of a run by the worker: Performance
+            found = None if since is None else await self._settled(endpoint, sent, since)
+            if found is None:
+                await access_guard.check(self.proxmox, endpoint, sent)
+                for target in await self._targets(endpoint, where, sent, looks=granted in CONSENTED):
+                    call.target(target)
+            return found
+
+        async def act() -> str | None:
+            send = getattr(self.proxmox, endpoint.verb.lower())
+            answers.append(await send(where, **sent))
+            return upid_in(answers[-1])
+
+        call.progress(f"{endpoint.verb} {where}")
+        found = await call.once(look, act)
+        if not found.upid:
+            return Changed(endpoint.key, data=clean(api_answers.shown(endpoint.key, answers[-1] if answers else None)))
+        await self.inventory.finish(call, found)
+        log = await self.proxmox.log_tail(found.upid, LOG_TAIL)
+        return Changed(endpoint.key, upid=found.upid, log=log, settled=found.adopted)
+
+    async def _targets(
+        self, endpoint: api_schema.Endpoint, where: str, sent: dict[str, Any], *, looks: bool
+    ) -> list[Target]:
+        """Return all that a call of this method is about to change, as far as the API lets us look."""
+        names = targets.labels(endpoint, sent)
+        state = await self._looks(endpoint, where) if looks else {}
+        what = Target(where, f"{endpoint.verb} {where}", state, names, targets.said(sent) if looks else [])
+        return [what, *await targets.found(self.inventory, endpoint, sent)]
+
+    async def _looks(self, endpoint: api_schema.Endpoint, where: str) -> dict[str, Any]:
+        """Return the digest of the object that is changed or deleted, {} where there is none to be read."""
+        if endpoint.verb not in {"PUT", "DELETE"}:
+            return {}
+        try:
+            (await self.schemas.catalogue()).resolve("GET", where)
+        except NotFound:
+            return {}
+        return {
+            "object": pages.digest(api_answers.shown(f"GET {endpoint.path}", clean(await self.proxmox.get(where))))[:16]
+        }
+
+    async def _settled(self, endpoint: api_schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:
+        """Return the task that an unanswered write has begun; raises UnknownOutcome while it may yet be listed."""
+        kind = WORKERS.get(endpoint.key)
+        node = endpoint.values.get("node")
+        if kind is None or node is None:
+            return None
+        listed = await self.proxmox.tasks(node, source="all", since=int(since.timestamp()) - 1, limit=500)
+        target = endpoint.values.get("vmid") or str(sent.get("vmid") or "")
+        ours = [found for entry in listed if (found := self._ours(entry, kind, target, since)) is not None]
+        if len(ours) == 1:
+            return Found(ours[0].text)
+        if not ours and (datetime.now(UTC) - since).total_seconds() < LISTED:
+            raise UnknownOutcome(f"{endpoint.key} was not answered; its task is not listed yet", delay=2.0)
+        return None  # none or several: whoever called `once` says that nobody knows
+
+    def _ours(self, entry: dict[str, Any], kind: str, target: str, since: datetime) -> Upid | None:
+        upid = Upid.parse(str(entry["upid"]))
+        fits = upid.type == kind and upid.id == target and upid.start >= int(since.timestamp()) - 1
+        return upid if fits and upid.user == self.proxmox.user else None
+
+
+WORKERS = {
+    **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("start", "stop", "shutdown")},
+    **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("reboot", "reset", "resume")},
+    **{f"POST /nodes/{{node}}/lxc/{{vmid}}/status/{each}": f"vz{each}" for each in ("start", "stop", "shutdown")},
+    "POST /nodes/{node}/lxc/{vmid}/status/reboot": "vzreboot",
+    "POST /nodes/{node}/qemu/{vmid}/status/suspend": "qmpause",
+    "POST /nodes/{node}/qemu/{vmid}/clone": "qmclone",
+    "POST /nodes/{node}/qemu/{vmid}/config": "qmconfig",
+    "POST /nodes/{node}/qemu/{vmid}/migrate": "qmigrate",
+    "POST /nodes/{node}/qemu/{vmid}/move_disk": "qmmove",
+    "POST /nodes/{node}/qemu/{vmid}/snapshot": "qmsnapshot",
+    "POST /nodes/{node}/qemu/{vmid}/snapshot/{snapname}/rollback": "qmrollback",
+    "DELETE /nodes/{node}/qemu/{vmid}/snapshot/{snapname}": "qmdelsnapshot",
+    "DELETE /nodes/{node}/qemu/{vmid}": "qmdestroy",
+    "PUT /nodes/{node}/qemu/{vmid}/resize": "resize",
+    "POST /nodes/{node}/qemu": "qmcreate",
+    "POST /nodes/{node}/lxc": "vzcreate",
+    "POST /nodes/{node}/lxc/{vmid}/clone": "vzclone",
+    "POST /nodes/{node}/lxc/{vmid}/migrate": "vzmigrate",
+    "POST /nodes/{node}/lxc/{vmid}/snapshot": "vzsnapshot",
+    "POST /nodes/{node}/lxc/{vmid}/snapshot/{snapname}/rollback": "vzrollback",
+    "DELETE /nodes/{node}/lxc/{vmid}/snapshot/{snapname}": "vzdelsnapshot",
+    "DELETE /nodes/{node}/lxc/{vmid}": "vzdestroy",
+}
+"""The type of the task that a method starts, whose id is the guest: by these a lost answer is settled."""
+
+
+def fill(endpoint: api_schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the values of the path's variables, from the path or else from `parameters`, and the other parameters."""
+    values, rest = dict(endpoint.values), dict(parameters)
+    for name in endpoint.variables:
+        given = rest.get(name)
+        if isinstance(given, float) and given.is_integer():
+            given = rest[name] = int(given)
+        if name not in values and isinstance(given, str | int) and not isinstance(given, bool):
+            values[name] = str(rest.pop(name))
+        elif given is not None and str(given) == values.get(name):
+            rest.pop(name)
+    return values, rest
+
+
+def upid_in(answer: object) -> str | None:
+    """Return the UPID that an answer is; other texts (a name, a ticket) are none."""
+    try:
+        return Upid.parse(answer).text if isinstance(answer, str) and answer.startswith("UPID:") else None
+    except Rejected:
+        return None
+
+
+def clean(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return `value` without control characters: texts come from guests and logs too."""
+    if isinstance(value, str):
+        return _CONTROL.sub(" ", value)
+    if isinstance(value, list):
+        return [clean(each) for each in value]
+    return {str(key): clean(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def page_of(answer: Any, p: Get) -> Data:  # noqa: ANN401
+    """Return an answer, of a list one page."""
+    if isinstance(answer, dict):
+        return Data(clean(_chosen(answer, p.fields)))
+    if not isinstance(answer, list):
+        return Data(clean(answer))
+    start = int(p.cursor or 0)
+    page = [_chosen(each, p.fields) for each in sorted(answer, key=_order)[start : start + p.limit]]
+    end = start + len(page)
+    return Data(clean(page), total=len(answer), next=str(end) if page and end < len(answer) else "")
+
+
+def _order(entry: Any) -> tuple[float, str]:  # noqa: ANN401
+    """Return a key that pages can be cut by: Proxmox answers some lists in the random order of a Perl hash.
+
+    Lines of a log keep their number.
+    """
+    if not isinstance(entry, dict):
+        return (0, "")
+    name = next((str(entry[key]) for key in ("id", "vmid", "upid", "volid", "name", "node") if key in entry), "")
+    number = entry.get("n", entry.get("pos", 0))
+    return (float(number) if isinstance(number, int | float) else 0, name)
+
+
+def _chosen(entry: Any, fields: list[str]) -> Any:  # noqa: ANN401
+    return {key: entry[key] for key in fields if key in entry} if fields and isinstance(entry, dict) else entry
+
+
+def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
+    """Return what is said of a method."""
+    info = endpoint.info
+    tier, why = tier_of(endpoint, {})
+    no = refused(endpoint, {})
+    permissions = info["permissions"]
+    returns = info["returns"]
+    shown = {name: each for name, each in info["parameters"].items() if match.lower() in name.lower()}
+    return Description(
+        method=endpoint.key,
+        description=one_line(info["description"])[:400],
+        tool="none" if no else TOOLS[tier],
+        why=no or why,
+        parameters={name: shape(each) for name, each in shown.items()},
+        permissions=rule(permissions.get("check")) or str(permissions.get("user") or "root@pam alone"),
+        returns=returns["type"] + (f" with {', '.join(returns['fields'])}" if returns["fields"] else ""),
+        task=endpoint.answers_task,
+        note=one_line(permissions.get("description") or permissions.get("note") or "")[:300]
+        + ("" if info["token"] else " (not with an API token)"),
+    )
+
+
+def shape(known: api_schema.Method) -> str:
+    """Return a parameter in one line: type, bounds, choices, default, what it is."""
+    kind = known.get("format")
+    parts = [str(known.get("type", "string")) + ("?" if known.get("optional") else "")]
+    if "minimum" in known or "maximum" in known:
+        parts.append(f"{known.get('minimum', '')}..{known.get('maximum', '')}")
+    parts += ["|".join(map(str, known["enum"]))] if known.get("enum") else []
+    parts += (
+        [f"{{{','.join(name for name, each in kind.items() if 'alias' not in each)}}}"]
+        if isinstance(kind, dict)
+        else []
+    )
+    parts += [kind] if isinstance(kind, str) else []
+    parts += [f"at most {known['maxLength']} characters"] if "maxLength" in known else []
+    parts += [f"default {known['default']}"] if "default" in known else []
+    parts += [f"with {known['requires']}"] if "requires" in known else []
+    parts += [one_line(known["description"])[:80]] if known.get("description") else []
+    return " ".join(parts)
+
+
+def rule(check: Any) -> str:  # noqa: ANN401 - nested lists of the schema
+    """Return a permission check as a person says it."""
+    if not isinstance(check, list) or not check:
+        return ""
+    if check[0] in {"or", "and"}:
+        return "(" + f" {check[0]} ".join(rule(each) for each in check[1:]) + ")"
+    if check[0] == "perm":
+        how = " or " if "any" in check else " and "
+        return f"{how.join(check[2])} on {check[1]}"
+    return " ".join(str(each) for each in check)

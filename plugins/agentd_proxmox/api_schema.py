@@ -1,0 +1,216 @@
+"""Know every endpoint of the Proxmox VE API by the node's own schema; pure.
+
+A node serves the schema of its own version as `apidoc.js`: one constant in JSON, then code.  The constant is cut out
+and decoded, no JavaScript is run.  It is kept as lines, one a method (`METHOD path` and the method's JSON), because it
+takes many times the memory once it is decoded: a `Catalogue` holds where each line lies, and decodes the one that is
+asked for.  A line is read by `read(offset, length)`, from a file or from bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import msgspec
+
+from agentd.errors import NotFound, Rejected
+from agentd.proxmox.responses import one_line
+
+Read = Callable[[int, int], bytes]
+Method = dict[str, Any]
+
+REST = frozenset({"volume", "cidr"})
+"""Last variables of a path that may hold slashes: Proxmox takes the rest of the path for them."""
+METHODS = ("GET", "POST", "PUT", "DELETE")
+VARIABLE = re.compile(r"\{([^}]+)\}")
+_CONSTANT = re.compile(rb"(?:const|let|var)\s+\w+\s*=\s*(?=\[)")
+_END = re.compile(rb"^\]", re.MULTILINE)
+_INDEXED = re.compile(r"\[n\]\Z")
+
+
+class _Item(msgspec.Struct):
+    path: str
+    info: dict[str, msgspec.Raw] = {}
+    children: list[_Item] = []
+
+
+def lines_of(script: bytes) -> list[bytes]:
+    """Return the lines of the schema in `script`, the text of apidoc.js; raises Rejected if there is none in it."""
+    found = _CONSTANT.search(script)
+    if found is None:
+        raise Rejected("apidoc.js: no constant with the schema stands in it")
+    begin = found.end()
+    end = _END.search(script, begin)  # no JSON text holds a bare line end: a bracket in the first column is the last
+    try:
+        if end is None:
+            text = script[begin:].decode()
+            part = text[: json.JSONDecoder().raw_decode(text)[1]].encode()
+        else:
+            part = script[begin : end.end()]
+        items = msgspec.json.decode(part, type=list[_Item])
+    except ValueError as error:
+        raise Rejected(f"apidoc.js: the schema in it cannot be read: {one_line(error)}") from error
+    lines = [line for item in items for line in _flat(item)]
+    if not lines:
+        raise Rejected("apidoc.js: the schema in it names no method")
+    return sorted(lines)
+
+
+def _flat(item: _Item) -> Iterator[bytes]:
+    for name, raw in item.info.items():
+        if name in METHODS:
+            yield f"{name} {item.path}\t".encode() + msgspec.json.encode(_compact(msgspec.json.decode(raw)))
+    for child in item.children:
+        yield from _flat(child)
+
+
+def _compact(method: Method) -> Method:
+    """Return what is needed of a method; what a list's entries look like is dropped beyond their names."""
+    returns = method.get("returns") or {}
+    items = returns.get("items") or {}
+    shown = sorted(items.get("properties") or returns.get("properties") or {})
+    parameters = method.get("parameters") or {}
+    return {
+        "name": method.get("name") or "",
+        "description": method.get("description") or "",
+        "parameters": parameters.get("properties") or {},
+        "open": bool(parameters.get("additionalProperties")) if "additionalProperties" in parameters else False,
+        "returns": {"type": returns.get("type") or "any", "fields": shown},
+        "permissions": method.get("permissions") or {},
+        "protected": bool(method.get("protected")),
+        "token": bool(int(method.get("allowtoken", 1))),
+    }
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One method of the API; `values` are the variables of its path, filled in."""
+
+    verb: str
+    path: str
+    info: Method
+    values: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """`METHOD path`, as the catalogue lists it."""
+        return f"{self.verb} {self.path}"
+
+    @property
+    def variables(self) -> list[str]:
+        """The variables of its path."""
+        return VARIABLE.findall(self.path)
+
+    @property
+    def parameters(self) -> dict[str, Method]:
+        """What it takes, without the variables of its path."""
+        known: dict[str, Method] = self.info["parameters"]
+        return {name: each for name, each in known.items() if name not in self.variables}
+
+    @property
+    def answers_task(self) -> bool:
+        """Whether it may answer a UPID: writes that return text do, with few exceptions."""
+        return self.verb != "GET" and self.info["returns"]["type"] in {"string", "any"}
+
+    def parameter(self, name: str) -> Method | None:
+        """Return what is known of a parameter; `net0` is one of `net[n]`."""
+        known = self.parameters
+        if name in known:
+            return known[name]
+        return known.get(re.sub(r"\d+\Z", "[n]", name)) if re.search(r"[a-z]\d+\Z", name) else None
+
+
+class Catalogue:
+    """Every method of one version of the API."""
+
+    def __init__(self, version: str, data: bytes, read: Read | None = None) -> None:
+        """Index `data`, the lines joined; they are read by `read`, or kept here without one."""
+        self.version = version
+        self._read: Read = read or (lambda offset, length: data[offset : offset + length])
+        self._at: dict[str, tuple[int, int]] = {}
+        self._size = len(data)
+        offset = 0
+        for line in data.splitlines(keepends=True):
+            key, tab, _ = line.partition(b"\t")
+            if tab:
+                self._at[key.decode()] = (offset, len(line))
+            offset += len(line)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def keys(self) -> list[str]:
+        """Return `METHOD path` of every method, sorted."""
+        return sorted(self._at)
+
+    def info(self, key: str) -> Method:
+        """Return what is known of the method `METHOD path`."""
+        found: Method = msgspec.json.decode(self._read(*self._at[key]).partition(b"\t")[2])
+        return found
+
+    def lines(self) -> Iterator[bytes]:
+        """Return every line; together they are read at once and let go."""
+        yield from self._read(0, self._size).splitlines()
+
+    def paths(self) -> set[str]:
+        """Return every path, with its variables."""
+        return {key.partition(" ")[2] for key in self._at}
+
+    def resolve(self, verb: str, path: str) -> Endpoint:
+        """Return the endpoint that `path`, with or without its variables filled in, leads to.
+
+        Raises NotFound that tells an unknown path (with the nearest ones) from an unknown method of a known path.
+        """
+        matches = sorted(found for known in self.paths() if (found := match(known, path)) is not None)
+        if not matches:
+            raise NotFound(f"{one_line(path)[:200]!r} is no path of Proxmox VE {self.version}{self._nearest(path)}")
+        for _, known, values in matches:
+            if f"{verb} {known}" in self._at:
+                return Endpoint(verb, known, self.info(f"{verb} {known}"), dict(values))
+        there = ", ".join(each for each in METHODS if f"{each} {matches[0][1]}" in self._at)
+        raise NotFound(f"{matches[0][1]} has no {verb}; it has {there}")
+
+    def _nearest(self, path: str) -> str:
+        near = get_close_matches(path[:200], sorted(self.paths()), n=3, cutoff=0.5)
+        return f"; near are {', '.join(near)}" if near else "; api_find searches them"
+
+
+def match(known: str, path: str) -> tuple[int, str, tuple[tuple[str, str], ...]] | None:
+    """Return how many variables `known` needs to be `path`, itself, and their values; None if it is not."""
+    wanted, given = known.strip("/").split("/"), path.strip("/").split("/")
+    last = wanted[-1].strip("{}")
+    if wanted[-1].startswith("{") and last in REST and len(given) > len(wanted):
+        given = [*given[: len(wanted) - 1], "/".join(given[len(wanted) - 1 :])]
+    if len(wanted) != len(given):
+        return None
+    values: list[tuple[str, str]] = []
+    for want, have in zip(wanted, given, strict=True):
+        if not want.startswith("{"):
+            if want != have:
+                return None
+        elif want != have:
+            values.append((want.strip("{}"), have))
+    return known.count("{"), known, tuple(values)
+
+
+def rank(key: str, info: Method, words: list[str]) -> int:
+    """Return how well a method fits `words`; 0 if one of them is nowhere in it."""
+    path, text, names = key.lower(), info["description"].lower(), " ".join(info["parameters"]).lower()
+    score = 0
+    for word in words:
+        parts = re.split(r"[/{}\s_-]+", path)
+        found = 8 * (word in parts) or 4 * (word in path) or 2 * (word in names.split()) or (word in text + names)
+        if not found:
+            return 0
+        score += found
+    return score * 100 - len(key) // 4
+
+
+def summary(info: Method, length: int = 90) -> str:
+    """Return the first sentence of what a method does."""
+    text = one_line(info["description"] or info["name"]).partition(". ")[0]
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,1 @@
+"""Migration, high availability and replication."""

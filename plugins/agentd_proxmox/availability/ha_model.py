@@ -1,0 +1,160 @@
+"""HA rules of Proxmox VE 9 and groups of 8, as one kind of thing.
+
+Proxmox VE 9 has made rules of the groups; its schema still lists them and its API answers 500 for them.  Which of the
+two a cluster has is what its API says: 501 for rules is Proxmox VE 8.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from agentd.errors import PermanentError
+from agentd.proxmox.responses import one_line
+from agentd.wire.messages import Target
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentd.proxmox.client import Proxmox
+
+    Entry = dict[str, Any]
+
+RULES, GROUPS = "/cluster/ha/rules", "/cluster/ha/groups"
+
+
+class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A rule, or a group as a rule: guests that belong on nodes, together, or apart."""
+
+    name: str
+    type: str
+    resources: list[str] = []
+    nodes: dict[str, int] = {}
+    strict: bool = False
+    affinity: str = ""
+    failback: bool = True
+    enabled: bool = True
+    comment: str = ""
+    digest: str = ""
+
+
+class Rules(NamedTuple):
+    """All rules, and whether they are `rules` or `groups`."""
+
+    source: str
+    rules: list[Rule]
+
+
+async def rules(proxmox: Proxmox) -> Rules:
+    """Return the rules of the cluster, or its groups where it has no rules."""
+    try:
+        return Rules("rules", [_rule(each) for each in await proxmox.get(RULES) or []])
+    except PermanentError as error:
+        if type(error) is not PermanentError or "does not offer" not in str(error):
+            raise
+    groups, resources = await proxmox.get(GROUPS) or [], await proxmox.get("/cluster/ha/resources") or []
+    users = {str(e["sid"]): str(e.get("group") or "") for e in resources}
+    return Rules("groups", [_group(e, [sid for sid, name in users.items() if name == e["group"]]) for e in groups])
+
+
+OF_GROUP = ("nodes", "restricted", "nofailback", "comment")
+OF_RULE = ("resources", "nodes", "strict", "affinity", "comment", "disable")
+
+
+def before(was: Rule, options: Iterable[str]) -> Entry:
+    """Return options of a rule or group as they were, as parameters of our tools."""
+    have: Entry = {
+        "type": {"type": was.type},
+        "resources": {"guests": [int(each.partition(":")[2]) for each in was.resources]},
+        "nodes": {"nodes": was.nodes},
+        "strict": {"strict": was.strict},
+        "restricted": {"restricted": was.strict},
+        "nofailback": {"failback": was.failback},
+        "affinity": {"affinity": was.affinity or None},
+        "comment": {"comment": was.comment},
+        "disable": {"enabled": was.enabled},
+    }
+    return {name: value for key in options for name, value in have[key].items()}
+
+
+def target(kind: str, rule: Rule, *loses: str) -> Target:
+    """Return a rule or group as what a call is about to change."""
+    labels = [f"guest/{each.partition(':')[2]}" for each in rule.resources]
+    return Target(f"ha-{kind}/{rule.name}", f"HA {kind} {rule.name}", {"digest": rule.digest}, labels, list(loses))
+
+
+def bond(rule: Rule) -> str:
+    """Return what a rule holds, as a person says it."""
+    guests = ", ".join(rule.resources) or "no guest"
+    if rule.type == "node-affinity":
+        return f"that {guests} {'must' if rule.strict else 'should'} be on {', '.join(rule.nodes)}"
+    return f"that {guests} are kept {'together' if rule.affinity == 'positive' else 'apart'}"
+
+
+def _rule(entry: Entry) -> Rule:
+    return Rule(
+        name=one_line(entry["rule"]),
+        type=one_line(entry.get("type") or ""),
+        resources=sorted(members(entry.get("resources"))),
+        nodes=_priorities(entry.get("nodes")),
+        strict=bool(int(entry.get("strict") or 0)),
+        affinity=one_line(entry.get("affinity") or ""),
+        enabled=not int(entry.get("disable") or 0),
+        comment=one_line(entry.get("comment") or ""),
+        digest=one_line(entry.get("digest") or ""),
+    )
+
+
+def _group(entry: Entry, resources: list[str]) -> Rule:
+    return Rule(
+        name=one_line(entry["group"]),
+        type="node-affinity",
+        resources=sorted(resources),
+        nodes=_priorities(entry.get("nodes")),
+        strict=bool(int(entry.get("restricted") or 0)),
+        failback=not int(entry.get("nofailback") or 0),
+        comment=one_line(entry.get("comment") or ""),
+        digest=one_line(entry.get("digest") or ""),
+    )
+
+
+def _priorities(text: object) -> dict[str, int]:
+    pairs = (each.partition(":") for each in sorted(members(text)))
+    return {node: int(priority or 0) for node, _, priority in pairs}
+
+
+def node_list(nodes: dict[str, int]) -> str | None:
+    """Return nodes as Proxmox takes them: `pve1:2,pve2`."""
+    return ",".join(f"{name}:{nodes[name]}" if nodes[name] else name for name in sorted(nodes)) or None
+
+
+def differs(rule: Rule, wanted: Entry) -> list[str]:
+    """Return the options that are not as wanted; None means: as it is."""
+    have: Entry = {
+        "type": rule.type,
+        "resources": ",".join(rule.resources),
+        "nodes": node_list(rule.nodes),
+        "strict": rule.strict,
+        "restricted": rule.strict,
+        "nofailback": not rule.failback,
+        "affinity": rule.affinity,
+        "comment": rule.comment,
+        "disable": not rule.enabled,
+    }
+    told = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
+    return [key for key, value in told.items() if value is not None and have[key] != value]
+
+
+def service(at: Place) -> str:
+    """Return the name by which HA knows a guest."""
+    return f"{'vm' if at.kind == 'qemu' else 'ct'}:{at.vmid}"
+
+
+def members(text: object) -> set[str]:
+    """Return the names in a list of Proxmox: nodes without their priorities, services as they are called."""
+    return {one_line(each) for each in re.split(r"[,;\s]+", str(text or "")) if each}

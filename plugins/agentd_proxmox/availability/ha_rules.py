@@ -1,0 +1,306 @@
+"""Change what binds guests under HA to nodes and to each other: rules of Proxmox VE 9, groups of 8."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import dropped_values, fields, methods
+from agentd_proxmox.availability.ha_model import (
+    GROUPS,
+    OF_GROUP,
+    OF_RULE,
+    RULES,
+    Rule,
+    before,
+    bond,
+    differs,
+    node_list,
+    rules,
+    service,
+    target,
+)
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
+
+    Entry = dict[str, Any]
+
+LISTS = (*methods.PLACES, *methods.HA_LISTS[1:])
+RuleName = Annotated[formats.ConfigId, Meta(description="name of the rule or group")]
+Priority = Annotated[int, Meta(ge=0, le=1000)]
+Nodes = Annotated[dict[fields.Node, Priority], Meta(description="node: priority, the highest is preferred")]
+Comment = Annotated[str, Meta(max_length=1024)]
+Kind = Literal["node-affinity", "resource-affinity"]
+
+
+class CreateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rule of Proxmox VE 9.
+
+    type      node-affinity: the guests belong on `nodes`, with `strict` on no others
+              resource-affinity: they belong together (positive) or apart (negative)
+    guests    each under HA already
+    """
+
+    name: RuleName
+    type: Kind
+    guests: list[fields.Vmid]
+    nodes: Nodes = {}
+    strict: bool = False
+    affinity: Literal["positive", "negative"] | None = None
+    comment: Comment = ""
+    enabled: bool = True
+
+
+class UpdateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to change; what is left out stays.  digest: of list_ha, refuses a rule that changed since."""
+
+    name: RuleName
+    guests: list[fields.Vmid] | None = None
+    nodes: Nodes | None = None
+    strict: bool | None = None
+    affinity: Literal["positive", "negative"] | None = None
+    comment: Comment | None = None
+    enabled: bool | None = None
+    digest: str = ""
+
+
+class SetGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A group of Proxmox VE 8: its nodes; `restricted` to no others; `failback` to the preferred one.
+
+    digest: of list_ha, refuses a group that changed since.
+    """
+
+    name: RuleName
+    nodes: Nodes
+    restricted: bool = False
+    failback: bool = True
+    comment: Comment = ""
+    digest: str = ""
+
+
+class DeleteRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which rule or group.  digest: of list_ha, refuses one that changed since."""
+
+    name: RuleName
+    digest: str = ""
+
+
+class DeletedRule(msgspec.Struct, frozen=True):
+    """The rule or group as it was, null if it was gone before."""
+
+    name: str
+    rule: Rule | None
+
+
+class HaRules:
+    """The tools for what binds guests under HA."""
+
+    calls: ClassVar[Calls] = {
+        "create_ha_rule": (*LISTS, "POST /cluster/ha/rules"),
+        "update_ha_rule": (*LISTS, "PUT /cluster/ha/rules/{rule}"),
+        "delete_ha_rule": (*LISTS, "DELETE /cluster/ha/rules/{rule}"),
+        "set_ha_group": (*LISTS, "POST /cluster/ha/groups", "PUT /cluster/ha/groups/{group}"),
+        "delete_ha_group": (*LISTS, "DELETE /cluster/ha/groups/{group}"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    async def create_ha_rule(self, call: Call, p: CreateRule) -> Rule:
+        """Make an HA rule (Proxmox VE 9): guests that belong on nodes, together, or apart."""
+        labels = [f"guest/{each}" for each in p.guests]
+        call.target(Target(f"ha-rule/{p.name}", f"HA rule {p.name}", labels=labels))
+        _fits(p)
+        resources = await self._services(p.guests)
+        wanted = {
+            "type": p.type,
+            "resources": resources,
+            "nodes": node_list(p.nodes),
+            "strict": True if p.strict else None,
+            "affinity": p.affinity,
+            "comment": p.comment or None,
+            "disable": None if p.enabled else True,
+        }
+
+        async def seen() -> Found | None:
+            rule = _one(await self._all("rules"), p.name)
+            if rule is None:
+                call.inverse("delete_ha_rule", {"name": p.name})
+                return None
+            if other := differs(rule, wanted):
+                raise Rejected(
+                    f"there is an HA rule {p.name} with another {', '.join(other)}: update_ha_rule changes it"
+                )
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post(RULES, rule=p.name, **wanted)
+
+        await call.once(seen, act)
+        return await self._there("rules", p.name, wanted)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    async def update_ha_rule(self, call: Call, p: UpdateRule) -> Rule:
+        """Change an HA rule (Proxmox VE 9), or switch it off or on."""
+        if p.nodes == {}:
+            raise Rejected("nodes: a rule without nodes; delete_ha_rule, or enabled=false")
+        wanted = {
+            "resources": None if p.guests is None else await self._services(p.guests),
+            "nodes": None if p.nodes is None else node_list(p.nodes),
+            "strict": p.strict,
+            "affinity": p.affinity,
+            "comment": p.comment,
+            "disable": None if p.enabled is None else not p.enabled,
+        }
+        if all(value is None for value in wanted.values()):
+            raise Rejected("update_ha_rule: say what to change")
+        was: list[Rule] = []
+
+        async def seen() -> Found | None:
+            was[:] = [await self._known("rules", p.name)]
+            call.target(target("rule", was[0]))
+            if not (other := differs(was[0], wanted)):
+                return Found()
+            _unchanged(was[0], p.digest)
+            call.inverse("update_ha_rule", {"name": p.name} | before(was[0], other))
+            return None
+
+        async def act() -> None:
+            sent = dropped_values.sent(wanted, wanted, {"disable", "strict"})
+            path = f"{RULES}/{p.name}"
+            await self.proxmox.put(path, type=was[0].type, digest=was[0].digest or None, **sent)
+
+        await call.once(seen, act)
+        return await self._there("rules", p.name, wanted)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def delete_ha_rule(self, call: Call, p: DeleteRule) -> DeletedRule:
+        """Delete an HA rule (Proxmox VE 9): its guests may go where it kept them from."""
+        return await self._delete(call, "rules", p)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    async def set_ha_group(self, call: Call, p: SetGroup) -> Rule:
+        """Make an HA group as it is said here, or change it to that (Proxmox VE 8)."""
+        call.target(Target(f"ha-group/{p.name}", f"HA group {p.name}"))
+        if not p.nodes:
+            raise Rejected("nodes: a group has at least one node")
+        wanted = {
+            "nodes": node_list(p.nodes),
+            "restricted": p.restricted,
+            "nofailback": not p.failback,
+            "comment": p.comment,
+        }
+        was: list[Rule] = []
+
+        async def seen() -> Found | None:
+            group = _one(await self._all("groups"), p.name)
+            if group is None:
+                call.inverse("delete_ha_group", {"name": p.name})
+                return None
+            if not differs(group, wanted):
+                return Found()
+            was[:] = [_unchanged(group, p.digest)]
+            call.inverse("set_ha_group", {"name": p.name} | before(group, OF_GROUP))
+            return None
+
+        async def act() -> None:
+            sent = {key: value for key, value in wanted.items() if value != ""}
+            if not was:
+                await self.proxmox.post(GROUPS, group=p.name, **sent)
+                return
+            sent = dropped_values.sent(wanted, wanted if was[0].comment else sent, {"restricted", "nofailback"})
+            await self.proxmox.put(f"{GROUPS}/{p.name}", digest=was[0].digest or None, **sent)
+
+        await call.once(seen, act)
+        return await self._there("groups", p.name, wanted)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def delete_ha_group(self, call: Call, p: DeleteRule) -> DeletedRule:
+        """Delete an HA group that no resource is in (Proxmox VE 8)."""
+        return await self._delete(call, "groups", p)
+
+    async def _delete(self, call: Call, source: str, p: DeleteRule) -> DeletedRule:
+        was: list[Rule] = []
+
+        async def seen() -> Found | None:
+            rule = _one(await self._all(source), p.name)
+            if rule is None:
+                return Found()
+            was[:] = [_unchanged(rule, p.digest)]
+            if source == "groups" and rule.resources:
+                named = ", ".join(rule.resources)
+                raise Rejected(f"the HA group {p.name} is that of {named}: update_ha_resource gives them another one")
+            call.target(target(source.removesuffix("s"), rule, bond(rule)))
+            again = ("set_ha_group", OF_GROUP) if source == "groups" else ("create_ha_rule", ("type", *OF_RULE))
+            call.inverse(again[0], {"name": p.name} | before(rule, again[1]))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/cluster/ha/{source}/{p.name}")
+
+        await call.once(seen, act)
+        if _one(await self._all(source), p.name) is not None:
+            raise TaskFailed(f"Proxmox says that it was done, and {p.name} is still there: somebody made it again")
+        return DeletedRule(p.name, was[0] if was else None)
+
+    async def _services(self, vmids: list[int]) -> str:
+        """Return guests as HA names them; raises NotFound, Rejected for one that is not under HA."""
+        if not vmids:
+            raise Rejected("guests: name at least one")
+        places = {each.vmid: each for each in await self.inventory.places()}
+        if missing := sorted(set(vmids) - set(places)):
+            raise NotFound(f"guests: there is no guest {missing[0]}, or {self.proxmox.user} may not see it (VM.Audit)")
+        managed = {str(each["sid"]) for each in await self.proxmox.get("/cluster/ha/resources") or []}
+        if others := [places[each].title for each in sorted(set(vmids)) if service(places[each]) not in managed]:
+            raise Rejected(f"guests: {', '.join(others)} not under HA: add_ha_resource puts it there")
+        return ",".join(sorted(service(places[each]) for each in set(vmids)))
+
+    async def _all(self, source: str) -> list[Rule]:
+        """Return the rules, or the groups; raises Rejected where the cluster has the other ones."""
+        found = await rules(self.proxmox)
+        if found.source != source:
+            raise Rejected(f"this cluster has HA {found.source}, not {source}: use the tools for {found.source}")
+        return found.rules
+
+    async def _known(self, source: str, name: str) -> Rule:
+        found = await self._all(source)
+        rule = _one(found, name)
+        if rule is None:
+            raise NotFound(f"there is no HA rule {name}; there are {', '.join(e.name for e in found) or 'none'}")
+        return rule
+
+    async def _there(self, source: str, name: str, wanted: Entry) -> Rule:
+        rule = await self._known(source, name)
+        if other := differs(rule, wanted):
+            raise TaskFailed(f"Proxmox says that it was done, and {name} has another {', '.join(other)}")
+        return rule
+
+
+def _one(found: list[Rule], name: str) -> Rule | None:
+    return next((each for each in found if each.name == name), None)
+
+
+def _unchanged(rule: Rule, digest: str) -> Rule:
+    if digest and digest != rule.digest:
+        raise ConfigChanged(f"{rule.name} was changed since it was read: look again, then decide again")
+    return rule
+
+
+def _fits(p: CreateRule) -> None:
+    """Refuse what belongs to the other type of rule."""
+    on_nodes = p.type == "node-affinity"
+    if on_nodes and (not p.nodes or p.affinity):
+        raise Rejected("create_ha_rule: a node-affinity rule has nodes, and no affinity")
+    if not on_nodes and (p.nodes or p.strict or not p.affinity or len(set(p.guests)) < 2):  # noqa: PLR2004
+        raise Rejected("create_ha_rule: a resource-affinity rule has an affinity and two guests or more, and no nodes")

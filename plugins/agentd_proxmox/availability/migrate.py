@@ -1,0 +1,338 @@
+"""Move guests between nodes, and look before whether they can move.
+
+Where the guest is says whether the work is done, so a lost answer is settled by its place, and while it moves by our
+own task.  A guest under HA is moved by the HA manager: the node's API hands the request on and its task ends at once
+(`hamigrate`), and the guest is watched until it has arrived.  A migration that is ended half-way tidies up: the guest
+goes on where it was, a container is started there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import msgspec
+
+from agentd.errors import AgentdError, Denied, NotFound, Rejected, TaskFailed, TemporaryError
+from agentd.proxmox.responses import Upid, one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import fields, guest_model, methods, targets
+from agentd_proxmox.availability import ha_model, preflight
+from agentd_proxmox.inventory import MARGIN
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs, Optional
+
+    Entry = dict[str, Any]
+    T = TypeVar("T")
+
+CHECKS = (
+    *methods.guest("GET /migrate"),
+    "GET /nodes/{node}/network",
+    "GET /nodes/{node}/status",
+    "GET /cluster/replication",
+    *methods.guest("GET /snapshot", "GET /snapshot/{snapname}/config"),
+    *methods.HA_LISTS,
+)
+MOVERS = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
+TELL = 2.0
+"""Seconds between two looks at the log of a migration."""
+_TO = re.compile(r"\bto node '?([A-Za-z0-9-]+)")
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Whether a migration can be begun, and what was found; what blocks comes first."""
+
+    vmid: int
+    name: str
+    source: str
+    target: str
+    running: bool
+    ha: bool
+    possible: bool
+    findings: list[preflight.Finding]
+
+
+class Migrated(msgspec.Struct, frozen=True):
+    """The guest where it is now, and where it was; `moved` is false if it was there already."""
+
+    guest: fields.Guest
+    source: str
+    moved: bool
+
+
+class Migration:
+    """The tools that move guests."""
+
+    calls: ClassVar[Calls] = {
+        "migration_preflight": (*methods.READ, *CHECKS),
+        "migrate_guest": (*methods.WRITE, *CHECKS, *methods.guest("POST /migrate")),
+    }
+    optional: ClassVar[Optional] = {"migration_preflight": frozenset(methods.guest("GET /migrate"))}
+    needs: ClassVar[Needs] = {
+        "migration_preflight": methods.on(methods.VM, "VM.Audit"),
+        "migrate_guest": {methods.SPACE},
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def migration_preflight(self, call: Call, p: preflight.Wish) -> Report:  # noqa: ARG002 - every tool has a call
+        """Tell whether a guest can move to another node, and what to do about each thing in its way."""
+        at = await self.inventory.find(p.vmid, p.name)
+        facts = await self._facts(at, p)
+        found = preflight.findings(facts, p)
+        return Report(
+            vmid=at.vmid,
+            name=at.name,
+            source=at.node,
+            target=p.target,
+            running=facts.running,
+            ha=bool((facts.status.get("ha") or {}).get("managed")),
+            possible=not any(each.blocks for each in found),
+            findings=found,
+        )
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
+    async def migrate_guest(self, call: Call, p: preflight.Wish) -> Migrated:
+        """Move a VM or container to another node and wait until it is there; one that is there is left alone.
+
+        A running VM moves while it runs, a running container is stopped for it (restart=true).  What
+        migration_preflight finds in the way is refused before anything is done.  Ended half-way the guest stays where
+        it was, unless the HA manager moves it.
+        """
+        at = await self.inventory.find(p.vmid, p.name)
+        call.target(at.target())
+
+        async def seen() -> Found | None:
+            nonlocal at
+            at, upid = await self._at_rest(call, at.vmid, p.target)
+            if upid or at.node == p.target:
+                return Found(upid)
+            facts = await self._facts(at, p)
+            self._refuse(call, at, p, preflight.findings(facts, p))
+            call.inverse("migrate_guest", preflight.back(facts, p))
+            return None
+
+        async def act() -> str | None:
+            running = guest_model.runs(await self.inventory.status(at))
+            return upid_of(await self.proxmox.post(f"{at.path}/migrate", **_sent(at, p, running=running)))
+
+        found = await call.once(seen, act)
+        if not found.upid:
+            return Migrated(await self.inventory.read(at), at.node, moved=False)
+        upid = Upid.parse(found.upid)
+        try:
+            await self._follow(call, found)
+        except TaskFailed as error:
+            await self._failed(call, at.vmid, p.target, error)
+        now = await self._arrived(call, at, p.target, upid)
+        return Migrated(await self.inventory.read(now), upid.node, moved=True)
+
+    @staticmethod
+    def _refuse(call: Call, at: Place, p: preflight.Wish, found: list[preflight.Finding]) -> None:
+        """Raise Rejected for what blocks; the rest becomes warnings."""
+        if blocking := [each.line() for each in found if each.blocks]:
+            raise Rejected(f"{at.title} cannot move to {p.target}: {'; '.join(blocking)}: nothing was done")
+        for each in found:
+            call.warn(each.line())
+
+    async def _facts(self, at: Place, p: preflight.Wish) -> preflight.Facts:
+        """Read what the checks need; of a target that is away nothing is asked."""
+        nodes, storages, config, status = await asyncio.gather(
+            self.inventory.resources("node"),
+            self.inventory.resources("storage"),
+            self.inventory.config(at),
+            self.inventory.status(at),
+        )
+        by_node = {str(each["node"]): each for each in nodes}
+        facts = preflight.Facts(
+            at=at,
+            config=config,
+            status=status,
+            nodes=by_node,
+            storages={(str(each["node"]), str(each["storage"])): each for each in storages},
+        )
+        if at.node == p.target or by_node.get(p.target, {}).get("status") != "online" or status.get("lock"):
+            return facts
+        conditions, bridges, jobs, snapshots = await asyncio.gather(
+            _may(self.proxmox.get(f"{at.path}/migrate", target=p.target)),
+            _may(self.proxmox.get(f"/nodes/{p.target}/network", type="any_bridge")),
+            _may(self.proxmox.get("/cluster/replication")),
+            self._snapshots(at) if config.get("parent") else _nothing(),
+        )
+        rules, managed = await self._ha(at) if (status.get("ha") or {}).get("managed") else (None, {})
+        return preflight.Facts(
+            at=at,
+            config=config,
+            status=status,
+            nodes=by_node,
+            storages=facts.storages,
+            conditions=conditions,
+            bridges=None if bridges is None else frozenset(str(each.get("iface")) for each in bridges),
+            cpus=await self._cpus(at.node, p.target) if preflight.needs_cpus(facts, p) else None,
+            rules=rules,
+            managed=managed,
+            snapshots=snapshots,
+            replicas=None if jobs is None else _targets(jobs, at.vmid),
+        )
+
+    async def _snapshots(self, at: Place) -> dict[str, Entry]:
+        """Return the configurations of the snapshots: a medium or a device of one moves with the guest as well."""
+        entries: list[Entry] = await self.proxmox.get(f"{at.path}/snapshot") or []
+        names = [str(each["name"]) for each in entries if each.get("name") != "current"]
+        found = [await self.proxmox.get(f"{at.path}/snapshot/{name}/config") or {} for name in names]
+        return dict(zip(names, found, strict=True))
+
+    async def _cpus(self, *nodes: str) -> tuple[str, str] | None:
+        answers = await asyncio.gather(*(_may(self.proxmox.get(f"/nodes/{each}/status")) for each in nodes))
+        source, target = (None if e is None else one_line((e.get("cpuinfo") or {}).get("model") or "") for e in answers)
+        return None if source is None or target is None else (source, target)
+
+    async def _ha(self, at: Place) -> tuple[list[ha_model.Rule] | None, dict[str, str]]:
+        """Return the HA rules and where the guests are that HA manages; groups of Proxmox VE 8 come as rules."""
+        resources, places, rules = await asyncio.gather(
+            _may(self.proxmox.get("/cluster/ha/resources")), self.inventory.places(), _may(ha_model.rules(self.proxmox))
+        )
+        where = {ha_model.service(each): each.node for each in places}
+        managed = {str(e["sid"]): where[str(e["sid"])] for e in resources or [] if str(e["sid"]) in where}
+        managed[ha_model.service(at)] = at.node
+        return None if rules is None else rules.rules, managed
+
+    async def _at_rest(self, call: Call, vmid: int, target: str) -> tuple[Place, str]:
+        """Return where the guest is when nothing holds it, with our own migration to `target` if that runs now."""
+        while True:
+            at = await self.inventory.find(vmid)
+            upid, to = ("", "") if at.node == target else await self._under_way(at)
+            if at.node == target or (upid and to == target):
+                return at, upid
+            text = f"{at.title} is being moved to {to or 'some node'} ({upid})"
+            if not upid:
+                try:
+                    await self.inventory.unlocked(call, at)
+                except NotFound:  # it went while it was looked at
+                    text = f"{at.title} has just been moved or deleted"
+                else:
+                    return at, ""
+            await targets.pause(call, text)
+
+    async def _under_way(self, at: Place) -> tuple[str, str]:
+        """Return our own migration of the guest that runs now, and where to; both "" if none does."""
+        tasks = await self.inventory.active([at.node])
+        ours = [e for e in tasks if e.type in MOVERS and e.id == str(at.vmid) and e.user == self.proxmox.user]
+        if not ours:
+            return "", ""
+        entries = await self.proxmox.get(f"/nodes/{at.node}/tasks/{ours[0].text}/log", limit=10) or []
+        found = _TO.search(" ".join(str(each.get("t")) for each in entries))
+        return ours[0].text, found[1] if found else ""
+
+    async def _follow(self, call: Call, found: Found) -> None:
+        """Wait for the task, and tell how far it is."""
+
+        async def tell() -> None:
+            while True:
+                await asyncio.sleep(TELL)
+                try:
+                    lines = await self.proxmox.log_tail(found.upid, 1)
+                except AgentdError:
+                    continue  # whether the task lives is for whoever waits for it to find out
+                if lines:
+                    call.progress(lines[-1])
+
+        telling = asyncio.ensure_future(tell())
+        try:
+            await self.inventory.finish(call, found)
+        finally:
+            telling.cancel()
+
+    async def _failed(self, call: Call, vmid: int, target: str, error: TaskFailed) -> None:
+        """Say where a guest is whose migration failed; one that arrived all the same is a warning."""
+        now = await self.inventory.find(vmid)
+        if now.node == target:
+            call.warn(
+                f"{error}; but {now.title} is there: look at {'; '.join(_errors(error)) or 'the log of the task'}"
+            )
+            return
+        status = await self.inventory.status(now)
+        lock = f", locked ({one_line(status['lock'])})" if status.get("lock") else ""
+        why = "; ".join(_errors(error))
+        text = f"{error}{f': {why}' if why else ''}; {now.title} is where it was: {guest_model.state(status)}{lock}"
+        raise TaskFailed(text, log=error.log)
+
+    async def _arrived(self, call: Call, at: Place, target: str, upid: Upid) -> Place:
+        """Return where the guest is when it is at `target`; one under HA is waited for."""
+        idle, pause = time.monotonic(), 0.25
+        while True:
+            now = await self.inventory.find(at.vmid)
+            managed = upid.type == "hamigrate"
+            status = await self.inventory.status(now) if managed else {}
+            if now.node == target and status.get("lock") != "migrate":
+                return now
+            if not managed:
+                raise TaskFailed(f"the task ended well, and {now.title} is not on {target}: somebody moved it on")
+            state = await self._ha_state(now, upid)
+            if state in {"migrate", "relocate"} or status.get("lock") == "migrate":
+                idle = time.monotonic()
+            elif time.monotonic() - idle > self.inventory.settings.ha_wait:
+                raise TaskFailed(
+                    f"the HA manager accepted it, and {now.title} is {state or 'as before'}: nothing moves it"
+                )
+            call.progress(f"the HA manager moves {now.title} to {target} ({state or 'state not known'})")
+            if call.left() < MARGIN:
+                raise TemporaryError(f"the HA manager was asked to move {now.title} to {target}, and has not yet")
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 3.0)
+
+    async def _ha_state(self, now: Place, upid: Upid) -> str:
+        """Return what the HA manager does with the guest; raises TaskFailed if its migration failed."""
+        entries = await self.proxmox.tasks(upid.node, source="all", vmid=now.vmid, since=upid.start, limit=20)
+        for each in entries:
+            ended = one_line(each.get("status") or "RUNNING") if each.get("endtime") else ""
+            if each.get("type") in {"qmigrate", "vzmigrate"} and ended not in {"", "OK"} and "WARNINGS" not in ended:
+                raise TaskFailed(f"the HA manager could not move {now.title}: {ended} ({each['upid']})")
+        states = await _may(self.proxmox.get("/cluster/ha/status/current")) or []
+        one: Entry = next((e for e in states if e.get("sid") == ha_model.service(now)), {})
+        return one_line(one.get("crm_state") or one.get("state") or "")
+
+
+async def _nothing() -> dict[str, Entry]:
+    return {}
+
+
+def _targets(jobs: list[Entry], vmid: int) -> frozenset[str]:
+    """Return the nodes that a guest is replicated to."""
+    return frozenset(one_line(job.get("target")) for job in jobs if str(job.get("guest")) == str(vmid))
+
+
+async def _may(asked: Awaitable[T]) -> T | None:
+    """Return the answer, or None where the token may not ask: the checks say what they could not see."""
+    try:
+        return await asked
+    except (Denied, NotFound):
+        return None
+
+
+def _sent(at: Place, p: preflight.Wish, *, running: bool) -> Entry:
+    """Return the parameters of a migration as Proxmox calls them."""
+    pairs = ",".join(f"{source}:{target}" for source, target in sorted(p.storage_map.items()))
+    storages = ",".join(filter(None, (p.target_storage, pairs))) or None
+    if at.kind == "lxc":
+        return {"target": p.target, "restart": True if p.restart and running else None, "target-storage": storages}
+    local = True if p.with_local_disks else None
+    online = True if p.online and running else None
+    return {"target": p.target, "online": online, "with-local-disks": local, "targetstorage": storages}
+
+
+def _errors(error: TaskFailed) -> list[str]:
+    """Return the lines of a migration's log that say what went wrong."""
+    return [each for each in error.log if re.search(r"\bERROR\b", each)][-3:]

@@ -1,0 +1,442 @@
+"""Say what stands in the way of a migration, and what to do about it; pure.
+
+Proxmox accepts a migration to a node that is away, of a running VM with local disks or with a device of its node, and
+fails in the task (proxmox.md, Cluster): what can be known before is looked at before. A finding either blocks or is
+worth knowing; each that blocks says what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agentd.proxmox.responses import one_line
+from agentd_proxmox import fields, guest_model, units
+from agentd_proxmox.availability.ha_model import service
+from agentd_proxmox.drives import Drive, drives
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agentd_proxmox.availability.ha_model import Rule
+    from agentd_proxmox.inventory import Place
+
+    Entry = dict[str, Any]
+
+_BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
+_DEVICE = re.compile(r"(?:(?:hostpci|usb|parallel|serial|virtiofs)\d+|ivshmem)\Z")
+_COPIED_WITH_SNAPSHOTS = frozenset({"zfspool", "btrfs"})
+_COPIED = frozenset({"dir", "btrfs", "zfspool", "lvm", "lvmthin"})
+"""Types of storages whose volumes Proxmox copies to another node, and those of which snapshots go along."""
+_OF_THE_HOST = ("host", "max")
+"""CPU types that show a guest the CPU of its node."""
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which guest, by its VMID or its unique name, where to, and how.
+
+    online             a running VM moves while it runs; false: only if it is stopped
+    restart            a running container may be stopped for it, and started at the target
+    with_local_disks   disks that the target does not see are copied while the VM runs
+    target_storage     where the disks go; without it to the storages of the same name
+    storage_map        the same by storage: {"local-lvm": "fast"}
+    """
+
+    vmid: fields.Vmid | None = None
+    name: str = ""
+    target: fields.Node
+    online: bool = True
+    restart: bool = False
+    with_local_disks: bool = False
+    target_storage: fields.Storage | None = None
+    storage_map: dict[fields.Storage, fields.Storage] = {}
+
+    def storage(self, name: str) -> str:
+        """Return where the disks of the storage `name` go."""
+        return self.storage_map.get(name, self.target_storage or name)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that stands in the way (`blocks`) or that somebody should know, and what to do."""
+
+    check: str
+    blocks: bool
+    text: str
+    advice: str = ""
+
+    def line(self) -> str:
+        """Return it for a person."""
+        return self.text + (f" ({self.advice})" if self.advice else "")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was read; None is what could not be.
+
+    conditions   answer of GET …/migrate
+    nodes        entries of /cluster/resources, by node
+    storages     entries of /cluster/resources, by node and storage
+    bridges      of the target
+    cpus         models of the CPUs of source and target
+    rules        HA rules, or groups as rules
+    managed      where the guests are that HA manages, by service id; empty if it does not manage this one
+    snapshots    configurations of the snapshots, by name: their volumes are moved too
+    replicas     nodes to which the guest is replicated
+    """
+
+    at: Place
+    config: Entry
+    status: Entry
+    nodes: dict[str, Entry]
+    storages: dict[tuple[str, str], Entry]
+    conditions: Entry | None = None
+    bridges: frozenset[str] | None = None
+    cpus: tuple[str, str] | None = None
+    rules: list[Rule] | None = None
+    managed: dict[str, str] = field(default_factory=dict)
+    snapshots: dict[str, Entry] = field(default_factory=dict)
+    replicas: frozenset[str] | None = frozenset()
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest runs."""
+        return guest_model.runs(self.status)
+
+    @property
+    def sid(self) -> str:
+        """The guest's name in HA."""
+        return service(self.at)
+
+
+def findings(facts: Facts, wish: Wish) -> list[Finding]:
+    """Return all that is known for or against a migration; what blocks comes first."""
+    if wish.target == facts.at.node:
+        return [Finding("place", blocks=False, text=f"{facts.at.title} is there already: nothing is to be done")]
+    away = [*_target(facts, wish), *_lock(facts)]
+    checks = (
+        *(_mode, _managed, _media, _paths, _disks, _linked, _snapshots, _storages, _devices, _mapped, _replicas),
+        *(_allowed, _rules, _memory, _cpu, _bridges),
+    )
+    rest = [] if away else [each for check in checks for each in check(facts, wish)]
+    return sorted([*away, *rest], key=lambda each: not each.blocks)
+
+
+def back(facts: Facts, wish: Wish) -> dict[str, Any]:
+    """Return the parameters that bring the guest back to where it is, its disks to their storages."""
+    storages = {wish.storage(name): name for name, _ in _local(facts).values()}
+    moved = {there: here for there, here in storages.items() if there != here}
+    wanted = {"vmid": facts.at.vmid, "target": facts.at.node, "storage_map": moved}
+    return wanted | {"restart": wish.restart, "with_local_disks": wish.with_local_disks}
+
+
+def needs_cpus(facts: Facts, wish: Wish) -> bool:
+    """Tell whether the CPUs of both nodes matter: the guest sees the one that it was started on."""
+    kind = str(facts.config.get("cpu") or "").partition(",")[0].removeprefix("cputype=")
+    return facts.at.kind == "qemu" and facts.running and wish.online and kind in _OF_THE_HOST
+
+
+def _block(check: str, text: str, advice: str) -> Finding:
+    return Finding(check, blocks=True, text=text, advice=advice)
+
+
+def _note(check: str, text: str, advice: str = "") -> Finding:
+    return Finding(check, blocks=False, text=text, advice=advice)
+
+
+def _target(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    others = ", ".join(sorted(n for n, e in facts.nodes.items() if e.get("status") == "online" and n != facts.at.node))
+    entry = facts.nodes.get(wish.target)
+    if entry is None:
+        yield _block("target", f"there is no node {wish.target!r}", f"target: {others or 'no other node is online'}")
+    elif entry.get("status") != "online":
+        state = one_line(entry.get("status") or "unknown")
+        yield _block("target", f"{wish.target} is {state}", f"online are: {others or 'none'}")
+
+
+def _lock(facts: Facts) -> Iterator[Finding]:
+    if lock := one_line(facts.status.get("lock") or ""):
+        yield _block("lock", f"{facts.at.title} is locked ({lock})", "wait until that is over; list_tasks names it")
+
+
+def _mode(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    if not facts.running:
+        return
+    if facts.at.kind == "qemu" and not wish.online:
+        yield _block("mode", f"{facts.at.title} runs", "online=true moves it while it runs; or shutdown_vm first")
+    if facts.at.kind == "lxc" and not wish.restart:
+        advice = "restart=true stops it, moves it and starts it there; or shutdown_vm first"
+        yield _block("mode", f"{facts.at.title} runs, and a container cannot move while it runs", advice)
+
+
+def _managed(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    if facts.managed and (wish.target_storage or wish.storage_map):
+        text = "the HA manager moves it, and puts disks on the storages of the same name alone"
+        yield _block("ha", text, "leave target_storage and storage_map out; or remove_ha_resource first")
+
+
+def _volumes(facts: Facts) -> dict[str, tuple[str, float]]:
+    """Return the guest's drives that lie on a storage: drive -> (storage, GiB)."""
+    found = [drive for drive in drives(facts.config) if drive.storage]
+    return {drive.key: (drive.storage, guest_model.disk_size(str(facts.config[drive.key]))) for drive in found}
+
+
+def _everywhere(facts: Facts) -> Iterator[tuple[str, Drive]]:
+    """Yield every drive with how a person finds it, those of snapshots too."""
+    for drive in drives(facts.config):
+        yield drive.key, drive
+    for name, config in sorted(facts.snapshots.items()):
+        for drive in drives(config):
+            yield f"{drive.key} of snapshot {one_line(name)}", drive
+
+
+def _local(facts: Facts) -> dict[str, tuple[str, float]]:
+    """Return the drives that other nodes do not see."""
+    shared = {name for (node, name), each in facts.storages.items() if node == facts.at.node and each.get("shared")}
+    return {key: each for key, each in _volumes(facts).items() if each[0] not in shared}
+
+
+def _is_medium(facts: Facts, key: str) -> bool:
+    return any(drive.is_medium for drive in drives({key: facts.config[key]}))
+
+
+def _media(facts: Facts, _: Wish) -> Iterator[Finding]:
+    shared = {name for (node, name), each in facts.storages.items() if node == facts.at.node and each.get("shared")}
+    for where, drive in _everywhere(facts):
+        advice = "delete the snapshot" if "snapshot" in where else "take it out first"
+        if drive.is_physical:
+            yield _block("disks", f"{where} is the CD-ROM drive of {facts.at.node} itself", advice)
+        elif drive.is_medium and drive.storage and drive.storage not in shared:
+            yield _block("disks", f"{where} holds {drive.volume}, which only {facts.at.node} sees", advice)
+
+
+def _paths(facts: Facts, _: Wish) -> Iterator[Finding]:
+    """Block on devices, files and folders of the node, unless an administrator has marked them as shared."""
+    for where, drive in _everywhere(facts):
+        if drive.is_local_path and not drive.is_shared:
+            kind = "a folder or device" if facts.at.kind == "lxc" else "a device or file"
+            what = "the mount point" if facts.at.kind == "lxc" else "the drive"
+            advice = "delete the snapshot" if "snapshot" in where else f"take {what} away, or mark it shared=1"
+            yield _block("disks", f"{where} is {kind} of {facts.at.node} ({drive.volume})", advice)
+
+
+def _disks(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    local = _local(facts)
+    disks = [each for each in local if not _is_medium(facts, each)]
+    named = ", ".join(f"{each} on {local[each][0]}, {units.gib(local[each][1])}" for each in disks)
+    if disks and facts.at.kind == "qemu" and facts.running and not wish.with_local_disks:
+        advice = "with_local_disks=true copies them while it runs; or move_disk to a shared storage first"
+        yield _block("disks", f"{wish.target} does not see {named}", advice)
+    elif disks:
+        yield _note("disks", f"these disks are copied, which takes its time: {named}")
+
+
+def _linked(facts: Facts, _: Wish) -> Iterator[Finding]:
+    local = _local(facts)
+    for drive in drives(facts.config):
+        if drive.key in local and drive.is_linked:
+            text = f"{drive.key} is a linked clone on {drive.storage}, which only {facts.at.node} sees"
+            yield _block("disks", text, "move_disk to another storage makes it a disk of its own")
+    if facts.at.template and local:
+        yield _note("disks", "Proxmox refuses if linked clones were made of this template: its disks are local")
+
+
+def _types(facts: Facts) -> dict[str, str]:
+    """Return the types of the storages of the guest's node, where they are known."""
+    known = {name: each.get("plugintype") for (node, name), each in facts.storages.items() if node == facts.at.node}
+    return {name: str(kind) for name, kind in known.items() if kind}
+
+
+def _snapshots(facts: Facts, _: Wish) -> Iterator[Finding]:
+    """Block on local disks that Proxmox does not copy: of a running VM with snapshots, or of such a storage."""
+    local, types = _local(facts), _types(facts)
+    disks = [each for each in local if not _is_medium(facts, each)]
+    if not disks or not (facts.config.get("parent") or facts.snapshots):
+        pass
+    elif facts.at.kind == "qemu" and facts.running:
+        advice = "delete the snapshots, or shutdown_vm first"
+        yield _block("snapshots", f"{facts.at.title} has snapshots, and {', '.join(disks)} would be copied", advice)
+    else:
+        kept = [e for e in disks if types.get(local[e][0], "zfspool") not in _COPIED_WITH_SNAPSHOTS]
+        kept = [e for e in kept if ".qcow2" not in str(facts.config[e])]
+        if kept:
+            text = f"{facts.at.title} has snapshots, which are not copied with {', '.join(kept)}"
+            yield _block("snapshots", text, "delete the snapshots, or move_disk to a shared storage first")
+    for drive in disks:
+        if types.get(local[drive][0], "dir") not in _COPIED:
+            text = f"{drive} is on {local[drive][0]} ({types[local[drive][0]]}), which Proxmox does not copy"
+            yield _block("disks", text, "move_disk to another storage first")
+
+
+def _storages(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    local, content = _local(facts), "images" if facts.at.kind == "qemu" else "rootdir"
+    needed: dict[str, float] = {}
+    for drive, (name, size) in _volumes(facts).items():
+        if not _is_medium(facts, drive):
+            to = wish.storage(name) if drive in local else name
+            needed[to] = needed.get(to, 0) + (size if drive in local else 0)
+    there = {name: entry for (node, name), entry in facts.storages.items() if node == wish.target}
+    fit = [n for n, e in there.items() if content in str(e.get("content") or "").split(",")]
+    advice = f"target_storage or storage_map: {', '.join(sorted(fit)) or 'no storage of it'}"
+    for name, size in sorted(needed.items()):
+        entry = there.get(name)
+        if entry is None or entry.get("status") != "available":
+            state = "does not exist" if entry is None else f"is not online ({one_line(entry.get('status'))})"
+            yield _block("storage", f"storage {name} {state} on {wish.target}", advice)
+        elif size and name not in fit:
+            yield _block("storage", f"storage {name} of {wish.target} does not hold {content}", advice)
+        elif size > (free := _free(entry)):
+            yield _block(
+                "storage",
+                f"{units.gib(size)} do not fit: storage {name} of {wish.target} has {units.gib(free)}",
+                advice,
+            )
+
+
+def _free(entry: Entry) -> float:
+    return round(max(0, int(entry.get("maxdisk") or 0) - int(entry.get("disk") or 0)) / 2**30, 1)
+
+
+def _devices(facts: Facts, _: Wish) -> Iterator[Finding]:
+    """Block on devices of the node, by the configuration and by what Proxmox says besides."""
+    if facts.at.kind != "qemu":
+        return
+    found = {key for key, value in facts.config.items() if _DEVICE.match(key) and _is_local(key, str(value))}
+    found |= {one_line(each) for each in (facts.conditions or {}).get("local_resources") or []}
+    if found:
+        named = ", ".join(sorted(found))
+        yield _block("devices", f"{facts.at.title} uses devices of {facts.at.node}: {named}", "take them away first")
+
+
+def _is_local(key: str, value: str) -> bool:
+    if key.startswith("serial"):
+        return value != "socket"
+    first = value.partition(",")[0].removeprefix("host=")
+    return "mapping=" not in value and not (key.startswith("usb") and first == "spice")
+
+
+def _mapped(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    """Block on mapped devices: those that the target lacks, and while it runs those that cannot move so."""
+    if facts.at.kind != "qemu":
+        return
+    said = {key.replace("_", "-"): value for key, value in (facts.conditions or {}).items()}
+    known = said.get("mapped-resource-info") or {}
+    mapped = {key for key, value in facts.config.items() if _DEVICE.match(key) and "mapping=" in str(value)}
+    mapped |= {one_line(each) for each in said.get("mapped-resources") or []} | {one_line(each) for each in known}
+    if facts.running and wish.online:
+        fixed = sorted(key for key in mapped if not (known.get(key) or {}).get("live-migration-capable"))
+        if fixed:
+            text = f"{facts.at.title} runs with mapped devices that cannot move with it: {', '.join(fixed)}"
+            yield _block("devices", text, "shutdown_vm first")
+    elif mapped:
+        yield _note("devices", f"{wish.target} has to have the mapped devices {', '.join(sorted(mapped))}")
+
+
+def _replicas(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    if facts.replicas is None:
+        yield _note("replication", "the replication jobs were not read: the token lacks VM.Audit or Sys.Audit")
+    elif facts.replicas and wish.target not in facts.replicas:
+        nodes = ", ".join(sorted(facts.replicas))
+        text = f"{facts.at.title} is replicated to {nodes}, not to {wish.target}"
+        if facts.running and facts.at.kind == "qemu":
+            yield _block("replication", text, f"target: {nodes}; or shutdown_vm first, or delete the replication job")
+        else:
+            yield _note("replication", text)
+
+
+def _allowed(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    """Hand on what Proxmox itself says of the target; a list of allowed nodes comes for stopped guests only."""
+    if facts.conditions is None:
+        yield _note("allowed", "what Proxmox says of the target was not asked: the token lacks VM.Migrate on the guest")
+        return
+    said = {key.replace("-", "_"): value for key, value in facts.conditions.items()}
+    reasons = (said.get("not_allowed_nodes") or {}).get(wish.target) or {}
+    allowed = said.get("allowed_nodes")
+    if wish.target in (allowed or []) or (allowed is None and not reasons):
+        pass
+    elif not (set(reasons) == {"unavailable_storages"} and (wish.target_storage or wish.storage_map)):
+        why = "; ".join(f"{one_line(key)}: {_reason(value)}" for key, value in sorted(reasons.items()))
+        advice = f"target: {', '.join(sorted(allowed))}" if allowed else "choose another target"
+        yield _block("allowed", f"Proxmox does not let it go to {wish.target}" + (f": {why}" if why else ""), advice)
+    if along := said.get("dependent_ha_resources"):
+        yield _note("allowed", f"HA moves these with it: {', '.join(map(one_line, along))}")
+
+
+def _reason(value: object) -> str:
+    parts = value if isinstance(value, list) else [value]
+    return ", ".join(one_line(e.get("sid") if isinstance(e, dict) else e) for e in parts)
+
+
+def _rules(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    if not facts.managed:
+        return
+    if facts.rules is None:
+        yield _note("rules", "the HA rules were not read: the token lacks Sys.Audit on /")
+    for rule in facts.rules or []:
+        if facts.sid in rule.resources and rule.enabled:
+            yield from _node_rule(rule, wish) if rule.type == "node-affinity" else _resource_rule(rule, facts, wish)
+
+
+def _node_rule(rule: Rule, wish: Wish) -> Iterator[Finding]:
+    nodes = sorted(rule.nodes)
+    if wish.target in nodes:
+        return
+    if rule.strict:
+        advice = f"target: {', '.join(nodes)}; or change the rule"
+        yield _block("rules", f"the HA rule {rule.name} keeps it on {', '.join(nodes)}", advice)
+    else:
+        yield _note("rules", f"the HA rule {rule.name} prefers {', '.join(nodes)}: the HA manager may move it back")
+
+
+def _resource_rule(rule: Rule, facts: Facts, wish: Wish) -> Iterator[Finding]:
+    others = set(rule.resources) - {facts.sid}
+    if rule.affinity == "negative":
+        there = sorted(each for each in others if facts.managed.get(each) == wish.target)
+        if there:
+            text = f"the HA rule {rule.name} keeps it apart from {', '.join(there)}, which is on {wish.target}"
+            yield _block("rules", text, "choose another target, or change the rule")
+    elif others:
+        yield _note(
+            "rules", f"the HA rule {rule.name} keeps it together with {', '.join(sorted(others))}: they move with it"
+        )
+
+
+def _memory(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    node = facts.nodes[wish.target]
+    if not node.get("maxmem") or node.get("mem") is None:
+        yield _note("memory", f"the memory of {wish.target} was not read: the token lacks Sys.Audit on it")
+        return
+    free = (int(node["maxmem"]) - int(node["mem"])) // 2**20
+    needed = guest_model.memory(facts.config)
+    if needed <= free:
+        return
+    text = f"it has {needed} MiB of memory, and {wish.target} has {max(0, free)} MiB free"
+    if facts.running:
+        yield _block("memory", text, "choose another target, or make room there")
+    else:
+        yield _note("memory", text, "it can move, and may not start there")
+
+
+def _cpu(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    if not needs_cpus(facts, wish):
+        return
+    if facts.cpus is None:
+        yield _note(
+            "cpu", "its CPU type is that of its node, and the CPUs were not compared: the token lacks Sys.Audit"
+        )
+    elif facts.cpus[0] != facts.cpus[1]:
+        text = f"its CPU type is that of its node ({facts.cpus[0]}), and {wish.target} has {facts.cpus[1]}"
+        yield _block("cpu", text, "shutdown_vm first, or give it a CPU type that both have, such as x86-64-v2-AES")
+
+
+def _bridges(facts: Facts, wish: Wish) -> Iterator[Finding]:
+    if facts.bridges is None:
+        yield _note("bridges", f"the bridges of {wish.target} were not read")
+        return
+    nets = {key: _BRIDGE.search(str(value)) for key, value in facts.config.items() if re.match(r"net\d+\Z", key)}
+    for key, found in sorted(nets.items()):
+        if found is not None and found[1] not in facts.bridges:
+            advice = f"change {key}, or make the bridge there"
+            yield _block("bridges", f"{key} is on {one_line(found[1])}, which {wish.target} does not have", advice)

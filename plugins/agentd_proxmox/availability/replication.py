@@ -1,0 +1,407 @@
+"""Replication: copies of a guest's disks on another node, made by a schedule of the guest's own node.
+
+A guest has one job for each target, by which a repeat finds its own.  A run is no task: it is made due, the node's
+scheduler begins it within a minute, and what came of it stands in the job's state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import AgentdError, ConfigChanged, NotFound, Rejected, TaskFailed, TemporaryError
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import dropped_values, fields, methods, pages, targets
+from agentd_proxmox.fields import GuestName, Schedule
+from agentd_proxmox.inventory import MARGIN
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+LISTS = (
+    *methods.PLACES,
+    "GET /cluster/replication",
+    "GET /cluster/replication/{id}",
+    "GET /nodes/{node}/replication",
+)
+PAGE, LOG_LINES = 25, 10
+JOBS = "/cluster/replication"
+JobId = formats.Replication
+Rate = Annotated[float, Meta(ge=1, le=1_000_000, description="MB/s at most")]
+Comment = Annotated[str, Meta(max_length=1024)]
+
+
+class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A job, and how its runs went where the node of its guest can be asked; `removing` goes with its next run."""
+
+    id: str
+    vmid: int
+    source: str
+    target: str
+    schedule: str = "*/15"
+    enabled: bool = True
+    rate: float | None = None
+    comment: str = ""
+    removing: bool = False
+    last_sync: datetime | None = None
+    next_sync: datetime | None = None
+    fails: int = 0
+    error: str = ""
+
+
+class ListReplications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of one guest or of all, only those that fail, and which page."""
+
+    vmid: fields.Vmid | None = None
+    failing: bool = False
+    limit: pages.Limit = PAGE
+    cursor: pages.Cursor = ""
+
+
+class ReplicaPage(msgspec.Struct, frozen=True):
+    """How many jobs there are and how many fail, and one page by id; `unread` are nodes not asked, and why."""
+
+    total: int
+    failing: int
+    jobs: list[Replica]
+    unread: dict[str, str] = {}
+    next: str = ""
+
+
+class OneReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which job."""
+
+    id: JobId
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True):
+    """A job, its digest and the last lines of its last run."""
+
+    job: Replica
+    digest: str
+    log: list[str]
+
+
+class CreateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which guest, whereto, when."""
+
+    vmid: fields.Vmid
+    target: fields.Node
+    schedule: Schedule = "*/15"
+    rate: Rate | None = None
+    comment: Comment = ""
+    enabled: bool = True
+
+
+class UpdateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change; what is left out stays.  digest: of replication_status, refuses a job that changed since."""
+
+    id: JobId
+    schedule: Schedule | None = None
+    rate: Rate | None = None
+    comment: Comment | None = None
+    enabled: bool | None = None
+    digest: str = ""
+
+
+class DeleteReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which job of which guest, named too.
+
+    keep   the copies on the target stay
+    force  the job goes at once, whatever lies on the target: for a target that is no more
+    """
+
+    id: JobId
+    guest: GuestName
+    keep: bool = False
+    force: bool = False
+    digest: str = ""
+
+
+class DeletedReplication(msgspec.Struct, frozen=True):
+    """Whether the job is gone; else it goes, with its copies, with its next run."""
+
+    id: str
+    gone: bool
+
+
+class Replication:
+    """The tools for replication."""
+
+    calls: ClassVar[Calls] = {
+        "list_replications": LISTS,
+        "replication_status": (*LISTS, "GET /nodes/{node}/replication/{id}/log"),
+        "run_replication": (*LISTS, "POST /nodes/{node}/replication/{id}/schedule_now"),
+        "create_replication": (*LISTS, "POST /cluster/replication"),
+        "update_replication": (*LISTS, "PUT /cluster/replication/{id}"),
+        "delete_replication": (*LISTS, "DELETE /cluster/replication/{id}"),
+    }
+    needs: ClassVar[Needs] = {
+        "list_replications": methods.on(methods.VM, "VM.Audit"),
+        "replication_status": methods.on(methods.VM, "VM.Audit"),
+        "run_replication": methods.on(methods.VM, "VM.Replicate"),
+        "create_replication": methods.on(methods.VM, "VM.Audit", "VM.Replicate"),
+        "update_replication": methods.on(methods.VM, "VM.Replicate"),
+        "delete_replication": methods.on(methods.VM, "VM.Audit", "VM.Replicate"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_replications(self, call: Call, p: ListReplications) -> ReplicaPage:  # noqa: ARG002
+        """List the replication jobs with their state, by one call for all jobs and one for each node."""
+        entries, where = await asyncio.gather(self.proxmox.get(JOBS), self._where())
+        if p.vmid is not None and p.vmid not in {int(e["guest"]) for e in entries or []}:
+            await self.inventory.find(p.vmid, away=True)  # a number that no guest has is no empty list
+        entries = [e for e in entries or [] if p.vmid in {None, int(e["guest"])}]
+        nodes = sorted({where.get(int(e["guest"]), str(e.get("source") or "")) for e in entries} - {""})
+        answers = await asyncio.gather(*map(self._states, nodes))
+        states = {k: v for each in answers if isinstance(each, dict) for k, v in each.items()}
+        unread = {n: one_line(e) for n, e in zip(nodes, answers, strict=True) if isinstance(e, AgentdError)}
+        jobs = [_replica(each, where, states.get(str(each["id"]))) for each in entries]
+        wanted = [each for each in jobs if each.fails or not p.failing]
+        shown, after = pages.page(wanted, _order, p.limit, p.cursor)
+        return ReplicaPage(len(jobs), sum(bool(each.fails) for each in jobs), shown, unread, after)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def replication_status(self, call: Call, p: OneReplica) -> ReplicaStatus:  # noqa: ARG002
+        """Show a replication job: when it ran, how it went, and the last lines of its last run."""
+        entry = await self._known(p.id)
+        job = await self._read(entry)
+        lines = await self.proxmox.get(f"/nodes/{job.source}/replication/{p.id}/log", limit=0) or []
+        log = [one_line(each.get("t") or "") for each in lines][-LOG_LINES:]
+        return ReplicaStatus(job, one_line(entry.get("digest") or ""), log)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def run_replication(self, call: Call, p: OneReplica) -> Replica:
+        """Make a replication job due now and wait until it has run; asked twice it runs once.
+
+        The node's scheduler comes by once a minute.
+        """
+        entry = await self._known(p.id)
+        before = await self._read(entry)
+        if not before.enabled or before.removing:
+            state = "is being removed" if before.removing else "is off: update_replication with enabled=true"
+            raise Rejected(f"the replication job {p.id} {state}")
+        title = f"replication job {p.id} of {before.vmid} to {before.target}"
+        call.target(Target(f"replication/{p.id}", title, labels=[f"guest/{before.vmid}"]))
+
+        async def act() -> None:
+            await self.proxmox.post(f"/nodes/{before.source}/replication/{p.id}/schedule_now")
+
+        await call.once(_nothing, act)
+        pause = 0.25
+        while True:
+            now = await self._read(entry)
+            if now.fails > before.fails:
+                raise TaskFailed(f"the replication job {p.id} ran and failed: {now.error or 'no reason is known'}")
+            if now.last_sync != before.last_sync and now.last_sync is not None:
+                return now
+            call.progress(f"the replication job {p.id} is due: the scheduler of {before.source} comes by once a minute")
+            if call.left() < MARGIN:
+                raise TemporaryError(f"the replication job {p.id} was made due, and has not run yet")
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 5.0)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    async def create_replication(self, call: Call, p: CreateReplication) -> Replica:
+        """Replicate a guest's disks to another node by a schedule; a guest has one job for each target."""
+        at = await self.inventory.find(p.vmid, away=True)
+        if p.target == at.node:
+            raise Rejected(f"target: {at.title} is there itself; choose another node")
+        nodes = sorted(str(each["node"]) for each in await self.inventory.resources("node"))
+        if p.target not in nodes:
+            raise Rejected(f"target: there is no node {p.target!r}; there are {', '.join(nodes)}")
+        call.target(at.target())
+        wanted = {
+            "schedule": p.schedule,
+            "rate": p.rate,
+            "comment": p.comment or None,
+            "disable": None if p.enabled else True,
+        }
+        name: list[str] = []
+
+        async def seen() -> Found | None:
+            mine = [e for e in await self.proxmox.get(JOBS) or [] if int(e["guest"]) == p.vmid]
+            taken = {int(str(e["id"]).partition("-")[2]) for e in mine}
+            same = next((e for e in mine if e.get("target") == p.target), None)
+            if same is None:
+                free = next(number for number in range(len(taken) + 1) if number not in taken)
+                name[:] = [f"{p.vmid}-{free}"]
+                call.inverse("delete_replication", {"id": name[0], "guest": at.name})
+                return None
+            if same.get("remove_job") or (other := _differs(same, wanted)):
+                what = "being removed" if same.get("remove_job") else f"there with another {', '.join(other)}"
+                raise Rejected(f"the replication job {same['id']} of {at.title} to {p.target} is {what}")
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post(JOBS, id=name[0], type="local", target=p.target, **wanted)
+
+        await call.once(seen, act)
+        entries = await self.proxmox.get(JOBS) or []
+        made = next((e for e in entries if (int(e["guest"]), e.get("target")) == (p.vmid, p.target)), None)
+        if made is None:
+            raise TaskFailed(f"Proxmox says that it was done, and {at.title} has no replication job to {p.target}")
+        return await self._read(made)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    async def update_replication(self, call: Call, p: UpdateReplication) -> Replica:
+        """Change a replication job: its schedule, its rate, or whether it is on."""
+        wanted: Entry = {
+            "schedule": p.schedule,
+            "rate": p.rate,
+            "comment": p.comment,
+            "disable": None if p.enabled is None else not p.enabled,
+        }
+        if all(value is None for value in wanted.values()):
+            raise Rejected("update_replication: say what to change")
+        digest: list[str] = []
+
+        async def seen() -> Found | None:
+            entry = await self._known(p.id)
+            call.target(Target(f"guest/{entry['guest']}", f"replication job {p.id}"))
+            if not (other := _differs(entry, wanted)):
+                return Found()
+            digest[:] = [_unchanged(entry, p.digest)]
+            call.inverse("update_replication", {"id": p.id} | _before(_replica(entry, {}, None), other))
+            return None
+
+        async def act() -> None:
+            sent = dropped_values.sent(wanted, wanted, {"disable"})
+            await self.proxmox.put(f"{JOBS}/{p.id}", digest=digest[0] or None, **sent)
+
+        await call.once(seen, act)
+        entry = await self._known(p.id)
+        if other := _differs(entry, wanted):
+            raise TaskFailed(f"Proxmox says that it was done, and the job {p.id} has another {', '.join(other)}")
+        return await self._read(entry)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def delete_replication(self, call: Call, p: DeleteReplication) -> DeletedReplication:
+        """Delete a replication job and, without `keep`, the copies that it made; done by its next run."""
+        vmid = int(p.id.partition("-")[0])
+        at = await self.inventory.find(vmid, away=True)
+        targets.named(at, p.guest)
+
+        async def seen() -> Found | None:
+            entry = await self._one(p.id)
+            if entry is None or (entry.get("remove_job") and not p.force):
+                return Found()
+            digest = _unchanged(await self._known(p.id), p.digest)
+            job = _replica(entry, {vmid: at.node}, None)
+            lost = f"the copies of {at.title} on {job.target}" if not p.keep else f"newer copies on {job.target}"
+            guest = at.target()
+            labels = [guest.name, *guest.labels]
+            call.target(Target(f"replication/{p.id}", f"replication job {p.id}", {"digest": digest}, labels, [lost]))
+            again = ["schedule", "rate", "comment", "disable"]
+            call.inverse("create_replication", {"vmid": vmid, "target": job.target} | _before(job, again))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"{JOBS}/{p.id}", keep=p.keep or None, force=p.force or None)
+
+        await call.once(seen, act)
+        entry = await self._one(p.id)
+        if entry is not None and not entry.get("remove_job"):
+            raise TaskFailed(f"Proxmox says that it was done, and the job {p.id} stays: somebody made it again")
+        return DeletedReplication(p.id, gone=entry is None)
+
+    async def _where(self) -> dict[int, str]:
+        return {each.vmid: each.node for each in await self.inventory.places()}
+
+    async def _states(self, node: str) -> dict[str, Entry] | AgentdError:
+        """Return the states of the jobs that a node runs, or why it could not be asked."""
+        try:
+            return {str(each["id"]): each for each in await self.proxmox.get(f"/nodes/{node}/replication") or []}
+        except AgentdError as error:
+            return error
+
+    async def _one(self, name: str) -> Entry | None:
+        """Return a job from the list: a missing one is an error of its own to Proxmox."""
+        return next((dict(e) for e in await self.proxmox.get(JOBS) or [] if e.get("id") == name), None)
+
+    async def _known(self, name: str) -> Entry:
+        """Return a job with its digest."""
+        entries = await self.proxmox.get(JOBS) or []
+        names = sorted(one_line(each["id"]) for each in entries)
+        if name not in names:
+            raise NotFound(f"there is no replication job {name}; there are {', '.join(names) or 'none'}")
+        return dict(await self.proxmox.get(f"{JOBS}/{name}"))
+
+    async def _read(self, entry: Entry) -> Replica:
+        where = await self._where()
+        node = where.get(int(entry["guest"]), str(entry.get("source") or ""))
+        states = await self._states(node)
+        if isinstance(states, AgentdError):
+            raise states
+        return _replica(entry, where, states.get(str(entry["id"])))
+
+
+async def _nothing() -> None:
+    """Find nothing: a job that is due twice runs once."""
+
+
+def _order(job: Replica) -> str:
+    return f"{job.vmid:09d}-{int(job.id.partition('-')[2]):09d}"
+
+
+def _unchanged(entry: Entry, digest: str) -> str:
+    now = one_line(entry.get("digest") or "")
+    if digest and digest != now:
+        raise ConfigChanged(f"the replication job {entry['id']} was changed since it was read: look again")
+    return now
+
+
+def _differs(entry: Entry, wanted: Entry) -> list[str]:
+    """Return the options that are not as wanted; None means: as it is."""
+    have: Entry = {
+        "schedule": one_line(entry.get("schedule") or "*/15"),
+        "rate": float(entry["rate"]) if entry.get("rate") else None,
+        "comment": one_line(entry.get("comment") or ""),
+        "disable": bool(int(entry.get("disable") or 0)),
+    }
+    told = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
+    return [key for key, value in told.items() if value is not None and have[key] != value]
+
+
+def _before(was: Replica, options: list[str]) -> Entry:
+    """Return options of a job as they were, as parameters of our tools."""
+    have: Entry = {"schedule": was.schedule, "rate": was.rate, "comment": was.comment, "disable": was.enabled}
+    return {"enabled" if key == "disable" else key: have[key] for key in options}
+
+
+def _replica(entry: Entry, where: dict[int, str], state: Entry | None) -> Replica:
+    state, vmid = state or {}, int(entry["guest"])
+    return Replica(
+        id=one_line(entry["id"]),
+        vmid=vmid,
+        source=where.get(vmid, one_line(entry.get("source") or "")),
+        target=one_line(entry.get("target") or ""),
+        schedule=one_line(entry.get("schedule") or "*/15"),
+        enabled=not int(entry.get("disable") or 0),
+        rate=float(entry["rate"]) if entry.get("rate") else None,
+        comment=one_line(entry.get("comment") or ""),
+        removing=bool(entry.get("remove_job")),
+        last_sync=_time(state.get("last_sync")),
+        next_sync=_time(state.get("next_sync")),
+        fails=int(state.get("fail_count") or 0),
+        error=one_line(state.get("error") or ""),
+    )
+
+
+def _time(seconds: object) -> datetime | None:
+    return datetime.fromtimestamp(int(str(seconds)), UTC) if seconds else None

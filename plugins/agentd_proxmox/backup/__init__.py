@@ -1,0 +1,1 @@
+"""Backups, restore, pruning and backup jobs."""

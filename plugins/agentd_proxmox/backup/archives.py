@@ -1,0 +1,339 @@
+"""Backups: make one that can be found again, list them, keep them, prune them.
+
+The mark of a backup stands at the end of the first line of its notes: a storage of files shows no other line in its
+list.  vzdump is accepted for a guest that is locked, moved or gone, and ends in `job errors` (proxmox.md, Tasks): what
+became of the guest is looked up and told.  Older backups are never pruned along the way (`remove=0`): that is
+prune_backups, which deletes what was seen before and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import AgentdError, GuestLocked, NotFound, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.safety.marks import mark
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.guest_model import mark_of, notes_text
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+VOLUME = "GET /nodes/{node}/storage/{storage}/content/{volume}"
+
+PAGE = 10
+NOTES_LIMIT = 1024
+KNOWN_KEYS = frozenset({"cluster", "guestname", "node", "vmid"})
+
+_TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
+_LOCKED = re.compile(r"(?:VM|CT) is locked \(([^)]+)\)")
+
+Archive = formats.Backup
+
+
+class CreateBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which guest.  notes may say {{guestname}}, {{vmid}}, {{node}}, {{cluster}}; storage: its node's only one."""
+
+    vmid: fields.Vmid
+    storage: fields.Storage | None = None
+    mode: Literal["snapshot", "suspend", "stop"] = "snapshot"
+    compress: Literal["zstd", "gzip", "lzo", "0"] = "zstd"
+    notes: str = "{{guestname}}"
+    protected: bool = False
+
+
+class BackupLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A backup; size in bytes, verified is what a Proxmox Backup Server found (ok, failed), made_by the call."""
+
+    volid: str
+    vmid: int = 0
+    time: datetime | None = None
+    size: int = 0
+    type: str = ""
+    node: str = ""
+    protected: bool = False
+    verified: str = ""
+    encrypted: bool = False
+    notes: str = ""
+    made_by: str = ""
+
+
+class ListBackups(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which guest, on which storage or node; all that can be reached otherwise."""
+
+    vmid: fields.Vmid | None = None
+    storage: fields.Storage | None = None
+    node: fields.Node | None = None
+    limit: pages.Limit = PAGE
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class BackupPage(msgspec.Struct, frozen=True):
+    """How many backups, guests and bytes there are, and a page, newest first; `unread` are storages not asked, why."""
+
+    total: int
+    guests: int
+    size: int
+    protected: int
+    backups: list[BackupLine]
+    unread: dict[str, str] = {}
+    next: str = ""
+
+
+class SetNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """New notes of a backup; the line by which agentd knows its own ones stays."""
+
+    volid: Archive
+    node: fields.Node
+    notes: Annotated[str, Meta(max_length=NOTES_LIMIT)]
+
+
+class SetProtection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether a backup is kept from being deleted and pruned."""
+
+    volid: Archive
+    node: fields.Node
+    protected: bool = True
+
+
+def mark_notes(text: str, key: str) -> str:
+    """Return notes that say `text` and bear the mark of `key` at the end of their first line."""
+    first, newline, rest = text.strip().partition("\n")
+    return f"{first.rstrip()} {mark(key)}".strip() + newline + rest if key else text.strip()
+
+
+def template(text: str, key: str) -> str:
+    """Return `text` as vzdump's notes-template: one line, with new lines and backslashes escaped."""
+    text = re.sub(r"\{\{[ \t]*([^{}]*?)[ \t]*\}\}", r"{{\1}}", text)  # Proxmox takes no blanks in there
+    unknown = [each for each in _TEMPLATE.findall(text) if each.strip() not in KNOWN_KEYS]
+    if unknown:
+        known = ", ".join(f"{{{{{each}}}}}" for each in sorted(KNOWN_KEYS))
+        raise Rejected(f"notes: Proxmox does not know {{{{{one_line(unknown[0])}}}}}; there are {known}")
+    escaped = mark_notes(text.replace("\r\n", "\n"), key).replace("\\", "\\\\").replace("\n", "\\n")
+    if len(escaped) > NOTES_LIMIT:
+        raise Rejected(f"notes: {len(escaped)} characters with the mark; Proxmox takes {NOTES_LIMIT}")
+    return escaped
+
+
+def backup_line(entry: Entry, node: str) -> BackupLine:
+    """Return a backup of a content list as a line."""
+    notes = str(entry.get("notes") or "")
+    state = (entry.get("verification") or {}).get("state")
+    return BackupLine(
+        volid=one_line(entry["volid"]),
+        vmid=int(entry.get("vmid") or 0),
+        time=datetime.fromtimestamp(int(entry.get("ctime") or 0), UTC),
+        size=int(entry.get("size") or 0),
+        type=one_line(entry.get("subtype") or ""),
+        node=node,
+        protected=bool(int(entry.get("protected") or 0)),
+        verified=one_line(state or ""),
+        encrypted=bool(entry.get("encrypted")),
+        notes=notes_text(notes),
+        made_by=one_line(mark_of(notes)),
+    )
+
+
+async def archives(inventory: Inventory, node: str, storage: str, vmid: int | None = None) -> list[BackupLine]:
+    """Return the backups on a storage, as a node sees it."""
+    path = f"/nodes/{node}/storage/{storage}/content"
+    return [backup_line(e, node) for e in await inventory.proxmox.get(path, content="backup", vmid=vmid) or []]
+
+
+async def archive(inventory: Inventory, node: str, volid: str) -> BackupLine:
+    """Return one backup; raises NotFound."""
+    storage = volid.partition(":")[0]
+    await targets.storage(inventory, node, storage, "backup")
+    found = next((each for each in await archives(inventory, node, storage) if each.volid == volid), None)
+    if found is None:
+        raise NotFound(f"there is no backup {volid} that {node} can see; list_backups says what there is")
+    return found
+
+
+class Backups:
+    """The tools that make and keep backups."""
+
+    calls: ClassVar[Calls] = {
+        "create_backup": (*methods.WRITE, methods.CONTENT, "POST /nodes/{node}/vzdump"),
+        "list_backups": (*methods.PLACES, methods.CONTENT),
+        "set_backup_notes": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
+        "set_backup_protection": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
+    }
+    needs: ClassVar[Needs] = {
+        each: methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)}
+        for each in calls
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="backup_management")
+    async def create_backup(self, call: Call, p: CreateBackup) -> BackupLine:
+        """Back a VM or container up and wait until the archive is there; older ones are left as they are."""
+        if not call.key:
+            raise Rejected("create_backup: this call has no key, so what it makes could not be found again")
+        notes = template(p.notes, call.key)
+        at = await self.inventory.find(p.vmid)
+        storage = str((await targets.storage(self.inventory, at.node, p.storage, "backup"))["storage"])
+        call.target(msgspec.structs.replace(at.target(), labels=[*at.target().labels, f"storage/{storage}"]))
+
+        async def act() -> str | None:
+            sent = {"notes-template": notes, "protected": p.protected or None, "remove": False}
+            return upid_of(
+                await self.proxmox.post(
+                    f"/nodes/{at.node}/vzdump",
+                    vmid=p.vmid,
+                    storage=storage,
+                    mode=p.mode,
+                    compress=p.compress,
+                    **sent,
+                )
+            )
+
+        found = await call.once(lambda: self._look(call, at, storage), act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            await self._failed(call, at, storage, error)
+        made = await self._ours(call, at, storage)
+        if made is None:
+            raise TaskFailed(f"the task ended well, and no backup of {at.title} on {storage} bears our mark")
+        return made
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
+    async def list_backups(self, call: Call, p: ListBackups) -> BackupPage:  # noqa: ARG002 - every tool has a call
+        """List backups, newest first: a tally of all that match and one page, one call a storage.
+
+        A storage that cannot be read is named: a guest is not taken for one without backups because a storage is away.
+        """
+        lines: list[BackupLine] = []
+        unread: dict[str, str] = {}
+        for node, storage, away in await self._storages(p):
+            try:
+                if away:
+                    unread[f"{storage} on {node}"] = away
+                    continue
+                found = await archives(self.inventory, node, storage, p.vmid)
+                lines += found
+                if not found and (reason := await targets.blind(self.inventory, storage)):
+                    unread[f"{storage} on {node}"] = reason
+            except AgentdError as error:
+                unread[f"{storage} on {node}"] = str(error)
+        page, after = pages.page(lines, _newest, p.limit, p.cursor)
+        return BackupPage(
+            total=len(lines),
+            guests=len({each.vmid for each in lines}),
+            size=sum(each.size for each in lines),
+            protected=sum(each.protected for each in lines),
+            backups=[pages.only(each, p.show) for each in page],
+            unread=unread,
+            next=after,
+        )
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
+    async def set_backup_notes(self, call: Call, p: SetNotes) -> BackupLine:
+        """Replace the notes of a backup; the mark of a backup that agentd made stays."""
+        was = await archive(self.inventory, p.node, p.volid)
+        return await self._set(call, p.node, p.volid, "notes", mark_notes(p.notes, was.made_by))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
+    async def set_backup_protection(self, call: Call, p: SetProtection) -> BackupLine:
+        """Protect a backup from being deleted and pruned, or take the protection away."""
+        await archive(self.inventory, p.node, p.volid)
+        return await self._set(call, p.node, p.volid, "protected", p.protected)
+
+    async def _set(self, call: Call, node: str, volid: str, name: str, value: str | bool) -> BackupLine:  # noqa: FBT001
+        storage = volid.partition(":")[0]
+        path = f"/nodes/{node}/storage/{storage}/content/{formats.part(volid)}"
+        call.target(Target(f"volume/{volid}", f"backup {volid}", labels=[f"storage/{storage}"]))
+
+        async def seen() -> Found | None:
+            said = (await self.proxmox.get(path)).get(name)
+            now = bool(int(said or 0)) if name == "protected" else str(said or "")
+            if now == value:
+                return Found()
+            if name == "protected":
+                call.inverse("set_backup_protection", {"volid": volid, "node": node, "protected": now})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(path, **{name: value})
+
+        await call.once(seen, act)
+        return await archive(self.inventory, node, volid)
+
+    async def _storages(self, p: ListBackups) -> list[tuple[str, str, str]]:
+        """Return (node, storage, why it cannot be asked): a shared one once, at a node where it is there."""
+        entries = [e for e in await self.inventory.resources("storage") if targets.holds(e, "backup")]
+        wanted = [e for e in entries if p.storage in {None, e["storage"]} and p.node in {None, e["node"]}]
+        if not wanted and (p.storage or p.node):
+            await targets.node_known(self.inventory, p.node)
+            names = ", ".join(sorted({f"{e['storage']} on {e['node']}" for e in entries})) or "none"
+            what = " on ".join(filter(None, (f"storage {p.storage}" if p.storage else "no storage", p.node)))
+            raise NotFound(f"{what} holds no backups, or does not exist; there are {names}")
+        chosen: dict[str, Entry] = {}
+        for each in sorted(wanted, key=lambda e: (e.get("status") != "available", e["node"])):
+            chosen.setdefault(each["storage"] if each.get("shared") else f"{each['storage']} {each['node']}", each)
+        return [
+            (e["node"], e["storage"], "" if e.get("status") == "available" else f"it is {one_line(e.get('status'))}")
+            for e in chosen.values()
+        ]
+
+    async def _ours(self, call: Call, at: Place, storage: str) -> BackupLine | None:
+        found = await archives(self.inventory, at.node, storage, at.vmid)
+        return next((each for each in found if each.made_by == call.key), None)
+
+    async def _look(self, call: Call, at: Place, storage: str) -> Found | None:
+        """Tell whether our backup is there; waits while a backup of our token runs, which may be ours."""
+        while ours := await targets.running(self.inventory, at.node, {"vzdump"}, str(at.vmid)):
+            if await self._ours(call, at, storage) is not None:
+                break
+            await targets.pause(call, f"{at.title} is being backed up ({ours[0].text}): is it ours?")
+        if await self._ours(call, at, storage) is not None:
+            return Found()
+        await self.inventory.unlocked(call, at)
+        return None
+
+    async def _failed(self, call: Call, at: Place, storage: str, error: TaskFailed) -> None:
+        """Say what a failed backup means and what is left; returns only if our archive is there after all."""
+        told = " ".join(each for each in error.log if each.startswith("ERROR"))
+        if (lock := _LOCKED.search(told)) is not None:
+            raise GuestLocked(f"{error}: {at.title} is locked ({lock[1]}); nothing was done", delay=10.0) from error
+        if await self._ours(call, at, storage) is not None:
+            call.warn(f"{error}; but the backup is there")
+            return
+        now = await self.inventory.at(at.vmid)
+        if now is None:
+            after = f"{at.title} is gone"
+        elif now.node != at.node:
+            after = f"{at.title} moved to {now.node} meanwhile: ask again"
+        else:
+            lock_now = (await self.inventory.status(now)).get("lock")
+            command = "qm" if at.kind == "qemu" else "pct"
+            after = (
+                f"{at.title} is still locked ({one_line(lock_now)}); if no task runs: {command} unlock {at.vmid}"
+                if lock_now
+                else f"{at.title} is not locked"
+            )
+        raise TaskFailed(
+            f"{error}; {told or 'no reason told'}; no backup was left on {storage}; {after}", log=error.log
+        )
+
+
+def _newest(each: BackupLine) -> str:
+    return pages.newest_first(int(each.time.timestamp()) if each.time else 0, f"{each.volid} {each.node}")

@@ -1,0 +1,420 @@
+"""Backup jobs of the cluster, and the guests that none of them takes.
+
+A job's id is fixed by the caller or from the call's key before it is made, so a repeat finds it.  Proxmox checks no
+digest when a job is changed: here the job is read right before, and refused if it is not what the caller saw.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import ConfigChanged, NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.backup.archives import template
+from agentd_proxmox.fields import Schedule
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+UNCOVERED = "GET /cluster/backup-info/not-backed-up"
+
+PAGE = 20
+SAID = frozenset(
+    {
+        *("id", "type", "enabled", "schedule", "storage", "all", "vmid", "exclude", "pool", "node", "mode"),
+        *("compress", "prune-backups", "notes-template", "comment", "next-run", "digest"),
+    }
+)
+"""What Proxmox says of a job that create_backup_job could make."""
+KEEPS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
+
+JobId = formats.NewBackupJob
+AnyJobId = formats.BackupJob
+Keeps = Annotated[dict[str, int], Meta(description="last, hourly, daily, weekly, monthly, yearly: how many to keep")]
+Comment = Annotated[str, Meta(max_length=512)]
+
+
+class BackupJob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A backup job; `all` without `vmids` takes every guest but `exclude`."""
+
+    id: str
+    enabled: bool
+    schedule: str = ""
+    storage: str = ""
+    all: bool = False
+    vmids: list[int] = []
+    exclude: list[int] = []
+    pool: str = ""
+    node: str = ""
+    mode: str = ""
+    compress: str = ""
+    keep: dict[str, int] = {}
+    notes: str = ""
+    comment: str = ""
+    next_run: datetime | None = None
+    digest: str = ""
+
+
+class ListJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which page."""
+
+    limit: pages.Limit = PAGE
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class JobPage(msgspec.Struct, frozen=True):
+    """How many jobs there are and how many are on, and one page by id."""
+
+    total: int
+    enabled: int
+    jobs: list[BackupJob]
+    next: str = ""
+
+
+class CreateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When, whereto and whom: exactly one of `all`, `vmids`, `pool`."""
+
+    schedule: Schedule
+    storage: fields.Storage
+    id: JobId | None = None
+    all: bool = False
+    vmids: list[fields.Vmid] = []
+    pool: fields.Pool | None = None
+    exclude: list[fields.Vmid] = []
+    node: fields.Node | None = None
+    mode: Literal["snapshot", "suspend", "stop"] = "snapshot"
+    compress: Literal["zstd", "gzip", "lzo", "0"] = "zstd"
+    keep: Keeps = {}
+    notes: str = "{{guestname}}"
+    comment: Comment = ""
+    enabled: bool = True
+
+
+class UpdateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change; what is left out stays.  digest: of list_backup_jobs, refuses a job that changed since."""
+
+    id: AnyJobId
+    schedule: Schedule | None = None
+    storage: fields.Storage | None = None
+    vmids: list[fields.Vmid] | None = None
+    exclude: list[fields.Vmid] | None = None
+    mode: Literal["snapshot", "suspend", "stop"] | None = None
+    keep: Keeps | None = None
+    comment: Comment | None = None
+    enabled: bool | None = None
+    digest: str = ""
+
+
+class DeleteJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which job; digest: of list_backup_jobs, refuses a job that changed since."""
+
+    id: AnyJobId
+    digest: str = ""
+
+
+class DeletedJob(msgspec.Struct, frozen=True):
+    """The job as it was, null if it was gone before; `uncovered` are guests that no job takes now."""
+
+    id: str
+    job: BackupJob | None
+    uncovered: list[int]
+
+
+class NotBackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which page."""
+
+    limit: pages.Limit = PAGE
+    cursor: pages.Cursor = ""
+
+
+class Uncovered(msgspec.Struct, frozen=True):
+    """A guest that no enabled job takes."""
+
+    vmid: int
+    name: str
+    type: str
+
+
+class UncoveredPage(msgspec.Struct, frozen=True):
+    """How many guests no enabled job takes, and one page by VMID."""
+
+    total: int
+    guests: list[Uncovered]
+    next: str = ""
+
+
+class Jobs:
+    """The tools for backup jobs."""
+
+    calls: ClassVar[Calls] = {
+        "list_backup_jobs": ("GET /cluster/backup",),
+        "create_backup_job": (*methods.PLACES, "GET /cluster/backup", "POST /cluster/backup"),
+        "update_backup_job": (*methods.PLACES, "GET /cluster/backup", "PUT /cluster/backup/{id}"),
+        "delete_backup_job": ("GET /cluster/backup", UNCOVERED, "DELETE /cluster/backup/{id}"),
+        "not_backed_up": (UNCOVERED,),
+    }
+    needs: ClassVar[Needs] = {
+        each: methods.on(methods.STORAGE, "Datastore.Audit") for each in ("create_backup_job", "update_backup_job")
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
+    async def list_backup_jobs(self, call: Call, p: ListJobs) -> JobPage:  # noqa: ARG002 - every tool has a call
+        """List the cluster's backup jobs: when, whereto, whom, and what is kept."""
+        jobs = await self._jobs()
+        page, after = pages.page(jobs, lambda each: each.id, p.limit, p.cursor)
+        shown = [pages.only(each, p.show) for each in page]
+        return JobPage(len(jobs), sum(each.enabled for each in jobs), shown, after)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
+    async def create_backup_job(self, call: Call, p: CreateJob) -> BackupJob:
+        """Make a backup job; without an id it is drawn from the call's key, so that a repeat finds it."""
+        if sum((p.all, bool(p.vmids), p.pool is not None)) != 1:
+            raise Rejected("create_backup_job: say whom to back up by exactly one of all, vmids, pool")
+        if p.exclude and not p.all:
+            raise Rejected("create_backup_job: exclude goes with all=true only")
+        name = p.id or targets.keyed(call, "create_backup_job")
+        call.target(Target(f"backup_job/{name}", f"backup job {name}", labels=[f"storage/{p.storage}"]))
+        wanted = {
+            "schedule": p.schedule,
+            "storage": p.storage,
+            "all": True if p.all else None,
+            "vmid": _ids(p.vmids),
+            "pool": p.pool,
+            "exclude": _ids(p.exclude),
+            "node": p.node,
+            "mode": p.mode,
+            "compress": p.compress,
+            "prune-backups": _keep(p.keep),
+            "notes-template": template(p.notes, ""),
+            "comment": p.comment or None,
+            "enabled": p.enabled,
+        }
+        self._known(p.storage, await self.inventory.resources("storage"))
+
+        async def seen() -> Found | None:
+            job = await self._one(name)
+            if job is None:
+                await self._guests_known(p.vmids or [])
+                call.inverse("delete_backup_job", {"id": name})
+                return None
+            if not _is(job, wanted):
+                raise Rejected(f"there is a backup job {name} with other settings: choose another id, or update it")
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post("/cluster/backup", id=name, **wanted)
+
+        await call.once(seen, act)
+        return await self._there(name)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
+    async def update_backup_job(self, call: Call, p: UpdateJob) -> BackupJob:
+        """Change a backup job: its time, storage, guests, retention or whether it is on."""
+        call.target(Target(f"backup_job/{p.id}", f"backup job {p.id}"))
+        wanted = {
+            "schedule": p.schedule,
+            "storage": p.storage,
+            "vmid": None if p.vmids is None else _ids(p.vmids),
+            "exclude": None if p.exclude is None else _ids(p.exclude) or "",
+            "mode": p.mode,
+            "prune-backups": None if p.keep is None else _keep(p.keep) or "",
+            "comment": p.comment,
+            "enabled": p.enabled,
+        }
+        if p.vmids == []:
+            raise Rejected("vmids: a job without guests; delete_backup_job, or enabled=false")
+        if p.storage is not None:
+            self._known(p.storage, await self.inventory.resources("storage"))
+
+        async def seen() -> Found | None:
+            job = await self._raw(p.id)
+            if p.vmids is not None and (job.get("all") or job.get("pool")):
+                raise Rejected(f"vmids: the backup job {p.id} takes all guests or a pool; make another job for these")
+            if _is(_job(job), wanted):
+                return Found()
+            self._unchanged(job, p.digest)
+            targets.back(call, "update_backup_job", UpdateJob, {"id": p.id, **_before(_job(job), wanted)})
+            return None
+
+        async def act() -> None:
+            gone = ",".join(key for key, value in wanted.items() if value == "")
+            sent = {key: value for key, value in wanted.items() if value not in ("", None)}
+            await self.proxmox.put(f"/cluster/backup/{p.id}", delete=gone or None, **sent)
+
+        await call.once(seen, act)
+        return await self._there(p.id)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
+    async def delete_backup_job(self, call: Call, p: DeleteJob) -> DeletedJob:
+        """Delete a backup job; the backups that it made stay.  The guests that no job takes then are named."""
+        was: list[BackupJob] = []
+
+        async def seen() -> Found | None:
+            job = await self._one(p.id)
+            if job is None:
+                return Found()
+            was.append(job)
+            raw = await self._raw(p.id)
+            self._unchanged(raw, p.digest)
+            call.target(Target(f"job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"]))
+            if set(raw) <= SAID:  # else it has settings that create_backup_job does not know
+                targets.back(call, "create_backup_job", CreateJob, _again(job))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/cluster/backup/{p.id}")
+
+        await call.once(seen, act)
+        return DeletedJob(p.id, was[0] if was else None, [each.vmid for each in await self._uncovered()])
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
+    async def not_backed_up(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
+        """List the guests that no enabled backup job takes; whether the others' backups succeed, list_backups says."""
+        found = await self._uncovered()
+        page, after = pages.page(found, lambda each: f"{each.vmid:09d}", p.limit, p.cursor)
+        return UncoveredPage(len(found), page, after)
+
+    async def _uncovered(self) -> list[Uncovered]:
+        entries = await self.proxmox.get("/cluster/backup-info/not-backed-up") or []
+        return [
+            Uncovered(int(e["vmid"]), one_line(e.get("name") or ""), one_line(e.get("type") or "")) for e in entries
+        ]
+
+    async def _jobs(self) -> list[BackupJob]:
+        entries = await self.proxmox.get("/cluster/backup") or []
+        return [_job(each) for each in entries if each.get("type", "vzdump") == "vzdump"]
+
+    async def _one(self, name: str) -> BackupJob | None:
+        return next((each for each in await self._jobs() if each.id == name), None)
+
+    async def _there(self, name: str) -> BackupJob:
+        job = await self._one(name)
+        if job is None:
+            raise NotFound(f"Proxmox says that it was done, and there is no backup job {name}: somebody deleted it")
+        return job
+
+    async def _raw(self, name: str) -> Entry:
+        entries = await self.proxmox.get("/cluster/backup") or []
+        job = next((each for each in entries if each.get("id") == name), None)
+        if job is None:
+            raise NotFound(
+                f"there is no backup job {name}; there are {', '.join(str(e['id']) for e in entries) or 'none'}"
+            )
+        return dict(job)
+
+    @staticmethod
+    def _unchanged(job: Entry, digest: str) -> None:
+        if digest and digest != digest_of(job):
+            raise ConfigChanged(
+                f"the backup job {job['id']} was changed since it was read: look again, then decide again"
+            )
+
+    async def _guests_known(self, vmids: list[int]) -> None:
+        """Raise NotFound for a guest that does not exist: the job would fail each time, or back up nothing."""
+        there = {each.vmid for each in await self.inventory.places()} if vmids else set()
+        for vmid in vmids:
+            if vmid not in there:
+                raise NotFound(f"vmids: there is no guest {vmid}, or {self.proxmox.user} may not see it (VM.Audit)")
+
+    @staticmethod
+    def _known(storage: str, entries: list[Entry]) -> None:
+        fit = sorted({e["storage"] for e in entries if targets.holds(e, "backup")})
+        if storage not in fit:
+            raise Rejected(f"storage: {storage} holds no backups; {', '.join(fit) or 'no storage'} does")
+
+
+def digest_of(job: Entry) -> str:
+    """Return the digest of a job as Proxmox shows it, without what time alone changes."""
+    return pages.digest({key: str(value) for key, value in job.items() if key != "next-run"})
+
+
+def _job(entry: Entry) -> BackupJob:
+    keep = entry.get("prune-backups") or {}
+    if isinstance(keep, str):  # as older versions show it
+        keep = dict(pair.split("=", 1) for pair in keep.split(",") if "=" in pair)
+    next_run = entry.get("next-run")
+    text = {key: one_line(entry.get(key) or "") for key in ("schedule", "storage", "pool", "node", "mode", "comment")}
+    return BackupJob(
+        id=one_line(entry["id"]),
+        enabled=bool(int(entry.get("enabled", 1))),
+        all=bool(int(entry.get("all") or 0)),
+        vmids=_numbers(entry.get("vmid")),
+        exclude=_numbers(entry.get("exclude")),
+        compress=one_line(entry.get("compress") or ""),
+        keep={key.removeprefix("keep-"): int(value) for key, value in sorted(keep.items())},
+        notes=one_line(entry.get("notes-template") or ""),
+        next_run=datetime.fromtimestamp(int(next_run), UTC) if next_run else None,
+        digest=digest_of(entry),
+        **text,
+    )
+
+
+def _is(job: BackupJob, wanted: Entry) -> bool:
+    """Tell whether a job is as wanted; None means: as it is."""
+    have: Entry = {
+        "all": job.all or None,
+        "vmid": _ids(job.vmids),
+        "exclude": _ids(job.exclude) or "",
+        "prune-backups": _keep(job.keep) or "",
+        "notes-template": job.notes,
+        "enabled": job.enabled,
+    }
+    return all(
+        value is None
+        or have.get(key, getattr(job, key, None)) == (one_line(value) if isinstance(value, str) else value)
+        for key, value in wanted.items()
+    )
+
+
+def _before(job: BackupJob, wanted: Entry) -> Entry:
+    """Return the parameters that change a job back."""
+    said = _again(job) | {"exclude": job.exclude, "keep": job.keep, "comment": job.comment}
+    names = {"vmid": "vmids", "prune-backups": "keep"}
+    return {names.get(key, key): said[names.get(key, key)] for key, value in wanted.items() if value is not None}
+
+
+def _again(job: BackupJob) -> Entry:
+    """Return the parameters that make a job once more; what it leaves to Proxmox's default is said."""
+    notes = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], job.notes)
+    said = msgspec.structs.asdict(job) | {
+        "mode": job.mode or "snapshot",
+        "compress": job.compress or "0",
+        "notes": notes,
+        "pool": job.pool or None,
+        "node": job.node or None,
+    }
+    return {key: said[key] for key in CreateJob.__struct_fields__}
+
+
+def _numbers(text: object) -> list[int]:
+    return sorted(int(each) for each in str(text or "").replace(" ", ",").split(",") if each)
+
+
+def _ids(vmids: list[int]) -> str | None:
+    return ",".join(str(each) for each in sorted(vmids)) or None
+
+
+def _keep(keep: dict[str, int]) -> str | None:
+    if unknown := sorted(set(keep) - set(KEEPS)):
+        raise Rejected(f"keep: there is no {one_line(unknown[0])!r}; there are {', '.join(KEEPS)}")
+    if any(value < 0 for value in keep.values()):
+        raise Rejected("keep: a number of backups is 0 or more")
+    return ",".join(f"keep-{key}={keep[key]}" for key in KEEPS if key in keep) or None

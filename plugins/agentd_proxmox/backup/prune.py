@@ -1,0 +1,195 @@
+"""Delete old backups by rule, and nothing but what was seen.
+
+Proxmox itself decides what a rule keeps (`keep-last` and so on); protected backups and those with a name of their own
+always stay.  preview_prune shows the decision and a digest of it; prune_backups with that digest deletes nothing else,
+although time went by.  Afterwards the storage is read again: what is gone and what is left is said, not assumed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import ConfigChanged, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+Keep = Annotated[int, Meta(ge=0, le=10_000)]
+SHOWN = 20
+
+
+class PruneRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """On which storage, of which guest (all of them if none is named), and how many backups to keep."""
+
+    storage: fields.Storage
+    node: fields.Node
+    vmid: fields.Vmid | None = None
+    type: Literal["", "qemu", "lxc"] = ""
+    keep_last: Keep = 0
+    keep_hourly: Keep = 0
+    keep_daily: Keep = 0
+    keep_weekly: Keep = 0
+    keep_monthly: Keep = 0
+    keep_yearly: Keep = 0
+
+
+class PruneBackups(PruneRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rule once more, and the digest of the preview that it was agreed on."""
+
+    digest: Annotated[str, Meta(min_length=1, description="`digest` of preview_prune")]
+
+
+class Pruned(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A backup and what the rule makes of it: keep, remove, protected or renamed."""
+
+    volid: str
+    time: datetime
+    mark: str
+    vmid: int = 0
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """What a rule would do: a tally and the first backups that would go, oldest first."""
+
+    keep: int
+    remove: int
+    protected: int
+    removed: list[Pruned]
+    digest: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What is gone now, and what should be and is not."""
+
+    removed: list[str]
+    left: list[str]
+
+
+class Pruning:
+    """The tools that delete old backups."""
+
+    calls: ClassVar[Calls] = {
+        "preview_prune": (*methods.PLACES, "GET /nodes/{node}/storage/{storage}/prunebackups"),
+        "prune_backups": (
+            *(*methods.PLACES, *methods.TASK, methods.TASKS),
+            "GET /nodes/{node}/storage/{storage}/prunebackups",
+            "DELETE /nodes/{node}/storage/{storage}/prunebackups",
+        ),
+    }
+    needs: ClassVar[Needs] = {
+        "preview_prune": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "prune_backups": methods.on(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where storages are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
+    async def preview_prune(self, call: Call, p: PruneRule) -> Preview:  # noqa: ARG002 - every tool has a call
+        """Show what prune_backups would delete by a rule; nothing is deleted."""
+        marked = await self._marked(p)
+        removed = [each for each in marked if each.mark == "remove"]
+        return Preview(
+            keep=sum(each.mark == "keep" for each in marked),
+            remove=len(removed),
+            protected=sum(each.mark in {"protected", "renamed"} for each in marked),
+            removed=removed[:SHOWN],
+            digest=_digest(removed),
+        )
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
+    async def prune_backups(self, call: Call, p: PruneBackups) -> Outcome:
+        """Delete the backups that preview_prune showed, if the rule still comes to exactly them."""
+        seen: list[Pruned] = []
+
+        async def look() -> Found | None:
+            seen[:] = [each for each in await self._marked(p) if each.mark == "remove"]
+            if not seen:
+                return Found()
+            if _digest(seen) != p.digest:
+                raise ConfigChanged(
+                    f"the rule comes to other backups on {p.storage} now ({len(seen)}): preview_prune shows them; "
+                    "nothing was done"
+                )
+            call.target(_target(p, seen))
+            return None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.delete(_path(p), **_rule(p)))
+
+        found = await call.once(look, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            outcome = await self._outcome(p, seen)
+            raise TaskFailed(
+                f"{error}; {len(outcome.removed)} backups are gone, left are: {', '.join(outcome.left) or 'none'}",
+                log=error.log,
+            ) from error
+        outcome = await self._outcome(p, seen)
+        if outcome.left:
+            call.warn(f"{len(outcome.left)} backups should have gone and are there: {', '.join(outcome.left[:SHOWN])}")
+        return outcome
+
+    async def _outcome(self, p: PruneRule, seen: list[Pruned]) -> Outcome:
+        there = {each.volid for each in await self._marked(p)}
+        return Outcome(
+            [each.volid for each in seen if each.volid not in there], [e.volid for e in seen if e.volid in there]
+        )
+
+    async def _marked(self, p: PruneRule) -> list[Pruned]:
+        if not any(_keep(p).values()):
+            raise Rejected("prune: the rule keeps nothing; say at least one keep_… above 0 (a rule without keeps all)")
+        await targets.storage(self.inventory, p.node, p.storage, "backup")
+        entries: list[dict[str, Any]] = await self.proxmox.get(_path(p), **_rule(p)) or []
+        marked = [
+            Pruned(
+                one_line(e["volid"]),
+                datetime.fromtimestamp(int(e.get("ctime") or 0), UTC),
+                one_line(e["mark"]),
+                int(e.get("vmid") or 0),
+            )
+            for e in entries
+        ]
+        return sorted(marked, key=lambda each: (each.time, each.volid))
+
+
+def _keep(p: PruneRule) -> dict[str, int]:
+    return {name.replace("_", "-"): value for name, value in msgspec.structs.asdict(p).items() if "keep_" in name}
+
+
+def _path(p: PruneRule) -> str:
+    return f"/nodes/{p.node}/storage/{p.storage}/prunebackups"
+
+
+def _rule(p: PruneRule) -> dict[str, str | int | None]:
+    keep = ",".join(f"{name}={value}" for name, value in _keep(p).items() if value)
+    return {"prune-backups": keep, "vmid": p.vmid, "type": p.type or None}
+
+
+def _digest(removed: list[Pruned]) -> str:
+    return pages.digest(sorted(each.volid for each in removed))
+
+
+def _target(p: PruneRule, removed: list[Pruned]) -> Target:
+    """Return the backups that are about to be deleted."""
+    guests = sorted({each.vmid for each in removed if each.vmid})
+    return Target(
+        name=f"backups/{p.storage}",
+        title=f"{len(removed)} backups on {p.storage}",
+        state={"backups": _digest(removed)},
+        labels=[f"storage/{p.storage}", *(f"guest/{each}" for each in guests)],
+        loses=[f"{each.volid} of {each.time:%Y-%m-%d %H:%M}" for each in removed],
+    )

@@ -1,0 +1,271 @@
+"""Bring a guest back from a backup: as a new one, or over one that exists.
+
+A restored guest bears the mark of its call in its description, as one that create_vm made; what the archive says
+there is kept above it, so the configuration in the archive is read first. While a worker restores, the guest has the
+lock `create` and no mark yet (proxmox.md, Guests): then the task tells whose it is. A failed restore over a guest has
+destroyed the old one's disks: that is told, never hidden.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from urllib.parse import unquote
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import AgentdError, NotFound, ProxmoxUnavailable, Rejected, TaskFailed, VmidTaken
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import fields, guest_model, methods, targets
+from agentd_proxmox.backup.archives import Archive, BackupLine, archive
+from agentd_proxmox.guest_model import Seat
+from agentd_proxmox.inventory import Place
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+ARCHIVE = "GET /nodes/{node}/vzdump/extractconfig"
+
+RESTORERS = frozenset({"qmrestore", "vzrestore"})
+NOBODY = 3
+"""Looks in a row that find a half-made guest and no task at it, before we say so."""
+
+
+class RestoreBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which backup, as which new VMID.  unique: with new MAC addresses; storage: where its disks shall lie.
+
+    tags: instead of those in the backup
+    """
+
+    volid: Archive
+    node: fields.Node
+    vmid: fields.Vmid
+    name: fields.Name | None = None
+    storage: fields.Storage | None = None
+    unique: bool = True
+    pool: fields.Pool | None = None
+    tags: list[fields.Tag] = []
+
+
+class RestoreOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which backup over which guest, which is named too and stopped."""
+
+    volid: Archive
+    vmid: fields.Vmid
+    guest: Annotated[str, Meta(min_length=1, description="the name of the guest that is overwritten")]
+    storage: fields.Storage | None = None
+
+
+class OneBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which backup, as which node sees it."""
+
+    volid: Archive
+    node: fields.Node
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """What can be said of a backup without restoring it; `sound` says that nothing speaks against it."""
+
+    backup: BackupLine
+    sound: bool
+    problems: list[str]
+    name: str = ""
+    disks: dict[str, float] = {}
+    memory: int = 0
+
+
+def parse_config(text: str) -> guest_model.Config:
+    """Return the configuration in an archive: `key: value` lines until the first section, comments are described."""
+    config: guest_model.Config = {}
+    described: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("["):
+            break
+        if line.startswith("#"):
+            if guest_model.internal(line):
+                continue
+            described.append(unquote(line[1:]))
+        elif (pair := line.partition(":"))[1]:
+            config[pair[0].strip()] = pair[2].strip()
+    return config | ({"description": "\n".join(described)} if described else {})
+
+
+class Restore:
+    """The tools that bring guests back."""
+
+    calls: ClassVar[Calls] = {
+        "inspect_backup": (*methods.PLACES, methods.CONTENT, ARCHIVE),
+        "restore_backup": (*methods.WRITE, methods.CONTENT, ARCHIVE, *methods.NEW),
+        "restore_over_guest": (*methods.WRITE, methods.CONTENT, ARCHIVE, *methods.NEW),
+    }
+    needs: ClassVar[Needs] = {
+        "inspect_backup": methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)},
+        **{
+            each: methods.on(methods.VM, "VM.Allocate", "VM.Backup") | {methods.SPACE, methods.BRIDGE}
+            for each in ("restore_backup", "restore_over_guest")
+        },
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="backup_management", reads=True)
+    async def inspect_backup(self, call: Call, p: OneBackup) -> Inspection:  # noqa: ARG002 - every tool has a call
+        """Check a backup as far as it goes without restoring: it is there, not empty, readable, verified, of whom.
+
+        That it boots is proven only by restoring it to a free VMID (restore_backup) and starting it.
+        """
+        line = await archive(self.inventory, p.node, p.volid)
+        problems = ["it is empty"] if line.size <= 0 else []
+        if line.verified and line.verified != "ok":
+            problems.append(f"the backup server found: {line.verified}")
+        config: guest_model.Config = {}
+        try:
+            config = await self._config(p.node, p.volid)
+        except (NotFound, Rejected) as error:
+            problems.append(f"its configuration cannot be read: {error}")
+        if config and not guest_model.disks(config):
+            problems.append("its configuration names no disk")
+        return Inspection(
+            backup=line,
+            sound=not problems,
+            problems=problems,
+            name=str(config.get("name") or config.get("hostname") or ""),
+            disks=guest_model.disks(config),
+            memory=guest_model.memory(config) if config else 0,
+        )
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="backup_management")
+    async def restore_backup(self, call: Call, p: RestoreBackup) -> fields.Guest:
+        """Restore a backup as a new guest and wait until it is there; it is not started.
+
+        It has new MAC addresses (`unique`), so that it can stand beside the guest that it was made of.
+        """
+        if not call.key:
+            raise Rejected("restore_backup: this call has no key, so what it makes could not be found again")
+        line = await archive(self.inventory, p.node, p.volid)
+        wanted = Place(
+            *(p.vmid, p.node, line.type or "qemu", p.name or "", "unknown"),
+            template=False,
+            tags=tuple(p.tags),
+            pool=p.pool or "",
+        )
+        call.target(wanted.target())
+        await self._target(p.node, p.storage, wanted.kind)
+        more = {"unique": p.unique or None, "pool": p.pool, "tags": ";".join(p.tags) or None}
+        if p.name:
+            more["name" if wanted.kind == "qemu" else "hostname"] = p.name
+
+        async def act() -> str | None:
+            try:
+                return await self._send(call, wanted, p.volid, p.storage, more)
+            except VmidTaken:
+                found = await self._look(call, wanted)  # perhaps by our own request that came late
+                if found is None:
+                    raise
+                return found.upid or None
+
+        with targets.taken_unless_ours():
+            found = await call.once(lambda: self._look(call, wanted), act)
+        return await self._finished(call, wanted, found)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="backup_management")
+    async def restore_over_guest(self, call: Call, p: RestoreOver) -> fields.Guest:
+        """Restore a backup over a guest: what the guest holds now is destroyed.  It must be stopped, and is named."""
+        if not call.key:
+            raise Rejected("restore_over_guest: this call has no key, so what it makes could not be found again")
+        at = await self.inventory.find(p.vmid)
+        line = await archive(self.inventory, at.node, p.volid)
+        if line.type and line.type != at.kind:
+            raise Rejected(f"{p.volid} is a backup of a {line.type} guest, and {at.title} is not: nothing was done")
+        await self._target(at.node, p.storage, at.kind)
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if guest_model.judge(config, call.key) is Seat.OURS and config.get("lock") not in guest_model.MAKING:
+                return Found()
+            if ours := await targets.running(self.inventory, at.node, RESTORERS, str(at.vmid)):
+                return Found(ours[0].text)
+            self._may_overwrite(at, p.guest, config, await self.inventory.unlocked(call, at))
+            lost = f"all that it holds ({', '.join(guest_model.disks(config)) or 'no disks'}), replaced by {p.volid}"
+            call.target(await targets.guest(self.inventory, at, lost, volumes=True))
+            return None
+
+        found = await call.once(seen, lambda: self._send(call, at, p.volid, p.storage, {"force": True}))
+        return await self._finished(call, at, found)
+
+    @staticmethod
+    def _may_overwrite(at: Place, name: str, config: guest_model.Config, status: dict[str, Any]) -> None:
+        targets.named(at, name)
+        if (state := guest_model.state(status)) not in {"stopped", "suspended"}:
+            raise Rejected(f"{at.title} is {state}: only a stopped guest is overwritten; nothing was done")
+        if guest_model.enabled(config.get("protection")):
+            raise Rejected(f"{at.title} is protected (option `protection`): nothing was done")
+
+    async def _target(self, node: str, storage: str | None, kind: str) -> None:
+        if storage is not None:
+            await targets.storage(self.inventory, node, storage, "images" if kind == "qemu" else "rootdir")
+
+    async def _config(self, node: str, volid: str) -> guest_model.Config:
+        return parse_config(str(await self.proxmox.get(f"/nodes/{node}/vzdump/extractconfig", volume=volid) or ""))
+
+    async def _send(self, call: Call, at: Place, volid: str, storage: str | None, more: dict[str, Any]) -> str | None:
+        old = guest_model.text_of(str((await self._config(at.node, volid)).get("description") or ""))
+        source = {"archive": volid} if at.kind == "qemu" else {"ostemplate": volid, "restore": True}
+        sent = {"vmid": at.vmid, "storage": storage, "description": guest_model.describe(old, call.key)} | source | more
+        return upid_of(await self.proxmox.post(f"/nodes/{at.node}/{at.kind}", **sent))
+
+    async def _seat(self, wanted: Place) -> tuple[Place, guest_model.Config | None]:
+        at = await self.inventory.at(wanted.vmid)
+        try:
+            return at or wanted, await self.inventory.config(at or wanted)
+        except NotFound as error:
+            if at is not None:
+                raise ProxmoxUnavailable(f"{at.title} is listed and not there: it moves or goes ({error})") from error
+            return wanted, None
+
+    async def _look(self, call: Call, wanted: Place) -> Found | None:
+        """Tell whether our guest is on its VMID; waits while that is not to be told."""
+        idle = 0
+        while True:
+            at, config = await self._seat(wanted)
+            seat = guest_model.judge(config, call.key)
+            if seat is Seat.FREE:
+                if wanted.name:  # delete_guest wants to hear it
+                    call.inverse("delete_guest", {"vmid": wanted.vmid, "name": wanted.name})
+                return None
+            if seat is Seat.OURS and (config or {}).get("lock") not in guest_model.MAKING:
+                return Found()
+            if seat is Seat.STRANGER:
+                raise VmidTaken(f"the VMID is taken: {at.title} is not ours")
+            if ours := await targets.running(self.inventory, at.node, RESTORERS, str(at.vmid)):
+                return Found(ours[0].text)
+            idle += 1
+            if idle > NOBODY:
+                raise VmidTaken(f"the VMID is taken: {at.title} was left half made, and no task of ours is at it")
+            await targets.pause(call, f"{at.title} is being made; waiting to see by whom")
+
+    async def _finished(self, call: Call, wanted: Place, found: Found) -> fields.Guest:
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            raise TaskFailed(f"{error}; {await self._left(wanted)}", log=error.log) from error
+        at, config = await self._seat(wanted)
+        if guest_model.judge(config, call.key) is not Seat.OURS:
+            raise VmidTaken(f"the task ended well, and {at.title} does not bear our mark: somebody else made it")
+        return await self.inventory.read(at)
+
+    async def _left(self, wanted: Place) -> str:
+        try:
+            at, config = await self._seat(wanted)
+        except AgentdError as error:
+            return f"what was left of guest {wanted.vmid} is not known ({error})"
+        if config is None:
+            return f"no guest {wanted.vmid} was left behind"
+        lock = f", locked ({config['lock']})" if config.get("lock") else ""
+        return f"{at.title} was left behind{lock}: look at its disks before you use it"

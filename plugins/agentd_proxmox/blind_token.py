@@ -1,0 +1,99 @@
+"""Say that a list is empty because the token may not see what is on it.
+
+Proxmox leaves out of a list, without an error, what a token may not see: a token without rights reads a cluster without
+guests, users and tasks.  So an empty list is compared with the rights of the token before it is handed on.  It is done
+here for every tool that lists; a list with entries costs no further call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agentd.errors import Denied
+from agentd.proxmox.responses import grant
+
+if TYPE_CHECKING:
+    from agentd.proxmox.client import Proxmox
+    from agentd.tools.definition import Call, Tool
+
+VMS: Final = ("/vms", ("VM.Audit",))
+STORES: Final = ("/storage", ("Datastore.Audit", "Datastore.AllocateSpace", "Datastore.Allocate"))
+NODES: Final = ("/nodes", ("Sys.Audit",))
+USERS: Final = ("/access/groups", ("Sys.Audit", "User.Modify", "Group.Allocate"))
+CLUSTER: Final = ("/", ("Sys.Audit",))
+NETS: Final = ("/sdn", ("SDN.Audit", "SDN.Allocate", "SDN.Use"))
+
+SHOWN_TO: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    **dict.fromkeys(("list_vms", "list_templates", "list_replications", "list_snapshots"), VMS),
+    **dict.fromkeys(("list_storages", "list_storage_definitions", "list_content", "list_backups"), STORES),
+    **dict.fromkeys(("list_nodes", "list_tasks", "list_disks", "list_local_storage", "list_services"), NODES),
+    **dict.fromkeys(("list_certificates", "list_interfaces", "list_osds", "list_ceph_pools", "list_updates"), NODES),
+    **dict.fromkeys(("list_users", "list_groups", "list_tokens"), USERS),
+    **dict.fromkeys(("list_backup_jobs", "list_ha", "list_firewall", "list_firewall_sets", "show_usage"), CLUSTER),
+    "list_notifications": ("/mapping/notifications", ("Mapping.Audit", "Mapping.Modify", "Mapping.Use")),
+    "list_bridges": NETS,
+    "list_sdn": NETS,
+    "list_pools": ("/pool", ("Pool.Audit", "Pool.Allocate")),
+    "list_grants": ("/access", ("Sys.Audit", "Permissions.Modify")),
+}
+"""Tools that list, the path below which the things are, and the privileges of which one shows them."""
+ALL_ARE_SHOWN: Final = frozenset({"list_roles", "list_realms"})
+"""Tools that list what Proxmox shows to every token."""
+
+
+def watched(tool: Tool, proxmox: Proxmox) -> Tool:
+    """Return `tool`; if it lists, one that raises Denied for a list that the token only sees empty."""
+    if tool.name not in SHOWN_TO:
+        return tool
+
+    async def run(call: Call, parameters: Any) -> Any:  # noqa: ANN401 - the tool's own Structs
+        try:
+            result = await tool.run(call, parameters)
+        except Denied as error:  # Proxmox does not always say which privilege is missing
+            if "pveum" in str(error) or not (reason := await unseen(proxmox, tool.name)):
+                raise
+            raise Denied(f"{error}; {reason}") from error
+        if is_empty(result) and (reason := await unseen(proxmox, tool.name)):
+            raise Denied(reason)
+        return result
+
+    return dataclasses.replace(tool, run=run)
+
+
+def is_empty(result: Any) -> bool:  # noqa: ANN401
+    """Tell whether a result has nothing on any of its lists; one that has no list is not empty."""
+    values = msgspec.structs.asdict(result)
+    collections = [each for name, each in values.items() if isinstance(each, (list, dict)) and name != "unread"]
+    return bool(collections) and not any(collections) and not values.get("total") and not values.get("unread")
+
+
+async def unseen(proxmox: Proxmox, tool: str) -> str:
+    """Return why an empty list proves nothing, "" if the token would see what is on it."""
+    held = await proxmox.permissions()
+    if reason := blind(proxmox.user, held):
+        return reason
+    root, privileges = SHOWN_TO[tool]
+    if any(_meets(path, root) and set(privileges) & set(found) for path, found in held.items()):
+        return ""
+    return (
+        f"{tool}: {proxmox.user} lacks {privileges[0]} on {root}, so Proxmox shows it an empty list; to let it look: "
+        + grant(root, privileges[0], proxmox.user)
+    )
+
+
+def blind(user: str, held: dict[str, list[str]]) -> str:
+    """Return that a token is blind, "" if it has a right anywhere."""
+    if any(held.values()):
+        return ""
+    return (
+        f"the token {user} has no rights, so Proxmox shows it nothing; to let it look: {grant('/', 'VM.Audit', user)}"
+    )
+
+
+def _meets(path: str, root: str) -> bool:
+    """Tell whether rights on `path` reach something below `root`, or the other way round; pools hold anything."""
+    above, below = root.rstrip("/") + "/", path.rstrip("/") + "/"
+    return path == root or path.startswith((above, "/pool/")) or root.startswith(below)

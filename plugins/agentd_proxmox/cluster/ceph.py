@@ -1,0 +1,294 @@
+"""Ceph: its health and what each warning means, its disks, and the flags that hold it still during maintenance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import AgentdError, NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.tools.raises import Raise
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+STATUS: Final = "/cluster/ceph/status"
+FLAGS: Final = "/cluster/ceph/flags"
+ABSENT: Final = ("not installed", "not initialized", "no such file")
+"""What a node says that has no Ceph. One whose monitors are away does not answer, which is no reason to say so."""
+SAFE: Final = 2
+"""Copies with fewer of which a failed disk loses data."""
+Flag = Literal[
+    "nobackfill", "nodeep-scrub", "nodown", "noin", "noout", "norebalance", "norecover", "noscrub", "notieragent",
+    "noup", "pause",
+]  # fmt: skip
+
+
+HARMLESS: Final = frozenset({"noout", "norebalance", "noscrub", "nodeep-scrub"})
+"""Flags for the time of a maintenance, which keep Ceph from neither reading nor repairing data."""
+SERIOUS: Final = Raise(
+    Tier.DESTROY,
+    "any flag but noout, norebalance, noscrub and nodeep-scrub",
+    lambda parameters: str(parameters.get("flag")) not in HARMLESS,
+)
+
+
+class CephStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How Ceph stands: sizes in bytes, groups of placement by their state; `installed` is false where there is none."""
+
+    installed: bool
+    health: str = ""
+    checks: list[str] = []
+    osds: int = 0
+    osds_up: int = 0
+    osds_in: int = 0
+    monitors: list[str] = []
+    total: int = 0
+    used: int = 0
+    groups: dict[str, int] = {}
+    flags: list[str] = []
+
+
+class Osd(msgspec.Struct, frozen=True):
+    """A disk of Ceph: used in percent."""
+
+    id: int
+    node: str
+    up: bool
+    in_: bool = msgspec.field(name="in")
+    device_class: str
+    used: float
+
+
+class Osds(msgspec.Struct, frozen=True):
+    """The disks of Ceph, those that are down or out first."""
+
+    total: int
+    osds: list[Osd]
+
+
+class OnNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node that Ceph runs on."""
+
+    node: fields.Node
+
+
+class MoveOsd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which disk of Ceph, by its number and the node that it is in; through: the node to ask, else that one."""
+
+    osd: Annotated[int, Meta(ge=0, le=100_000)]
+    host: fields.Node
+    data: Literal["in", "out"]
+    through: fields.Node | None = None
+
+
+class CephPool(msgspec.Struct, frozen=True):
+    """A pool: each piece of data is kept `size` times, and served while `min_size` of them are there."""
+
+    name: str
+    type: str
+    size: int
+    min_size: int
+    groups: int
+    used: float
+
+
+class Monitor(msgspec.Struct, frozen=True):
+    """A monitor, and whether it is in the quorum."""
+
+    name: str
+    host: str
+    address: str
+    quorum: bool
+
+
+class CephPools(msgspec.Struct, frozen=True):
+    """The pools, used in percent, the fullest first, and the monitors, those out of the quorum first."""
+
+    pools: list[CephPool]
+    monitors: list[Monitor]
+
+
+class SetFlag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which flag, and whether it is to be set."""
+
+    flag: Flag
+    value: bool
+
+
+class Flags(msgspec.Struct, frozen=True):
+    """The flags that are set."""
+
+    flags: list[str]
+
+
+class Ceph:
+    """The tools for Ceph."""
+
+    calls: ClassVar[Calls] = {
+        "ceph_status": (f"GET {STATUS}", f"GET {FLAGS}"),
+        "list_osds": ("GET /nodes/{node}/ceph/osd",),
+        "list_ceph_pools": ("GET /nodes/{node}/ceph/pool", "GET /nodes/{node}/ceph/mon"),
+        "move_osd_data": (
+            *("GET /nodes/{node}/ceph/osd", f"GET {STATUS}"),
+            *(f"POST /nodes/{{node}}/ceph/osd/{{osdid}}/{way}" for way in ("in", "out")),
+        ),
+        "set_ceph_flag": (f"GET {FLAGS}", f"PUT {FLAGS}/{{flag}}"),
+    }
+    needs: ClassVar[Needs] = {each: methods.on("/", "Sys.Audit") for each in calls}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def ceph_status(self, call: Call, p: fields.NoParameters) -> CephStatus:  # noqa: ARG002 - every tool has a call
+        """Show how Ceph stands, each of its warnings in words, and the flags that are set."""
+        try:
+            data = await self.proxmox.get(STATUS)
+        except AgentdError as error:
+            if any(each in str(error) for each in ABSENT):
+                return CephStatus(installed=False)
+            raise
+        return _status(data or {}, await self._flags())
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_osds(self, call: Call, p: OnNode) -> Osds:  # noqa: ARG002
+        """List the disks of Ceph with the node that each is in, those that are down or out first."""
+        found = sorted(await self._tree(p.node), key=lambda each: (each.up and each.in_, each.id))
+        return Osds(len(found), found)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_ceph_pools(self, call: Call, p: OnNode) -> CephPools:
+        """List the pools and monitors of Ceph, and warn of data that is kept once and of monitors that are away."""
+        pools = [_pool(each) for each in await self.proxmox.get(f"/nodes/{p.node}/ceph/pool") or []]
+        monitors = [_monitor(each) for each in await self.proxmox.get(f"/nodes/{p.node}/ceph/mon") or []]
+        for each in pools:
+            if each.type == "replicated" and min(each.size, each.min_size) < SAFE:
+                call.warn(
+                    f"pool {each.name} keeps {each.size} copies and writes with {each.min_size}: it may lose data"
+                )
+        for monitor in monitors:
+            if not monitor.quorum:
+                call.warn(f"monitor {monitor.name} on {monitor.host} is not in the quorum")
+        pools.sort(key=lambda each: -each.used)
+        return CephPools(pools, sorted(monitors, key=lambda each: (each.quorum, each.name)))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def move_osd_data(self, call: Call, p: MoveOsd) -> Osd:
+        """Take a disk of Ceph out, so that its data is moved to the others, or in again; not while data is missing."""
+        node = p.through or p.host
+
+        async def seen() -> Found | None:
+            now = await self._osd(node, p)
+            if now.in_ is (p.data == "in"):
+                return Found()
+            status = _status(await self.proxmox.get(STATUS) or {}, [])
+            unclean = [f"{count} {state}" for state, count in status.groups.items() if "active+clean" not in state]
+            if p.data == "out" and unclean:
+                raise Rejected(f"osd: not all data has all its copies now ({', '.join(unclean)}): nothing was done")
+            call.inverse("move_osd_data", {**msgspec.structs.asdict(p), "data": "out" if p.data == "in" else "in"})
+            full = (
+                f"{100 * status.used / status.total:.0f} % of Ceph is used" if status.total else "how full is unknown"
+            )
+            loses = [f"data is moved until osd.{p.osd} is {p.data}"]
+            risks = [f"{now.used} % of it is used", full]
+            state = {"up": now.up, "in": now.in_}
+            call.target(Target(f"osd/{p.osd}", f"osd.{p.osd} on {p.host}", state, [f"node/{p.host}"], loses, risks))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.post(f"/nodes/{node}/ceph/osd/{p.osd}/{p.data}")
+
+        await call.once(seen, act)
+        return await self._osd(node, p)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management", raises=(SERIOUS,))
+    async def set_ceph_flag(self, call: Call, p: SetFlag) -> Flags:
+        """Set or clear a flag of Ceph: `noout` lets a node be away for a while without its data being moved."""
+        call.target(Target("ceph/flags", "flags of Ceph"))
+
+        async def seen() -> Found | None:
+            if (p.flag in await self._flags()) is p.value:
+                return Found()
+            call.inverse("set_ceph_flag", {"flag": p.flag, "value": not p.value})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"{FLAGS}/{p.flag}", value=p.value)
+
+        await call.once(seen, act)
+        flags = await self._flags()
+        if (p.flag in flags) is not p.value:
+            raise NotFound(f"Proxmox says that it was done, and the flag {p.flag} is not so: {flags}")
+        return Flags(flags)
+
+    async def _tree(self, node: str) -> list[Osd]:
+        data = await self.proxmox.get(f"/nodes/{node}/ceph/osd") or {}
+        return _osds(data.get("root") or {}, "")
+
+    async def _osd(self, node: str, p: MoveOsd) -> Osd:
+        """Return the disk; raises NotFound, Rejected if it is in another node."""
+        found = next((each for each in await self._tree(node) if each.id == p.osd), None)
+        if found is None:
+            raise NotFound(f"osd: there is no osd.{p.osd}; list_osds shows which there are")
+        if found.node != p.host:
+            raise Rejected(f"host: osd.{p.osd} is in {found.node}, not in {p.host}: look again")
+        return found
+
+    async def _flags(self) -> list[str]:
+        entries = await self.proxmox.get(FLAGS) or []
+        return sorted(one_line(each["name"]) for each in entries if int(each.get("value") or 0))
+
+
+def _status(data: Entry, flags: list[str]) -> CephStatus:
+    health, osds, pgs = (data.get(key) or {} for key in ("health", "osdmap", "pgmap"))
+    checks = [
+        f"{name}: {one_line((each.get('summary') or {}).get('message') or each.get('severity') or '')}"
+        for name, each in sorted((health.get("checks") or {}).items())
+    ]
+    osds = osds.get("osdmap") or osds  # older versions nest it once more
+    return CephStatus(
+        installed=True,
+        health=one_line(health.get("status") or "unknown"),
+        checks=checks,
+        osds=int(osds.get("num_osds") or 0),
+        osds_up=int(osds.get("num_up_osds") or 0),
+        osds_in=int(osds.get("num_in_osds") or 0),
+        monitors=[one_line(each) for each in data.get("quorum_names") or []],
+        total=int(pgs.get("bytes_total") or 0),
+        used=int(pgs.get("bytes_used") or 0),
+        groups={one_line(e["state_name"]): int(e.get("count") or 0) for e in pgs.get("pgs_by_state") or []},
+        flags=flags,
+    )
+
+
+def _pool(entry: Entry) -> CephPool:
+    size, least, groups = (int(entry.get(key) or 0) for key in ("size", "min_size", "pg_num"))
+    used = round(100 * float(entry.get("percent_used") or 0), 1)  # a share of one, unlike a disk's
+    return CephPool(one_line(entry["pool_name"]), one_line(entry.get("type") or ""), size, least, groups, used)
+
+
+def _monitor(entry: Entry) -> Monitor:
+    name, host, address = (one_line(entry.get(key) or "") for key in ("name", "host", "addr"))
+    return Monitor(name, host, address, bool(int(entry.get("quorum") or 0)))
+
+
+def _osds(entry: Entry, node: str) -> list[Osd]:
+    """Return the disks below an entry of Ceph's tree."""
+    node = one_line(entry.get("name") or "") if entry.get("type") == "host" else node
+    found = [each for child in entry.get("children") or [] for each in _osds(child, node)]
+    if entry.get("type") == "osd":
+        used = round(float(entry.get("percent_used") or 0), 1)
+        kind = one_line(entry.get("device_class") or "")
+        up, inside = entry.get("status") == "up", bool(int(entry.get("in") or 0))
+        found.append(Osd(int(entry["id"]), node, up, inside, kind, used))
+    return found

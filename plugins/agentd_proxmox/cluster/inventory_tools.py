@@ -1,0 +1,401 @@
+"""Look at nodes, storages, networks and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import Denied, NotFound, TaskFailed, TemporaryError
+from agentd.proxmox.responses import Upid, one_line
+from agentd.tools.definition import Call, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import fields, filter_values, methods, pages
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+
+CONTENTS = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import")
+"""What a storage may hold, as the schema of Proxmox lists it."""
+
+
+class ListNodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which page of the nodes; `cursor` is `next` of the page before."""
+
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class NodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node; cpu is percent of all its CPUs, memory in bytes, uptime in seconds.  An offline one has no figures."""
+
+    node: str
+    status: str = ""
+    cpus: int = 0
+    cpu: float = 0.0
+    memory: int = 0
+    memory_used: int = 0
+    uptime: int = 0
+
+
+class NodePage(msgspec.Struct, frozen=True):
+    """How many nodes there are, and one page of them; `quorate` is null where the token may not see it (Sys.Audit)."""
+
+    total: int
+    by_status: dict[str, int]
+    quorate: bool | None = None
+    nodes: list[NodeLine] = []
+    next: str = ""
+
+
+class NodeDetails(msgspec.Struct, frozen=True):
+    """A node in detail; sizes in bytes."""
+
+    node: str
+    status: str
+    version: str = ""
+    kernel: str = ""
+    cpu_model: str = ""
+    cpus: int = 0
+    cpu: float = 0.0
+    load: list[float] = []
+    memory: int = 0
+    memory_used: int = 0
+    swap: int = 0
+    swap_used: int = 0
+    root: int = 0
+    root_used: int = 0
+    uptime: int = 0
+
+
+class ListStorages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which storages: of one node, and with one kind of content (images, rootdir, iso, vztmpl, backup, snippets)."""
+
+    node: fields.Node | None = None
+    content: fields.Word | None = None
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class StorageLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A storage as one node sees it; sizes in bytes.  What is false, 0 or empty is left out."""
+
+    storage: str
+    node: str
+    type: str = ""
+    status: str = ""
+    shared: bool = False
+    content: list[str] = []
+    total: int = 0
+    used: int = 0
+    free: int = 0
+
+
+class StoragePage(msgspec.Struct, frozen=True):
+    """How many there are, by status and by name, and one page of them; a shared one stands once a node."""
+
+    total: int
+    by_status: dict[str, int]
+    by_storage: dict[str, int]
+    storages: list[StorageLine] = []
+    next: str = ""
+
+
+class ListBridges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which node; `cursor` is `next` of the page before."""
+
+    node: fields.Node
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class BridgeLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A bridge of a node; what is as usual is left out."""
+
+    bridge: str
+    active: bool = True
+    type: str = "bridge"
+    cidr: str = ""
+    ports: str = ""
+    vlan_aware: bool = False
+    comment: str = ""
+
+
+class BridgePage(msgspec.Struct, frozen=True):
+    """How many bridges a guest's network can be on, and one page of them."""
+
+    node: str
+    total: int
+    bridges: list[BridgeLine] = []
+    next: str = ""
+
+
+class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which tasks: of a node (or the whole cluster), of a guest, only those that run or failed."""
+
+    node: fields.Node | None = None
+    vmid: fields.Vmid | None = None
+    running: bool = False
+    failed: bool = False
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class TaskLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A Proxmox task; `status` is `running` or how it ended (OK, WARNINGS: n, or an error)."""
+
+    upid: str
+    node: str = ""
+    type: str = ""
+    id: str = ""
+    user: str = ""
+    status: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+class TaskPage(msgspec.Struct, frozen=True):
+    """How many tasks match, by how they ended, and one page of them, newest first."""
+
+    total: int
+    by_status: dict[str, int]
+    tasks: list[TaskLine] = []
+    next: str = ""
+
+
+class OneTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which task, how many of the last lines of its log, and for how long to wait for its end."""
+
+    upid: str
+    lines: Annotated[int, Meta(ge=0, le=200)] = 20
+    patience: Annotated[int, Meta(ge=0, le=3600, description="seconds")] = 0
+
+
+class TaskDetails(msgspec.Struct, frozen=True):
+    """A task and the end of its log."""
+
+    upid: str
+    node: str
+    type: str
+    id: str
+    user: str
+    running: bool
+    succeeded: bool
+    status: str
+    start: datetime
+    log: list[str]
+
+
+class Cluster:
+    """The tools that look at the cluster; none changes anything."""
+
+    calls: ClassVar[Calls] = {
+        "list_nodes": ("GET /nodes", "GET /cluster/status"),
+        "get_node": ("GET /nodes", "GET /nodes/{node}/status"),
+        "list_storages": methods.PLACES,
+        "list_bridges": ("GET /nodes/{node}/network",),
+        "list_tasks": (methods.TASKS, "GET /cluster/tasks"),
+        "get_task": methods.TASK,
+    }
+    needs: ClassVar[Needs] = {
+        "list_nodes": methods.on("/nodes/{node}", "Sys.Audit"),
+        "list_storages": methods.on("/storage/{storage}", "Datastore.Audit"),
+        "list_tasks": methods.on("/nodes/{node}", "Sys.Audit"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_nodes(self, call: Call, p: ListNodes) -> NodePage:  # noqa: ARG002 - every tool has a call
+        """List the nodes of the cluster, how loaded they are, and whether the cluster is quorate."""
+        entries, quorate = await asyncio.gather(self.proxmox.get("/nodes"), self._quorate())
+        lines = list(map(_node_line, entries))
+        tally = NodePage(len(lines), dict(Counter(each.status for each in lines)), quorate)
+        return pages.fill(tally, "nodes", lines, lambda each: each.node, p)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def get_node(self, call: Call, p: fields.OneNode) -> NodeDetails:  # noqa: ARG002
+        """Show one node in detail."""
+        known = {entry["node"]: entry for entry in await self.proxmox.get("/nodes")}
+        if p.node not in known:
+            raise NotFound(f"there is no node {p.node!r}; there are {', '.join(sorted(known))}")
+        state = one_line(known[p.node].get("status") or "unknown")
+        if state == "offline":  # asking it would take up to 30 s to say so once more
+            return NodeDetails(p.node, state)
+        return _details(p.node, state, await self.proxmox.get(f"/nodes/{p.node}/status"))
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
+    async def list_storages(self, call: Call, p: ListStorages) -> StoragePage:  # noqa: ARG002
+        """List the storages with their free bytes and what they may hold.
+
+        From the cluster's list, up to 10 s old: asking the storages themselves hangs when one of them does.
+        """
+        filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
+        lines = [_storage_line(entry) for entry in await self.inventory.resources("storage")]
+        filter_values.known("content", p.content, {*CONTENTS, *(kind for line in lines for kind in line.content)})
+        lines = [each for each in lines if p.node in {None, each.node} and (not p.content or p.content in each.content)]
+        by_status, by_storage = (dict(Counter(getattr(each, of) for each in lines)) for of in ("status", "storage"))
+        tally = StoragePage(len(lines), by_status, by_storage)
+        return pages.fill(tally, "storages", lines, lambda each: f"{each.node}/{each.storage}", p)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_bridges(self, call: Call, p: ListBridges) -> BridgePage:  # noqa: ARG002
+        """List the bridges of a node that a guest's network can be on."""
+        entries = await self.proxmox.get(f"/nodes/{p.node}/network", type="any_bridge") or []
+        lines = list(map(_bridge_line, entries))
+        return pages.fill(BridgePage(p.node, len(lines)), "bridges", lines, lambda each: each.bridge, p)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_tasks(self, call: Call, p: ListTasks) -> TaskPage:  # noqa: ARG002
+        """List the tasks of the cluster (at most 25 finished ones a node) or of one node (500), newest first."""
+        if p.node is None:
+            entries = await self.proxmox.get("/cluster/tasks") or []
+        else:
+            source = "active" if p.running else "all"
+            entries = await self.proxmox.tasks(p.node, source=source, limit=500, **({"vmid": p.vmid} if p.vmid else {}))
+        lines = [line for line in map(_task_line, entries) if _wanted(line, p)]
+        tally = TaskPage(len(lines), dict(Counter(map(_ending, lines))))
+        return pages.fill(tally, "tasks", lines, _newest, p)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def get_task(self, call: Call, p: OneTask) -> TaskDetails:
+        """Show how a Proxmox task stands, and the last lines of its log; with patience, once it has ended."""
+        upid = Upid.parse(p.upid)
+        if p.patience:
+            call.progress(f"{upid.type} {upid.id} runs on {upid.node}")
+            with contextlib.suppress(TaskFailed, TemporaryError):  # how it ended, or that it has not, is told below
+                await self.proxmox.wait(p.upid, min(p.patience, call.left()))
+        status = await self.proxmox.task(p.upid)
+        return TaskDetails(
+            upid=upid.text,
+            node=upid.node,
+            type=upid.type,
+            id=upid.id,
+            user=upid.user,
+            running=status.running,
+            succeeded=status.succeeded,
+            status=status.exit or "running",
+            start=datetime.fromtimestamp(upid.start, UTC),
+            log=await self.proxmox.log_tail(p.upid, p.lines) if p.lines else [],
+        )
+
+    async def _quorate(self) -> bool | None:
+        try:
+            entries = await self.proxmox.get("/cluster/status")
+        except Denied:
+            return None  # the list of nodes is worth having without it; null says that it is not known
+        return all(entry.get("quorate") for entry in entries if entry.get("type") == "cluster")
+
+
+def _node_line(entry: Entry) -> NodeLine:
+    return NodeLine(
+        node=one_line(entry["node"]),
+        status=one_line(entry.get("status") or "unknown"),
+        cpus=int(entry.get("maxcpu") or 0),
+        cpu=_percent(entry.get("cpu")),
+        memory=int(entry.get("maxmem") or 0),
+        memory_used=int(entry.get("mem") or 0),
+        uptime=int(entry.get("uptime") or 0),
+    )
+
+
+def _details(node: str, state: str, data: Entry) -> NodeDetails:
+    cpu, memory, swap, root = (data.get(key) or {} for key in ("cpuinfo", "memory", "swap", "rootfs"))
+    return NodeDetails(
+        node=node,
+        status=state,
+        version=one_line(data.get("pveversion") or ""),
+        kernel=one_line(data.get("kversion") or ""),
+        cpu_model=one_line(cpu.get("model") or ""),
+        cpus=int(cpu.get("cpus") or 0),
+        cpu=_percent(data.get("cpu")),
+        load=[float(each) for each in data.get("loadavg") or []],
+        memory=int(memory.get("total") or 0),
+        memory_used=int(memory.get("used") or 0),
+        swap=int(swap.get("total") or 0),
+        swap_used=int(swap.get("used") or 0),
+        root=int(root.get("total") or 0),
+        root_used=int(root.get("used") or 0),
+        uptime=int(data.get("uptime") or 0),
+    )
+
+
+def _storage_line(entry: Entry) -> StorageLine:
+    total, used = int(entry.get("maxdisk") or 0), int(entry.get("disk") or 0)
+    return StorageLine(
+        storage=one_line(entry["storage"]),
+        node=one_line(entry["node"]),
+        type=one_line(entry.get("plugintype") or ""),
+        status=one_line(entry.get("status") or "unknown"),
+        shared=bool(int(entry.get("shared") or 0)),
+        content=sorted(filter(None, one_line(entry.get("content") or "").split(","))),
+        total=total,
+        used=used,
+        free=max(0, total - used),
+    )
+
+
+def _bridge_line(entry: Entry) -> BridgeLine:
+    return BridgeLine(
+        bridge=one_line(entry.get("iface") or ""),
+        active=bool(int(entry.get("active") or 0)),
+        type=one_line(entry.get("type") or "bridge"),
+        cidr=one_line(entry.get("cidr") or ""),
+        ports=one_line(entry.get("bridge_ports") or ""),
+        vlan_aware=bool(int(entry.get("bridge_vlan_aware") or 0)),
+        comment=one_line(entry.get("comments") or ""),
+    )
+
+
+def _task_line(entry: Entry) -> TaskLine:
+    ended = entry.get("endtime")
+    user, token = one_line(entry.get("user") or ""), one_line(entry.get("tokenid") or "")
+    return TaskLine(
+        upid=one_line(entry["upid"]),
+        node=one_line(entry["node"]),
+        type=one_line(entry["type"]),
+        id=one_line(entry.get("id") or ""),
+        user=f"{user}!{token}" if token else user,  # finished tasks show them apart, running ones in one word
+        status=one_line(entry.get("status") or "unknown") if ended else "running",
+        start=datetime.fromtimestamp(int(entry["starttime"]), UTC),
+        end=datetime.fromtimestamp(int(ended), UTC) if ended else None,
+    )
+
+
+def _wanted(line: TaskLine, p: ListTasks) -> bool:
+    return (
+        (p.vmid is None or line.id == str(p.vmid))
+        and (not p.running or line.status == "running")
+        and (not p.failed or _ending(line) == "failed")
+    )
+
+
+def _ending(line: TaskLine) -> str:
+    """Return how a task stands, in a word."""
+    if line.status.startswith("WARNINGS"):
+        return "warnings"
+    return line.status if line.status in {"OK", "running"} else "failed"
+
+
+def _newest(line: TaskLine) -> str:
+    return pages.newest_first(int(line.start.timestamp()) if line.start else 0, line.upid)
+
+
+def _percent(share: float | None) -> float:
+    return round(float(share or 0) * 100, 1)

@@ -1,0 +1,359 @@
+"""Who is told what: matchers, targets that send mail without a login, and servers that get figures without a token.
+
+Targets and servers that need a password or a token are made by a person, for secrets do not travel (README).  What
+comes with Proxmox is switched off rather than deleted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import targets
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
+
+    Entry = dict[str, Any]
+
+PATH: Final = "/cluster/notifications"
+SERVERS: Final = "/cluster/metrics/server"
+Name = formats.ConfigId
+Mail = Annotated[str, formats.whole(r"[^\s@,;<>]{1,64}@[A-Za-z0-9.-]{1,190}", "address of mail")]
+User = formats.User
+Host = formats.Host
+Rule = Annotated[str, formats.whole(r"(?:exact|regex):[a-z-]{1,40}=[^\x00-\x1f]{1,200}", "exact:type=vzdump")]
+Calendar = Annotated[str, formats.whole("[A-Za-z0-9*/,.: -]{1,100}", "mon..fri 8-17")]
+Comment = Annotated[str, Meta(max_length=256)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+PLAIN: Final = frozenset({"id", "type", "server", "port", "proto", "path", "influxdbproto", "disable", "digest"})
+"""The settings of a metric server that add_metric_server can give."""
+MAILS: Final = {
+    "mailto": "to", "mailto-user": "users", "server": "server", "port": "port", "mode": "mode",
+    "from-address": "sender", "comment": "comment",
+}  # fmt: skip
+"""The settings of a target that add_mail_target can give, and what it calls them."""
+
+
+class SetMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole matcher, whether it is there or not; rules: by fields; without conditions it takes every message."""
+
+    name: Name
+    targets: Annotated[list[Name], Meta(max_length=20)]
+    severities: list[Literal["info", "notice", "warning", "error", "unknown"]] = []
+    rules: Annotated[list[Rule], Meta(max_length=20)] = []
+    calendars: Annotated[list[Calendar], Meta(max_length=10)] = []
+    mode: Literal["all", "any"] = "all"
+    enabled: bool = True
+    comment: Comment = ""
+
+
+class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which one."""
+
+    name: Name
+
+
+class AddMail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A target: smtp has a server and a sender, sendmail is the node's own; mail goes to addresses or users."""
+
+    name: Name
+    type: Literal["sendmail", "smtp"]
+    to: Annotated[list[Mail], Meta(max_length=20)] = []
+    users: Annotated[list[User], Meta(max_length=20)] = []
+    server: Host | None = None
+    port: Port | None = None
+    mode: Literal["insecure", "starttls", "tls"] | None = None
+    sender: Mail | None = None
+    comment: Comment = ""
+
+
+class AddServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A server that gets figures: graphite or InfluxDB over UDP, which ask for no token."""
+
+    name: Name
+    type: Literal["graphite", "influxdb"]
+    server: Host
+    port: Port
+    protocol: Literal["udp", "tcp"] = "udp"
+    path: Annotated[str, formats.whole("[A-Za-z0-9_.-]{1,64}")] | None = None
+
+
+class Set(msgspec.Struct, frozen=True):
+    """What it is called, and its settings as Proxmox keeps them."""
+
+    name: str
+    settings: dict[str, str]
+
+
+class Gone(msgspec.Struct, frozen=True):
+    """What is not there any more."""
+
+    name: str
+
+
+class NoticeRules:
+    """The tools that change who is told what."""
+
+    calls: ClassVar[Calls] = {
+        "set_matcher": (
+            *(f"GET {PATH}/{each}" for each in ("matchers", "targets")),
+            *(f"POST {PATH}/matchers", f"PUT {PATH}/matchers/{{name}}"),
+        ),
+        "delete_matcher": (f"GET {PATH}/matchers", f"DELETE {PATH}/matchers/{{name}}"),
+        "add_mail_target": (
+            f"GET {PATH}/targets",
+            *(f"POST {PATH}/endpoints/{each}" for each in ("sendmail", "smtp")),
+            *(f"GET {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp")),
+        ),
+        "delete_target": (
+            *(f"GET {PATH}/{each}" for each in ("matchers", "targets")),
+            *(f"DELETE {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp", "gotify", "webhook")),
+            *(f"GET {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp")),
+        ),
+        "add_metric_server": (f"GET {SERVERS}", f"POST {SERVERS}/{{id}}"),
+        "delete_metric_server": (f"GET {SERVERS}", f"DELETE {SERVERS}/{{id}}"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.proxmox = inventory.proxmox
+
+    # -- matchers -----------------------------------------------------------------------------------------------------
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def set_matcher(self, call: Call, p: SetMatcher) -> Set:
+        """Make a matcher, or change one to what is said: which notifications go to which targets."""
+        call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications"))
+        wanted = _wanted(p)
+        there: list[bool] = []
+
+        async def seen() -> Found | None:
+            known = await self._named("targets")
+            missing = sorted(set(p.targets) - set(known))
+            if missing:
+                raise NotFound(f"targets: there is no target {missing[0]!r}; there are {', '.join(sorted(known))}")
+            now = (await self._named("matchers")).get(p.name)
+            there[:] = [now is not None]
+            if now is None:
+                call.inverse("delete_matcher", {"name": p.name})
+                return None
+            if _kept(now) == wanted:
+                return Found()
+            self._invertible(call, now)
+            return None
+
+        async def act() -> None:
+            if not there[0]:
+                sent = {key: value for key, value in wanted.items() if value}
+                await self.proxmox.post(f"{PATH}/matchers", name=p.name, **sent)
+                return
+            sent = {key: value for key, value in wanted.items() if value}  # a false `disable` is deleted
+            gone = [key for key in wanted if key not in sent]
+            await self.proxmox.put(f"{PATH}/matchers/{p.name}", delete=gone or None, **sent)
+
+        await call.once(seen, act)
+        return _shown(p.name, (await self._named("matchers")).get(p.name) or {})
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def delete_matcher(self, call: Call, p: Which) -> Gone:
+        """Delete a matcher: what it alone sent on is told to nobody any more."""
+
+        async def seen() -> Found | None:
+            now = (await self._named("matchers")).get(p.name)
+            if now is None:
+                return Found()
+            if now.get("origin") == "builtin":
+                raise Rejected(f"name: {p.name} comes with Proxmox: switch it off with set_matcher enabled=false")
+            self._invertible(call, now)
+            goes = ", ".join(map(one_line, now.get("target") or [])) or "nobody"
+            loses = [f"what went to {goes}"]
+            call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications", _kept(now), [], loses))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"{PATH}/matchers/{p.name}")
+
+        await call.once(seen, act)
+        return Gone(p.name)
+
+    @staticmethod
+    def _invertible(call: Call, now: Entry) -> None:
+        """Keep how the matcher is made as it was, where these tools can say all of it."""
+        if not now.get("invert-match"):
+            said = _kept(now)
+            renamed = {"target": "targets", "match-severity": "severities", "match-field": "rules"}
+            renamed |= {"match-calendar": "calendars", "mode": "mode", "comment": "comment"}
+            old = {new: said[key] for key, new in renamed.items()}
+            old["severities"] = [each for part in old["severities"] for each in part.split(",")]
+            call.inverse("set_matcher", {"name": one_line(now["name"]), "enabled": not said["disable"], **old})
+
+    # -- targets ------------------------------------------------------------------------------------------------------
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def add_mail_target(self, call: Call, p: AddMail) -> Set:
+        """Make a target that sends mail without a login; a matcher sends to it, test_notification tries it."""
+        if not p.to and not p.users:
+            raise Rejected("to: say an address, or users whose address Proxmox knows")
+        if (p.type == "smtp") != (p.server is not None and p.sender is not None):
+            raise Rejected("type: smtp takes a server and a sender; sendmail is the node's own and takes no server")
+        call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
+        sent: Entry = {"mailto": p.to or None, "mailto-user": p.users or None, "comment": p.comment or None}
+        sent |= {"server": p.server, "port": p.port, "mode": p.mode, "from-address": p.sender}
+
+        async def seen() -> Found | None:
+            now = (await self._named("targets")).get(p.name)
+            if now is None:
+                call.inverse("delete_target", {"name": p.name})
+                return None
+            if now.get("type") != p.type:
+                raise Rejected(f"name: there is a target {p.name} of type {now.get('type')} already")
+            now = await self.proxmox.get(f"{PATH}/endpoints/{p.type}/{p.name}") or {}
+            differs = [key for key, value in sent.items() if value is not None and now.get(key) != value]
+            if differs:
+                raise Rejected(f"name: there is a target {p.name} already, with another {differs[0]}")
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post(f"{PATH}/endpoints/{p.type}", name=p.name, **sent)
+
+        await call.once(seen, act)
+        return _shown(p.name, (await self._named("targets")).get(p.name) or {})
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def delete_target(self, call: Call, p: Which) -> Gone:
+        """Delete a target of notifications with its password or token; one that a matcher sends to is refused."""
+        kind: list[str] = []
+
+        async def seen() -> Found | None:
+            now = (await self._named("targets")).get(p.name)
+            if now is None:
+                return Found()
+            if now.get("origin") == "builtin":
+                raise Rejected(f"name: {p.name} comes with Proxmox: take it out of the matchers with set_matcher")
+            users = [key for key, each in (await self._named("matchers")).items() if p.name in each.get("target", [])]
+            if users:
+                raise Rejected(f"name: the matchers {', '.join(users)} send to {p.name}: nothing was done")
+            kind[:] = [one_line(now["type"])]
+            title, loses = (
+                f"target {p.name} ({kind[0]}) of notifications",
+                ["its settings, and its secret if it has one"],
+            )
+            call.target(Target(f"notification/{p.name}", title, {"type": kind[0]}, [], loses))
+            if kind[0] not in {"sendmail", "smtp"}:
+                return None
+            now = await self.proxmox.get(f"{PATH}/endpoints/{kind[0]}/{p.name}") or {}
+            if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
+                said = {new: now[key] for key, new in MAILS.items() if now.get(key)}
+                targets.back(call, "add_mail_target", AddMail, {"name": p.name, "type": kind[0], **said})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"{PATH}/endpoints/{kind[0]}/{p.name}")
+
+        await call.once(seen, act)
+        return Gone(p.name)
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def add_metric_server(self, call: Call, p: AddServer) -> Set:
+        """Send the figures of all nodes to a graphite or InfluxDB server too; one that wants a token a person adds."""
+        if p.type == "influxdb" and (p.protocol != "udp" or p.path is not None):
+            raise Rejected("protocol: InfluxDB without a token is reached over udp, and has no path")
+        call.target(Target(f"metrics/{p.name}", f"metric server {p.name}"))
+        wanted: Entry = {"type": p.type, "server": p.server, "port": p.port}
+
+        async def seen() -> Found | None:
+            now = (await self._servers()).get(p.name)
+            if now is None:
+                call.inverse("delete_metric_server", {"name": p.name})
+                return None
+            if {key: now.get(key) for key in wanted} != wanted:
+                raise Rejected(
+                    f"name: there is a metric server {p.name} already: {now.get('server')}:{now.get('port')}"
+                )
+            return Found()
+
+        async def act() -> None:
+            extra = {"proto": p.protocol, "path": p.path} if p.type == "graphite" else {"influxdbproto": "udp"}
+            await self.proxmox.post(f"{SERVERS}/{p.name}", **wanted, **extra)
+
+        await call.once(seen, act)
+        return _shown(p.name, (await self._servers()).get(p.name) or {})
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def delete_metric_server(self, call: Call, p: Which) -> Gone:
+        """Send figures to a server no more; a token that it was given is lost."""
+
+        async def seen() -> Found | None:
+            now = (await self._servers()).get(p.name)
+            if now is None:
+                return Found()
+            state = _shown(p.name, now).settings
+            title = f"metric server {p.name} ({state.get('type')} {state.get('server')})"
+            call.target(Target(f"metrics/{p.name}", title, dict(state), [], ["figures from now on, and its token"]))
+            if set(now) <= PLAIN and not int(now.get("disable") or 0):
+                protocol = now.get("proto") or now.get("influxdbproto") or "udp"
+                said = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
+                targets.back(call, "add_metric_server", AddServer, {"name": p.name, "protocol": protocol, **said})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"{SERVERS}/{p.name}")
+
+        await call.once(seen, act)
+        return Gone(p.name)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    async def _named(self, what: str) -> dict[str, Entry]:
+        return {one_line(each["name"]): each for each in await self.proxmox.get(f"{PATH}/{what}") or []}
+
+    async def _servers(self) -> dict[str, Entry]:
+        found = await self.proxmox.get(SERVERS) or []
+        return {one_line(each["id"]): each | {"port": int(each.get("port") or 0)} for each in found}
+
+
+def _wanted(p: SetMatcher) -> Entry:
+    """Return a matcher as Proxmox keeps it."""
+    return {
+        "target": sorted(p.targets),
+        "match-severity": sorted(p.severities),
+        "match-field": sorted(p.rules),
+        "match-calendar": sorted(p.calendars),
+        "mode": p.mode,
+        "disable": not p.enabled,
+        "comment": p.comment,
+    }
+
+
+def _kept(entry: Entry) -> Entry:
+    """Return what Proxmox says of a matcher, with what it leaves out."""
+    lists = ("target", "match-severity", "match-field", "match-calendar")
+    return {
+        **{key: sorted(one_line(each) for each in entry.get(key) or []) for key in lists},
+        "mode": one_line(entry.get("mode") or "all"),
+        "disable": bool(int(entry.get("disable") or 0)),
+        "comment": one_line(entry.get("comment") or ""),
+    }
+
+
+def _shown(name: str, entry: Entry) -> Set:
+    texts = {
+        key: one_line(", ".join(map(str, value)) if isinstance(value, list) else value) for key, value in entry.items()
+    }
+    return Set(
+        name,
+        {key: value for key, value in texts.items() if value not in {"", "0", "False"} and key not in {"name", "id"}},
+    )

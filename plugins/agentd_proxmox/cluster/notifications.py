@@ -1,0 +1,178 @@
+"""Where Proxmox sends its notifications and figures, and the sync of a realm with its directory.
+
+Targets and realms keep passwords, so they are made by a person; here they are listed, tried and run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+
+from agentd import formats
+from agentd.errors import NotFound
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import escalation, fields, methods, targets
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+PATH = "/cluster/notifications"
+
+
+class Receiver(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A target of notifications: sendmail, smtp, gotify or webhook."""
+
+    name: str
+    type: str
+    enabled: bool = True
+    comment: str = ""
+
+
+class Matcher(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which notifications go to which targets: by severity, fields and calendar; none of them is all."""
+
+    name: str
+    targets: list[str]
+    matches: list[str] = []
+    enabled: bool = True
+
+
+class Notices(msgspec.Struct, frozen=True):
+    """Targets, matchers, and the servers that figures are sent to."""
+
+    targets: list[Receiver]
+    matchers: list[Matcher]
+    metric_servers: dict[str, str]
+
+
+class TestTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which target."""
+
+    name: formats.ConfigId
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """The target that a test was sent to."""
+
+    name: str
+
+
+class SyncRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which realm, and what of it; who is gone from the directory stays here.  preview: say what it would do alone."""
+
+    realm: formats.Realm
+    scope: Literal["users", "groups", "both"] = "both"
+    preview: bool = False
+
+
+class Synced(msgspec.Struct, frozen=True):
+    """The realm, and what its sync has said last."""
+
+    realm: str
+    log: list[str]
+
+
+class NoticeTools:
+    """The tools for notifications and the sync of realms."""
+
+    calls: ClassVar[Calls] = {
+        "list_notifications": (f"GET {PATH}/targets", f"GET {PATH}/matchers", "GET /cluster/metrics/server"),
+        "test_notification": (f"GET {PATH}/targets", f"POST {PATH}/targets/{{name}}/test"),
+        "sync_realm": (
+            *(*methods.TASK, methods.TASKS, "GET /nodes", "GET /access/domains", *escalation.READS),
+            "POST /access/domains/{realm}/sync",
+        ),
+    }
+    needs: ClassVar[Needs] = {
+        "sync_realm": methods.on("/nodes/{node}", "Sys.Audit") | methods.on("/access", "Sys.Audit")
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_notifications(self, call: Call, p: fields.NoParameters) -> Notices:  # noqa: ARG002
+        """List the targets of notifications, which of them get which, and the servers that figures are sent to."""
+        receivers, matchers = [await self.proxmox.get(f"{PATH}/{each}") or [] for each in ("targets", "matchers")]
+        servers = await self.proxmox.get("/cluster/metrics/server") or []
+        return Notices(
+            [_receiver(each) for each in receivers],
+            [_matcher(each) for each in matchers],
+            {one_line(e["id"]): one_line(f"{e.get('type')} {e.get('server')}:{e.get('port')}") for e in servers},
+        )
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="cluster_management")
+    async def test_notification(self, call: Call, p: TestTarget) -> Sent:
+        """Send a test through a target of notifications; somebody gets a message."""
+        call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
+
+        async def seen() -> None:
+            known = [one_line(each["name"]) for each in await self.proxmox.get(f"{PATH}/targets") or []]
+            if p.name not in known:
+                raise NotFound(f"name: there is no target {p.name!r}; there are {', '.join(known) or 'none'}")
+
+        async def act() -> None:
+            await self.proxmox.post(f"{PATH}/targets/{p.name}/test")
+
+        await call.once(seen, act)
+        return Sent(p.name)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="user_management")
+    async def sync_realm(self, call: Call, p: SyncRealm) -> Synced:
+        """Take over users and groups of a realm's directory (LDAP, Active Directory); nobody is deleted here.
+
+        Not where a group or user of the realm was granted more than agentd's own token has: the directory decides who
+        is in it.
+        """
+        call.target(Target(f"realm/{p.realm}", f"realm {p.realm}"))
+        known = {one_line(each["realm"]): each for each in await self.proxmox.get("/access/domains") or []}
+        if p.realm not in known or known[p.realm].get("type") not in {"ldap", "ad"}:
+            fit = [name for name, each in known.items() if each.get("type") in {"ldap", "ad"}]
+            there = ", ".join(fit) or "none"
+            raise NotFound(f"realm: there is no directory {p.realm!r} to sync with; there are {there}")
+
+        async def seen() -> Found | None:
+            if p.preview:  # a sync that runs is none, and another preview changes nothing
+                return None
+            for node in sorted(one_line(each["node"]) for each in await self.proxmox.get("/nodes") or []):
+                ours = await targets.running(self.inventory, node, {"auth-realm-sync"}, p.realm)
+                if ours:
+                    return Found(ours[0].text)
+            own = await escalation.own(self.proxmox)
+            lines = await own.granted_beyond(own.of_realm(p.realm))
+            escalation.refuse("sync_realm", own.token, lines, f"the directory of {p.realm}")
+            return None
+
+        async def act() -> str | None:
+            sent = {"scope": p.scope, "remove-vanished": "none", "enable-new": True}
+            sent |= {"dry-run": True} if p.preview else {}
+            return upid_of(await self.proxmox.post(f"/access/domains/{p.realm}/sync", **sent))
+
+        found = await call.once(seen, act)
+        await self.inventory.finish(call, found)
+        return Synced(p.realm, await self.proxmox.log_tail(found.upid) if found.upid else [])
+
+
+def _receiver(entry: Entry) -> Receiver:
+    return Receiver(
+        name=one_line(entry["name"]),
+        type=one_line(entry.get("type") or ""),
+        enabled=not int(entry.get("disable") or 0),
+        comment=one_line(entry.get("comment") or ""),
+    )
+
+
+def _matcher(entry: Entry) -> Matcher:
+    kinds = [key for key in entry if key.startswith("match-")]
+    rules = [f"{key.removeprefix('match-')} {one_line(value)}" for key in kinds for value in entry[key]]
+    goes = [one_line(each) for each in entry.get("target") or []]
+    return Matcher(one_line(entry["name"]), goes, rules, not int(entry.get("disable") or 0))

@@ -1,0 +1,367 @@
+"""Resource pools: guests and storages under one name, for rights and for backups.
+
+A guest is in one pool at most; taking it out of another one is said (`move`).  What is a member already is left out
+of what is sent, so that a repeat does nothing; Proxmox would refuse it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import ConfigChanged, Denied, NotFound, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import escalation, fields, filter_values, methods, pages
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+LISTS = (*methods.PLACES, "GET /pools")
+PAGE = 25
+PoolId = formats.Pool
+Comment = Annotated[str, Meta(max_length=1024)]
+
+
+class PoolLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pool in a list."""
+
+    pool: str
+    comment: str = ""
+
+
+class ListPools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which page."""
+
+    limit: pages.Limit = PAGE
+    cursor: pages.Cursor = ""
+
+
+class PoolPage(msgspec.Struct, frozen=True):
+    """How many pools the token may see, and one page by name."""
+
+    total: int
+    pools: list[PoolLine]
+    next: str = ""
+
+
+class OnePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which pool, and which page of its guests."""
+
+    pool: PoolId
+    limit: pages.Limit = PAGE
+    cursor: pages.Cursor = ""
+
+
+class Pool(msgspec.Struct, frozen=True):
+    """A pool: how many guests, a page of them by VMID, all its storages and the pools within it.
+
+    digest is that of all its members and its comment.
+    """
+
+    pool: str
+    comment: str
+    total: int
+    guests: list[fields.GuestLine]
+    storages: list[str]
+    pools: list[str]
+    digest: str
+    next: str = ""
+
+
+class CreatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The name, and what it is for."""
+
+    pool: formats.NewPool
+    comment: Comment = ""
+
+
+class UpdatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to change.
+
+    comment           left out it stays
+    guests, storages  to add; with remove=true to take out
+    move              a guest may be taken out of another pool for it
+    digest            of get_pool, refuses a pool that changed since
+    """
+
+    pool: PoolId
+    comment: Comment | None = None
+    guests: list[fields.Vmid] = []
+    storages: list[fields.Storage] = []
+    remove: bool = False
+    move: bool = False
+    digest: str = ""
+
+
+class DeletePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which pool; it must be empty."""
+
+    pool: PoolId
+
+
+class DeletedPool(msgspec.Struct, frozen=True):
+    """The pool that is no more; `was_there` is false if it was gone before."""
+
+    pool: str
+    was_there: bool
+
+
+class Pools:
+    """The tools for pools."""
+
+    calls: ClassVar[Calls] = {
+        "list_pools": LISTS,
+        "get_pool": LISTS,
+        "create_pool": (*LISTS, "POST /pools"),
+        "update_pool": (*LISTS, *escalation.READS, "PUT /pools"),
+        "delete_pool": (*LISTS, "DELETE /pools"),
+    }
+    needs: ClassVar[Needs] = {
+        "list_pools": methods.on("/pool/{pool}", "Pool.Audit"),
+        "get_pool": methods.on("/pool/{pool}", "Pool.Audit"),
+        "create_pool": methods.on("/pool/{pool}", "Pool.Audit"),
+        "update_pool": methods.on("/storage/{storage}", "Datastore.Allocate")
+        | methods.on("/pool/{pool}", "Pool.Audit")
+        | methods.on(methods.VM, "VM.Allocate")
+        | methods.on("/access", "Sys.Audit"),
+        "delete_pool": methods.on("/pool/{pool}", "Pool.Audit"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def list_pools(self, call: Call, p: ListPools) -> PoolPage:  # noqa: ARG002 - every tool has a call
+        """List the pools that the token may see."""
+        pools = await self._list()
+        shown, after = pages.page(list(pools), lambda each: each, p.limit, p.cursor)
+        return PoolPage(len(pools), [PoolLine(each, pools[each]) for each in shown], after)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
+    async def get_pool(self, call: Call, p: OnePool) -> Pool:  # noqa: ARG002
+        """Show a pool: its guests, its storages and the pools within it."""
+        return await self._read(p.pool, p.limit, p.cursor)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
+    async def create_pool(self, call: Call, p: CreatePool) -> Pool:
+        """Make an empty pool; one of that name with that comment is left alone."""
+        call.target(Target(f"pool/{p.pool}", f"pool {p.pool}"))
+
+        async def seen() -> Found | None:
+            pools = await self._list()
+            if p.pool not in pools:
+                call.inverse("delete_pool", {"pool": p.pool})
+                return None
+            if pools[p.pool] != one_line(p.comment):
+                raise Rejected(
+                    f"there is a pool {p.pool} with another comment ({pools[p.pool]!r}): update_pool sets it"
+                )
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post("/pools", poolid=p.pool, comment=p.comment or None)
+
+        await call.once(seen, act)
+        return await self._read(p.pool)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="cluster_management")
+    async def update_pool(self, call: Call, p: UpdatePool) -> Pool:
+        """Add guests and storages to a pool or take them out, or change its comment; what is so is left alone.
+
+        Rights on a pool are rights on its members: nothing is added where they would give anyone more rights on it than
+        agentd's own token has.
+        """
+        if p.comment is None and not p.guests and not p.storages:
+            raise Rejected("update_pool: say what to change by comment, guests or storages")
+        sent: Entry = {}
+        labels = [*(f"guest/{each}" for each in p.guests), *(f"storage/{each}" for each in p.storages)]
+        call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", labels=labels))
+
+        async def seen() -> Found | None:
+            entry = await self._entry(p.pool)
+            sent.update(await self._wanted(entry, p))
+            if not sent:
+                return Found()
+            widened = await self._widened(p, sent)
+            if not p.move and not widened:  # who is moved comes from pools that this call does not know
+                call.inverse("update_pool", _back(entry, p, sent))
+            return None
+
+        async def act() -> None:
+            vms = ",".join(map(str, sent.get("vms", []))) or None
+            await self.proxmox.put(
+                "/pools",
+                poolid=p.pool,
+                comment=sent.get("comment"),
+                vms=vms,
+                storage=",".join(sent.get("storages", [])) or None,
+                delete=True if p.remove else None,
+                **{"allow-move": True if p.move and vms and not p.remove else None},
+            )
+
+        await call.once(seen, act)
+        left = _changes(await self._entry(p.pool), p)
+        if left:
+            raise TaskFailed(
+                f"Proxmox says that it was done, and the pool {p.pool} is not so: {', '.join(sorted(left))}"
+            )
+        return await self._read(p.pool)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
+    async def delete_pool(self, call: Call, p: DeletePool) -> DeletedPool:
+        """Delete an empty pool; the rights that were given on it go with it."""
+        was: list[bool] = []
+
+        async def seen() -> Found | None:
+            pools = await self._list()
+            if p.pool not in pools:
+                return await self._gone(p.pool)
+            was.append(True)
+            pool = await self._read(p.pool, limit=5)
+            inside = [f"guest {each.vmid}" for each in pool.guests] + [f"storage {each}" for each in pool.storages]
+            inside += [f"pool {each}" for each in pool.pools]
+            if inside:
+                more = pool.total + len(pool.storages) + len(pool.pools) - len(inside)
+                named = ", ".join(inside) + (f" and {more} more" if more else "")
+                raise Rejected(f"the pool {p.pool} is not empty: {named}; update_pool with remove=true takes them out")
+            lost = f"the rights that were given on /pool/{p.pool}"
+            call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", {"members": pool.digest}, loses=[lost]))
+            call.inverse("create_pool", {"pool": p.pool, "comment": pool.comment})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete("/pools", poolid=p.pool)
+
+        await call.once(seen, act)
+        if p.pool in await self._list():
+            raise TaskFailed(f"Proxmox says that it was done, and there is still a pool {p.pool}")
+        return DeletedPool(p.pool, bool(was))
+
+    async def _widened(self, p: UpdatePool, sent: Entry) -> list[str]:
+        """Return which rights a membership gives beyond those of agentd's own token; raises Rejected for a new one."""
+        members = [f"/vms/{each}" for each in sent.get("vms", [])]
+        members += [f"/storage/{each}" for each in sent.get("storages", [])]
+        if not members:
+            return []
+        ours = await escalation.own(self.proxmox)
+        widened = await ours.pooled_beyond(p.pool, members)
+        if not p.remove:
+            escalation.refuse("update_pool", ours.token, widened, f"membership of the pool {p.pool}")
+        return widened
+
+    async def _list(self) -> dict[str, str]:
+        """Return the pools that the token may see, with their comments; raises Denied for a blind token."""
+        entries = await self.proxmox.get("/pools") or []
+        if not entries and not await self.proxmox.permissions():
+            raise Denied(f"the token {self.proxmox.user} has no rights, so Proxmox shows it no pools (Pool.Audit)")
+        return {one_line(each["poolid"]): one_line(each.get("comment") or "") for each in entries}
+
+    async def _gone(self, name: str) -> Found:
+        """Make sure that a pool which is not in the list is not there: the list leaves out what may not be seen."""
+        try:
+            await self._entry(name)
+        except NotFound:
+            return Found()
+        raise Denied(
+            f"there is a pool {name}, and {self.proxmox.user} may not see it: it lacks Pool.Audit on /pool/{name}"
+        )
+
+    async def _entry(self, name: str) -> Entry:
+        try:
+            found = await self.proxmox.get("/pools", poolid=name) or []
+        except NotFound as error:
+            raise NotFound(f"there is no pool {name}; there are {', '.join(await self._list()) or 'none'}") from error
+        return dict(found[0])
+
+    async def _read(self, name: str, limit: int = PAGE, cursor: str = "") -> Pool:
+        entry, pools = await self._entry(name), await self._list()
+        guests = await self.inventory.completed([each for each in _members(entry) if each.get("vmid") is not None])
+        lines = {f"{int(each['vmid']):09d}": _line(each) for each in guests}
+        shown, after = pages.page(list(lines), lambda each: each, limit, cursor)
+        return Pool(
+            pool=name,
+            comment=one_line(entry.get("comment") or ""),
+            total=len(lines),
+            guests=[lines[each] for each in shown],
+            storages=_storages(entry),
+            pools=[each for each in pools if each.startswith(f"{name}/")],
+            digest=_digest(entry),
+            next=after,
+        )
+
+    async def _wanted(self, entry: Entry, p: UpdatePool) -> Entry:
+        """Return what is to be changed; raises ConfigChanged, and what `_free` raises."""
+        wanted = _changes(entry, p)
+        if wanted and p.digest and p.digest != _digest(entry):
+            raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
+        if wanted.get("vms") and not p.remove:
+            await self._free(wanted["vms"], p)
+        if wanted.get("storages") and not p.remove:
+            there = {entry.get("storage") for entry in await self.inventory.resources("storage")}
+            for storage in wanted["storages"]:
+                filter_values.known("storages", storage, there, "storage")
+        return wanted
+
+    async def _free(self, vmids: list[int], p: UpdatePool) -> None:
+        """Refuse guests that do not exist, and those of another pool unless they may be moved."""
+        entries = {int(each["vmid"]): each for each in await self.inventory.resources("vm")}
+        for vmid in vmids:
+            if vmid not in entries:
+                raise NotFound(f"guests: there is no guest {vmid}, or {self.proxmox.user} may not see it (VM.Audit)")
+            other = one_line(entries[vmid].get("pool") or "")
+            if other not in {"", p.pool} and not p.move:
+                raise Rejected(f"guests: {vmid} is in the pool {other}; move=true takes it out of there")
+
+
+def _members(entry: Entry) -> list[Entry]:
+    return [dict(each) for each in entry.get("members") or []]
+
+
+def _storages(entry: Entry) -> list[str]:
+    return sorted({one_line(each["storage"]) for each in _members(entry) if each.get("type") == "storage"})
+
+
+def _vmids(entry: Entry) -> set[int]:
+    return {int(each["vmid"]) for each in _members(entry) if each.get("vmid") is not None}
+
+
+def _digest(entry: Entry) -> str:
+    return pages.digest([sorted(_vmids(entry)), _storages(entry), str(entry.get("comment") or "")])
+
+
+def _changes(entry: Entry, p: UpdatePool) -> Entry:
+    """Return what of a request is not so yet."""
+    vmids, storages = _vmids(entry), set(_storages(entry))
+    changes: Entry = {
+        "vms": sorted(each for each in set(p.guests) if (each in vmids) is p.remove),
+        "storages": sorted(each for each in set(p.storages) if (each in storages) is p.remove),
+        "comment": None if p.comment == str(entry.get("comment") or "") else p.comment,
+    }
+    return {key: value for key, value in changes.items() if value not in ([], None)}
+
+
+def _back(entry: Entry, p: UpdatePool, sent: Entry) -> Entry:
+    """Return the parameters that take a change back."""
+    changed: Entry = {"pool": p.pool, "guests": sent.get("vms", []), "storages": sent.get("storages", [])}
+    comment = {"comment": one_line(entry.get("comment") or "")} if "comment" in sent else {}
+    return changed | {"remove": not p.remove} | comment
+
+
+def _line(entry: Entry) -> fields.GuestLine:
+    return fields.GuestLine(
+        vmid=int(entry["vmid"]),
+        name=one_line(entry.get("name") or ""),
+        node=one_line(entry.get("node") or ""),
+        status=one_line(entry.get("status") or "unknown"),
+        type=one_line(entry.get("type") or "qemu"),
+    )

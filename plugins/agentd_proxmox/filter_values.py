@@ -1,0 +1,22 @@
+"""Refuse a filter value that does not exist: an empty list would look like an answer.
+
+Pure.  A value that anybody can invent, such as a tag, is no error: a tool warns about it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentd.errors import NotFound
+from agentd.proxmox.responses import nearest, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def known(field: str, value: object, there: Iterable[object], what: str = "") -> None:
+    """Raise NotFound if a filter was given and nothing has that value; the error names what there is."""
+    names = {str(name) for name in there}
+    if value in (None, "") or str(value) in names:
+        return
+    raise NotFound(f"{field}: there is no {what or field} {one_line(value)!r}; {nearest(str(value), names)}")

@@ -1,0 +1,240 @@
+"""Judge what Proxmox says about a guest: whether it is ours, how big it is, what is to be changed.
+
+Pure: answers of the API go in, judgements come out.  The mark of a guest that agentd made is a line
+`agentd:<key>` in its description, where <key> is the workflow and task that made it.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Any
+from urllib.parse import quote, unquote
+
+from agentd.proxmox.responses import one_line
+from agentd.safety.marks import key_of, mark
+from agentd_proxmox import drives
+from agentd_proxmox.fields import Guest
+from agentd_proxmox.option_strings import boot_disk
+from agentd_proxmox.option_strings import tags as tags_of
+
+CLONING = "qmclone temporary file"
+"""What a clone's target is described as until it is finished (proxmox.md, Guests)."""
+
+RESUMABLE = frozenset({"paused", "prelaunch"})
+"""States of a VM that is on, and that resume_vm lets go on."""
+
+MAKING = frozenset({"create", "clone"})
+"""Locks that a guest has until it is finished."""
+
+Config = dict[str, Any]
+
+_DISK = re.compile(r"(scsi|virtio|sata|ide|efidisk|tpmstate|mp)\d+\Z|rootfs\Z")
+_NETWORK = re.compile(r"net\d+\Z")
+_SIZE = re.compile(r"(?:^|,)size=(\d+(?:\.\d+)?)([KMGT]?)")
+_GIBIBYTES = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
+
+
+class Seat(Enum):
+    """Who sits on a VMID."""
+
+    FREE = "nobody"
+    OURS = "a guest that bears our mark"
+    UNDECIDED = "a guest that is being made, by nobody knows whom"
+    STRANGER = "a guest without our mark"
+
+
+def describe(text: str, key: str) -> str:
+    """Return a description that says `text` and bears the mark of `key`."""
+    return f"{text.strip()}\n\n{mark(key)}".strip()
+
+
+def internal(line: str) -> bool:
+    """Tell whether a line of a description is Proxmox's own: vzdump notes there where each drive was."""
+    return line.strip().lstrip("#").startswith(("qmdump#", "vzdump#"))
+
+
+def marks(description: str) -> list[str]:
+    """Return the lines of `description` that are exactly a mark."""
+    return [line for line in description.replace("\r\n", "\n").split("\n") if key_of(line)]
+
+
+def text_of(description: str) -> str:
+    """Return `description` without marks and control characters, as a person wrote it."""
+    lines = [one_line(line) for line in description.splitlines() if not key_of(line) and not internal(line)]
+    return "\n".join(lines).strip()
+
+
+def redescribe(old: str, text: str) -> str:
+    """Return a description that says `text` and keeps the marks of `old`."""
+    return "\n\n".join(part for part in (text.strip(), "\n".join(marks(old))) if part)
+
+
+def judge(config: Config | None, key: str) -> Seat:
+    """Tell who sits on a VMID whose configuration is `config` (None: there is none)."""
+    if config is None:
+        return Seat.FREE
+    description = str(config.get("description") or "")
+    if mark(key) in marks(description):
+        return Seat.OURS
+    if config.get("lock") in MAKING and description.strip() in {"", CLONING}:
+        return Seat.UNDECIDED
+    return Seat.STRANGER
+
+
+def split_tags(tags: object) -> list[str]:
+    """Return the tags in `tags`, which Proxmox separates with semicolons and people with anything."""
+    return sorted({one_line(tag) for tag in re.split(r"[;,\s]+", str(tags or "")) if tag})
+
+
+def disk_size(drive: str) -> float:
+    """Return the size of a drive like `local:101/vm-101-disk-0.qcow2,size=32G` in GiB; 0 if it says none."""
+    found = _SIZE.search(drive)
+    return round(float(found[1]) * _GIBIBYTES[found[2]], 3) if found else 0.0
+
+
+def disks(config: Config) -> dict[str, float]:
+    """Return the disks of a guest and their sizes in GiB; CD-ROM drives are none."""
+    drives = {key: str(value) for key, value in config.items() if _DISK.match(key)}
+    return {key: disk_size(value) for key, value in sorted(drives.items()) if "media=cdrom" not in value.split(",")}
+
+
+def storages(config: Config) -> list[str]:
+    """Return the storages that the disks of a guest lie on."""
+    volumes = (str(config[key]).partition(",")[0] for key in disks(config))
+    return sorted({storage for storage, colon, _ in (each.partition(":") for each in volumes) if colon})
+
+
+def enabled(value: object) -> bool:
+    """Tell whether an option like `1`, `enabled=1,type=virtio` or `0` is on."""
+    first = str(value or "0").partition(",")[0]
+    return first.removeprefix("enabled=") == "1"
+
+
+def memory(config: Config) -> int:
+    """Return the memory of a guest in MiB; Proxmox says `2048` or `current=2048`, and 512 by saying nothing."""
+    text = str(config.get("memory") or 512).partition(",")[0].removeprefix("current=")
+    return int(float(text))
+
+
+def cores(config: Config, kind: str) -> int | None:
+    """Return the cores of each socket of a VM, or of a container; None: a container without a limit."""
+    return int(config["cores"]) if config.get("cores") else None if kind == "lxc" else 1
+
+
+def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Guest:
+    """Return the guest that `config` and `status` (its configuration and status/current) speak of."""
+    return Guest(
+        vmid=vmid,
+        node=node,
+        name=one_line(config.get("name") or config.get("hostname") or status.get("name") or ""),
+        status="stopped" if (doing := state(status)) == "suspended" else doing,
+        type=kind,
+        template=bool(config.get("template")),
+        lock=one_line(config.get("lock") or ""),
+        cores=cores(config, kind),
+        sockets=int(config.get("sockets") or 1),
+        cpus=float(status.get("cpus") or 0) or float((cores(config, kind) or 0) * int(config.get("sockets") or 1)),
+        memory=memory(config),
+        cpulimit=float(config.get("cpulimit") or 0) or None,
+        cpuunits=int(config.get("cpuunits") or _ABSENT["cpuunits"]),
+        balloon=int(config["balloon"]) if kind == "qemu" and "balloon" in config else None,
+        swap=int(config.get("swap", _ABSENT["swap"])) if kind == "lxc" else None,
+        disks=disks(config),
+        boot_disk=boot_disk(config),
+        storages=storages(config),
+        networks={key: one_line(value) for key, value in sorted(config.items()) if _NETWORK.match(key)},
+        tags=split_tags(config.get("tags")),
+        description=text_of(str(config.get("description") or "")),
+        onboot=enabled(config.get("onboot")),
+        agent=enabled(config.get("agent")),
+        ha=bool((status.get("ha") or {}).get("managed")),
+        uptime=int(status.get("uptime") or 0),
+        digest=str(config.get("digest") or ""),
+        all_storages=drives.storages(config),
+    )
+
+
+def state(status: Config) -> str:
+    """Return what a guest does: running, stopped, suspended (to disk), or what QEMU says besides, such as paused.
+
+    A backup starts the process of a stopped VM without letting it run (status running, qmpstatus prelaunch): the VM is
+    as stopped as before.
+    """
+    plain = one_line(status.get("status") or "unknown")
+    if plain == "stopped" and status.get("lock") == "suspended":
+        return "suspended"
+    if plain != "running":
+        return plain
+    if prelaunched(status):
+        return "stopped"
+    return one_line(status.get("qmpstatus") or plain)
+
+
+def prelaunched(status: Config) -> bool:
+    """Tell whether a backup has started the VM's process; a start of the VM lets that process go on."""
+    return status.get("qmpstatus") == "prelaunch" and status.get("lock") == "backup"
+
+
+def runs(status: Config) -> bool:
+    """Tell whether a guest is on: a paused one is, for its process holds its memory and its disks."""
+    return status.get("status") == "running" and not prelaunched(status)
+
+
+def sshkeys(text: str) -> str:
+    """Return public keys as Proxmox wants them: percent-encoded, before the request encodes them once more."""
+    return quote(text.strip(), safe="")
+
+
+def changes(config: Config, wanted: Config) -> Config:
+    """Return what of `wanted` is not in `config` yet, as parameters of a change; {} if nothing is to be done.
+
+    None means: as it is.  An empty value means: away with it.
+    """
+    changed: Config = {}
+    removed: list[str] = []
+    for key, value in wanted.items():
+        if value is None or _same(key, config, value):
+            continue
+        if value in ("", []) or (key in _UNLIMITED and not value):
+            removed.append(key)
+        elif key == "tags":
+            changed[key] = ";".join(split_tags(";".join(value)))
+        else:
+            changed[key] = value
+    return changed | ({"delete": ",".join(removed)} if removed else {})
+
+
+_ABSENT = {"sockets": 1, "swap": 512, "cpuunits": 100, "cpulimit": 0}
+"""What Proxmox takes for a number that the configuration does not name."""
+_UNLIMITED = frozenset({"cores", "cpulimit"})
+"""Options whose limit 0 takes away."""
+
+
+def _same(key: str, config: Config, want: Any) -> bool:  # noqa: ANN401 - values of a configuration
+    """Tell whether an option has the wanted value, in all the ways in which Proxmox writes it."""
+    have = config.get(key)
+    if isinstance(want, bool):
+        return enabled(have) is want
+    if key == "tags":
+        return tags_of(have) == tags_of(";".join(want))
+    if key == "memory":
+        return memory(config) == int(want)
+    have, want = (unquote(str(text or "")) if key == "sshkeys" else text for text in (have, want))
+    if key == "cores":
+        return cores(config, "lxc" if "rootfs" in config else "qemu") == (int(want) if want else None)
+    if key in _ABSENT:
+        return float(_ABSENT[key] if have is None else have) == float(want)
+    return str("" if have is None else have).strip() == str(want).strip()
+
+
+def mark_of(notes: str) -> str:
+    """Return the key of the call that made a backup with these notes, "" if none of ours did."""
+    return key_of(notes.partition("\n")[0].rstrip().rpartition(" ")[2])
+
+
+def notes_text(notes: str) -> str:
+    """Return notes without the mark and control characters, as one line."""
+    first, _, rest = notes.partition("\n")
+    first = first.rstrip().rpartition(" ")[0] if mark_of(notes) else first
+    return one_line(f"{first}\n{rest}")

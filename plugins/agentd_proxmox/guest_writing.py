@@ -1,0 +1,192 @@
+"""Write the configuration of guests: every tool that changes it does so here.
+
+* The change is put on the configuration as it is; its digest refuses it when another client was faster.
+* Proxmox keeps a value whose hotplug fails as pending although the change fails: it would take effect at the next
+  start.  So after a failed hotplug what was sent is reverted, and what cannot be reverted is named.
+* Before the change its inverse is written down: the option strings that are there, whole, for a card or a disk has
+  more options than tools have parameters.  Where Proxmox would refuse one of them, or make something else of it,
+  nothing is promised and the reason is a warning.
+* A bridge that the node does not have is refused: of a VM that is stopped Proxmox takes it, and the start fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from agentd.errors import AgentdError, ConfigChanged, PermanentError, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd_proxmox import guest_model, option_strings
+from agentd_proxmox.fields import RUNNING
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from agentd.tools.definition import Call, Found
+    from agentd_proxmox.inventory import Inventory, Place
+
+TRIES = 3
+"""How often a change is put on a configuration that another client changes at the same time."""
+RESTORES = "set_guest_options"
+BRIDGES = "GET /nodes/{node}/network"
+SEND = (
+    "POST /nodes/{node}/qemu/{vmid}/config",
+    "PUT /nodes/{node}/lxc/{vmid}/config",
+    "GET /nodes/{node}/qemu/{vmid}/pending",
+    "GET /nodes/{node}/lxc/{vmid}/pending",
+)
+"""Methods that a change of a guest's configuration takes, beside those of methods.WRITE."""
+_HOTPLUG = "hotplug problem"
+
+
+async def change(
+    inventory: Inventory, call: Call, at: Place, digest: str, wanted: Callable[[guest_model.Config], guest_model.Config]
+) -> str | None:
+    """Put a change on the configuration as it is now; its digest refuses it if somebody else was faster.
+
+    digest  of the caller, "" for whatever is there.  A VM's change is a task, a container's is done at once.
+    """
+    await inventory.unlocked(call, at)
+    for tries in range(1, TRIES + 1):
+        config = await inventory.config(at)
+        changed = guest_model.changes(config, wanted(config))
+        if not changed:
+            return None
+        unchanged(at, config, digest)
+        try:
+            return await send(inventory, call, at, config, changed)
+        except ConfigChanged:
+            if tries == TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def send(
+    inventory: Inventory, call: Call, at: Place, config: guest_model.Config, changed: guest_model.Config
+) -> str | None:
+    """Send a change of `config`, and return its task."""
+    write = inventory.proxmox.post if at.kind == "qemu" else inventory.proxmox.put
+    try:
+        return upid_of(await write(f"{at.path}/config", digest=config.get("digest") or None, **changed))
+    except ConfigChanged:
+        raise
+    except PermanentError as error:
+        left = await _left(inventory, call, at, str(error), keys_of(changed))
+        raise type(error)(f"{error}{left}") if left else error from error
+
+
+async def finish(inventory: Inventory, call: Call, at: Place, found: Found, keys: Iterable[str]) -> None:
+    """Wait for the task of a change of the options `keys`; what it leaves pending when it fails is reverted."""
+    try:
+        await inventory.finish(call, found)
+    except TaskFailed as error:
+        left = await _left(inventory, call, at, " ".join([str(error), *error.log]), list(keys))
+        raise TaskFailed(f"{error}{left}", log=error.log) from error
+
+
+async def _left(inventory: Inventory, call: Call, at: Place, fault: str, keys: list[str]) -> str:
+    """Return what became of the values that a failed change left pending, "" if it left none."""
+    try:
+        waiting = [key for key in await pending(inventory, at) if key in keys]
+        if not waiting:
+            return ""
+        names = ", ".join(waiting)
+        if _HOTPLUG not in fault:
+            return f"; {names} of {at.title} is pending and takes effect at its next start (pending_changes shows it)"
+        write = inventory.proxmox.post if at.kind == "qemu" else inventory.proxmox.put
+        upid = upid_of(await write(f"{at.path}/config", revert=",".join(waiting)))
+        if upid:
+            await inventory.proxmox.wait(upid, call.left())
+        still = [key for key in await pending(inventory, at) if key in waiting]
+    except AgentdError as error:
+        return f"; what was sent may be pending and takes effect at the next start of {at.title} ({one_line(error)})"
+    if still:
+        return f"; {', '.join(still)} of {at.title} stays pending and takes effect at its next start: change it again"
+    return f"; {names} of {at.title} is as before: what Proxmox had kept for its next start was reverted"
+
+
+async def pending(inventory: Inventory, at: Place) -> dict[str, str]:
+    """Return the options that change at the next start, and the values that are live now."""
+    entries = await inventory.proxmox.get(f"{at.path}/pending") or []
+    return {str(e["key"]): str(e.get("value", "")) for e in entries if "pending" in e or e.get("delete")}
+
+
+async def live(inventory: Inventory, at: Place) -> guest_model.Config:
+    """Return the configuration that a guest runs with, without what is pending."""
+    return dict(await inventory.proxmox.get(f"{at.path}/config", current=True))
+
+
+async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[str]) -> None:
+    """Write down, before these options are changed, how they are put back; warns where that is not possible."""
+    config, now = await asyncio.gather(inventory.config(at), live(inventory, at))
+    was: dict[str, str] = {}
+    gone: list[str] = []
+    against: list[str] = []
+    for key in keys:
+        value = _before(call, at, key, config, now)
+        if key == "description" and guest_model.marks(str(value or "")):
+            # Marks are not sent by callers: they stay in the guest, and the text is put back.
+            value = guest_model.text_of(str(value)) or None
+        if value is None:
+            gone.append(key)
+        elif reason := option_strings.unwritable(at.kind, key, value):
+            against.append(reason)
+        else:
+            was[key] = str(value)
+    if against:
+        call.warn(f"this cannot be undone: {'; '.join(against)}")
+    elif was or gone:
+        call.inverse(RESTORES, {"vmid": at.vmid, "options": was, "remove": gone})
+
+
+def _before(call: Call, at: Place, key: str, config: guest_model.Config, now: guest_model.Config) -> object:
+    """Return the value of an option to put back: of a card or disk the live one, for it is changed at once."""
+    if option_strings.same(key, config.get(key), now.get(key)):
+        return config.get(key)
+    if option_strings.NET.match(key) or option_strings.DRIVE.match(key):
+        call.warn(
+            f"{key} of {at.title} has a pending change already ({one_line(config.get(key, 'removed'))}), which this "
+            "replaces; an undo puts back what is live"
+        )
+        return now.get(key)
+    return config.get(key)
+
+
+def keys_of(changed: guest_model.Config) -> list[str]:
+    """Return the options that a change names, those that it deletes too."""
+    deleted = [key for key in str(changed.get("delete") or "").split(",") if key]
+    return [*(key for key in changed if key not in {"delete", "digest"}), *deleted]
+
+
+def without(config: guest_model.Config, keys: Iterable[str]) -> list[str]:
+    """Return the options that Proxmox changes when it deletes `keys`: a device leaves the boot order too."""
+    found = list(keys)
+    return [*found, *(["boot"] if set(found) & set(option_strings.order(config)) else [])]
+
+
+async def bridge(inventory: Inventory, node: str, name: str | None) -> None:
+    """Refuse a bridge that the node does not have; a virtual network of the SDN is one as well."""
+    if name is None:
+        return
+    entries = await inventory.proxmox.get(f"/nodes/{node}/network", type="any_bridge") or []
+    names = sorted(one_line(entry.get("iface") or "") for entry in entries)
+    if name not in names:
+        raise Rejected(
+            f"bridge: there is no bridge {name!r} on {node}, or {inventory.proxmox.user} may not see it (SDN.Use); "
+            f"it has {', '.join(names) or 'none'}; nothing was done"
+        )
+
+
+def unchanged(at: Place, config: guest_model.Config, digest: str) -> None:
+    """Refuse to act on what was changed; not to find what is so already, for our own lost change has changed it."""
+    if digest and config.get("digest") != digest:
+        raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
+
+
+async def waits(inventory: Inventory, at: Place, keys: Iterable[str]) -> list[str]:
+    """Return which of these options a running guest takes on at its next start only."""
+    if (await inventory.status(at)).get("status") != RUNNING:
+        return []
+    waiting = await pending(inventory, at)
+    return sorted(set(keys) & set(waiting))

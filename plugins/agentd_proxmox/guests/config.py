@@ -1,0 +1,290 @@
+"""List, read and change guests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import Rejected, TaskFailed
+from agentd.proxmox.responses import nearest
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import (
+    api_tiers,
+    fields,
+    filter_values,
+    guest_model,
+    guest_writing,
+    methods,
+    option_strings,
+    pages,
+    targets,
+    units,
+)
+from agentd_proxmox.fields import Which
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unknown")
+
+
+class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which guests to list: `name` is a part of the name, `tag` a whole one; `cursor` is `next` of the page before."""
+
+    node: fields.Node | None = None
+    status: str = ""
+    tag: str = ""
+    name: str = ""
+    type: Annotated[str, formats.whole("(?:qemu|lxc)?", "qemu (VM), lxc (container) or both")] = ""
+    templates: bool = False
+    limit: pages.Fit = None
+    cursor: pages.VmidCursor = ""
+    show: pages.Fields = []
+
+
+class GuestPage(msgspec.Struct, frozen=True):
+    """How many guests there are, by status and by node, and one page of them by VMID; `next` is "" on the last."""
+
+    total: int
+    by_status: dict[str, int]
+    by_node: dict[str, int]
+    guests: list[fields.GuestLine] = []
+    next: str = ""
+
+
+class ListTemplates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """On which node; `cursor` is `next` of the page before."""
+
+    node: fields.Node | None = None
+    limit: pages.Fit = None
+    cursor: pages.VmidCursor = ""
+    show: pages.Fields = []
+
+
+class TemplatePage(msgspec.Struct, frozen=True):
+    """The templates that guests can be cloned from: how many, by node, and one page; `next` is "" on the last."""
+
+    total: int
+    by_node: dict[str, int]
+    templates: list[fields.GuestLine] = []
+    next: str = ""
+
+
+class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change; what is left out stays, an empty text or list removes.  Most of it takes effect on a restart.
+
+    cores: of each socket, as get_vm shows them: a VM has sockets times cores CPUs
+    balloon: MiB that it keeps when its node has too little memory; 0: no balloon device
+    protection: neither the guest nor its disks can be removed; startup: its place in the order at boot
+    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
+    """
+
+    vmid: fields.Vmid
+    name: fields.Name | None = None
+    cores: fields.Cores | None = None
+    sockets: fields.Sockets | None = None
+    memory: fields.Mebibytes | None = None
+    balloon: Annotated[int, Meta(ge=0, le=4_194_304)] | None = None
+    cpulimit: Annotated[float, Meta(ge=0, le=128, description="CPUs' time that it may take; 0: no limit")] | None = None
+    cpuunits: fields.CpuUnits | None = None
+    description: str | None = None
+    tags: list[fields.Tag] | None = None
+    onboot: bool | None = None
+    startup: fields.Startup | None = None
+    protection: bool | None = None
+    agent: bool | None = None
+    ciuser: str | None = None
+    sshkeys: str | None = None
+    ipconfig0: str | None = None
+    nameserver: str | None = None
+    searchdomain: str | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what takes a guard away."""
+        fields.guarded("protection", on=self.protection)
+
+
+class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which disk (by default the one that the guest boots from), and its new size in GiB: never less than it has."""
+
+    vmid: fields.Vmid
+    size: fields.Gibibytes
+    disk: fields.Disk | None = None
+
+
+class Guests:
+    """The tools for guests that exist."""
+
+    calls: ClassVar[Calls] = {
+        "list_vms": methods.PLACES,
+        "list_templates": methods.PLACES,
+        "get_vm": methods.READ,
+        "update_vm": (*methods.WRITE, *guest_writing.SEND),
+        "resize_disk": (*methods.WRITE, *methods.guest("PUT /resize")),
+    }
+    needs: ClassVar[Needs] = {
+        "list_vms": methods.on(methods.VM, "VM.Audit"),
+        "list_templates": methods.on(methods.VM, "VM.Audit"),
+        "update_vm": methods.config("CPU", "Cloudinit", "Memory", "Network", "Options"),
+        "resize_disk": {methods.SPACE},
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def list_vms(self, call: Call, p: ListVms) -> GuestPage:
+        """List VMs and containers: a tally of all that match, and one page.
+
+        Status may be 10 s old, and a guest that was just made is `unknown` without a name; get_vm is prompt.
+        """
+        places = await self.inventory.now(await self.inventory.places())
+        filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
+        filter_values.known("status", p.status, {*GUEST_STATES, *(at.status for at in places)})
+        tags = {tag for at in places for tag in at.tags}
+        if p.tag and p.tag not in tags:
+            call.warn(f"tag: no guest has the tag {p.tag!r}; {nearest(p.tag, tags)}")
+        found = [at.line() for at in places if _matches(at, p)]
+        by_status, by_node = (dict(Counter(getattr(each, of) for each in found)) for of in ("status", "node"))
+        return pages.fill(GuestPage(len(found), by_status, by_node), "guests", found, _by_vmid, p)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def list_templates(self, call: Call, p: ListTemplates) -> TemplatePage:  # noqa: ARG002 - every tool has a call
+        """List the templates that create_vm and clone_container can clone: a tally, and one page."""
+        filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
+        places = [each for each in await self.inventory.places() if each.template and p.node in {None, each.node}]
+        found = [each.line() for each in places]
+        tally = TemplatePage(len(found), dict(Counter(each.node for each in found)))
+        return pages.fill(tally, "templates", found, _by_vmid, p)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def get_vm(self, call: Call, p: Which) -> fields.Guest:  # noqa: ARG002
+        """Show one VM or container as it is now: where it is, its status, size, disks, networks, tags and lock."""
+        return await self.inventory.read(await self.inventory.find(p.vmid, p.name))
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.LOGIN)
+    async def update_vm(self, call: Call, p: UpdateVm) -> fields.Guest:
+        """Change a VM's configuration: size, name, tags, description, cloud-init, start at boot, guest agent.
+
+        Nothing is done if it already is so.  Several changes come as one.  The line by which agentd knows its own
+        guests stays in the description.
+        """
+        at = await self.inventory.find(p.vmid, vm=True)
+        call.target(at.target())
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            changed = guest_model.changes(config, _wanted(p, config))
+            if not changed:
+                return Found()
+            _balloon_fits(p, config)
+            await guest_writing.promise(self.inventory, call, at, guest_writing.keys_of(changed))
+            return None
+
+        async def act() -> str | None:
+            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
+
+        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), _wanted(p, {}))
+        return await self.inventory.read(at)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def resize_disk(self, call: Call, p: ResizeDisk) -> fields.Guest:
+        """Grow a disk of a VM or container to a size; one that is as large or larger is left alone.
+
+        A VM still has to grow its partition and file system; most cloud images do so by themselves at boot.
+        """
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+        disk, digest = p.disk or "", ""
+
+        async def seen() -> Found | None:
+            nonlocal digest, disk
+            if ours := await targets.running(self.inventory, at.node, {"resize"}, str(at.vmid)):
+                return Found(ours[0].text)
+            config = await self.inventory.config(at)
+            digest = str(config.get("digest") or "")
+            disk = disk or _boot_disk(at, config)
+            if not _too_small(call, at, disk, p.size, guest_model.disks(config)):
+                return Found()
+            await self.inventory.unlocked(call, at)
+            return None
+
+        async def act() -> str | None:
+            # With the digest a request that was lost on its way, and comes late, is refused.
+            sent = {"disk": disk, "size": f"{p.size}G", "digest": digest or None}
+            return upid_of(await self.proxmox.put(f"{at.path}/resize", **sent))
+
+        found = await call.once(seen, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed:
+            config = await self.inventory.config(at)
+            if guest_model.disks(config).get(disk or _boot_disk(at, config), 0) < p.size:
+                raise
+        return await self.inventory.read(at)
+
+
+def _boot_disk(at: Place, config: guest_model.Config) -> str:
+    """Return the disk that a guest boots from; raises Rejected if its configuration does not say which one it is."""
+    if found := option_strings.boot_disk(config):
+        return found
+    have = ", ".join(guest_model.disks(config)) or "none"
+    raise Rejected(f"disk: {at.title} does not say which disk it boots from; name one of {have}; nothing was done")
+
+
+def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, float]) -> bool:
+    """Tell whether the disk has to grow; raises Rejected if there is none of that name."""
+    if disk not in disks:
+        raise Rejected(f"{at.title} has no disk {disk}; it has {', '.join(disks) or 'none'}")
+    if disks[disk] > size:
+        call.warn(f"{disk} of {at.title} has {units.gib(disks[disk])} and a disk cannot shrink: left as it is")
+    return disks[disk] < size
+
+
+def _balloon_fits(p: UpdateVm, config: guest_model.Config) -> None:
+    """Refuse a balloon that is larger than the memory: the VM would not start."""
+    if p.balloon is None and p.memory is None:
+        return
+    memory = p.memory if p.memory is not None else guest_model.memory(config)
+    balloon = p.balloon if p.balloon is not None else int(config.get("balloon") or 0)
+    if balloon > memory:
+        raise Rejected(f"balloon: {balloon} MiB are more than the memory ({memory} MiB); nothing was done")
+
+
+def _by_vmid(line: fields.GuestLine) -> str:
+    return f"{line.vmid:09d}"
+
+
+def _matches(each: Place, p: ListVms) -> bool:
+    return (
+        each.template == p.templates
+        and p.node in {None, each.node}
+        and p.status in {"", each.status}
+        and p.type in {"", each.kind}
+        and (not p.tag or p.tag in each.tags)
+        and p.name.lower() in each.name.lower()
+    )
+
+
+def _wanted(p: UpdateVm, config: guest_model.Config) -> guest_model.Config:
+    """Return the options that a request asks for, as Proxmox calls them."""
+    wanted = {key: value for key, value in msgspec.structs.asdict(p).items() if key not in {"vmid", "digest"}}
+    if p.description is not None:
+        wanted["description"] = guest_model.redescribe(str(config.get("description") or ""), p.description)
+    if p.sshkeys:
+        wanted["sshkeys"] = guest_model.sshkeys(p.sshkeys)
+    if p.agent is not None and "," in str(config.get("agent") or ""):
+        rest = [part for part in str(config["agent"]).split(",") if "=" in part and not part.startswith("enabled=")]
+        wanted["agent"] = ",".join([f"enabled={int(p.agent)}", *rest])  # its other parts stay
+    return wanted

@@ -1,0 +1,278 @@
+"""Make, clone and change containers; what can happen to a create is told in create.py, and is the same here."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import Rejected
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, targets
+from agentd_proxmox.guests.create import Creation, Order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+NOT_OPTIONS = frozenset({"vmid", "digest"})
+
+Address = formats.CtIp4
+Gateway = formats.CtGateway4
+Address6 = formats.CtIp6
+Gateway6 = formats.CtGateway6
+Features = Annotated[
+    str, formats.whole("(?:[a-z_]+=[a-z0-9;]+(?:,[a-z_]+=[a-z0-9;]+)*)?", "for example nesting=1,keyctl=1")
+]
+Swap = Annotated[int, Meta(ge=0, le=4_194_304, description="MiB")]
+
+
+class CreateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to make of which template of an operating system; sshkeys: public keys for root, one a line."""
+
+    vmid: fields.Vmid
+    node: fields.Node
+    name: fields.Name
+    ostemplate: formats.CtTemplate
+    storage: fields.Storage
+    disk: fields.Gibibytes = 8
+    cores: fields.Cores = 1
+    memory: fields.Mebibytes = 512
+    swap: Swap = 512
+    bridge: fields.Bridge = "vmbr0"
+    ip: Address = "dhcp"
+    gateway: Gateway = ""
+    ip6: Address6 | None = None
+    gateway6: Gateway6 = ""
+    unprivileged: bool = True
+    features: Features = ""
+    sshkeys: str = ""
+    tags: list[fields.Tag] = []
+    pool: fields.Pool | None = None
+    onboot: bool = False
+    description: str = ""
+
+
+class CloneContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to make of which container; not `full`: a linked clone, of a template only, on its storage."""
+
+    vmid: fields.Vmid
+    node: fields.Node
+    name: fields.Name
+    source: fields.Vmid
+    full: bool = True
+    storage: fields.Storage | None = None
+    pool: fields.Pool | None = None
+    description: str = ""
+
+
+class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change; what is left out stays, an empty text or list removes.
+
+    cores: 0 for all cores of its node
+    protection: neither the container nor its volumes can be removed; startup: its place in the order at boot
+    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    """
+
+    vmid: fields.Vmid
+    hostname: fields.Name | None = None
+    cores: Annotated[int, Meta(ge=0, le=8192)] | None = None
+    memory: fields.Mebibytes | None = None
+    swap: Swap | None = None
+    cpulimit: fields.CpuLimit | None = None
+    cpuunits: fields.CpuUnits | None = None
+    features: Features | None = None
+    description: str | None = None
+    tags: list[fields.Tag] | None = None
+    onboot: bool | None = None
+    startup: fields.Startup | None = None
+    protection: bool | None = None
+    nameserver: str | None = None
+    searchdomain: str | None = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what takes a guard away."""
+        fields.guarded("protection", on=self.protection)
+
+
+class Containers:
+    """The tools for containers that are not for all guests."""
+
+    calls: ClassVar[Calls] = {
+        "create_container": (*methods.WRITE, "POST /nodes/{node}/lxc", guest_writing.BRIDGES),
+        "clone_container": (*methods.WRITE, "POST /nodes/{node}/lxc/{vmid}/clone"),
+        "update_container": (
+            *methods.WRITE,
+            "PUT /nodes/{node}/lxc/{vmid}/config",
+            "GET /nodes/{node}/lxc/{vmid}/pending",
+        ),
+    }
+    needs: ClassVar[Needs] = {
+        "create_container": methods.config("CPU", "Disk", "Memory", "Network", "Options")
+        | methods.on(methods.VM, "VM.Allocate")
+        | {methods.SPACE, methods.BRIDGE},
+        "clone_container": {methods.SPACE, methods.BRIDGE},
+        "update_container": methods.config("CPU", "Memory", "Network", "Options"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found, and how they are made."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+        self.creation = Creation(inventory)
+
+    @tool(
+        tier=Tier.OPERATE,
+        repeat=Repeat.MARKED,
+        capability="container_management",
+        raises=(api_tiers.FEATURES, api_tiers.PRIVILEGED),
+    )
+    async def create_container(self, call: Call, p: CreateContainer) -> fields.Guest:
+        """Make a container of a template of an operating system and wait until it is there; it is not started.
+
+        It is unprivileged unless told otherwise, which needs Sys.Modify on / besides.
+        """
+        gateways("create_container", p.ip, p.gateway, p.ip6, p.gateway6)
+
+        async def send() -> str:
+            await targets.storage(self.inventory, p.node, p.storage, "rootdir")
+            await guest_writing.bridge(self.inventory, p.node, p.bridge)
+            return str(await self.proxmox.post(f"/nodes/{p.node}/lxc", **new_container(p, call.key)))
+
+        order = Order(p.vmid, p.node, p.name, p.pool, kind="lxc")
+        return await self.creation.make(call, "create_container", order, send)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="container_management")
+    async def clone_container(self, call: Call, p: CloneContainer) -> fields.Guest:
+        """Clone a container, or a template of one, and wait until the clone is there; it is not started.
+
+        The clone has its source's cores, memory, tags and mounts; update_container and set_tags change them.
+        """
+
+        async def options() -> tuple[Place, guest_model.Config]:
+            source = await self._container(p.source)
+            running = guest_model.runs(await self.inventory.status(source))
+            return source, clone_of(source, p, call.key, running=running)
+
+        async def check() -> None:
+            source, _ = await options()
+            await self.creation.can_clone("clone_container", source, p.node, p.storage)
+
+        async def send() -> str:
+            source, sent = await options()
+            return str(await self.proxmox.post(f"{source.path}/clone", **sent))
+
+        order = Order(p.vmid, p.node, p.name, p.pool, p.source, kind="lxc")
+        return await self.creation.make(call, "clone_container", order, send, check)
+
+    @tool(
+        tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="container_management", raises=(api_tiers.FEATURES_CHANGED,)
+    )
+    async def update_container(self, call: Call, p: UpdateContainer) -> fields.Guest:
+        """Change a container's configuration: size, host name, features, tags, description, DNS, start at boot.
+
+        Nothing is done if it already is so.  What takes effect only at its next start is told as a warning.
+        """
+        at = await self._container(p.vmid)
+        call.target(at.target())
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            changed = guest_model.changes(config, _wanted(p, config))
+            if not changed:
+                return Found()
+            await guest_writing.promise(self.inventory, call, at, guest_writing.keys_of(changed))
+            return None
+
+        async def act() -> str | None:
+            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _wanted(p, config))
+
+        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), _wanted(p, {}))
+        waiting = sorted(await guest_writing.pending(self.inventory, at))
+        if waiting:
+            call.warn(f"{at.title} takes on at its next start: {', '.join(waiting)}")
+        return await self.inventory.read(at)
+
+    async def _container(self, vmid: int) -> Place:
+        at = await self.inventory.find(vmid)
+        if at.kind != "lxc":
+            raise Rejected(f"{at.title} is not a container")
+        return at
+
+
+def gateways(tool: str, ip: str | None, gateway: str | None, ip6: str | None, gateway6: str | None) -> None:
+    """Refuse addresses that are none, and a gateway without an address."""
+    for name, version, address, at in (("", 4, ip, gateway), ("6", 6, ip6, gateway6)):
+        fixed = address if address not in {None, "", "dhcp", "manual", "auto"} else ""
+        if at and address is not None and not fixed:
+            raise Rejected(f"{tool}: gateway{name}: it goes with an address, and ip{name} is {address}")
+        if fixed and not _is(ip_interface, fixed, version):
+            raise Rejected(f"{tool}: ip{name}: {fixed!r} is no IPv{version} address with the length of its network")
+        if at and not _is(ip_address, at, version):
+            raise Rejected(f"{tool}: gateway{name}: {at!r} is no IPv{version} address")
+
+
+def _is(kind: Callable[[str], IPv4Address | IPv6Address], text: str, version: int) -> bool:
+    """Return whether a text is an address without a zone, as Proxmox takes it."""
+    try:
+        return "%" not in text and kind(text).version == version
+    except ValueError:
+        return False
+
+
+def new_container(p: CreateContainer, key: str) -> guest_model.Config:
+    """Return the parameters of POST /nodes/{node}/lxc."""
+    said = {"ip": p.ip, "gw": p.gateway, "ip6": p.ip6, "gw6": p.gateway6}
+    addresses = "".join(f",{key}={value}" for key, value in said.items() if value)
+    return {
+        "vmid": p.vmid,
+        "hostname": p.name,
+        "ostemplate": p.ostemplate,
+        "description": guest_model.describe(p.description, key),
+        "rootfs": f"{p.storage}:{p.disk}",
+        "cores": p.cores,
+        "memory": p.memory,
+        "swap": p.swap,
+        "net0": f"name=eth0,bridge={p.bridge}{addresses}",
+        "unprivileged": p.unprivileged,
+        "features": p.features or None,
+        "ssh-public-keys": p.sshkeys.strip() or None,
+        "tags": ";".join(p.tags) or None,
+        "pool": p.pool,
+        "onboot": p.onboot or None,
+        "start": False,
+    }
+
+
+def clone_of(source: Place, p: CloneContainer, key: str, *, running: bool) -> guest_model.Config:
+    """Return the parameters of POST /nodes/{node}/lxc/{source}/clone."""
+    if not p.full and not source.template:
+        raise Rejected(f"clone_container: {source.title} is no template, so only a full clone can be made of it")
+    if not p.full and p.storage is not None:
+        raise Rejected("clone_container: a linked clone lies on its template's storage; leave `storage` out")
+    if p.full and running:
+        raise Rejected(f"clone_container: {source.title} runs: shutdown_vm first; nothing was done")
+    return {
+        "newid": p.vmid,
+        "hostname": p.name,
+        "description": guest_model.describe(p.description, key),
+        "full": p.full,
+        "storage": p.storage,
+        "target": p.node if p.node != source.node else None,
+        "pool": p.pool,
+    }
+
+
+def _wanted(p: UpdateContainer, config: guest_model.Config) -> guest_model.Config:
+    """Return the options that a request asks for, as Proxmox calls them."""
+    wanted = {key: value for key, value in msgspec.structs.asdict(p).items() if key not in NOT_OPTIONS}
+    if p.description is not None:
+        wanted["description"] = guest_model.redescribe(str(config.get("description") or ""), p.description)
+    return wanted

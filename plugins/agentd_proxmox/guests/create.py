@@ -1,0 +1,429 @@
+"""Make guests, once: the VMID is fixed before, the mark is found again, Proxmox' own create is atomic.
+
+What can happen to a create, and what is done:
+
+* the request was lost before Proxmox saw it: nothing is found, it is sent again
+* the answer was lost: the guest is found by its mark, or as one that is being made; then we wait until it shows its
+  mark, for while a worker makes it, it has a lock and no description of ours (proxmox.md, Guests)
+* the lost request is still on its way while we look and find nothing: we send a second one, Proxmox lets one of the
+  two win and tells the other `already exists`.  So that answer is only believed after one more look
+* a stranger sits there: `vmid_taken`, and whoever planned draws another VMID
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+
+from agentd.errors import (
+    AgentdError,
+    Denied,
+    GuestLocked,
+    NotFound,
+    ProxmoxUnavailable,
+    Rejected,
+    TaskFailed,
+    VmidTaken,
+)
+from agentd.proxmox.responses import grant
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import api_tiers, drives, fields, guest_model, guest_writing, methods, targets
+from agentd_proxmox.guest_model import Seat
+from agentd_proxmox.inventory import MARGIN, Inventory, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd.proxmox.responses import Upid
+    from agentd_proxmox.methods import Calls, Needs
+
+MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
+"""Tasks whose id is the new guest's VMID; that of a `qmclone` or `vzclone` is its source's."""
+CLONERS = {"qmclone", "vzclone"}
+CLOUD = ("ciuser", "sshkeys", "ipconfig0", "nameserver", "searchdomain")
+"""What only cloud-init reads."""
+IMPORTED = frozenset({"import", "images"})
+"""Content that a disk can be a copy of."""
+PAUSE = 0.5
+NO_MAKER = 3
+"""Looks in a row that find a half-made guest and nobody at it, before we say so: a worker may have just ended."""
+
+
+class CreateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to make.  With `template` it is a clone, which has the template's cores, memory, disks and networks.
+
+    image: a volume of content `import`, or another disk, that its disk is a copy of, as large as that; it gets a
+    cloud-init drive, for which ciuser, sshkeys (public keys, one a line), ipconfig0 (ip=dhcp or
+    ip=192.0.2.5/24,gw=192.0.2.1), nameserver and searchdomain are
+    """
+
+    vmid: fields.Vmid
+    node: fields.Node
+    name: fields.Name
+    template: fields.Vmid | None = None
+    full: bool = True
+    storage: fields.Storage | None = None
+    cores: fields.Cores = 1
+    memory: fields.Mebibytes = 2048
+    disk: fields.Gibibytes = 8
+    bridge: fields.Bridge = "vmbr0"
+    iso: fields.Volume | None = None
+    image: fields.Volume | None = None
+    ciuser: str = ""
+    sshkeys: str = ""
+    ipconfig0: str = ""
+    nameserver: str = ""
+    searchdomain: str = ""
+    ostype: fields.Word = "l26"
+    scsihw: fields.Word = "virtio-scsi-single"
+    cpu: fields.Word | None = None
+    agent: bool = True
+    tags: list[fields.Tag] = []
+    pool: fields.Pool | None = None
+    description: str = ""
+
+
+class NextVmids(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many free VMIDs to draw, and from which range (default: that of the configuration)."""
+
+    count: fields.Count = 1
+    vmid_min: fields.Vmid | None = None
+    vmid_max: fields.Vmid | None = None
+    exclude: list[int] = []
+
+
+class Vmids(msgspec.Struct, frozen=True):
+    """Free VMIDs; nothing reserves them."""
+
+    vmids: Annotated[list[int], msgspec.Meta(description="free when looked at")]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made and where, whatever it is made of: of `template`, if it is a clone."""
+
+    vmid: int
+    node: str
+    name: str
+    pool: str | None
+    template: int | None = None
+    kind: str = "qemu"
+
+
+def new_guest(p: CreateVm, key: str) -> guest_model.Config:
+    """Return the parameters of POST /nodes/{node}/qemu."""
+    if p.storage is None:
+        raise Rejected("create_vm: a new VM needs a storage for its disk (only a clone has one already)")
+    return {
+        "vmid": p.vmid,
+        "name": p.name,
+        "description": guest_model.describe(p.description, key),
+        "cores": p.cores,
+        "memory": p.memory,
+        "cpu": p.cpu,
+        "ostype": p.ostype,
+        "scsihw": p.scsihw,
+        "scsi0": f"{p.storage}:{p.disk}",
+        "net0": f"virtio,bridge={p.bridge}",
+        "ide2": f"{p.iso},media=cdrom" if p.iso else None,
+        "agent": "enabled=1" if p.agent else None,
+        "tags": ";".join(p.tags) or None,
+        "pool": p.pool,
+        **(_of_image(p) if p.image else {}),
+    }
+
+
+def _of_image(p: CreateVm) -> guest_model.Config:
+    """Return what differs for a VM whose disk is a copy of an image; most of those speak to a serial console alone."""
+    return {
+        "scsi0": f"{p.storage}:0,import-from={p.image}",
+        "ide2": f"{p.storage}:cloudinit",
+        "boot": "order=scsi0",
+        "serial0": "socket",
+        "sshkeys": guest_model.sshkeys(p.sshkeys) or None,
+        **{name: getattr(p, name) or None for name in CLOUD if name != "sshkeys"},
+    }
+
+
+def _consistent(p: CreateVm) -> None:
+    """Refuse what cannot be meant together."""
+    for other in ("template", "iso"):
+        if p.image and getattr(p, other) is not None:
+            raise Rejected(f"create_vm: image: a VM is made of an image or with `{other}`, not both; leave one out")
+    given = [name for name in CLOUD if getattr(p, name)]
+    if given and not p.image:
+        hint = "update_vm sets it" if p.template is not None else "there is no cloud-init drive"
+        raise Rejected(f"create_vm: {given[0]}: it goes with `image` ({hint} otherwise)")
+
+
+def clone_of(source: Place, p: CreateVm, key: str) -> guest_model.Config:
+    """Return the parameters of POST /nodes/{node}/qemu/{template}/clone.
+
+    Proxmox takes no tags here: a clone has its template's, and update_vm changes them.
+    """
+    if p.tags:
+        raise Rejected(
+            "create_vm: tags: a clone has its template's; leave `tags` out, set_tags changes them afterwards"
+        )
+    if not p.full and not source.template:
+        raise Rejected(f"create_vm: {source.title} is no template, so only a full clone can be made of it")
+    if not p.full and p.storage is not None:
+        raise Rejected("create_vm: a linked clone lies on its template's storage; leave `storage` out")
+    return {
+        "newid": p.vmid,
+        "name": p.name,
+        "description": guest_model.describe(p.description, key),
+        "full": p.full,
+        "storage": p.storage,
+        "target": p.node if p.node != source.node else None,
+        "pool": p.pool,
+    }
+
+
+class Creation:
+    """The tools that make guests."""
+
+    calls: ClassVar[Calls] = {
+        "create_vm": (
+            *(*methods.WRITE, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone"),
+            *("GET /nodes/{node}/storage/{storage}/content", guest_writing.BRIDGES),
+        ),
+        "next_vmids": methods.PLACES,
+    }
+    needs: ClassVar[Needs] = {
+        "create_vm": methods.config("CDROM", "CPU", "Cloudinit", "Disk", "HWType", "Memory", "Network", "Options")
+        | methods.on(methods.VM, "VM.Allocate")
+        | {methods.SPACE, methods.BRIDGE},
+        "next_vmids": methods.on(methods.VM, "VM.Audit"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="vm_management", raises=(api_tiers.MEDIUM,))
+    async def create_vm(self, call: Call, p: CreateVm) -> fields.Guest:
+        """Make a VM, new, of a cloud image, or as a clone of a template, and wait until it is there; it is not started.
+
+        A clone has its template's cores, memory, disks, networks and tags, as the result says; update_vm and
+        resize_disk change them.
+        """
+        _consistent(p)
+        order = Order(p.vmid, p.node, p.name, p.pool, p.template)
+
+        async def check() -> None:
+            if p.template is not None:
+                source = await self.inventory.find(p.template, vm=True)
+                clone_of(source, p, call.key)
+                await self.can_clone("create_vm", source, p.node, p.storage)
+
+        return await self.make(call, "create_vm", order, lambda: self._send(p, call.key), check)
+
+    async def can_clone(self, tool: str, source: Place, node: str, storage: str | None) -> None:
+        """Refuse a clone that Proxmox would refuse, whatever drive is the reason, and say where it is possible."""
+        config = await self.inventory.config(source)
+        if fixed := drives.not_cloned(config, container=source.kind == "lxc"):
+            raise Rejected(f"{tool}: {source.title} cannot be cloned: {'; '.join(fixed)}")
+        entries = await self.inventory.resources("storage")
+        if storage is not None and not any(e.get("storage") == storage and e.get("node") == node for e in entries):
+            there = sorted(str(each["storage"]) for each in entries if each.get("node") == node)
+            raise NotFound(
+                f"{tool}: storage: there is no {storage!r} on {node}; there are {', '.join(there) or 'none'}"
+            )
+        if node == source.node:
+            return
+        shared = {str(each["storage"]) for each in entries if each.get("shared")}
+        if stay := drives.unreachable(config, shared):
+            raise Rejected(
+                f"{tool}: node: {source.title} can only be cloned on {source.node}, where it lies: "
+                f"{', '.join(stay)} (not shared); clone it there and move it with migrate_guest"
+            )
+        if storage is not None and storage not in shared:
+            raise Rejected(
+                f"{tool}: storage: {storage} is not shared, so a clone on it can only be made on {source.node}, "
+                f"not on {node}; clone it there and move it with migrate_guest"
+            )
+
+    async def make(
+        self,
+        call: Call,
+        tool: str,
+        p: Order,
+        send: Callable[[], Awaitable[str]],
+        check: Callable[[], Awaitable[None]] | None = None,
+    ) -> fields.Guest:
+        """Make what is ordered by `send`, once, and return it; what it makes bears the mark of the call.
+
+        `check` raises for what Proxmox would refuse; it is called where nothing is there yet, in a dry run too.
+        """
+        if not call.key:
+            raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
+        wanted = Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False, pool=p.pool or "")
+        call.target(wanted.target())
+
+        async def act() -> str | None:
+            try:
+                return await send()
+            except Denied as error:
+                raise self._denied(p, error) from error
+            except VmidTaken:
+                # Perhaps by our own request that was thought lost and came late: look before believing it.
+                found = await self._look(call, p)
+                if found is None:
+                    raise
+                return found.upid or None
+
+        with targets.taken_unless_ours():
+            found = await call.once(lambda: self._look(call, p, check), act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            raise TaskFailed(f"{error}; {await self._left_behind(p)}", log=error.log) from error
+        at, config = await self._seat(p)
+        if guest_model.judge(config, call.key) is not Seat.OURS:
+            raise VmidTaken(f"the task ended well, and {at.title} does not bear our mark: somebody replaced it")
+        return await self.inventory.read(at)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def next_vmids(self, call: Call, p: NextVmids) -> Vmids:  # noqa: ARG002 - every tool has a call
+        """Draw VMIDs at random that nobody uses now.
+
+        At random, because many who take the next one all take the same.  Nothing is reserved: create_vm says
+        vmid_taken if somebody was faster, or if a guest sits there that our token may not see.
+        """
+        low = p.vmid_min or self.proxmox.settings.vmid_min
+        high = p.vmid_max or self.proxmox.settings.vmid_max
+        taken = {each.vmid for each in await self.inventory.places()} | set(p.exclude)
+        taken = {vmid for vmid in taken if low <= vmid <= high}
+        free = high - low + 1 - len(taken)
+        if free < p.count:
+            raise Rejected(f"next_vmids: {max(free, 0)} VMIDs are free from {low} to {high}, {p.count} are wanted")
+        return Vmids(draw(low, high, taken, p.count))
+
+    async def _send(self, p: CreateVm, key: str) -> str:
+        if p.image is not None:
+            await self._is_image(p.node, p.image)
+        if p.template is None:
+            await guest_writing.bridge(self.inventory, p.node, p.bridge)
+            return str(await self.proxmox.post(f"/nodes/{p.node}/qemu", **new_guest(p, key)))
+        source = await self.inventory.find(p.template, vm=True)
+        return str(await self.proxmox.post(f"{source.path}/clone", **clone_of(source, p, key)))
+
+    async def _is_image(self, node: str, volid: str) -> None:
+        """Refuse what no disk can be a copy of: Proxmox would say so in the middle of the task."""
+        storage = volid.partition(":")[0]
+        await targets.storage(self.inventory, node, storage, "")
+        entries = await self.proxmox.get(f"/nodes/{node}/storage/{storage}/content") or []
+        found = next((each for each in entries if each.get("volid") == volid), None)
+        if found is None:
+            raise NotFound(f"image: there is no {volid} on {node}; list_content lists what there is")
+        if found.get("content") not in IMPORTED:
+            raise Rejected(
+                f"image: {volid} is of content {found.get('content')}, not import; send it with upload_file or "
+                "download_url as content import, with a name that ends in .qcow2, .raw or .vmdk"
+            )
+
+    def _denied(self, p: Order, error: Denied) -> Denied:
+        """Say what is missing: for a create Proxmox itself says no more than `Permission check failed`."""
+        if "pveum" in str(error):
+            return error
+        where = f"/pool/{p.pool}" if p.pool else f"/vms/{p.vmid}"
+        command = grant(where, "VM.Allocate", self.proxmox.user)
+        return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
+
+    async def _look(self, call: Call, p: Order, check: Callable[[], Awaitable[None]] | None = None) -> Found | None:
+        """Tell whether our guest is on its VMID; waits while that is not to be told."""
+        idle = 0
+        while True:
+            at, config = await self._seat(p)
+            seat = guest_model.judge(config, call.key)
+            if seat is Seat.FREE:
+                if check is not None:
+                    await check()
+                call.inverse("delete_guest", {"vmid": p.vmid, "name": p.name})
+                return None
+            if seat is Seat.STRANGER:
+                raise VmidTaken(f"the VMID is taken: {at.title} is not ours")
+            if seat is Seat.OURS and (config or {}).get("lock") not in guest_model.MAKING:
+                return Found()
+            ours = await self._our_makers(p, at)
+            if seat is Seat.OURS and len(ours) == 1:
+                return Found(ours[0].text)
+            idle = 0 if ours else idle + 1
+            if idle > NO_MAKER:
+                _abandoned(at, seat)
+                return None
+            await self._pause(call, at)
+
+    @staticmethod
+    async def _pause(call: Call, at: Place) -> None:
+        if call.left() < MARGIN:
+            raise GuestLocked(f"{at.title} is being made, and it is not to be told by whom", delay=5.0)
+        call.progress(f"{at.title} is being made; waiting to see by whom")
+        await asyncio.sleep(PAUSE)
+
+    async def _seat(self, p: Order) -> tuple[Place, guest_model.Config | None]:
+        """Return what is on the VMID, and where it is or would be.
+
+        The list of the cluster says where a guest is.  Where it says nothing the wanted node is asked: the list may be
+        late, and it leaves out what the token may not audit.
+        """
+        at = await self.inventory.at(p.vmid)
+        try:
+            wanted = at or Place(p.vmid, p.node, p.kind, "", "unknown", template=False)
+            return wanted, await self.inventory.config(wanted)
+        except NotFound as error:
+            if at is not None:
+                raise ProxmoxUnavailable(f"{at.title} is listed and not there: it moves or goes ({error})") from error
+            return Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False), None
+
+    async def _our_makers(self, p: Order, at: Place) -> list[Upid]:
+        """Return the tasks of our token that may be making the guest on our VMID; raises VmidTaken if others' are.
+
+        A clone's task runs where its source is and bears the source's VMID, so which of several clones makes ours is
+        not to be told; then it counts that one of them runs.
+        """
+        source = await self.inventory.at(p.template) if p.template is not None else None
+        found = await self.inventory.active({at.node, source.node if source else at.node})
+        makers = [each for each in found if each.type in MAKERS and each.id == str(p.vmid)]
+        clones = [each for each in found if each.type in CLONERS and (source is None or each.id == str(source.vmid))]
+        ours = [each for each in makers or clones if each.user == self.proxmox.user]
+        if makers and not ours:
+            raise VmidTaken(f"the VMID is taken: {makers[0].user} is making {at.title} ({makers[0].text})")
+        return ours
+
+    async def _left_behind(self, p: Order) -> str:
+        try:
+            at, config = await self._seat(p)
+        except AgentdError as error:
+            return f"whether guest {p.vmid} was left behind is not known ({error})"
+        noun = "VM" if p.kind == "qemu" else "container"
+        return f"no {noun} {p.vmid} was left behind" if config is None else f"{at.title} was left behind"
+
+
+def _abandoned(at: Place, seat: Seat) -> None:
+    """Say what a half-made guest at which nobody works means; returning means: act.
+
+    Without our mark it is not ours as far as can be seen, and Proxmox itself says that the VMID is taken.
+    """
+    if seat is Seat.OURS:
+        raise TaskFailed(f"{at.title} was left behind half made: its task died; destroy it and use another VMID")
+
+
+def draw(low: int, high: int, taken: set[int], count: int) -> list[int]:
+    """Return `count` random numbers from `low` to `high` that are not in `taken`; there are as many."""
+    chance = random.SystemRandom()
+    drawn: set[int] = set()
+    if len(taken) + count > (high - low + 1) // 2:
+        return chance.sample([vmid for vmid in range(low, high + 1) if vmid not in taken], count)
+    while len(drawn) < count:  # at least every second throw counts
+        vmid = chance.randint(low, high)
+        if vmid not in taken:
+            drawn.add(vmid)
+    return list(drawn)

@@ -1,0 +1,288 @@
+"""Add disks and mount points, move them between storages, take them off and put them back; no volume is deleted here.
+
+What a guest names no longer stays with it as `unusedN`.  Deleting it is delete_volume's, which is of another tier.
+A VM's change is a task, a container's is done at once.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from agentd.errors import Rejected, TaskFailed
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import fields, guest_model, guest_writing, methods, targets
+from agentd_proxmox.fields import STOPPED
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+MOVERS = frozenset({"qmmove", "move_volume"})
+_UNUSED = re.compile(r"unused\d+\Z")
+_OF = {"qemu": re.compile(r"(scsi|virtio|sata|ide)\d+\Z"), "lxc": re.compile(r"mp\d+\Z")}
+"""What a disk is called that can be added and taken off, by kind of guest."""
+
+
+class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which disk of which guest, and to which storage; digest: of get_vm, then nothing is done if it has changed."""
+
+    vmid: fields.Vmid
+    disk: fields.Disk
+    storage: fields.Storage
+    digest: str = ""
+
+
+class DetachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which disk of which guest; digest: of get_vm, then nothing is done if it has changed."""
+
+    vmid: fields.Vmid
+    disk: fields.Disk
+    digest: str = ""
+
+
+class AttachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As which disk to put back which of the guest's unused volumes.
+
+    Of a container: `mount` says where it sees it, `backup` whether backups contain it.
+    """
+
+    vmid: fields.Vmid
+    disk: fields.Disk
+    volume: fields.Volume
+    mount: fields.Mount = ""
+    backup: bool = True
+    digest: str = ""
+
+
+class AddDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which new disk, of how many GiB, on which storage.
+
+    Of a container: `mount` says where it sees it, `backup` whether backups contain it.
+    """
+
+    vmid: fields.Vmid
+    disk: fields.Disk
+    storage: fields.Storage
+    size: fields.Gibibytes
+    mount: fields.Mount = ""
+    backup: bool = True
+    digest: str = ""
+
+
+class DiskChange(msgspec.Struct, frozen=True):
+    """The guest as it is now, and the volumes that it keeps unused, by option."""
+
+    guest: fields.Guest
+    unused: dict[str, str]
+
+
+class Disks:
+    """The tools for the disks of VMs and the mount points of containers."""
+
+    calls: ClassVar[Calls] = {
+        "add_disk": (*methods.WRITE, *guest_writing.SEND),
+        "move_disk": (
+            *(*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/move_disk"),
+            "POST /nodes/{node}/lxc/{vmid}/move_volume",
+        ),
+        "detach_disk": (*methods.WRITE, *guest_writing.SEND),
+        "attach_disk": (*methods.WRITE, *guest_writing.SEND),
+    }
+    needs: ClassVar[Needs] = {
+        "add_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+        "move_disk": {methods.SPACE},
+        "detach_disk": methods.on(methods.VM, "VM.Config.Disk"),
+        "attach_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def add_disk(self, call: Call, p: AddDisk) -> DiskChange:
+        """Give a VM one more disk, or a container one more mount point, empty and of a size."""
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+        _fits(at, p.disk)
+        value = f"{p.storage}:{p.size}{_mounted(at, p.mount, backup=p.backup)}"
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if p.disk in config:
+                if (guest_model.disks(config)[p.disk], volume_of(config, p.disk, at).partition(":")[0]) == (
+                    p.size,
+                    p.storage,
+                ):
+                    return Found()
+                raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
+            guest_writing.unchanged(at, config, p.digest)
+            await targets.storage(self.inventory, at.node, p.storage, _content(at))
+            await self.inventory.unlocked(call, at)
+            call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
+            return None
+
+        found = await call.once(seen, self._changing(call, at, p.digest, {p.disk: value}))
+        await guest_writing.finish(self.inventory, call, at, found, [p.disk])
+        volume_of(await self.inventory.config(at), p.disk, at)
+        return await self._used(call, at, p.disk)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def move_disk(self, call: Call, p: MoveDisk) -> DiskChange:
+        """Copy a disk of a VM or of a stopped container to another storage, and let it use the copy; a VM may run on.
+
+        The old volume stays as `unusedN` until delete_volume deletes it; nothing takes the move back.
+        """
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            lies_on = volume_of(config, p.disk, at).partition(":")[0]
+            if lies_on == p.storage:
+                return Found()
+            ours = await targets.running(self.inventory, at.node, MOVERS, str(at.vmid))
+            if ours:
+                return Found(ours[0].text)
+            guest_writing.unchanged(at, config, p.digest)
+            await targets.storage(self.inventory, at.node, p.storage, _content(at))
+            status = await self.inventory.unlocked(call, at)
+            if at.kind == "lxc" and status.get("status") != STOPPED:
+                raise Rejected(f"{at.title} is {status.get('status')}: shutdown_vm first; nothing was done")
+            return None  # no inverse: moving it back would make a third volume, and the old one is stale by then
+
+        async def act() -> str | None:
+            which, where = ("disk", "move_disk") if at.kind == "qemu" else ("volume", "move_volume")
+            options = {which: p.disk, "storage": p.storage, "digest": p.digest or None}
+            return upid_of(await self.proxmox.post(f"{at.path}/{where}", **options))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        config = await self.inventory.config(at)
+        if volume_of(config, p.disk, at).partition(":")[0] != p.storage:
+            raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} does not lie on {p.storage}")
+        return await self._now(at)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def detach_disk(self, call: Call, p: DetachDisk) -> DiskChange:
+        """Take a disk off a VM or a mount point off a container; its volume stays as `unusedN` for attach_disk.
+
+        A running guest that cannot let it go keeps it until its next start; that is told as a warning.
+        """
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+        _fits(at, p.disk)
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if p.disk not in config or await self._goes(at, p.disk):
+                return Found()
+            guest_writing.unchanged(at, config, p.digest)
+            await self.inventory.unlocked(call, at)
+            await guest_writing.promise(self.inventory, call, at, guest_writing.without(config, [p.disk]))
+            return None
+
+        found = await call.once(seen, self._changing(call, at, p.digest, {"delete": p.disk}))
+        await guest_writing.finish(self.inventory, call, at, found, [p.disk, "boot"])
+        if p.disk in await guest_writing.live(self.inventory, at):
+            call.warn(f"{at.title} keeps {p.disk} until its next start")
+        return await self._now(at)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def attach_disk(self, call: Call, p: AttachDisk) -> DiskChange:
+        """Put a volume back that a VM or container keeps unused, as one of its disks or mount points."""
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+        _fits(at, p.disk)
+        value = p.volume + _mounted(at, p.mount, backup=p.backup)
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if p.disk in config:
+                if volume_of(config, p.disk, at) == p.volume:
+                    return Found()
+                raise Rejected(f"{at.title} has another {p.disk} already: choose a free one; nothing was done")
+            guest_writing.unchanged(at, config, p.digest)
+            unused = unused_of(config)
+            if p.volume not in unused.values():
+                have = ", ".join(unused.values()) or "none"
+                raise Rejected(f"volume: {p.volume} is no unused one of {at.title}; it has {have}; nothing was done")
+            await self.inventory.unlocked(call, at)
+            call.inverse("detach_disk", {"vmid": at.vmid, "disk": p.disk})
+            return None
+
+        found = await call.once(seen, self._changing(call, at, p.digest, {p.disk: value}))
+        await guest_writing.finish(self.inventory, call, at, found, [p.disk])
+        if volume_of(await self.inventory.config(at), p.disk, at) != p.volume:
+            raise TaskFailed(f"the task ended well, and {p.disk} of {at.title} is not {p.volume}")
+        return await self._used(call, at, p.disk)
+
+    def _changing(
+        self, call: Call, at: Place, digest: str, changed: guest_model.Config
+    ) -> Callable[[], Awaitable[str | None]]:
+        """Return what changes options of the configuration as it is when it is called."""
+
+        async def act() -> str | None:
+            config = await self.inventory.config(at)
+            guest_writing.unchanged(at, config, digest)
+            return await guest_writing.send(self.inventory, call, at, config, changed)
+
+        return act
+
+    async def _goes(self, at: Place, disk: str) -> bool:
+        """Tell whether a container is going to let its mount point go at its next start; its config still shows it."""
+        if at.kind == "qemu":
+            return False
+        entries = await self.proxmox.get(f"{at.path}/pending") or []
+        return any(each.get("key") == disk and each.get("delete") for each in entries)
+
+    async def _used(self, call: Call, at: Place, disk: str) -> DiskChange:
+        if disk not in await guest_writing.live(self.inventory, at):
+            call.warn(f"{at.title} uses {disk} from its next start on")
+        return await self._now(at)
+
+    async def _now(self, at: Place) -> DiskChange:
+        return DiskChange(await self.inventory.read(at), unused_of(await self.inventory.config(at)))
+
+
+def volume_of(config: guest_model.Config, disk: str, at: Place) -> str:
+    """Return the volume of a disk; raises Rejected with those that there are."""
+    have = guest_model.disks(config)
+    if disk not in have:
+        raise Rejected(f"{at.title} has no disk {disk}; it has {', '.join(have) or 'none'}")
+    return str(config[disk]).partition(",")[0]
+
+
+def unused_of(config: guest_model.Config) -> dict[str, str]:
+    """Return the volumes that a guest keeps and does not use, by option."""
+    volumes = {key: str(value).partition(",")[0] for key, value in sorted(config.items())}
+    used = {volumes[key] for key in guest_model.disks(config)}
+    return {key: volume for key, volume in volumes.items() if _UNUSED.match(key) and volume not in used}
+
+
+def _fits(at: Place, disk: str) -> None:
+    if not _OF[at.kind].match(disk):
+        names = "mp0, mp1, …" if at.kind == "lxc" else "scsi1, virtio0, …"
+        raise Rejected(f"disk: {at.title} can be given and rid of {names}, not {disk}; nothing was done")
+
+
+def _content(at: Place) -> str:
+    return "images" if at.kind == "qemu" else "rootdir"
+
+
+def _mounted(at: Place, mount: str, *, backup: bool) -> str:
+    """Return what follows the volume of a mount point; raises Rejected for one that is nowhere."""
+    if at.kind == "qemu":
+        if mount:
+            raise Rejected(f"mount: {at.title} mounts its disks itself; leave `mount` out; nothing was done")
+        return ""
+    if not mount:
+        raise Rejected(f"mount: say where {at.title} shall see it, for example /srv/data; nothing was done")
+    return f",mp={mount},backup={int(backup)}"

@@ -1,0 +1,388 @@
+"""Speak with the guest agent in a VM: does it answer, what system is it, run a command, read and write a file.
+
+What comes from a guest is data: it is cut to a bound and rid of control characters.  What runs or sees inside a guest
+is of tier `exec` and names the guest.  A command cannot be known again, so on doubt a person decides; a file is read
+before and after it is written.  Files travel in base64, for Proxmox takes text for Latin-1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+import time
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import AgentdError, NotFound, PermanentError, ProxmoxUnavailable, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import fields, methods, targets
+from agentd_proxmox.fields import GuestName, Which
+from agentd_proxmox.guests import guest_output
+from agentd_proxmox.inventory import MARGIN
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+AGENT = "/nodes/{node}/qemu/{vmid}/agent"
+ASKS = (*methods.PLACES, f"GET {AGENT}/info")
+SAYS = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
+WRITABLE = 46_080
+"""Bytes of a file: Proxmox takes 61,440 characters of base64."""
+LOOK = "info"
+"""The command by which it is seen whether an agent answers: unlike `ping` it is a GET, which a dry run may send."""
+_NO_AGENT = re.compile(r"guest agent|not running", re.IGNORECASE)
+
+Path = Annotated[str, Meta(min_length=1, max_length=4096, description="absolute path in the guest")]
+Output = Annotated[int, Meta(ge=1, le=200_000, description="characters of each output that are shown")]
+Bytes = Annotated[int, Meta(ge=1, le=200_000, description="bytes that are read")]
+Words = Annotated[list[str], Meta(min_length=1, max_length=256)]
+
+
+class Pinged(msgspec.Struct, frozen=True):
+    """Whether the agent answers; else why not, and what to do."""
+
+    vmid: int
+    name: str
+    node: str
+    answers: bool
+    version: str = ""
+    reason: str = ""
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """A network interface of a guest, addresses with their prefix."""
+
+    name: str
+    mac: str
+    addresses: list[str]
+
+
+class Filesystem(msgspec.Struct, frozen=True):
+    """A file system of a guest; sizes in GiB."""
+
+    mountpoint: str
+    type: str
+    total: float
+    used: float
+
+
+class AgentInfo(msgspec.Struct, frozen=True):
+    """What the guest says of itself: data, not to be trusted; `unread` is what it did not answer, and why."""
+
+    vmid: int
+    name: str
+    node: str
+    hostname: str
+    system: str
+    kernel: str
+    machine: str
+    interfaces: list[Interface]
+    filesystems: list[Filesystem]
+    unread: dict[str, str]
+
+
+class Execute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which command of which guest, named too.
+
+    command   the program and its arguments: no shell takes them apart
+    stdin     what the command reads
+    patience  how long it is waited for (s); it goes on after that
+    """
+
+    vmid: fields.Vmid
+    guest: GuestName
+    command: Words
+    stdin: Annotated[str, Meta(max_length=60_000)] = ""
+    patience: fields.Seconds = 60
+    limit: Output = 16_000
+
+
+class Executed(msgspec.Struct, frozen=True):
+    """How a command ended; what it said is data.  `exited` is false while it still runs as `pid` in the guest."""
+
+    vmid: int
+    name: str
+    pid: int
+    exited: bool
+    exitcode: int | None = None
+    signal: int | None = None
+    out: str = ""
+    err: str = ""
+    truncated: bool = False
+
+
+class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which file of which guest, named too; from byte `offset` on, which Proxmox VE 8 does not know."""
+
+    vmid: fields.Vmid
+    guest: GuestName
+    path: Path
+    offset: Annotated[int, Meta(ge=0)] = 0
+    limit: Bytes = 16_000
+
+
+class FileContent(msgspec.Struct, frozen=True):
+    """A part of a file, which is data: text without control characters, or `base64` of what is no text."""
+
+    vmid: int
+    path: str
+    size: int
+    truncated: bool
+    text: str = ""
+    base64: str = ""
+
+
+class WriteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which file of which guest, named too, and all that it shall hold; Proxmox takes no empty one."""
+
+    vmid: fields.Vmid
+    guest: GuestName
+    path: Path
+    content: Annotated[str, Meta(min_length=1)]
+
+
+class Written(msgspec.Struct, frozen=True):
+    """The file as it was read back; `changed` is false if it held that already."""
+
+    vmid: int
+    path: str
+    size: int
+    changed: bool
+
+
+class Agent:
+    """The tools for the guest agent of VMs."""
+
+    calls: ClassVar[Calls] = {
+        "agent_ping": ASKS,
+        "agent_info": (*ASKS, *(f"GET {AGENT}/{each}" for each in SAYS)),
+        "agent_exec": (*ASKS, *methods.READ, f"POST {AGENT}/exec", f"GET {AGENT}/exec-status"),
+        "agent_read_file": (*methods.READ, f"GET {AGENT}/file-read"),
+        "agent_write_file": (*methods.READ, f"GET {AGENT}/file-read", f"POST {AGENT}/file-write"),
+    }
+    needs: ClassVar[Needs] = {each: {("VM.Audit", "/vms/{vmid}")} for each in calls}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def agent_ping(self, call: Call, p: Which) -> Pinged:  # noqa: ARG002 - every tool has a call
+        """Tell whether the guest agent of a VM answers, and what to do if it does not."""
+        at = await self.inventory.find(p.vmid, p.name, vm=True)
+        try:
+            info = await self._ask(at, LOOK)
+        except (Rejected, ProxmoxUnavailable) as error:
+            return Pinged(at.vmid, at.name, at.node, answers=False, reason=one_line(error))
+        version = guest_output.word(guest_output.record(info.get("result")).get("version"))
+        return Pinged(at.vmid, at.name, at.node, answers=True, version=version)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def agent_info(self, call: Call, p: Which) -> AgentInfo:  # noqa: ARG002
+        """Show what a VM says of itself through its guest agent: system, addresses, file systems."""
+        at = await self.inventory.find(p.vmid, p.name, vm=True)
+        await self._ask(at, LOOK)
+        commands = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
+        answers = await asyncio.gather(*(self._ask(at, each) for each in commands), return_exceptions=True)
+        said = {c: a.get("result") for c, a in zip(commands, answers, strict=True) if isinstance(a, dict)}
+        unread = {c: guest_output.word(a) for c, a in zip(commands, answers, strict=True) if isinstance(a, AgentdError)}
+        for each in answers:
+            if isinstance(each, BaseException) and not isinstance(each, AgentdError):
+                raise each
+        system, host = guest_output.record(said.get("get-osinfo")), guest_output.record(said.get("get-host-name"))
+        return AgentInfo(
+            vmid=at.vmid,
+            name=at.name,
+            node=at.node,
+            hostname=guest_output.word(host.get("host-name")),
+            system=guest_output.word(system.get("pretty-name") or system.get("name")),
+            kernel=guest_output.word(system.get("kernel-release")),
+            machine=guest_output.word(system.get("machine")),
+            interfaces=[_interface(each) for each in guest_output.records(said.get("network-get-interfaces"))],
+            filesystems=[_filesystem(each) for each in guest_output.records(said.get("get-fsinfo"))],
+            unread=unread,
+        )
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="vm_management")
+    async def agent_exec(self, call: Call, p: Execute) -> Executed:
+        """Run a command in a VM through its guest agent and wait for its end; nobody undoes what it does.
+
+        Unsafe to repeat: whether a command whose answer was lost has run cannot be seen from outside.
+        """
+        at = await self._named(p.vmid, p.guest)
+        pid: list[int] = []
+
+        async def seen() -> None:
+            await self._ask(at, LOOK)
+            call.target(
+                await targets.guest(self.inventory, at, f"whatever this does in it: {guest_output.command(p.command)}")
+            )
+
+        async def act() -> None:
+            sent = {"command": p.command, "input-data": p.stdin or None}
+            answer = await self._ask(at, "exec", sent, write=True)
+            if (number := guest_output.number(answer.get("pid"))) is None:
+                raise PermanentError(f"the guest agent of {at.title} does not say as what the command runs")
+            pid.append(number)
+
+        await call.once(seen, act)
+        return await self._ended(call, at, pid[0], p)
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def agent_read_file(self, call: Call, p: ReadFile) -> FileContent:
+        """Read a part of a file in a VM through its guest agent."""
+        at = await self._named(p.vmid, p.guest)
+        read: list[tuple[bytes, bool]] = []
+
+        async def seen() -> None:  # finds nothing: a read is done anew each time
+            call.target(await targets.guest(self.inventory, at))
+
+        async def act() -> None:
+            read.append(await self._read(at, p.path, p.offset, p.limit))
+
+        await call.once(seen, act)
+        content, more = read[0]
+        text = guest_output.file_text(content)
+        return FileContent(
+            vmid=at.vmid,
+            path=p.path,
+            size=len(content),
+            truncated=more,
+            text=guest_output.shown(text) if text is not None else "",
+            base64="" if text is not None else base64.b64encode(content).decode(),
+        )
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="vm_management")
+    async def agent_write_file(self, call: Call, p: WriteFile) -> Written:
+        """Write a file in a VM through its guest agent, whatever it held, and read it back."""
+        content = p.content.encode()
+        if len(content) > WRITABLE:
+            raise Rejected(f"content: {len(content)} bytes; Proxmox takes {WRITABLE} at once")
+        at = await self._named(p.vmid, p.guest)
+
+        async def seen() -> Found | None:
+            if await self._holds(at, p.path, content):
+                return Found()
+            call.target(await targets.guest(self.inventory, at, f"what {guest_output.word(p.path)} in it holds now"))
+            return None
+
+        async def act() -> None:
+            encoded = base64.b64encode(content).decode()
+            await self._ask(at, "file-write", {"file": p.path, "content": encoded, "encode": False}, write=True)
+
+        found = await call.once(seen, act)
+        if not await self._holds(at, p.path, content):
+            raise TaskFailed(f"Proxmox says that it was done, and {p.path} of {at.title} holds something else")
+        return Written(at.vmid, p.path, len(content), changed=not found.adopted)
+
+    async def _named(self, vmid: int, guest: str) -> Place:
+        at = await self.inventory.find(vmid, vm=True)
+        targets.named(at, guest)
+        return at
+
+    async def _ask(self, at: Place, command: str, params: Entry | None = None, *, write: bool = False) -> Entry:
+        """Return what the agent answers; raises Rejected with what to do where there is no agent."""
+        ask = self.proxmox.post if write else self.proxmox.get
+        try:
+            answer = dict(await ask(f"{at.path}/agent/{command}", **(params or {})) or {})
+        except PermanentError as error:
+            if type(error) is not PermanentError or not _NO_AGENT.search(str(error)):
+                raise
+            raise Rejected(
+                f"{at.title} has no guest agent that answers ({one_line(error)}): it must run, have qemu-guest-agent "
+                "installed and started, and `agent: enabled=1` in its configuration since its last start"
+            ) from error
+        refused = guest_output.record(guest_output.record(answer.get("result")).get("error"))
+        if refused:  # an error of the agent comes as a result, in an answer of 200
+            said = f"{guest_output.word(refused.get('class'))}: {guest_output.word(refused.get('desc'))}".strip(": ")
+            raise Rejected(f"the guest agent of {at.title} does not do {command} ({said})")
+        return answer
+
+    async def _ended(self, call: Call, at: Place, pid: int, p: Execute) -> Executed:
+        """Wait for a command; that it cannot be asked for a while says nothing, for it must not be begun again."""
+        until, pause = time.monotonic() + min(p.patience, max(0.0, call.left() - MARGIN)), 0.1
+        while True:
+            try:
+                answer = await self._ask(at, "exec-status", {"pid": pid})
+            except ProxmoxUnavailable as error:
+                answer = {"exited": 0}
+                call.progress(f"the command runs as {pid} in {at.title}, which cannot be asked now: {error}")
+            else:
+                call.progress(f"the command runs as {pid} in {at.title}")
+            if guest_output.flag(answer.get("exited")):
+                return _executed(at, pid, answer, p.limit)
+            if time.monotonic() >= until:
+                call.warn(f"the command still runs as {pid} in {at.title}; what it says after this is not fetched")
+                return Executed(at.vmid, at.name, pid, exited=False)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 2.0)
+
+    async def _read(self, at: Place, path: str, offset: int, limit: int) -> tuple[bytes, bool]:
+        """Return a part of a file, and whether there is more; Proxmox VE 8 gives all of it, as Latin-1."""
+        part = {"file": path, "decode": False, "count": limit, "offset": offset or None}
+        try:
+            answer = await self._ask(at, "file-read", part)
+        except Rejected as error:
+            if "not defined in schema" not in str(error) or offset:
+                raise
+            answer = await self._ask(at, "file-read", {"file": path})
+            content = str(answer.get("content") or "").encode("latin-1", "replace")
+        else:
+            content = _decoded(answer, path)
+        return content[:limit], guest_output.flag(answer.get("truncated")) or len(content) > limit
+
+    async def _holds(self, at: Place, path: str, content: bytes) -> bool:
+        try:
+            return await self._read(at, path, 0, max(1, len(content))) == (content, False)
+        except (PermanentError, NotFound) as error:
+            if isinstance(error, Rejected) or "No such file" not in str(error):
+                raise
+            return False
+
+
+def _decoded(answer: Entry, path: str) -> bytes:
+    try:
+        return base64.b64decode(str(answer.get("content") or ""))
+    except binascii.Error as error:
+        raise PermanentError(f"the guest agent answers for {one_line(path)} with what is no base64: {error}") from error
+
+
+def _executed(at: Place, pid: int, answer: Entry, limit: int) -> Executed:
+    out, err = (
+        guest_output.shown(guest_output.unmangled(str(answer.get(key) or ""))) for key in ("out-data", "err-data")
+    )
+    cut = any(guest_output.flag(answer.get(key)) for key in ("out-truncated", "err-truncated"))
+    return Executed(
+        vmid=at.vmid,
+        name=at.name,
+        pid=pid,
+        exited=True,
+        exitcode=guest_output.number(answer.get("exitcode")),
+        signal=guest_output.number(answer.get("signal")),
+        out=out[:limit],
+        err=err[:limit],
+        truncated=cut or max(len(out), len(err)) > limit,
+    )
+
+
+def _interface(entry: Entry) -> Interface:
+    addresses = [
+        f"{guest_output.word(e.get('ip-address'))}/{guest_output.word(e.get('prefix'))}"
+        for e in guest_output.records(entry.get("ip-addresses"))
+    ]
+    return Interface(guest_output.word(entry.get("name")), guest_output.word(entry.get("hardware-address")), addresses)
+
+
+def _filesystem(entry: Entry) -> Filesystem:
+    total, used = (round(guest_output.size(entry.get(key)) / 2**30, 2) for key in ("total-bytes", "used-bytes"))
+    return Filesystem(guest_output.word(entry.get("mountpoint")), guest_output.word(entry.get("type")), total, used)

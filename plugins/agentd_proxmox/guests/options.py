@@ -1,0 +1,147 @@
+"""Put options of a guest back as Proxmox writes them: what undoes each change of a configuration.
+
+It writes the options that other tools of the tier `operate` write, and no others.  It never makes a volume: a disk can
+only be one that the guest has already, and a text without a colon after the storage would allocate a new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import Rejected
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+Key = Annotated[str, formats.whole("[a-z]+[0-9]{0,3}", "for example net0 or scsi1")]
+
+
+class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options as guest_config shows them, to be written whole, and options to be removed.
+
+    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    """
+
+    vmid: fields.Vmid
+    options: dict[Key, Annotated[str, Meta(min_length=1)]] = {}
+    remove: list[Key] = []
+    digest: str = ""
+
+
+class RawOptions:
+    """The tool that writes options of a guest as they are written."""
+
+    calls: ClassVar[Calls] = {
+        "set_guest_options": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
+    }
+    needs: ClassVar[Needs] = {
+        "set_guest_options": methods.config("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
+        | {methods.BRIDGE, methods.SPACE},
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep the inventory of guests."""
+        self.inventory = inventory
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.OPTIONS)
+    async def set_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:
+        """Write options of a VM or container whole, as guest_config shows them; what undoes a change uses it.
+
+        A disk can only be a volume that the guest keeps already. update_vm, set_guest_network and attach_disk change
+        parts of an option.
+        """
+        _consistent(p)
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+        keys = [*p.options, *p.remove]
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if not (changed := _changes(p, config)):
+                return Found()
+            guest_writing.unchanged(at, config, p.digest)
+            _allowed(at, p, config)
+            for name in {
+                option_strings.card(changed[key]).get("bridge") for key in changed if option_strings.NET.match(key)
+            }:
+                await guest_writing.bridge(self.inventory, at.node, name)
+            await self.inventory.unlocked(call, at)
+            known = guest_writing.without(config, guest_writing.keys_of(changed))
+            await guest_writing.promise(self.inventory, call, at, dict.fromkeys(known))
+            return None
+
+        async def act() -> str | None:
+            config = await self.inventory.config(at)
+            guest_writing.unchanged(at, config, p.digest)
+            changed = _changes(p, config)
+            return await guest_writing.send(self.inventory, call, at, config, changed) if changed else None
+
+        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), keys)
+        if late := await guest_writing.waits(self.inventory, at, keys):
+            call.warn(f"{at.title} takes {', '.join(late)} on at its next start")
+        return await self.inventory.read(at)
+
+
+def _consistent(p: SetGuestOptions) -> None:
+    if both := sorted(set(p.options) & set(p.remove)):
+        raise Rejected(f"set_guest_options: {', '.join(both)}: name it in `options` or in `remove`, not in both")
+    if not p.options and not p.remove:
+        raise Rejected("set_guest_options: name options to write in `options`, or to remove in `remove`")
+
+
+def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Config:
+    wanted = dict(p.options)
+    gone = [key for key in p.remove if key in config]
+    if "description" in {*wanted, *gone}:
+        # The lines by which agentd knows its own guests stay.
+        text = guest_model.redescribe(str(config.get("description") or ""), wanted.pop("description", ""))
+        wanted |= {"description": text} if text else {}
+        gone = [key for key in gone if key != "description" or not text]
+    changed: guest_model.Config = {
+        key: value for key, value in wanted.items() if not option_strings.same(key, config.get(key), value)
+    }
+    return changed | ({"delete": ",".join(gone)} if gone else {})
+
+
+def _allowed(at: Place, p: SetGuestOptions, config: guest_model.Config) -> None:
+    """Refuse options that these tools do not write, and disks that the guest does not have."""
+    for key in p.remove:
+        if not option_strings.known(at.kind, key):
+            raise Rejected(f"remove: {key} is not an option that these tools write; nothing was done")
+        if option_strings.MOUNT.match(key) or option_strings.DRIVE.match(key):
+            raise Rejected(f"remove: {key} is a disk: detach_disk takes it off; nothing was done")
+    for key, value in p.options.items():
+        if reason := _refused(at, key, value, config):
+            raise Rejected(f"options: {reason}; nothing was done")
+
+
+def _refused(at: Place, key: str, value: str, config: guest_model.Config) -> str:
+    if any(ord(character) < ord(" ") and character != "\n" for character in value):
+        return f"{key} has control characters"
+    if option_strings.same(key, config.get(key), value):
+        return ""
+    if reason := option_strings.unwritable(at.kind, key, value):
+        return reason
+    return (
+        _foreign(at, key, value, config) if option_strings.MOUNT.match(key) or option_strings.DRIVE.match(key) else ""
+    )
+
+
+def _foreign(at: Place, key: str, value: str, config: guest_model.Config) -> str:
+    """Return why a disk is none of the guest's: only what it keeps unused, or has there already, can be put back."""
+    volume = option_strings.volume(value)
+    cd = option_strings.drive(value).get("media") == "cdrom" or volume in option_strings.MEDIA
+    if at.kind == "qemu" and cd and (volume in option_strings.MEDIA or ":iso/" in volume):
+        return ""
+    own = {option_strings.volume(text) for name, text in config.items() if name.startswith("unused")}
+    if volume and volume in {*own, option_strings.volume(config.get(key, ""))}:
+        return ""
+    return f"{key}: {at.title} keeps no unused volume {volume}; it has {', '.join(sorted(own)) or 'none'}"

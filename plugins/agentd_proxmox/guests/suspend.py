@@ -1,0 +1,297 @@
+"""Suspend, resume and reset VMs, turn guests into templates, tag them, and show what waits for a restart."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import fields, guest_model, guest_writing, methods, option_strings, targets
+from agentd_proxmox.fields import RUNNING, STOPPED, Which
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+    Look = Callable[[], Awaitable[Found | None]]
+    Entry = dict[str, Any]
+
+PAUSED, SUSPENDED = "paused", "suspended"
+DRIVE = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
+SECRET = frozenset({"cipassword"})
+FROZEN = (
+    "Proxmox suspends containers only as an experiment (CRIU), and shows one that is suspended as stopped; "
+    "use shutdown_vm and start_vm"
+)
+
+
+class Suspend(Which, frozen=True, forbid_unknown_fields=True):
+    """Which VM; todisk: its memory is written to its storage and it stops, else it pauses in memory."""
+
+    todisk: bool = False
+
+
+class MakeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which guest, by VMID and name."""
+
+    vmid: fields.Vmid
+    name: Annotated[str, Meta(max_length=255, description="as the guest is called now")]
+
+
+class SetTags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tags to add and to remove, or all that there shall be (`tags`, an empty list for none).
+
+    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    """
+
+    vmid: fields.Vmid
+    add: list[fields.Tag] = []
+    remove: list[fields.Tag] = []
+    tags: list[fields.Tag] | None = None
+    digest: str = ""
+
+
+class PendingOption(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An option that changes at the next start: from `now` to `then`, or it goes."""
+
+    option: str
+    now: str = ""
+    then: str = ""
+    deleted: bool = False
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """What of a guest's configuration waits for its next start."""
+
+    vmid: int
+    name: str
+    node: str
+    pending: list[PendingOption]
+
+
+class Console(msgspec.Struct, frozen=True):
+    """How a person reaches a guest's screen: a page that asks for a login of its own, and a command on its node."""
+
+    vmid: int
+    node: str
+    url: str
+    command: str
+
+
+class States:
+    """The tools for what a guest is besides on or off."""
+
+    calls: ClassVar[Calls] = {
+        "suspend_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/suspend"),
+        "resume_vm": (
+            *methods.WRITE,
+            "POST /nodes/{node}/qemu/{vmid}/status/resume",
+            "POST /nodes/{node}/qemu/{vmid}/status/start",
+        ),
+        "reset_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/reset"),
+        "make_template": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /template")),
+        "set_tags": (*methods.WRITE, *guest_writing.SEND),
+        "pending_changes": (*methods.PLACES, *methods.guest("GET /pending")),
+        "console_hint": methods.PLACES,
+        "regenerate_cloudinit": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/cloudinit"),
+    }
+    needs: ClassVar[Needs] = {
+        "suspend_vm": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+        "set_tags": methods.on(methods.VM, "VM.Config.Options"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    async def suspend_vm(self, call: Call, p: Suspend) -> fields.Guest:
+        """Pause a running VM in memory, or hibernate it to disk; resume_vm takes it back."""
+        at = await self._vm(p, FROZEN)
+        wanted = SUSPENDED if p.todisk else PAUSED
+
+        async def seen() -> Found | None:
+            if guest_model.state(await self.inventory.status(at)) == wanted:
+                return Found()
+            state = guest_model.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
+            if state != RUNNING:
+                raise Rejected(f"{at.title} is {state}: only a running VM can be suspended; nothing was done")
+            call.inverse("resume_vm", {"vmid": at.vmid})
+            return None
+
+        return await self._act(call, at, seen, "suspend", wanted, todisk=p.todisk or None)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    async def resume_vm(self, call: Call, p: Which) -> fields.Guest:
+        """Let a VM go on that was suspended, in memory or to disk; one that runs is left alone."""
+        at = await self._vm(p, FROZEN)
+        # From disk it is a start, which reads the saved memory.
+        asleep = guest_model.state(await self.inventory.status(at)) == SUSPENDED
+
+        async def seen() -> Found | None:
+            if guest_model.state(await self.inventory.status(at)) == RUNNING:
+                return Found()
+            state = guest_model.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
+            if state not in {*guest_model.RESUMABLE, SUSPENDED}:
+                raise Rejected(f"{at.title} is {state}, not suspended: start_vm starts it; nothing was done")
+            call.inverse("suspend_vm", {"vmid": at.vmid, "todisk": asleep})
+            return None
+
+        return await self._act(call, at, seen, "start" if asleep else "resume", RUNNING)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
+    async def reset_vm(self, call: Call, p: Which) -> fields.Guest:
+        """Reset a running VM as by its reset button; reboot_vm is the gentle way.
+
+        Unsafe to repeat: from outside a VM that was reset looks like one that was not.
+        """
+        at = await self._vm(p)
+
+        async def seen() -> Found | None:
+            state = guest_model.state(await self.inventory.unlocked(call, at))
+            if state != RUNNING:
+                raise Rejected(f"{at.title} is {state}: only a running VM can be reset; nothing was done")
+            return None
+
+        return await self._act(call, at, seen, "reset", RUNNING)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
+    async def make_template(self, call: Call, p: MakeTemplate) -> fields.Guest:
+        """Turn a stopped VM or container into a template; it cannot be taken back, nor started again."""
+        at = await self.inventory.find(p.vmid)
+        targets.named(at, p.name)
+
+        async def seen() -> Found | None:
+            if (await self.inventory.config(at)).get("template"):
+                return Found()
+            status = await self.inventory.unlocked(call, at)
+            if (state := guest_model.state(status)) != STOPPED:
+                raise Rejected(f"{at.title} is {state}: shutdown_vm first; nothing was done")
+            names = [one_line(e["name"]) for e in await self.proxmox.get(f"{at.path}/snapshot") or []]
+            names = [each for each in names if each != "current"]
+            if names:
+                raise Rejected(
+                    f"{at.title} has snapshots ({', '.join(names)}): delete_snapshot first; nothing was done"
+                )
+            call.target(await targets.guest(self.inventory, at, "it can never be started again", volumes=True))
+            return None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.post(f"{at.path}/template"))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        guest = await self.inventory.read(at)
+        if not guest.template:
+            raise TaskFailed(f"the task ended well, and {at.title} is no template")
+        return guest
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
+    async def set_tags(self, call: Call, p: SetTags) -> fields.Guest:
+        """Add tags to a VM or container, remove some, or say all that there shall be."""
+        if p.tags is not None and (p.add or p.remove):
+            raise Rejected("set_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
+        if p.tags is None and not p.add and not p.remove:
+            raise Rejected("set_tags: give `tags`, or `add` and `remove`")
+        if both := sorted(set(option_strings.tags(";".join(p.add))) & set(option_strings.tags(";".join(p.remove)))):
+            raise Rejected(f"set_tags: {', '.join(both)} stands in `add` and in `remove`")
+        at = await self.inventory.find(p.vmid)
+        call.target(at.target())
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if not guest_model.changes(config, _tagged(p, config)):
+                return Found()
+            await guest_writing.promise(self.inventory, call, at, ["tags"])
+            return None
+
+        async def act() -> str | None:
+            return await guest_writing.change(self.inventory, call, at, p.digest, lambda config: _tagged(p, config))
+
+        await guest_writing.finish(self.inventory, call, at, await call.once(seen, act), ["tags"])
+        return await self.inventory.read(at)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def pending_changes(self, call: Call, p: Which) -> Pending:  # noqa: ARG002 - every tool has a call
+        """Show what of a VM's or container's configuration takes effect only at its next start."""
+        at = await self.inventory.find(p.vmid, p.name)
+        entries = await self.proxmox.get(f"{at.path}/pending") or []
+        changed = [each for each in entries if "pending" in each or each.get("delete")]
+        lines = sorted(map(_option, changed), key=lambda each: each.option)
+        return Pending(at.vmid, at.name, at.node, lines)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def console_hint(self, call: Call, p: Which) -> Console:  # noqa: ARG002 - every tool has a call
+        """Say how a person opens a guest's console; no ticket is made, who opens it logs in."""
+        at = await self.inventory.find(p.vmid, p.name)
+        kind, command = ("kvm", "qm terminal") if at.kind == "qemu" else ("lxc", "pct console")
+        where = urlencode({"console": kind, "novnc": 1, "vmid": at.vmid, "vmname": at.name, "node": at.node})
+        return Console(at.vmid, at.node, f"{self.proxmox.settings.url}/?{where}", f"{command} {at.vmid}")
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_management")
+    async def regenerate_cloudinit(self, call: Call, p: Which) -> fields.Guest:
+        """Write a VM's cloud-init drive anew from its configuration; the guest reads it at its next boot."""
+        at = await self._vm(p)
+        call.target(at.target())
+
+        async def seen() -> Found | None:
+            config = await self.inventory.config(at)
+            if not any(
+                "cloudinit" in str(value).partition(",")[0] for key, value in config.items() if DRIVE.match(key)
+            ):
+                raise Rejected(f"{at.title} has no cloud-init drive; nothing was done")
+            await self.inventory.unlocked(call, at)
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"{at.path}/cloudinit")
+
+        await call.once(seen, act)
+        return await self.inventory.read(at)
+
+    async def _vm(self, p: Which, why: str = "") -> Place:
+        at = await self.inventory.find(p.vmid, p.name)
+        if at.kind != "qemu":
+            raise Rejected(f"{at.title} is not a VM" + (f": {why}" if why else ""))
+        if at.template:
+            raise Rejected(f"{at.title} is a template: it never runs")
+        return at
+
+    async def _act(
+        self, call: Call, at: Place, seen: Look, action: str, wanted: str, **options: object
+    ) -> fields.Guest:
+        call.target(at.target())
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.post(f"{at.path}/status/{action}", **options))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        state = guest_model.state(await self.inventory.status(at))
+        if state != wanted:
+            raise TaskFailed(f"the task ended well, and {at.title} is {state}, not {wanted}")
+        return await self.inventory.read(at)
+
+
+def _tagged(p: SetTags, config: guest_model.Config) -> guest_model.Config:
+    """Return the tags that there shall be; their case does not count, and stays as it is."""
+    if p.tags is not None:
+        return {"tags": sorted(set(p.tags))}
+    gone, have = set(option_strings.tags(";".join(p.remove))), guest_model.split_tags(config.get("tags"))
+    added = [tag for tag in p.add if tag.casefold() not in option_strings.tags(";".join(have))]
+    return {"tags": sorted({tag for tag in [*have, *added] if tag.casefold() not in gone})}
+
+
+def _option(entry: Entry) -> PendingOption:
+    name = one_line(entry.get("key") or "")
+    texts = ["***" if name in SECRET and key in entry else one_line(entry.get(key, "")) for key in ("value", "pending")]
+    return PendingOption(name, texts[0], texts[1], deleted=bool(entry.get("delete")))

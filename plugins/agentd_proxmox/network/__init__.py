@@ -1,0 +1,1 @@
+"""Firewall and software-defined networks."""

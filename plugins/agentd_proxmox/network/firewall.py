@@ -1,0 +1,355 @@
+"""Firewalls of the cluster, of nodes, of guests and security groups: options and rules.
+
+Rules have no names, only positions, and these move when others come and go.  So a rule is named by its position and by
+what it says there; one that says something else is left alone.  A rule that is added bears the mark of its call at the
+end of its comment.  Whatever opens or closes something is of tier `destroy`: it may let a stranger in, or shut
+everybody out, and with them the API by which it could be taken back.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+import msgspec
+
+from agentd.errors import ConfigChanged, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.safety import marks
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import methods, pages, targets
+from agentd_proxmox.network import firewall_rules
+from agentd_proxmox.network.firewall_lockout import CLUSTER, Doors, switched
+from agentd_proxmox.network.firewall_rules import (
+    AddRule,
+    ChangeRule,
+    DeleteRule,
+    Level,
+    Policy,
+    Rule,
+    Where,
+    listed,
+    on,
+)
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+LEVELS: Final = (
+    CLUSTER,
+    "/nodes/{node}/firewall",
+    *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")),
+)
+RULES: Final = (*(f"{each}/rules" for each in LEVELS), f"{CLUSTER}/groups/{{group}}")
+SEEN: Final = (
+    *(*methods.PLACES, *methods.guest("GET /config")),
+    *(*(f"GET {each}/options" for each in LEVELS), *(f"GET {each}" for each in RULES), f"GET {CLUSTER}/groups"),
+)
+RESTS: Final = {"policy_in": "DROP", "policy_out": "ACCEPT"}
+"""What a firewall does by default with what no rule speaks of."""
+GUEST: Final = ("enable", *RESTS, "log_level_in", "log_level_out", "macfilter", "ipfilter", "dhcp")
+OPTIONS: Final = {
+    "cluster": ("enable", *RESTS, "policy_forward"),
+    "node": ("enable", "log_level_in", "log_level_out"),
+    "guest": GUEST,
+}
+"""Which options there are on which level."""
+
+
+class Firewall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A firewall: what it does by default, its rules in their order, and whether all that is in force.
+
+    switched  on or off at this level; it counts only while the cluster's is on too (`in_force`)
+    options   what else was set
+    count     of all rules, of which `rules` are a page
+    bare      network cards of the guest without firewall=1: what goes through them no rule sees
+    """
+
+    of: str
+    switched: bool
+    in_force: bool
+    why: str
+    policy_in: str
+    policy_out: str
+    rules: list[Rule]
+    digest: str
+    options: dict[str, str] = {}
+    bare: list[str] = []
+    count: int = 0
+    next: str = ""
+
+
+class ListFirewall(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose firewall, and which of its rules."""
+
+    limit: pages.Fit = None
+    cursor: pages.Cursor = ""
+    show: pages.Fields = msgspec.field(default_factory=list)
+
+
+class SetOptions(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to change; what is left out stays.  A node has no policies of its own, the cluster's count there.
+
+    macfilter   of a guest: it may send by no other MAC address than its own; ipfilter: by no other than those of
+                its ipsets ipfilter-netN; dhcp: it may ask for an address
+    locked_out  switch it on although no rule lets anybody reach a node's API and shell
+    """
+
+    enable: bool | None = None
+    policy_in: Policy | None = None
+    policy_out: Policy | None = None
+    policy_forward: Literal["ACCEPT", "DROP"] | None = None
+    log_level_in: Level | None = None
+    log_level_out: Level | None = None
+    macfilter: bool | None = None
+    ipfilter: bool | None = None
+    dhcp: bool | None = None
+    digest: str = ""
+    locked_out: bool = False
+
+
+class Firewalls:
+    """The tools for firewalls."""
+
+    calls: ClassVar[Calls] = {
+        "list_firewall": SEEN,
+        "add_firewall_rule": (*SEEN, *(each for rules in RULES for each in (f"POST {rules}", f"PUT {rules}/{{pos}}"))),
+        "change_firewall_rule": (*SEEN, *(f"PUT {each}/{{pos}}" for each in RULES)),
+        "delete_firewall_rule": (*SEEN, *(f"DELETE {each}/{{pos}}" for each in RULES)),
+        "set_firewall_options": (*SEEN, *(f"PUT {each}/options" for each in LEVELS)),
+    }
+    needs: ClassVar[Needs] = {each: methods.on(methods.VM, "VM.Audit") for each in calls}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+        self.doors = Doors(inventory.proxmox)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
+    async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:  # noqa: ARG002 - every tool has a call
+        """Show a firewall: whether it is in force, what it does by default, and its rules in their order."""
+        return await self._read(p, p)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
+    async def add_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
+        """Add a rule to a firewall, as its first if nothing else is said; it counts at once if that is in force."""
+        path, title = await self._path(p)
+        sent = {**firewall_rules.sent(p), "enable": int(p.enabled)}
+        mark = marks.mark(call.key) if call.key else ""
+        if p.to and not mark:
+            raise Rejected("to: this call has no key, so the rule could not be found again to be moved")
+
+        async def seen() -> Found | None:
+            entries = await self.doors.rules(path, p)
+            if (pos := firewall_rules.marked(entries, mark)) is not None:
+                to = min(p.to, len(entries) - 1)
+                return Found() if not p.to or (pos == to and on(entries[pos].get("enable")) is p.enabled) else None
+            to = min(p.to, len(entries))
+            after = firewall_rules.added(entries, sent, to)
+            says = f"{firewall_rules.says(sent)} is added"
+            call.target(_target(p, title, entries, says, *await self.doors.shut(path, p, entries, after)))
+            call.inverse("delete_firewall_rule", {**_of(p), "pos": to, "rule": firewall_rules.names(after)[to]})
+            return None
+
+        async def act() -> None:
+            comment = f"{p.comment} {mark}".strip()
+            if not p.to:
+                await self.proxmox.post(listed(path, p), **sent, comment=comment or None)
+                return
+            if firewall_rules.marked(await self.doors.rules(path, p), mark) is None:  # off until it is where it belongs
+                await self.proxmox.post(listed(path, p), **sent | {"enable": 0}, comment=comment)
+            await self._place(path, p, mark)
+
+        await call.once(seen, act)
+        if mark and firewall_rules.marked(await self.doors.rules(path, p), mark) is None:
+            raise TaskFailed(f"Proxmox says that it was done, and {title} has no such rule")
+        return await self._read(p)
+
+    async def _place(self, path: str, p: AddRule, mark: str) -> None:
+        """Move our new rule, which is off, to its position, and switch it on there."""
+        rules = listed(path, p)
+        entries = await self.doors.rules(path, p)
+        pos, to = firewall_rules.marked(entries, mark), min(p.to, len(entries) - 1)
+        if pos is not None and pos != to:  # Proxmox counts before the rule has left
+            digest = entries[pos].get("digest") or None
+            await self.proxmox.put(f"{rules}/{pos}", moveto=to + (to > pos), digest=digest)
+            entries = await self.doors.rules(path, p)
+        if firewall_rules.marked(entries, mark) != to:
+            raise TaskFailed("somebody changed the rules meanwhile: the new one is switched off; list_firewall")
+        if p.enabled:
+            await self.proxmox.put(f"{rules}/{to}", enable=1, digest=entries[to].get("digest") or None)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def change_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
+        """Let a rule say something else, switch it on or off, or move it to another position."""
+        wanted = [each for each in (p.enabled, p.comment, p.becomes) if each is not None]
+        if bool(wanted) == (p.to is not None):
+            raise Rejected("change_firewall_rule: say either to, or some of enabled, comment and becomes")
+        path, title = await self._path(p)
+        at: list[Entry] = []
+
+        async def seen() -> Found | None:
+            entries = await self.doors.rules(path, p)
+            if firewall_rules.moved(entries, p) or firewall_rules.changed(entries, p):
+                return Found()
+            at[:] = [firewall_rules.hold(entries, p.pos, p.rule, title)]
+            after = firewall_rules.after(entries, p)
+            if after == entries:
+                return Found()
+            shut = await self.doors.shut(path, p, entries, after)
+            call.target(_target(p, title, entries, firewall_rules.what(p), *shut))
+            call.inverse("change_firewall_rule", {**_of(p), **firewall_rules.back(entries, after, p)})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(
+                f"{listed(path, p)}/{p.pos}", **firewall_rules.difference(at[0], p), digest=at[0].get("digest") or None
+            )
+
+        await call.once(seen, act)
+        return await self._read(p)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def delete_firewall_rule(self, call: Call, p: DeleteRule) -> Firewall:
+        """Delete a rule; one that is at its position no more is left alone."""
+        path, title = await self._path(p)
+        at: list[str] = []
+
+        async def seen() -> Found | None:
+            entries = await self.doors.rules(path, p)
+            if p.rule not in firewall_rules.names(entries):
+                return Found()
+            entry = firewall_rules.hold(entries, p.pos, p.rule, title)
+            firewall_rules.last(entries, p.rule)
+            left = [each for each in entries if each is not entry]
+            shut = await self.doors.shut(path, p, entries, left)
+            call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
+            targets.back(call, "add_firewall_rule", AddRule, {**_of(p), **firewall_rules.again(entry, p.pos)})
+            at[:] = [str(entry.get("digest") or "")]
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"{listed(path, p)}/{p.pos}", digest="".join(at) or None)
+
+        await call.once(seen, act)
+        return await self._read(p)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def set_firewall_options(self, call: Call, p: SetOptions) -> Firewall:
+        """Switch a firewall on or off, or change what it does with what no rule speaks of."""
+        path, title = await self._path(p)
+        wanted, at = _wanted(p), [""]
+
+        async def seen() -> Found | None:
+            options = await self.proxmox.get(f"{path}/options") or {}
+            at[:] = [str(options.get("digest") or "")]
+            now = {key: _now(options, path, key) for key in wanted}
+            if now == wanted:
+                return Found()
+            if p.digest and p.digest != firewall_rules.digest(options, await self.doors.rules(path, p)):
+                raise ConfigChanged(f"{title} was changed since it was read: look again, then decide again")
+            if p.vmid is None and not p.locked_out and (p.enable or p.policy_in):
+                await self.doors.reachable(path, p, options | wanted)
+            changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
+            call.target(Target(_name(p), title, now, _labels(p), [changes]))
+            call.inverse(
+                "set_firewall_options", {**_of(p), **now, **({"locked_out": True} if now.get("enable") else {})}
+            )
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"{path}/options", **wanted, digest=at[0] or None)
+
+        await call.once(seen, act)
+        return await self._read(p)
+
+    async def _path(self, p: Where | AddRule) -> tuple[str, str]:
+        """Return where a firewall lies in the API, and what a person calls it."""
+        if sum(each is not None for each in (p.node, p.vmid, p.group)) > 1:
+            raise Rejected("name a node, a vmid or a group, one of them; none is the cluster's firewall")
+        if p.vmid is not None:
+            at = await self.inventory.find(p.vmid)
+            return f"{at.path}/firewall", f"firewall of {at.title}"
+        if p.node is not None:
+            return f"/nodes/{p.node}/firewall", f"firewall of the node {p.node}"
+        return CLUSTER, f"security group {p.group}" if p.group else "firewall of the cluster"
+
+    async def _read(self, p: Where | AddRule, asked: pages.Request = ListFirewall()) -> Firewall:  # noqa: B008 - frozen
+        path, title = await self._path(p)
+        entries = await self.doors.rules(path, p)
+        options = {} if p.group else await self.proxmox.get(f"{path}/options") or {}
+        cluster = options if path == CLUSTER and not p.group else await self.proxmox.get(f"{CLUSTER}/options") or {}
+        here, whole = bool(p.group) or switched(options, path), switched(cluster, CLUSTER)
+        with_, bare = await self._cards(path) if p.vmid is not None else ([], [])
+        why = "" if here else "it is off at this level"
+        if here and bare and not with_:
+            why = f"no network card of it has firewall=1 ({', '.join(bare)}); set_guest_network"
+        found = Firewall(
+            of=title,
+            switched=here,
+            in_force=whole and not why,
+            why=why if whole else "the cluster's firewall is off, so no other is in force",
+            policy_in="" if p.group else one_line(options.get("policy_in") or RESTS["policy_in"]),
+            policy_out="" if p.group else one_line(options.get("policy_out") or RESTS["policy_out"]),
+            rules=[],
+            digest=firewall_rules.digest(options, entries),
+            options={key: one_line(value) for key, value in sorted(options.items()) if key not in _SHOWN},
+            bare=bare,
+            count=len(entries),
+        )
+        lines = firewall_rules.lines(entries)
+        return pages.fill(found, "rules", lines, lambda each: f"{each.pos:05d}", asked)
+
+    async def _cards(self, path: str) -> tuple[list[str], list[str]]:
+        """Return the network cards of a guest that its firewall sees, and those that it does not see."""
+        config = await self.proxmox.get(f"{path.removesuffix('/firewall')}/config") or {}
+        cards = {key: str(value).split(",") for key, value in sorted(config.items()) if re.match(r"net\d+$", key)}
+        seen = [key for key, said in cards.items() if "firewall=1" in said]
+        return seen, [key for key in cards if key not in seen]
+
+
+_SHOWN: Final = frozenset({"enable", "digest", *RESTS})
+_SWITCHES: Final = {"macfilter": True, "ipfilter": False, "dhcp": False}
+
+
+def _now(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch or a word
+    """Return what an option is."""
+    if key == "enable":
+        return switched(options, path)
+    if key in _SWITCHES:
+        return on(options.get(key, _SWITCHES[key]))
+    return str(options.get(key) or RESTS.get(key, "ACCEPT" if key == "policy_forward" else "nolog"))
+
+
+def _wanted(p: SetOptions) -> Entry:
+    """Return the options that are to be changed; raises Rejected for those that the level does not have."""
+    level = "guest" if p.vmid is not None else "node" if p.node else "cluster"
+    known = {each for names in OPTIONS.values() for each in names}
+    wanted = {key: getattr(p, key) for key in sorted(known) if getattr(p, key) is not None}
+    if not wanted or p.group:
+        raise Rejected("set_firewall_options: say what to change, and of no security group, which has no options")
+    for key in wanted:
+        if key not in OPTIONS[level]:
+            raise Rejected(f"{key}: the firewall of a {level} has none; it has {', '.join(OPTIONS[level])}")
+    return wanted
+
+
+def _of(p: Where | AddRule) -> Entry:
+    return {key: value for key in ("node", "vmid", "group") if (value := getattr(p, key)) is not None}
+
+
+def _name(p: Where | AddRule) -> str:
+    return "firewall/" + next((f"{key}/{value}" for key, value in _of(p).items()), "cluster")
+
+
+def _labels(p: Where | AddRule) -> list[str]:
+    return [f"guest/{p.vmid}"] if p.vmid else [f"node/{p.node}"] if p.node else []
+
+
+def _target(p: Where | AddRule, title: str, entries: list[Entry], *what: str) -> Target:
+    return Target(_name(p), title, {"rules": firewall_rules.digest({}, entries)}, _labels(p), list(what))

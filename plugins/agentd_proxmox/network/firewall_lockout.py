@@ -1,0 +1,123 @@
+"""Who can still come in to a node's API and shell, through the firewalls of the cluster and of the node.
+
+Proxmox itself lets the nodes' own network in, and nobody else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd.errors import Rejected
+from agentd_proxmox.network.firewall_rules import Where, listed, on
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agentd.proxmox.client import Proxmox
+    from agentd_proxmox.network.firewall_rules import AddRule
+
+    Entry = dict[str, Any]
+
+CLUSTER: Final = "/cluster/firewall"
+MANAGED: Final = frozenset({8006, 22})
+"""Ports without which nobody reaches the API and a shell of a node."""
+
+
+def switched(options: Entry, path: str) -> bool:
+    """Tell whether a firewall is switched on: that of a node is unless somebody says otherwise."""
+    return on(options.get("enable", int(re.fullmatch(r"/nodes/[^/]+/firewall", path) is not None)))
+
+
+class Doors:
+    """Looks at the rules of the cluster and its nodes."""
+
+    def __init__(self, proxmox: Proxmox) -> None:
+        """Keep where the cluster is reached."""
+        self.proxmox = proxmox
+
+    async def rules(self, path: str, p: Where | AddRule) -> list[Entry]:
+        """Return the rules of a firewall in their order."""
+        found: list[Entry] = await self.proxmox.get(listed(path, p)) or []
+        return sorted(found, key=lambda each: int(each.get("pos") or 0))
+
+    async def open(self, entries: list[Entry], policy: object, groups: dict[str, list[Entry]]) -> set[int]:
+        """Return at which of the ports of MANAGED these rules let somebody in; `groups` are those known already."""
+        used = {str(each.get("action")) for each in entries if each.get("type") == "group"} - set(groups)
+        if used:  # a rule may name a group that was deleted
+            used &= {str(each["group"]) for each in await self.proxmox.get(f"{CLUSTER}/groups") or []}
+        found = {each: await self.proxmox.get(f"{CLUSTER}/groups/{each}") or [] for each in sorted(used)}
+        return doors(entries, groups | found, policy)
+
+    async def shut(self, path: str, p: Where | AddRule, before: list[Entry], after: list[Entry]) -> list[str]:
+        """Return what a change of rules shuts people out from, where the cluster's firewall is on."""
+        options = {} if p.vmid is not None else await self.proxmox.get(f"{CLUSTER}/options") or {}
+        if not switched(options, CLUSTER):
+            return []
+        below = [] if path == CLUSTER and not p.group else await self.rules(CLUSTER, Where())
+        policy, found = options.get("policy_in"), []
+        for entries in (before, after):
+            groups, rules = ({p.group: entries}, below) if p.group else ({}, [*entries, *below])
+            found.append(await self.open(rules, policy, groups))
+        shut = found[0] - found[1]
+        return [f"nobody from outside of the nodes' own network gets in at {_list(shut)} any more"] if shut else []
+
+    async def reachable(self, path: str, p: Where, options: Entry) -> None:
+        """Refuse to switch a firewall on where no rule lets anybody in to a node's API and shell.
+
+        Proxmox itself lets the nodes' own network in, and nobody else.
+        """
+        cluster, rules = options, await self.rules(path, p)
+        if path != CLUSTER:
+            cluster = await self.proxmox.get(f"{CLUSTER}/options") or {}
+            rules += await self.rules(CLUSTER, Where())
+        if not (switched(options, path) and switched(cluster, CLUSTER)):
+            return
+        shut = MANAGED - await self.open(rules, cluster.get("policy_in"), {})
+        if shut:
+            raise Rejected(
+                f"no rule of the cluster lets anybody reach the ports {_list(shut)} of the nodes: outside of "
+                "their own network nobody would; add_firewall_rule first, or say locked_out=true"
+            )
+
+
+def doors(entries: list[Entry], groups: Mapping[str, list[Entry]], policy: object) -> set[int]:
+    """Return the ports of MANAGED at which these rules let somebody in, wherever from."""
+    opened: set[int] = set()
+    closed: set[int] = set()
+    for each in _unfolded(entries, groups):
+        ports = _ports(each)
+        if each.get("action") == "ACCEPT":
+            opened |= ports - closed
+        elif not any(each.get(key) for key in ("source", "iface")):
+            closed |= ports
+    return opened | (MANAGED - closed if policy == "ACCEPT" else set())
+
+
+def _unfolded(entries: list[Entry], groups: Mapping[str, list[Entry]]) -> list[Entry]:
+    """Return the rules for what comes in that are switched on, with those of the groups in their places."""
+    found: list[Entry] = []
+    for each in entries:
+        if not on(each.get("enable")):
+            continue
+        if each.get("type") == "group":
+            found += _unfolded(groups.get(str(each.get("action")), []), {})
+        elif each.get("type") == "in":
+            found.append(each)
+    return found
+
+
+def _ports(entry: Entry) -> set[int]:
+    """Return the ports of MANAGED that a rule speaks of."""
+    if entry.get("macro"):
+        return {22} if str(entry["macro"]).lower() == "ssh" else set()
+    if str(entry.get("proto") or "tcp") not in {"tcp", "6"} or entry.get("dest") or entry.get("sport"):
+        return set()
+    said = str(entry.get("dport") or "0:65535").replace("ssh", "22")
+    spans = [each.partition(":") for each in said.split(",")]
+    pairs = [(int(low), int(high or low)) for low, _, high in spans if (low + high).isdecimal()]
+    return {port for port in MANAGED if any(low <= port <= high for low, high in pairs)}
+
+
+def _list(ports: frozenset[int] | set[int]) -> str:
+    return " and ".join(str(each) for each in sorted(ports, reverse=True))

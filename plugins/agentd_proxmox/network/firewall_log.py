@@ -1,0 +1,77 @@
+"""What firewalls have logged: a node's, or of its lines those of one guest.
+
+A guest's own log asks for the right to its console.  The same lines stand in the log of its node, for which the right
+to logs suffices, so they are picked from there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final
+
+import msgspec
+from msgspec import Meta
+
+from agentd.errors import Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Repeat, tool
+from agentd.wire.messages import Tier
+from agentd_proxmox import fields, methods
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+PATH: Final = "/nodes/{node}/firewall/log"
+LOOKED_AT: Final = 5000
+"""Lines of a node's log among which words, or the lines of a guest, are looked for."""
+
+
+_NOTHING: Final = re.compile(r"no content|unable to open file")
+
+
+class ReadLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which node or guest; match: only lines with this in them, in capitals or not."""
+
+    node: fields.Node | None = None
+    vmid: fields.Vmid | None = None
+    match: Annotated[str, Meta(max_length=100)] = ""
+    lines: Annotated[int, Meta(ge=1, le=500)] = 30
+
+
+class FirewallLog(msgspec.Struct, frozen=True):
+    """The last lines that fit, the newest at the end; looked_at: of how many lines they were picked."""
+
+    node: str
+    looked_at: int
+    lines: list[str]
+
+
+class FirewallLogs:
+    """The tool for the logs of firewalls."""
+
+    calls: ClassVar[Calls] = {"firewall_log": (*methods.PLACES, f"GET {PATH}")}
+    needs: ClassVar[Needs] = {"firewall_log": methods.on(methods.VM, "VM.Audit")}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
+    async def firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:
+        """Read the end of a firewall's log; a rule or a default logs only where its log level says so."""
+        if (p.node is None) == (p.vmid is None):
+            raise Rejected("name a node or the vmid of a guest, one of both")
+        node = p.node or (await self.inventory.find(p.vmid)).node
+        path = f"/nodes/{node}/firewall/log"
+        total = int((await self.proxmox.whole(path, limit=1)).get("total") or 0)
+        found = await self.proxmox.get(path, start=max(0, total - LOOKED_AT), limit=LOOKED_AT) or []
+        lines = [one_line(entry["t"]) for entry in found if total]
+        if len(lines) == 1 and _NOTHING.match(lines[0]):  # Proxmox says it as a line of the log
+            call.warn(f"{node} has logged nothing yet: {lines[0]}")
+            lines = []
+        fitting = [each for each in lines if p.match.lower() in each.lower()]
+        if p.vmid is not None:  # a line begins with the number of the guest, 0 for the node itself
+            fitting = [each for each in fitting if each.split(" ", 1)[0] == str(p.vmid)]
+        return FirewallLog(node, len(lines), fitting[-p.lines :])

@@ -1,0 +1,291 @@
+"""What rules of a firewall say, which of them is meant, and what becomes of it; pure.
+
+A rule has no name, so it is named by what it says.  Several that say the same are told apart by a number in brackets,
+from the second on.  The last of them is deleted first: otherwise a repeated call would take the next one for the one
+that is gone already.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.safety.marks import key_of
+from agentd_proxmox import fields, pages
+
+if TYPE_CHECKING:
+    Entry = dict[str, Any]
+
+Address = Annotated[str, formats.whole("[+A-Za-z0-9_.:/,-]{1,512}", "address, network, range, +ipset or alias")]
+Ports = Annotated[str, formats.whole("[A-Za-z0-9:,._+-]{1,256}", "80, 80:90, 80,443 or a name")]
+Group = formats.SecurityGroup
+Comment = formats.OneLine
+Policy = Literal["ACCEPT", "REJECT", "DROP"]
+Level = Literal["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug", "nolog"]
+Position = Annotated[int, Meta(ge=0, le=10_000)]
+WORDS: Final = {
+    "macro": "",
+    "iface": "on ",
+    "source": "from ",
+    "dest": "to ",
+    "proto": "",
+    "dport": "port ",
+    "sport": "from port ",
+    "icmp-type": "of type ",
+    "log": "logged as ",
+}
+"""What a rule may say, in the order in which it is said, and the word before each."""
+KEYS: Final = tuple(WORDS)
+"""What a rule may say beside its type and action."""
+
+
+class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose firewall: a node's, a guest's, a security group's, or without any of them the cluster's."""
+
+    node: fields.Node | None = None
+    vmid: fields.Vmid | None = None
+    group: Group | None = None
+
+
+class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A rule; `rule` is what it says, by which it is named to change or delete it."""
+
+    pos: int
+    rule: str
+    enabled: bool
+    comment: str = ""
+    errors: list[str] = []
+
+
+class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a rule says.  With `uses` it is a security group's rules, on an interface or everywhere."""
+
+    direction: Literal["in", "out", "forward"] = "in"
+    action: Policy = "ACCEPT"
+    uses: Group | None = None
+    source: Address | None = None
+    dest: Address | None = None
+    proto: Annotated[str, formats.whole("[A-Za-z0-9.+/-]{1,32}")] | None = None
+    dport: Ports | None = None
+    sport: Ports | None = None
+    icmp_type: Annotated[str, formats.whole("[A-Za-z0-9-]{1,40}", "for example echo-request")] | None = None
+    macro: Annotated[str, formats.whole("[A-Za-z0-9]{1,128}", "for example SSH or HTTPS")] | None = None
+    iface: Annotated[formats.Interface, Meta(description="for example net0 or vmbr0")] | None = None
+    log: Level | None = None
+
+
+class AddRule(Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the new rule says; it becomes the first, or the one at position `to`."""
+
+    node: fields.Node | None = None
+    vmid: fields.Vmid | None = None
+    group: Group | None = None
+    comment: Comment = ""
+    enabled: bool = True
+    to: Position = 0
+
+
+class ChangeRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which rule, by its position and what it says (list_firewall), and what is to become of it.
+
+    becomes  all that it says from then on
+    """
+
+    pos: Position
+    rule: str
+    enabled: bool | None = None
+    comment: Comment | None = None
+    becomes: Said | None = None
+    to: Annotated[int, Meta(ge=0, le=10_000, description="move it to this position")] | None = None
+
+
+class DeleteRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which rule, by its position and what it says (list_firewall)."""
+
+    pos: Position
+    rule: str
+
+
+def on(value: Any) -> bool:  # noqa: ANN401 - a number, its text, or nothing
+    """Tell whether a switch that Proxmox writes as a number, or not at all, is on."""
+    return bool(int(value or 0))
+
+
+def says(entry: Entry) -> str:
+    """Return what a rule says, in one line."""
+    said = (f"{word}{entry[key]}" for key, word in WORDS.items() if entry.get(key) not in (None, "", "nolog"))
+    return one_line(" ".join([f"{entry.get('type')} {entry.get('action')}", *said]))
+
+
+def names(entries: list[Entry]) -> list[str]:
+    """Return what each rule is called: what it says, with a number if one before it says the same."""
+    said = [says(each) for each in entries]
+    count = [said[: number + 1].count(each) for number, each in enumerate(said)]
+    return [each if nth == 1 else f"{each} ({nth})" for each, nth in zip(said, count, strict=True)]
+
+
+def lines(entries: list[Entry]) -> list[Rule]:
+    """Return rules as they are shown."""
+    return [
+        Rule(number, name, on(each.get("enable")), comment(each), _errors(each))
+        for number, (name, each) in enumerate(zip(names(entries), entries, strict=True))
+    ]
+
+
+def _errors(entry: Entry) -> list[str]:
+    """Return why Proxmox leaves a rule out, such as for a set that is no more."""
+    found = entry.get("errors") or {}
+    return [f"{one_line(key)}: {one_line(text)}" for key, text in sorted(found.items())]
+
+
+def comment(entry: Entry) -> str:
+    """Return what a person wrote beside a rule, without our mark."""
+    text, mark = _comment(entry)
+    return one_line(text if mark else str(entry.get("comment") or ""))
+
+
+def noted(entry: Entry, text: str) -> str:
+    """Return a comment that says `text` and keeps our mark."""
+    return f"{text.strip()} {_comment(entry)[1]}".strip()
+
+
+def _comment(entry: Entry) -> tuple[str, str]:
+    """Return the text of a comment and the mark at its end, "" if it has none."""
+    text, _, last = str(entry.get("comment") or "").rpartition(" ")
+    return text, last if key_of(last) else ""
+
+
+def hold(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
+    """Return the rule at a position; refuses one that does not say any more what the caller thinks."""
+    called = names(entries)
+    if pos < len(called) and called[pos] == rule:
+        return entries[pos]
+    if rule not in called:
+        raise NotFound(f"rule: {title} has no rule {rule!r}; list_firewall says which there are")
+    there = repr(called[pos]) if pos < len(called) else "nothing"
+    raise Rejected(f"pos: at {pos} {title} says {there}; {rule!r} is at {called.index(rule)} now")
+
+
+def last(entries: list[Entry], rule: str) -> None:
+    """Refuse a rule after which another one says the same: a repeated call could not tell them apart."""
+    same = [each for each in names(entries) if _plain(each) == _plain(rule)]
+    if same[-1] != rule:
+        raise Rejected(f"rule: {len(same)} rules say {_plain(rule)!r}; begin with the last of them, {same[-1]!r}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r" \(\d+\)$", "", name)
+
+
+def digest(options: Entry, entries: list[Entry]) -> str:
+    """Return a digest of what a firewall does."""
+    said = {key: str(value) for key, value in options.items() if key != "digest"}
+    return pages.digest([said, [[says(each), str(each.get("enable") or 0)] for each in entries]])
+
+
+def listed(path: str, p: Where | AddRule) -> str:
+    """Return where the rules of a firewall lie in the API."""
+    return f"/cluster/firewall/groups/{p.group}" if p.group else f"{path}/rules"
+
+
+def sent(p: Said) -> Entry:
+    """Return a rule as Proxmox is told it."""
+    if p.uses:
+        return {"type": "group", "action": p.uses, "iface": p.iface}
+    said = {key: getattr(p, key.replace("-", "_")) for key in KEYS}
+    return {"type": p.direction, "action": p.action, **said}
+
+
+def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
+    """Return the rules as they will be."""
+    entry = entries[p.pos]
+    if p.to is not None:
+        rest = [each for each in entries if each is not entry]
+        return [*rest[: p.to], entry, *rest[p.to :]]
+    changed = dict(entry)
+    if p.becomes is not None:
+        changed = {key: value for key, value in entry.items() if key not in KEYS}
+        changed |= {key: value for key, value in sent(p.becomes).items() if value is not None}
+        changed = entry if says(changed) == says(entry) else changed
+    if p.enabled is not None and on(entry.get("enable")) is not p.enabled:
+        changed = changed | {"enable": int(p.enabled)}
+    if p.comment is not None and p.comment.strip() != comment(entry):
+        changed = changed | {"comment": noted(entry, p.comment)}
+    return [changed if each is entry else each for each in entries]
+
+
+def difference(entry: Entry, p: ChangeRule) -> Entry:
+    """Return what of a rule Proxmox is told to change."""
+    if p.to is not None:
+        return {"moveto": p.to + (p.to > p.pos)}  # Proxmox counts before the rule has left
+    (changed,) = after([entry], msgspec.structs.replace(p, pos=0))
+    gone = [key for key in KEYS if entry.get(key) and key not in changed]
+    said = {key: changed.get(key) for key in ("type", "action", *KEYS, "enable", "comment")}
+    gone += ["comment"] if entry.get("comment") and not said["comment"] else []  # Proxmox takes "" for nothing said
+    return {**{key: value for key, value in said.items() if entry.get(key) != value}, "delete": ",".join(gone) or None}
+
+
+def moved(entries: list[Entry], p: ChangeRule) -> bool:
+    """Tell whether a rule stands where it is to stand."""
+    called = names(entries)
+    return p.to is not None and bool(called) and called[min(p.to, len(called) - 1)] == p.rule
+
+
+def changed(entries: list[Entry], p: ChangeRule) -> bool:
+    """Tell whether a rule says what it is to say, and not any more what it said."""
+    if p.becomes is None:
+        return False
+    called, said = names(entries), says(sent(p.becomes))
+    return said != p.rule and p.rule not in called and said in called
+
+
+def what(p: ChangeRule) -> str:
+    """Return in words what becomes of a rule."""
+    said = [f"moves to position {p.to}"] if p.to is not None else []
+    said += [f"becomes {says(sent(p.becomes))}"] if p.becomes is not None else []
+    said += ["is switched " + ("on" if p.enabled else "off")] if p.enabled is not None else []
+    said += ["gets another comment"] if p.comment is not None else []
+    return f"{p.rule} {', '.join(said)}"
+
+
+def back(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str, Any]:
+    """Return the parameters that change a rule back to what it is."""
+    place = p.pos if p.to is None else becoming.index(entries[p.pos])
+    found: dict[str, Any] = {"pos": place, "rule": names(becoming)[place]}
+    if p.to is not None:
+        return found | {"to": p.pos}
+    entry = entries[p.pos]
+    if p.becomes is not None:
+        found["becomes"] = _as_said(entry)
+    if p.enabled is not None:
+        found["enabled"] = on(entry.get("enable"))
+    return found | ({"comment": comment(entry)} if p.comment is not None else {})
+
+
+def _as_said(entry: Entry) -> dict[str, Any]:
+    """Return what a rule says as it is said to a tool."""
+    said = {key.replace("-", "_"): str(entry[key]) for key in KEYS if entry.get(key)}
+    kind = {"direction": entry["type"], "action": entry["action"]}
+    return said | ({"uses": entry["action"]} if entry["type"] == "group" else kind)
+
+
+def again(entry: Entry, pos: int) -> dict[str, Any]:
+    """Return the parameters that add a rule once more where it is."""
+    return {**_as_said(entry), "comment": comment(entry), "enabled": on(entry.get("enable")), "to": pos}
+
+
+def added(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:
+    """Return the rules with a new one."""
+    return [*entries[:to], rule, *entries[to:]]
+
+
+def marked(entries: list[Entry], mark: str) -> int | None:
+    """Return the position of the rule with our mark."""
+    found = (pos for pos, each in enumerate(entries) if mark and _comment(each)[1] == mark)
+    return next(found, None)

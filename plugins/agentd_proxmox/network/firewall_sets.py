@@ -1,0 +1,345 @@
+"""What firewall rules speak of by name: aliases and sets of addresses of the cluster or a guest, groups of rules.
+
+What a name stands for is what the rules that use it let in, so a change is as serious as a rule.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.network import firewall_uses
+from agentd_proxmox.network.firewall_lockout import CLUSTER
+from agentd_proxmox.network.firewall_rules import Comment, Group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+Name = formats.FirewallName
+Network = formats.IpOrCidr
+Member = Annotated[
+    str,
+    formats.whole("!?(?:dc/|guest/)?[0-9A-Za-z:./_-]{2,64}", "address, network or alias; !… is left out"),
+]
+LEVELS: Final = (CLUSTER, *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")))
+KINDS: Final = ("aliases", "ipset", "ipset/{name}")
+LISTS: Final = (
+    *(*methods.PLACES, f"GET {CLUSTER}/groups"),
+    *(f"GET {level}/{kind}" for level in LEVELS for kind in KINDS),
+)
+
+USERS: Final = (
+    *(f"GET {CLUSTER}/groups/{{group}}", "GET /nodes/{node}/firewall/rules"),
+    *(f"GET {level}/rules" for level in LEVELS),
+)
+"""What is read to find the rules that name an alias or a set."""
+
+
+def _on_each(*calls: str) -> tuple[str, ...]:
+    pairs = (each.split(" ") for each in calls)
+    return (*LISTS, *(f"{verb} {level}/{rest}" for verb, rest in pairs for level in LEVELS))
+
+
+class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A name for an address or a network."""
+
+    name: str
+    cidr: str
+    comment: str = ""
+
+
+class IpSet(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A name for several addresses; one with ! is left out of it."""
+
+    name: str
+    entries: list[str]
+    comment: str = ""
+
+
+class Sets(msgspec.Struct, frozen=True):
+    """All names that rules may use: the cluster's, which all may, or those of a guest, which only its own may."""
+
+    aliases: list[Alias]
+    ipsets: list[IpSet]
+    groups: dict[str, str]
+
+
+class WhoseSets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which guest; left out: the cluster's."""
+
+    vmid: fields.Vmid | None = None
+
+
+class SetAlias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The name, and what it shall stand for; vmid: only for the rules of this guest."""
+
+    name: Name
+    cidr: Network
+    comment: Comment = ""
+    vmid: fields.Vmid | None = None
+
+
+class SetIpSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The name, and all that shall be in it; vmid: only for the rules of this guest."""
+
+    name: Name
+    entries: Annotated[list[Member], Meta(max_length=500)]
+    comment: Comment = ""
+    vmid: fields.Vmid | None = None
+
+
+class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A security group without rules; add_firewall_rule adds them."""
+
+    name: Group
+    comment: Comment = ""
+
+
+class DeleteName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which name of which kind; nothing may use it.  vmid: of this guest, which has no groups."""
+
+    kind: Literal["alias", "ipset", "group"]
+    name: Name
+    vmid: fields.Vmid | None = None
+
+
+class DeletedName(msgspec.Struct, frozen=True):
+    """The name that is no more."""
+
+    kind: str
+    name: str
+
+
+class FirewallSets:
+    """The tools for aliases, sets of addresses and security groups."""
+
+    calls: ClassVar[Calls] = {
+        "list_firewall_sets": LISTS,
+        "set_firewall_alias": (*_on_each("POST aliases", "PUT aliases/{name}"), *USERS),
+        "set_firewall_ipset": (*_on_each("POST ipset", "POST ipset/{name}", "DELETE ipset/{name}/{cidr}"), *USERS),
+        "create_firewall_group": (*LISTS, f"POST {CLUSTER}/groups"),
+        "delete_firewall_set": (
+            *_on_each("DELETE aliases/{name}", "DELETE ipset/{name}", "DELETE ipset/{name}/{cidr}"),
+            *(f"DELETE {CLUSTER}/groups/{{group}}", *USERS),
+        ),
+    }
+    needs: ClassVar[Needs] = {each: methods.on(methods.VM, "VM.Audit") for each in calls}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
+    async def list_firewall_sets(self, call: Call, p: WhoseSets) -> Sets:  # noqa: ARG002 - every tool has a call
+        """List the aliases, the sets of addresses with their entries, and the security groups that rules may use."""
+        return await self._read(await self._path(p.vmid))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def set_firewall_alias(self, call: Call, p: SetAlias) -> Sets:
+        """Make an alias, or let it stand for something else: every rule that uses it changes with it."""
+        path, cidr = await self._path(p.vmid), _network(p.cidr)
+        there: list[Alias] = []
+
+        async def seen() -> Found | None:
+            now = next((each for each in (await self._read(path)).aliases if _same(each, p.name)), None)
+            if now and (_network(now.cidr), now.comment) == (cidr, p.comment):
+                return Found()
+            there[:] = [now] if now else []
+            old = {"name": p.name, "cidr": now.cidr, "comment": now.comment} if now else None
+            call.inverse(*(("set_firewall_alias", old | _of(p)) if old else _delete("alias", p)))
+            used = await firewall_uses.users(self.inventory, "alias", p.name, p.vmid) if now else []
+            call.target(_target("alias", p, now.cidr if now else "", cidr, used))
+            return None
+
+        async def act() -> None:
+            sent = {"cidr": cidr, "comment": p.comment or None}
+            if there:
+                await self.proxmox.put(f"{path}/aliases/{there[0].name}", **sent)
+            else:
+                await self.proxmox.post(f"{path}/aliases", name=p.name, **sent)
+
+        await call.once(seen, act)
+        return await self._read(path)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def set_firewall_ipset(self, call: Call, p: SetIpSet) -> Sets:
+        """Make a set of exactly these addresses, or make an existing one that: every rule that uses it changes."""
+        path, wanted = await self._path(p.vmid), {_member(each) for each in p.entries}
+        now: list[IpSet] = []
+
+        async def seen() -> Found | None:
+            now[:] = [each for each in (await self._read(path)).ipsets if each.name == p.name]
+            if now and set(now[0].entries) == wanted:
+                return Found()
+            undo = {"name": p.name, "entries": now[0].entries, "comment": now[0].comment} if now else None
+            call.inverse(*(("set_firewall_ipset", undo | _of(p)) if undo else _delete("ipset", p)))
+            old = ", ".join(sorted(now[0].entries)) if now else ""
+            used = await firewall_uses.users(self.inventory, "ipset", p.name, p.vmid) if now else []
+            call.target(_target("ipset", p, old, ", ".join(sorted(wanted)), used))
+            return None
+
+        async def act() -> None:
+            if not now:
+                await self.proxmox.post(f"{path}/ipset", name=p.name, comment=p.comment or None)
+            await self._make(f"{path}/ipset/{p.name}", set(now[0].entries) if now else set(), wanted)
+
+        await call.once(seen, act)
+        found = await self._read(path)
+        made = next((set(each.entries) for each in found.ipsets if each.name == p.name), None)
+        if made != wanted:
+            raise TaskFailed(f"the set {p.name} is {sorted(made or [])}, not what was asked for: call again")
+        return found
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def create_firewall_group(self, call: Call, p: NewGroup) -> Sets:
+        """Make a security group without rules, which no firewall uses yet."""
+        call.target(Target(f"firewall/group/{p.name}", f"security group {p.name}"))
+
+        async def seen() -> Found | None:
+            if p.name in (await self._read(CLUSTER)).groups:
+                return Found()
+            call.inverse("delete_firewall_set", {"kind": "group", "name": p.name})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.post(f"{CLUSTER}/groups", group=p.name, comment=p.comment or None)
+
+        await call.once(seen, act)
+        return await self._read(CLUSTER)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def delete_firewall_set(self, call: Call, p: DeleteName) -> DeletedName:
+        """Delete an alias, a set of addresses or a security group; Proxmox refuses a group that has rules.
+
+        What uses it is named: Proxmox deletes it all the same, and a rule that names it does nothing from then on.
+        """
+        if p.kind == "group" and p.vmid is not None:
+            raise Rejected("vmid: a guest has no security groups, they are the cluster's; leave it out")
+        path = await self._path(p.vmid)
+        entries: list[str] = []
+
+        async def seen() -> Found | None:
+            sets = await self._read(path)
+            kept: dict[str, dict[str, dict[str, Any]]] = {
+                "alias": {each.name: {"cidr": each.cidr, "comment": each.comment} for each in sets.aliases},
+                "ipset": {each.name: {"entries": each.entries, "comment": each.comment} for each in sets.ipsets},
+                "group": {name: {"comment": comment} for name, comment in sets.groups.items()},
+            }
+            if p.name not in kept[p.kind]:
+                return Found()
+            was = kept[p.kind][p.name]
+            entries[:] = was.get("entries", [])
+            targets.back(call, *_MAKES[p.kind], {"name": p.name, **was, **_of(p)})
+            used = await firewall_uses.users(self.inventory, p.kind, p.name, p.vmid)
+            call.target(_target(p.kind, p, was.get("cidr") or ", ".join(entries) or was["comment"], "", used))
+            return None
+
+        async def act() -> None:
+            if p.kind == "ipset":
+                await self._make(f"{path}/ipset/{p.name}", set(entries), set())
+            where = {"alias": "aliases", "ipset": "ipset", "group": "groups"}[p.kind]
+            await self.proxmox.delete(f"{path}/{where}/{p.name}")
+
+        await call.once(seen, act)
+        return DeletedName(p.kind, p.name)
+
+    async def _path(self, vmid: int | None) -> str:
+        """Return whose names are meant."""
+        return CLUSTER if vmid is None else f"{(await self.inventory.find(vmid)).path}/firewall"
+
+    async def _make(self, path: str, now: set[str], wanted: set[str]) -> None:
+        """Add what is missing before taking away what is too much: nobody is shut out meanwhile."""
+        turned = {each for each in now if _turned(each) in wanted}
+        for each in sorted(turned):  # the same address cannot stand in a set twice
+            await self._drop(path, each)
+        for each in sorted(wanted - now):
+            cidr = each.removeprefix("!")
+            await self.proxmox.post(path, cidr=cidr, nomatch=True if each != cidr else None)
+        for each in sorted(now - wanted - turned):
+            await self._drop(path, each)
+
+    async def _drop(self, path: str, entry: str) -> None:
+        await self.proxmox.delete(f"{path}/{entry.removeprefix('!').replace('/', '%2F')}")
+
+    async def _read(self, path: str) -> Sets:
+        aliases, ipsets = [await self.proxmox.get(f"{path}/{each}") or [] for each in ("aliases", "ipset")]
+        groups = await self.proxmox.get(f"{CLUSTER}/groups") or [] if path == CLUSTER else []
+        return Sets(
+            aliases=[Alias(one_line(e["name"]), one_line(e["cidr"]), _comment(e)) for e in aliases],
+            ipsets=[IpSet(one_line(e["name"]), await self._entries(path, e["name"]), _comment(e)) for e in ipsets],
+            groups={one_line(each["group"]): _comment(each) for each in groups},
+        )
+
+    async def _entries(self, path: str, name: str) -> list[str]:
+        found: list[Entry] = await self.proxmox.get(f"{path}/ipset/{name}") or []
+        return [("!" if int(each.get("nomatch") or 0) else "") + one_line(each["cidr"]) for each in found]
+
+
+_MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
+    "alias": ("set_firewall_alias", SetAlias),
+    "ipset": ("set_firewall_ipset", SetIpSet),
+    "group": ("create_firewall_group", NewGroup),
+}
+"""What makes each kind of name, and its parameters."""
+
+
+def _comment(entry: Entry) -> str:
+    return one_line(entry.get("comment") or "")
+
+
+def _same(alias: Alias, name: str) -> bool:
+    return alias.name.lower() == name.lower()  # Proxmox keeps aliases by their small letters
+
+
+def _turned(entry: str) -> str:
+    return entry.removeprefix("!") if entry.startswith("!") else f"!{entry}"
+
+
+def _network(text: str) -> str:
+    """Return an address or a network as Proxmox keeps it: a network of one address as the address alone."""
+    try:
+        found = ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise Rejected(f"{text!r} is neither an address nor a network: {error}") from error
+    return str(found.network_address) if found.num_addresses == 1 else str(found)
+
+
+def _member(entry: str) -> str:
+    """Return an entry of a set as Proxmox keeps it."""
+    plain = entry.removeprefix("!")
+    kept = plain if plain[:1].isalpha() and ":" not in plain else _network(plain)
+    return entry[: len(entry) - len(plain)] + kept
+
+
+def _of(p: SetAlias | SetIpSet | DeleteName) -> dict[str, Any]:
+    return {} if p.vmid is None else {"vmid": p.vmid}
+
+
+def _delete(kind: str, p: SetAlias | SetIpSet) -> tuple[str, dict[str, Any]]:
+    return "delete_firewall_set", {"kind": kind, "name": p.name, **_of(p)}
+
+
+def _target(kind: str, p: SetAlias | SetIpSet | DeleteName, old: str, new: str, used: Sequence[str] = ()) -> Target:
+    what = f"{kind} {p.name}: {old or 'nothing'} → {new or 'nothing'}"
+    whose = "the cluster" if p.vmid is None else f"guest {p.vmid}"
+    name = f"firewall/{kind}/{p.name}" if p.vmid is None else f"firewall/vmid/{p.vmid}/{kind}/{p.name}"
+    labels = [] if p.vmid is None else [f"guest/{p.vmid}"]
+    becomes = ", and changes with it" if new else "; Proxmox leaves it there, and it does nothing from then on"
+    lost = [line + becomes for line in used]
+    state = {"used": pages.digest(list(used))} if used else {}
+    return Target(name, f"{kind} {p.name} of the firewall of {whose}", {"value": old} | state, labels, [what, *lost])

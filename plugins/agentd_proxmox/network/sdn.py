@@ -1,0 +1,398 @@
+"""Software-defined networks: zones, virtual networks and subnets, which wait until they are put in force everywhere.
+
+As with a node's interfaces, what is made or changed waits, so it is of tier `operate`; what deletes, and what puts it
+in force on all nodes, is of tier `destroy`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+SDN: Final = "/cluster/sdn"
+Id = formats.SdnId
+Network = formats.Cidr
+Address = formats.Ip
+Tag = Annotated[int, Meta(ge=1, le=16_777_215, description="VLAN or VXLAN number")]
+LISTS: Final = (f"GET {SDN}/zones", f"GET {SDN}/vnets", f"GET {SDN}/vnets/{{vnet}}/subnets")
+
+
+class Zone(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A zone; pending: new, changed or deleted, until apply_sdn."""
+
+    zone: str
+    type: str
+    bridge: str = ""
+    peers: str = ""
+    nodes: str = ""
+    mtu: int = 0
+    pending: str = ""
+
+
+class Vnet(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A virtual network with its subnets."""
+
+    vnet: str
+    zone: str
+    tag: int = 0
+    alias: str = ""
+    vlan_aware: bool = False
+    subnets: list[str] = []
+    pending: str = ""
+
+
+class Sdn(msgspec.Struct, frozen=True):
+    """All zones and virtual networks as they will be; digest: of what waits to be put in force."""
+
+    zones: list[Zone]
+    vnets: list[Vnet]
+    pending: list[str]
+    digest: str
+
+
+class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the zone shall be; bridge: of type vlan, peers: the addresses of the nodes, of type vxlan.
+
+    What is left out stays; without: what it shall have no more.
+    """
+
+    zone: Id
+    type: Literal["simple", "vlan", "vxlan"]
+    bridge: fields.Bridge | None = None
+    peers: list[Address] | None = None
+    nodes: list[fields.Node] | None = None
+    mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
+    without: list[Literal["nodes", "mtu"]] = []
+
+
+class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the virtual network shall be; guests use it as a bridge of that name.  without: as with zones."""
+
+    vnet: Id
+    zone: Id
+    tag: Tag | None = None
+    alias: formats.OneLine | None = None
+    vlan_aware: bool | None = None
+    without: list[Literal["tag", "alias"]] = []
+
+
+class SetSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the subnet shall be; snat: the nodes translate what leaves it.  without: as with zones."""
+
+    vnet: Id
+    subnet: Network
+    gateway: Address | None = None
+    snat: bool | None = None
+    without: list[Literal["gateway"]] = []
+
+
+class DeleteSdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to delete; a subnet by vnet and its network."""
+
+    kind: Literal["zone", "vnet", "subnet"]
+    name: Id
+    subnet: Network | None = None
+
+
+class ApplySdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The digest of what waits (list_sdn)."""
+
+    digest: str
+
+
+class SdnTools:
+    """The tools for software-defined networks."""
+
+    calls: ClassVar[Calls] = {
+        "list_sdn": LISTS,
+        "set_sdn_zone": (*LISTS, f"POST {SDN}/zones", f"PUT {SDN}/zones/{{zone}}"),
+        "set_sdn_vnet": (*LISTS, f"POST {SDN}/vnets", f"PUT {SDN}/vnets/{{vnet}}"),
+        "set_sdn_subnet": (
+            *(*LISTS, f"POST {SDN}/vnets/{{vnet}}/subnets"),
+            f"PUT {SDN}/vnets/{{vnet}}/subnets/{{subnet}}",
+        ),
+        "delete_sdn": (
+            *(*LISTS, f"DELETE {SDN}/zones/{{zone}}", f"DELETE {SDN}/vnets/{{vnet}}"),
+            f"DELETE {SDN}/vnets/{{vnet}}/subnets/{{subnet}}",
+        ),
+        "apply_sdn": (*LISTS, *methods.PLACES, *methods.TASK, methods.TASKS, f"PUT {SDN}"),
+    }
+    needs: ClassVar[Needs] = {
+        each: methods.on("/sdn/zones/{zone}", "SDN.Audit", *(() if each == "list_sdn" else ("SDN.Allocate",)))
+        for each in calls
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
+    async def list_sdn(self, call: Call, p: fields.NoParameters) -> Sdn:  # noqa: ARG002 - every tool has a call
+        """List the zones and virtual networks with their subnets, and what of them is not in force yet."""
+        return await self._read()
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def set_sdn_zone(self, call: Call, p: SetZone) -> Sdn:
+        """Make a zone, or change one; it waits until apply_sdn."""
+        if (p.type == "vlan") != (p.bridge is not None) or (p.type == "vxlan") != (p.peers is not None):
+            raise Rejected("a zone of type vlan has a bridge, one of type vxlan has peers, one of type simple neither")
+        sent: Entry = {"bridge": p.bridge, "peers": _joined(p.peers), "nodes": _joined(p.nodes), "mtu": p.mtu}
+        await self._set(call, "zone", p, sent, {"type": p.type})
+        return await self._read()
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def set_sdn_vnet(self, call: Call, p: SetVnet) -> Sdn:
+        """Make a virtual network in a zone, or change one; it waits until apply_sdn."""
+        if p.zone not in {each.zone for each in (await self._read()).zones if each.pending != "deleted"}:
+            raise NotFound(f"zone: there is no zone {p.zone!r}; set_sdn_zone makes one")
+        sent: Entry = {"zone": p.zone, "tag": p.tag, "alias": p.alias, "vlanaware": p.vlan_aware}
+        await self._set(call, "vnet", p, sent, {})
+        return await self._read()
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
+    async def set_sdn_subnet(self, call: Call, p: SetSubnet) -> Sdn:
+        """Add a subnet to a virtual network, or change one; it waits until apply_sdn."""
+        call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
+        path, there = f"{SDN}/vnets/{p.vnet}/subnets", list[str]()
+        sent = {key: value for key, value in {"gateway": p.gateway, "snat": p.snat}.items() if value is not None}
+        _once(p, sent)
+
+        async def seen() -> Found | None:
+            now = next((each for each in await self._kept(p.vnet) if _cidr(each) == p.subnet), None)
+            there[:] = [one_line(now["subnet"])] if now else []
+            if now is None:
+                call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
+                return None
+            old = _effective(now)
+            if _agrees(old, sent) and not any(old.get(each) for each in p.without):
+                return Found()
+            targets.back(call, *_was("subnet", old | {"vnet": p.vnet, "subnet": p.subnet}))
+            return None
+
+        async def act() -> None:
+            if there:
+                await self.proxmox.put(f"{path}/{there[0]}", **sent, delete=",".join(p.without) or None)
+            else:
+                await self.proxmox.post(path, subnet=p.subnet, type="subnet", **sent)
+
+        await call.once(seen, act)
+        return await self._read()
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def delete_sdn(self, call: Call, p: DeleteSdn) -> Sdn:
+        """Delete a zone, a virtual network or a subnet; it is in force until apply_sdn."""
+        if (p.kind == "subnet") != (p.subnet is not None):
+            raise Rejected("subnet: is said for the kind subnet, and for no other")
+        path: list[str] = []
+
+        async def seen() -> Found | None:
+            there, inside, path[:] = await self._inside(p)
+            if not there:
+                return Found()
+            if inside:
+                raise Rejected(f"{p.kind} {p.name} is not empty: {', '.join(inside)}; delete_sdn them first")
+            title = f"{p.kind} {p.subnet or p.name} of the software-defined networks"
+            state = {"is": pages.digest(there)}
+            if set(there) <= KNOWN:  # else it has settings that these tools do not know
+                targets.back(call, *_was(p.kind, there))
+            call.target(Target(f"sdn/{p.name}", title, state, [], ["the network of the guests on it, after apply_sdn"]))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"{SDN}/{path[0]}")
+
+        await call.once(seen, act)
+        return await self._read()
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def apply_sdn(self, call: Call, p: ApplySdn) -> Sdn:
+        """Put what waits in force on all nodes."""
+
+        async def seen() -> Found | None:
+            now = await self._read()
+            if not now.pending:  # it waits no more as soon as it is asked for, and the nodes may still be at it
+                return Found(await self._applying())
+            if now.digest != p.digest:
+                raise Rejected(f"digest: what waits is not what was looked at (now {now.digest}); list_sdn again")
+            title = f"software-defined networks of the cluster: {len(now.pending)} changes"
+            call.target(Target("sdn/cluster", title, {"pending": now.digest}, [], now.pending))
+            return None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.put(SDN))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        return await self._read()
+
+    async def _applying(self) -> str:
+        """Return our own task that puts networks in force now, on whatever node; "" if there is none."""
+        nodes = [str(each["node"]) for each in await self.inventory.resources("node") if each.get("status") == "online"]
+        active = await self.inventory.active(nodes)
+        ours = [e.text for e in active if e.type == "reloadnetworkall" and e.user == self.proxmox.user]
+        return ours[0] if ours else ""
+
+    async def _inside(self, p: DeleteSdn) -> tuple[Entry, list[str], list[str]]:
+        """Return what is meant ({} if it is not there), what is in it, and where it lies in the API."""
+        if p.kind == "subnet":
+            subnet = next((each for each in await self._kept(p.name) if _cidr(each) == p.subnet), {})
+            said = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
+            return said, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
+        there: Entry = next((each for each in await self._those(f"{p.kind}s") if each.get(p.kind) == p.name), {})
+        if not there:
+            return {}, [], []
+        if p.kind == "vnet":
+            inside = sorted(_cidr(each) for each in await self._kept(p.name))
+        else:
+            inside = [one_line(each["vnet"]) for each in await self._those("vnets") if each.get("zone") == p.name]
+        return there, inside, [f"{p.kind}s/{p.name}"]
+
+    async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:
+        """Make or change a zone or a virtual network."""
+        path, name = f"{SDN}/{key}s", str(getattr(p, key))
+        call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
+        said = {each: value for each, value in sent.items() if value is not None}
+        _once(p, said)
+        there: list[Entry] = []
+
+        async def seen() -> Found | None:
+            there[:] = [each for each in await self._those(f"{key}s") if each.get(key) == name]
+            if not there:
+                call.inverse("delete_sdn", {"kind": key, "name": name})
+                return None
+            if first and there[0].get("type") != first["type"]:
+                raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
+            if _agrees(there[0], said) and not any(there[0].get(each) for each in p.without):
+                return Found()
+            targets.back(call, *_was(key, there[0]))
+            return None
+
+        async def act() -> None:
+            if there:
+                await self.proxmox.put(f"{path}/{name}", **said, delete=",".join(p.without) or None)
+            else:
+                await self.proxmox.post(path, **{key: name}, **first, **said)
+
+        await call.once(seen, act)
+
+    async def _read(self) -> Sdn:
+        zones = [_zone(each) for each in await self.proxmox.get(f"{SDN}/zones", pending=True) or []]
+        vnets, waiting = [], [f"zone {each.zone} ({each.pending})" for each in zones if each.pending]
+        for entry in await self.proxmox.get(f"{SDN}/vnets", pending=True) or []:
+            subnets = await self._entries(entry["vnet"])
+            vnets.append(_vnet(entry, sorted(_cidr(each) for each in subnets if each.get("state") != "deleted")))
+            waiting += [f"virtual network {each.vnet} ({each.pending})" for each in vnets[-1:] if each.pending]
+            waiting += [f"subnet {_cidr(each)} ({one_line(each['state'])})" for each in subnets if each.get("state")]
+        return Sdn(zones, vnets, waiting, pages.digest([waiting, zones, vnets]) if waiting else "")
+
+    async def _entries(self, vnet: str) -> list[Entry]:
+        return await self.proxmox.get(f"{SDN}/vnets/{vnet}/subnets", pending=True) or []
+
+    async def _those(self, kind: str) -> list[Entry]:
+        """Return the zones or virtual networks as they will be."""
+        entries: list[Entry] = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
+        return [_effective(each) for each in entries if each.get("state") != "deleted"]
+
+    async def _kept(self, vnet: str) -> list[Entry]:
+        return [each for each in await self._entries(vnet) if each.get("state") != "deleted"]
+
+
+KNOWN: Final = frozenset(
+    {
+        *("zone", "type", "bridge", "peers", "nodes", "mtu", "vnet", "tag", "alias", "vlanaware", "subnet", "cidr"),
+        *("gateway", "snat", "network", "mask", "state", "pending", "digest"),
+    }
+)
+"""The settings of zones, networks and subnets that these tools can give, and what Proxmox says besides."""
+
+
+def _was(kind: str, entry: Entry) -> tuple[str, type[msgspec.Struct], Entry]:
+    """Return what makes a zone, a virtual network or a subnet as it is, and the parameters of that tool."""
+    name, parameters = _MAKES[kind]
+    switches = {"vlan_aware": bool(int(entry.get("vlanaware") or 0)), "snat": bool(int(entry.get("snat") or 0))}
+    whole = (entry | switches).items()
+    said = {key: value for key, value in whole if key in parameters.__struct_fields__ and value not in (None, "")}
+    lists: Entry = {key: str(said[key]).split(",") for key in ("peers", "nodes") if key in said}
+    numbers: Entry = {key: int(said[key]) for key in ("mtu", "tag") if key in said}
+    return name, parameters, {**said, **lists, **numbers, "without": sorted(_MAY_LACK[kind] - set(said))}
+
+
+def _once(p: SetZone | SetVnet | SetSubnet, said: Entry) -> None:
+    """Refuse to set and to take away the same."""
+    if both := sorted(set(said) & set(p.without)):
+        raise Rejected(f"without: {both[0]} is said as well; say one of both")
+
+
+_MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
+    "zone": ("set_sdn_zone", SetZone),
+    "vnet": ("set_sdn_vnet", SetVnet),
+    "subnet": ("set_sdn_subnet", SetSubnet),
+}
+_MAY_LACK: Final = {"zone": {"nodes", "mtu"}, "vnet": {"tag", "alias"}, "subnet": {"gateway"}}
+
+
+def _joined(names: list[str] | None) -> str | None:
+    return None if names is None else ",".join(names)
+
+
+def _agrees(entry: Entry, said: Entry) -> bool:
+    """Tell whether an entry is as it is to be; for Proxmox, what is off and what is not said are the same."""
+    return all(str(entry.get(key) or 0) == str(_plain(value) or 0) for key, value in said.items())
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _effective(entry: Entry) -> Entry:
+    """Return an entry as it will be: what waits stands in it under `pending`, and `deleted` for what is taken away."""
+    whole = entry | (entry.get("pending") or {})
+    return {key: value for key, value in whole.items() if value != "deleted" or key == "state"}
+
+
+def _cidr(entry: Entry) -> str:
+    """Return the network of a subnet; its name in the API is `ZONE-ADDRESS-LENGTH`."""
+    _, address, length = f"--{entry['subnet']}".rsplit("-", 2)
+    return one_line(_effective(entry).get("cidr") or f"{address}/{length}")
+
+
+def _zone(entry: Entry) -> Zone:
+    data = _effective(entry)
+    return Zone(
+        zone=one_line(data["zone"]),
+        type=one_line(data.get("type") or ""),
+        bridge=one_line(data.get("bridge") or ""),
+        peers=one_line(data.get("peers") or ""),
+        nodes=one_line(data.get("nodes") or ""),
+        mtu=int(data.get("mtu") or 0),
+        pending=one_line(entry.get("state") or ""),
+    )
+
+
+def _vnet(entry: Entry, subnets: list[str]) -> Vnet:
+    data = _effective(entry)
+    return Vnet(
+        vnet=one_line(data["vnet"]),
+        zone=one_line(data.get("zone") or ""),
+        tag=int(data.get("tag") or 0),
+        alias=one_line(data.get("alias") or ""),
+        vlan_aware=bool(int(data.get("vlanaware") or 0)),
+        subnets=subnets,
+        pending=one_line(entry.get("state") or ""),
+    )

@@ -1,0 +1,1 @@
+"""Nodes: services, logs, power, certificates, disks and interfaces."""

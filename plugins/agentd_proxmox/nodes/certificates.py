@@ -1,0 +1,140 @@
+"""Certificates of nodes: how long they hold, and to have them made or renewed by an ACME provider."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import msgspec
+
+from agentd.errors import Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, targets
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
+
+    Entry = dict[str, Any]
+
+SOON: Final = 14
+"""Days before its end from which on a certificate is warned of."""
+DUE: Final = 30
+"""Days before its end from which on Proxmox renews a certificate (API2/ACME.pm)."""
+FRESH: Final = timedelta(hours=3)
+"""A certificate of this age is the one that was asked for: providers date theirs back by an hour."""
+OURS: Final = "pveproxy-ssl.pem"
+"""The certificate that Proxmox got for the node, beside the one of the cluster's own CA."""
+PATH: Final = "/nodes/{node}/certificates"
+
+
+class Certificate(msgspec.Struct, frozen=True):
+    """A certificate of the node; days: until its end."""
+
+    file: str
+    subject: str
+    issuer: str
+    names: list[str]
+    since: datetime
+    until: datetime
+    days: int
+    fingerprint: str
+
+
+class Certificates(msgspec.Struct, frozen=True):
+    """The certificates of a node."""
+
+    node: str
+    certificates: list[Certificate]
+
+
+class CertificateTools:
+    """The tools for certificates."""
+
+    calls: ClassVar[Calls] = {
+        "list_certificates": (f"GET {PATH}/info",),
+        "renew_certificate": (
+            *(*methods.TASK, methods.TASKS, f"GET {PATH}/info", "GET /nodes/{node}/config"),
+            *(f"{verb} {PATH}/acme/certificate" for verb in ("POST", "PUT")),
+        ),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
+    async def list_certificates(self, call: Call, p: fields.OneNode) -> Certificates:
+        """List a node's certificates with the days that they still hold, and warn of those that end soon."""
+        found = await self._read(p.node)
+        for each in found:
+            if each.days < SOON:
+                call.warn(f"{each.file} of {p.node} ends in {each.days} days ({each.until:%Y-%m-%d})")
+        return Certificates(p.node, found)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
+    async def renew_certificate(self, call: Call, p: fields.OneNode) -> Certificates:
+        """Have a node's certificate made by its ACME provider, or renewed in its last 30 days.
+
+        One that holds longer is left alone.  The node's web server takes it up by itself.
+        """
+        call.target(Target(f"certificate/{p.node}", f"certificate of {p.node}", labels=[f"node/{p.node}"]))
+        there: list[Certificate] = []
+
+        async def seen() -> Found | None:
+            if ours := await targets.running(self.inventory, p.node, {"acmenewcert", "acmerenew"}, ""):
+                return Found(ours[0].text)
+            found = await self._read(p.node)
+            there[:] = [each for each in found if each.file == OURS]
+            if there and (there[0].days >= DUE or datetime.now(UTC) - there[0].since < FRESH):
+                return Found()
+            await self._orderable(p.node, found)
+            return None
+
+        async def act() -> str | None:
+            send = self.proxmox.put if there else self.proxmox.post
+            return upid_of(await send(f"/nodes/{p.node}/certificates/acme/certificate"))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        found = await self._read(p.node)
+        if all(each.file != OURS for each in found):
+            raise TaskFailed(f"the task ended well, and {p.node} has no certificate {OURS}")
+        return Certificates(p.node, found)
+
+    async def _orderable(self, node: str, found: list[Certificate]) -> None:
+        """Refuse what Proxmox could not order, and what would shut agentd out."""
+        config: Entry = await self.proxmox.get(f"/nodes/{node}/config") or {}
+        if not any(key.startswith("acmedomain") for key in config) and "domains=" not in str(config.get("acme") or ""):
+            raise Rejected(
+                f"{node} has no domain to ask an ACME provider for: a person registers an account and says the domain "
+                f"(pvenode acme account register, pvenode config set --acmedomain0 {node}.example.com)"
+            )
+        pinned = (self.proxmox.settings.fingerprint or "").upper()
+        if pinned and pinned in {each.fingerprint.upper() for each in found}:
+            raise Rejected(
+                f"{node}: [proxmox] fingerprint pins a certificate of this node, and a new one could shut agentd out; "
+                "use ca_file instead"
+            )
+
+    async def _read(self, node: str) -> list[Certificate]:
+        now = datetime.now(UTC)
+        found = [_certificate(each, now) for each in await self.proxmox.get(f"/nodes/{node}/certificates/info") or []]
+        return sorted(found, key=lambda each: (each.until, each.file))
+
+
+def _certificate(entry: Entry, now: datetime) -> Certificate:
+    since, until = (datetime.fromtimestamp(int(entry.get(key) or 0), UTC) for key in ("notbefore", "notafter"))
+    return Certificate(
+        file=one_line(entry.get("filename") or ""),
+        subject=one_line(entry.get("subject") or ""),
+        issuer=one_line(entry.get("issuer") or ""),
+        names=[one_line(each) for each in entry.get("san") or []],
+        since=since,
+        until=until,
+        days=(until - now).days,
+        fingerprint=one_line(entry.get("fingerprint") or ""),
+    )

@@ -1,0 +1,378 @@
+"""Network interfaces of a node: what is changed waits in a file beside the one in force until it is applied.
+
+A change can be looked at and dropped for as long as it waits, so it is of tier `operate`; to apply it can cut the node
+off, and to drop it loses what somebody has prepared: both are of tier `destroy`, and show the difference line by line.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
+
+    Entry = dict[str, Any]
+
+PATH: Final = "/nodes/{node}/network"
+Interface = formats.Interface
+Cidr = formats.Cidr4
+Cidr6 = formats.Cidr6
+Address = formats.Ip4
+BondMode = Literal["active-backup", "802.3ad", "balance-rr", "balance-xor", "balance-alb", "balance-tlb", "broadcast"]
+Address6 = formats.Ip6
+
+
+class InterfaceLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An interface; ports: of a bridge, members: of a bond."""
+
+    iface: str
+    type: str
+    active: bool = False
+    autostart: bool = False
+    cidr: str = ""
+    gateway: str = ""
+    cidr6: str = ""
+    gateway6: str = ""
+    ports: str = ""
+    members: str = ""
+    vlan_aware: bool = False
+    comment: str = ""
+
+
+class Interfaces(msgspec.Struct, frozen=True):
+    """The interfaces of a node, and what waits to be applied, as the lines of a difference.
+
+    digest  of what waits; apply_network and revert_network do nothing if it is another one
+    """
+
+    node: str
+    interfaces: list[InterfaceLine]
+    pending: list[str]
+    digest: str
+
+
+class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the interface shall be; of one that exists, what is left out stays.
+
+    ports     of a bridge: the interfaces under it
+    members   of a bond: its interfaces; mode: how it shares them
+    parent    of a VLAN: the interface it lies on; its number is the end of its name (vmbr0.20)
+    without   what it shall have no more
+    """
+
+    node: fields.Node
+    iface: Interface
+    type: Literal["bridge", "bond", "vlan", "eth"]
+    cidr: Cidr | None = None
+    gateway: Address | None = None
+    cidr6: Cidr6 | None = None
+    gateway6: Address6 | None = None
+    ports: list[Interface] | None = None
+    members: list[Interface] | None = None
+    mode: BondMode | None = None
+    parent: Interface | None = None
+    vlan_aware: bool | None = None
+    mtu: Annotated[int, Meta(ge=1280, le=65_520)] | None = None
+    comment: formats.OneLine | None = None
+    autostart: bool | None = None
+    without: list[Literal["cidr", "gateway", "cidr6", "gateway6", "mtu", "comment"]] = []
+
+
+class DeleteInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which interface of which node."""
+
+    node: fields.Node
+    iface: Interface
+
+
+class Apply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which node, and the digest of what waits there (list_interfaces)."""
+
+    node: fields.Node
+    digest: str
+
+
+class NodeNetwork:
+    """The tools for a node's interfaces."""
+
+    calls: ClassVar[Calls] = {
+        "list_interfaces": (f"GET {PATH}",),
+        "set_interface": (f"GET {PATH}", f"POST {PATH}", f"PUT {PATH}/{{iface}}", f"DELETE {PATH}"),
+        "delete_interface": (f"GET {PATH}", f"DELETE {PATH}/{{iface}}", f"DELETE {PATH}"),
+        "apply_network": (*methods.TASK, methods.TASKS, f"GET {PATH}", f"PUT {PATH}"),
+        "revert_network": (f"GET {PATH}", f"DELETE {PATH}"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
+    async def list_interfaces(self, call: Call, p: fields.OneNode) -> Interfaces:  # noqa: ARG002 - every tool has a call
+        """List the interfaces of a node as they will be, and what of that waits to be applied."""
+        return await self._read(p.node)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def set_interface(self, call: Call, p: SetInterface) -> Interfaces:
+        """Make a bridge, bond or VLAN of a node, or change an interface; it waits until apply_network."""
+        call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
+        sent, gone = _sent(p), _gone(p)
+        there: list[Entry] = []
+
+        async def seen() -> Found | None:
+            now = await self._one(p.node, p.iface)
+            there[:] = [now] if now is not None else []
+            if now is not None:
+                _fits(p, now)
+                same = all(_same(now, key, value) for key, value in sent.items() if key != "type")
+                if same and not any(now.get(each) for each in gone):
+                    return Found()
+                targets.back(call, "set_interface", SetInterface, _was(p.node, now))
+                return None
+            if p.type == "eth":
+                raise NotFound(f"iface: {p.node} has no network card {p.iface!r}")
+            call.inverse("delete_interface", {"node": p.node, "iface": p.iface})
+            return None
+
+        async def act() -> None:
+            if there:  # Proxmox takes addresses that are not said for wanted away
+                kept = {key: value for key, value in there[0].items() if key in KEPT and key not in gone}
+                said = kept | sent | {"type": there[0]["type"], "delete": ",".join(gone) or None}
+                await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **said)
+            else:
+                await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
+
+        await call.once(seen, act)
+        return await self._settled(p.node)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def delete_interface(self, call: Call, p: DeleteInterface) -> Interfaces:
+        """Take an interface out of a node's configuration; it is there until apply_network."""
+
+        async def seen() -> Found | None:
+            now = await self._one(p.node, p.iface)
+            if now is None:
+                return Found()
+            users = await self._users(p.node, p.iface)
+            if users:
+                raise Rejected(f"{p.iface} of {p.node} is used by {', '.join(users)}: change that first")
+            lines = [f"{key} {one_line(now[key])}" for key in ("cidr", "bridge_ports", "slaves") if now.get(key)]
+            name, title = f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node} ({now.get('type')})"
+            if (
+                set(now) <= KNOWN and now.get("bridge_stp") != "on"
+            ):  # else it has settings that set_interface does not know
+                targets.back(call, "set_interface", SetInterface, _was(p.node, now))
+            call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/nodes/{p.node}/network/{p.iface}")
+
+        await call.once(seen, act)
+        return await self._settled(p.node)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def apply_network(self, call: Call, p: Apply) -> Interfaces:
+        """Put what waits in force on a node; a mistake in it can cut the node off."""
+
+        async def seen() -> Found | None:
+            ours = await targets.running(self.inventory, p.node, {"srvreload"}, "networking")
+            return Found(ours[0].text) if ours else await self._waiting(call, p, "put in force")
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.put(f"/nodes/{p.node}/network"))
+
+        found = await call.once(seen, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:  # a reload of the network can end the task that does it
+            now = await self._read(p.node)
+            if now.pending:
+                raise
+            call.warn(f"{error}; but nothing waits any more on {p.node}")
+            return now
+        return await self._read(p.node)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
+    async def revert_network(self, call: Call, p: Apply) -> Interfaces:
+        """Drop what waits to be put in force on a node; the interfaces stay as they are."""
+
+        async def seen() -> Found | None:
+            return await self._waiting(call, p, "dropped")
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/nodes/{p.node}/network")
+
+        await call.once(seen, act)
+        return await self._read(p.node)
+
+    async def _waiting(self, call: Call, p: Apply, becomes: str) -> Found | None:
+        """Say what is going to be put in force or dropped; Found if nothing waits."""
+        now = await self._read(p.node)
+        if not now.pending:
+            return Found()
+        if now.digest != p.digest:
+            raise Rejected(f"digest: what waits on {p.node} is not what was looked at (now {now.digest}); look again")
+        lines = [each for each in now.pending if each[:1] in "+-" and each[:3] not in {"+++", "---"}]
+        title = f"network of {p.node}: {len(lines)} lines are {becomes}"
+        call.target(Target(f"network/{p.node}", title, {"pending": now.digest}, [f"node/{p.node}"], lines))
+        return None
+
+    async def _read(self, node: str) -> Interfaces:
+        answer = await self.proxmox.whole(f"/nodes/{node}/network")
+        lines = sorted((_line(each) for each in answer.get("data") or []), key=lambda each: each.iface)
+        pending = [one_line(each) for each in str(answer.get("changes") or "").splitlines()]
+        return Interfaces(node, lines, pending, pages.digest(pending) if pending else "")
+
+    async def _settled(self, node: str) -> Interfaces:
+        """Return the interfaces; a file of changes that differs by blanks alone is dropped.
+
+        Proxmox keeps that file after a change was taken back, and so says that something waits.
+        """
+        now = await self._read(node)
+        if not now.pending or _differs(now.pending):
+            return now
+        await self.proxmox.delete(f"/nodes/{node}/network")
+        return await self._read(node)
+
+    async def _entries(self, node: str) -> list[Entry]:
+        return await self.proxmox.get(f"/nodes/{node}/network") or []
+
+    async def _one(self, node: str, iface: str) -> Entry | None:
+        return next((each for each in await self._entries(node) if each.get("iface") == iface), None)
+
+    async def _users(self, node: str, iface: str) -> list[str]:
+        """Return the interfaces that lie on one."""
+        found = []
+        for each in await self._entries(node):
+            under = f"{each.get('bridge_ports') or ''} {each.get('slaves') or ''} {each.get('vlan-raw-device') or ''} "
+            under += f"{each.get('ovs_ports') or ''} {each.get('ovs_bonds') or ''}"
+            if iface in under.split() or str(each.get("iface")).startswith(f"{iface}."):
+                found.append(one_line(each["iface"]))
+        return found
+
+
+def _differs(pending: list[str]) -> bool:
+    """Tell whether the lines of a difference say more than other blanks, place by place."""
+    for changed, lines in itertools.groupby(pending, lambda line: line[:1] in {"+", "-"}):
+        block = [line for line in lines if line[:3] not in {"+++", "---"}]
+        old, new = ([" ".join(e[1:].split()) for e in block if e[:1] == sign and e[1:].strip()] for sign in "-+")
+        if changed and old != new:
+            return True
+    return False
+
+
+KEPT: Final = (
+    *("type", "cidr", "gateway", "cidr6", "gateway6", "autostart", "bridge_ports", "bridge_vlan_aware", "bridge_vids"),
+    *("ovs_bonds", "ovs_bridge", "ovs_options", "ovs_ports", "ovs_tag", "comments6"),
+    *("slaves", "bond_mode", "bond-primary", "bond_xmit_hash_policy", "vlan-id", "vlan-raw-device", "mtu", "comments"),
+)
+"""What of an interface is sent along with a change."""
+
+
+TEXTS: Final = {
+    "cidr": "cidr", "gateway": "gateway", "cidr6": "cidr6", "gateway6": "gateway6", "comment": "comments",
+    "mode": "bond_mode", "parent": "vlan-raw-device",
+}  # fmt: skip
+LISTS: Final = {"ports": "bridge_ports", "members": "slaves"}
+KNOWN: Final = frozenset(
+    {
+        *(*TEXTS.values(), *LISTS.values(), "iface", "type", "autostart", "mtu", "bridge_vlan_aware", "vlan-id"),
+        *("active", "exists", "priority", "families", "altnames", "bridge_stp", "bridge_fd"),
+        *("method", "address", "netmask", "method6", "address6", "netmask6"),
+    }
+)
+"""The settings of an interface that set_interface can give, and what Proxmox says besides."""
+
+
+def _sent(p: SetInterface) -> Entry:
+    if p.type == "bond" and p.members is not None and not p.members:
+        raise Rejected("members: a bond has at least one interface")
+    twice = [each for each in p.without if getattr(p, each) is not None]
+    if twice:
+        raise Rejected(f"without: {twice[0]} is said as well; say one of both")
+    said = {
+        "type": p.type,
+        "cidr": p.cidr,
+        "gateway": p.gateway,
+        "cidr6": p.cidr6,
+        "gateway6": p.gateway6,
+        "bridge_ports": " ".join(p.ports or []) or None,
+        "slaves": None if p.members is None else " ".join(p.members),
+        "bond_mode": p.mode,
+        "vlan-raw-device": p.parent,
+        "bridge_vlan_aware": p.vlan_aware,
+        "mtu": p.mtu,
+        "comments": p.comment,
+        "autostart": p.autostart,
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _was(node: str, now: Entry) -> Entry:
+    """Return the parameters of set_interface that make an interface as it is."""
+    kind = str(now.get("type")).removeprefix("OVS")
+    text = {name: one_line(now[key]) for name, key in TEXTS.items() if now.get(key)}
+    lists = {name: str(now[key]).split() for name, key in LISTS.items() if now.get(key)}
+    switches = {"autostart": bool(int(now.get("autostart") or 0))}
+    if kind == "bridge" and not str(now.get("type")).startswith("OVS"):
+        switches["vlan_aware"] = bool(int(now.get("bridge_vlan_aware") or 0))
+        lists.setdefault("ports", [])
+    mtu = {"mtu": int(now["mtu"])} if now.get("mtu") else {}
+    without = [each for each in ("cidr", "gateway", "cidr6", "gateway6", "comment") if each not in text]
+    named = {"node": node, "iface": now["iface"], "type": kind.lower() if kind != "eth" else kind}
+    return named | text | lists | switches | mtu | {"without": without + ["mtu"] * (not mtu)}
+
+
+def _gone(p: SetInterface) -> list[str]:
+    """Return what is taken away, as Proxmox calls it; a gateway goes with its address."""
+    gone = {"comments" if each == "comment" else each for each in p.without}
+    gone |= {"bridge_ports"} if p.ports == [] else set()
+    gone |= {f"gateway{each}" for each in ("", "6") if f"cidr{each}" in gone and not getattr(p, f"gateway{each}")}
+    return sorted(gone)
+
+
+def _fits(p: SetInterface, now: Entry) -> None:
+    """Refuse to make another kind of an interface, or to say of an Open vSwitch what it does not have."""
+    kind = str(now.get("type"))
+    if kind not in {p.type, f"OVS{p.type.capitalize()}"}:
+        raise Rejected(f"type: {p.iface} of {p.node} is of type {kind}: delete_interface first")
+    said = [each for each in ("ports", "members", "mode", "parent", "vlan_aware") if getattr(p, each) is not None]
+    if kind.startswith("OVS") and said:
+        raise Rejected(f"{said[0]}: {p.iface} of {p.node} belongs to Open vSwitch; change that by api_call")
+
+
+def _same(entry: Entry, key: str, value: object) -> bool:
+    plain = int(value) if isinstance(value, bool) else value
+    return str(entry.get(key) or (0 if isinstance(value, bool) else "")).strip() == str(plain)
+
+
+def _line(entry: Entry) -> InterfaceLine:
+    return InterfaceLine(
+        iface=one_line(entry["iface"]),
+        type=one_line(entry.get("type") or "unknown"),
+        active=bool(int(entry.get("active") or 0)),
+        autostart=bool(int(entry.get("autostart") or 0)),
+        cidr=one_line(entry.get("cidr") or ""),
+        gateway=one_line(entry.get("gateway") or ""),
+        cidr6=one_line(entry.get("cidr6") or ""),
+        gateway6=one_line(entry.get("gateway6") or ""),
+        ports=one_line(entry.get("bridge_ports") or entry.get("ovs_ports") or ""),
+        members=one_line(entry.get("slaves") or entry.get("ovs_bonds") or ""),
+        vlan_aware=bool(int(entry.get("bridge_vlan_aware") or 0)),
+        comment=one_line(entry.get("comments") or ""),
+    )

@@ -1,0 +1,183 @@
+"""Nodes go down and come back, and tasks are stopped: what takes others with it, so it is shown before it is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
+
+from agentd.errors import NotFound, ProxmoxUnavailable, Rejected
+from agentd.proxmox.responses import Upid, one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, targets
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+
+class StopNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which node.  without_quorum: even if those that stay are too few to decide anything."""
+
+    node: fields.Node
+    command: Literal["reboot", "shutdown"]
+    without_quorum: bool = False
+
+
+class WakeNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which node; its MAC address stands in its configuration."""
+
+    node: fields.Node
+
+
+class NodeState(msgspec.Struct, frozen=True):
+    """A node as the cluster sees it now, and the guests that ran on it."""
+
+    node: str
+    status: str
+    guests: list[str]
+
+
+class StopTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which task."""
+
+    upid: str
+
+
+class StoppedTask(msgspec.Struct, frozen=True):
+    """How a task ended."""
+
+    upid: str
+    status: str
+
+
+class NodePower:
+    """The tools that stop and wake nodes, and end tasks."""
+
+    calls: ClassVar[Calls] = {
+        "stop_node": (*methods.PLACES, "GET /cluster/status", "POST /nodes/{node}/status"),
+        "wake_node": ("GET /cluster/status", "POST /nodes/{node}/wakeonlan"),
+        "stop_task": (*methods.TASK, "DELETE /nodes/{node}/tasks/{upid}"),
+    }
+    needs: ClassVar[Needs] = {
+        "stop_node": methods.on(methods.VM, "VM.Audit"),
+        "stop_task": methods.on("/nodes/{node}", "Sys.Audit", "Sys.Modify"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="node_management")
+    async def stop_node(self, call: Call, p: StopNode) -> NodeState:
+        """Shut a node down or reboot it; its guests are shut down with it, unless HA or somebody moves them first."""
+        running: list[Place] = []
+
+        async def seen() -> Found | None:
+            nodes = await self._nodes()
+            if p.command == "shutdown" and not nodes[_known(nodes, p.node)]:
+                return Found()
+            if not nodes[_known(nodes, p.node)]:
+                raise Rejected(f"{p.node} is not online, so it cannot be rebooted; wake_node wakes it")
+            if not p.without_quorum:
+                _enough(nodes, p.node)
+            running[:] = await self._running(p.node)
+            call.target(_target(p, running, ours=await self._answering() == p.node))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.post(f"/nodes/{p.node}/status", command=p.command)
+
+        await call.once(seen, act)
+        if p.command == "reboot":
+            call.warn(f"{p.node} was told to reboot; list_nodes says when it is back")
+        else:
+            call.warn(f"{p.node} was told to shut down; it is away when its guests have stopped")
+        return NodeState(p.node, await self._state(p.node), [at.title for at in running])
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
+    async def wake_node(self, call: Call, p: WakeNode) -> NodeState:
+        """Wake a node over its network card; whether it comes up, list_nodes says after some minutes."""
+        call.target(Target(f"node/{p.node}", f"node {p.node}"))
+
+        async def seen() -> Found | None:
+            nodes = await self._nodes()
+            return Found() if nodes[_known(nodes, p.node)] else None
+
+        async def act() -> None:
+            await self.proxmox.post(f"/nodes/{p.node}/wakeonlan")
+
+        await call.once(seen, act)
+        return NodeState(p.node, await self._state(p.node), [])
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
+    async def stop_task(self, call: Call, p: StopTask) -> StoppedTask:
+        """End a task that runs, and say how it ended; what it had begun may be left half made, with a lock."""
+        upid = Upid.parse(p.upid)
+
+        async def seen() -> Found | None:
+            if not (await self.proxmox.task(p.upid)).running:
+                return Found()
+            title = f"task {upid.type} {upid.id or '(no id)'} of {upid.user} on {upid.node}, running"
+            labels = [f"node/{upid.node}", *([f"guest/{upid.id}"] if upid.id.isdigit() else [])]
+            loses = [f"what {upid.type} has done so far; a lock or a half-made volume may stay"]
+            call.target(Target(f"task/{p.upid}", title, {"running": True}, labels, loses))
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/nodes/{upid.node}/tasks/{p.upid}")
+
+        await call.once(seen, act)
+        while (status := await self.proxmox.task(p.upid)).running:
+            await targets.pause(call, f"waiting until {p.upid} has ended")
+        return StoppedTask(p.upid, one_line(status.exit))
+
+    async def _nodes(self) -> dict[str, bool]:
+        """Return the nodes, and whether each is online, as the cluster sees it now."""
+        entries = await self.proxmox.get("/cluster/status") or []
+        return {one_line(e["name"]): bool(int(e.get("online") or 0)) for e in entries if e.get("type") == "node"}
+
+    async def _answering(self) -> str:
+        """Return the node through which agentd reaches the cluster."""
+        entries = await self.proxmox.get("/cluster/status") or []
+        return next((one_line(e["name"]) for e in entries if int(e.get("local") or 0)), "")
+
+    async def _state(self, node: str) -> str:
+        """Return how a node is; what was done to it is no failure because it went away before it could say so."""
+        try:
+            return "online" if (await self._nodes()).get(node) else "offline"
+        except ProxmoxUnavailable:
+            return "unknown"
+
+    async def _running(self, node: str) -> list[Place]:
+        here = [at for at in await self.inventory.places() if at.node == node]
+        return [at for at in await self.inventory.now(here) if at.status not in {"stopped", "suspended"}]
+
+
+def _known(nodes: dict[str, bool], node: str) -> str:
+    if node not in nodes:
+        raise NotFound(f"there is no node {node!r}; there are {', '.join(sorted(nodes))}")
+    return node
+
+
+def _enough(nodes: dict[str, bool], node: str) -> None:
+    """Refuse if too few nodes would stay to decide anything; a node alone has nobody to ask."""
+    left = sum(online for name, online in nodes.items() if name != node)
+    if len(nodes) > 1 and left <= len(nodes) // 2:
+        raise Rejected(
+            f"without {node} {left} of {len(nodes)} nodes would be online: no quorum, and nothing could be started or "
+            "changed anywhere; without_quorum=true does it all the same"
+        )
+
+
+def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
+    named = [f"{at.title} stops" for at in running]
+    title = f"node {p.node} with {len(running)} running guests ({p.command})"
+    state: dict[str, Any] = {"online": True, "running": [at.vmid for at in running]}
+    labels = [each for at in running for each in (at.target().name, *at.target().labels)]  # what protects a guest
+    cut = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
+    return Target(f"node/{p.node}", title, state, labels, [*cut, *named])

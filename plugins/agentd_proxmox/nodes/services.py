@@ -1,0 +1,363 @@
+"""One node: its services, name servers and clock, and updates.
+
+What cuts people off, or the API by which it could be taken back, is of tier `destroy`: to stop or restart a service is,
+to start one is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
+
+import msgspec
+from msgspec import Meta
+
+from agentd import formats
+from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, pages, targets
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
+
+    Entry = dict[str, Any]
+
+SKEW: Final = 2.0
+"""Seconds that a node's clock may differ from ours before it is told; Corosync and tickets suffer from more."""
+API: Final = frozenset({"pveproxy", "pvedaemon", "pve-cluster"})
+"""Services without which a node's API answers nothing; without pve-cluster it says 500 to all (proxmox.md, Cluster)."""
+CUT: Final = re.compile(r"received interrupt|unexpected status")
+"""How a task ends whose own worker was ended."""
+SERVICES: Final = "/nodes/{node}/services"
+Service = Annotated[str, formats.whole("[a-z][a-z0-9-]{0,63}", "as list_services names it")]
+Address = formats.Ip
+Domain = Annotated[formats.Domain, Meta(description="search domain")]
+Zone = formats.TimeZone
+
+
+class ServiceLine(msgspec.Struct, frozen=True):
+    """A service: running, dead, failed …; enabled, disabled, masked or not-found."""
+
+    service: str
+    state: str
+    enabled: str
+    description: str
+
+
+class Services(msgspec.Struct, frozen=True):
+    """The services of a node, those that are enabled and do not run first."""
+
+    node: str
+    running: int
+    services: list[ServiceLine]
+
+
+class OneService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which service of which node."""
+
+    node: fields.Node
+    service: Service
+
+
+class RestartService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which service; reload: only its configuration, where the service can."""
+
+    node: fields.Node
+    service: Service
+    reload: bool = False
+
+
+class NodeSettings(msgspec.Struct, frozen=True):
+    """Name servers, search domain and clock of a node; offset: its clock minus ours, in seconds."""
+
+    node: str
+    dns: list[str]
+    search: str
+    timezone: str
+    time: datetime
+    offset: float
+    digest: str
+
+
+class SetDns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All name servers that the node shall ask, in this order; digest: of get_node_settings."""
+
+    node: fields.Node
+    dns: Annotated[list[Address], Meta(min_length=1, max_length=3)]
+    search: Domain
+    digest: str = ""
+
+
+class SetTimezone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The time zone that the node shall show."""
+
+    node: fields.Node
+    timezone: Zone
+
+
+class ListUpdates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which node, and which page."""
+
+    node: fields.Node
+    limit: pages.Limit = 25
+    cursor: pages.Cursor = ""
+
+
+class Update(msgspec.Struct, frozen=True):
+    """A package that could be newer."""
+
+    package: str
+    old: str
+    new: str
+    origin: str
+
+
+class Updates(msgspec.Struct, frozen=True):
+    """How many packages could be newer, by origin, and one page by name."""
+
+    node: str
+    total: int
+    by_origin: dict[str, int]
+    kernel: bool
+    packages: list[Update]
+    next: str = ""
+
+
+class Node:
+    """The tools for a node itself."""
+
+    calls: ClassVar[Calls] = {
+        "list_services": (f"GET {SERVICES}",),
+        **{
+            f"{verb}_service": (f"GET {SERVICES}", *methods.TASK, methods.TASKS, f"POST {SERVICES}/{{service}}/{verb}")
+            for verb in ("start", "stop")
+        },
+        "restart_service": (
+            *(f"GET {SERVICES}", *methods.TASK, methods.TASKS),
+            *(f"POST {SERVICES}/{{service}}/{verb}" for verb in ("restart", "reload")),
+        ),
+        "get_node_settings": ("GET /nodes/{node}/dns", "GET /nodes/{node}/time"),
+        "set_dns": ("GET /nodes/{node}/dns", "GET /nodes/{node}/time", "PUT /nodes/{node}/dns"),
+        "set_timezone": ("GET /nodes/{node}/dns", "GET /nodes/{node}/time", "PUT /nodes/{node}/time"),
+        "list_updates": ("GET /nodes/{node}/apt/update",),
+        "refresh_updates": (
+            *methods.TASK,
+            methods.TASKS,
+            "GET /nodes/{node}/apt/update",
+            "POST /nodes/{node}/apt/update",
+        ),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where the cluster is reached."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
+    async def list_services(self, call: Call, p: fields.OneNode) -> Services:  # noqa: ARG002 - every tool has a call
+        """List the services of a node, those that should run and do not first."""
+        lines = [_service(each) for each in await self.proxmox.get(f"/nodes/{p.node}/services") or []]
+        lines.sort(key=lambda each: (not _amiss(each), each.service))
+        return Services(p.node, sum(each.state == "running" for each in lines), lines)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
+    async def start_service(self, call: Call, p: OneService) -> ServiceLine:
+        """Start a service of a node; one that runs is left alone."""
+        call.target(
+            Target(f"service/{p.node}/{p.service}", f"service {p.service} on {p.node}", labels=[f"node/{p.node}"])
+        )
+
+        async def seen() -> Found | None:
+            if (await self._one(p.node, p.service)).state == "running":
+                return Found()
+            call.inverse("stop_service", {"node": p.node, "service": p.service})
+            return None
+
+        return await self._done(call, p, "start", await call.once(seen, self._act(p.node, p.service, "start")))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
+    async def stop_service(self, call: Call, p: OneService) -> ServiceLine:
+        """Stop a service of a node; what it does for others is not done any more."""
+
+        async def seen() -> Found | None:
+            line = await self._one(p.node, p.service)
+            if line.state != "running":
+                return Found()
+            if p.service in API:
+                raise Rejected(f"{p.service}: without it nobody could start it again over the API; restart_service it")
+            call.target(_target(p.node, line, f"what {p.service} does ({line.description}), until it is started"))
+            call.inverse("start_service", {"node": p.node, "service": p.service})
+            return None
+
+        return await self._done(call, p, "stop", await call.once(seen, self._act(p.node, p.service, "stop")))
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="node_management")
+    async def restart_service(self, call: Call, p: RestartService) -> ServiceLine:
+        """Restart a service of a node, or let it read its configuration again."""
+        verb = "reload" if p.reload else "restart"
+
+        async def seen() -> None:
+            line = await self._one(p.node, p.service)
+            call.target(_target(p.node, line, f"what {p.service} was doing ({line.description}), for a moment"))
+
+        found = await call.once(seen, self._act(p.node, p.service, verb))
+        return await self._done(call, OneService(p.node, p.service), verb, found)
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
+    async def get_node_settings(self, call: Call, p: fields.OneNode) -> NodeSettings:
+        """Show a node's name servers, time zone and clock, compared with ours."""
+        found = await self._settings(p.node)
+        if abs(found.offset) > SKEW:
+            call.warn(f"the clock of {p.node} is {found.offset:+.0f} s off ours: is chrony running on both?")
+        return found
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
+    async def set_dns(self, call: Call, p: SetDns) -> NodeSettings:
+        """Set the name servers and the search domain of a node."""
+        if len(set(p.dns)) < len(p.dns):
+            raise Rejected("dns: name each server once; Proxmox writes it once")
+        call.target(Target(f"node/{p.node}", f"node {p.node}"))
+
+        async def seen() -> Found | None:
+            now = await self._settings(p.node)
+            if (now.dns, now.search) == (p.dns, p.search):  # before the digest: our own lost change has changed it
+                return Found()
+            if p.digest and p.digest != now.digest:
+                raise ConfigChanged(f"the settings of {p.node} were changed since they were read: look again")
+            if now.dns and now.search:
+                call.inverse("set_dns", {"node": p.node, "dns": now.dns, "search": now.search})
+            return None
+
+        async def act() -> None:
+            servers = {f"dns{number}": each for number, each in enumerate(p.dns, 1)}
+            await self.proxmox.put(f"/nodes/{p.node}/dns", search=p.search, **servers)
+
+        await call.once(seen, act)
+        after = await self._settings(p.node)
+        if (after.dns, after.search) != (p.dns, p.search):
+            now = f"asks {', '.join(after.dns) or 'nobody'} and searches {after.search!r}"
+            raise TaskFailed(f"Proxmox says that it was done, and {p.node} {now}")
+        return after
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
+    async def set_timezone(self, call: Call, p: SetTimezone) -> NodeSettings:
+        """Set the time zone that a node shows; its clock stays as it is."""
+        call.target(Target(f"node/{p.node}", f"node {p.node}"))
+
+        async def seen() -> Found | None:
+            now = await self._settings(p.node)
+            if now.timezone == p.timezone:
+                return Found()
+            call.inverse("set_timezone", {"node": p.node, "timezone": now.timezone})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.put(f"/nodes/{p.node}/time", timezone=p.timezone)
+
+        await call.once(seen, act)
+        after = await self._settings(p.node)
+        if after.timezone != p.timezone:
+            raise TaskFailed(f"Proxmox says that it was done, and the time zone of {p.node} is {after.timezone}")
+        return after
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management", reads=True)
+    async def list_updates(self, call: Call, p: ListUpdates) -> Updates:  # noqa: ARG002
+        """List the packages of a node that could be newer, as it knew at its last refresh."""
+        lines = [_update(each) for each in await self.proxmox.get(f"/nodes/{p.node}/apt/update") or []]
+        page, after = pages.page(lines, lambda each: each.package, p.limit, p.cursor)
+        origins = dict(Counter(each.origin for each in lines))
+        kernel = any("kernel" in each.package for each in lines)
+        return Updates(p.node, len(lines), origins, kernel, page, after)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
+    async def refresh_updates(self, call: Call, p: fields.OneNode) -> Updates:
+        """Let a node learn which packages could be newer; none is installed."""
+        call.target(Target(f"node/{p.node}", f"node {p.node}"))
+
+        async def seen() -> Found | None:
+            ours = await targets.running(self.inventory, p.node, {"aptupdate"}, "")
+            return Found(ours[0].text) if ours else None
+
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.post(f"/nodes/{p.node}/apt/update"))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        return await self.list_updates(call, ListUpdates(p.node))
+
+    async def _one(self, node: str, service: str) -> ServiceLine:
+        lines = {each.service: each for each in map(_service, await self.proxmox.get(f"/nodes/{node}/services") or [])}
+        if service not in lines:
+            raise NotFound(f"service: there is no {service!r} on {node}; there are {', '.join(sorted(lines))}")
+        return lines[service]
+
+    def _act(self, node: str, service: str, verb: str) -> Callable[[], Awaitable[str | None]]:
+        async def act() -> str | None:
+            return upid_of(await self.proxmox.post(f"/nodes/{node}/services/{service}/{verb}"))
+
+        return act
+
+    async def _done(self, call: Call, p: OneService, verb: str, found: Found) -> ServiceLine:
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            await self._interrupted(call, p, verb, error)
+        line = await self._one(p.node, p.service)
+        if (line.state == "running") is (verb == "stop"):
+            raise TaskFailed(f"{p.service} on {p.node} was to {verb}, and is {line.state}; node_log may say why")
+        return line
+
+    async def _interrupted(self, call: Call, p: OneService, verb: str, error: TaskFailed) -> None:
+        """Go on where a failed task says nothing about the service: what is read afterwards counts.
+
+        A restart of a service of the API ends the very task that restarts it.
+        """
+        own = p.service in API and verb in {"restart", "reload"} and CUT.search(str(error)) is not None
+        state = (await self._one(p.node, p.service)).state
+        if (state == "running") is (verb == "stop") or not (own or verb in {"start", "stop"}):
+            raise error
+        call.warn(f"{error}; but {p.service} on {p.node} is {state}")
+
+    async def _settings(self, node: str) -> NodeSettings:
+        dns = await self.proxmox.get(f"/nodes/{node}/dns") or {}
+        clock = await self.proxmox.get(f"/nodes/{node}/time")
+        now = datetime.now(UTC)
+        servers = [one_line(dns[each]) for each in ("dns1", "dns2", "dns3") if dns.get(each)]
+        search, zone = one_line(dns.get("search") or ""), one_line(clock["timezone"])
+        time = datetime.fromtimestamp(int(clock["time"]), UTC)
+        offset = round(float(clock["time"]) + 0.5 - now.timestamp(), 1)  # the node tells whole seconds
+        return NodeSettings(node, servers, search, zone, time, offset, pages.digest([servers, search, zone]))
+
+
+def _service(entry: Entry) -> ServiceLine:
+    return ServiceLine(
+        service=one_line(entry["service"]),
+        state=one_line(entry.get("state") or "unknown"),
+        enabled=one_line(entry.get("unit-state") or "unknown"),
+        description=one_line(entry.get("desc") or ""),
+    )
+
+
+def _amiss(line: ServiceLine) -> bool:
+    return line.state != "running" and line.enabled == "enabled"
+
+
+def _target(node: str, line: ServiceLine, lost: str) -> Target:
+    title = f"service {line.service} on {node}, {line.state}"
+    return Target(f"service/{node}/{line.service}", title, {"state": line.state}, [f"node/{node}"], [lost])
+
+
+def _update(entry: Entry) -> Update:
+    return Update(
+        package=one_line(entry["Package"]),
+        old=one_line(entry.get("OldVersion") or ""),
+        new=one_line(entry.get("Version") or ""),
+        origin=one_line(entry.get("Origin") or "unknown"),
+    )

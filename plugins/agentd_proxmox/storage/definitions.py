@@ -1,0 +1,254 @@
+"""The definitions of storages: which there are in the cluster, what each may hold, and which nodes use it.
+
+A definition is about what Proxmox uses; what lies on the storage is never touched.  Storages that need a password are
+not made here: secrets do not travel (README), so a person makes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+import msgspec
+
+from agentd import formats
+from agentd.errors import ConfigChanged, NotFound, Rejected
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.tools.raises import Raise, given, is_not_true
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import dropped_values, fields, methods, targets
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+Content = Literal["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"]
+Path = formats.StoragePath
+Word = Annotated[str, formats.whole("[A-Za-z0-9/_.:-]{1,200}")]
+USERS: Final = 5
+"""Guests on a storage that are named."""
+
+
+class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A storage; nodes: that use it, none are all; source: the path, export, pool or group it lies on."""
+
+    storage: str
+    type: str
+    content: list[str]
+    enabled: bool = True
+    shared: bool = False
+    nodes: list[str] = []
+    source: str = ""
+    digest: str = ""
+
+
+class Definitions(msgspec.Struct, frozen=True):
+    """All storages that the token may see."""
+
+    storages: list[Definition]
+
+
+class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which storage."""
+
+    storage: fields.Storage
+
+
+class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The storage: type dir has a path, nfs server and export, cifs server and share (one without a login).
+
+    lvm has a vgname, lvmthin vgname and thinpool, zfspool a pool.
+    """
+
+    storage: fields.Storage
+    type: Literal["dir", "nfs", "cifs", "lvm", "lvmthin", "zfspool"]
+    content: list[Content]
+    path: Path | None = None
+    server: Word | None = None
+    export: Path | None = None
+    share: Annotated[str, formats.whole(r"[^/\\\x00-\x1f\x7f]{1,200}")] | None = None
+    vgname: Word | None = None
+    thinpool: Word | None = None
+    pool: Word | None = None
+    shared: bool = False
+    nodes: list[fields.Node] = []
+
+
+class ChangeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to change; what is left out stays.  nodes: that use it, an empty list are all."""
+
+    storage: fields.Storage
+    enabled: bool | None = None
+    content: list[Content] | None = None
+    nodes: list[fields.Node] | None = None
+    digest: str = ""
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """The storage that Proxmox does not use any more."""
+
+    storage: str
+
+
+USED: Final = (
+    Raise(Tier.DESTROY, "content or nodes", given("content", "nodes")),
+    Raise(Tier.DESTROY, "enabled=false", is_not_true("enabled")),
+)
+"""Of change_storage: guests and jobs that use the storage can be left without it."""
+NEEDED: Final = {
+    "dir": ("path",), "nfs": ("server", "export"), "cifs": ("server", "share"), "lvm": ("vgname",),
+    "lvmthin": ("vgname", "thinpool"), "zfspool": ("pool",),
+}  # fmt: skip
+ALL: Final = ("path", "server", "export", "share", "vgname", "thinpool", "pool")
+SAID: Final = frozenset({*ALL, "storage", "type", "content", "shared", "nodes", "disable", "digest"})
+"""The settings that add_storage can give."""
+
+
+class StorageDefinitions:
+    """The tools for the definitions of storages."""
+
+    calls: ClassVar[Calls] = {
+        "list_storage_definitions": ("GET /storage",),
+        "add_storage": ("GET /storage", "POST /storage"),
+        "change_storage": ("GET /storage", "PUT /storage/{storage}"),
+        "remove_storage": (*methods.PLACES, *methods.guest("GET /config"), "GET /storage", "DELETE /storage/{storage}"),
+    }
+    needs: ClassVar[Needs] = {each: methods.on(methods.STORAGE, "Datastore.Audit") for each in calls}
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
+    async def list_storage_definitions(self, call: Call, p: fields.NoParameters) -> Definitions:  # noqa: ARG002
+        """List the storages of the cluster as they are defined: type, content, nodes, and what each lies on."""
+        return Definitions(sorted((await self._all()).values(), key=lambda each: each.storage))
+
+    @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="storage_management")
+    async def add_storage(self, call: Call, p: AddStorage) -> Definition:
+        """Let Proxmox use a directory, NFS export, open CIFS share, volume group, thin pool or ZFS pool as storage."""
+        given = {key for key in ALL if getattr(p, key) is not None}
+        if given != set(NEEDED[p.type]):
+            raise Rejected(f"type: {p.type} takes {' and '.join(NEEDED[p.type])}, and no other of {', '.join(ALL)}")
+        call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))
+
+        async def seen() -> Found | None:
+            now = (await self._all()).get(p.storage)
+            if now is None:
+                call.inverse("remove_storage", {"storage": p.storage})
+                return None
+            source = _source(p.type, {key: getattr(p, key) for key in ALL})
+            if (now.type, now.content, now.source) != (p.type, sorted(p.content), source):
+                raise Rejected(f"storage: there is a {now.type} storage {p.storage} on {now.source} already")
+            return Found()
+
+        async def act() -> None:
+            said = {key: getattr(p, key) for key in NEEDED[p.type]}
+            if p.type == "zfspool":
+                said = {"pool": p.pool}
+            shared = {"shared": True} if p.shared and p.type in {"dir", "lvm"} else {}
+            nodes = ",".join(p.nodes) or None
+            await self.proxmox.post(
+                "/storage", storage=p.storage, type=p.type, content=",".join(p.content), nodes=nodes, **said, **shared
+            )
+
+        await call.once(seen, act)
+        return await self._one(p.storage)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
+    async def change_storage(self, call: Call, p: ChangeStorage) -> Definition:
+        """Switch a storage off or on, or change what it may hold and which nodes use it; what lies on it stays."""
+        call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))
+        if p.enabled is None and p.content is None and p.nodes is None:
+            raise Rejected("change_storage: say enabled, content or nodes")
+
+        async def seen() -> Found | None:
+            now = await self._one(p.storage)
+            old = {"enabled": now.enabled, "content": now.content, "nodes": now.nodes}
+            wanted = {"enabled": p.enabled, "content": sorted(p.content or []), "nodes": sorted(p.nodes or [])}
+            changed = [key for key in old if getattr(p, key) is not None and old[key] != wanted[key]]
+            if not changed:  # ours may have changed it: the digest is held against what is there only before an act
+                return Found()
+            if p.digest and p.digest != now.digest:
+                raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
+            call.inverse("change_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
+            return None
+
+        async def act() -> None:
+            content = None if p.content is None else ",".join(p.content)
+            nodes = None if p.nodes is None else ",".join(p.nodes)
+            wanted = {"disable": None if p.enabled is None else not p.enabled, "content": content, "nodes": nodes}
+            await self.proxmox.put(f"/storage/{p.storage}", **dropped_values.sent(wanted, wanted, {"disable"}))
+
+        await call.once(seen, act)
+        return await self._one(p.storage)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
+    async def remove_storage(self, call: Call, p: Which) -> Removed:
+        """Let Proxmox use a storage no more; what lies on it stays there. One on which guests have disks is refused."""
+
+        async def seen() -> Found | None:
+            entries = await self.proxmox.get("/storage") or []
+            raw = next((each for each in entries if each["storage"] == p.storage), None)
+            if raw is None:
+                return Found()
+            now = _definition(raw)
+            users = await self._users(p.storage)
+            if users:
+                more = f" and {len(users) - USERS} more" if len(users) > USERS else ""
+                named = ", ".join(users[:USERS]) + more
+                raise Rejected(f"storage: {p.storage} holds disks of {named}: nothing was done")
+            loses = [f"the use of {now.source or p.storage} for {', '.join(now.content)}"]
+            title = f"storage {p.storage} ({now.type} on {now.source})"
+            call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
+            if set(raw) <= SAID and now.enabled:  # else it has settings that add_storage does not know
+                said = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
+                whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
+                targets.back(call, "add_storage", AddStorage, {"storage": p.storage, "type": now.type, **said, **whole})
+            return None
+
+        async def act() -> None:
+            await self.proxmox.delete(f"/storage/{p.storage}")
+
+        await call.once(seen, act)
+        return Removed(p.storage)
+
+    async def _all(self) -> dict[str, Definition]:
+        return {each.storage: each for each in map(_definition, await self.proxmox.get("/storage") or [])}
+
+    async def _one(self, name: str) -> Definition:
+        found = await self._all()
+        if name not in found:
+            raise NotFound(f"storage: there is no storage {name!r}; there are {', '.join(sorted(found)) or 'none'}")
+        return found[name]
+
+    async def _users(self, storage: str) -> list[str]:
+        """Return the guests with a disk or an image on the storage, one call a guest."""
+        places = await self.inventory.places()
+        return [at.title for at in places if _names(await self.inventory.config(at), storage)]
+
+
+def _names(config: Entry, storage: str) -> bool:
+    return any(part.startswith(f"{storage}:") for value in config.values() for part in str(value).split(","))
+
+
+def _source(kind: str, entry: Entry) -> str:
+    said = [one_line(entry[key]) for key in NEEDED.get(kind, ALL) if entry.get(key)]
+    return (":" if kind == "nfs" else "/").join(said)
+
+
+def _definition(entry: Entry) -> Definition:
+    kind = one_line(entry.get("type") or "")
+    return Definition(
+        storage=one_line(entry["storage"]),
+        type=kind,
+        content=sorted(filter(None, one_line(entry.get("content") or "").split(","))),
+        enabled=not int(entry.get("disable") or 0),
+        shared=bool(int(entry.get("shared") or 0)),
+        nodes=sorted(filter(None, one_line(entry.get("nodes") or "").split(","))),
+        source=_source(kind, entry),
+        digest=one_line(entry.get("digest") or ""),
+    )

@@ -1,0 +1,224 @@
+"""Send files of the agent's host to storages.
+
+Proxmox overwrites a file of the same name without a word, so what is there is looked at before, and left alone.  Its
+worker (imgcopy) has no id; what it copies stands in its log, but only when the checksum has been compared.  So a look
+waits while a copy of our token runs that may be ours, and judges by what lies on the storage then: a copy that failed
+is removed by Proxmox, and only a node that died leaves a piece of a file, which is found by its size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
+
+import msgspec
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected, TaskFailed
+from agentd.proxmox.upload import Upload
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import fields, methods, targets
+from agentd_proxmox.storage.volumes import LENGTHS, VolumeLine, _line
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO
+
+    from agentd_proxmox.inventory import Inventory
+    from agentd_proxmox.methods import Calls
+
+ENDINGS: Final = {
+    "iso": (".iso", ".img"),
+    "vztmpl": (".tar.gz", ".tar.xz", ".tar.zst", ".tar.bz2"),
+    "import": (".ova", ".qcow2", ".raw", ".vmdk"),
+}
+"""What names may end in, by content; Proxmox takes no others."""
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class UploadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which file of the agent's host, by its whole path, and to where; without `filename` it keeps its name.
+
+    checksum: hexadecimal, by `algorithm`; then nothing is sent if the file has another one
+    """
+
+    path: Annotated[str, formats.whole(r"/[^\x00-\x1f\x7f]+", most=4096)]
+    storage: fields.Storage
+    node: fields.Node
+    content: Literal["iso", "vztmpl", "import"] = "iso"
+    filename: Annotated[
+        str, formats.whole("(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,254})?", "letters, digits and . _ - alone")
+    ] = ""
+    checksum: Annotated[str, formats.whole("[0-9A-Fa-f]*")] = ""
+    algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
+
+
+class Uploads:
+    """The tool that sends files."""
+
+    calls: ClassVar[Calls] = {
+        "upload_file": (
+            *(*methods.PLACES, *methods.TASK, methods.TASKS, "GET /nodes"),
+            "GET /nodes/{node}/storage/{storage}/content",
+            "POST /nodes/{node}/storage/{storage}/upload",
+        ),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where storages are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def upload_file(self, call: Call, p: UploadFile) -> VolumeLine:
+        """Send a file of the agent's host to a storage; Proxmox compares the checksum and keeps only the whole file.
+
+        Only from folders that the setting `upload_dirs` names.  A file of that name that is there is left alone.
+        """
+        name = _name(p)
+        volid = f"{p.storage}:{p.content}/{name}"
+        call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
+        with opened(p.path, self.inventory.settings.upload_dirs) as file:
+            body = Upload(file, name, _teller(call, p.path, file))
+            if not body.size:
+                raise Rejected(f"path: {p.path} is empty: nothing was sent")
+
+            async def seen() -> Found | None:
+                await self._idle(call, p, name)
+                return await self._free(call, p, volid, body.size)
+
+            async def act() -> str | None:
+                with contextlib.ExitStack() as until_sent:
+                    until_sent.enter_context(call.breakable())
+                    checksum = await self._checksum(p, body)
+                    body.describe({"content": p.content, "checksum-algorithm": p.algorithm, "checksum": checksum})
+                    where = f"/nodes/{p.node}/storage/{p.storage}/upload"
+                    return upid_of(await self.proxmox.upload(where, body, until_sent.close))
+
+            found = await call.once(seen, act)
+        return await self._taken_in(call, p, volid, found)
+
+    async def _idle(self, call: Call, p: UploadFile, name: str) -> None:
+        """Wait while a copy of our token runs that may be of this file; it runs on the node that we are at."""
+        while True:
+            nodes = [each["node"] for each in await self.proxmox.get("/nodes") or [] if each.get("status") == "online"]
+            active = await self.inventory.active({p.node, *nodes})
+            ours = [each for each in active if each.type == "imgcopy" and each.user == self.proxmox.user]
+            for each in ours:
+                log = await self.proxmox.log_tail(each.text, 100)
+                copied = next((line.rpartition("/")[2] for line in log if line.startswith("target file:")), name)
+                if copied == name:
+                    break
+            else:
+                return
+            await targets.pause(call, f"a file is being taken in ({each.text}): is it {name}?")
+
+    async def _free(self, call: Call, p: UploadFile, volid: str, size: int) -> Found | None:
+        """Tell whether the file is there, and None if it is not and has room; raises Rejected if neither."""
+        entry = await targets.storage(self.inventory, p.node, p.storage, p.content)
+        there = await self._one(p.node, volid)
+        if there is None:
+            free = int(entry.get("maxdisk") or 0) - int(entry.get("disk") or 0)
+            if size > free:
+                raise Rejected(f"{p.storage} of {p.node} has {free} bytes left, {p.path} {size}: nothing was sent")
+            call.inverse("delete_volume", {"volid": volid, "node": p.node})
+            return None
+        if there.size != size:
+            raise Rejected(
+                f"{volid} is there with {there.size} bytes, and {p.path} has {size}: nothing was sent; "
+                "choose another filename, or delete_volume first"
+            )
+        if getattr(call, "begun", None) is None:  # of a run by the worker: then it is ours, whose answer was lost
+            call.warn(f"{volid} was there already with as many bytes, and is left as it is; nobody has compared it")
+        return Found()
+
+    async def _checksum(self, p: UploadFile, body: Upload) -> str:
+        try:
+            found = await asyncio.to_thread(body.digest, p.algorithm)
+        except asyncio.CancelledError:
+            body.drop()
+            raise
+        if p.checksum and p.checksum.lower() != found:
+            raise Rejected(f"checksum: {p.path} has {p.algorithm} {found}, not {p.checksum}: nothing was sent")
+        return found
+
+    async def _taken_in(self, call: Call, p: UploadFile, volid: str, found: Found) -> VolumeLine:
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            left = await self._one(p.node, volid)
+            what = "nothing was left" if left is None else f"a file of {left.size} bytes is there"
+            raise TaskFailed(f"{error}; {volid}: {what}", log=error.log) from error
+        line = await self._one(p.node, volid)
+        if line is None:
+            raise NotFound(f"Proxmox says that it was done, and {volid} is not there: somebody deleted it")
+        return line
+
+    async def _one(self, node: str, volid: str) -> VolumeLine | None:
+        entries = await self.proxmox.get(f"/nodes/{node}/storage/{volid.partition(':')[0]}/content") or []
+        return next((_line(each) for each in entries if each.get("volid") == volid), None)
+
+
+@contextlib.contextmanager
+def opened(path: str, folders: list[Path]) -> Iterator[BinaryIO]:
+    """Open a file that lies in one of the folders, without following a link below it; raises Rejected."""
+    wanted = Path(path)
+    folder = next((each for each in folders if wanted.is_relative_to(each) and wanted != each), None)
+    if folder is None or ".." in wanted.parts:
+        allowed = ", ".join(map(str, folders)) or "none"
+        raise Rejected(f"path: {path} is in no folder that files may be sent from (upload_dirs: {allowed})")
+    try:
+        file = _open(folder, wanted.relative_to(folder).parts)
+    except OSError as error:
+        raise Rejected(f"path: {path} cannot be opened: {error.strerror}; no link is followed") from error
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise Rejected(f"path: {path} is no regular file")
+        yield file
+
+
+def _open(folder: Path, parts: tuple[str, ...]) -> BinaryIO:
+    """Go down part by part: a link that is put in the way meanwhile is not followed either."""
+    at = os.open(folder, _FOLDER)
+    try:
+        for part in parts[:-1]:
+            below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+        return os.fdopen(os.open(parts[-1], _FILE | os.O_NOFOLLOW, dir_fd=at), "rb", buffering=0)
+    finally:
+        os.close(at)
+
+
+def _name(p: UploadFile) -> str:
+    """Return what the file will be called; raises Rejected for a name that Proxmox would change or refuse."""
+    if p.checksum and len(p.checksum) != LENGTHS[p.algorithm]:
+        raise Rejected(f"checksum: {p.algorithm} has {LENGTHS[p.algorithm]} digits, not {len(p.checksum)}")
+    name = p.filename or Path(p.path).name
+    try:
+        msgspec.convert({**msgspec.structs.asdict(p), "filename": name}, UploadFile)
+    except msgspec.ValidationError as error:
+        raise Rejected(f"filename: Proxmox would change {name!r}; give one of letters, digits and . _ -") from error
+    if not name.endswith(ENDINGS[p.content]):
+        raise Rejected(f"filename: {name} is no name for {p.content}: it ends in {' or '.join(ENDINGS[p.content])}")
+    return name
+
+
+def _teller(call: Call, path: str, file: BinaryIO) -> Callable[[str, int], None]:
+    """Return what tells of each further percent, from any thread."""
+    loop, size, last = asyncio.get_running_loop(), max(1, os.fstat(file.fileno()).st_size), [("", -1)]
+
+    def tell(what: str, done: int) -> None:
+        now = (what, 100 * done // size)
+        if now != last[0]:
+            last[0] = now
+            loop.call_soon_threadsafe(call.progress, f"{what} {path}: {now[1]} % of {size} bytes")
+
+    return tell

@@ -1,0 +1,416 @@
+"""What lies on storages: list it, fetch it, allocate it, delete it.
+
+A volume has no room for a mark, so what is made here has its name fixed before: a volume of that name is what was
+wanted.  A download is checked by Proxmox itself, which shows a file only when it is whole and its checksum right.
+Proxmox deletes a disk that a guest uses: who uses it is looked up here, and named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+
+from agentd import formats
+from agentd.errors import NotFound, Rejected, TaskFailed
+from agentd.proxmox.responses import one_line
+from agentd.tools.definition import Call, Found, Repeat, tool
+from agentd.wire.messages import Target, Tier
+from agentd_proxmox import api_tiers, fields, methods, pages, targets, units
+from agentd_proxmox.guest_model import notes_text
+from agentd_proxmox.targets import upid_of
+
+if TYPE_CHECKING:
+    from agentd_proxmox.inventory import Inventory, Place
+    from agentd_proxmox.methods import Calls, Needs
+
+    Entry = dict[str, Any]
+
+PAGE = 10
+LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+"""Hexadecimal digits of a checksum, by algorithm."""
+DISKS = frozenset({"images", "rootdir"})
+HELD = frozenset({"iso", "snippets"})
+"""Content that any guest may hold, which only its configuration says."""
+
+Content = Annotated[str, formats.whole("[a-z-]*", "images, rootdir, iso, vztmpl, backup, import, …")]
+# Proxmox writes `_` for any other character, so the file would have another name than the one that is asked for.
+FileName = Annotated[str, formats.whole("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - alone")]
+
+
+class ListContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What lies on one storage, as a node sees it; largest: by size instead of by name (then there is one page)."""
+
+    storage: fields.Storage
+    node: fields.Node
+    content: Content = ""
+    vmid: fields.Vmid | None = None
+    largest: bool = False
+    limit: pages.Limit = PAGE
+    cursor: pages.Cursor = ""
+    show: pages.Fields = []
+
+
+class VolumeLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A volume; sizes in bytes, parent is the base that it is a linked clone of."""
+
+    volid: str
+    content: str = ""
+    size: int = 0
+    used: int = 0
+    format: str = ""
+    vmid: int = 0
+    time: datetime | None = None
+    parent: str = ""
+    protected: bool = False
+    notes: str = ""
+
+
+class ContentPage(msgspec.Struct, frozen=True):
+    """How many volumes and bytes there are, by content, and one page of them; `next` is "" on the last."""
+
+    total: int
+    size: int
+    by_content: dict[str, int]
+    volumes: list[VolumeLine]
+    next: str = ""
+
+
+class OneStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which storage, on which node."""
+
+    storage: fields.Storage
+    node: fields.Node
+
+
+class StorageStatus(msgspec.Struct, frozen=True):
+    """A storage as it is now; sizes in bytes, `full` in percent."""
+
+    storage: str
+    node: str
+    type: str
+    enabled: bool
+    active: bool
+    shared: bool
+    content: list[str]
+    total: int
+    used: int
+    free: int
+    full: float
+
+
+class DownloadUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to fetch, and to where; the node fetches it.  checksum: hexadecimal, by `algorithm`."""
+
+    storage: fields.Storage
+    node: fields.Node
+    url: Annotated[str, formats.whole(r"https?://[^\s\x00-\x1f\x7f]+", most=2048)]
+    filename: FileName
+    content: Literal["iso", "vztmpl", "import"] = "iso"
+    checksum: Annotated[str, formats.whole("[0-9A-Fa-f]*")] = ""
+    algorithm: Literal["md5", "sha1", "sha224", "sha256", "sha384", "sha512"] = "sha256"
+    verify_certificates: bool = True
+
+
+class AllocateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A disk for a guest, attached to nothing; without `name` it is drawn from the call's key."""
+
+    storage: fields.Storage
+    node: fields.Node
+    vmid: fields.Vmid
+    size: fields.Gibibytes
+    name: Annotated[str, formats.whole("[a-z0-9][a-z0-9-]{0,39}", "becomes vm-<vmid>-<name>")] = ""
+    format: Literal["raw", "qcow2"] = "raw"
+
+
+class DeleteVolume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which volume, as list_content names it, on which node."""
+
+    volid: fields.Volume
+    node: fields.Node
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """What is gone now; `volume` is as it was, null if it was gone before."""
+
+    volid: str
+    volume: VolumeLine | None
+
+
+class Storage:
+    """The tools for storages and volumes."""
+
+    calls: ClassVar[Calls] = {
+        "list_content": (*methods.PLACES, methods.CONTENT),
+        "storage_status": ("GET /nodes/{node}/storage/{storage}/status",),
+        "download_url": (
+            *(*methods.PLACES, *methods.TASK, methods.TASKS, methods.CONTENT),
+            "POST /nodes/{node}/storage/{storage}/download-url",
+        ),
+        "allocate_disk": (*methods.PLACES, methods.CONTENT, "POST /nodes/{node}/storage/{storage}/content"),
+        "delete_volume": (
+            *(*methods.WRITE, methods.CONTENT, *methods.guest("GET /snapshot", "GET /snapshot/{snapname}/config")),
+            "DELETE /nodes/{node}/storage/{storage}/content/{volume}",
+        ),
+    }
+    needs: ClassVar[Needs] = {
+        "list_content": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "storage_status": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "download_url": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "allocate_disk": methods.on(methods.STORAGE, "Datastore.Audit") | methods.on(methods.VM, "VM.Audit"),
+        "delete_volume": methods.on(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
+    }
+
+    def __init__(self, inventory: Inventory) -> None:
+        """Keep where storages and guests are found."""
+        self.inventory = inventory
+        self.proxmox = inventory.proxmox
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
+    async def list_content(self, call: Call, p: ListContent) -> ContentPage:
+        """List the volumes of a storage: a tally of all that match, and one page by name or by size."""
+        await targets.storage(self.inventory, p.node, p.storage, p.content)
+        entries = await self._content(p.node, p.storage, content=p.content or None, vmid=p.vmid)
+        lines = [_line(each) for each in entries]
+        if not lines and (reason := await targets.blind(self.inventory, p.storage)):
+            call.warn(reason)
+        if p.largest:
+            page, after = sorted(lines, key=lambda each: (-each.size, each.volid))[: p.limit], ""
+        else:
+            page, after = pages.page(lines, lambda each: each.volid, p.limit, p.cursor)
+        return ContentPage(
+            total=len(lines),
+            size=sum(each.size for each in lines),
+            by_content=dict(Counter(each.content for each in lines)),
+            volumes=[pages.only(each, p.show) for each in page],
+            next=after,
+        )
+
+    @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
+    async def storage_status(self, call: Call, p: OneStorage) -> StorageStatus:  # noqa: ARG002 - every tool has a call
+        """Show one storage of a node as it is now; this asks the storage itself and takes long if it hangs."""
+        data = await self.proxmox.get(f"/nodes/{p.node}/storage/{p.storage}/status")
+        total, used = int(data.get("total") or 0), int(data.get("used") or 0)
+        return StorageStatus(
+            storage=p.storage,
+            node=p.node,
+            type=one_line(data.get("type") or ""),
+            enabled=bool(int(data.get("enabled") or 0)),
+            active=bool(int(data.get("active") or 0)),
+            shared=bool(int(data.get("shared") or 0)),
+            content=sorted(filter(None, one_line(data.get("content") or "").split(","))),
+            total=total,
+            used=used,
+            free=int(data.get("avail") or 0),
+            full=round(100 * used / total, 1) if total else 0.0,
+        )
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=(api_tiers.UNVERIFIED,))
+    async def download_url(self, call: Call, p: DownloadUrl) -> VolumeLine:
+        """Let a node fetch a file from a URL to a storage; with a checksum, only the right file is kept.
+
+        A file that is there is left alone: with a checksum Proxmox compares it, without one nobody has.
+        """
+        if p.checksum and len(p.checksum) != LENGTHS[p.algorithm]:
+            raise Rejected(f"checksum: {p.algorithm} has {LENGTHS[p.algorithm]} digits, this has {len(p.checksum)}")
+        await targets.storage(self.inventory, p.node, p.storage, p.content)
+        volid = f"{p.storage}:{p.content}/{p.filename}"
+        call.target(Target(f"volume/{volid}", f"{volid} on {p.node}", labels=[f"storage/{p.storage}"]))
+
+        async def seen() -> Found | None:
+            if ours := await self._fetching(call, p, volid):
+                return Found(ours)
+            there = await self._one(p.node, volid)
+            if there is None:
+                call.inverse("delete_volume", {"volid": volid, "node": p.node})
+            if p.checksum or there is None:
+                return None  # with a checksum Proxmox itself says that the file is there and right
+            call.warn(f"{volid} was there already and is left as it is; give a checksum to have it compared")
+            return Found()
+
+        async def act() -> str | None:
+            return upid_of(
+                await self.proxmox.post(
+                    f"/nodes/{p.node}/storage/{p.storage}/download-url",
+                    url=p.url,
+                    filename=p.filename,
+                    content=p.content,
+                    checksum=p.checksum.lower() or None,
+                    **({"checksum-algorithm": p.algorithm} if p.checksum else {}),
+                    **({} if p.verify_certificates else {"verify-certificates": False}),
+                )
+            )
+
+        found = await call.once(seen, act)
+        try:
+            await self.inventory.finish(call, found)
+        except TaskFailed as error:
+            left = "nothing was left" if await self._one(p.node, volid) is None else "a file of that name is there"
+            raise TaskFailed(f"{error}; {volid}: {left}", log=error.log) from error
+        return await self._made(p.node, volid)
+
+    @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
+    async def allocate_disk(self, call: Call, p: AllocateDisk) -> VolumeLine:
+        """Allocate an empty disk that belongs to a guest; it is attached to nothing yet."""
+        at = await self.inventory.find(p.vmid)
+        entry = await targets.storage(self.inventory, p.node, p.storage, "images")
+        name = f"vm-{p.vmid}-{p.name or targets.keyed(call, 'allocate_disk')}"
+        files = str(entry.get("plugintype")) in {"dir", "nfs", "cifs", "btrfs", "cephfs"}
+        if p.format != "raw" and not files:
+            raise Rejected(f"format: storage {p.storage} ({entry.get('plugintype')}) holds raw disks only")
+        filename = f"{name}.{p.format}" if files else name
+        volid = f"{p.storage}:" + (f"{p.vmid}/{filename}" if files else name)
+        owner = at.target()
+        labels = [f"storage/{p.storage}", owner.name, *owner.labels]
+        call.target(Target(f"volume/{volid}", f"a disk of {at.title}", labels=labels))
+
+        async def seen() -> Found | None:
+            there = await self._one(p.node, volid)
+            if there is None:
+                call.inverse("delete_volume", {"volid": volid, "node": p.node})
+                return None
+            if there.size != p.size * 2**30:
+                raise Rejected(
+                    f"{volid} is there with {units.size(there.size)}, not {units.gib(p.size)}: choose another name"
+                )
+            return Found()
+
+        async def act() -> None:
+            await self.proxmox.post(
+                f"/nodes/{p.node}/storage/{p.storage}/content",
+                vmid=p.vmid,
+                filename=filename,
+                size=f"{p.size}G",
+                format=p.format if files else None,
+            )
+
+        await call.once(seen, act)
+        return await self._made(p.node, volid)
+
+    @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
+    async def delete_volume(self, call: Call, p: DeleteVolume) -> Deleted:
+        """Delete a volume that no guest uses; who uses it is named, and then nothing is done.
+
+        For an ISO image or a snippet each guest that the node could run is asked, by one call each.
+        """
+        was: list[VolumeLine] = []
+
+        async def seen() -> Found | None:
+            line = await self._idle(call, p)
+            if line is None:
+                return Found()
+            was.append(line)
+            if line.protected:
+                raise Rejected(f"{p.volid} is protected: set_backup_protection takes that away; nothing was done")
+            users = await self._users(p, line)
+            if users:
+                raise Rejected(f"{p.volid} is used by {'; '.join(users)}: nothing was done")
+            call.target(_target(p, line))
+            return None
+
+        async def act() -> str | None:
+            path = f"/nodes/{p.node}/storage/{p.volid.partition(':')[0]}/content/{formats.part(p.volid)}"
+            return upid_of(await self.proxmox.delete(path))
+
+        await self.inventory.finish(call, await call.once(seen, act))
+        if await self._one(p.node, p.volid) is not None:
+            raise TaskFailed(f"the task ended well, and {p.volid} is still there")
+        return Deleted(p.volid, was[0] if was else None)
+
+    async def _idle(self, call: Call, p: DeleteVolume) -> VolumeLine | None:
+        """Return the volume, None if it is gone; waits while a deletion of our token runs, which may be of it."""
+        storage = p.volid.partition(":")[0]
+        while (line := await self._one(p.node, p.volid)) is not None:
+            idents = {storage, f"{line.vmid}@{storage}"}  # the task's id says no more (proxmox.md, Tasks)
+            active = await self.inventory.active([p.node])
+            ours = [e for e in active if e.type == "imgdel" and e.id in idents and e.user == self.proxmox.user]
+            if not ours:
+                break
+            await targets.pause(call, f"a volume of {storage} is being deleted ({ours[0].text}): is it {p.volid}?")
+        return line
+
+    async def _fetching(self, call: Call, p: DownloadUrl, volid: str) -> str:
+        """Return our task that fetches the file, "" if there is none; waits while there are several."""
+        while ours := await targets.running(self.inventory, p.node, {"download"}, p.filename):
+            if len(ours) == 1:
+                return ours[0].text
+            await targets.pause(call, f"{volid} is being fetched ({ours[0].text})")
+        return ""
+
+    async def _content(self, node: str, storage: str, **filters: str | int | None) -> list[Entry]:
+        return await self.proxmox.get(f"/nodes/{node}/storage/{storage}/content", **filters) or []
+
+    async def _one(self, node: str, volid: str) -> VolumeLine | None:
+        entries = await self._content(node, volid.partition(":")[0])
+        return next((_line(each) for each in entries if each.get("volid") == volid), None)
+
+    async def _made(self, node: str, volid: str) -> VolumeLine:
+        line = await self._one(node, volid)
+        if line is None:
+            raise NotFound(f"Proxmox says that it was done, and {volid} is not there: somebody deleted it")
+        return line
+
+    async def _users(self, p: DeleteVolume, line: VolumeLine) -> list[str]:
+        """Return what uses the volume: guests with the option by which they do, and linked clones."""
+        used = [f"its linked clone {each}" for each in await self._clones(p)] if line.content in DISKS else []
+        places = await self.inventory.places()
+        if line.content in DISKS:
+            asked = [each for each in places if each.vmid == line.vmid]
+        else:
+            asked = places if line.content in HELD else []
+        for at in asked:
+            used += [f"{at.title} ({option})" for option in await self._options(at, p.volid)]
+        return used
+
+    async def _clones(self, p: DeleteVolume) -> list[str]:
+        name = p.volid.partition(":")[2].rpartition("/")[2]
+        if not name.startswith("base"):
+            return []
+        entries = await self._content(p.node, p.volid.partition(":")[0])
+        return [one_line(e["volid"]) for e in entries if re.search(rf"(^|/){re.escape(name)}", str(e.get("parent")))]
+
+    async def _options(self, at: Place, volid: str) -> list[str]:
+        """Return the options of a guest, and of its snapshots, that name the volume."""
+        found = [key for key, value in (await self.inventory.config(at)).items() if _names(value, volid)]
+        for each in await self.proxmox.get(f"{at.path}/snapshot") or []:
+            if each.get("name") == "current":
+                continue
+            config = await self.proxmox.get(f"{at.path}/snapshot/{each['name']}/config")
+            found += [f"snapshot {one_line(each['name'])}: {key}" for key in config if _names(config[key], volid)]
+        return found
+
+
+def _names(value: object, volid: str) -> bool:
+    """Tell whether the value of an option names a volume, as `volid,size=8G` or `user=volid`."""
+    return any(part == volid or part.partition("=")[2] == volid for part in str(value).split(","))
+
+
+def _line(entry: Entry) -> VolumeLine:
+    made = int(entry.get("ctime") or 0)
+    return VolumeLine(
+        volid=one_line(entry["volid"]),
+        content=one_line(entry.get("content") or ""),
+        size=int(entry.get("size") or 0),
+        used=int(entry.get("used") or 0),
+        format=one_line(entry.get("format") or ""),
+        vmid=int(entry.get("vmid") or 0),
+        time=datetime.fromtimestamp(made, UTC) if made else None,
+        parent=one_line(entry.get("parent") or ""),
+        protected=bool(int(entry.get("protected") or 0)),
+        notes=notes_text(str(entry.get("notes") or "")),
+    )
+
+
+def _target(p: DeleteVolume, line: VolumeLine) -> Target:
+    """Return the volume as what is about to be deleted."""
+    owner = [f"guest/{line.vmid}"] if line.vmid else []
+    return Target(
+        name=f"volume/{p.volid}",
+        title=f"{p.volid} on {p.node}",
+        state={"size": line.size, "content": line.content},
+        labels=[f"storage/{p.volid.partition(':')[0]}", *owner],
+        loses=[f"{units.size(line.size)} of {line.content}"],
+    )
