@@ -272,9 +272,9 @@ class DaemonView:
 T = TypeVar("T")
 
 
-async def answer(bus: Bus, workflow_id: str) -> WorkflowResponse | None:
-    """Return the answer to a request if it is there."""
-    subject = subjects.response(workflow_id)
+async def answer(bus: Bus, workflow_id: str, under: str = "") -> WorkflowResponse | None:
+    """Return the answer to a request if it is there; `under` is the id of a conflict's answer."""
+    subject = subjects.response(under or workflow_id)
     found = await bus.newest(
         subjects.WORKFLOWS, subject, WorkflowResponse, lambda each: each.workflow_id == workflow_id
     )
@@ -298,7 +298,7 @@ async def follow(
             if workflow is not None and mine:
                 show(workflow)
             name = workflow_id if mine else subjects.conflict(workflow_id, requested)
-            found = await _patient(answer(bus, name))
+            found = await _patient(answer(bus, workflow_id, name))
             if found is not None:
                 return found
             left = POLL if until is None else min(POLL, until - time.monotonic())

@@ -224,8 +224,10 @@ def test_wanted(tmp_path: Path) -> None:
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from agentd import config, plugins, supervisor
-loaded = config.load(Path(sys.argv[1]), {}, plugins.installed())
+from agentd.config.load import load
+from agentd.daemon import supervisor
+from agentd.plugins import manager
+loaded = load(Path(sys.argv[1]), {}, manager.installed())
 supervisor.Supervisor(loaded, sys.argv[2], reload=lambda: loaded)
 print(json.dumps(sorted(sys.modules)))
 """
