@@ -15,7 +15,7 @@ from agentd.errors import InvalidMessage, Rejected, UsageError
 from agentd.printable import as_json, printable
 from agentd.wire import subjects
 from agentd.wire.codec import plain
-from agentd.wire.messages import WorkflowRequest, WorkflowSignal, request_digest
+from agentd.wire.messages import WorkflowRequest, WorkflowSignal
 
 if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
@@ -69,7 +69,7 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
                 return await _planned(app, bus, request)
             if not wait:
                 return None
-            return await _follow(app, bus, request.workflow_id, request_digest(request))
+            return await _follow(app, bus, request.workflow_id, request)
 
     answer = run_async(work())
     if answer is None:
@@ -84,8 +84,7 @@ async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResp
     from agentd.client import queries
     from agentd.client.plan_view import preview
 
-    requested = request_digest(request)
-    answer = await queries.follow(bus, request.workflow_id, lambda _: None, wait=PLANNED, requested=requested)
+    answer = await queries.follow(bus, request.workflow_id, lambda _: None, wait=PLANNED, requested=request)
     state = await queries.state(bus, request.workflow_id)
     if answer.status != "completed" or state is None:
         return answer
@@ -97,7 +96,7 @@ async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResp
 
 
 async def _follow(
-    app: App, bus: Bus, workflow_id: str, requested: str = "", wait: float | None = None
+    app: App, bus: Bus, workflow_id: str, requested: WorkflowRequest | None = None, wait: float | None = None
 ) -> WorkflowResponse:
     from agentd.cli import tables
 
@@ -322,7 +321,7 @@ def run_schedule(app: App, name: str, *, wait: bool) -> None:
         async with app.bus() as (bus, config):
             request = await scheduling.by_hand(bus, name)
             await requests.submit(bus, config.principal, request)
-            answer = await _follow(app, bus, request.workflow_id, request_digest(request)) if wait else None
+            answer = await _follow(app, bus, request.workflow_id, request) if wait else None
             return request, answer
 
     request, answer = run_async(work())

@@ -23,7 +23,10 @@ from agentd.wire.messages import (
     MetricReport,
     Presence,
     ServiceRegistration,
+    WorkflowRequest,
     WorkflowResponse,
+    request_digest,
+    withheld_of,
 )
 from agentd.wire.workflow import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 
@@ -282,25 +285,31 @@ async def answer(bus: Bus, workflow_id: str, under: str = "") -> WorkflowRespons
 
 
 async def follow(
-    bus: Bus, workflow_id: str, show: Callable[[Workflow], None], *, wait: float | None, requested: str = ""
+    bus: Bus,
+    workflow_id: str,
+    show: Callable[[Workflow], None],
+    *,
+    wait: float | None,
+    requested: WorkflowRequest | None = None,
 ) -> WorkflowResponse:
     """Show each change of a workflow until it is answered; return the answer.
 
-    requested  digest of what we asked for under this id: if the id is another request's, the refusal is the answer
+    requested  what was requested under this id: if the id belongs to another request, the refusal is the answer
 
     Raises TemporaryError after `wait` seconds: the workflow goes on without us.
     """
+    digests = () if requested is None else tuple(request_digest(kept) for kept in (requested, withheld_of(requested)))
     until = None if wait is None else time.monotonic() + wait
     async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
             workflow = await _patient(state(bus, workflow_id))
-            mine = workflow is None or requested in {"", workflow.digest}
+            mine = workflow is None or not digests or workflow.digest in digests
             if workflow is not None and mine:
                 show(workflow)
-            name = workflow_id if mine else subjects.conflict(workflow_id, requested)
-            found = await _patient(answer(bus, workflow_id, name))
-            if found is not None:
-                return found
+            for name in ("",) if mine else (subjects.conflict(workflow_id, digest) for digest in digests):
+                found = await _patient(answer(bus, workflow_id, name))
+                if found is not None:
+                    return found
             left = POLL if until is None else min(POLL, until - time.monotonic())
             if left <= 0:
                 raise going_on(workflow_id, wait or 0)

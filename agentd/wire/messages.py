@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
+from agentd.wire import secrets
 from agentd.wire.codec import digest
 
 ARRIVING = "arriving"
@@ -552,6 +553,17 @@ class CriticalError(msgspec.Struct, frozen=True, omit_defaults=True):
     service_id: str
     error: str
     timestamp: datetime
+
+
+def withheld_of(request: WorkflowRequest) -> WorkflowRequest:
+    """Return a refused request as its state keeps it for days: without any text that may be a secret."""
+    return msgspec.structs.replace(
+        request,
+        workflow_type=secrets.redacted(request.workflow_type),
+        requester_id=secrets.redacted(request.requester_id),
+        retry_of=secrets.redacted(request.retry_of),
+        parameters=secrets.withheld(request.parameters),
+    )
 
 
 def request_digest(request: WorkflowRequest) -> str:

@@ -29,6 +29,7 @@ from agentd.wire.messages import (
     WorkflowResponse,
     WorkflowSignal,
     request_digest,
+    withheld_of,
 )
 from agentd.wire.workflow import VERSION, Parent, Status, Workflow
 from agentd_orchestrator import external_agents as plain_agents
@@ -397,15 +398,7 @@ def _kept(begin: Begin) -> Begin:
     """Return a request as its state keeps it for days: of a refused one nothing that may be a secret."""
     if not begin.refused:
         return begin
-    request = begin.request
-    request = msgspec.structs.replace(
-        request,
-        workflow_type=secrets.redacted(request.workflow_type),
-        requester_id=secrets.redacted(request.requester_id),
-        retry_of=secrets.redacted(request.retry_of),
-        parameters=secrets.withheld(request.parameters),
-    )
-    return msgspec.structs.replace(begin, request=request, refused=secrets.redacted(begin.refused))
+    return msgspec.structs.replace(begin, request=withheld_of(begin.request), refused=secrets.redacted(begin.refused))
 
 
 def _peek(data: bytes, field: str) -> str:
