@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 SERVICE = "mcp-proxmox"
-SERVED = 10.0
+SERVED = 30.0
 """Seconds within which a request is done while another principal floods the network, on a busy machine."""
 
 

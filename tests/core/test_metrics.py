@@ -177,6 +177,7 @@ def test_snapshot_has_the_figures_of_a_report() -> None:
         "host_memory_percent",
         "load1",
         "tasks_in_flight",
+        "audit_broken",
     }
     assert figures["tasks_in_flight"] == 3
     assert figures["rss_bytes"] > 1_000_000

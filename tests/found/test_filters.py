@@ -24,7 +24,7 @@ from tool_bench import Bench, MemoryCall
         ("list_tasks", {"node": "PVE1"}, "no node 'PVE1'; there are pve1, "),
         ("list_bridges", {"node": "PVE1"}, "no node 'PVE1'; there are pve1, "),
         ("list_services", {"node": "PVE1"}, "no node 'PVE1'; there are pve1, "),
-        ("list_backups", {"storage": "nope"}, "no such storage holds backups"),
+        ("list_backups", {"storage": "nope"}, "storage nope holds no backups, or does not exist"),
         ("list_users", {"group": "nope"}, "group: there is no group 'nope'"),
         ("list_grants", {"role": "administrator"}, "no role 'administrator'; there are Administrator, "),
         ("list_replications", {"vmid": 999}, "no guest 999"),

@@ -274,6 +274,7 @@ def test_an_act_on_something_else_is_no_proof() -> None:
 # -- marks ----------------------------------------------------------------------------------------------------------
 
 MARK = "agentd:evil4.a.b"
+CONFIG = "/nodes/pve1/qemu/101/config"
 WRITES = [
     ("update_vm", {"vmid": 101, "description": MARK}, "update_vm.description"),
     ("update_vm", {"vmid": 101, "description": f"first\n\n  x{MARK}"}, "update_vm.description"),
@@ -287,10 +288,14 @@ WRITES = [
     ("create_backup_job", {"notes": "{{guestname}}:{{vmid}}.a"}, "create_backup_job.notes"),
     ("create_snapshot", {"vmid": 101, "description": MARK}, "create_snapshot.description"),
     ("set_backup_notes", {"volid": "a:b", "node": "pve1", "notes": MARK}, "set_backup_notes.notes"),
-    ("api_call", {"method": "PUT", "path": "/x", "parameters": {"description": MARK}}, "api_call.parameters.descr"),
-    ("api_call", {"method": "PUT", "path": f"/x?description={MARK}"}, "api_call.path"),
-    ("api_call", {"method": "PUT", "path": "/x", "parameters": {"a": [{"b": MARK}]}}, r"parameters.a\[0\].b"),
-    ("api_destroy", {"method": "POST", "path": "/x", "parameters": {"notes-template": MARK}}, "notes-template"),
+    ("api_call", {"method": "PUT", "path": CONFIG, "parameters": {"description": MARK}}, "api_call.parameters.descr"),
+    ("api_call", {"method": "PUT", "path": f"{CONFIG}?description={MARK}"}, "api_call.path"),
+    ("api_call", {"method": "PUT", "path": CONFIG, "parameters": {"tags": [{"b": MARK}]}}, r"parameters.tags\[0\].b"),
+    (
+        "api_destroy",
+        {"method": "POST", "path": "/nodes/pve1/vzdump", "parameters": {"notes-template": MARK}},
+        "notes-template",
+    ),
 ]
 
 

@@ -196,7 +196,9 @@ class TestList:
 
         assert listed.backups == []
         assert list(listed.unread) == ["local on pve2"]
-        with pytest.raises(errors.NotFound, match="no such storage holds backups; there are local on pve1"):
+        with pytest.raises(
+            errors.NotFound, match="local-lvm holds no backups, or does not exist; there are local on pve1"
+        ):
             await tools.once("list_backups", storage="local-lvm")
 
     async def test_blind(self, lab: FakePve, tools: Bench) -> None:

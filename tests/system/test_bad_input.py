@@ -110,7 +110,7 @@ async def test_the_same_again(net: Net) -> None:
         other = WorkflowRequest("health_check", "same", {"node": "pve2"})
         await requests.submit(bus, "tester", other)
         refusal = await eventually(
-            lambda: queries.answer(bus, subjects.conflict("same", request_digest(other))), "a refusal"
+            lambda: queries.answer(bus, "same", subjects.conflict("same", request_digest(other))), "a refusal"
         )
         answers = await bus.every(subjects.WORKFLOWS, subjects.response("same"))
 
