@@ -94,7 +94,7 @@ def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) 
 
     found = run_async(work())
     app.show(found, "verdicts")
-    sys.exit(ALTERED if any(each.fault for each in found) else 0)
+    sys.exit(ALTERED if any(verdict.fault for verdict in found) else 0)
 
 
 async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditKey]]) -> list[Verdict]:
@@ -104,27 +104,27 @@ async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditK
         raise UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(agents) or 'none yet'}")
     wanted = agents if agent is None else [agent]
     checks: dict[str, chains.ChainCheck] = {}
-    for each in wanted:
+    for name in wanted:
         top = source.top
-        keys = pinned.get(each) or (top.keys[each].keys if each in top.keys else [])
-        checks[each] = chains.ChainCheck(each, keys, trimmed=bool(top.max_age or top.since))
-        if each in top.heads:
-            head = top.heads[each]
+        keys = pinned.get(name) or (top.keys[name].keys if name in top.keys else [])
+        checks[name] = chains.ChainCheck(name, keys, trimmed=bool(top.max_age or top.since))
+        if name in top.heads:
+            head = top.heads[name]
             note = chains.Anchor(head.seq, head.hash, head.signer, "the bucket audit", head.timestamp)
-            checks[each].anchors.setdefault(head.seq, []).append(note)
+            checks[name].anchors.setdefault(head.seq, []).append(note)
     await _gather(source, agents, checks)
-    for each, check in checks.items():
-        async for record in source.lines(each):
+    for name, check in checks.items():
+        async for record in source.lines(name):
             check.add(record)
         check.finish()
-    return [_verdict(check, source.top, each in pinned) for each, check in checks.items()]
+    return [_verdict(check, source.top, name in pinned) for name, check in checks.items()]
 
 
 async def _gather(source: Source, agents: list[str], checks: dict[str, chains.ChainCheck]) -> None:
     """Give each chain what the others know of it."""
-    for each in agents:
-        async for record in source.lines(each):
-            if record is None or record.agent_id != each or record.hash != chains.hash_of(record):
+    for writer in agents:
+        async for record in source.lines(writer):
+            if record is None or record.agent_id != writer or record.hash != chains.hash_of(record):
                 continue
             for agent, anchor in chains.anchors_in(record):
                 if agent in checks and chains.genuine(record):
@@ -132,7 +132,7 @@ async def _gather(source: Source, agents: list[str], checks: dict[str, chains.Ch
 
 
 def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict:  # noqa: FBT001 - of judge alone
-    open_ = [each for each in check.problems if not each.accepted]
+    open_ = [problem for problem in check.problems if not problem.accepted]
     fault, at = (open_[0].text, open_[0].seq) if open_ else ("", 0)
     more = [f"and {check.more} more"] if check.more else []
     kept = "the bucket audit" if check.agent_id in top.keys else ""
@@ -144,8 +144,8 @@ def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict
         check.trimmed and check.first > 1,
         fault,
         at,
-        [each.text for each in open_] + more,
-        [f"{each.text} (accepted by {each.accepted})" for each in check.problems if each.accepted],
+        [problem.text for problem in open_] + more,
+        [f"{problem.text} (accepted by {problem.accepted})" for problem in check.problems if problem.accepted],
         "--keys" if given else kept or "none: nothing proves who wrote it",
     )
 
@@ -161,7 +161,7 @@ def _pinned(file: Path) -> dict[str, list[AuditKey]]:
         if wrong or not "".join(parts[2:]).isdecimal() * len(parts[2:]) == len(parts[2:]):
             raise UsageError(f"{file}:{number}: {line[:80]!r} is not AGENT KEY [FIRST LINE], with a key like UDQ7…")
         found.setdefault(parts[0], []).append(AuditKey(parts[1], int(parts[2]) if parts[2:] else 1))
-    return {agent: sorted(keys, key=lambda each: each.first) for agent, keys in found.items()}
+    return {agent: sorted(keys, key=lambda key: key.first) for agent, keys in found.items()}
 
 
 @audit.command()
@@ -180,8 +180,8 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
         async with app.bus() as (bus, _):
             network = await Network.of(bus)
             lines.write(msgspec.json.encode(msgspec.structs.replace(network.top, since=after)) + b"\n")
-            for each in [agent] if agent else await _agents(bus):
-                async for line in _exported(bus, subjects.check_id(each, "agent"), after):
+            for name in [agent] if agent else await _agents(bus):
+                async for line in _exported(bus, subjects.check_id(name, "agent"), after):
                     lines.write(escaped_bytes(line) + b"\n")
                     count += 1
         return count
@@ -239,7 +239,7 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
     async def work() -> list[AuditRecord]:
         async with app.bus() as (bus, _):
             agents = [agent] if agent else await _agents(bus)
-            found = [record for each in agents async for record in _chain(bus, each, after) if wanted(record)]
+            found = [record for name in agents async for record in _chain(bus, name, after) if wanted(record)]
             return sorted(found, key=lambda record: record.timestamp)
 
     app.show(run_async(work()), "audit")
@@ -284,9 +284,9 @@ class Network:
     async def of(cls, bus: Bus) -> Self:
         """Read keys, heads and whether lines expire."""
         found = await bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
-        keys = {agent: each.value for agent, each in found.items() if each.value and each.value.agent_id == agent}
+        keys = {agent: entry.value for agent, entry in found.items() if entry.value and entry.value.agent_id == agent}
         noted = await bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
-        heads = {agent: each.value for agent, each in noted.items() if each.value is not None}
+        heads = {agent: entry.value for agent, entry in noted.items() if entry.value is not None}
         info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}")
         top = AuditExport(bus.server_time(), keys, heads, info["config"].get("max_age", 0) / 1e9)
         return cls(bus, top, await _agents(bus))
@@ -351,7 +351,7 @@ class Export:
 async def _agents(bus: Bus) -> list[str]:
     """Return the agents that have a chain."""
     info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}", {"subjects_filter": subjects.audit("*")})
-    return sorted(each.rpartition(".")[2] for each in info["state"].get("subjects") or {})
+    return sorted(subject.rpartition(".")[2] for subject in info["state"].get("subjects") or {})
 
 
 async def _chain(bus: Bus, agent: str, since: datetime | None = None) -> AsyncIterator[AuditRecord]:

@@ -37,7 +37,7 @@ def dead(context: click.Context, stream: str, *, everything: bool) -> None:
             return await letters(bus)
 
     found = run_async(work())
-    app.show([each for each in found if (everything or each.open) and stream in {"", each.stream}], "dead")
+    app.show([letter for letter in found if (everything or letter.open) and stream in {"", letter.stream}], "dead")
 
 
 @dead.command()
@@ -86,8 +86,8 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
         from agentd.bus import dead_letters as letters
 
         async with app.bus(admin=True) as (bus, config):
-            there = {each.number: each for each in await letters.letters(bus)}
-            chosen = numbers or [each.number for each in there.values() if each.open and _may(each)]
+            there = {letter.number: letter for letter in await letters.letters(bus)}
+            chosen = numbers or [letter.number for letter in there.values() if letter.open and _may(letter)]
             done: list[dict[str, Any]] = []
             failed = False
             for number in dict.fromkeys(chosen):
@@ -104,10 +104,10 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
 
     done, failed = run_async(work())
     lines = [
-        f"letter {each['letter']}: published again as {each['sequence']} on {each['subject']}"
-        if "sequence" in each
-        else each["error"]
-        for each in done
+        f"letter {outcome['letter']}: published again as {outcome['sequence']} on {outcome['subject']}"
+        if "sequence" in outcome
+        else outcome["error"]
+        for outcome in done
     ]
     app.show(done if app.as_json else lines or ["nothing to replay"], "lines")
     if failed:
@@ -135,14 +135,16 @@ def drop(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
         from agentd.bus import dead_letters as letters
 
         async with app.bus(admin=True) as (bus, config):
-            for each in found:
-                await letters.drop(bus, each, config.principal)
+            for letter in found:
+                await letters.drop(bus, letter, config.principal)
 
     found = run_async(look())
     if not yes:
-        for each in found:
-            click.echo(printable(f"letter {each.number}: {each.subject or each.stream}: {each.reason}"), err=True)
+        for letter in found:
+            click.echo(
+                printable(f"letter {letter.number}: {letter.subject or letter.stream}: {letter.reason}"), err=True
+            )
         click.confirm("drop it without replaying?" if len(found) == 1 else "drop them without replaying?", abort=True)
     run_async(work(found))
-    lines = [f"letter {each.number} dropped" for each in found]
-    app.show([{"letter": each.number, "dropped": True} for each in found] if app.as_json else lines, "lines")
+    lines = [f"letter {letter.number} dropped" for letter in found]
+    app.show([{"letter": letter.number, "dropped": True} for letter in found] if app.as_json else lines, "lines")

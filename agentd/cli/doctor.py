@@ -74,20 +74,20 @@ async def _nats(config: Config, log: Logger) -> list[Finding]:
 
 def _version(bus: Bus) -> Finding:
     version = bus.server_version
-    good = tuple(int(each) for each in version.split(".")[:2]) >= OLDEST
-    wanted = ".".join(str(each) for each in OLDEST)
+    good = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST
+    wanted = ".".join(str(part) for part in OLDEST)
     return Finding("nats version", good, version, "" if good else f"agentd needs {wanted} or newer")
 
 
 async def _jetstream(bus: Bus, config: Config) -> list[Finding]:
     findings: list[Finding] = []
-    for each in provision.streams(config.bus.replicas):
+    for stream in provision.streams(config.bus.replicas):
         try:
-            await bus.api(f"STREAM.INFO.{each['name']}")
+            await bus.api(f"STREAM.INFO.{stream['name']}")
         except NotProvisioned:
-            findings.append(Finding(f"stream {each['name']}", good=False, text="missing", advice="agentd provision"))
+            findings.append(Finding(f"stream {stream['name']}", good=False, text="missing", advice="agentd provision"))
         except BusError as error:
-            findings.append(Finding(f"stream {each['name']}", good=False, text=str(error), advice="see the NATS log"))
+            findings.append(Finding(f"stream {stream['name']}", good=False, text=str(error), advice="see the NATS log"))
     if findings:
         return findings
     findings.append(Finding("streams", good=True, text="all there"))
@@ -124,13 +124,13 @@ async def _storage(bus: Bus) -> list[Finding]:
         rooms, sizes = await capacity.everything(bus)
     except AgentdError as error:
         return [Finding("storage", good=False, text=str(error), advice="let this user ask $JS.API.INFO")]
-    full = [each for each in rooms if each.share >= capacity.FULL]
+    full = [room for room in rooms if room.share >= capacity.FULL]
     if full:
-        return [Finding("storage", good=False, text=each.text, advice=capacity.advice(each, sizes)) for each in full]
+        return [Finding("storage", good=False, text=room.text, advice=capacity.advice(room, sizes)) for room in full]
     account = await capacity.account(bus)
     used = f"{sum(sizes.values()) / capacity.MIB:.1f} MiB in use"
     unknown = f"{used}; no limit is configured: set max_file of the account, or max_storage under [bus]"
-    return [Finding("storage", good=True, text="; ".join(each.text for each in account) or unknown)]
+    return [Finding("storage", good=True, text="; ".join(room.text for room in account) or unknown)]
 
 
 async def _may_write(bus: Bus) -> Finding:
@@ -159,7 +159,7 @@ async def _proxmox(config: Config) -> list[Finding]:
             return [*findings[1:], Finding("proxmox", good=False, text=text, advice=advice)]
         held = await proxmox.permissions()
         granted = _granted(config)
-        needed = [each for each in await _needed(config, proxmox) if granted.covers(each.tier)]
+        needed = [right for right in await _needed(config, proxmox) if granted.covers(right.tier)]
         grants = [right for right in needed if right.privilege == GRANTS]
         needed = [right for right in needed if right.privilege != GRANTS]
         return [*findings, *compare(config.proxmox.token_id, held, needed), *_grants(held, grants)]
@@ -228,7 +228,7 @@ def _learners(config: Config, proxmox: Proxmox) -> list[Callable[[], Awaitable[l
 
 
 def _privileges(needed: Iterable[Right], tier: Tier) -> list[str]:
-    return sorted({each.privilege for each in needed if tier.covers(each.tier)})
+    return sorted({right.privilege for right in needed if tier.covers(right.tier)})
 
 
 def _both(token: str) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -246,10 +246,10 @@ def compare(token: str, held: dict[str, list[str]], needed: list[Right]) -> list
         return [
             Finding("proxmox rights", good=False, text=f"{token} is blind: it has no right anywhere", advice=advice)
         ]
-    missing = [each for each in needed if not _held(held, each)]
+    missing = [right for right in needed if not _held(held, right)]
     if not missing:
         return [Finding("proxmox rights", good=True, text=f"{token} has all that the tools need")]
-    return [_missing(token, each) for each in missing]
+    return [_missing(token, right) for right in missing]
 
 
 def _held(held: dict[str, list[str]], right: Right) -> bool:

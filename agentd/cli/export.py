@@ -118,7 +118,7 @@ async def whole(bus: Bus, data: bytes) -> bytes:
 
 async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, list):
-        return [await _expanded(bus, each) for each in value]
+        return [await _expanded(bus, item) for item in value]
     if not isinstance(value, dict):
         return value
     if isinstance(value.get("$stored"), str) and "bytes" in value:
@@ -130,7 +130,7 @@ async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
             click.echo(f"{error}; what refers to it is written as it is", err=True)
             return value
         return value if found is None else found
-    return {key: await _expanded(bus, each) for key, each in value.items()}
+    return {key: await _expanded(bus, item) for key, item in value.items()}
 
 
 @click.command()

@@ -68,8 +68,8 @@ def _with_json(command: click.Command) -> click.Command:
             click.Option(["--json"], is_flag=True, expose_value=False, is_eager=True, callback=_as_json, help=text)
         )
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            _with_json(each)
+        for subcommand in command.commands.values():
+            _with_json(subcommand)
     return command
 
 
@@ -164,7 +164,7 @@ def check(app: App, *, show: bool) -> None:
         click.echo(printable(config_show.show(config), lines=True))
         return
     app.show(list(found.status.values()), "plugins")
-    if any(each.status == manager.BROKEN for each in found.status.values()):
+    if any(plugin.status == manager.BROKEN for plugin in found.status.values()):
         sys.exit(78)
 
 
@@ -202,7 +202,7 @@ def doctor(app: App, *, roles: bool, grants: bool) -> None:
         return
     findings = run_async(examination.examine(app.config(), logs.get_logger()))
     app.show(findings, "findings")
-    sys.exit(0 if all(each.good for each in findings) else 1)
+    sys.exit(0 if all(finding.good for finding in findings) else 1)
 
 
 @cli.command()

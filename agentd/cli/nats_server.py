@@ -82,7 +82,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None) ->
     config.write_text(NATS_CONFIG.format(port=port, data=directory / "jetstream"))
     log = directory / "nats.log"
     with log.open("ab") as output:
-        command = [str(each) for each in (binary, "-c", config, "--ports_file_dir", directory)]
+        command = [str(part) for part in (binary, "-c", config, "--ports_file_dir", directory)]
         process = subprocess.Popen(  # noqa: S603
             command,
             stdout=output,
@@ -98,7 +98,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None) ->
 
 def room(directory: Path) -> int:
     """Return how many bytes JetStream may take: what it has, and of the free disk what nats-server takes at most."""
-    taken = sum(each.stat().st_size for each in directory.rglob("*") if each.is_file())
+    taken = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     return taken + shutil.disk_usage(directory).free * 3 // 4
 
 
@@ -135,7 +135,7 @@ def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, floa
         message = f"no simulated Proxmox in {checkout}: run `make demo` in a checkout of agentd, it sets it up"
         raise UsageError(message)
     directory.mkdir(parents=True, exist_ok=True)
-    command = [str(each) for each in (python, launcher, "--dir", directory, "--cluster", "demo")]
+    command = [str(part) for part in (python, launcher, "--dir", directory, "--cluster", "demo")]
     command += ["--durations", json.dumps(durations)]
     with (directory / "simulator.log").open("ab") as errors:
         process = subprocess.Popen(  # noqa: S603

@@ -128,17 +128,21 @@ def _rows(columns: list[str], rows: list[list[str]], empty: str) -> None:
 
 def _workflows(found: list[Any]) -> None:
     rows = [
-        [safe(each.workflow_id), safe(each.workflow_type), symbol(each.status), f"{each.done}/{each.total}",
-         age(each.updated), safe(each.error)]
-        for each in found
+        [safe(workflow.workflow_id), safe(workflow.workflow_type), symbol(workflow.status),
+         f"{workflow.done}/{workflow.total}", age(workflow.updated), safe(workflow.error)]
+        for workflow in found
     ]  # fmt: skip
     _rows(["WORKFLOW", "TYPE", "STATUS", "TASKS", "CHANGED", "ERROR"], rows, "no workflows yet: agentd submit --help")
 
 
 def _definitions(found: list[Any]) -> None:
     rows = [
-        [safe(each.name), safe(each.source), safe(_fault(each.faults) if each.faults else each.description)]
-        for each in found
+        [
+            safe(definition.name),
+            safe(definition.source),
+            safe(_fault(definition.faults) if definition.faults else definition.description),
+        ]
+        for definition in found
     ]
     _rows(["DEFINITION", "FROM", "SAYS"], rows, "no workflow can be asked for")
 
@@ -149,17 +153,17 @@ def _fault(faults: list[Any]) -> str:
 
 
 def _plan(found: list[Any]) -> None:
-    for each in found:
-        at_once = f", {each.window} at once" if each.window else ""
+    for task in found:
+        at_once = f", {task.window} at once" if task.window else ""
         facts = [
-            ("after", ", ".join(each.after)),
-            ("when", each.when),
-            ("each", "" if each.each is None else f"{_json(each.each)}{at_once}"),
-            ("approval", each.approval),
-            ("with", _json(each.with_) if each.with_ else ""),
-            ("undo", f"{each.undo} {_json(each.undo_with)}" if each.undo else ""),
+            ("after", ", ".join(task.after)),
+            ("when", task.when),
+            ("each", "" if task.each is None else f"{_json(task.each)}{at_once}"),
+            ("approval", task.approval),
+            ("with", _json(task.with_) if task.with_ else ""),
+            ("undo", f"{task.undo} {_json(task.undo_with)}" if task.undo else ""),
         ]
-        console.print(f"[bold]{safe(each.name)}[/]  {safe(each.calls)}  [dim]→ {safe(each.queue)}[/]")
+        console.print(f"[bold]{safe(task.name)}[/]  {safe(task.calls)}  [dim]→ {safe(task.queue)}[/]")
         for name, text in facts:
             if text:
                 console.print(f"  {name:<9} {safe(text)}", soft_wrap=True)
@@ -181,16 +185,16 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
         console.print(f"[red]{safe(found.error)}[/]")
     console.print()
     rows = [
-        [safe(each.name), symbol(each.status), str(each.attempt), safe(each.agent or each.queue),
-         safe(", ".join(each.after)), safe_lines(_says(each))]
-        for each in found.tasks
+        [safe(task.name), symbol(task.status), str(task.attempt), safe(task.agent or task.queue),
+         safe(", ".join(task.after)), safe_lines(_says(task))]
+        for task in found.tasks
     ]  # fmt: skip
     _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
     console.print()
-    for each in found.tasks:
-        if each.asks:  # all of it: nothing is approved that was not shown
-            console.print(f"[bold]{safe(each.name)}[/] waits for an approval of:")
-            console.print(f"  {safe_lines(each.asks)}\n  digest {safe(each.digest)}\n", soft_wrap=True)
+    for task in found.tasks:
+        if task.asks:  # all of it: nothing is approved that was not shown
+            console.print(f"[bold]{safe(task.name)}[/] waits for an approval of:")
+            console.print(f"  {safe_lines(task.asks)}\n  digest {safe(task.digest)}\n", soft_wrap=True)
     for entry in found.timeline:
         seconds = (entry.at - found.created).total_seconds()
         console.print(f"  {seconds:8.2f} s  {safe(f'{entry.task:<28}')} {safe(entry.what)} [dim]{safe(entry.agent)}[/]")
@@ -198,32 +202,32 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
 
 def _agents(found: list[Any]) -> None:
     rows = [
-        [safe(each.agent_id), safe(each.role), safe(each.node), safe(each.status), f"{each.load:.0%}",
-         safe(each.version), age(each.timestamp), safe(each.url)]
-        for each in found
+        [safe(agent.agent_id), safe(agent.role), safe(agent.node), safe(agent.status), f"{agent.load:.0%}",
+         safe(agent.version), age(agent.timestamp), safe(agent.url)]
+        for agent in found
     ]  # fmt: skip
     columns = ["AGENT", "ROLE", "NODE", "STATUS", "LOAD", "VERSION", "HEARD", "PAGE"]
     _rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
 
 
 def _tools(found: list[Any]) -> None:
-    rows = [[safe(tool), safe(each.service_id)] for each in found for tool in each.tools]
+    rows = [[safe(tool), safe(service.service_id)] for service in found for tool in service.tools]
     _rows(["TOOL", "SERVICE"], rows, "no tools: no agent that offers some is running")
 
 
 def _schedules(found: list[Any]) -> None:
     rows = [
-        [safe(each.name), safe(each.workflow), safe(each.cron), safe(each.timezone),
-         _when(each.next, each.timezone), _when(each.next, ""),
-         f"{symbol(each.status)} {age(each.begun)}" if each.last else "never", safe(each.last), str(each.skipped or ""),
-         safe(each.state)]
-        for each in found
+        [safe(schedule.name), safe(schedule.workflow), safe(schedule.cron), safe(schedule.timezone),
+         _when(schedule.next, schedule.timezone), _when(schedule.next, ""),
+         f"{symbol(schedule.status)} {age(schedule.begun)}" if schedule.last else "never", safe(schedule.last),
+         str(schedule.skipped or ""), safe(schedule.state)]
+        for schedule in found
     ]  # fmt: skip
     columns = ["SCHEDULE", "WORKFLOW", "CRON", "ZONE", "NEXT THERE", "NEXT HERE", "LAST", "AS", "SKIPPED", "STATE"]
     _rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
-    for each in found:
-        if each.error:
-            console.print(f"[red]{safe(each.name)}: {safe(each.error)}[/]")
+    for schedule in found:
+        if schedule.error:
+            console.print(f"[red]{safe(schedule.name)}: {safe(schedule.error)}[/]")
 
 
 def _when(moment: datetime | None, zone: str) -> str:
@@ -259,9 +263,9 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
     preview = msgspec.convert(reply.result, Preview)
     if preview.already:
         console.print(f"{safe(preview.tool)} would do nothing: it is so already")
-    for each in preview.targets:
-        console.print(f"{safe(preview.tool)} would change {safe(each.title)}")
-        for line in each.loses:
+    for target in preview.targets:
+        console.print(f"{safe(preview.tool)} would change {safe(target.title)}")
+        for line in target.loses:
             console.print(f"  and with it {safe(line)}")
     if preview.undo is not None:
         console.print(f"[dim]agentd undo could take it back by {safe(preview.undo.tool)}[/]")
@@ -276,21 +280,23 @@ def _looked(reply: Any) -> None:  # noqa: ANN401
 def _verdicts(found: list[Any]) -> None:
     rows = [
         [
-            "[red]✗[/]" if each.fault else "[green]✓[/]",
-            safe(each.agent_id),
-            f"{each.lines} lines",
-            f"{each.first} to {each.last}{', older ones have expired' if each.trimmed else ''}" if each.lines else "",
-            safe(each.fault),
+            "[red]✗[/]" if verdict.fault else "[green]✓[/]",
+            safe(verdict.agent_id),
+            f"{verdict.lines} lines",
+            f"{verdict.first} to {verdict.last}{', older ones have expired' if verdict.trimmed else ''}"
+            if verdict.lines
+            else "",
+            safe(verdict.fault),
         ]
-        for each in found
+        for verdict in found
     ]
     _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has written anything yet")
-    for each in found:
-        for text in [*each.faults[1:], *each.accepted]:
-            console.print(f"{safe(each.agent_id)}: {safe(text)}")
+    for verdict in found:
+        for text in [*verdict.faults[1:], *verdict.accepted]:
+            console.print(f"{safe(verdict.agent_id)}: {safe(text)}")
     sources: dict[str, list[str]] = {}
-    for each in found:
-        sources.setdefault(each.keys, []).append(each.agent_id)
+    for verdict in found:
+        sources.setdefault(verdict.keys, []).append(verdict.agent_id)
     for source, agents in sources.items():
         console.print(f"[dim]keys of {safe(', '.join(agents))}: {safe(source)}[/]")
 
@@ -298,23 +304,23 @@ def _verdicts(found: list[Any]) -> None:
 def _audit(found: list[AuditRecord]) -> None:
     rows = [
         [
-            f"{each.timestamp:%Y-%m-%d %H:%M:%S}",
-            safe(each.principal + (f" (yes by {each.approved_by})" if each.approved_by else "")),
-            safe(each.tool),
-            safe(each.outcome or each.phase),
-            safe(each.key),
-            safe(_json(each.arguments) if each.arguments else ""),
+            f"{record.timestamp:%Y-%m-%d %H:%M:%S}",
+            safe(record.principal + (f" (yes by {record.approved_by})" if record.approved_by else "")),
+            safe(record.tool),
+            safe(record.outcome or record.phase),
+            safe(record.key),
+            safe(_json(record.arguments) if record.arguments else ""),
         ]
-        for each in found
+        for record in found
     ]
     _rows(["TIME", "WHO", "TOOL", "WHAT", "KEY", "WITH"], rows, "nothing was done")
 
 
 def _undoable(found: list[EffectRecord]) -> None:
     rows = [
-        [safe(each.key), safe(each.tool), safe(each.undo.tool), safe(_json(each.undo.parameters))]
-        for each in found
-        if each.undo
+        [safe(effect.key), safe(effect.tool), safe(effect.undo.tool), safe(_json(effect.undo.parameters))]
+        for effect in found
+        if effect.undo
     ]
     _rows(["EFFECT", "DID", "TAKEN BACK BY", "WITH"], rows, "nothing can be taken back")
 
@@ -335,19 +341,21 @@ def _asked(state: Workflow) -> None:
 def _findings(found: list[Any]) -> None:
     rows = [
         [
-            "[green]✓[/]" if each.good else "[red]✗[/]",
-            safe(each.what),
-            safe(each.text),
-            "" if each.good else safe(each.advice),
+            "[green]✓[/]" if finding.good else "[red]✗[/]",
+            safe(finding.what),
+            safe(finding.text),
+            "" if finding.good else safe(finding.advice),
         ]
-        for each in found
+        for finding in found
     ]
     _rows(["", "WHAT", "FOUND", "DO"], rows, "nothing to look at")
 
 
 def _plugins(found: list[Any]) -> None:
-    rows = [[safe(each.name), each.status, safe(each.reason)] for each in found]
-    rows += [[safe(f"  {tool.name}"), "quarantined", safe(tool.reason)] for each in found for tool in each.quarantined]
+    rows = [[safe(plugin.name), plugin.status, safe(plugin.reason)] for plugin in found]
+    rows += [
+        [safe(f"  {tool.name}"), "quarantined", safe(tool.reason)] for plugin in found for tool in plugin.quarantined
+    ]
     _rows(["PLUGIN", "STATUS", "REASON"], rows, "no plugins")
 
 
@@ -366,9 +374,9 @@ def _control(reply: Any) -> None:  # noqa: ANN401
 
 def _dead(found: list[Any]) -> None:
     rows = [
-        [str(each.number), age(each.when), safe(each.stream), safe(each.subject or f"message {each.sequence}"),
-         safe(each.agent_id), f"{each.size} B", safe(each.state), safe(each.reason[:200])]
-        for each in found
+        [str(letter.number), age(letter.when), safe(letter.stream),
+         safe(letter.subject or f"message {letter.sequence}"), safe(letter.agent_id), f"{letter.size} B", safe(letter.state), safe(letter.reason[:200])]
+        for letter in found
     ]  # fmt: skip
     _rows(["LETTER", "WHEN", "STREAM", "SUBJECT", "GIVEN UP BY", "SIZE", "STATE", "REASON"], rows, "no dead letters")
 

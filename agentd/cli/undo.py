@@ -33,7 +33,7 @@ def undo(app: App, key: str, *, dry_run: bool) -> None:
             found = await undoable(bus, key, config.principal)
             if dry_run:
                 return found
-            calls = [plain(each.undo) for each in found if each.undo]
+            calls = [plain(effect.undo) for effect in found if effect.undo]
             request = WorkflowRequest(requests.UNDO, requests.new_id(requests.UNDO), {"of": key, "calls": calls})
             return await requests.begin(bus, config.principal, request)
 
@@ -50,7 +50,7 @@ async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
     for part in first.split("=", 1):
         subjects.check_id(part, "key")
     found = await bus.newest_many(subjects.EFFECTS, f"ai.effects.*.{first}.>", EffectRecord)
-    records = [each.value for each in found.values() if each.value is not None]
+    records = [entry.value for entry in found.values() if entry.value is not None]
     return [record for record in records if record.key == key or record.key.startswith(f"{key}.")]
 
 
@@ -64,9 +64,11 @@ async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
     mine = await _effects(bus, key)
     if not mine and "=" not in key:  # a call of one's own may be named as `agentd call --key` had it
         mine = await _effects(bus, subjects.call_key(principal, key))
-    found = sorted((each for each in mine if each.undo is not None), key=lambda each: each.claimed_at, reverse=True)
+    found = sorted(
+        (effect for effect in mine if effect.undo is not None), key=lambda effect: effect.claimed_at, reverse=True
+    )
     if found:
         return found
-    done = ", ".join(sorted(f"{each.key} ({each.tool})" for each in mine))
+    done = ", ".join(sorted(f"{effect.key} ({effect.tool})" for effect in mine))
     message = f"{key}: nothing of it can be taken back; it did {done}" if done else f"{key}: there is no such effect"
     raise UsageError(message)

@@ -152,8 +152,8 @@ def workflows(context: click.Context, limit: int, status: str) -> None:
 def check_files(app: App, files: tuple[Path, ...]) -> None:
     """Check workflow files: every fault with its line and column; exit code 65 if there is one."""
     faults = app.reader().check(list(files))
-    bad = {each.file for each in faults}
-    lines = [*map(str, faults), *(f"{each}: good" for each in files if str(each) not in bad)]
+    bad = {fault.file for fault in faults}
+    lines = [*map(str, faults), *(f"{file}: good" for file in files if str(file) not in bad)]
     click.echo(as_json(plain(faults), indent=2) if app.as_json else "\n".join(map(printable, lines)))
     sys.exit(InvalidMessage.exit_code if faults else 0)
 
@@ -171,7 +171,7 @@ def definitions(app: App) -> None:
     """List what can be asked for on this machine, and where it comes from; exit code 65 if a file is at fault."""
     found = app.reader().listed()
     app.show(found, "definitions")
-    sys.exit(InvalidMessage.exit_code if any(each.faults for each in found) else 0)
+    sys.exit(InvalidMessage.exit_code if any(definition.faults for definition in found) else 0)
 
 
 @click.command()

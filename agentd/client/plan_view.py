@@ -58,7 +58,7 @@ def preview(state: Workflow) -> list[PlannedTask]:
 def _readable(value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return parameters with references and templates as they are written in a file."""
     if isinstance(value, list):
-        return [_readable(each) for each in value]
+        return [_readable(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "$template" in value:
@@ -66,4 +66,4 @@ def _readable(value: Any) -> Any:  # noqa: ANN401 - JSON
     if "$result" in value:
         task, field = value["$result"], value.get("field", "")
         return f"{{{{ tasks.{task}.result{f'.{field}' if field else ''} }}}}"
-    return {key: _readable(each) for key, each in value.items()}
+    return {key: _readable(item) for key, item in value.items()}

@@ -51,20 +51,20 @@ async def presences(bus: Bus) -> list[Presence]:
     """Return every agent whose lease lasts, by name."""
     found = await bus.kv_values(subjects.LIVE, Presence)
     there = [found[key].value for key in sorted(found)]
-    return [each for each in there if each is not None and each.agent.status != ARRIVING]
+    return [presence for presence in there if presence is not None and presence.agent.status != ARRIVING]
 
 
 async def agents(bus: Bus) -> list[AgentRegistration]:
     """Return the registration of every agent that lives."""
-    return [each.agent for each in await presences(bus)]
+    return [presence.agent for presence in await presences(bus)]
 
 
 async def services(bus: Bus) -> list[ServiceRegistration]:
     """Return every service once, with the tools that any agent offers under its name."""
     found: dict[str, ServiceRegistration] = {}
     for presence in await presences(bus):
-        for each in presence.services:
-            found.setdefault(each.service_id, each)
+        for service in presence.services:
+            found.setdefault(service.service_id, service)
     return list(found.values())
 
 
@@ -76,20 +76,20 @@ async def metrics(bus: Bus) -> list[MetricReport]:
 
 async def alerts(bus: Bus) -> list[Alert]:
     """Return the alerts that are firing."""
-    found = (each.value for each in (await bus.kv_values(subjects.ALERTS, Alert)).values())
-    return [each for each in found if each is not None and each.state == "firing"]
+    found = (entry.value for entry in (await bus.kv_values(subjects.ALERTS, Alert)).values())
+    return [alert for alert in found if alert is not None and alert.state == "firing"]
 
 
 async def states(bus: Bus) -> list[Workflow]:
     """Return the state of every workflow: those not over first, then the latest."""
     newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_EVENTS, Workflow)
-    found = [each.value for each in newest.values() if each.value is not None]
-    return sorted(found, key=lambda each: (each.over, -each.updated.timestamp()))
+    found = [entry.value for entry in newest.values() if entry.value is not None]
+    return sorted(found, key=lambda entry: (entry.over, -entry.updated.timestamp()))
 
 
 async def workflows(bus: Bus, limit: int, status: str = "") -> list[WorkflowSummary]:
     """Return at most `limit` workflows, of one status unless it is empty."""
-    return [summary(each) for each in await states(bus) if status in {"", each.status}][:limit]
+    return [summary(entry) for entry in await states(bus) if status in {"", entry.status}][:limit]
 
 
 async def workflow(bus: Bus, workflow_id: str) -> WorkflowDetail | None:
@@ -132,8 +132,8 @@ async def events(bus: Bus) -> AsyncIterator[Event]:
         while True:
             yield await queue.get()
     finally:
-        for each in subscriptions:
-            await each.stop()
+        for subscription in subscriptions:
+            await subscription.stop()
 
 
 def _lenient(handler: Handler) -> Handler:
@@ -169,7 +169,9 @@ def detail(found: Workflow) -> WorkflowDetail:
     return WorkflowDetail(
         **{name: getattr(short, name) for name in short.__struct_fields__},
         tasks=[task_view(found, name) for name in found.tasks],
-        timeline=[TimelineEntry(each.at, each.what, each.task, each.attempt, each.agent) for each in found.timeline],
+        timeline=[
+            TimelineEntry(entry.at, entry.what, entry.task, entry.attempt, entry.agent) for entry in found.timeline
+        ],
     )
 
 
@@ -258,7 +260,7 @@ class DaemonView:
 
     async def dead(self) -> list[Letter]:
         """List the dead letters that wait for a person."""
-        return [each for each in await letters(self._asked()) if each.open]
+        return [letter for letter in await letters(self._asked()) if letter.open]
 
     def events(self) -> AsyncIterator[Event]:
         """Yield live changes."""
@@ -279,7 +281,7 @@ async def answer(bus: Bus, workflow_id: str, under: str = "") -> WorkflowRespons
     """Return the answer to a request if it is there; `under` is the id of a conflict's answer."""
     subject = subjects.response(under or workflow_id)
     found = await bus.newest(
-        subjects.WORKFLOWS, subject, WorkflowResponse, lambda each: each.workflow_id == workflow_id
+        subjects.WORKFLOWS, subject, WorkflowResponse, lambda response: response.workflow_id == workflow_id
     )
     return found.value
 

@@ -79,7 +79,7 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
     Raises TemporaryError if it does neither within `wait` seconds: it goes on without us.
     """
     await submit(bus, principal, request)
-    state = await _when(bus, request.workflow_id, lambda each: each.status is Status.WAITING_APPROVAL, wait)
+    state = await _when(bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait)
     if state is None or not (state.over or state.status is Status.WAITING_APPROVAL):
         raise going_on(request.workflow_id, wait)
     return state
@@ -150,7 +150,9 @@ async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: 
 async def waits(bus: Bus, workflow_id: str, task: str) -> tuple[str, Approval]:
     """Return the task that waits for an approval, and what is shown; raises UsageError when none does."""
     state = await _running(bus, workflow_id)
-    waiting = {name: each.approval for name, each in state.tasks.items() if each.status is TaskStatus.WAITING_APPROVAL}
+    waiting = {
+        name: entry.approval for name, entry in state.tasks.items() if entry.status is TaskStatus.WAITING_APPROVAL
+    }
     name = task or (next(iter(waiting)) if len(waiting) == 1 else "")
     approval = waiting.get(name)
     if approval is None:
@@ -186,12 +188,12 @@ async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], 
                 await heard.wait()
         heard.clear()
 
-    subscriptions = [await bus.subscribe(each, on_message) for each in subjects_]
+    subscriptions = [await bus.subscribe(subject, on_message) for subject in subjects_]
     try:
         yield wait
     finally:
-        for each in subscriptions:
-            await each.stop()
+        for subscription in subscriptions:
+            await subscription.stop()
 
 
 def going_on(workflow_id: str, waited: float) -> TemporaryError:

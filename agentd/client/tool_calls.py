@@ -89,7 +89,7 @@ async def call(  # noqa: PLR0913 - who calls what, with what
 
 async def service_of(bus: Bus, tool: str) -> str:
     """Return the service that offers `tool`; raises UsageError naming what there is."""
-    offered = {name: each.service_id for each in await queries.services(bus) for name in each.tools}
+    offered = {name: service.service_id for service in await queries.services(bus) for name in service.tools}
     if tool not in offered:
         there = ", ".join(sorted(offered)) or "none: is an agent with tools running? see `agentd agents`"
         message = f"no agent offers a tool {tool!r}; there are {there}"

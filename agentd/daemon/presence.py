@@ -115,8 +115,8 @@ class Announcer:
         await received.respond(messages.ControlReply(self._agent, done, text))
 
     async def _goodbye(self, subscriptions: list[Subscription]) -> None:
-        for each in subscriptions:
-            await each.stop()
+        for subscription in subscriptions:
+            await subscription.stop()
         last = self._describe()
         agent = msgspec.structs.replace(last.agent, status="offline")
         await self._bus.publish(subjects.AGENT_REGISTER, agent)

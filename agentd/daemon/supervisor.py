@@ -78,8 +78,8 @@ class Supervisor:
         """Set when every role has worked for the first time."""
         self.metrics = Metrics(__version__)
         self.plugins = Plugins(config, wanted(config, self.instance.roles))
-        self.roles = {each: self.plugins.role(each) for each in self.instance.roles}
-        self.settings = {each: self.plugins.settings(each) for each in self.roles}
+        self.roles = {role: self.plugins.role(role) for role in self.instance.roles}
+        self.settings = {role: self.plugins.settings(role) for role in self.roles}
         self.workflows = self.plugins.workflows()
         self.proxmox = Proxmox(config.proxmox, observe=self.metrics.proxmox_call) if config.proxmox else None
         self.tools = self.plugins.tools(config.node.name, self.proxmox)
@@ -111,8 +111,8 @@ class Supervisor:
                 self.bus.send(reply, b"-NAK")
             worker = self._worker = self._build(journal)
             async with asyncio.TaskGroup() as group:
-                for each in self._running:
-                    group.create_task(self._keep_running(each))
+                for running in self._running:
+                    group.create_task(self._keep_running(running))
                 announcer = Announcer(self.bus, lambda: self._describe(worker), self._control, self.log, self.lease)
                 group.create_task(self._announce(announcer))
                 group.create_task(self._tell_systemd())
@@ -151,7 +151,7 @@ class Supervisor:
         if port is None:
             port = next(iter(self.roles.values())).port
         view = DaemonView(self.bus, self.identity, self.plugin_states, self.readiness, self.metrics.render)
-        routes = [route for each in self.roles.values() for route in each.routes]
+        routes = [route for role in self.roles.values() for route in role.routes]
         page = WebServer(
             view,
             host=settings.host,
@@ -316,10 +316,10 @@ class Supervisor:
 
     async def _watch_lease(self) -> None:
         """Leave when another process has this agent's id; until the end nothing is changed (performer.py)."""
-        waiting = [asyncio.ensure_future(each.wait()) for each in (self.lease.lost, self.stopping)]
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self.lease.lost, self.stopping)]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for each in waiting:
-            each.cancel()
+        for waiter in waiting:
+            waiter.cancel()
         if self.lease.lost.is_set() and not self.stopping.is_set():
             self.log.error("lost the lease on this agent id: leaving", reason=self.lease.problem)
             self._exit_code = ConfigError.exit_code
@@ -354,7 +354,7 @@ class Supervisor:
 
     def _status(self) -> str:
         """Say in a line how the daemon stands, for systemd."""
-        return "; ".join(f"{each.source}: {each.text}" for each in self.readiness()) or "working"
+        return "; ".join(f"{reason.source}: {reason.text}" for reason in self.readiness()) or "working"
 
     async def _control(self, action: str) -> str:
         """Carry out `ai.control.<agent>`."""
@@ -382,10 +382,10 @@ class Supervisor:
 
     def _describe(self, worker: Worker) -> Presence:
         status = "draining" if self.stopping.is_set() else ("busy" if worker.load >= 1 else "available")
-        services = [each for role in self.roles.values() for each in role.services]
+        services = [service for role in self.roles.values() for service in role.services]
         agent = AgentRegistration(
             agent_id=self.agent_id,
-            capabilities=sorted({each.capability for each in self.tools.values() if each.service in services}),
+            capabilities=sorted({tool.capability for tool in self.tools.values() if tool.service in services}),
             load=round(worker.load, 3),
             status=status if self.stopping.is_set() or not self.readiness() else "busy",
             node=self.config.node.name,
@@ -399,10 +399,10 @@ class Supervisor:
             ServiceRegistration(
                 service_id=name,
                 service_type=name,
-                capabilities=sorted({each.capability for each in self.tools.values() if each.service == name}),
+                capabilities=sorted({tool.capability for tool in self.tools.values() if tool.service == name}),
                 endpoint=self.url,
                 timestamp=now(),
-                tools=sorted(each.name for each in self.tools.values() if each.service == name),
+                tools=sorted(tool.name for tool in self.tools.values() if tool.service == name),
             )
             for name in services
         ]
@@ -411,7 +411,7 @@ class Supervisor:
     @property
     def is_ready(self) -> bool:
         """Tell whether every role works; with an alarm of the audit it reads, and has to be seen to."""
-        return bool(self._running) and all(each.source == "audit" for each in self.readiness())
+        return bool(self._running) and all(reason.source == "audit" for reason in self.readiness())
 
     # -- the page's view ----------------------------------------------------------------------------------------------
 
@@ -422,8 +422,8 @@ class Supervisor:
             warnings.append("the certificate of Proxmox is not verified ([proxmox] verify = false)")
         if self.proxmox is not None and self.proxmox.local:
             warnings.append("the API of Proxmox is not reachable: what is read comes from pvesh, nothing is changed")
-        health = {each.role.name: each.context.health for each in self._running}
-        warnings += [f"{name}: {text}" for name, each in health.items() for text in each.warnings]
+        health = {running.role.name: running.context.health for running in self._running}
+        warnings += [f"{name}: {text}" for name, state in health.items() for text in state.warnings]
         unreadable = self.bus.unreadable.shown()
         warnings += unreadable
         waiting = Health(reason="waiting for NATS")
@@ -448,12 +448,12 @@ class Supervisor:
         """List every plugin that was found."""
         return [
             PluginState(
-                each.name,
-                PluginStatus(each.status),
-                each.reason,
-                [QuarantinedTool(tool.name, tool.reason) for tool in each.quarantined],
+                plugin.name,
+                PluginStatus(plugin.status),
+                plugin.reason,
+                [QuarantinedTool(tool.name, tool.reason) for tool in plugin.quarantined],
             )
-            for each in self.plugins.status.values()
+            for plugin in self.plugins.status.values()
         ]
 
     def readiness(self) -> list[Reason]:
@@ -468,10 +468,10 @@ class Supervisor:
             reasons.append(Reason("clock", f"differs from the NATS server's by {offset:+.1f} s"))
         if not self._running:
             return [*reasons, *(Reason(name, "waiting for NATS") for name in self.roles)]
-        health = [(each.role.name, each.context.health) for each in self._running]
+        health = [(running.role.name, running.context.health) for running in self._running]
         queues = [] if self._worker is None else self._worker.consumers
-        reasons += [Reason("queue", each.problem) for each in queues if each.problem]
-        return [*reasons, *(Reason(name, each.reason) for name, each in health if not each.ready)]
+        reasons += [Reason("queue", consumer.problem) for consumer in queues if consumer.problem]
+        return [*reasons, *(Reason(name, state.reason) for name, state in health if not state.ready)]
 
 
 def _first(error: BaseException) -> str:

@@ -44,7 +44,7 @@ class PluginStatus:
 
 def installed() -> dict[str, EntryPoint]:
     """Return every installed plugin by its entry point's name."""
-    return {each.name: each for each in entry_points(group=GROUP)}
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def wanted(config: Config, roles: Iterable[str]) -> set[str]:
@@ -97,15 +97,15 @@ class Plugins:
         """Ask one hook of one plugin; None if it does not implement it."""
         plugin = self._manager.get_plugin(name)
         caller = getattr(self._manager.hook, hook)
-        if plugin is None or all(each.plugin is not plugin for each in caller.get_hookimpls()):
+        if plugin is None or all(implementation.plugin is not plugin for implementation in caller.get_hookimpls()):
             return None
-        others = [each for each in self._manager.get_plugins() if each is not plugin]
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
         answers = self._manager.subset_hook_caller(hook, others)(**arguments)
         return answers[0] if answers else None
 
     def loaded(self) -> list[str]:
         """Return the names of the plugins that are loaded."""
-        return [name for name, each in self.status.items() if each.status == LOADED]
+        return [name for name, status in self.status.items() if status.status == LOADED]
 
     def settings(self, name: str) -> Settings:
         """Return the checked section `[<name>]`; raises ConfigError naming the key."""
@@ -132,8 +132,8 @@ class Plugins:
             except Exception as error:  # noqa: BLE001
                 self._break(name, error)
                 continue
-            for each in offered:
-                self._admit(name, each, found)
+            for tool in offered:
+                self._admit(name, tool, found)
         return found
 
     def _admit(self, plugin: str, offered: Tool | BrokenTool, found: dict[str, Tool]) -> None:
@@ -150,17 +150,19 @@ class Plugins:
         for name in self.loaded():
             toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
             found.append(self._ask(name, "agentd_rights", toolbox=toolbox))
-        return [each for each in found if each is not None]
+        return [learner for learner in found if learner is not None]
 
     def workflows(self) -> dict[str, Definition]:
         """Return the workflow definitions of all plugins by name."""
         found: dict[str, Definition] = {}
         for name in self.loaded():
-            for each in self._ask(name, "agentd_workflows", tools=lambda: known_tools(self._config)) or []:
-                if each.name in found:
-                    self.status[name].reason = f"its workflow {each.name!r} is left out: another plugin has that name"
+            for workflow in self._ask(name, "agentd_workflows", tools=lambda: known_tools(self._config)) or []:
+                if workflow.name in found:
+                    self.status[
+                        name
+                    ].reason = f"its workflow {workflow.name!r} is left out: another plugin has that name"
                 else:
-                    found[each.name] = replace(each, source=f"plugin {name}")
+                    found[workflow.name] = replace(workflow, source=f"plugin {name}")
         return found
 
     def reader(self) -> Reader:

@@ -91,7 +91,7 @@ class Context:
 
     def queues(self, service: str) -> list[str]:
         """Return the further queues of `service` that an agent on this node works on: its own, and those of classes."""
-        named = [each.name for each in self.config.bus.queues if each.plain == "no"]
+        named = [queue.name for queue in self.config.bus.queues if queue.plain == "no"]
         return subjects.queues_of(service, self.node, named)
 
 

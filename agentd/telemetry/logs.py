@@ -167,7 +167,7 @@ def configure(
         else [_order, format_exc_info, _json]
     )
     root = logging.getLogger()
-    for handler in [each for each in root.handlers if isinstance(each, _FromLibraries)]:
+    for handler in [existing for existing in root.handlers if isinstance(existing, _FromLibraries)]:
         root.removeHandler(handler)
     root.addHandler(_FromLibraries(get_logger()))
     root.setLevel(logging.WARNING)
@@ -205,8 +205,8 @@ def _hidden(key: str, value: object) -> object:
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, dict):
-        return {name: _hidden(str(name), each) for name, each in value.items()}
-    return [_hidden("", each) for each in value] if isinstance(value, list) else value
+        return {name: _hidden(str(name), item) for name, item in value.items()}
+    return [_hidden("", item) for item in value] if isinstance(value, list) else value
 
 
 def _json(_: object, __: str, event: MutableMapping[str, Any]) -> str:

@@ -152,7 +152,9 @@ class Metrics:
 
     async def render(self) -> bytes:
         """Return every metric in the text format of Prometheus, without keeping the event loop from others."""
-        system = await asyncio.to_thread(lambda: [family for each in self._system for family in each.collect()])
+        system = await asyncio.to_thread(
+            lambda: [family for collector in self._system for family in collector.collect()]
+        )
         if len(self._text) > LABELS_KEPT:
             self._text.clear()
         lines: list[str] = []
@@ -251,7 +253,7 @@ class Machine:
 
 def _cpu() -> tuple[int, int]:
     """Return the ticks that all cores were busy, and all their ticks; iowait is idle, guests are in user."""
-    ticks = [int(each) for each in _read("/proc/stat").partition("\n")[0].split()[1:9]]
+    ticks = [int(tick) for tick in _read("/proc/stat").partition("\n")[0].split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
