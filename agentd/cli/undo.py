@@ -1,4 +1,7 @@
-"""`agentd undo`: takes back what a call or a workflow has done, as each agent wrote it down before it acted."""
+"""`agentd undo`: undo a workflow, a task or a call, by the inverse calls in the agents' effect records.
+
+An agent stores the inverse call in the effect record before it changes something.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only show what would be called.")
 @passes
 def undo(app: App, key: str, *, dry_run: bool) -> None:
-    """Take back what a workflow, one of its tasks or a call has done: agentd undo WORKFLOW.TASK.
+    """Undo a workflow, one of its tasks or a call.
 
-    The latest comes first.  What destroys on the way back has to be approved by somebody else.
+    Example: agentd undo WORKFLOW.TASK. The latest change is undone first. An inverse call of tier destroy has to be
+    approved by a second principal.
     """
     from agentd.client import requests
 
@@ -55,14 +59,14 @@ async def _effects(bus: Bus, key: str) -> list[EffectRecord]:
 
 
 async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
-    """Return the effects of a workflow, a task or a call that say how they are taken back, the latest first.
+    """Return the effect records of a workflow, a task or a call that have an inverse call, the latest first.
 
-    A call's key is `<principal>=<key>`, as `agentd call` prints it; of a call of `principal` itself <key> is enough.
+    The key of a call is `<principal>=<key>`, as `agentd call` prints it; for a call of `principal`, <key> is enough.
 
-    Raises UsageError when there is none.
+    Raises UsageError if there is none.
     """
     mine = await _effects(bus, key)
-    if not mine and "=" not in key:  # a call of one's own may be named as `agentd call --key` had it
+    if not mine and "=" not in key:  # a call of `principal` may be named by the value of `agentd call --key`
         mine = await _effects(bus, subjects.call_key(principal, key))
     found = sorted(
         (effect for effect in mine if effect.undo is not None), key=lambda effect: effect.claimed_at, reverse=True

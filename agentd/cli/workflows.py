@@ -1,4 +1,4 @@
-"""The commands about workflows: ask for them, follow, steer and list them, and their schedules."""
+"""The commands for workflows: submit, follow, control and list them; and their schedules."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from agentd.wire.messages import SignalReply, WorkflowResponse
 
 SHORTEST: Final = 12
-"""Digits of a digest that suffice to name it."""
+"""Smallest number of digits by which a digest may be abbreviated."""
 PLANNED = 30.0
-"""Seconds that a dry run is waited for: an orchestrator needs none of them."""
+"""Seconds to wait for the plan of a dry run; an orchestrator needs almost none of them."""
 
 
 @click.command()
@@ -47,7 +47,10 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     wait: bool,
     dry_run: bool,
 ) -> None:
-    """Ask for a workflow: agentd submit vm_deployment name=web1 memory=2048 --wait."""
+    """Request a workflow.
+
+    Example: agentd submit vm_deployment name=web1 memory=2048 --wait
+    """
     request = WorkflowRequest(
         workflow_type=workflow_type,
         workflow_id=workflow_id or requests.new_id(workflow_type),
@@ -80,7 +83,7 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
 
 
 async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResponse:
-    """Wait for the plan of a dry run and show it; nobody is interested in the steps of what is not done."""
+    """Wait for the plan of a dry run and show it; its steps are not shown because nothing is executed."""
     from agentd.client import queries
     from agentd.client.plan_view import preview
 
@@ -114,7 +117,10 @@ def _finish(app: App, answer: WorkflowResponse) -> NoReturn:
 @click.option("--timeout", type=float, help="Seconds after which to stop watching; the workflow goes on.")
 @passes
 def watch(app: App, workflow_id: str, timeout: float | None) -> None:
-    """Show the steps of a workflow until it is over; the exit code is its result."""
+    """Show the steps of a workflow until it is finished.
+
+    The exit code is the result of the workflow.
+    """
     from agentd.client import queries
 
     async def work() -> WorkflowResponse:
@@ -133,7 +139,10 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
 @click.option("--status", default="", help="Only those that stand so.")
 @click.pass_context
 def workflows(context: click.Context, limit: int, status: str) -> None:
-    """List workflows: those not over first, then the latest; or see to what can be asked for."""
+    """List workflows, unfinished ones first.
+
+    Finished workflows follow, the latest first. The subcommands are about workflow files and the available definitions.
+    """
     from agentd.client import queries
 
     app: App = context.obj
@@ -150,7 +159,10 @@ def workflows(context: click.Context, limit: int, status: str) -> None:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @passes
 def check_files(app: App, files: tuple[Path, ...]) -> None:
-    """Check workflow files: every fault with its line and column; exit code 65 if there is one."""
+    """Check workflow files and print every fault.
+
+    Each fault has its line and column. Exit code 65 if there is a fault.
+    """
     faults = app.reader().check(list(files))
     bad = {fault.file for fault in faults}
     lines = [*map(str, faults), *(f"{file}: good" for file in files if str(file) not in bad)]
@@ -168,7 +180,10 @@ def schema(app: App) -> None:
 @workflows.command()
 @passes
 def definitions(app: App) -> None:
-    """List what can be asked for on this machine, and where it comes from; exit code 65 if a file is at fault."""
+    """List the workflow types available on this machine.
+
+    Shows where each definition comes from. Exit code 65 if a file has a fault.
+    """
     found = app.reader().listed()
     app.show(found, "definitions")
     sys.exit(InvalidMessage.exit_code if any(definition.faults for definition in found) else 0)
@@ -178,7 +193,10 @@ def definitions(app: App) -> None:
 @click.argument("workflow_id", metavar="ID")
 @passes
 def show(app: App, workflow_id: str) -> None:
-    """Show a workflow: its tasks, attempts, agents, errors and timeline."""
+    """Show a workflow with its tasks, errors and timeline.
+
+    Also shows attempts and agents, and what waits for an approval.
+    """
     from agentd.client import queries
 
     async def work() -> object:
@@ -198,7 +216,7 @@ ID: Final = click.argument("workflow_id", metavar="ID")
 
 
 def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = False) -> None:
-    """Send a signal and say what came of it; with `wait` show the steps until the workflow is over."""
+    """Send a signal and show its result; with `wait` show the steps until the workflow is finished."""
 
     async def work() -> tuple[SignalReply, WorkflowResponse | None]:
         async with app.bus() as (bus, config):
@@ -218,7 +236,7 @@ def _signal(app: App, workflow_id: str, wanted: WorkflowSignal, *, wait: bool = 
 
 
 async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -> WorkflowSignal:
-    """Print what waits for an approval, and return the signal with the digest of exactly that."""
+    """Print what waits for an approval, and return the signal with the digest of exactly this content."""
     name, approval = await requests.waits(bus, workflow_id, wanted.task)
     if wanted.action == "approve" and not app.as_json:
         click.echo(
@@ -237,7 +255,11 @@ async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -
 @click.option("--wait", is_flag=True, help="Wait until it is over; exit code 3 when it was cancelled.")
 @passes
 def cancel(app: App, workflow_id: str, reason: str, *, undo: bool, wait: bool) -> None:
-    """Begin no new task of a workflow and end the running one; what is left is named."""
+    """Cancel a workflow: stop its running task, start no more.
+
+    A task that cannot be stopped cleanly is completed. The changes that remain are listed. With --undo they are undone
+    where the plan says how.
+    """
     _signal(app, workflow_id, WorkflowSignal("cancel", reason, compensate=undo), wait=wait)
 
 
@@ -246,7 +268,10 @@ def cancel(app: App, workflow_id: str, reason: str, *, undo: bool, wait: bool) -
 @REASON
 @passes
 def pause(app: App, workflow_id: str, reason: str) -> None:
-    """Hold a workflow: what runs is finished, nothing new begins, its clock stands still."""
+    """Pause a workflow: running tasks finish, none are started.
+
+    The clock of the workflow stops: its time-out does not run while it is paused.
+    """
     _signal(app, workflow_id, WorkflowSignal("pause", reason))
 
 
@@ -255,7 +280,7 @@ def pause(app: App, workflow_id: str, reason: str) -> None:
 @REASON
 @passes
 def resume(app: App, workflow_id: str, reason: str) -> None:
-    """Let a paused workflow go on."""
+    """Continue a paused workflow."""
     _signal(app, workflow_id, WorkflowSignal("resume", reason))
 
 
@@ -266,7 +291,11 @@ def resume(app: App, workflow_id: str, reason: str) -> None:
 @click.option("--digest", default="", help="Digest that `agentd show ID` has shown; anything else is refused.")
 @passes
 def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> None:
-    """Approve what a workflow waits for, exactly as it is shown; not one's own request."""
+    """Approve the plan that a workflow waits for.
+
+    The approval is valid only for exactly the plan that is shown. Your own request has to be approved by a second
+    principal.
+    """
     _signal(app, workflow_id, WorkflowSignal("approve", reason, task=task, digest=digest))
 
 
@@ -276,7 +305,10 @@ def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> 
 @REASON
 @passes
 def reject(app: App, workflow_id: str, task: str, reason: str) -> None:
-    """Say no to what a workflow waits for: it fails, and what was done is undone where the plan says how."""
+    """Reject the plan that a workflow waits for.
+
+    The workflow fails, and completed tasks are undone where the plan says how.
+    """
     _signal(app, workflow_id, WorkflowSignal("reject", reason, task=task))
 
 
@@ -286,7 +318,10 @@ def reject(app: App, workflow_id: str, task: str, reason: str) -> None:
 @click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
 @passes
 def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None:
-    """Carry on a workflow that failed or was cancelled, under a new id: what was done is not done again."""
+    """Continue a failed or cancelled workflow under a new id.
+
+    Tasks that were completed are not repeated.
+    """
     subjects.check_id(workflow_id)
     _submit(app, WorkflowRequest("", new_id or requests.new_id(workflow_id), retry_of=workflow_id), wait=wait)
 
@@ -294,7 +329,7 @@ def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None
 @click.group(invoke_without_command=True)
 @click.pass_context
 def schedules(context: click.Context) -> None:
-    """List schedules: when they come next, and what became of the last run."""
+    """List schedules with their next and last run."""
     if context.invoked_subcommand is not None:
         return
     from agentd import schedules as scheduling
@@ -314,7 +349,10 @@ def schedules(context: click.Context) -> None:
 @click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
 @passes
 def run_schedule(app: App, name: str, *, wait: bool) -> None:
-    """Begin the workflow of the schedule NAME now, once more, in your own name."""
+    """Run the schedule NAME once more, now.
+
+    The workflow is requested in your name.
+    """
     from agentd import schedules as scheduling
 
     async def work() -> tuple[WorkflowRequest, WorkflowResponse | None]:
