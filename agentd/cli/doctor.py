@@ -1,6 +1,6 @@
-"""Looks whether this machine could work: NATS and its rights, JetStream, clocks, Proxmox and its rights.
+"""Checks whether this machine can work: NATS and its permissions, JetStream, clocks, Proxmox and its permissions.
 
-Each finding says what to do; `agentd doctor` prints them and fails if one is bad.
+Each finding says what to do; `agentd doctor` prints the findings and fails if one of them is bad.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ if TYPE_CHECKING:
     from agentd.tools.definition import Right
 
 MAX_OFFSET = 2.0
-"""Seconds that our clock may differ from the server's."""
+"""Seconds that the local clock may differ from the NATS server's."""
 OLDEST = (2, 15)
-"""The oldest nats-server that has what the streams need."""
+"""The oldest version of nats-server that supports what the streams need."""
 ROLES = tuple((tier, f"Agentd{tier.capitalize()}") for tier in Tier)
-"""The roles in Proxmox that `agentd doctor --roles` makes: what the tools up to a tier need."""
+"""The roles in Proxmox that `agentd doctor --roles` creates: one for each tier, with what the tools up to it need."""
 GRANTS = "Permissions.Modify"
-"""Lets its holder grant any role to anyone, whatever the holder has: no role of ours has it unless it is asked for."""
+"""Allows its holder to grant any role to any user, also roles it does not have itself.
+
+agentd's roles contain it only with `--grants`.
+"""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at; `advice` says what to do when it is not good."""
+    """The result of one check; `advice` says what to do if it is not good."""
 
     what: str
     good: bool
@@ -51,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 async def examine(config: Config, log: Logger) -> list[Finding]:
-    """Look at everything; a fault in one place does not keep the others from being looked at."""
+    """Run all checks; an error in one of them does not prevent the others."""
     findings = await _nats(config, log)
     if config.proxmox is not None:
         findings += await _proxmox(config)
@@ -102,7 +105,7 @@ async def _jetstream(bus: Bus, config: Config) -> list[Finding]:
 
 
 async def _freeze(bus: Bus) -> Finding:
-    """Look whether the network is frozen: that is no fault, and has to be known."""
+    """Report whether the network is frozen: a freeze is not a fault, but the administrator has to know of it."""
     try:
         found = await freeze.read(bus)
     except AgentdError as error:
@@ -111,7 +114,7 @@ async def _freeze(bus: Bus) -> Finding:
 
 
 def _payload(bus: Bus) -> Finding:
-    """Look whether one message can hold the state of a workflow."""
+    """Check that one message can hold the state of a workflow."""
     good = bus.max_payload >= MAX_STATE
     text = f"messages of {bus.max_payload} bytes"
     advice = f"set max_payload of nats-server to 1MB: workflows whose state is larger than {bus.max_payload} bytes fail"
@@ -119,7 +122,7 @@ def _payload(bus: Bus) -> Finding:
 
 
 async def _storage(bus: Bus) -> list[Finding]:
-    """Look how full NATS is, and what takes the room."""
+    """Check how full NATS is, and report which streams use the space."""
     try:
         rooms, sizes = await capacity.everything(bus)
     except AgentdError as error:
@@ -134,7 +137,7 @@ async def _storage(bus: Bus) -> list[Finding]:
 
 
 async def _may_write(bus: Bus) -> Finding:
-    """Publish a heartbeat of our own: what every agent and no stranger may."""
+    """Publish a heartbeat under doctor's own agent id: every agent may do this, other users may not."""
     subject = subjects.heartbeat(bus.agent)
     try:
         await bus.store(subject, Heartbeat(bus.agent, now(), "offline"))
@@ -170,16 +173,16 @@ async def _proxmox(config: Config) -> list[Finding]:
 
 
 def _grants(held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:
-    """Say which tools are off because the token may grant no roles, which is the default."""
+    """Report the tools that are disabled because the token may not grant roles, which is the default."""
     tools = sorted({tool for right in needed for tool in right.tools if not _held(held, right)})
     text = f"{', '.join(tools)} are off: the token lacks {GRANTS} (agentd doctor --roles --grants includes it)"
     return [Finding("proxmox grants", good=True, text=text)] if tools and any(held.values()) else []
 
 
 async def roles(config: Config, *, grants: bool = False) -> list[str]:
-    """Return the commands that make the roles that the tools need, and give them to the token; raises AgentdError.
+    """Return the commands that create the roles that the tools need and grant them to the token; raises AgentdError.
 
-    grants  the roles include Permissions.Modify, by which any right can be given to anyone
+    grants  the roles include Permissions.Modify, which allows to grant any right to any user
     """
     if config.proxmox is None:
         raise ConfigError("there is no [proxmox] in the configuration: no rights are needed")
@@ -195,7 +198,7 @@ async def roles(config: Config, *, grants: bool = False) -> list[str]:
 
 
 class _Tokenless:
-    """The section [proxmox] for what no token is needed for: the roles are made before there is one that works."""
+    """The section [proxmox] for requests that need no token: the roles are created before a working token exists."""
 
     def __init__(self, section: Access) -> None:
         self._section = section
@@ -204,7 +207,7 @@ class _Tokenless:
         return getattr(self._section, name)
 
     def token(self) -> str:
-        """Return the secret; one that cannot be read counts as one that does not work."""
+        """Return the secret of the token, or an invalid one if it cannot be read."""
         try:
             return self._section.token()
         except ConfigError:
@@ -212,7 +215,7 @@ class _Tokenless:
 
 
 def _granted(config: Config) -> Tier:
-    """Return the highest tier that the policy grants to anybody: more rights than that the token needs not have."""
+    """Return the highest tier that the policy grants to any principal; the token needs no rights beyond it."""
     policy = Policy.of(config.policy)
     given = {policy.default_tier, policy.plain_tier, *policy.principals.values()}
     return next(tier for tier in reversed(Tier) if tier in given)
@@ -232,7 +235,7 @@ def _privileges(needed: Iterable[Right], tier: Tier) -> list[str]:
 
 
 def _both(token: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return ("users", formats.user_of(token)), ("tokens", token)  # with privilege separation both need it
+    return ("users", formats.user_of(token)), ("tokens", token)  # with privilege separation both need the role
 
 
 def _modify(path: str, kind: str, who: str, role: str) -> str:
@@ -240,7 +243,7 @@ def _modify(path: str, kind: str, who: str, role: str) -> str:
 
 
 def compare(token: str, held: dict[str, list[str]], needed: list[Right]) -> list[Finding]:
-    """Compare what the token may with what the tools need; a blind token is told from a cluster that has nothing."""
+    """Compare the rights of the token with those that the tools need; a token without any right is reported as such."""
     if not any(held.values()):
         advice = f"{_modify('/', 'tokens', token, 'PVEAuditor')} (and its user the same)"
         return [
@@ -253,7 +256,7 @@ def compare(token: str, held: dict[str, list[str]], needed: list[Right]) -> list
 
 
 def _held(held: dict[str, list[str]], right: Right) -> bool:
-    """Tell whether the privilege is held anywhere that the path may mean: on it, above it, or on a part of it."""
+    """Return whether the privilege is held on the path, above it, or on a part of it (if it has a placeholder)."""
     root = right.path.partition("{")[0].rstrip("/") or "/"
     above = {"/"} | {root[:end] for end in range(1, len(root) + 1) if root[end : end + 1] in {"", "/"}}
     below = (root + "/", "/pool/") if root in {"/vms", "/storage"} else (root + "/",)

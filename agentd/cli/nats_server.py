@@ -97,7 +97,7 @@ def nats_server(directory: Path, port: int = -1, given: Binary | None = None) ->
 
 
 def room(directory: Path) -> int:
-    """Return how many bytes JetStream may use: its present data plus 3/4 of the free disk, as nats-server does."""
+    """Return how many bytes JetStream may use: its present data plus 3/4 of the free disk, nats-server's own limit."""
     taken = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     return taken + shutil.disk_usage(directory).free * 3 // 4
 

@@ -1,4 +1,4 @@
-"""How the command line shows things to a person; with --json none of this is used."""
+"""The tables and texts that the command line prints; not used with --json."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Workflow
 
 ANSWERS: Final = {"conflict": looks.Look("conflict", "bad", "cross", "x")}
-"""What an answer may say besides the states of a workflow."""
+"""Statuses of an answer that are not states of a workflow."""
 COLOURS: Final = {"ok": "green", "warn": "yellow", "bad": "red", "run": "blue", "idle": "dim", "odd": "dim"}
 SIGNS: Final = {
     "check": "✓",
@@ -46,42 +46,42 @@ SIGNS: Final = {
 
 
 class SafeConsole(Console):
-    """A console that prints no character which steers the terminal, whoever forgets to ask for that."""
+    """A console that prints no control characters, even where the caller has not escaped the text."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments with their text made harmless."""
+        """Yield the segments with control characters replaced in their text."""
         for segment in super().render(renderable, options):
             text = printable(segment.text, lines=True)
             yield segment if segment.control or text == segment.text else Segment(text, segment.style)
 
 
 console = SafeConsole(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 240)
-"""Lines are not broken where no person reads them on a screen."""
+"""Lines are not wrapped if the output is not a terminal."""
 
 
 def safe(value: object) -> str:
-    """Return a text that others wrote as one harmless line, without markup."""
+    """Return a foreign text as one line, without control characters and markup."""
     return _escape(printable(str(value)))
 
 
 def safe_lines(value: object) -> str:
-    """Return a text that others wrote without markup; its lines stay."""
+    """Return a foreign text without control characters and markup; line breaks stay."""
     return _escape(printable(str(value), lines=True))
 
 
 def sign(status: str) -> str:
-    """Return the coloured sign of a status, "" for a word that is none."""
+    """Return the coloured sign of a status, "" for an unknown status."""
     known = looks.WORKFLOW.get(status) or looks.TASK.get(status) or ANSWERS.get(status)
     return "" if known is None else f"[{COLOURS[known.tone]}]{SIGNS[known.icon]}[/]"
 
 
 def symbol(status: str) -> str:
-    """Return a sign and the word for a status."""
+    """Return the sign and the name of a status."""
     return f"{sign(status) or '·'} {safe(status)}"
 
 
 def age(when: datetime | None) -> str:
-    """Return how long ago something was."""
+    """Return how long ago `when` was, such as `3 min ago`; "" for None."""
     if when is None:
         return ""
     seconds = max(0, round((datetime.now(UTC) - when).total_seconds()))
@@ -92,15 +92,15 @@ def age(when: datetime | None) -> str:
 
 
 class Steps:
-    """Prints what is new in a workflow's timeline."""
+    """Prints the new entries of a workflow's timeline."""
 
     def __init__(self) -> None:
-        """Begin with nothing printed."""
+        """Start with no entry printed."""
         self._printed = 0
         self._begun: datetime | None = None
 
     def show(self, state: Workflow) -> None:
-        """Print the entries that were not printed yet."""
+        """Print the entries that are not printed yet."""
         self._begun = self._begun or state.created
         for entry in state.timeline[self._printed :]:
             seconds = (entry.at - self._begun).total_seconds()
@@ -192,7 +192,7 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
     _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
     console.print()
     for task in found.tasks:
-        if task.asks:  # all of it: nothing is approved that was not shown
+        if task.asks:  # the whole text: an approver must see everything that is approved
             console.print(f"[bold]{safe(task.name)}[/] waits for an approval of:")
             console.print(f"  {safe_lines(task.asks)}\n  digest {safe(task.digest)}\n", soft_wrap=True)
     for entry in found.timeline:
@@ -231,7 +231,7 @@ def _schedules(found: list[Any]) -> None:
 
 
 def _when(moment: datetime | None, zone: str) -> str:
-    """Return a moment on the clock of `zone`, or of this machine."""
+    """Return a moment in the time zone `zone`, or in that of this machine if `zone` is empty."""
     if moment is None:
         return ""
     return f"{moment.astimezone(ZoneInfo(zone) if zone else None):%a %Y-%m-%d %H:%M:%S}"
@@ -361,7 +361,7 @@ def _plugins(found: list[Any]) -> None:
 
 def _lines(lines: list[str]) -> None:
     for line in lines:
-        console.print(safe(line), soft_wrap=True)  # commands are among them
+        console.print(safe(line), soft_wrap=True)  # lines may be commands to copy
 
 
 def _submitted(told: dict[str, str]) -> None:

@@ -1,1 +1,1 @@
-"""What the command line, the web interface and the MCP bridge ask of the network."""
+"""The client of the network, used by the command line, the web interface and the MCP bridge."""

@@ -1,6 +1,6 @@
-"""A plan as a person reads it before it is carried out: the graph, and what each task will be called with.
+"""A readable form of a plan before it is executed: the graph, and the parameters of each task.
 
-What depends on results stands there as the expression by which it will be filled in.
+Parameters that depend on results are shown as the expression that will be evaluated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PlannedTask(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task of a plan; `with_` (`with` in JSON) is what it is called with, as far as it is known."""
+    """One task of a plan; `with_` (`with` in JSON) has its parameters, as far as they are known."""
 
     name: str
     calls: str
@@ -30,7 +30,7 @@ class PlannedTask(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def preview(state: Workflow) -> list[PlannedTask]:
-    """Return the plan of a workflow, task by task."""
+    """Return the tasks of a workflow's plan."""
     shown = []
     for task in state.tasks.values():
         spec = task.spec
@@ -56,7 +56,7 @@ def preview(state: Workflow) -> list[PlannedTask]:
 
 
 def _readable(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return parameters with references and templates as they are written in a file."""
+    """Return parameters with references and templates in the notation of workflow files."""
     if isinstance(value, list):
         return [_readable(item) for item in value]
     if not isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""What is known of the network: agents, services, workflows, as JetStream keeps them.
+"""Queries of the state of the network: agents, services, workflows, as JetStream stores them.
 
-Nothing is held in memory: each question is asked of the streams, so that every daemon's page and the command
-line say the same.
+Nothing is cached in memory: each query reads the streams, so that the pages of all daemons and the command line show
+the same.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ if TYPE_CHECKING:
 
 state = state_of
 STEPS_SHOWN = 50
-"""Tasks of a workflow up to which a list names each."""
+"""Largest number of tasks of a workflow that a summary lists by name."""
 
 
 async def presences(bus: Bus) -> list[Presence]:
-    """Return every agent whose lease lasts, by name."""
+    """Return every agent with a valid lease, sorted by name."""
     found = await bus.kv_values(subjects.LIVE, Presence)
     there = [found[key].value for key in sorted(found)]
     return [presence for presence in there if presence is not None and presence.agent.status != ARRIVING]
 
 
 async def agents(bus: Bus) -> list[AgentRegistration]:
-    """Return the registration of every agent that lives."""
+    """Return the registration of every running agent."""
     return [presence.agent for presence in await presences(bus)]
 
 
 async def services(bus: Bus) -> list[ServiceRegistration]:
-    """Return every service once, with the tools that any agent offers under its name."""
+    """Return every service once, with the tools that an agent offers under its name."""
     found: dict[str, ServiceRegistration] = {}
     for presence in await presences(bus):
         for service in presence.services:
@@ -81,7 +81,7 @@ async def alerts(bus: Bus) -> list[Alert]:
 
 
 async def states(bus: Bus) -> list[Workflow]:
-    """Return the state of every workflow: those not over first, then the latest."""
+    """Return the state of every workflow: unfinished ones first, then the latest."""
     newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_EVENTS, Workflow)
     found = [entry.value for entry in newest.values() if entry.value is not None]
     return sorted(found, key=lambda entry: (entry.over, -entry.updated.timestamp()))
@@ -99,7 +99,7 @@ async def workflow(bus: Bus, workflow_id: str) -> WorkflowDetail | None:
 
 
 async def tasks(bus: Bus) -> list[TaskView]:
-    """Return the tasks that are in a queue or in an agent's hands."""
+    """Return the tasks that are queued or running, of all workflows."""
     return [
         task_view(found, name)
         for found in await states(bus)
@@ -110,11 +110,11 @@ async def tasks(bus: Bus) -> list[TaskView]:
 
 
 async def events(bus: Bus) -> AsyncIterator[Event]:
-    """Yield what changes, from now on."""
+    """Yield changes of workflows, agents and alerts from now on."""
     queue: asyncio.Queue[Event] = asyncio.Queue(10_000)
 
     async def put(kind: EventKind, data: WorkflowSummary | AgentRegistration | Alert) -> None:
-        if not queue.full():  # who reads too slowly gets a snapshot from the page's own stream
+        if not queue.full():  # a slow reader gets a snapshot from the page's own stream
             queue.put_nowait(Event(kind, data))
 
     async def on_workflow(received: Received) -> None:
@@ -141,13 +141,13 @@ def _lenient(handler: Handler) -> Handler:
         try:
             await handler(received)
         except InvalidMessage:
-            return  # anybody may publish on these subjects; what is not a message of ours is not shown
+            return  # any user may publish on these subjects; messages that are not agentd's are not shown
 
     return handle
 
 
 def summary(found: Workflow) -> WorkflowSummary:
-    """Return a workflow as a line of a list."""
+    """Return a workflow as an entry of a list."""
     steps = [Step(name, str(task.status)) for name, task in found.tasks.items()]
     return WorkflowSummary(
         workflow_id=found.workflow_id,
@@ -164,7 +164,7 @@ def summary(found: Workflow) -> WorkflowSummary:
 
 
 def detail(found: Workflow) -> WorkflowDetail:
-    """Return a workflow with all that is known of it."""
+    """Return a workflow with its tasks and its timeline."""
     short = summary(found)
     return WorkflowDetail(
         **{name: getattr(short, name) for name in short.__struct_fields__},
@@ -182,7 +182,7 @@ def _asks(workflow_id: str, name: str, task: TaskState) -> str:
 
 
 def task_view(found: Workflow, name: str) -> TaskView:
-    """Return one task as pages and the command line show it."""
+    """Return one task in the form that pages and the command line show."""
     task, spec = found.tasks[name], found.spec(name)
     return TaskView(
         workflow_id=found.workflow_id,
@@ -203,7 +203,7 @@ def task_view(found: Workflow, name: str) -> TaskView:
 
 
 class DaemonView:
-    """What a daemon's pages show: of itself what it knows, of the network what JetStream keeps."""
+    """The data of a daemon's pages: its own state from memory, the state of the network from JetStream."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class DaemonView:
         readiness: Callable[[], list[Reason]],
         prometheus: Callable[[], Coroutine[Any, Any, bytes]],
     ) -> None:
-        """Keep whom to ask; the names are those of `agentd.client.views.View`."""
+        """Use these functions for the daemon's own state; the names are those of `agentd.client.views.View`."""
         self.identity = identity
         self.plugins = plugins
         self.readiness = readiness
@@ -221,7 +221,7 @@ class DaemonView:
         self._bus = bus
 
     async def agents(self) -> list[AgentRegistration]:
-        """List the agents whose lease lasts."""
+        """List the agents with a valid lease."""
         return await agents(self._asked())
 
     async def services(self) -> list[ServiceRegistration]:
@@ -229,7 +229,7 @@ class DaemonView:
         return await services(self._asked())
 
     async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
-        """List at most `limit` workflows, those not over first, then the latest."""
+        """List at most `limit` workflows, unfinished ones first, then the latest."""
         return await workflows(self._asked(), limit, status)
 
     async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
@@ -237,17 +237,17 @@ class DaemonView:
         return await workflow(self._asked(), workflow_id)
 
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-        """Steer a workflow in the name of a principal."""
+        """Send a signal to a workflow on behalf of a principal."""
         if wanted.action in {"approve", "reject"}:
             return await decide(self._asked(), principal, workflow_id, wanted.task, wanted)
         return await signal(self._asked(), principal, workflow_id, wanted)
 
     async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
-        """Freeze or thaw the network in the name of a principal."""
+        """Freeze or thaw the network on behalf of a principal."""
         return await freeze.ask(self._asked(), principal, wanted)
 
     async def tasks(self) -> list[TaskView]:
-        """List the tasks that are in a queue or in an agent's hands."""
+        """List the tasks that are queued or running."""
         return await tasks(self._asked())
 
     async def metrics(self) -> list[MetricReport]:
@@ -267,7 +267,7 @@ class DaemonView:
         return events(self._asked())
 
     def _asked(self) -> Bus:
-        """Return the bus, or say at once that there is none: a page does not wait for a time-out."""
+        """Return the bus, or raise BusUnavailable at once: a page does not wait for a time-out."""
         if not self._bus.connected:
             message = f"no connection to NATS: {self._bus.problem or 'connecting'}"
             raise BusUnavailable(message)
@@ -278,7 +278,10 @@ T = TypeVar("T")
 
 
 async def answer(bus: Bus, workflow_id: str, under: str = "") -> WorkflowResponse | None:
-    """Return the answer to a request if it is there; `under` is the id of a conflict's answer."""
+    """Return the answer to a request, None if there is none yet.
+
+    under  the id under which the answer to a conflict is stored; "" means `workflow_id`
+    """
     subject = subjects.response(under or workflow_id)
     found = await bus.newest(
         subjects.WORKFLOWS, subject, WorkflowResponse, lambda response: response.workflow_id == workflow_id
@@ -296,9 +299,9 @@ async def follow(
 ) -> WorkflowResponse:
     """Show each change of a workflow until it is answered; return the answer.
 
-    requested  what was requested under this id: if the id belongs to another request, the refusal is the answer
+    requested  the request sent under this id: if the id belongs to another request, the refusal is returned
 
-    Raises TemporaryError after `wait` seconds: the workflow goes on without us.
+    Raises TemporaryError after `wait` seconds; the workflow continues.
     """
     digests = () if requested is None else tuple(request_digest(kept) for kept in (requested, withheld_of(requested)))
     until = None if wait is None else time.monotonic() + wait
@@ -319,7 +322,7 @@ async def follow(
 
 
 async def _patient(asking: Awaitable[T]) -> T | None:
-    """Ask; while NATS is away there is nothing to say yet."""
+    """Await a query; return None while NATS is not reachable."""
     try:
         return await asking
     except BusUnavailable:

@@ -1,4 +1,4 @@
-"""Ask for a workflow, steer it, and see how it stands: what daemons do too; `client.py` has what people do besides."""
+"""Submit workflows, send them signals, read their state, and ask agents to drain or reload."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus, Newest
 
 CALL: Final = "tool_call"
-"""The workflow that is one call of a tool."""
+"""Type of the workflow that consists of one call of a tool."""
 UNDO: Final = "undo"
-"""The workflow that takes back what calls have done."""
+"""Type of the workflow that undoes calls."""
 LOOKED: Final = 10.0
-"""Seconds within which an agent has looked at what a plan would change."""
+"""Seconds that the preview of a plan by an agent may take."""
 ANSWERED: Final = 10.0
-"""Seconds within which an orchestrator says whether it has carried out a signal."""
+"""Seconds to wait for an orchestrator's reply to a signal."""
 POLL: Final = 2.0
-"""Seconds after which the state is read again: an event may have been missed while reconnecting."""
+"""Seconds after which the state is read again: an event may have been missed during a reconnect."""
 
 
 def new_id(workflow_type: str) -> str:
-    """Return an id that nobody else has: the type's name and 40 random bits."""
+    """Return a new unique id: the name of the type and 40 random bits."""
     return re.sub(r"-+", "-", f"{workflow_type[:40]}-{secrets.token_hex(5)}")
 
 
 async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
     """Store a request; return its sequence.  Sending it again with the same id is the same request.
 
-    An orchestrator finds that out.  A message id would let NATS leave out a repetition, and with it every message whose
-    id another principal has used before: all of the stream's subjects share them.
+    An orchestrator recognises the repetition.  With a message id NATS would discard the repetition, but also every
+    message whose id another principal has used before: all subjects of a stream share the message ids.
     """
     subjects.check_own_id(request.workflow_id)
     if secret := wire_secrets.refusal(request.parameters):
@@ -56,27 +56,27 @@ async def submit(bus: Bus, principal: str, request: WorkflowRequest) -> int:
 
 
 async def state_of(bus: Bus, workflow_id: str) -> Workflow | None:
-    """Return the state of one workflow, None if there is none of that id."""
+    """Return the state of one workflow, None if no workflow has this id."""
     return (await newest_state(bus, workflow_id)).value
 
 
 async def newest_state(bus: Bus, workflow_id: str) -> Newest[Workflow]:
-    """Return the newest readable state of a workflow, and the sequence that the next one replaces."""
+    """Return the newest readable state of a workflow, and the sequence that the next state replaces."""
     subject = subjects.event(subjects.check_id(workflow_id))
     return await bus.newest(subjects.WORKFLOWS, subject, Workflow, lambda state: state.workflow_id == workflow_id)
 
 
 async def plan(bus: Bus, principal: str, tool: str, parameters: dict[str, Any], *, workflow_id: str = "") -> Workflow:
-    """Ask for a call that somebody else has to approve; as `begin` does."""
+    """Submit a call that a second principal has to approve; return and raise as `begin` does."""
     workflow_id = workflow_id or new_id(f"{CALL}-{tool}")
     request = WorkflowRequest(CALL, workflow_id, {"tool": tool, "parameters": parameters})
     return await begin(bus, principal, request)
 
 
 async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: float = LOOKED) -> Workflow:
-    """Submit a request; return how its workflow stands once it waits for an approval, or is over.
+    """Submit a request; return the state of its workflow when it waits for an approval or is finished.
 
-    Raises TemporaryError if it does neither within `wait` seconds: it goes on without us.
+    Raises TemporaryError if it does neither within `wait` seconds; the workflow continues.
     """
     await submit(bus, principal, request)
     state = await _when(bus, request.workflow_id, lambda current: current.status is Status.WAITING_APPROVAL, wait)
@@ -86,7 +86,7 @@ async def begin(bus: Bus, principal: str, request: WorkflowRequest, *, wait: flo
 
 
 async def ended(bus: Bus, workflow_id: str, *, wait: float) -> Workflow:
-    """Return how a workflow stands once it is over, or after `wait` seconds; raises UsageError if there is none."""
+    """Return the state of a workflow when it is finished, or after `wait` seconds; raises UsageError if unknown."""
     state = await _when(bus, workflow_id, lambda _: False, wait)
     if state is None:
         raise _unknown(workflow_id)
@@ -94,7 +94,7 @@ async def ended(bus: Bus, workflow_id: str, *, wait: float) -> Workflow:
 
 
 async def _when(bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], wait: float) -> Workflow | None:
-    """Return how a workflow stands once that is enough, it is over, or `wait` seconds have passed."""
+    """Return the state when `enough` accepts it, the workflow is finished, or `wait` seconds have passed."""
     until = time.monotonic() + wait
     async with changes(bus, subjects.event(workflow_id)) as changed:
         while True:
@@ -106,10 +106,10 @@ async def _when(bus: Bus, workflow_id: str, enough: Callable[[Workflow], bool], 
 
 
 async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-    """Ask for a change of a running workflow; return whether an orchestrator carried it out, and if not, why.
+    """Send a signal to a running workflow; return whether an orchestrator carried it out, and if not, why.
 
-    Raises UsageError if there is no such workflow or it is over, TemporaryError if nobody answers in time: the signal
-    is stored all the same, and will be carried out.
+    Raises UsageError if there is no such workflow or it is finished, TemporaryError if no orchestrator replies in time:
+    the signal is stored nevertheless, and will be carried out.
     """
     await _running(bus, workflow_id)
     heard: asyncio.Queue[SignalReply] = asyncio.Queue()
@@ -136,11 +136,11 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
 
 
 async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
-    """Approve or reject what a workflow waits for, as it was shown: `wanted.digest` says as what.
+    """Approve or reject the plan that a workflow waits for; `wanted.digest` is the digest of the plan that was shown.
 
-    task  may be "" when only one waits; without a digest it is what `waits` shows now
+    task  may be "" if only one task waits; without a digest, the plan that `waits` returns now is meant
 
-    Raises UsageError when it waits for nothing, and what `signal` raises.
+    Raises UsageError if the workflow does not wait for an approval, and the errors of `signal`.
     """
     name, approval = await waits(bus, workflow_id, task)
     exact = msgspec.structs.replace(wanted, task=name, digest=wanted.digest or approval.digest)
@@ -148,7 +148,7 @@ async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: 
 
 
 async def waits(bus: Bus, workflow_id: str, task: str) -> tuple[str, Approval]:
-    """Return the task that waits for an approval, and what is shown; raises UsageError when none does."""
+    """Return the task that waits for an approval, and the approval; raises UsageError if no task waits."""
     state = await _running(bus, workflow_id)
     waiting = {
         name: entry.approval for name, entry in state.tasks.items() if entry.status is TaskStatus.WAITING_APPROVAL
@@ -176,7 +176,7 @@ async def _running(bus: Bus, workflow_id: str) -> Workflow:
 
 @contextlib.asynccontextmanager
 async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
-    """Listen to subjects; yield what waits for so many seconds for the next message on one of them."""
+    """Subscribe to subjects; yield a function that waits up to some seconds for the next message on one of them."""
     heard = asyncio.Event()
 
     async def on_message(_: Received) -> None:
@@ -197,7 +197,7 @@ async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], 
 
 
 def going_on(workflow_id: str, waited: float) -> TemporaryError:
-    """Return the error of who has waited long enough for a workflow that goes on."""
+    """Return the error for a caller that stops waiting after `waited` seconds while the workflow continues."""
     return TemporaryError(f"{workflow_id} is not over after {waited:g} s; it goes on: agentd watch {workflow_id}")
 
 
@@ -206,6 +206,6 @@ def _unknown(workflow_id: str) -> UsageError:
 
 
 async def control(bus: Bus, agent_id: str, action: str) -> ControlReply:
-    """Tell one agent to drain or reload; raises NoResponder when there is none of that id."""
+    """Ask one agent to drain or reload; raises NoResponder if no agent has this id."""
     subjects.check_id(agent_id, "agent")
     return await bus.request(subjects.control(agent_id), ControlRequest(action), ControlReply)

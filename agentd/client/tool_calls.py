@@ -1,4 +1,4 @@
-"""Calls of tools: the request to the agent that offers the tool, and its progress and answer."""
+"""Calls of tools: send the request to the agent that offers the tool, report progress, return the reply."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 CALL_WAIT = 2.0
-"""Seconds after which a call that still runs is answered with `running`; the caller asks again with its key.
+"""Seconds after which an agent replies `running` to a call that still runs; the caller sends it again with its key.
 
-Whoever has heard nothing for twice as long takes the other side for dead, and asks again: another may answer.
+A caller without a reply for twice as long assumes that the agent is dead, and sends the call again: another agent may
+reply.
 """
 
 
@@ -39,7 +40,7 @@ async def call_tool(
 ) -> ToolReply:
     """Call the tool of `subject` (`tool_call`, `tool_step`) and wait for its end; raises the error that it reported.
 
-    While NATS or the other agent is away it asks again, with the same key, until `seconds` are over.
+    While NATS or the agent is not reachable the call is sent again, with the same key, until `seconds` have passed.
     """
     until = time.monotonic() + seconds
     call = msgspec.structs.replace(call, deadline=bus.server_time() + timedelta(seconds=seconds))
@@ -54,7 +55,7 @@ async def call_tool(
         if reply.status != "running":
             break
         progress(reply.progress)
-        await asyncio.sleep(0.1)  # another process may hold it: then `running` comes at once
+        await asyncio.sleep(0.1)  # if another process runs the call, `running` is replied at once
         if time.monotonic() > until:
             tool = subject.rpartition(".")[2]
             message = (
@@ -66,7 +67,7 @@ async def call_tool(
     return reply
 
 
-async def call(  # noqa: PLR0913 - who calls what, with what
+async def call(  # noqa: PLR0913 - the call and how to wait for it
     bus: Bus,
     principal: str,
     name: str,
@@ -77,7 +78,10 @@ async def call(  # noqa: PLR0913 - who calls what, with what
     dry_run: bool = False,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> ToolReply:
-    """Call a tool of whichever agent offers it; raises UsageError when none does, NeedsPlan for one that destroys."""
+    """Call a tool on any agent that offers it.
+
+    Raises UsageError if no agent offers it, NeedsPlan if the call needs an approval (tier destroy or exec).
+    """
     service = await service_of(bus, name)
     if secret := wire_secrets.refusal(parameters):
         raise UsageError(f"{name}: {secret}")
@@ -88,7 +92,7 @@ async def call(  # noqa: PLR0913 - who calls what, with what
 
 
 async def service_of(bus: Bus, tool: str) -> str:
-    """Return the service that offers `tool`; raises UsageError naming what there is."""
+    """Return the service that offers `tool`; raises UsageError naming the tools that are offered."""
     offered = {name: service.service_id for service in await queries.services(bus) for name in service.tools}
     if tool not in offered:
         there = ", ".join(sorted(offered)) or "none: is an agent with tools running? see `agentd agents`"

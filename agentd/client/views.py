@@ -1,8 +1,8 @@
-"""Everything that the web pages need to know, and how they ask for it.
+"""The data that the web pages show, and the interface by which they get it.
 
-The web layer knows no bus: whoever runs it hands in a `View`.  A method that needs the network is async and raises
-`AgentdError` (mostly BusUnavailable) when it can't answer: the page then says so instead of showing what it
-does not know.  An empty list means "there is none", never "I could not ask".
+The web layer does not know the bus: its caller passes a `View`.  A method that needs the network is async and raises
+`AgentdError` (mostly BusUnavailable) if it cannot answer: the page then shows the error instead of data it does not
+have.  An empty list means "there is none", never "the query failed".
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class RoleState(msgspec.Struct, frozen=True):
-    """Tell whether a role of this instance is ready, and if not, why."""
+    """Whether a role of this instance is ready, and if not, why."""
 
     name: str
     ready: bool
@@ -39,9 +39,11 @@ class RoleState(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Say who this daemon is; `warnings` is what an operator should know of, such as TLS that isn't verified.
+    """The identity and state of a daemon.
 
-    frozen  says by whom, since when and why the network is frozen; "" while it is not
+    warnings    what an operator should know, such as TLS that is not verified
+    frozen      by which principal, since when and why the network is frozen; "" if it is not
+    unreadable  stored records that could not be read; also part of `warnings`
     """
 
     instance: str
@@ -56,21 +58,21 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Say what isn't ready (`source`: a role, the bus, …) and why."""
+    """A reason why the daemon is not ready; `source` is a role or a part such as the bus."""
 
     source: str
     text: str
 
 
 class Step(msgspec.Struct, frozen=True):
-    """Name one task of a workflow and say how it stands."""
+    """The name and status of one task of a workflow."""
 
     name: str
     status: str
 
 
 class WorkflowSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One workflow in a list; `steps` may be left empty where a plan is large, `done` and `total` count all tasks."""
+    """One workflow in a list; `steps` may be empty if the plan is large, `done` and `total` count all tasks."""
 
     workflow_id: str
     workflow_type: str
@@ -89,8 +91,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 
     started  when its present attempt was assigned
     after    the tasks that it waits for
-    asks     what it waits for a yes to, and how to say it
-    digest   of what is asked: an approval has to name it
+    asks     the plan that waits for an approval, and how to approve it
+    digest   digest of that plan: an approval has to contain it
     """
 
     workflow_id: str
@@ -110,7 +112,7 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimelineEntry(msgspec.Struct, frozen=True):
-    """Say what happened to a workflow, and when."""
+    """One event in the history of a workflow."""
 
     at: datetime
     what: str
@@ -127,23 +129,23 @@ class WorkflowDetail(WorkflowSummary, frozen=True, kw_only=True):
 
 
 class PluginStatus(StrEnum):
-    """What became of a plugin when the daemon started."""
+    """The result of loading a plugin when the daemon started."""
 
     LOADED = "loaded"
     BLOCKED = "blocked"
-    """Not configured, so never imported."""
+    """Not configured, and therefore not imported."""
     BROKEN = "broken"
 
 
 class QuarantinedTool(msgspec.Struct, frozen=True):
-    """A tool that was left out, and why."""
+    """A tool that is not offered, and why."""
 
     name: str
     reason: str
 
 
 class PluginState(msgspec.Struct, frozen=True):
-    """Say how a plugin stands and which of its tools were left out."""
+    """The status of a plugin, and its tools that are not offered."""
 
     name: str
     status: PluginStatus
@@ -152,7 +154,7 @@ class PluginState(msgspec.Struct, frozen=True):
 
 
 class EventKind(StrEnum):
-    """What a live change is about."""
+    """The kind of thing that a live change is about."""
 
     WORKFLOW = "workflow"
     AGENT = "agent"
@@ -167,7 +169,7 @@ class Event(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Return what this is the state of: of two events with one key only the later one matters."""
+        """Return what the event is about: of two events with the same key only the later one matters."""
         if isinstance(self.data, WorkflowSummary):
             return f"workflow {self.data.workflow_id}"
         if isinstance(self.data, AgentRegistration):
@@ -177,10 +179,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class View(Protocol):
-    """What a daemon knows, of itself and of the network."""
+    """The state of a daemon and of the network, as the web pages query it."""
 
     def identity(self) -> Identity:
-        """Say who this daemon is and how its roles stand."""
+        """Return the identity of this daemon and the state of its roles."""
         ...
 
     def plugins(self) -> list[PluginState]:
@@ -188,11 +190,11 @@ class View(Protocol):
         ...
 
     def readiness(self) -> list[Reason]:
-        """Say why this daemon isn't ready; empty means ready."""
+        """Return why this daemon is not ready; empty means ready."""
         ...
 
     async def agents(self) -> list[AgentRegistration]:
-        """List the agents heard of lately, silent ones too; `timestamp` is when each was last heard."""
+        """List the agents with a recent sign of life, also silent ones; `timestamp` is the time of the last one."""
         ...
 
     async def services(self) -> list[ServiceRegistration]:
@@ -200,19 +202,19 @@ class View(Protocol):
         ...
 
     async def workflows(self, limit: int, status: str) -> list[WorkflowSummary]:
-        """List at most `limit` workflows (of one status unless it is ""): those not over first, then the latest."""
+        """List at most `limit` workflows (of one status unless it is ""): unfinished ones first, then the latest."""
         ...
 
     async def workflow(self, workflow_id: str) -> WorkflowDetail | None:
-        """Return one workflow, or None where there is none of that id."""
+        """Return one workflow, or None if no workflow has this id."""
         ...
 
     async def signal(self, principal: str, workflow_id: str, wanted: WorkflowSignal) -> SignalReply:
-        """Steer a workflow in the name of a principal; say whether it was done, and if not, why."""
+        """Send a signal to a workflow on behalf of a principal; return whether it was carried out, and if not, why."""
         ...
 
     async def network(self, principal: str, wanted: NetworkRequest) -> NetworkReply:
-        """Freeze or thaw the network in the name of a principal; say whether it was done, and if not, why."""
+        """Freeze or thaw the network on behalf of a principal; return whether it was done, and if not, why."""
         ...
 
     async def tasks(self) -> list[TaskView]:
@@ -228,7 +230,7 @@ class View(Protocol):
         ...
 
     async def dead(self) -> list[Letter]:
-        """List the dead letters that wait for a person, the oldest first."""
+        """List the open dead letters, the oldest first."""
         ...
 
     async def prometheus(self) -> bytes:
@@ -236,5 +238,5 @@ class View(Protocol):
         ...
 
     def events(self) -> AsyncIterator[Event]:
-        """Yield live changes for as long as they are asked for; one iterator is open at a time."""
+        """Yield live changes until the iterator is closed; only one iterator is open at a time."""
         ...

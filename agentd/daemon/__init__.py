@@ -1,1 +1,1 @@
-"""One daemon: start, roles, presence on the network, and shutdown."""
+"""One daemon: start, roles, announcement on the network, and shutdown."""

@@ -1,7 +1,7 @@
-"""Says who is here: registration, discovery, the lease in the bucket `live`, heartbeat, metrics, control.
+"""Announces an agent: registration, discovery, the lease in the bucket `live`, heartbeat, metrics, control.
 
-All of it comes from one record, so that a plain client on the seed's subjects and a reader of the bucket learn
-the same.  The lease is for people and pages; work is never re-assigned because of it.
+All messages are made from one record, so that an external agent that reads the subjects and a reader of the bucket get
+the same data.  The lease is for people and pages; work is never re-assigned because of it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ RENEW = 5.0
 BEAT = 30.0
 """Seconds between two heartbeats, and two metric reports."""
 CLOCK = 60.0
-"""Seconds between two looks at the server's clock."""
+"""Seconds between two measurements of the server's clock."""
 
 
 class Announcer:
-    """Announces one instance for as long as `run` runs."""
+    """Announces one instance while `run` runs."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Announcer:
         log: Logger,
         lease: Lease | None = None,
     ) -> None:
-        """Keep who describes the instance, and who carries out `ai.control.<agent>`."""
+        """Announce what `describe` returns; `control` carries out the messages on `ai.control.<agent>`."""
         self._bus = bus
         self._describe = describe
         self._control = control
@@ -51,7 +51,7 @@ class Announcer:
         self._lease = lease or Lease(bus, self._agent, log, secrets.token_hex(4))
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Announce until `stopping` is set, then say goodbye."""
+        """Announce until `stopping` is set, then announce that the agent is offline and release the lease."""
         subscriptions = [
             await self._bus.subscribe(subjects.AGENT_DISCOVERY, self._discovered),
             await self._bus.subscribe(subjects.SERVICE_DISCOVERY, self._discovered),
@@ -89,14 +89,14 @@ class Announcer:
         await self._bus.publish(subjects.metrics(self._agent), report)
 
     async def _try(self, work: Awaitable[object]) -> None:
-        """Do what the next tick does again: NATS may be away for a while."""
+        """Await `work` and log a BusError: NATS may be unreachable for a while, and the next tick repeats the work."""
         try:
             await work
         except BusError as error:
             self._log.warning("cannot announce this agent", reason=str(error))
 
     async def register(self) -> None:
-        """Publish the registration on the seed's subjects."""
+        """Publish the registration of the agent and of its services."""
         now = self._describe()
         await self._bus.publish(subjects.AGENT_REGISTER, now.agent)
         for service in now.services:
@@ -106,7 +106,7 @@ class Announcer:
         await self.register()
 
     async def _controlled(self, received: Received) -> None:
-        """Carry out drain or reload, and say what came of it."""
+        """Carry out drain or reload, and reply with the result."""
         try:
             request = received.decode(messages.ControlRequest)
             text, done = await self._control(request.action), True

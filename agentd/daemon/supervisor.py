@@ -1,7 +1,7 @@
-"""Builds, runs, restarts, drains and stops the roles of one instance; tells systemd.
+"""Builds, runs, restarts, drains and stops the roles of one instance; reports its state to systemd.
 
-What starts in order stops in the reverse order: journal, page, bus, Proxmox, worker, roles, announcement.
-The page comes before the bus, so that a daemon without NATS can say so.
+The start order is journal, page, bus, Proxmox, worker, roles, announcement; the stop order is the reverse.
+The page starts before the bus, so that a daemon without NATS can show this.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
 
 MAX_CLOCK_OFFSET = 2.0
-"""Seconds that our clock may differ from NATS's before the daemon is not ready: deadlines are the server's."""
+"""Seconds that the local clock may differ from NATS's before the daemon is not ready: deadlines use the server's."""
 MAX_PAUSE = 60.0
 """Longest pause in seconds before a failed role is started again."""
 STEADY = 60.0
-"""Seconds of work after which a failure counts as the first one again."""
+"""Seconds that a role has to work before its next failure counts as the first one again."""
 
 
 @dataclass
@@ -66,7 +66,10 @@ class Supervisor:
     """One daemon: an instance with its roles."""
 
     def __init__(self, config: Config, name: str, *, reload: Callable[[], Config]) -> None:
-        """Check the configuration, load plugins and settings; nothing is started.  Raises ConfigError."""
+        """Check the configuration, load plugins and settings; start nothing.  Raises ConfigError.
+
+        reload  reads the configuration again; called for SIGHUP
+        """
         self.config = config
         self.name = name
         self.instance = config.instance(name)
@@ -75,7 +78,7 @@ class Supervisor:
         self.started = now()
         self.stopping = asyncio.Event()
         self.ready = asyncio.Event()
-        """Set when every role has worked for the first time."""
+        """Set when all roles are ready for the first time."""
         self.metrics = Metrics(__version__)
         self.plugins = Plugins(config, wanted(config, self.instance.roles))
         self.roles = {role: self.plugins.role(role) for role in self.instance.roles}
@@ -95,7 +98,7 @@ class Supervisor:
         self._exit_code = 0
 
     async def run(self) -> int:
-        """Run until a signal says stop; return the exit code."""
+        """Run until a signal stops the daemon; return the exit code."""
         self._catch_signals()
         async with contextlib.AsyncExitStack() as stack:
             journal = await asyncio.to_thread(Journal, self.config.node.state_dir / f"{self.name}.journal")
@@ -132,7 +135,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self.bus.spawn(self.reload()))
 
     async def _keep_audit(self, stack: contextlib.AsyncExitStack) -> None:
-        """Read the key that signs our audit, and what we remember of it."""
+        """Read the key that signs this agent's audit, and the stored head and alarm of its chain."""
         login, where = self.config.bus, self.config.node.state_dir
 
         def read() -> tuple[Signer, Memory]:
@@ -170,7 +173,7 @@ class Supervisor:
         self.log.info("status page", url=self.url)
 
     async def _connect(self, stack: contextlib.AsyncExitStack) -> None:
-        """Connect to NATS, for as long as it takes."""
+        """Connect to NATS; retry until it works or the daemon stops."""
         stack.push_async_callback(self.bus.close)
         if self.proxmox is not None:
             stack.push_async_callback(self.proxmox.close)
@@ -184,7 +187,7 @@ class Supervisor:
                 return
 
     def _build(self, journal: Journal) -> Worker:
-        """Wire everything: the one place where the parts of a daemon meet."""
+        """Create the worker and the contexts of the roles: all parts of the daemon are connected here."""
         config = self.config
         policy = Policy.of(config.policy)
         for text in policy.warnings():
@@ -225,7 +228,7 @@ class Supervisor:
         return worker
 
     async def _keep_running(self, running: _Running) -> None:
-        """Run a role; start it again when it fails or ends on its own."""
+        """Run a role; restart it if it fails or returns before the daemon stops."""
         role, context = running.role, running.context
         failures = 0
         while not self.stopping.is_set():
@@ -233,7 +236,7 @@ class Supervisor:
             try:
                 await role.run(context)
                 reason = "ended on its own"
-            except Exception as error:  # whatever a role raises, the others go on
+            except Exception as error:  # whatever a role raises, the other roles continue
                 reason = f"{type(error).__name__}: {_first(error)}"
                 self.log.exception("a role failed", role=role.name)
             if self.stopping.is_set():
@@ -252,7 +255,7 @@ class Supervisor:
     # -- while it runs ------------------------------------------------------------------------------------------------
 
     async def _announce(self, announcer: Announcer) -> None:
-        """Announce the instance once it works, or after a while in which it did not."""
+        """Announce the instance when it is ready, at the latest after a quarter of the lease time."""
         ready = asyncio.ensure_future(self.ready.wait())
         stopping = asyncio.ensure_future(self.stopping.wait())
         await asyncio.wait([ready, stopping], timeout=LEASE / 4, return_when=asyncio.FIRST_COMPLETED)
@@ -265,7 +268,7 @@ class Supervisor:
                 raise
 
     async def _tell_systemd(self) -> None:
-        """Say READY once every role works, and feed the watchdog while the loop turns."""
+        """Report READY when all roles are ready, and send the watchdog signal while the event loop runs."""
         told = ""
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
         while not self.stopping.is_set():
@@ -294,7 +297,7 @@ class Supervisor:
             self.metrics.role_up.labels(running.role.name).set(running.context.health.ready)
 
     async def _watch_bus(self) -> None:
-        """Leave when the connection is closed for good, so that systemd starts us again."""
+        """Stop the daemon when the connection is closed permanently, so that systemd restarts it."""
         closed = asyncio.ensure_future(self.bus.closed.wait())
         stopping = asyncio.ensure_future(self.stopping.wait())
         await asyncio.wait([closed, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -306,7 +309,7 @@ class Supervisor:
         stopping.cancel()
 
     async def _anchor(self, worker: Worker) -> None:
-        """Let the heads of all chains be noted; what NATS cannot do now is done a minute later."""
+        """Anchor the heads of the audit chains; an anchor that NATS cannot store now is retried a minute later."""
         anchors = Anchors(self.bus, self.agent_id, self.ledger, worker.policy, self.log)
         try:
             await anchors.run(self.stopping)
@@ -315,7 +318,7 @@ class Supervisor:
                 raise
 
     async def _watch_lease(self) -> None:
-        """Leave when another process has this agent's id; until the end nothing is changed (performer.py)."""
+        """Stop the daemon if another process has this agent id; until the end it changes nothing (tools/runner.py)."""
         waiting = [asyncio.ensure_future(event.wait()) for event in (self.lease.lost, self.stopping)]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for waiter in waiting:
@@ -326,13 +329,13 @@ class Supervisor:
             self.stopping.set()
 
     def stop(self) -> None:
-        """Begin to drain: no new work, what runs is finished or handed back; a second time does no more."""
+        """Start to drain: take no new work, finish or hand back running work; a second call has no effect."""
         if not self.stopping.is_set():
             self.log.info("stopping")
         self.stopping.set()
 
     async def reload(self) -> None:
-        """Take over what can change while running: the log level and the roles' own settings (SIGHUP)."""
+        """Apply the settings that can change at run time: the log level and the roles' own settings (SIGHUP)."""
         self._systemd.reloading()
         try:
             config, settings = await asyncio.to_thread(self._read_again)
@@ -347,17 +350,17 @@ class Supervisor:
             self._systemd.ready(self._status())
 
     def _read_again(self) -> tuple[Config, dict[str, Any]]:
-        """Return the configuration and the roles' settings as the files say now; loads plugins, so it takes time."""
+        """Read the configuration and the roles' settings from the files; this loads plugins, so it takes time."""
         config = self._reload()
         plugins = Plugins(config, wanted(config, self.instance.roles))
         return config, {name: plugins.settings(name) for name in self.roles}
 
     def _status(self) -> str:
-        """Say in a line how the daemon stands, for systemd."""
+        """Return the state of the daemon in one line, for systemd."""
         return "; ".join(f"{reason.source}: {reason.text}" for reason in self.readiness()) or "working"
 
     async def _control(self, action: str) -> str:
-        """Carry out `ai.control.<agent>`."""
+        """Carry out a message on `ai.control.<agent>`; raises InvalidMessage for an unknown action."""
         if action == "drain":
             self.stop()
             return "draining: no new work; the process ends when what runs is finished"
@@ -368,7 +371,7 @@ class Supervisor:
         raise InvalidMessage(message)
 
     def _arriving(self) -> Presence:
-        """Return what is said of this instance before its roles work: who it is, and nothing that it offers."""
+        """Return the announcement of this instance before its roles are ready: its identity, without services."""
         agent = AgentRegistration(
             agent_id=self.agent_id,
             status=ARRIVING,
@@ -410,13 +413,13 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether every role works; with an alarm of the audit it reads, and has to be seen to."""
+        """Return whether all roles work; with an audit alarm they can still read, but the alarm needs attention."""
         return bool(self._running) and all(reason.source == "audit" for reason in self.readiness())
 
     # -- the page's view ----------------------------------------------------------------------------------------------
 
     def identity(self) -> Identity:
-        """Say who this daemon is and how its roles stand."""
+        """Return the identity of this daemon and the state of its roles."""
         warnings = []
         if self.config.proxmox is not None and not self.config.proxmox.verify:
             warnings.append("the certificate of Proxmox is not verified ([proxmox] verify = false)")
@@ -457,7 +460,7 @@ class Supervisor:
         ]
 
     def readiness(self) -> list[Reason]:
-        """Say why this daemon is not ready; empty means ready."""
+        """Return why this daemon is not ready; empty means ready."""
         reasons = [] if not self.bus.problem else [Reason("bus", self.bus.problem)]
         if self.lease.problem:
             reasons.append(Reason("lease", self.lease.problem))
@@ -475,7 +478,7 @@ class Supervisor:
 
 
 def _first(error: BaseException) -> str:
-    """Return the text of the first real error of a group."""
+    """Return the text of an error; of an exception group, that of the first error in it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) or type(error).__name__

@@ -1,6 +1,6 @@
-"""Tells systemd how the service stands: READY, RELOADING, STOPPING, STATUS, WATCHDOG (sd_notify(3)).
+"""Reports the state of the service to systemd: READY, RELOADING, STOPPING, STATUS, WATCHDOG (sd_notify(3)).
 
-The protocol is one datagram to a socket that the environment names, so it takes no library.
+The protocol is one datagram to a socket that the environment names, so it needs no library.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import time
 
 
 class Systemd:
-    """The service manager, if there is one."""
+    """The connection to systemd; does nothing if the process was not started by systemd."""
 
     def __init__(self) -> None:
-        """Find the socket; without one, everything here does nothing."""
+        """Open the socket named by NOTIFY_SOCKET; without it, all methods do nothing."""
         path = os.environ.get("NOTIFY_SOCKET", "")
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if path else None
@@ -24,33 +24,33 @@ class Systemd:
 
     @property
     def watchdog(self) -> float | None:
-        """Return the seconds within which systemd wants to hear WATCHDOG=1, None if it does not."""
+        """Return the seconds within which systemd expects WATCHDOG=1, None if the watchdog is off."""
         microseconds = os.environ.get("WATCHDOG_USEC")
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         return int(microseconds) / 1e6 if self._socket is not None and microseconds and mine else None
 
     def ready(self, status: str) -> None:
-        """Say that the service works."""
+        """Report that the service is ready."""
         self._send(f"READY=1\nSTATUS={status}")
 
     def status(self, status: str) -> None:
-        """Say in a line what the service does; `systemctl status` shows it."""
+        """Report in one line what the service does; `systemctl status` shows it."""
         self._send(f"STATUS={status}")
 
     def waiting(self, status: str, seconds: float) -> None:
-        """Say that the start takes longer, but goes on."""
+        """Report that the start continues, and extend its time-out by `seconds`."""
         self._send(f"STATUS={status}\nEXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
     def reloading(self) -> None:
-        """Say that the configuration is being read again; `ready` ends it."""
+        """Report that the configuration is being reloaded; `ready` ends the reload."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        """Say that the service is going."""
+        """Report that the service stops."""
         self._send("STOPPING=1\nSTATUS=finishing what runs")
 
     def alive(self) -> None:
-        """Say that the event loop turns."""
+        """Report that the event loop runs (watchdog)."""
         self._send("WATCHDOG=1")
 
     def _send(self, text: str) -> None:
@@ -59,7 +59,7 @@ class Systemd:
         text = f"{self._unsent}{text}"
         try:
             self._socket.sendto(text.encode(), self._address)
-        except OSError:  # full (systemd is busy) or gone: no reason to end the work; the next message comes in a second
+        except OSError:  # the socket is full (systemd is busy) or gone: continue, the next message comes in a second
             self._unsent = "READY=1\n" if "READY=1" in text else ""
         else:
             self._unsent = ""

@@ -1,6 +1,6 @@
 """Every hook of agentd, and nothing else.
 
-Hooks ask, roles do: a hook is synchronous, called once while the daemon starts, and returns data.
+Hooks return data, roles do the work: a hook is synchronous and called once while the daemon starts.
 A plugin implements it with `from agentd import hookimpl`.
 """
 
@@ -25,36 +25,39 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def agentd_settings() -> type[Settings]:  # type: ignore[empty-body]
-    """Return the plugin's own settings type; asked before the section `[<plugin>]` of the configuration is read."""
+    """Return the plugin's own settings type; called before the section `[<plugin>]` of the configuration is read."""
 
 
 @hookspec
 def agentd_role() -> Role:  # type: ignore[empty-body]
-    """Return the role that this plugin brings; asked when the instance is to play it."""
+    """Return the role that this plugin provides; called if the instance has this role."""
 
 
 @hookspec
 def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:  # type: ignore[empty-body]
-    """Return the plugin's tools, bound to what `toolbox` offers; an exception leaves this plugin's tools out."""
+    """Return the plugin's tools, bound to `toolbox`; after an exception none of this plugin's tools are offered."""
 
 
 @hookspec
 def agentd_workflow_reader(  # type: ignore[empty-body]
     settings: Settings, tools: Callable[[], Mapping[str, Tool]], workflows: Mapping[str, Definition]
 ) -> Reader:
-    """Return what reads workflow files, given the plugin's settings and what there is; asked by the command line."""
+    """Return the reader of workflow files; called by the command line.
+
+    `settings` are the plugin's own. `tools` returns every known tool, `workflows` has the definitions of all plugins.
+    """
 
 
 @hookspec
 def agentd_workflows(  # type: ignore[empty-body]
     tools: Callable[[], Mapping[str, Tool]],
 ) -> list[Definition]:
-    """Return the plugin's workflow definitions; asked by every instance that plays the orchestrator.
+    """Return the plugin's workflow definitions; called by every instance that has the role orchestrator.
 
-    `tools` returns every tool that an installed plugin defines, to look at; not to be called before it is needed.
+    `tools` returns every tool that an installed plugin defines, for inspection only; call it only when it is needed.
     """
 
 
 @hookspec
 def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]]:  # type: ignore[empty-body]
-    """Return how to learn which rights in Proxmox the plugin's tools need; `agentd doctor` asks and awaits it."""
+    """Return a coroutine function that finds the Proxmox rights of the plugin's tools; used by `agentd doctor`."""

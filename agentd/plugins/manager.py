@@ -1,8 +1,8 @@
-"""Finds plugins, asks their hooks, and knows the status and reason of each.
+"""Finds plugins, calls their hooks, and stores the status and reason of each.
 
-One typed method a hook; nobody else touches pluggy.  Which plugins an instance wants follows from its
-configuration; the others are blocked before they are loaded, so that a monitor host never imports the MCP SDK.
-A plugin that fails has a status and a reason; it never stops the daemon, unless it was to bring the role itself.
+There is one typed method for each hook; no other module uses pluggy.  The configuration decides which plugins an
+instance needs; the others are blocked before they are loaded, so that a monitor host never imports the MCP SDK.
+A plugin that fails has a status and a reason; it does not stop the daemon, unless it had to provide the role itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOADED, BLOCKED, BROKEN = "loaded", "blocked", "broken"
 
 @dataclass
 class PluginStatus:
-    """What became of one plugin, and why."""
+    """The result of loading one plugin, and the reason."""
 
     name: str
     status: str
@@ -43,12 +43,15 @@ class PluginStatus:
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Return every installed plugin by its entry point's name."""
+    """Return every installed plugin by the name of its entry point."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def wanted(config: Config, roles: Iterable[str]) -> set[str]:
-    """Return the plugins that an instance with these roles needs: its roles, and tools where the bridge serves them."""
+    """Return the plugins that an instance with these roles needs.
+
+    These are its roles, the Proxmox tools if it is a bridge with access to Proxmox, and what the configuration enables.
+    """
     names = set(roles)
     if "mcp-bridge" in names and config.proxmox is not None:
         names.add("mcp-proxmox")
@@ -59,7 +62,7 @@ class Plugins:
     """The plugins of one instance."""
 
     def __init__(self, config: Config, names: set[str]) -> None:
-        """Load the plugins called `names` and block all others; raises ConfigError for one that is not installed."""
+        """Load the plugins `names` and block all others; raises ConfigError if one is not installed."""
         self._config = config
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
@@ -94,7 +97,7 @@ class Plugins:
             self._manager.unregister(name=name)
 
     def _ask(self, name: str, hook: str, **arguments: Any) -> Any:  # noqa: ANN401 - each hook has its own
-        """Ask one hook of one plugin; None if it does not implement it."""
+        """Call one hook of one plugin; None if the plugin does not implement it."""
         plugin = self._manager.get_plugin(name)
         caller = getattr(self._manager.hook, hook)
         if plugin is None or all(implementation.plugin is not plugin for implementation in caller.get_hookimpls()):
@@ -108,13 +111,13 @@ class Plugins:
         return [name for name, status in self.status.items() if status.status == LOADED]
 
     def settings(self, name: str) -> Settings:
-        """Return the checked section `[<name>]`; raises ConfigError naming the key."""
+        """Return the validated section `[<name>]`; raises ConfigError naming the wrong key."""
         kind = self._ask(name, "agentd_settings") or Settings
         found: Settings = configuration.plugin_settings(self._config, name, kind)
         return found
 
     def role(self, name: str) -> Role:
-        """Return the role that plugin `name` brings; raises ConfigError with the reason if it cannot."""
+        """Return the role that plugin `name` provides; raises ConfigError with the reason if it provides none."""
         found = self._ask(name, "agentd_role")
         if not isinstance(found, Role):
             status = self.status[name]
@@ -123,7 +126,7 @@ class Plugins:
         return found
 
     def tools(self, node: str, proxmox: Proxmox | None) -> dict[str, Tool]:
-        """Return the tools of all plugins by name; what does not validate is quarantined with its reason."""
+        """Return the tools of all plugins by name; a tool that is not valid is quarantined with a reason."""
         found: dict[str, Tool] = {}
         for name in self.loaded():
             toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
@@ -145,7 +148,7 @@ class Plugins:
         self.status[plugin].quarantined.append(offered)
 
     def rights(self, node: str, proxmox: Proxmox) -> list[Callable[[], Awaitable[list[Right]]]]:
-        """Return how to learn the rights that the tools of each plugin need."""
+        """Return the functions that find the rights that the tools of each plugin need."""
         found = []
         for name in self.loaded():
             toolbox = Toolbox(node, proxmox, self.settings(name), self._config.node.state_dir)
@@ -166,7 +169,7 @@ class Plugins:
         return found
 
     def reader(self) -> Reader:
-        """Return what reads workflow files; raises ConfigError if no plugin does."""
+        """Return the reader of workflow files; raises ConfigError if no plugin provides one."""
         for name in self.loaded():
             arguments = {"settings": self.settings(name), "tools": lambda: known_tools(self._config)}
             found: Reader | None = self._ask(name, "agentd_workflow_reader", workflows=self.workflows(), **arguments)
@@ -177,7 +180,7 @@ class Plugins:
 
 
 class _Nowhere:
-    """Stands for Proxmox where tools are looked at and never run: whatever is called on it fails."""
+    """Replaces Proxmox where tools are inspected and never run: every method raises AssertionError."""
 
     settings = None
 
@@ -190,9 +193,9 @@ class _Nowhere:
 
 
 def known_tools(config: Config) -> dict[str, Tool]:
-    """Return every tool that an installed plugin defines, whatever this instance is: to be looked at, never to be run.
+    """Return every tool that an installed plugin defines, whatever the roles of this instance: for inspection only.
 
-    Whoever checks a plan has to know name, service, tier and parameters of tools that run elsewhere.
+    To check a plan, the name, service, tier and parameters of tools that run on other nodes must be known.
     """
     found = Plugins(config, set(installed()))
     return found.tools(config.node.name, cast("Proxmox", _Nowhere()))

@@ -1,8 +1,8 @@
-"""What a role is, and all that it may touch.
+"""The interface of a role, and the context that it works with.
 
-A role is an object with a name and a coroutine `run`.  The supervisor builds its Context, runs it, starts it
-again with growing pauses when it fails, and sets `context.stopping` when it is time to go: then a role takes no
-new work, finishes or hands back what runs, and returns.
+A role is an object with a name and a coroutine `run`.  The supervisor builds its Context, runs it, restarts it with
+growing pauses if it fails, and sets `context.stopping` when the daemon stops: then a role takes no new work, finishes
+or hands back its running work, and returns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseModel):
-    """Base of a plugin's own settings: an unknown key is an error."""
+    """Base class of a plugin's own settings: an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +41,7 @@ class Settings(BaseModel):
 class Health:
     """Whether a role is ready to work, and if not, why; shown by /readyz, `agentd agents` and systemd's STATUS.
 
-    warnings  what somebody should see to although it works; shown on the status page
+    warnings  problems that need attention although the role works; shown on the status page
     """
 
     ready: bool = False
@@ -49,27 +49,27 @@ class Health:
     warnings: list[str] = field(default_factory=list)
 
     def up(self) -> None:
-        """Say that the role works."""
+        """Set the role to ready."""
         self.ready, self.reason = True, ""
 
     def down(self, reason: str) -> None:
-        """Say why the role does not work now."""
+        """Set the role to not ready, with a reason."""
         self.ready, self.reason = False, reason
 
 
 @dataclass(frozen=True)
 class Context:
-    """All that a role may touch.
+    """Everything that a role may use.
 
     instance   name of this daemon instance
-    node       name of the machine, as Proxmox knows it
+    node       name of the machine in Proxmox
     agent_id   `<instance>-<node>`
-    settings   the role's own settings, checked
+    settings   the role's own settings, validated
     tools      every tool that the loaded plugins offer, by name
     workflows  every workflow definition that the loaded plugins offer, by name
     worker     runs tools with effect records, policy and audit
-    known_tools  returns every tool that an installed plugin defines, to look at: it may run elsewhere
-    stopping   set when it is time to go
+    known_tools  returns every tool that an installed plugin defines, for inspection: a tool may run on another node
+    stopping   set when the daemon stops
     """
 
     instance: str
@@ -90,20 +90,20 @@ class Context:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def queues(self, service: str) -> list[str]:
-        """Return the further queues of `service` that an agent on this node works on: its own, and those of classes."""
+        """Return the further queues of `service` that an agent on this node serves: the node's and those of classes."""
         named = [queue.name for queue in self.config.bus.queues if queue.plain == "no"]
         return subjects.queues_of(service, self.node, named)
 
 
 @runtime_checkable
 class Role(Protocol):
-    """What a plugin's `agentd_role` hook returns."""
+    """The object that a plugin's `agentd_role` hook returns."""
 
     name: str
     port: int
-    """Port of the status page of an instance that plays this role alone."""
+    """Port of the status page of an instance whose only role this is."""
     services: tuple[str, ...]
-    """Queues of work that this role serves; announced as ServiceRegistration when not empty."""
+    """Services (task queues) of this role; announced as ServiceRegistration if not empty."""
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
@@ -111,9 +111,9 @@ class Role(Protocol):
         ...
 
     async def run(self, context: Context) -> None:
-        """Work until `context.stopping` is set; call `context.health.up()` once work is being done."""
+        """Work until `context.stopping` is set; call `context.health.up()` when the work has started."""
         ...
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
-        """Take over new settings (SIGHUP): thresholds and the like, without a restart."""
+        """Apply new settings (SIGHUP), such as thresholds, without a restart."""
         ...

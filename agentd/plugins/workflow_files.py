@@ -1,7 +1,7 @@
-"""Workflows that lie in files: what the command line asks of the plugin that reads them.
+"""Workflow files: the interface between the command line and the plugin that reads them.
 
-A plugin that reads such files offers a Reader by the hook `agentd_workflow_reader`; which form they have is its own
-affair.  A fault names the place in the file and what to do, so that an editor can jump to it.
+A plugin that reads such files provides a Reader by the hook `agentd_workflow_reader`; the plugin decides on the format
+of the files.  A fault names the place in the file and what to do, so that an editor can jump to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Fault(msgspec.Struct, frozen=True, order=True):
-    """One thing that is wrong in a file: line and column count from 1, `field` is what it belongs to."""
+    """One fault in a file: line and column count from 1, `field` is the field that has the fault."""
 
     file: str
     line: int
@@ -24,13 +24,13 @@ class Fault(msgspec.Struct, frozen=True, order=True):
     text: str
 
     def __str__(self) -> str:
-        """Return the line that a person, and an editor, reads."""
+        """Return the fault as one line, in the form that editors understand."""
         field = f"{self.field}: " if self.field else ""
         return f"{self.file}:{self.line}:{self.column}: {field}{self.text}"
 
 
 class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A definition that a request may name, and where it comes from; with faults, it cannot be asked for."""
+    """A definition that a request may name, and its source; a definition with faults cannot be requested."""
 
     name: str
     source: str
@@ -40,16 +40,16 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reader(Protocol):
-    """What reads the files of a directory."""
+    """Reads the workflow files of a directory."""
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of a file."""
+        """Return the JSON Schema of a workflow file."""
         ...
 
     def check(self, files: list[Path]) -> list[Fault]:
-        """Return every fault of these files, in order; raises UsageError for one that cannot be read."""
+        """Return every fault of these files, in order; raises UsageError if a file cannot be read."""
         ...
 
     def listed(self) -> list[Listed]:
-        """Return what can be asked for: the plugins' own definitions and those of the directory."""
+        """Return the definitions that can be requested: those of the plugins and those of the directory."""
         ...

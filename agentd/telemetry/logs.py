@@ -1,12 +1,12 @@
-"""How agentd logs: one line an event, to standard error, for journald or a terminal.
+"""The logging of agentd: one line for each event, to standard error, for journald or a terminal.
 
 structlog renders; the logger is our own subclass because the level must change while the daemon runs (SIGHUP), and
 structlog's filtering logger fixes it in the class of every logger that exists.  Below the level a call costs one
-comparison.  What libraries say through `logging` (nats, uvicorn, proxmoxer, urllib3) goes the same way from WARNING
-upward.  Values whose name is that of a secret are hidden, whoever logs them.
+comparison.  Messages of libraries through `logging` (nats, uvicorn, proxmoxer, urllib3) are logged in the same way from
+WARNING upward.  Values with the name of a secret are hidden, whatever code logs them.
 
-structlog loads rich if it is installed, for tracebacks that show local variables, which we must not show: it is told
-that there is none.  That saves each daemon 4 to 6 MiB and 180 ms of its start; the command line still loads rich.
+structlog imports rich if it is installed, for tracebacks that show local variables, which must not be shown: the import
+of rich is blocked.  This saves each daemon 4 to 6 MiB and 180 ms of its start; the command line still imports rich.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agentd.wire.secrets import redacted
 
 _blocked = "rich" not in sys.modules
 if _blocked:
-    sys.modules["rich"] = None  # type: ignore[assignment]  # importlib's way to say that it cannot be imported
+    sys.modules["rich"] = None  # type: ignore[assignment]  # makes `import rich` raise ImportError
 
 import structlog  # noqa: E402
 from structlog.dev import ConsoleRenderer, plain_traceback  # noqa: E402
@@ -44,53 +44,53 @@ if TYPE_CHECKING:
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-"""syslog's priorities, as sd-daemon(3) wants them at the beginning of a line: `<3>`."""
+"""syslog's priorities, written at the beginning of a line as sd-daemon(3) requires: `<3>`."""
 HIDDEN: Final = "***"
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class Sink:
-    """Where lines go, and from which level on; every logger of the process shares one."""
+    """The output of all loggers of the process: stream, lowest level, and format."""
 
     def __init__(self) -> None:
-        """Begin with information on standard error, one JSON object a line."""
+        """Log from level info to standard error, one JSON object a line."""
         self.threshold = LEVELS["info"]
         self.stream: TextIO | None = None
         self.journal = False
         self.processors: list[Processor] = [_order, format_exc_info, _json]
 
     def write(self, line: str, level: str) -> None:
-        """Write a line; to the journal with its priority before it."""
+        """Write a line; for the journal it is preceded by its priority."""
         if self.journal:
             prefix = f"<{PRIORITIES[level]}>"
             line = prefix + line.replace("\n", f"\n{prefix}")
         stream = self.stream or sys.stderr
-        # A closed pipe must not stop the work, and there is nowhere else to say so.
+        # A closed pipe must not stop the work, and there is no other place to report it.
         with contextlib.suppress(OSError, ValueError):
             stream.write(line + "\n")
             stream.flush()
 
 
 class Logger(structlog.BoundLoggerBase):
-    """Logs an event with named values; `bind` returns one that adds values to each event."""
+    """Logs an event with named values; `bind` returns a logger that adds values to each event."""
 
     _logger: Sink
 
     def debug(self, event: str, **values: object) -> None:
-        """Log what only a developer wants to know."""
+        """Log an event that is of interest only to a developer."""
         self._log("debug", event, values)
 
     def info(self, event: str, **values: object) -> None:
-        """Log what an operator may want to know."""
+        """Log an event that may be of interest to an operator."""
         self._log("info", event, values)
 
     def warning(self, event: str, **values: object) -> None:
-        """Log what somebody should look at some day."""
+        """Log an event that an operator should look at some time."""
         self._log("warning", event, values)
 
     def error(self, event: str, **values: object) -> None:
-        """Log what somebody should look at now."""
+        """Log an event that an operator should look at now."""
         self._log("error", event, values)
 
     def exception(self, event: str, **values: object) -> None:
@@ -104,17 +104,17 @@ class Logger(structlog.BoundLoggerBase):
 
 
 class Seldom:
-    """Warns of what anybody may cause, but not as often as they may: the log is for those who read it."""
+    """Logs warnings that any user may cause, but at a limited rate, so that they cannot flood the log."""
 
     def __init__(self, log: Logger, every: float = 10.0) -> None:
-        """Keep the log and the seconds between two lines."""
+        """Log to `log`, with at least `every` seconds between two lines."""
         self._log = log
         self._every = every
         self._said = -every
         self._unsaid = 0
 
     def warning(self, event: str, **values: object) -> None:
-        """Log it with how many there were since the last line, or only count it."""
+        """Log a warning with the number of warnings omitted since the last line, or omit and count it."""
         at = time.monotonic()
         if at - self._said < self._every:
             self._unsaid += 1
@@ -124,14 +124,14 @@ class Seldom:
 
 
 class _FromLibraries(logging.Handler):
-    """Hands records of the standard library's logging to our renderer."""
+    """Passes records of the standard library's logging to agentd's logger."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
         self._to = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log `record` as if it were ours."""
+        """Log `record` like an event of agentd."""
         level = next((name for name, number in LEVELS.items() if record.levelno <= number), "critical")
         try:
             event = record.getMessage()
@@ -153,7 +153,7 @@ def configure(
     *,
     env: Mapping[str, str] = os.environ,
 ) -> None:
-    """Decide what is logged from now on: lowest `level`, `format` (auto, json, console), `stream` (standard error)."""
+    """Configure logging: lowest `level`, `format` (auto, json, console), `stream` (default: standard error)."""
     target = stream or sys.stderr
     terminal = target.isatty()
     _sink.stream = stream
@@ -175,23 +175,26 @@ def configure(
 
 
 def set_level(level: str) -> None:
-    """Log from `level` upward from now on, also with loggers that exist already."""
+    """Log from `level` upward from now on; this also applies to existing loggers."""
     _sink.threshold = LEVELS[level]
     logging.getLogger("agentd").setLevel(_sink.threshold)
 
 
 def is_journal(stream: TextIO, env: Mapping[str, str]) -> bool:
-    """Tell whether `stream` is systemd's journal: $JOURNAL_STREAM is inherited by those who redirect as well."""
+    """Return whether `stream` is systemd's journal.
+
+    $JOURNAL_STREAM alone does not prove it: a process whose output is redirected inherits the variable too.
+    """
     device, _, inode = env.get("JOURNAL_STREAM", "").partition(":")
     try:
         status = os.fstat(stream.fileno())
-    except (OSError, ValueError):  # no file behind it, or closed
+    except (OSError, ValueError):  # the stream has no file, or is closed
         return False
     return (device, inode) == (str(status.st_dev), str(status.st_ino))
 
 
 def _order(_: object, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put time, level and text first, and hide secrets."""
+    """Put time, level and event first, and hide secrets."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line: dict[str, Any] = {"time": time, "level": level, "event": _hidden("", event.pop("event"))}
     for key, value in event.items():
@@ -216,15 +219,15 @@ def _json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
 
 
 def _harmless(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Leave nothing in a line that a terminal obeys: some words come from guests and other agents."""
+    """Remove control characters of terminals: some values come from guests and other agents."""
     return {key: value if key == "exc_info" else cleaned(value) for key, value in event.items()}
 
 
 def _traceback(to: TextIO, exc_info: ExcInfo) -> None:
-    """Write a traceback; the text of an exception may come from anywhere."""
+    """Write a traceback without secrets and control characters: an exception may contain foreign text."""
     made = io.StringIO()
     plain_traceback(made, exc_info)
     to.write(printable(redacted(made.getvalue()), lines=True))
 
 
-_sink = Sink()  # as the standard library's root logger: there is one standard error
+_sink = Sink()  # global, like the standard library's root logger: there is one standard error

@@ -1,8 +1,8 @@
-"""Every metric of agentd, with its help text; a registry for each daemon, nothing global.
+"""Every metric of agentd, with its help text; one registry for each daemon, nothing global.
 
 `render` runs on the event loop in slices of SLICE seconds.  prometheus_client's own writer takes about 70 ms for
-10,000 series and cannot be interrupted; in a thread it holds the interpreter for its switch interval again and
-again, and the loop was seen to wait 10 to 20 ms.  Ours is sliced, and remembers the text of each series' labels.
+10,000 series and cannot be interrupted; in a thread it repeatedly holds the interpreter for its switch interval, and
+the event loop was seen to wait 10 to 20 ms.  This one works in slices, and caches the label text of each series.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
 SLICE: Final = 0.002
-"""Seconds that a rendering keeps the event loop before it lets others run."""
+"""Seconds that `render` uses the event loop before it yields to other tasks."""
 LABELS_KEPT: Final = 50_000
-"""Series whose label text is remembered; about 150 bytes each."""
+"""Series whose label text is cached; about 150 bytes each."""
 MOST_TYPES: Final = 100
-"""Workflow types that are told apart: whoever asks for one that does not exist must not make a series of it."""
+"""Workflow types with a series of their own; a limit, because requests for unknown types must not create series."""
 OTHER: Final = "other"
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 SHORTEST: Final = 1.0
-"""Seconds that a percentage of CPU is taken over at least."""
+"""Shortest interval in seconds over which a CPU percentage is measured."""
 
 C = TypeVar("C", bound=Collector)
 
@@ -49,10 +49,10 @@ _LAG: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 
 
 class Metrics:
-    """The metrics of one daemon; roles use the attributes, `attach` adds a collector of their own."""
+    """The metrics of one daemon; roles use the attributes, and add their own collectors with `attach`."""
 
     def __init__(self, version: str = "unknown") -> None:
-        """Make every metric, at zero."""
+        """Create every metric, at zero."""
         self.registry = registry = CollectorRegistry()
         self._collectors: list[Collector] = []
         self._text: dict[tuple[str, ...], str] = {}
@@ -104,26 +104,26 @@ class Metrics:
         self.role_restarts = count("role_restarts", "Times that a role failed and was started again", ["role"])
         self.event_loop_lag = seconds("event_loop_lag", "How late the event loop wakes up", buckets=_LAG)
         gauge("build_info", "1, with the version as label", ["version"]).labels(version).set(1)
-        # What they read lies in /proc/self and in the interpreter: a few series, and file reads.
+        # These read files in /proc/self and the interpreter; they have only a few series.
         self._system = (ProcessCollector(registry=registry), PlatformCollector(registry=registry))
 
     def attach(self, collector: C) -> C:
-        """Let `collector` be rendered too; where it has very many series, its families' samples may be lazy."""
+        """Render `collector` too; if it has very many series, its families may produce their samples lazily."""
         self._collectors.append(collector)
         return collector
 
     def workflow_started(self, kind: str) -> None:
-        """Count a workflow that begins."""
+        """Count a workflow that starts."""
         self.workflows_started.labels(self._known(kind)).inc()
 
     def workflow_finished(self, kind: str, status: str, seconds: float) -> None:
-        """Count a workflow that is over, and how long it took."""
+        """Count a finished workflow, and record its duration."""
         kind = self._known(kind)
         self.workflows_finished.labels(kind, status).inc()
         self.workflow_seconds.labels(kind).observe(max(seconds, 0.0))
 
     def task_finished(self, tool: str, outcome: str, seconds: float) -> None:
-        """Count a call of a tool that ended, and how long it took."""
+        """Count a finished call of a tool, and record its duration."""
         self.tasks.labels(tool, outcome).inc()
         self.task_seconds.labels(tool).observe(seconds)
 
@@ -133,7 +133,7 @@ class Metrics:
         self.proxmox_seconds.labels(method).observe(seconds)
 
     def bus_counted(self, counters: Mapping[str, int]) -> None:
-        """Take over what the bus has counted since the last time."""
+        """Add what the bus has counted since the last call."""
         for name, metric in (
             ("reconnects", self.bus_reconnects),
             ("watchdog_aborts", self.bus_watchdog_aborts),
@@ -151,7 +151,7 @@ class Metrics:
         return {**self.machine.figures(), **counted}
 
     async def render(self) -> bytes:
-        """Return every metric in the text format of Prometheus, without keeping the event loop from others."""
+        """Return every metric in the text format of Prometheus, without blocking the event loop."""
         system = await asyncio.to_thread(
             lambda: [family for collector in self._system for family in collector.collect()]
         )
@@ -171,7 +171,7 @@ class Metrics:
             if isinstance(collector, MetricWrapperBase):
                 (family,) = collector.describe()
                 yield _head(family.name, family.type, family.documentation)
-                # `collect` would make all samples at once, and take 27 ms for 10,000.
+                # `collect` would create all samples at once, which takes 27 ms for 10,000.
                 for sample in collector._samples():  # noqa: SLF001
                     if sample.name != "_created":
                         yield self._line(family.name, sample)
@@ -186,7 +186,7 @@ class Metrics:
                 yield self._line("", sample)
 
     def _line(self, family: str, sample: Sample) -> str:
-        """Return one series; the text of its labels is remembered."""
+        """Return the line of one series; the text of its labels is cached."""
         key = (family, sample.name, *sample.labels, *sample.labels.values())
         text = self._text.get(key)
         if text is None:
@@ -196,7 +196,7 @@ class Metrics:
         return f"{text}{value if math.isfinite(value) else _NOT_FINITE.get(value, 'NaN')}\n"
 
     def _known(self, kind: str) -> str:
-        """Return `kind`, or `other` when there are too many."""
+        """Return `kind`, or `other` if there are already MOST_TYPES types."""
         if kind not in self._types and len(self._types) >= MOST_TYPES:
             return OTHER
         self._types.add(kind)
@@ -204,13 +204,13 @@ class Metrics:
 
 
 class Machine:
-    """What this process and its machine use, read from /proc, which never waits for a disk.
+    """The resource usage of this process and its machine, read from /proc, which never waits for a disk.
 
-    A percentage of CPU is over the time since the last one was taken, and at least over SHORTEST.
+    A CPU percentage is measured over the time since the last measurement, and at least over SHORTEST seconds.
     """
 
     def __init__(self) -> None:
-        """Begin to measure."""
+        """Start the first measurement."""
         self._total = _memory()[0]
         self._taken = time.monotonic()
         self._process = time.process_time()
@@ -218,14 +218,14 @@ class Machine:
         self._cpu = (0.0, 0.0)
 
     def figures(self) -> dict[str, float]:
-        """Return what is used now.
+        """Return the present usage.
 
-        cpu_percent           of one core, by this process; more than one thread cannot make it exceed 100
+        cpu_percent           of one core, by this process; limited to 100 also with several threads
         memory_percent        of the machine's memory, by this process (resident)
         rss_bytes             resident memory of this process
-        host_cpu_percent      of all cores, by everybody; guests too
+        host_cpu_percent      of all cores, by all processes including guests
         host_memory_percent   of the machine's memory, that is not available to a new process
-        load1                 the machine's load average over a minute
+        load1                 the machine's load average over one minute
         """
         process, host = self._percentages()
         total, available = _memory()
@@ -252,13 +252,13 @@ class Machine:
 
 
 def _cpu() -> tuple[int, int]:
-    """Return the ticks that all cores were busy, and all their ticks; iowait is idle, guests are in user."""
+    """Return the busy ticks and all ticks of all cores; iowait counts as idle, guest time is part of user."""
     ticks = [int(tick) for tick in _read("/proc/stat").partition("\n")[0].split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def _memory() -> tuple[int, int]:
-    """Return the machine's memory and what of it is available, in bytes."""
+    """Return the machine's total and available memory, in bytes."""
     lines = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
     total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     return total, available
@@ -274,7 +274,7 @@ def _read(path: str) -> str:
 
 
 def _head(name: str, kind: str, text: str) -> str:
-    """Return the lines before a family; the format's name of a counter has the suffix."""
+    """Return the header lines of a family; in this format the name of a counter has the suffix `_total`."""
     shown = {"counter": f"{name}_total", "info": f"{name}_info"}.get(kind, name)
     kind = {"info": "gauge", "stateset": "gauge", "gaugehistogram": "histogram", "unknown": "untyped"}.get(kind, kind)
     text = text.replace("\\", r"\\").replace("\n", r"\n")
