@@ -141,7 +141,7 @@ def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict
     open_ = [problem for problem in check.problems if not problem.accepted]
     fault, at = (open_[0].text, open_[0].seq) if open_ else ("", 0)
     more = [f"and {check.more} more"] if check.more else []
-    kept = "the bucket audit" if check.agent_id in top.keys else ""
+    source = "the bucket audit" if check.agent_id in top.keys else ""
     return Verdict(
         check.agent_id,
         check.lines,
@@ -152,7 +152,7 @@ def _verdict(check: chains.ChainCheck, top: AuditExport, given: bool) -> Verdict
         at,
         [problem.text for problem in open_] + more,
         [f"{problem.text} (accepted by {problem.accepted})" for problem in check.problems if problem.accepted],
-        "--keys" if given else kept or "none: nothing proves who wrote it",
+        "--keys" if given else source or "none: nothing proves who wrote it",
     )
 
 

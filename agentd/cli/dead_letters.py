@@ -54,20 +54,20 @@ def show(app: App, number: int) -> None:
 
         async with app.bus() as (bus, _):
             letter = await letters.find(bus, number)
-            told = {"letter": plain(letter), "headers": {}, "body": "", "note": ""}
+            view = {"letter": plain(letter), "headers": {}, "body": "", "note": ""}
             try:
                 found = await letters.body(bus, letter)
             except NotFound as error:
-                return told | {"note": str(error)}
+                return view | {"note": str(error)}
             if found.text is None:
                 encoded = base64.b64encode(found.data).decode()
-                return told | {
+                return view | {
                     "headers": found.headers,
                     "body": encoded,
                     "note": f"(no text, base64) {encoded[:SHOWN]}",
                 }
             note = "" if app.as_json or len(found.text) <= SHOWN else f"{found.text[:SHOWN]}… (--json has all of it)"
-            return told | {"headers": found.headers, "body": found.text, "note": note}
+            return view | {"headers": found.headers, "body": found.text, "note": note}
 
     app.show(run_async(work()), "letter")
 
@@ -90,20 +90,20 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
         from agentd.bus import dead_letters as letters
 
         async with app.bus(admin=True) as (bus, config):
-            there = {letter.number: letter for letter in await letters.letters(bus)}
-            chosen = numbers or [letter.number for letter in there.values() if letter.open and _may(letter)]
+            known = {letter.number: letter for letter in await letters.letters(bus)}
+            chosen = numbers or [letter.number for letter in known.values() if letter.open and _may(letter)]
             done: list[dict[str, Any]] = []
             failed = False
             for number in dict.fromkeys(chosen):
                 try:
-                    if number not in there:
+                    if number not in known:
                         await letters.find(bus, number)  # says that there is none
-                    sequence = await letters.replay(bus, there[number], config.principal)
+                    sequence = await letters.replay(bus, known[number], config.principal)
                 except AgentdError as error:
                     failed = True
                     done.append({"letter": number, "error": str(error)})
                 else:
-                    done.append({"letter": number, "subject": there[number].subject, "sequence": sequence})
+                    done.append({"letter": number, "subject": known[number].subject, "sequence": sequence})
             return done, failed
 
     done, failed = run_async(work())

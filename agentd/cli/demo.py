@@ -79,11 +79,11 @@ def up(given: Config, state: Path | None, port: int, binary: nats_server.Binary 
         bus = given.bus.model_copy(update={"servers": (url,), "max_storage": room})
         instances = {**given.instances, INSTANCE: settings.InstanceSection(roles=ROLES)}
         node = given.node.model_copy(update={"state_dir": state})
-        here = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
+        config = given.model_copy(update={"bus": bus, "instances": instances, "node": node})
         if "policy" not in given.model_fields_set:  # a user who may start it on loopback may also use it
-            here = here.model_copy(update={"policy": settings.Policy(default_tier=Tier.OPERATE)})
-        logs.configure(here.log.level, here.log.format)
-        supervisor = Supervisor(here, INSTANCE, reload=lambda: here)
+            config = config.model_copy(update={"policy": settings.Policy(default_tier=Tier.OPERATE)})
+        logs.configure(config.log.level, config.log.format)
+        supervisor = Supervisor(config, INSTANCE, reload=lambda: config)
         click.echo(f"NATS  {url}")
         return uvloop.run(_up(supervisor))
 
@@ -94,19 +94,19 @@ async def _up(supervisor: Supervisor) -> int:
     return await supervisor.run()
 
 
-async def _provision(here: Config) -> None:
-    bus = Bus(here.bus, "provision", logs.get_logger())
+async def _provision(config: Config) -> None:
+    bus = Bus(config.bus, "provision", logs.get_logger())
     await bus.connect(wait=10)
     try:
-        await provision.provision(bus, *provision.wanted(here.bus))
-        await schedules.provision(bus, here.schedules)
+        await provision.provision(bus, *provision.wanted(config.bus))
+        await schedules.provision(bus, config.schedules)
     finally:
         await bus.close()
 
 
 def demo(state: Path | None, *, once: bool) -> int:
     """Run the demo; return 0 if the workflow completed."""
-    begun = time.monotonic()
+    started = time.monotonic()
     state = state or default_state("demo")
     simulator = state / "proxmox"
     shutil.rmtree(simulator, ignore_errors=True)  # the demo keeps nothing between two runs
@@ -129,15 +129,15 @@ def demo(state: Path | None, *, once: bool) -> int:
             "port": 0 if once else nats_server.preferred_port(8080),
         }
         file.write_text(DEMO_CONFIG.format(**{key: json.dumps(value) for key, value in values.items()}))
-        here = load.load(file, {}, manager.installed())
-        supervisor = Supervisor(here, INSTANCE, reload=lambda: here)
-        return uvloop.run(_demo(supervisor, file, begun, once=once))
+        config = load.load(file, {}, manager.installed())
+        supervisor = Supervisor(config, INSTANCE, reload=lambda: config)
+        return uvloop.run(_demo(supervisor, file, started, once=once))
 
 
-async def _demo(supervisor: Supervisor, file: Path, begun: float, *, once: bool) -> int:
+async def _demo(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> int:
     await _provision(supervisor.config)
     running = asyncio.create_task(supervisor.run())
-    story = asyncio.create_task(_story(supervisor, file, begun, once=once))
+    story = asyncio.create_task(_story(supervisor, file, started, once=once))
     await asyncio.wait([running, story], return_when=asyncio.FIRST_COMPLETED)
     if running.done():  # Ctrl-C, or it could not start
         story.cancel()
@@ -149,19 +149,19 @@ async def _demo(supervisor: Supervisor, file: Path, begun: float, *, once: bool)
     return code or (0 if answer.status in {"completed", "completed_with_warnings"} else 1)
 
 
-async def _story(supervisor: Supervisor, file: Path, begun: float, *, once: bool) -> WorkflowResponse:
+async def _story(supervisor: Supervisor, file: Path, started: float, *, once: bool) -> WorkflowResponse:
     """Deploy one VM and show each step; then, unless `once`, keep running until Ctrl-C."""
     out = tables.console
     await supervisor.ready.wait()
-    out.print(f"[bold]agentd[/] is up after {time.monotonic() - begun:.1f} s: {', '.join(supervisor.roles)}")
+    out.print(f"[bold]agentd[/] is up after {time.monotonic() - started:.1f} s: {', '.join(supervisor.roles)}")
     out.print("on an embedded nats-server and a simulated Proxmox VE of three nodes")
     out.print(f"  status page  {supervisor.url}")
     out.print(f"  MCP          {supervisor.url}/mcp")
     out.print(f"  try          agentd --config {file} workflows")
     out.print(f"               agentd --config {file} call delete_guest vmid=101 name=db-01\n")
     name = f"web-{secrets.token_hex(2)}"
-    wish = {"name": name, "template": 9000, "memory": 2048, "disk": 8, "tags": ["demo"]}
-    request = WorkflowRequest("vm_deployment", requests.new_id("vm_deployment"), wish, "demo")
+    parameters = {"name": name, "template": 9000, "memory": 2048, "disk": 8, "tags": ["demo"]}
+    request = WorkflowRequest("vm_deployment", requests.new_id("vm_deployment"), parameters, "demo")
     out.print(f"[bold]agentd submit vm_deployment name={name} template=9000 memory=2048 disk=8[/]")
     bus = Bus(supervisor.config.bus, "demo", logs.get_logger())
     await bus.connect(wait=5)

@@ -78,8 +78,8 @@ async def _nats(config: Config, log: Logger) -> list[Finding]:
 def _version(bus: Bus) -> Finding:
     version = bus.server_version
     good = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST
-    wanted = ".".join(str(part) for part in OLDEST)
-    return Finding("nats version", good, version, "" if good else f"agentd needs {wanted} or newer")
+    oldest = ".".join(str(part) for part in OLDEST)
+    return Finding("nats version", good, version, "" if good else f"agentd needs {oldest} or newer")
 
 
 async def _jetstream(bus: Bus, config: Config) -> list[Finding]:
@@ -217,8 +217,8 @@ class _Tokenless:
 def _granted(config: Config) -> Tier:
     """Return the highest tier that the policy grants to any principal; the token needs no rights beyond it."""
     policy = Policy.of(config.policy)
-    given = {policy.default_tier, policy.plain_tier, *policy.principals.values()}
-    return next(tier for tier in reversed(Tier) if tier in given)
+    tiers = {policy.default_tier, policy.plain_tier, *policy.principals.values()}
+    return next(tier for tier in reversed(Tier) if tier in tiers)
 
 
 async def _needed(config: Config, proxmox: Proxmox) -> list[Right]:

@@ -182,7 +182,7 @@ def lines_to(part: Path | None) -> Iterator[IO[bytes]]:
 
 
 def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Export:
-    begun: list[Export] = []
+    started: list[Export] = []
 
     async def work() -> Export:
         from agentd.bus.stream_reader import scan
@@ -190,7 +190,7 @@ def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Expor
 
         async with app.bus() as (bus, _):
             exporting = Export(choice, lines)
-            begun.append(exporting)
+            started.append(exporting)
             async for stored in scan(bus, subjects.WORKFLOWS, subjects.ALL_EVENTS, last=True):
                 await exporting.take(bus, stored)
             return exporting
@@ -199,13 +199,13 @@ def _run(app: App, choice: Choice, lines: IO[bytes], part: Path | None) -> Expor
         return run_async(work())
     except BrokenPipeError:  # the reader has closed the pipe, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return begun[0]
+        return started[0]
     except (AgentdError, KeyboardInterrupt) as error:
-        if not begun:
+        if not started:
             raise
-        kept = "what was written is not all" if part is None else f"{part} holds what was written until then"
+        note = "what was written is not all" if part is None else f"{part} holds what was written until then"
         why = str(error) or "Ctrl-C"
-        message = f"interrupted after {begun[0].written} workflows ({why}); {kept}; run it again"
+        message = f"interrupted after {started[0].written} workflows ({why}); {note}; run it again"
         raise BusUnavailable(message) if isinstance(error, AgentdError) else Interrupted(message) from error
 
 

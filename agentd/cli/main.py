@@ -83,10 +83,10 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command `cmd_name`, None if it does not exist."""
         if cmd_name not in ELSEWHERE:
-            here = super().get_command(ctx, cmd_name)
-            return None if here is None else _with_json(here)
-        found: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name)
-        return _with_json(found)
+            command = super().get_command(ctx, cmd_name)
+            return None if command is None else _with_json(command)
+        imported: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name)
+        return _with_json(imported)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -136,8 +136,8 @@ def up(app: App, state: Path | None, port: int, nats_server: Path | None, nats_s
 
     if (nats_server is None) != (nats_server_sha256 is None):
         raise click.UsageError("--nats-server and --nats-server-sha256 go together")
-    given = cli_nats_server.Binary(nats_server, nats_server_sha256 or "") if nats_server else None
-    sys.exit(demo.up(app.config(), state, port, given))
+    binary = cli_nats_server.Binary(nats_server, nats_server_sha256 or "") if nats_server else None
+    sys.exit(demo.up(app.config(), state, port, binary))
 
 
 @cli.command(name="demo")
@@ -163,15 +163,15 @@ def check(app: App, *, show: bool) -> None:
     from agentd import schedules
 
     config = app.config()
-    found = manager.Plugins(config, set(manager.installed()))
-    for name in found.loaded():
-        found.settings(name)
-    schedules.check(config, found.workflows())
+    plugins = manager.Plugins(config, set(manager.installed()))
+    for name in plugins.loaded():
+        plugins.settings(name)
+    schedules.check(config, plugins.workflows())
     if show:
         click.echo(printable(config_show.show(config), lines=True))
         return
-    app.show(list(found.status.values()), "plugins")
-    if any(plugin.status == manager.BROKEN for plugin in found.status.values()):
+    app.show(list(plugins.status.values()), "plugins")
+    if any(plugin.status == manager.BROKEN for plugin in plugins.status.values()):
         sys.exit(78)
 
 
@@ -230,10 +230,10 @@ def token(app: App, principal: str) -> None:
     from agentd.safety import tokens
     from agentd.wire.subjects import check_id
 
-    made, kept = tokens.make()
-    found = {"principal": check_id(principal, "principal"), "token": made, "digest": kept}
-    lines = [f"token    {made}", "in the configuration of the daemons that shall know it:", "[web.tokens]"]
-    app.show(found if app.as_json else [*lines, f'{principal} = "{kept}"'], "lines")
+    new_token, digest = tokens.make()
+    found = {"principal": check_id(principal, "principal"), "token": new_token, "digest": digest}
+    lines = [f"token    {new_token}", "in the configuration of the daemons that shall know it:", "[web.tokens]"]
+    app.show(found if app.as_json else [*lines, f'{principal} = "{digest}"'], "lines")
 
 
 # -- agents and tools ----------------------------------------------------------------------------------------------
@@ -298,13 +298,13 @@ def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, 
     async def work() -> ToolReply | Workflow:
         async with app.bus() as (bus, config):
             note = (lambda _text: None) if app.as_json else (lambda text: click.echo(f"  {printable(text)}", err=True))
-            given = parameters_of(pairs)
+            parameters = parameters_of(pairs)
             try:
                 return await tool_calls.call(
-                    bus, config.principal, tool, given, seconds=timeout, key=key, dry_run=dry_run, progress=note
+                    bus, config.principal, tool, parameters, seconds=timeout, key=key, dry_run=dry_run, progress=note
                 )
             except NeedsPlan:
-                return await requests.plan(bus, config.principal, tool, given)
+                return await requests.plan(bus, config.principal, tool, parameters)
 
     found = run_async(work())
     if isinstance(found, ToolReply):

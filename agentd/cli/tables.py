@@ -364,8 +364,8 @@ def _lines(lines: list[str]) -> None:
         console.print(safe(line), soft_wrap=True)  # lines may be commands to copy
 
 
-def _submitted(told: dict[str, str]) -> None:
-    console.print(f"{safe(told['workflow_id'])}: asked for; watch it with [bold]{safe(told['watch'])}[/]")
+def _submitted(receipt: dict[str, str]) -> None:
+    console.print(f"{safe(receipt['workflow_id'])}: asked for; watch it with [bold]{safe(receipt['watch'])}[/]")
 
 
 def _control(reply: Any) -> None:  # noqa: ANN401

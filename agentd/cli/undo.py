@@ -65,14 +65,14 @@ async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
 
     Raises UsageError if there is none.
     """
-    mine = await _effects(bus, key)
-    if not mine and "=" not in key:  # a call of `principal` may be named by the value of `agentd call --key`
-        mine = await _effects(bus, subjects.call_key(principal, key))
+    records = await _effects(bus, key)
+    if not records and "=" not in key:  # a call of `principal` may be named by the value of `agentd call --key`
+        records = await _effects(bus, subjects.call_key(principal, key))
     found = sorted(
-        (effect for effect in mine if effect.undo is not None), key=lambda effect: effect.claimed_at, reverse=True
+        (effect for effect in records if effect.undo is not None), key=lambda effect: effect.claimed_at, reverse=True
     )
     if found:
         return found
-    done = ", ".join(sorted(f"{effect.key} ({effect.tool})" for effect in mine))
+    done = ", ".join(sorted(f"{effect.key} ({effect.tool})" for effect in records))
     message = f"{key}: nothing of it can be taken back; it did {done}" if done else f"{key}: there is no such effect"
     raise UsageError(message)

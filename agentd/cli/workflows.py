@@ -47,7 +47,7 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     wait: bool,
     dry_run: bool,
 ) -> None:
-    """Request a workflow.
+    """Submit a request for a workflow.
 
     Example: agentd submit vm_deployment name=web1 memory=2048 --wait
     """
@@ -66,8 +66,8 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
 
     async def work() -> WorkflowResponse | None:
         async with app.bus() as (bus, config):
-            mine = msgspec.structs.replace(request, requester_id=config.principal)
-            await requests.submit(bus, config.principal, mine)
+            own_request = msgspec.structs.replace(request, requester_id=config.principal)
+            await requests.submit(bus, config.principal, own_request)
             if request.dry_run:
                 return await _planned(app, bus, request)
             if not wait:
@@ -76,8 +76,8 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
 
     answer = run_async(work())
     if answer is None:
-        told = {"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}
-        app.show(told, "submitted")
+        receipt = {"workflow_id": request.workflow_id, "watch": f"agentd watch {request.workflow_id}"}
+        app.show(receipt, "submitted")
     else:
         _finish(app, answer)
 

@@ -31,13 +31,13 @@ class PlannedTask(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def preview(state: Workflow) -> list[PlannedTask]:
     """Return the tasks of a workflow's plan."""
-    shown = []
+    planned = []
     for task in state.tasks.values():
         spec = task.spec
         if spec is None:
             continue
         undo = spec.compensation
-        shown.append(
+        planned.append(
             PlannedTask(
                 name=spec.name,
                 calls=f"workflow {spec.workflow}" if spec.workflow else spec.tool,
@@ -52,7 +52,7 @@ def preview(state: Workflow) -> list[PlannedTask]:
                 undo_with=None if undo is None else _readable(undo.parameters),
             )
         )
-    return shown
+    return planned
 
 
 def _readable(value: Any) -> Any:  # noqa: ANN401 - JSON

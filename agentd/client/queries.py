@@ -50,8 +50,8 @@ STEPS_SHOWN = 50
 async def presences(bus: Bus) -> list[Presence]:
     """Return every agent with a valid lease, sorted by name."""
     found = await bus.kv_values(subjects.LIVE, Presence)
-    there = [found[key].value for key in sorted(found)]
-    return [presence for presence in there if presence is not None and presence.agent.status != ARRIVING]
+    values = [found[key].value for key in sorted(found)]
+    return [presence for presence in values if presence is not None and presence.agent.status != ARRIVING]
 
 
 async def agents(bus: Bus) -> list[AgentRegistration]:
@@ -303,15 +303,15 @@ async def follow(
 
     Raises TemporaryError after `wait` seconds; the workflow continues.
     """
-    digests = () if requested is None else tuple(request_digest(kept) for kept in (requested, withheld_of(requested)))
+    digests = () if requested is None else tuple(request_digest(form) for form in (requested, withheld_of(requested)))
     until = None if wait is None else time.monotonic() + wait
     async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
             workflow = await _patient(state(bus, workflow_id))
-            mine = workflow is None or not digests or workflow.digest in digests
-            if workflow is not None and mine:
+            same_request = workflow is None or not digests or workflow.digest in digests
+            if workflow is not None and same_request:
                 show(workflow)
-            for name in ("",) if mine else (subjects.conflict(workflow_id, digest) for digest in digests):
+            for name in ("",) if same_request else (subjects.conflict(workflow_id, digest) for digest in digests):
                 found = await _patient(answer(bus, workflow_id, name))
                 if found is not None:
                     return found

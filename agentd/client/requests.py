@@ -112,10 +112,10 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
     the signal is stored nevertheless, and will be carried out.
     """
     await _running(bus, workflow_id)
-    heard: asyncio.Queue[SignalReply] = asyncio.Queue()
+    replies: asyncio.Queue[SignalReply] = asyncio.Queue()
 
     async def on_reply(received: Received) -> None:
-        heard.put_nowait(received.decode(SignalReply))
+        replies.put_nowait(received.decode(SignalReply))
 
     inbox = bus.inbox("signal")
     subscription = await bus.subscribe(inbox, on_reply)
@@ -127,7 +127,7 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
             ),
         )
         async with asyncio.timeout(ANSWERED):
-            return await heard.get()
+            return await replies.get()
     except TimeoutError as error:
         message = f"no orchestrator has answered within {ANSWERED:.0f} s; {wanted.action} is stored and will be done"
         raise TemporaryError(message) from error
@@ -156,9 +156,9 @@ async def waits(bus: Bus, workflow_id: str, task: str) -> tuple[str, Approval]:
     name = task or (next(iter(waiting)) if len(waiting) == 1 else "")
     approval = waiting.get(name)
     if approval is None:
-        there = f"; what waits: {', '.join(waiting)}" if waiting else ""
+        others = f"; what waits: {', '.join(waiting)}" if waiting else ""
         message = (
-            f"{workflow_id}: {f'{task} does not wait' if task else 'name the task that waits'} for an approval{there}"
+            f"{workflow_id}: {f'{task} does not wait' if task else 'name the task that waits'} for an approval{others}"
         )
         raise UsageError(message)
     return name, approval
@@ -177,16 +177,16 @@ async def _running(bus: Bus, workflow_id: str) -> Workflow:
 @contextlib.asynccontextmanager
 async def changes(bus: Bus, *subjects_: str) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
     """Subscribe to subjects; yield a function that waits up to some seconds for the next message on one of them."""
-    heard = asyncio.Event()
+    arrived = asyncio.Event()
 
     async def on_message(_: Received) -> None:
-        heard.set()
+        arrived.set()
 
     async def wait(seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await heard.wait()
-        heard.clear()
+                await arrived.wait()
+        arrived.clear()
 
     subscriptions = [await bus.subscribe(subject, on_message) for subject in subjects_]
     try:

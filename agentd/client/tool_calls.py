@@ -95,7 +95,7 @@ async def service_of(bus: Bus, tool: str) -> str:
     """Return the service that offers `tool`; raises UsageError naming the tools that are offered."""
     offered = {name: service.service_id for service in await queries.services(bus) for name in service.tools}
     if tool not in offered:
-        there = ", ".join(sorted(offered)) or "none: is an agent with tools running? see `agentd agents`"
-        message = f"no agent offers a tool {tool!r}; there are {there}"
+        names = ", ".join(sorted(offered)) or "none: is an agent with tools running? see `agentd agents`"
+        message = f"no agent offers a tool {tool!r}; there are {names}"
         raise UsageError(message)
     return offered[tool]

@@ -232,7 +232,7 @@ class Supervisor:
         role, context = running.role, running.context
         failures = 0
         while not self.stopping.is_set():
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
                 await role.run(context)
                 reason = "ended on its own"
@@ -241,7 +241,7 @@ class Supervisor:
                 self.log.exception("a role failed", role=role.name)
             if self.stopping.is_set():
                 return
-            failures = 1 if time.monotonic() - begun > STEADY else failures + 1
+            failures = 1 if time.monotonic() - started > STEADY else failures + 1
             pause = min(2.0 ** (failures - 1), MAX_PAUSE)
             context.health.down(f"failed, again in {pause:.0f} s: {reason}")
             self.metrics.role_restarts.labels(role.name).inc()
@@ -269,7 +269,7 @@ class Supervisor:
 
     async def _tell_systemd(self) -> None:
         """Report READY when all roles are ready, and send the watchdog signal while the event loop runs."""
-        told = ""
+        reported = ""
         every = min(1.0, (self._systemd.watchdog or 2.0) / 2)
         while not self.stopping.is_set():
             status = self._status()
@@ -277,9 +277,9 @@ class Supervisor:
                 self.ready.set()
                 self._systemd.ready(status)
                 self.log.info("ready", roles=list(self.roles))
-            elif status != told:
+            elif status != reported:
                 self._systemd.status(status)
-            told = status
+            reported = status
             self._systemd.alive()
             self._measure()
             pause, before = every if self.ready.is_set() else 0.05, time.monotonic()

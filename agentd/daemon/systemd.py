@@ -26,8 +26,8 @@ class Systemd:
     def watchdog(self) -> float | None:
         """Return the seconds within which systemd expects WATCHDOG=1, None if the watchdog is off."""
         microseconds = os.environ.get("WATCHDOG_USEC")
-        mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        return int(microseconds) / 1e6 if self._socket is not None and microseconds and mine else None
+        own = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        return int(microseconds) / 1e6 if self._socket is not None and microseconds and own else None
 
     def ready(self, status: str) -> None:
         """Report that the service is ready."""

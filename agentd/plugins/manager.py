@@ -67,11 +67,11 @@ class Plugins:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self.status: dict[str, PluginStatus] = {}
-        there = installed()
-        for name in sorted(names - set(there)):
-            message = f"no plugin brings {name!r}; installed are {', '.join(sorted(there))}"
+        available = installed()
+        for name in sorted(names - set(available)):
+            message = f"no plugin brings {name!r}; installed are {', '.join(sorted(available))}"
             raise ConfigError(message)
-        for name, entry in there.items():
+        for name, entry in available.items():
             if name in names:
                 self._load(name, entry)
             else:

@@ -225,9 +225,9 @@ def _harmless(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMap
 
 def _traceback(to: TextIO, exc_info: ExcInfo) -> None:
     """Write a traceback without secrets and control characters: an exception may contain foreign text."""
-    made = io.StringIO()
-    plain_traceback(made, exc_info)
-    to.write(printable(redacted(made.getvalue()), lines=True))
+    buffer = io.StringIO()
+    plain_traceback(buffer, exc_info)
+    to.write(printable(redacted(buffer.getvalue()), lines=True))
 
 
 _sink = Sink()  # global, like the standard library's root logger: there is one standard error
