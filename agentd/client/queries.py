@@ -303,6 +303,7 @@ async def follow(
 
     Raises TemporaryError after `wait` seconds; the workflow continues.
     """
+    # A refused request is stored without its secrets, so the digest of that form identifies it too.
     digests = () if requested is None else tuple(request_digest(form) for form in (requested, withheld_of(requested)))
     until = None if wait is None else time.monotonic() + wait
     async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
