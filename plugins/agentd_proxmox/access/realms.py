@@ -116,7 +116,7 @@ class Realms:
         "change_realm": (*LOOK, *escalation.READS, f"PUT {ONE}"),
         "delete_realm": (*LOOK, f"DELETE {ONE}"),
     }
-    needs: ClassVar[Needs] = {each: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")} for each in calls}
+    needs: ClassVar[Needs] = {name: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")} for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep the connection."""
@@ -131,7 +131,7 @@ class Realms:
     async def create_realm(self, call: Call, p: NewRealm) -> RealmInfo:
         """Let users of a directory or an OpenID provider come in; a person gives its password or client key."""
         wanted = _wanted(p.type, p.settings)
-        missing = [each for each in NEEDED[p.type] if each not in wanted]
+        missing = [key for key in NEEDED[p.type] if key not in wanted]
         if missing:
             raise Rejected(f"settings: a realm of type {p.type} needs {' and '.join(missing)} too")
 
@@ -169,7 +169,7 @@ class Realms:
             read[:] = [now.digest]
             old = now.settings
             changes = {key: value for key, value in _changed(now.type, p).items() if old.get(key) != value}
-            gone[:] = [each for each in p.without if each in old]
+            gone[:] = [key for key in p.without if key in old]
             if not changes and not gone:
                 return Found()
             if p.digest and p.digest != now.digest:
@@ -236,14 +236,14 @@ class Realms:
     async def _realm(self, name: str) -> RealmInfo:
         found = await self._maybe(name)
         if found is None:
-            known = sorted(one_line(each["realm"]) for each in await self.proxmox.get("/access/domains") or [])
+            known = sorted(one_line(entry["realm"]) for entry in await self.proxmox.get("/access/domains") or [])
             raise NotFound(f"id: there is no realm {name!r}; there are {', '.join(known)}")
         return found
 
     async def _maybe(self, name: str) -> RealmInfo | None:
         """Return the realm, None if there is none: asking for one that is not there is an error without a name."""
         entries: list[Entry] = await self.proxmox.get("/access/domains") or []
-        if all(each["realm"] != name for each in entries):
+        if all(entry["realm"] != name for entry in entries):
             return None
         entry: Entry = await self.proxmox.get(f"/access/domains/{name}") or {}
         return RealmInfo(
@@ -256,7 +256,7 @@ class Realms:
 
     async def _users(self, realm: str) -> list[str]:
         entries: list[Entry] = await self.proxmox.get("/access/users") or []
-        return sorted(one_line(each["userid"]) for each in entries if str(each["userid"]).endswith(f"@{realm}"))
+        return sorted(one_line(entry["userid"]) for entry in entries if str(entry["userid"]).endswith(f"@{realm}"))
 
 
 def _wanted(kind: str, settings: Settings) -> Entry:
@@ -272,7 +272,7 @@ def _wanted(kind: str, settings: Settings) -> Entry:
 
 def _changed(kind: str, p: ChangeRealm) -> Entry:
     """Return what is to be changed; raises Rejected for what cannot be."""
-    needed = next((each for each in p.without if each in NEEDED[kind]), None)
+    needed = next((key for key in p.without if key in NEEDED[kind]), None)
     if needed:
         raise Rejected(f"without: a realm of type {kind} needs {needed}")
     said = {key for key, value in msgspec.structs.asdict(p.settings).items() if value is not None}

@@ -217,7 +217,7 @@ class Access:
                 ours.refuse_ours("delete_role", entry.who)
             uncovered = [line for entry in entries for line in await ours.uncovered(entry)]
             escalation.refuse("delete_role", ours.token, uncovered, f"what role {p.id} keeps from its holders")
-            anywhere = {name for each in ours.held.values() for name in each}
+            anywhere = {name for names in ours.held.values() for name in names}
             if not held and anywhere >= set(now.privileges):  # what was granted does not come back with the role
                 call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
             call.target(_role_target(now, held))
@@ -235,9 +235,9 @@ class Access:
         if p.role:
             filter_values.known("role", p.role, [role.id for role in await self._roles()])
         found = [
-            each
-            for each in await self._grants()
-            if each.path.startswith(p.path) and p.who in {"", each.who} and p.role in {"", each.role}
+            grant
+            for grant in await self._grants()
+            if grant.path.startswith(p.path) and p.who in {"", grant.who} and p.role in {"", grant.role}
         ]
         return Grants(len(found), found[: p.limit])
 
@@ -300,15 +300,15 @@ class Access:
         entries: list[Entry] = await self.proxmox.get("/access/domains") or []
         realms = [
             Realm(
-                one_line(each["realm"]),
-                one_line(each.get("type") or ""),
-                one_line(each.get("comment") or ""),
-                bool(int(each.get("default") or 0)),
-                one_line(each.get("tfa") or ""),
+                one_line(entry["realm"]),
+                one_line(entry.get("type") or ""),
+                one_line(entry.get("comment") or ""),
+                bool(int(entry.get("default") or 0)),
+                one_line(entry.get("tfa") or ""),
             )
-            for each in entries
+            for entry in entries
         ]
-        return Realms(sorted(realms, key=lambda each: each.id))
+        return Realms(sorted(realms, key=lambda realm: realm.id))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def permissions(self, call: Call, p: WhosePermissions) -> Permissions:  # noqa: ARG002
@@ -323,10 +323,10 @@ class Access:
 
     async def _roles(self) -> list[Role]:
         entries: list[Entry] = await self.proxmox.get("/access/roles") or []
-        return sorted((_role(each) for each in entries), key=lambda each: each.id)
+        return sorted((_role(entry) for entry in entries), key=lambda role: role.id)
 
     async def _role(self, name: str) -> Role | None:
-        return next((each for each in await self._roles() if each.id == name), None)
+        return next((role for role in await self._roles() if role.id == name), None)
 
     async def _changeable(self, name: str) -> Role:
         role = await self._role(name)
@@ -338,10 +338,10 @@ class Access:
 
     async def _grants(self) -> list[Grant]:
         entries: list[Entry] = await self.proxmox.get("/access/acl") or []
-        return sorted(map(_grant, entries), key=lambda each: (each.path, each.who, each.role))
+        return sorted(map(_grant, entries), key=lambda grant: (grant.path, grant.who, grant.role))
 
     async def _held(self, role: str) -> list[str]:
-        return [f"{each.who} has it on {each.path}" for each in await self._grants() if each.role == role]
+        return [f"{grant.who} has it on {grant.path}" for grant in await self._grants() if grant.role == role]
 
     async def _put(self, p: GrantRole, *, delete: bool) -> None:
         kind, name = _kind(p.who)
@@ -362,7 +362,7 @@ async def _widened(ours: Own, role: str, gained: list[str]) -> list[str]:
 
 
 def _role(entry: Entry) -> Role:
-    privileges = [each for each in str(entry.get("privs") or "").split(",") if each]
+    privileges = [name for name in str(entry.get("privs") or "").split(",") if name]
     return Role(one_line(entry["roleid"]), sorted(privileges), bool(int(entry.get("special") or 0)))
 
 

@@ -108,7 +108,7 @@ class ApiTokens:
         there: list[str] = []
 
         async def seen() -> Found | None:
-            tokens = {each.id for each in (await self.list_tokens(call, WhichUser(p.user))).tokens}
+            tokens = {token.id for token in (await self.list_tokens(call, WhichUser(p.user))).tokens}
             there[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
             if there and getattr(call, "begun", None) is not None:  # of a run by the worker: Performance
                 call.warn(
@@ -122,7 +122,7 @@ class ApiTokens:
                 ours = await escalation.own(self.proxmox)
                 ours.refuse_ours("create_token", p.user)
                 owner: Entry = await self.proxmox.get(f"/access/users/{formats.part(p.user)}") or {}
-                names = [p.user, *(f"@{each}" for each in owner.get("groups") or [])]
+                names = [p.user, *(f"@{group}" for group in owner.get("groups") or [])]
                 lines = await ours.granted_beyond(names)
                 escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
             kind = "with rights of its own" if p.separated else "with all rights of its user"
@@ -150,7 +150,7 @@ class ApiTokens:
 
         async def seen() -> Found | None:
             found = (await self.list_tokens(call, WhichUser(p.user))).tokens
-            now = next((each for each in found if each.id == f"{p.user}!{p.name}"), None)
+            now = next((token for token in found if token.id == f"{p.user}!{p.name}"), None)
             if now is None:
                 return Found()
             lost = await granted(self.proxmox, "token", now.id)

@@ -150,7 +150,7 @@ class Users:
         "delete_group": (*LISTS, "GET /access/groups", "DELETE /access/groups/{groupid}"),
     }
     needs: ClassVar[Needs] = {
-        **{each: methods.on(GROUPS, "Sys.Audit") for each in ("list_users", "get_user", "list_groups")},
+        **{name: methods.on(GROUPS, "Sys.Audit") for name in ("list_users", "get_user", "list_groups")},
         "create_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
         "change_user": methods.on(GROUPS, "User.Modify"),
         "delete_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
@@ -169,13 +169,13 @@ class Users:
     async def list_users(self, call: Call, p: ListUsers) -> UserPage:  # noqa: ARG002 - every tool has a call
         """List users: a tally and a page, with their groups."""
         entries: list[Entry] = await self.proxmox.get("/access/users", full=1) or []
-        users = sorted((_user(str(e["userid"]), e) for e in entries), key=lambda each: each.id)
+        users = sorted((_user(str(e["userid"]), e) for e in entries), key=lambda user: user.id)
         if p.group and p.group not in (named := {group for user in users for group in user.groups}):
             groups = await self.proxmox.get("/access/groups") or []
             filter_values.known("group", p.group, {*named, *(str(group["groupid"]) for group in groups)})
         found = [e for e in users if p.name.lower() in e.id.lower() and (not p.group or p.group in e.groups)]
-        page, after = pages.page(found, lambda each: each.id, p.limit, p.cursor)
-        return UserPage(len(found), sum(each.enabled for each in found), page, after)
+        page, after = pages.page(found, lambda user: user.id, p.limit, p.cursor)
+        return UserPage(len(found), sum(user.enabled for user in found), page, after)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def get_user(self, call: Call, p: WhichUser) -> User:  # noqa: ARG002
@@ -272,7 +272,7 @@ class Users:
     async def list_groups(self, call: Call, p: fields.NoParameters) -> Groups:  # noqa: ARG002
         """List the groups with their members."""
         entries: list[Entry] = await self.proxmox.get("/access/groups") or []
-        return Groups(sorted(map(_group, entries), key=lambda each: each.id))
+        return Groups(sorted(map(_group, entries), key=lambda group: group.id))
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
     async def create_group(self, call: Call, p: NewGroup) -> Group:
@@ -325,11 +325,11 @@ class Users:
         before, after = set(now.groups), set(now.groups if p.groups is None else p.groups)
         if before != after:
             ours.refuse_ours("change_user", p.id)
-        everything = {p.id, *(f"{p.id}!{each}" for each in now.tokens), *(f"@{each}" for each in before)}
+        everything = {p.id, *(f"{p.id}!{token}" for token in now.tokens), *(f"@{group}" for group in before)}
         let_in = changed.get("enable") is True or ("expire" in changed and not 0 < p.expire_or(now.expire) < now.expire)
-        gained = {f"@{each}" for each in after - before} | (everything if let_in else set())
+        gained = {f"@{group}" for group in after - before} | (everything if let_in else set())
         escalation.refuse("change_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
-        lost = {f"@{each}" for each in before - after}
+        lost = {f"@{group}" for group in before - after}
         shut_out = not let_in and changed.keys() & {"enable", "expire"}
         return bool(await ours.granted_beyond(lost | (everything if shut_out else set())))
 
@@ -348,25 +348,25 @@ class Users:
             return await self._user(user)
         except PermanentError:
             entries: list[Entry] = await self.proxmox.get("/access/users") or []
-            if any(each.get("userid") == user for each in entries):
+            if any(entry.get("userid") == user for entry in entries):
                 raise
             return None
 
     async def _group(self, group: str) -> Group | None:
         entries: list[Entry] = await self.proxmox.get("/access/groups") or []
-        return next((_group(each) for each in entries if each.get("groupid") == group), None)
+        return next((_group(entry) for entry in entries if entry.get("groupid") == group), None)
 
 
 async def granted(proxmox: Proxmox, kind: str, name: str) -> list[str]:
     """Return what is granted to a user, group or token, a line each."""
     entries: list[Entry] = await proxmox.get("/access/acl") or []
-    mine = [each for each in entries if each.get("type") == kind and each.get("ugid") == name]
-    return [f"role {each['roleid']} on {each['path']}" for each in mine]
+    mine = [entry for entry in entries if entry.get("type") == kind and entry.get("ugid") == name]
+    return [f"role {entry['roleid']} on {entry['path']}" for entry in mine]
 
 
 def _user(user: str, entry: Entry) -> User:
     groups, tokens = entry.get("groups") or [], entry.get("tokens") or {}
-    names = [str(each["tokenid"]) for each in tokens] if isinstance(tokens, list) else list(tokens)
+    names = [str(token["tokenid"]) for token in tokens] if isinstance(tokens, list) else list(tokens)
     return User(
         id=one_line(user),
         enabled=bool(int(entry.get("enable", 1))),
@@ -380,11 +380,11 @@ def _user(user: str, entry: Entry) -> User:
 
 
 def _group(entry: Entry) -> Group:
-    members = [each for each in str(entry.get("users") or "").split(",") if each]
+    members = [name for name in str(entry.get("users") or "").split(",") if name]
     return Group(one_line(entry["groupid"]), sorted(members), one_line(entry.get("comment") or ""))
 
 
 def _target(user: User, *loses: str) -> Target:
     state = {"enabled": user.enabled, "groups": user.groups, "tokens": user.tokens}
-    labels = [f"group/{each}" for each in user.groups]
+    labels = [f"group/{group}" for group in user.groups]
     return Target(f"user/{user.id}", f"user {user.id}", state, labels, list(loses))

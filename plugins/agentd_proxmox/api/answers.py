@@ -74,8 +74,8 @@ def _keyed(answer: Any, path: str) -> Any:  # noqa: ANN401
         return answer
     name = answer.get("key")
     if isinstance(name, str) and secrets.found({name: "x"}, path):
-        return {each: secrets.HIDDEN if each in {"value", "pending"} else value for each, value in answer.items()}
-    return {each: _keyed(value, path) for each, value in answer.items()}
+        return {field: secrets.HIDDEN if field in {"value", "pending"} else value for field, value in answer.items()}
+    return {field: _keyed(value, path) for field, value in answer.items()}
 
 
 def unreviewed(call: dict[str, Any]) -> str:

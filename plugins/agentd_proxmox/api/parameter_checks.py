@@ -94,7 +94,7 @@ def _group(found: re.Match[str]) -> str:
 def check(endpoint: Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return `parameters` as they are sent to `endpoint`, and every fault in them and in its path."""
     faults = [fault for name in endpoint.variables for fault in _variable(endpoint, name)]
-    if sum(len(str(each)) for each in parameters.values()) > LONGEST:
+    if sum(len(str(value)) for value in parameters.values()) > LONGEST:
         return {}, [*faults, f"the values are longer than {LONGEST} characters together"]
     sent: dict[str, Any] = {}
     for name, value in parameters.items():
@@ -104,7 +104,7 @@ def check(endpoint: Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, Any
                 faults.append(_unknown(endpoint, name))
             continue
         written, found = encode(known, value)
-        faults += [f"{one_line(name)}: {each}" for each in found]
+        faults += [f"{one_line(name)}: {fault}" for fault in found]
         sent[name] = written
     return sent, faults + _missing(endpoint, parameters)
 
@@ -183,8 +183,8 @@ def _array(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
         value = [value]
     if not value:
         return None, ["an empty list cannot be sent; leave it out"]
-    pairs = [encode(known.get("items") or {}, each) for each in value]
-    return [each for each, _ in pairs], [
+    pairs = [encode(known.get("items") or {}, item) for item in value]
+    return [text for text, _ in pairs], [
         f"[{number}] {fault}" for number, (_, faults) in enumerate(pairs) for fault in faults
     ]
 
@@ -196,8 +196,8 @@ def _list(known: Schema, value: list[Any]) -> tuple[Any, list[str]]:
         return None, ["takes one value, not a list"]
     if odd := _odd(value):
         return None, odd
-    texts = [_plain(each) for each in value]
-    broken = [each for each in texts if re.search(r"[,;\s]", each) or not each]
+    texts = [_plain(item) for item in value]
+    broken = [text for text in texts if re.search(r"[,;\s]", text) or not text]
     if broken or not texts:
         return None, [f"{_shown(broken[0] if broken else '')} cannot stand in a list"]
     text = (";" if kind == "pve-tag-list" else ",").join(texts)
@@ -210,11 +210,11 @@ def _properties(known: Schema, value: dict[str, Any]) -> tuple[Any, list[str]]:
         return None, ["takes one value, not an object"]
     if odd := _odd(value.values()):
         return None, odd
-    texts = {str(key): _plain(each) for key, each in value.items()}
-    broken = [key for key, each in texts.items() if "," in each or "," in key or "=" in key]
+    texts = {str(key): _plain(item) for key, item in value.items()}
+    broken = [key for key, item in texts.items() if "," in item or "," in key or "=" in key]
     if broken:
         return None, [f"{broken[0]}: a ',' (or '=' in a name) would end the property"]
-    text = ",".join(f"{key}={each}" for key, each in texts.items())
+    text = ",".join(f"{key}={item}" for key, item in texts.items())
     return text, _text(known, text)
 
 
@@ -237,7 +237,7 @@ def _limits(known: Schema, number: float) -> list[str]:
 
 
 def _enum(known: Schema, text: str) -> list[str]:
-    choices = [str(each) for each in known.get("enum") or []]
+    choices = [str(choice) for choice in known.get("enum") or []]
     return [f"{_shown(text)} is none of {', '.join(choices)}"] if choices and text not in choices else []
 
 
@@ -276,7 +276,7 @@ def _property_string(known: dict[str, Any], text: str) -> list[str]:
         return []
     faults: list[str] = []
     seen: set[str] = set()
-    default = next((name for name, each in known.items() if each.get("default_key")), "")
+    default = next((name for name, spec in known.items() if spec.get("default_key")), "")
     for part in text.split(","):
         name, equals, value = part.partition("=")
         if not equals:
@@ -300,7 +300,7 @@ def _property(known: Schema, value: str) -> list[str]:
             if value.lower() in {"1", "0", "on", "off", "yes", "no", "true", "false"}
             else [f"{value!r} is no 0 or 1"]
         )
-    return encode({key: each for key, each in known.items() if key != "optional"}, value)[1] if value else []
+    return encode({key: setting for key, setting in known.items() if key != "optional"}, value)[1] if value else []
 
 
 def _alias(known: dict[str, Any], name: str) -> str:
@@ -321,6 +321,6 @@ def _shown(value: object) -> str:
 def form(parameters: dict[str, Any]) -> str:
     """Return what the form of a request is, for whoever wants to see it: every value percent-encoded."""
     pairs = [
-        (name, each) for name, value in parameters.items() for each in (value if isinstance(value, list) else [value])
+        (name, item) for name, value in parameters.items() for item in (value if isinstance(value, list) else [value])
     ]
-    return "&".join(f"{quote(name, safe='')}={quote(str(each), safe='')}" for name, each in pairs)
+    return "&".join(f"{quote(name, safe='')}={quote(str(item), safe='')}" for name, item in pairs)

@@ -48,13 +48,13 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
         if "any" in check and len(check[2]) > 1:
             # The guest agent's: the first suffices, the last is for everything in the guest.
             return {(check[2][0], check[1])} if check[2][-1] == "VM.GuestAgent.Unrestricted" else set()
-        return {(each, check[1]) for each in check[2]}
+        return {(privilege, check[1]) for privilege in check[2]}
     if check[0] == "and":
-        return {each for part in check[1:] for each in needed(part)}
+        return {pair for part in check[1:] for pair in needed(part)}
     if check[0] != "or":
         return set()
-    ways = [needed(each) for each in check[1:]]
-    looking = [each for each in ways if each and all(privilege.endswith(".Audit") for privilege, _ in each)]
+    ways = [needed(alternative) for alternative in check[1:]]
+    looking = [way for way in ways if way and all(privilege.endswith(".Audit") for privilege, _ in way)]
     return looking[0] if looking else min(ways, key=len)
 
 
@@ -67,14 +67,14 @@ def rights(catalogue: Catalogue, declared: Iterable[Declared], known: AbstractSe
     for looking shall not be able to.
     """
     found: dict[tuple[str, str], tuple[Tier, list[str]]] = {}
-    for each in declared:
-        for privilege, path in sorted(_of(catalogue, each)):
+    for tool in declared:
+        for privilege, path in sorted(_of(catalogue, tool)):
             if known and privilege not in known:
                 continue
             only_shows = privilege.endswith(".Audit") or privilege in SHOWS
-            tier = Tier.OPERATE if each.tier is Tier.READ and not only_shows else each.tier
+            tier = Tier.OPERATE if tool.tier is Tier.READ and not only_shows else tool.tier
             lowest, tools = found.get((privilege, path), (tier, []))
-            found[privilege, path] = (lowest if tier.covers(lowest) else tier, [*tools, each.tool])
+            found[privilege, path] = (lowest if tier.covers(lowest) else tier, [*tools, tool.tool])
     return [Right(privilege, path, tier, tuple(tools)) for (privilege, path), (tier, tools) in sorted(found.items())]
 
 
@@ -87,6 +87,7 @@ def _of(catalogue: Catalogue, tool: Declared) -> Needed:
         except NotFound:
             continue
         needs |= {
-            (each, where.replace("{newid}", "{vmid}")) for each, where in needed(info["permissions"].get("check"))
+            (privilege, where.replace("{newid}", "{vmid}"))
+            for privilege, where in needed(info["permissions"].get("check"))
         }
     return needs

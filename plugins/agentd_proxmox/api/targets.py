@@ -71,10 +71,10 @@ def labels(endpoint: Endpoint, sent: Values) -> list[str]:
     found: dict[str, None] = {}
     for name, value in {**endpoint.values, **sent}.items():
         kind = LABELS.get(name) or ("node" if name == "target" and "/migrate" in endpoint.path else "")
-        for each in names_in(value) if kind else ():
-            found[f"{kind}/{each.partition(':')[2] if kind == 'storage' and ':' in each else each}"] = None
-            if kind == "user" and formats.is_token(each):
-                found[f"user/{formats.user_of(each)}"] = None
+        for item in names_in(value) if kind else ():
+            found[f"{kind}/{item.partition(':')[2] if kind == 'storage' and ':' in item else item}"] = None
+            if kind == "user" and formats.is_token(item):
+                found[f"user/{formats.user_of(item)}"] = None
         for storage in _VOLUME.findall(_text(value)):
             found[f"storage/{storage}"] = None
     if endpoint.path == "/storage" and "storage" in sent:
@@ -87,14 +87,14 @@ def guests(endpoint: Endpoint, sent: Values) -> set[int]:
     found: set[str] = set()
     for name, value in {**endpoint.values, **sent}.items():
         if name in GUESTS:
-            found |= {each for each in names_in(value) if each.isdigit()}
+            found |= {guest for guest in names_in(value) if guest.isdigit()}
         if name in {"sid", "resources"} or (name == "id" and "replication" in endpoint.path):
-            found |= {match[1] for each in names_in(value) if (match := _SID.match(each))}
+            found |= {match[1] for item in names_in(value) if (match := _SID.match(item))}
         if name == "upid":
             found |= {part for part in str(value).split(":")[6:7] if part.isdigit()}
         if name not in {"description", "notes", "notes-template", "comment"}:
             found |= owners(_text(value))
-    return {int(each) for each in found if 100 <= int(each) < 1_000_000_000}  # noqa: PLR2004 - Proxmox' own bounds
+    return {int(guest) for guest in found if 100 <= int(guest) < 1_000_000_000}  # noqa: PLR2004 - Proxmox' own bounds
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - text or a list

@@ -293,9 +293,13 @@ class Api:
 
 
 WORKERS = {
-    **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("start", "stop", "shutdown")},
-    **{f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{each}": f"qm{each}" for each in ("reboot", "reset", "resume")},
-    **{f"POST /nodes/{{node}}/lxc/{{vmid}}/status/{each}": f"vz{each}" for each in ("start", "stop", "shutdown")},
+    **{
+        f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{action}": f"qm{action}" for action in ("start", "stop", "shutdown")
+    },
+    **{
+        f"POST /nodes/{{node}}/qemu/{{vmid}}/status/{action}": f"qm{action}" for action in ("reboot", "reset", "resume")
+    },
+    **{f"POST /nodes/{{node}}/lxc/{{vmid}}/status/{action}": f"vz{action}" for action in ("start", "stop", "shutdown")},
     "POST /nodes/{node}/lxc/{vmid}/status/reboot": "vzreboot",
     "POST /nodes/{node}/qemu/{vmid}/status/suspend": "qmpause",
     "POST /nodes/{node}/qemu/{vmid}/clone": "qmclone",
@@ -346,8 +350,8 @@ def clean(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, str):
         return _CONTROL.sub(" ", value)
     if isinstance(value, list):
-        return [clean(each) for each in value]
-    return {str(key): clean(each) for key, each in value.items()} if isinstance(value, dict) else value
+        return [clean(item) for item in value]
+    return {str(key): clean(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def page_of(answer: Any, p: Get) -> Data:  # noqa: ANN401
@@ -357,7 +361,7 @@ def page_of(answer: Any, p: Get) -> Data:  # noqa: ANN401
     if not isinstance(answer, list):
         return Data(clean(answer))
     start = int(p.cursor or 0)
-    page = [_chosen(each, p.fields) for each in sorted(answer, key=_order)[start : start + p.limit]]
+    page = [_chosen(entry, p.fields) for entry in sorted(answer, key=_order)[start : start + p.limit]]
     end = start + len(page)
     return Data(clean(page), total=len(answer), next=str(end) if page and end < len(answer) else "")
 
@@ -385,13 +389,13 @@ def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
     no = refused(endpoint, {})
     permissions = info["permissions"]
     returns = info["returns"]
-    shown = {name: each for name, each in info["parameters"].items() if match.lower() in name.lower()}
+    shown = {name: spec for name, spec in info["parameters"].items() if match.lower() in name.lower()}
     return Description(
         method=endpoint.key,
         description=one_line(info["description"])[:400],
         tool="none" if no else TOOLS[tier],
         why=no or why,
-        parameters={name: shape(each) for name, each in shown.items()},
+        parameters={name: shape(spec) for name, spec in shown.items()},
         permissions=rule(permissions.get("check")) or str(permissions.get("user") or "root@pam alone"),
         returns=returns["type"] + (f" with {', '.join(returns['fields'])}" if returns["fields"] else ""),
         task=endpoint.answers_task,
@@ -408,7 +412,7 @@ def shape(known: api_schema.Method) -> str:
         parts.append(f"{known.get('minimum', '')}..{known.get('maximum', '')}")
     parts += ["|".join(map(str, known["enum"]))] if known.get("enum") else []
     parts += (
-        [f"{{{','.join(name for name, each in kind.items() if 'alias' not in each)}}}"]
+        [f"{{{','.join(name for name, spec in kind.items() if 'alias' not in spec)}}}"]
         if isinstance(kind, dict)
         else []
     )
@@ -425,8 +429,8 @@ def rule(check: Any) -> str:  # noqa: ANN401 - nested lists of the schema
     if not isinstance(check, list) or not check:
         return ""
     if check[0] in {"or", "and"}:
-        return "(" + f" {check[0]} ".join(rule(each) for each in check[1:]) + ")"
+        return "(" + f" {check[0]} ".join(rule(part) for part in check[1:]) + ")"
     if check[0] == "perm":
         how = " or " if "any" in check else " and "
         return f"{how.join(check[2])} on {check[1]}"
-    return " ".join(str(each) for each in check)
+    return " ".join(str(part) for part in check)

@@ -71,9 +71,11 @@ class CertificateTools:
     async def list_certificates(self, call: Call, p: fields.OneNode) -> Certificates:
         """List a node's certificates with the days that they still hold, and warn of those that end soon."""
         found = await self._read(p.node)
-        for each in found:
-            if each.days < SOON:
-                call.warn(f"{each.file} of {p.node} ends in {each.days} days ({each.until:%Y-%m-%d})")
+        for certificate in found:
+            if certificate.days < SOON:
+                call.warn(
+                    f"{certificate.file} of {p.node} ends in {certificate.days} days ({certificate.until:%Y-%m-%d})"
+                )
         return Certificates(p.node, found)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
@@ -89,7 +91,7 @@ class CertificateTools:
             if ours := await targets.running(self.inventory, p.node, {"acmenewcert", "acmerenew"}, ""):
                 return Found(ours[0].text)
             found = await self._read(p.node)
-            there[:] = [each for each in found if each.file == OURS]
+            there[:] = [certificate for certificate in found if certificate.file == OURS]
             if there and (there[0].days >= DUE or datetime.now(UTC) - there[0].since < FRESH):
                 return Found()
             await self._orderable(p.node, found)
@@ -101,7 +103,7 @@ class CertificateTools:
 
         await self.inventory.finish(call, await call.once(seen, act))
         found = await self._read(p.node)
-        if all(each.file != OURS for each in found):
+        if all(certificate.file != OURS for certificate in found):
             raise TaskFailed(f"the task ended well, and {p.node} has no certificate {OURS}")
         return Certificates(p.node, found)
 
@@ -114,7 +116,7 @@ class CertificateTools:
                 f"(pvenode acme account register, pvenode config set --acmedomain0 {node}.example.com)"
             )
         pinned = (self.proxmox.settings.fingerprint or "").upper()
-        if pinned and pinned in {each.fingerprint.upper() for each in found}:
+        if pinned and pinned in {certificate.fingerprint.upper() for certificate in found}:
             raise Rejected(
                 f"{node}: [proxmox] fingerprint pins a certificate of this node, and a new one could shut agentd out; "
                 "use ca_file instead"
@@ -122,8 +124,8 @@ class CertificateTools:
 
     async def _read(self, node: str) -> list[Certificate]:
         now = datetime.now(UTC)
-        found = [_certificate(each, now) for each in await self.proxmox.get(f"/nodes/{node}/certificates/info") or []]
-        return sorted(found, key=lambda each: (each.until, each.file))
+        found = [_certificate(entry, now) for entry in await self.proxmox.get(f"/nodes/{node}/certificates/info") or []]
+        return sorted(found, key=lambda certificate: (certificate.until, certificate.file))
 
 
 def _certificate(entry: Entry, now: datetime) -> Certificate:
@@ -132,7 +134,7 @@ def _certificate(entry: Entry, now: datetime) -> Certificate:
         file=one_line(entry.get("filename") or ""),
         subject=one_line(entry.get("subject") or ""),
         issuer=one_line(entry.get("issuer") or ""),
-        names=[one_line(each) for each in entry.get("san") or []],
+        names=[one_line(name) for name in entry.get("san") or []],
         since=since,
         until=until,
         days=(until - now).days,

@@ -187,11 +187,11 @@ class Hardware:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_disks(self, call: Call, p: fields.OneNode) -> Disks:
         """List the physical disks of a node with their health and what uses them, those in trouble first."""
-        disks = sorted(await self._disks(p.node), key=lambda each: (not _bad(each), each.device))
-        for each in disks:
-            if _bad(each):
-                worn = f", {each.worn} % of its life used" if each.worn is not None else ""
-                call.warn(f"{each.device} of {p.node} ({each.model}, {each.serial}): {each.health}{worn}")
+        disks = sorted(await self._disks(p.node), key=lambda disk: (not _bad(disk), disk.device))
+        for disk in disks:
+            if _bad(disk):
+                worn = f", {disk.worn} % of its life used" if disk.worn is not None else ""
+                call.warn(f"{disk.device} of {p.node} ({disk.model}, {disk.serial}): {disk.health}{worn}")
         return Disks(p.node, disks)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
@@ -200,10 +200,10 @@ class Hardware:
         await self._disk(p.node, p.device, None)
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/smart", disk=p.device) or {}
         attributes = [
-            Attribute(*(one_line(each.get(key) or "") for key in ("name", "value", "raw", "fail")))
-            for each in data.get("attributes") or []
+            Attribute(*(one_line(row.get(key) or "") for key in ("name", "value", "raw", "fail")))
+            for row in data.get("attributes") or []
         ]
-        text = [one_line(each) for each in str(data.get("text") or "").splitlines()][:60]
+        text = [one_line(line) for line in str(data.get("text") or "").splitlines()][:60]
         return Smart(p.device, one_line(data.get("health") or "UNKNOWN"), attributes, text)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
@@ -212,11 +212,13 @@ class Hardware:
         found, unread = await self._each(p.node)
         for kind, why in unread.items():
             call.warn(f"{kind} of {p.node} cannot be read: {why}")
-        for each in found:
-            if each.state not in {"", "ONLINE"}:
-                call.warn(f"{each.kind} {each.name} of {p.node} is {each.state}: zfs_status says which disk")
-            if each.metadata > FULL or (each.kind == "lvmthin" and each.used > FULL):
-                call.warn(f"thin pool {each.name} of {p.node}: data {each.used} %, metadata {each.metadata} % used")
+        for storage in found:
+            if storage.state not in {"", "ONLINE"}:
+                call.warn(f"{storage.kind} {storage.name} of {p.node} is {storage.state}: zfs_status says which disk")
+            if storage.metadata > FULL or (storage.kind == "lvmthin" and storage.used > FULL):
+                call.warn(
+                    f"thin pool {storage.name} of {p.node}: data {storage.used} %, metadata {storage.metadata} % used"
+                )
         return LocalStorage(p.node, found, unread)
 
     async def _each(self, node: str) -> tuple[list[Made], dict[str, str]]:
@@ -236,7 +238,7 @@ class Hardware:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def zfs_status(self, call: Call, p: OnePool) -> PoolStatus:  # noqa: ARG002
         """Show a ZFS pool: its state and last scan, and each of its parts with the errors that it has seen."""
-        pools = {each.name for each in await self._made(p.node, "zfs")}
+        pools = {pool.name for pool in await self._made(p.node, "zfs")}
         if p.pool not in pools:
             raise NotFound(f"pool: {p.node} has no ZFS pool {p.pool!r}; it has {', '.join(sorted(pools)) or 'none'}")
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/zfs/{p.pool}")
@@ -250,19 +252,19 @@ class Hardware:
         if p.kind != "zfs" and (len(p.disks) > 1 or p.raid != "single"):
             raise Rejected(f"disks: {p.kind} is made of one disk, without raid; a ZFS pool takes several")
 
-        if len({each.device for each in p.disks}) < len(p.disks):
+        if len({disk.device for disk in p.disks}) < len(p.disks):
             raise Rejected("disks: a disk is named twice")
 
         async def seen() -> Found | None:
-            if p.name in {each.name for each in await self._made(p.node, p.kind)}:
+            if p.name in {storage.name for storage in await self._made(p.node, p.kind)}:
                 return Found()
-            disks = await asyncio.gather(*(self._free(p.node, each.device, each.serial) for each in p.disks))
+            disks = await asyncio.gather(*(self._free(p.node, disk.device, disk.serial) for disk in p.disks))
             call.target(_target(p.node, list(disks), f"{p.kind} {p.name} of"))
             return None
 
         async def act() -> str | None:
             sent: Entry = {"name": p.name, "add_storage": p.storage}
-            devices = [each.device for each in p.disks]
+            devices = [disk.device for disk in p.disks]
             if p.kind == "zfs":
                 sent |= {"devices": ",".join(devices), "raidlevel": p.raid}
             else:
@@ -290,11 +292,11 @@ class Hardware:
         return await self._disk(p.node, p.device, p.serial)
 
     async def _disks(self, node: str) -> list[Disk]:
-        return [_disk(each) for each in await self.proxmox.get(f"/nodes/{node}/disks/list") or []]
+        return [_disk(entry) for entry in await self.proxmox.get(f"/nodes/{node}/disks/list") or []]
 
     async def _disk(self, node: str, device: str, serial: str | None) -> Disk:
         """Return a disk; raises NotFound, and Rejected if another disk has this path now."""
-        disks = {each.device: each for each in await self._disks(node)}
+        disks = {disk.device: disk for disk in await self._disks(node)}
         if device not in disks:
             raise NotFound(f"device: {node} has no disk {device}; it has {', '.join(sorted(disks)) or 'none'}")
         if serial is not None and disks[device].serial != serial:
@@ -310,7 +312,7 @@ class Hardware:
     async def _made(self, node: str, kind: str) -> list[Made]:
         data = await self.proxmox.get(f"/nodes/{node}/disks/{kind}") or []
         entries = data.get("children") or [] if isinstance(data, dict) else data
-        return [_MADE[kind](each) for each in entries]
+        return [_MADE[kind](entry) for entry in entries]
 
 
 def _disk(entry: Entry) -> Disk:
@@ -318,7 +320,7 @@ def _disk(entry: Entry) -> Disk:
     names = (entry.get("serial"), entry.get("wwn"))  # virtual disks often have but one of them
     return Disk(
         device=one_line(entry["devpath"]),
-        serial=one_line(next((each for each in names if each not in UNNAMED), "unknown")),
+        serial=one_line(next((name for name in names if name not in UNNAMED), "unknown")),
         model=one_line(entry.get("model") or "unknown"),
         size=int(entry.get("size") or 0),
         health=one_line(entry.get("health") or "UNKNOWN"),
@@ -359,16 +361,16 @@ _MADE: Final = {"zfs": _zfs, "lvm": _lvm, "lvmthin": _thin, "directory": _direct
 
 
 def _names(entries: list[Entry]) -> str:
-    return ", ".join(one_line(each.get("name") or "") for each in entries)
+    return ", ".join(one_line(entry.get("name") or "") for entry in entries)
 
 
 def _parts(entries: list[Entry]) -> list[Vdev]:
     """Return the parts of a pool, those within others too."""
     found = []
-    for each in entries:
-        read, write, checksum = (int(each.get(key) or 0) for key in ("read", "write", "cksum"))
-        name, state, message = (one_line(each.get(key) or "") for key in ("name", "state", "msg"))
-        found += [Vdev(name, state, read, write, checksum, message), *_parts(each.get("children") or [])]
+    for entry in entries:
+        read, write, checksum = (int(entry.get(key) or 0) for key in ("read", "write", "cksum"))
+        name, state, message = (one_line(entry.get(key) or "") for key in ("name", "state", "msg"))
+        found += [Vdev(name, state, read, write, checksum, message), *_parts(entry.get("children") or [])]
     return found
 
 
@@ -377,8 +379,8 @@ def _well(part: Vdev) -> bool:
 
 
 def _target(node: str, disks: list[Disk], what: str) -> Target:
-    said = [f"{each.device} ({each.model}, {each.serial}, {each.size / 1e9:.0f} GB)" for each in disks]
-    loses = [f"whatever is on {each}" for each in said]
-    state = {each.device: f"{each.serial} {each.used}".strip() for each in disks}
+    said = [f"{disk.device} ({disk.model}, {disk.serial}, {disk.size / 1e9:.0f} GB)" for disk in disks]
+    loses = [f"whatever is on {text}" for text in said]
+    state = {disk.device: f"{disk.serial} {disk.used}".strip() for disk in disks}
     name, title = f"disk/{node}/{disks[0].serial}", f"{what} {', '.join(said)} on {node}"
     return Target(name, title, state, [f"node/{node}"], loses)

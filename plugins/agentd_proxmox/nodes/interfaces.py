@@ -139,7 +139,7 @@ class NodeNetwork:
             if now is not None:
                 _fits(p, now)
                 same = all(_same(now, key, value) for key, value in sent.items() if key != "type")
-                if same and not any(now.get(each) for each in gone):
+                if same and not any(now.get(key) for key in gone):
                     return Found()
                 targets.back(call, "set_interface", SetInterface, _was(p.node, now))
                 return None
@@ -227,15 +227,15 @@ class NodeNetwork:
             return Found()
         if now.digest != p.digest:
             raise Rejected(f"digest: what waits on {p.node} is not what was looked at (now {now.digest}); look again")
-        lines = [each for each in now.pending if each[:1] in "+-" and each[:3] not in {"+++", "---"}]
+        lines = [line for line in now.pending if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
         title = f"network of {p.node}: {len(lines)} lines are {becomes}"
         call.target(Target(f"network/{p.node}", title, {"pending": now.digest}, [f"node/{p.node}"], lines))
         return None
 
     async def _read(self, node: str) -> Interfaces:
         answer = await self.proxmox.whole(f"/nodes/{node}/network")
-        lines = sorted((_line(each) for each in answer.get("data") or []), key=lambda each: each.iface)
-        pending = [one_line(each) for each in str(answer.get("changes") or "").splitlines()]
+        lines = sorted((_line(entry) for entry in answer.get("data") or []), key=lambda line: line.iface)
+        pending = [one_line(line) for line in str(answer.get("changes") or "").splitlines()]
         return Interfaces(node, lines, pending, pages.digest(pending) if pending else "")
 
     async def _settled(self, node: str) -> Interfaces:
@@ -253,16 +253,18 @@ class NodeNetwork:
         return await self.proxmox.get(f"/nodes/{node}/network") or []
 
     async def _one(self, node: str, iface: str) -> Entry | None:
-        return next((each for each in await self._entries(node) if each.get("iface") == iface), None)
+        return next((entry for entry in await self._entries(node) if entry.get("iface") == iface), None)
 
     async def _users(self, node: str, iface: str) -> list[str]:
         """Return the interfaces that lie on one."""
         found = []
-        for each in await self._entries(node):
-            under = f"{each.get('bridge_ports') or ''} {each.get('slaves') or ''} {each.get('vlan-raw-device') or ''} "
-            under += f"{each.get('ovs_ports') or ''} {each.get('ovs_bonds') or ''}"
-            if iface in under.split() or str(each.get("iface")).startswith(f"{iface}."):
-                found.append(one_line(each["iface"]))
+        for entry in await self._entries(node):
+            under = (
+                f"{entry.get('bridge_ports') or ''} {entry.get('slaves') or ''} {entry.get('vlan-raw-device') or ''} "
+            )
+            under += f"{entry.get('ovs_ports') or ''} {entry.get('ovs_bonds') or ''}"
+            if iface in under.split() or str(entry.get("iface")).startswith(f"{iface}."):
+                found.append(one_line(entry["iface"]))
         return found
 
 
@@ -302,7 +304,7 @@ KNOWN: Final = frozenset(
 def _sent(p: SetInterface) -> Entry:
     if p.type == "bond" and p.members is not None and not p.members:
         raise Rejected("members: a bond has at least one interface")
-    twice = [each for each in p.without if getattr(p, each) is not None]
+    twice = [name for name in p.without if getattr(p, name) is not None]
     if twice:
         raise Rejected(f"without: {twice[0]} is said as well; say one of both")
     said = {
@@ -333,16 +335,18 @@ def _was(node: str, now: Entry) -> Entry:
         switches["vlan_aware"] = bool(int(now.get("bridge_vlan_aware") or 0))
         lists.setdefault("ports", [])
     mtu = {"mtu": int(now["mtu"])} if now.get("mtu") else {}
-    without = [each for each in ("cidr", "gateway", "cidr6", "gateway6", "comment") if each not in text]
+    without = [name for name in ("cidr", "gateway", "cidr6", "gateway6", "comment") if name not in text]
     named = {"node": node, "iface": now["iface"], "type": kind.lower() if kind != "eth" else kind}
     return named | text | lists | switches | mtu | {"without": without + ["mtu"] * (not mtu)}
 
 
 def _gone(p: SetInterface) -> list[str]:
     """Return what is taken away, as Proxmox calls it; a gateway goes with its address."""
-    gone = {"comments" if each == "comment" else each for each in p.without}
+    gone = {"comments" if name == "comment" else name for name in p.without}
     gone |= {"bridge_ports"} if p.ports == [] else set()
-    gone |= {f"gateway{each}" for each in ("", "6") if f"cidr{each}" in gone and not getattr(p, f"gateway{each}")}
+    gone |= {
+        f"gateway{family}" for family in ("", "6") if f"cidr{family}" in gone and not getattr(p, f"gateway{family}")
+    }
     return sorted(gone)
 
 
@@ -351,7 +355,7 @@ def _fits(p: SetInterface, now: Entry) -> None:
     kind = str(now.get("type"))
     if kind not in {p.type, f"OVS{p.type.capitalize()}"}:
         raise Rejected(f"type: {p.iface} of {p.node} is of type {kind}: delete_interface first")
-    said = [each for each in ("ports", "members", "mode", "parent", "vlan_aware") if getattr(p, each) is not None]
+    said = [name for name in ("ports", "members", "mode", "parent", "vlan_aware") if getattr(p, name) is not None]
     if kind.startswith("OVS") and said:
         raise Rejected(f"{said[0]}: {p.iface} of {p.node} belongs to Open vSwitch; change that by api_call")
 

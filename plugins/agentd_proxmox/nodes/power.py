@@ -178,6 +178,6 @@ def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
     named = [f"{at.title} stops" for at in running]
     title = f"node {p.node} with {len(running)} running guests ({p.command})"
     state: dict[str, Any] = {"online": True, "running": [at.vmid for at in running]}
-    labels = [each for at in running for each in (at.target().name, *at.target().labels)]  # what protects a guest
+    labels = [label for at in running for label in (at.target().name, *at.target().labels)]  # what protects a guest
     cut = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
     return Target(f"node/{p.node}", title, state, labels, [*cut, *named])

@@ -164,9 +164,9 @@ class Node:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_services(self, call: Call, p: fields.OneNode) -> Services:  # noqa: ARG002 - every tool has a call
         """List the services of a node, those that should run and do not first."""
-        lines = [_service(each) for each in await self.proxmox.get(f"/nodes/{p.node}/services") or []]
-        lines.sort(key=lambda each: (not _amiss(each), each.service))
-        return Services(p.node, sum(each.state == "running" for each in lines), lines)
+        lines = [_service(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/services") or []]
+        lines.sort(key=lambda line: (not _amiss(line), line.service))
+        return Services(p.node, sum(line.state == "running" for line in lines), lines)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def start_service(self, call: Call, p: OneService) -> ServiceLine:
@@ -237,7 +237,7 @@ class Node:
             return None
 
         async def act() -> None:
-            servers = {f"dns{number}": each for number, each in enumerate(p.dns, 1)}
+            servers = {f"dns{number}": server for number, server in enumerate(p.dns, 1)}
             await self.proxmox.put(f"/nodes/{p.node}/dns", search=p.search, **servers)
 
         await call.once(seen, act)
@@ -271,10 +271,10 @@ class Node:
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management", reads=True)
     async def list_updates(self, call: Call, p: ListUpdates) -> Updates:  # noqa: ARG002
         """List the packages of a node that could be newer, as it knew at its last refresh."""
-        lines = [_update(each) for each in await self.proxmox.get(f"/nodes/{p.node}/apt/update") or []]
-        page, after = pages.page(lines, lambda each: each.package, p.limit, p.cursor)
-        origins = dict(Counter(each.origin for each in lines))
-        kernel = any("kernel" in each.package for each in lines)
+        lines = [_update(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/apt/update") or []]
+        page, after = pages.page(lines, lambda update: update.package, p.limit, p.cursor)
+        origins = dict(Counter(update.origin for update in lines))
+        kernel = any("kernel" in update.package for update in lines)
         return Updates(p.node, len(lines), origins, kernel, page, after)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
@@ -293,7 +293,7 @@ class Node:
         return await self.list_updates(call, ListUpdates(p.node))
 
     async def _one(self, node: str, service: str) -> ServiceLine:
-        lines = {each.service: each for each in map(_service, await self.proxmox.get(f"/nodes/{node}/services") or [])}
+        lines = {line.service: line for line in map(_service, await self.proxmox.get(f"/nodes/{node}/services") or [])}
         if service not in lines:
             raise NotFound(f"service: there is no {service!r} on {node}; there are {', '.join(sorted(lines))}")
         return lines[service]
@@ -329,7 +329,7 @@ class Node:
         dns = await self.proxmox.get(f"/nodes/{node}/dns") or {}
         clock = await self.proxmox.get(f"/nodes/{node}/time")
         now = datetime.now(UTC)
-        servers = [one_line(dns[each]) for each in ("dns1", "dns2", "dns3") if dns.get(each)]
+        servers = [one_line(dns[key]) for key in ("dns1", "dns2", "dns3") if dns.get(key)]
         search, zone = one_line(dns.get("search") or ""), one_line(clock["timezone"])
         time = datetime.fromtimestamp(int(clock["time"]), UTC)
         offset = round(float(clock["time"]) + 0.5 - now.timestamp(), 1)  # the node tells whole seconds

@@ -84,10 +84,10 @@ class NodeLogs:
         return found
 
     async def _lines(self, node: str, **which: int) -> list[str]:
-        found = [one_line(each) for each in await self.proxmox.get(f"/nodes/{node}/journal", **which) or []]
+        found = [one_line(line) for line in await self.proxmox.get(f"/nodes/{node}/journal", **which) or []]
         # The first and the last line are the places to go on from.
-        return [each for each in found if not (each.startswith("s=") and ";i=" in each)]
+        return [line for line in found if not (line.startswith("s=") and ";i=" in line)]
 
 
 def _fitting(lines: list[str], word: str) -> list[str]:
-    return [each for each in lines if word.lower() in each.lower()]
+    return [line for line in lines if word.lower() in line.lower()]
