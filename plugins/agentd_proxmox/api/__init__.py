@@ -1,1 +1,1 @@
-"""Tools that call any method of the Proxmox API, and the tables that decide about them."""
+"""Tools that call any method of the Proxmox API, and the checks that they apply."""

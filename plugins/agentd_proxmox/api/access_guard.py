@@ -1,7 +1,8 @@
-"""Hold calls of the API tools to the rule of the named ones: nobody gains more rights than agentd's own token has.
+"""Refuse API calls that would give more rights than agentd's own token has.
 
-Each method that can give rights is judged on what is sent, by `escalation`.  A method under /access that is not judged
-here is refused, so that what a newer Proxmox VE brings is no way around.
+The named tools follow the same rule (`escalation`). Each method that can give rights has a check in `JUDGES`, which
+decides on the parameters that are sent. A method that changes something under /access and has no check here is refused,
+so a method that a newer Proxmox VE adds cannot be used to get around the rule.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 
 async def check(proxmox: Proxmox, endpoint: Endpoint, sent: Entry) -> None:
-    """Raise Rejected if the call would give more rights than the own token has, or change those of agentd itself."""
+    """Raise Rejected if a call would give more rights than agentd's own token has.
+
+    A change of agentd's own rights is rejected too.
+    """
     judge = JUDGES.get(endpoint.key)
     if judge is None:
         if endpoint.verb != "GET" and endpoint.path.startswith("/access/"):
@@ -70,7 +74,10 @@ async def _new_role(ours: Own, _key: str, sent: Entry) -> list[str]:
 
 
 async def _holders(ours: Own, key: str, sent: Entry) -> list[str]:
-    """Return what the holders of a role gain; raises Rejected if agentd is one of them."""
+    """Return what the holders of a role gain.
+
+    Raises Rejected if agentd is one of them.
+    """
     role, privileges = str(sent["roleid"]), set(names_in(sent.get("privs", "")))
     gained = privileges - ours.roles.get(role, frozenset())
     found = sorted(gained - _anywhere(ours))
@@ -89,7 +96,10 @@ async def _gone_role(ours: Own, key: str, sent: Entry) -> list[str]:
 
 
 async def _account(ours: Own, key: str, sent: Entry) -> list[str]:
-    """Return what a user has beyond the own token, with its groups of now and those that it would get."""
+    """Return the rights of a user beyond those of agentd's own token.
+
+    The rights of the user's present groups and of the groups that it would get are included.
+    """
     user = str(sent["userid"])
     ours.refuse_ours(key, user)
     groups = {f"@{group}" for group in names_in(sent.get("groups", ""))}
@@ -100,7 +110,10 @@ async def _account(ours: Own, key: str, sent: Entry) -> list[str]:
 
 
 async def _changed_account(ours: Own, key: str, sent: Entry) -> list[str]:
-    """Return what a user gains: nothing by its name, its address or being shut out."""
+    """Return what a user gains by a change.
+
+    A new name or address, or being disabled, gives it nothing.
+    """
     ours.refuse_ours(key, str(sent["userid"]))
     lets_in = is_on(sent.get("enable", "0")) or any(name in sent for name in ("groups", "expire", "keys", "append"))
     return await _account(ours, key, sent) if lets_in else []
@@ -112,7 +125,10 @@ async def _groups(ours: Own, user: str) -> set[str]:
 
 
 async def _token(ours: Own, key: str, sent: Entry) -> list[str]:
-    """Return what a token gains that is to have all rights of its user; raises Rejected for agentd's own."""
+    """Return what a token gains that gets all rights of its user.
+
+    Raises Rejected for agentd's own token.
+    """
     ours.refuse_ours(key, f"{sent['userid']}!{sent['tokenid']}")
     if is_on(sent.get("privsep", "1")) and "expire" not in sent and "delete" not in sent:
         return []
@@ -120,7 +136,7 @@ async def _token(ours: Own, key: str, sent: Entry) -> list[str]:
 
 
 async def _gone(ours: Own, key: str, sent: Entry) -> list[str]:
-    """Raise Rejected if what is deleted or renamed is agentd itself."""
+    """Raise Rejected if the user, group or token that is deleted is agentd's own."""
     user, group = sent.get("userid"), sent.get("groupid")
     if group is not None:
         ours.refuse_ours(key, f"@{group}")
@@ -132,7 +148,10 @@ async def _gone(ours: Own, key: str, sent: Entry) -> list[str]:
 
 
 async def _group(ours: Own, key: str, sent: Entry) -> list[str]:
-    """Return what waits for the members of a new group: entries of the access list can be older than it."""
+    """Return what the members of a new group gain.
+
+    Entries of the access list can be older than the group.
+    """
     name = f"@{sent['groupid']}"
     ours.refuse_ours(key, name)
     return await ours.granted_beyond({name}) if key.startswith("POST") else []
@@ -147,7 +166,10 @@ async def _realm(ours: Own, key: str, sent: Entry) -> list[str]:
 
 
 async def _sync_job(ours: Own, key: str, sent: Entry) -> list[str]:
-    """Return what the users of a realm have beyond the own token; a job that exists names its realm itself."""
+    """Return the rights of a realm's users beyond those of agentd's own token.
+
+    The realm of an existing job is read from that job.
+    """
     realm = sent.get("realm")
     if realm is None:
         job = await ours.proxmox.get(f"/cluster/jobs/realm-sync/{sent['id']}") or {}
@@ -189,4 +211,4 @@ JUDGES: Final[dict[str, Judge]] = {
     "PUT /cluster/jobs/realm-sync/{id}": _sync_job,
     **dict.fromkeys(MEMBERS, _pool),
 }
-"""By which function a method is judged; each returns what would be given beyond the own rights."""
+"""The check of each method; it returns what the call would give beyond the rights of agentd's own token."""

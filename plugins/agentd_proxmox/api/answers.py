@@ -1,9 +1,10 @@
-"""Show of an answer of the API what may be shown, and keep of a call what the audit may keep; pure.
+"""Hide secrets in API answers, and in what the audit stores of a call; pure.
 
-An answer is stored with the workflow that asked for it.  Only the fields are shown that the reviewed table lists: for
-an object that a write has stored those of its writes, for other reads those of the schema, and numbers.  Of a method
-that was not reviewed texts are hidden; what is named like a secret or looks like one is hidden everywhere.  The audit
-keeps a digest of each text instead of the text; calls with secrets are refused before, so no digest is one of a secret.
+An answer is stored with the workflow that requested it. Only fields that the reviewed table lists are shown: for a
+stored object the fields of the methods that write it, for other reads the fields of the schema, and numbers. In answers
+of a method that was not reviewed, texts are hidden. A value whose name or form is that of a secret is hidden
+everywhere. The audit stores a digest of each text instead of the text; calls with secrets are refused earlier, so no
+digest is that of a secret.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from agentd_proxmox.api_tiers import TABLE, class_of, listed
 OPEN: Final = frozenset(
     {"vmid", "vms", "newid", "node", "target", "storage", "pool", "poolid", "snapname", "delete", "disk"}
 )
-"""Parameters whose values the audit keeps."""
+"""Parameters whose values the audit stores as they are."""
 SHORT: Final = 16
 COMMON: Final = frozenset(
     {"id", "name", "type", "node", "vmid", "digest", "status", "state", "subdir", "path", "comment", "description"}
     | {"tags", "storage", "pool", "health", "wearout", "bridge_stp", "bridge_fd"}
 )
-"""Fields of answers that the schema leaves out here and there."""
+"""Fields of answers that the schema omits for some methods."""
 
 
 def shown(key: str, answer: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return the answer of a method with what may not be shown replaced by ***."""
+    """Return the answer of a method, with *** for values that must not be shown."""
     row = TABLE.get(key, {"fields": []})
     path = key.partition(" ")[2]
     if "shown" in row:
@@ -53,7 +54,7 @@ def _listed(answer: Any, allowed: frozenset[str]) -> Any:  # noqa: ANN401
 
 
 def _known(answer: Any, fields: frozenset[str]) -> Any:  # noqa: ANN401
-    """Return an answer without the texts that nobody has reviewed: a number is no secret."""
+    """Hide the texts of an answer that were not reviewed; a number is not a secret."""
     if isinstance(answer, list):
         return [_known(entry, fields) for entry in answer]
     if not isinstance(answer, dict):
@@ -67,7 +68,10 @@ def _known(answer: Any, fields: frozenset[str]) -> Any:  # noqa: ANN401
 
 
 def _keyed(answer: Any, path: str) -> Any:  # noqa: ANN401
-    """Hide the values of entries like {"key": "cipassword", "value": …}, as lists of pending changes have them."""
+    """Hide secret values in entries like {"key": "cipassword", "value": …}.
+
+    Lists of pending changes have this form.
+    """
     if isinstance(answer, list):
         return [_keyed(entry, path) for entry in answer]
     if not isinstance(answer, dict):
@@ -79,14 +83,14 @@ def _keyed(answer: Any, path: str) -> Any:  # noqa: ANN401
 
 
 def unreviewed(call: dict[str, Any]) -> str:
-    """Return why nothing says that a text among the parameters of a call is no secret; "" if all were reviewed.
+    """Return why a text among the parameters of a call may be a secret, or "".
 
-    A plan keeps the parameters for days, so a text passes only where the reviewed table knows the parameter of this
-    method and does not call it a secret.
+    A plan stores the parameters for days, so a text is accepted only if the reviewed table lists the parameter for this
+    method and does not mark it as a secret.
     """
     path, verb, given = call.get("path"), call.get("method"), call.get("parameters")
     if not isinstance(path, str) or not isinstance(given, dict):
-        return ""  # there is no call without both
+        return ""  # the call is invalid without both
     texts = [
         str(name) for name, value in given.items() if value is not None and not isinstance(value, bool | int | float)
     ]
@@ -106,7 +110,7 @@ def unreviewed(call: dict[str, Any]) -> str:
 
 
 def audited(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call as the audit keeps them."""
+    """Return the arguments of a call as the audit stores them."""
     given = secrets.hidden(parameters)
     inner = given.get("parameters")
     if not isinstance(inner, dict):

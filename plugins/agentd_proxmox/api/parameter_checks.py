@@ -1,7 +1,8 @@
-"""Check the parameters of a call against the schema, and write them as Proxmox reads them; pure.
+"""Check the parameters of a call against the schema, and encode them; pure.
 
-Every fault is named, all at once, before anything leaves.  What cannot be judged here (a format that only Proxmox
-knows, a pattern of Perl that Python does not read, or one that could run for ever) is left to Proxmox, which checks it.
+They are encoded as Proxmox reads them. All faults are reported at once, before anything is sent. What cannot be checked
+here (a format that only Proxmox knows, a Perl pattern that Python cannot compile, or one that could run for ever) is
+left to Proxmox, which checks it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     Schema = dict[str, Any]
 
 LONGEST = 256 * 1024
-"""Characters of all values together; Proxmox takes 512 KiB of form, and a character becomes up to twelve there."""
+"""Characters of all values together; Proxmox accepts 512 KiB of form data, where a character takes up to twelve."""
 _BOOLEANS: dict[object, str] = {
     **dict.fromkeys((True, "1", "on", "yes", "true"), "1"),
     **dict.fromkeys((False, "0", "off", "no", "false"), "0"),
 }
-"""As Proxmox reads them, in any case; the numbers 1, 1.0, 0 and 0.0 are the same keys as True and False."""
+"""Spellings that Proxmox accepts, in any case; the numbers 1, 1.0, 0 and 0.0 are the same keys as True and False."""
 PATTERN_LIMIT, SHOWN = 4096, 60
 _CLUSTER = re.compile(r"\(\?\^([a-z]*):")
 _NESTED = re.compile(r"[*]\)\[|\][*]\)[*]")
@@ -42,7 +43,7 @@ def _address(kind: Callable[[str], object]) -> Callable[[str], bool]:
             kind(text)
         except ValueError:
             return False
-        return "%" not in text  # Python takes a zone (fe80::1%eth0), and anything after its %; Proxmox takes none
+        return "%" not in text  # Python accepts a zone (fe80::1%eth0) with any text after its %; Proxmox none
 
     return check
 
@@ -77,7 +78,7 @@ FORMATS: dict[str, tuple[Callable[[str], bool], str]] = {
 
 @lru_cache(maxsize=256)
 def compiled(pattern: str) -> re.Pattern[str] | None:
-    """Return a pattern of Perl as Python's; None if Python cannot read it or it might run for ever."""
+    """Compile a Perl pattern; None if Python cannot read it or it might run for ever."""
     if _NESTED.search(pattern):
         return None
     try:
@@ -87,12 +88,12 @@ def compiled(pattern: str) -> re.Pattern[str] | None:
 
 
 def _group(found: re.Match[str]) -> str:
-    flags = "i" if "i" in found[1] else ""  # Perl's u is what Python does anyway
+    flags = "i" if "i" in found[1] else ""  # Perl's u is the default in Python
     return f"(?{flags}:"
 
 
 def check(endpoint: Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return `parameters` as they are sent to `endpoint`, and every fault in them and in its path."""
+    """Return `parameters` as sent to `endpoint`, and all faults in them and the path."""
     faults = [fault for name in endpoint.variables for fault in _variable(endpoint, name)]
     if sum(len(str(value)) for value in parameters.values()) > LONGEST:
         return {}, [*faults, f"the values are longer than {LONGEST} characters together"]
@@ -139,7 +140,7 @@ def _missing(endpoint: Endpoint, parameters: dict[str, Any]) -> list[str]:
 
 
 def encode(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 - JSON in, a form's value out
-    """Return `value` as a form holds it, and what is wrong with it."""
+    """Return `value` encoded for a form, and its faults."""
     kind = known.get("type", "string")
     if value is None:
         return None, ["null cannot be sent; leave it out"]
@@ -148,7 +149,7 @@ def encode(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 
     if isinstance(value, list | dict):
         return _list(known, value) if isinstance(value, list) else _properties(known, value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)  # 101.0 is 101, in JSON of some clients
+        value = int(value)  # some clients write 101 as 101.0 in JSON
     if kind == "boolean":
         found = _BOOLEANS.get(value.lower() if isinstance(value, str) else value)
         return found, [] if found is not None else [f"{_shown(value)} is not true or false"]
@@ -159,25 +160,28 @@ def encode(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 
 
 
 def _odd(values: Iterable[Any]) -> list[str]:
-    """Return the fault of values that have no exact text: objects and lists inside of others, NaN, 1e300."""
+    """Return the fault of values that have no exact text.
+
+    These are nested objects and lists, NaN and numbers like 1e300.
+    """
     for value in values:
-        fine = isinstance(value, bool | int | str) or (
+        exact = isinstance(value, bool | int | str) or (
             isinstance(value, float) and re.fullmatch(r"-?[0-9.]+", str(value))
         )
-        if not fine:
+        if not exact:
             return [f"{_shown(value)} cannot be sent as it is: give text, a number, true or false"]
     return []
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401
-    """Return a value inside of a list or an object as text."""
+    """Return a value inside a list or an object as text."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     return _BOOLEANS[value] if isinstance(value, bool) else str(value)
 
 
 def _array(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
-    if "oneOf" in known:  # which one counts is for Proxmox to say
+    if "oneOf" in known:  # Proxmox decides which of them applies
         known = {"items": {"type": "string"}}
     if not isinstance(value, list):
         value = [value]
@@ -190,7 +194,10 @@ def _array(known: Schema, value: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
 
 
 def _list(known: Schema, value: list[Any]) -> tuple[Any, list[str]]:
-    """Return a list for a parameter that is text: Proxmox' own lists are texts with commas."""
+    """Return a list as the text that its parameter takes.
+
+    Proxmox's own lists are texts with commas.
+    """
     kind = known.get("format")
     if known.get("type", "string") != "string" or isinstance(kind, dict):
         return None, ["takes one value, not a list"]
@@ -272,7 +279,7 @@ def _format(kind: object, text: str) -> list[str]:
 
 
 def _property_string(known: dict[str, Any], text: str) -> list[str]:
-    if '"' in text or "none" in known:  # a quoted value may hold commas: left to Proxmox
+    if '"' in text or "none" in known:  # a quoted value may contain commas: left to Proxmox
         return []
     faults: list[str] = []
     seen: set[str] = set()
@@ -294,7 +301,7 @@ def _property_string(known: dict[str, Any], text: str) -> list[str]:
 
 
 def _property(known: Schema, value: str) -> list[str]:
-    if known.get("type") == "boolean":  # inside of property strings Proxmox takes words too
+    if known.get("type") == "boolean":  # in property strings Proxmox also accepts words
         return (
             []
             if value.lower() in {"1", "0", "on", "off", "yes", "no", "true", "false"}
@@ -304,7 +311,10 @@ def _property(known: Schema, value: str) -> list[str]:
 
 
 def _alias(known: dict[str, Any], name: str) -> str:
-    """Return the property that `name` stands for; `virtio=MAC` says the model by its name."""
+    """Return the property that `name` is an alias of.
+
+    In `virtio=MAC`, for example, the name is the model.
+    """
     for _ in range(4):
         further = known.get(name, {}).get("alias")
         if not further:
@@ -319,7 +329,7 @@ def _shown(value: object) -> str:
 
 
 def form(parameters: dict[str, Any]) -> str:
-    """Return what the form of a request is, for whoever wants to see it: every value percent-encoded."""
+    """Return the body of the request, for display: every value percent-encoded."""
     pairs = [
         (name, item) for name, value in parameters.items() for item in (value if isinstance(value, list) else [value])
     ]

@@ -1,7 +1,7 @@
-"""Which rights the tools need, from what they call and from what the node's schema says of each method; pure.
+"""Determine the privileges that tools need, by their calls and the schema; pure.
 
-The areas say which methods a tool calls (methods.py), and what the schema says in words alone.  The schema's
-permission checks turn that into privileges.
+The areas declare which methods a tool calls (methods.py), and the requirements that the schema states only in words.
+The permission checks of the node's schema turn the methods into privileges.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from agentd_proxmox.api_schema import Catalogue
 
     Needed = AbstractSet[tuple[str, str]]
-    """Privilege and the path that it is needed on, with variables."""
+    """A privilege and the path on which it is needed, with variables."""
 
 
 SHOWS: Final = frozenset({"Sys.Syslog"})
-"""Privileges by which nothing can be changed, beside those that are called Audit."""
+"""Privileges that allow no change, besides those named *.Audit."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a tool calls that it cannot do without, and what the schema does not say that it needs."""
+    """The methods that a tool cannot work without, and its undocumented needs.
+
+    `needs` are the privileges that the schema does not state.
+    """
 
     tool: str
     tier: Tier
@@ -38,15 +41,16 @@ class Declared:
 
 
 def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
-    """Return what a permission check of the schema asks for: of alternatives one for looking, else the least.
+    """Return the privileges that a permission check of the schema requires.
 
-    One of several privileges (`any`) is for the area to name, unless there is only one.
+    Of alternatives (`or`), one that needs only audit privileges is taken, else the one with the fewest privileges. If a
+    check accepts one of several privileges (`any`), the area declares which one is needed.
     """
     if not isinstance(check, list) or not check:
         return set()
     if check[0] == "perm":
         if "any" in check and len(check[2]) > 1:
-            # The guest agent's: the first suffices, the last is for everything in the guest.
+            # Guest agent methods: the first privilege suffices, the last one allows everything in the guest.
             return {(check[2][0], check[1])} if check[2][-1] == "VM.GuestAgent.Unrestricted" else set()
         return {(privilege, check[1]) for privilege in check[2]}
     if check[0] == "and":
@@ -59,12 +63,12 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
 
 
 def rights(catalogue: Catalogue, declared: Iterable[Declared], known: AbstractSet[str] = frozenset()) -> list[Right]:
-    """Return the privileges that the tools need, each with its path, who needs it, and from which tier on.
+    """Return the privileges that the tools need: path, lowest tier and tools of each.
 
-    A method that this version does not have needs none, and a privilege that it does not know (`known`: those that it
-    does; empty: all) is needed by nobody: what an area names in words is the newest name.  A privilege by which
-    something can be changed is none of the tier `read`: Proxmox shows backups only to who may make them, and a token
-    for looking shall not be able to.
+    A method that this version of Proxmox does not have needs no privilege, and a privilege that it does not know is
+    left out (`known`: those that it knows; empty: all), because an area declares the newest name of a privilege. A
+    privilege that allows changes is never assigned to the tier `read`: Proxmox shows backups only to accounts that may
+    create them, and a token for reading must not be able to do that.
     """
     found: dict[tuple[str, str], tuple[Tier, list[str]]] = {}
     for tool in declared:

@@ -1,9 +1,9 @@
-"""Fetch the node's schema once, and keep it on disk by version.
+"""Fetch the node's API schema once per version, and cache it on disk.
 
-The node's own answer is the truth, over the same connection and with the same trust as every call; where it cannot
-be had or read, the copy that pve-docs puts on a node's disk stands in for a while: this machine may be of another
-version.  The schema is decoded once a version, which takes memory for a moment; after that a file of lines is read, of
-which only the index stays in memory.
+The schema of the node itself is authoritative; it is read over the same connection and with the same trust as every
+call. If it cannot be fetched or read, the copy that pve-docs installs on a node's disk is used for a short time: this
+machine may run another version. The schema is decoded once per version, which takes memory for a moment; after that a
+file of lines is read, of which only the index stays in memory.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 SCRIPT = "/pve-docs/api-viewer/apidoc.js"
 ON_DISK = Path("/usr/share/pve-docs/api-viewer/apidoc.js")
 LAYOUT = 1
-"""Number of the cached file's layout: another one is another file."""
+"""Version of the cache file's format; it is part of the file name."""
 LARGEST = 64 << 20
-"""Bytes of the cached file; it has about four million."""
+"""Maximum size of the cache file in bytes; it has about four million."""
 FRESH = 300.0
-"""Seconds after which the node's version is asked again: it may have been upgraded."""
+"""Seconds after which the node's version is read again: the node may have been upgraded."""
 
 
 class Schemas:
-    """The catalogue of the connected node's version."""
+    """The catalogue of the API of the connected node's version."""
 
     def __init__(self, proxmox: Proxmox, folder: Path | None) -> None:
-        """Keep where the schema comes from, and where it is kept; without a folder it is kept in memory."""
+        """Read the schema with `proxmox`; cache it in `folder`, or (None) in memory."""
         self._proxmox = proxmox
         self._folder = folder
         self._known: Catalogue | None = None
@@ -46,15 +46,18 @@ class Schemas:
         self._loading = asyncio.Lock()
 
     async def catalogue(self) -> Catalogue:
-        """Return the catalogue; raises ProxmoxUnavailable, Rejected if the node's schema cannot be had."""
+        """Return the catalogue.
+
+        Raises ProxmoxUnavailable or Rejected if the node's schema cannot be read.
+        """
         async with self._loading:
             if self._known is not None and time.monotonic() - self._asked < FRESH:
                 return self._known
             try:
-                said = await self._proxmox.get("/version")
-            except Denied:  # the schema itself is served to everybody, so that roles can be made before a token works
+                answer = await self._proxmox.get("/version")
+            except Denied:  # the schema needs no rights, so roles can be created before a token works
                 return _converted("unknown", await self._proxmox.document(SCRIPT), None)
-            version = re.sub(r"[^A-Za-z0-9.+~-]", "_", str(said.get("version") or "unknown"))
+            version = re.sub(r"[^A-Za-z0-9.+~-]", "_", str(answer.get("version") or "unknown"))
             if self._known is None or self._known.version != version:
                 self._known = await self._load(version)
             self._asked = time.monotonic()
@@ -62,9 +65,9 @@ class Schemas:
 
     async def _load(self, version: str) -> Catalogue:
         path = None if self._folder is None else self._folder / f"pve-api-{version}.{LAYOUT}.lines"
-        kept = await asyncio.to_thread(_opened, version, path)
-        if kept is not None:
-            return kept
+        cached = await asyncio.to_thread(_opened, version, path)
+        if cached is not None:
+            return cached
         try:
             script = await self._proxmox.document(SCRIPT)
             return await asyncio.to_thread(_converted, version, script, path)
@@ -73,9 +76,10 @@ class Schemas:
 
 
 def _stand_in(version: str, error: AgentdError) -> Catalogue:
-    """Return what this machine's copy says, by a version that no node is of: it is not kept, and soon asked again.
+    """Return the catalogue of this machine's copy, under a version that no node has.
 
-    Raises `error`, why the node's own cannot be had, where there is no copy that can be read.
+    It is not cached on disk, and the node is soon asked again. Raises `error`, which says why the node's own schema is
+    unavailable, if there is no readable copy.
     """
     try:
         return _converted(f"{version} (by this machine's copy of the schema)", ON_DISK.read_bytes(), None)
@@ -84,10 +88,10 @@ def _stand_in(version: str, error: AgentdError) -> Catalogue:
 
 
 def _opened(version: str, path: Path | None) -> Catalogue | None:
-    """Return what is kept in `path`; None if there is nothing, or half of something."""
+    """Return the catalogue cached in `path`; None if it is missing or incomplete."""
     try:
         data = b"" if path is None else files.read(path, most=LARGEST)
-    except (OSError, UnsafeFile):  # it is made anew, in the place of what is there
+    except (OSError, UnsafeFile):  # the file is written again, over the present one
         return None
     if path is None or not data.endswith(b"\n# end\n"):
         return None
@@ -99,7 +103,7 @@ def _converted(version: str, script: bytes, path: Path | None) -> Catalogue:
     if path is not None:
         try:
             _replace(path, data)
-        except OSError:  # a full or read-only disk costs memory, not the tool
+        except OSError:  # with a full or read-only disk it stays in memory
             return Catalogue(version, data)
         return Catalogue(version, data, Reader(path))
     return Catalogue(version, data)
@@ -118,13 +122,16 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 class Reader:
-    """Read pieces of a file that stays open: a later version's file does not change it."""
+    """Reads pieces of a file that stays open.
+
+    A later version's file does not change it.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, until nobody needs it any more."""
+        """Open the file; it is closed when this object is no longer used."""
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._fd)
 
     def __call__(self, offset: int, length: int) -> bytes:
-        """Return a piece."""
+        """Return the `length` bytes at `offset`."""
         return os.pread(self._fd, length, offset)

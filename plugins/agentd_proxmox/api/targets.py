@@ -1,7 +1,8 @@
-"""Say what a call of the API is about to change: every guest, storage, pool, node and user that it names.
+"""Determine which guests and other objects an API call is about to change.
 
-Names are looked for in the path and in every value that is sent, also inside of lists and property strings; a volume
-or a backup stands for the guest that owns it, and a call that acts on a whole node stands for all guests of it.
+These are guests, storages, pools, nodes and users. Names are searched in the path and in every value that is sent, also
+inside lists and property strings. A volume or a backup stands for the guest that owns it, and a call that acts on a
+whole node stands for all guests of that node.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ LABELS: Final = {
     "vmstatestorage": "storage",
     "import-working-storage": "storage",
 }
-"""How protection calls what a variable of a path or a parameter names."""
+"""The kind of label, as protection settings use it, for a variable of a path or a parameter."""
 GUESTS: Final = frozenset({"vmid", "vms", "newid", "target-vmid", "guest"})
 VOLUMES: Final = re.compile(
     r"DELETE /nodes/\{node\}/\w+/\{vmid\}|POST /nodes/\{node\}/(qemu|lxc)|POST .*/rollback|POST .*/template"
@@ -55,11 +56,11 @@ MANY: Final = re.compile(
     r"POST /nodes/\{node\}/(stopall|suspendall|migrateall|startall|status)"
     r"|POST /cluster/bulk-action/guest/\w+|DELETE /nodes/\{node\}/storage/\{storage\}/prunebackups"
 )
-"""Methods that act on every guest (of the node) where none is named."""
+"""Methods that act on every guest (of the node) if the call names none."""
 LONGEST: Final = 16_384
-"""Characters of all parameters that an approver is shown."""
+"""Maximum characters of all parameters that are shown to an approver."""
 DETAILED: Final = 20
-"""Guests of which each is read; of more the cluster's list is the state."""
+"""Maximum number of guests that are read one by one; for more, the cluster's list gives the state."""
 _VOLUME: Final = re.compile(r"(?:^|[=,;\s])([A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9]):[^\s,;]+")
 _SID: Final = re.compile(r"(?:(?:vm|ct):)?(\d{3,9})(?:-\d+)?\Z")
 
@@ -67,7 +68,7 @@ Values = dict[str, Any]
 
 
 def labels(endpoint: Endpoint, sent: Values) -> list[str]:
-    """Return the names by which policy may protect what a call names, guests apart."""
+    """Return the labels by which policy can protect what a call names, except guests."""
     found: dict[str, None] = {}
     for name, value in {**endpoint.values, **sent}.items():
         kind = LABELS.get(name) or ("node" if name == "target" and "/migrate" in endpoint.path else "")
@@ -83,7 +84,10 @@ def labels(endpoint: Endpoint, sent: Values) -> list[str]:
 
 
 def guests(endpoint: Endpoint, sent: Values) -> set[int]:
-    """Return the guests that a call names: by id, as an HA resource or a job, or as the owner of a volume."""
+    """Return the guests that a call names.
+
+    It names them by VMID, as an HA resource or a job, or as the owner of a volume.
+    """
     found: set[str] = set()
     for name, value in {**endpoint.values, **sent}.items():
         if name in GUESTS:
@@ -102,7 +106,10 @@ def _text(value: Any) -> str:  # noqa: ANN401 - text or a list
 
 
 def selected(endpoint: Endpoint, sent: Values, places: list[Place]) -> set[int]:
-    """Return the guests that a call acts on without naming them: all, those of a pool or of a node."""
+    """Return the guests that a call acts on without naming them.
+
+    These are all guests, or those of a pool or of a node.
+    """
     everywhere = is_on(sent.get("all", "0")) or (MANY.fullmatch(endpoint.key) and not {"vms", "vmid"} & sent.keys())
     pool = str(endpoint.values.get("poolid") or sent.get("poolid") or sent.get("pool") or "")
     if everywhere:
@@ -119,7 +126,7 @@ def _selects(endpoint: Endpoint, sent: Values) -> bool:
 
 
 async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[Target]:
-    """Return each guest that a call is about to change, as it is now."""
+    """Return each guest that a call is about to change, with its present state."""
     named = guests(endpoint, sent)
     if not named and not _selects(endpoint, sent):
         return []
@@ -143,13 +150,16 @@ async def _guest(inventory: Inventory, vmid: int, at: Place | None, endpoint: En
     try:
         if at is not None:
             return await targets.guest(inventory, at, volumes=bool(VOLUMES.fullmatch(endpoint.key)))
-    except NotFound:  # Proxmox says so itself when the call is sent
+    except NotFound:  # Proxmox reports this itself when the call is sent
         pass
     return Target(f"guest/{vmid}", f"guest {vmid}, which does not exist", state={"exists": False})
 
 
 def said(sent: Values) -> list[str]:
-    """Return every value that is sent, whole, one line each; raises Rejected for more than a person can read."""
+    """Return every value that is sent, complete, one per line.
+
+    Raises Rejected if they are longer than a person can read.
+    """
     lines = [f"{name}={_whole(value)}" for name, value in sent.items()]
     if sum(map(len, lines)) > LONGEST:
         raise Rejected(f"the parameters have more than {LONGEST} characters, which cannot be shown for approval")

@@ -1,14 +1,15 @@
-"""Search, explain and call every method of the Proxmox VE API.
+"""Search, describe and call every method of the Proxmox VE API.
 
-A tool has one tier, so a call's tier decides which tool may carry it: api_get reads, api_call changes what can be
-changed back, api_destroy and api_exec do the rest.  One that asks the wrong tool is told the right one, and policy,
-audit and the hints of MCP need no exception.
+A tool has one tier, so the tier of a call decides which tool may send it: api_get reads, api_call makes changes that
+can be undone, api_destroy and api_exec make all others. A call by the wrong tool is rejected with the name of the right
+one, so policy, audit and the hints of MCP need no exception.
 
-What is sent is encoded first; the tier and the targets are decided on that (tiers.py, api_targets.py).  A call that
-takes a secret or whose answer is one is refused, and an answer shows of a stored object only what is listed.
+What is sent is encoded first; the tier and the targets are determined from the encoded values (api_tiers.py,
+targets.py). A call that takes a secret, or whose answer is one, is refused, and an answer shows only the listed fields
+of a stored object.
 
-A write is unsafe to repeat: no mark can be left.  When its answer was lost, the node's task list settles it where the
-kind of task is known and exactly one of ours fits; else a person looks.
+A write is unsafe to repeat, because no mark can be left. If its answer was lost, the node's task list settles the
+outcome where the type of the task is known and exactly one of our tasks matches; otherwise a person has to check.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 TOOLS = {Tier.READ: "api_get", Tier.OPERATE: "api_call", Tier.DESTROY: "api_destroy", Tier.EXEC: "api_exec"}
 LISTED = 15.0
-"""Seconds after which a task that was begun stands in one of the lists: the archive lags by up to 10 s."""
+"""Seconds after which a started task is in one of the lists: the archive lags by up to 10 s."""
 LOG_TAIL = 5
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+")
 
@@ -46,7 +47,10 @@ Looking = Annotated[str, Meta(pattern=r"^(GET|POST)\Z")]
 
 
 class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to look for: words that all stand in path, description or parameter names; and of which method."""
+    """The words to search for, and the HTTP method.
+
+    All words must occur in the path, the description or the parameter names.
+    """
 
     words: Annotated[str, Meta(min_length=1, max_length=200)]
     method: Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE)?\Z")] = ""
@@ -55,7 +59,10 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EndpointPage(msgspec.Struct, frozen=True):
-    """How many fit, and the best of them as `METHOD path: what it does`; `next` is the cursor of the next page."""
+    """The number of matches, and the best of them as `METHOD path: what it does`.
+
+    `next` is the cursor of the next page.
+    """
 
     total: int
     found: list[str]
@@ -63,7 +70,10 @@ class EndpointPage(msgspec.Struct, frozen=True):
 
 
 class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which method, by a path with or without its variables filled in; `match` picks parameters by part of a name."""
+    """A method of the API, by HTTP method and path.
+
+    The variables of the path may be filled in or not; `match` selects parameters by a part of their name.
+    """
 
     path: Path
     method: Verb = "GET"
@@ -71,10 +81,10 @@ class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Description(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a method takes, needs and answers.
+    """What a method takes, needs and returns.
 
-    A parameter with ? may be left out; `net[n]` stands for net0, net1 and so on.
-    tool: by which tool it is called; some parameters need a higher one
+    A parameter with ? is optional; `net[n]` means net0, net1 and so on.
+    tool: the tool that calls it; some parameters need one of a higher tier
     """
 
     method: str
@@ -89,7 +99,10 @@ class Description(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Get(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to read; a list comes as a page of `limit` entries, each with the `fields` that are named (none: all)."""
+    """The path to read; a list is returned in pages of `limit` entries.
+
+    Each entry has only the `fields` that are named (none: all).
+    """
 
     path: Path
     parameters: dict[str, Any] = {}
@@ -99,17 +112,20 @@ class Get(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @staticmethod
     def unreviewed(parameters: dict[str, Any]) -> str:
-        """Return why nothing says that a text among the parameters is no secret."""
+        """Return why a text among the parameters may be a secret, or ""."""
         return api_answers.unreviewed(parameters | {"method": "GET"})
 
     @staticmethod
     def audited(parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return what the audit keeps of a call."""
+        """Return what the audit stores of a call."""
         return api_answers.audited(parameters)
 
 
 class Data(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What Proxmox answered, text from guests included; `total` and `next` of a list."""
+    """The answer of Proxmox, including text from guests.
+
+    `total` and `next` are set for a list.
+    """
 
     data: Any
     total: int | None = None
@@ -117,7 +133,7 @@ class Data(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to call: variables of the path filled in, or among the parameters."""
+    """The method to call; path variables are filled in, or given as parameters."""
 
     path: Path
     method: Verb = "POST"
@@ -125,17 +141,17 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @staticmethod
     def unreviewed(parameters: dict[str, Any]) -> str:
-        """Return why nothing says that a text among the parameters is no secret."""
+        """Return why a text among the parameters may be a secret, or ""."""
         return api_answers.unreviewed({"method": "POST"} | parameters)
 
     @staticmethod
     def audited(parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return what the audit keeps of a call."""
+        """Return what the audit stores of a call."""
         return api_answers.audited(parameters)
 
 
 class Changed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of it: what Proxmox answered, or its task and the last lines of the task's log."""
+    """The answer of Proxmox, or its task and the last lines of the task's log."""
 
     method: str
     data: Any = None
@@ -145,17 +161,17 @@ class Changed(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Api:
-    """The tools for whatever has no tool of its own."""
+    """The tools for API methods that no other tool calls."""
 
     def __init__(self, inventory: Inventory, schemas: Schemas) -> None:
-        """Keep the connection and where the schema comes from."""
+        """Use the client of `inventory` and the schema of `schemas`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
         self.schemas = schemas
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
     async def api_find(self, call: Call, p: Words) -> EndpointPage:  # noqa: ARG002 - every tool has a call
-        """Search the whole Proxmox API by words, best first; for what no other tool does."""
+        """Search the Proxmox API by words, best match first; use it if no tool fits."""
         catalogue = await self.schemas.catalogue()
         words = p.words.lower().split()[:8]
         ranked: list[tuple[int, str, str]] = []
@@ -176,37 +192,41 @@ class Api:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
     async def api_describe(self, call: Call, p: Which) -> Description:  # noqa: ARG002
-        """Explain one method of the Proxmox API: parameters, rights, what it answers, and which tool calls it."""
+        """Describe an API method: parameters, permissions, result, and its tool."""
         return describe((await self.schemas.catalogue()).resolve(p.method, p.path), p.match)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="api")
     async def api_get(self, call: Call, p: Get) -> Data:  # noqa: ARG002
-        """Read any path of the Proxmox API; a list comes as a page."""
+        """Read any path of the Proxmox API; a list is returned in pages."""
         endpoint, path, sent = await self._checked("GET", p.path, p.parameters, Tier.READ)
         return page_of(api_answers.shown(endpoint.key, await self.proxmox.get(path, **sent)), p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="api")
     async def api_call(self, call: Call, p: Change) -> Changed:
-        """Call a method of the Proxmox API that changes something, checked before; waits for its task.
+        """Call an API method that changes something, and wait for its task.
 
-        Prefer a named tool: those look first and can be repeated.  What destroys or executes is refused here.
+        The parameters are checked before anything is sent. Prefer a named tool: it checks the present state first and
+        can be repeated. Methods that destroy or execute are refused here.
         """
         return await self._change(call, p.method, p.path, p.parameters, Tier.OPERATE)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="api")
     async def api_destroy(self, call: Call, p: Change) -> Changed:
-        """Call a method of the Proxmox API that destroys, overwrites, stops a node or changes rights."""
+        """Call an API method that destroys, overwrites, stops a node or changes rights."""
         return await self._change(call, p.method, p.path, p.parameters, Tier.DESTROY)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="api")
     async def api_exec(self, call: Call, p: Change) -> Changed:
-        """Call a method of the Proxmox API that runs commands in a guest or on a node, or opens a console."""
+        """Call an API method that runs commands in a guest or node, or opens a console."""
         return await self._change(call, p.method, p.path, p.parameters, Tier.EXEC)
 
     async def _checked(
         self, verb: str, path: str, parameters: dict[str, Any], granted: Tier
     ) -> tuple[api_schema.Endpoint, str, dict[str, Any]]:
-        """Return the endpoint, its path and what is sent; raises Rejected with every fault, or with the right tool."""
+        """Return the endpoint, its path and the encoded parameters.
+
+        Raises Rejected with all faults, or with the name of the right tool.
+        """
         known = (await self.schemas.catalogue()).resolve(verb, path)
         values, rest = fill(known, parameters)
         endpoint = api_schema.Endpoint(known.verb, known.path, known.info, values)
@@ -229,7 +249,7 @@ class Api:
         answers: list[Any] = []
 
         async def look() -> Found | None:
-            since: datetime | None = getattr(call, "begun", None)  # of a run by the worker: Performance
+            since: datetime | None = getattr(call, "begun", None)  # set in a run by the worker: Performance
             found = None if since is None else await self._settled(endpoint, sent, since)
             if found is None:
                 await access_guard.check(self.proxmox, endpoint, sent)
@@ -253,14 +273,14 @@ class Api:
     async def _targets(
         self, endpoint: api_schema.Endpoint, where: str, sent: dict[str, Any], *, looks: bool
     ) -> list[Target]:
-        """Return all that a call of this method is about to change, as far as the API lets us look."""
+        """Return what a call is about to change, as far as the API can read it."""
         names = targets.labels(endpoint, sent)
         state = await self._looks(endpoint, where) if looks else {}
         what = Target(where, f"{endpoint.verb} {where}", state, names, targets.said(sent) if looks else [])
         return [what, *await targets.found(self.inventory, endpoint, sent)]
 
     async def _looks(self, endpoint: api_schema.Endpoint, where: str) -> dict[str, Any]:
-        """Return the digest of the object that is changed or deleted, {} where there is none to be read."""
+        """Return the digest of the object that is changed or deleted, or {}."""
         if endpoint.verb not in {"PUT", "DELETE"}:
             return {}
         try:
@@ -272,7 +292,10 @@ class Api:
         }
 
     async def _settled(self, endpoint: api_schema.Endpoint, sent: dict[str, Any], since: datetime) -> Found | None:
-        """Return the task that an unanswered write has begun; raises UnknownOutcome while it may yet be listed."""
+        """Return the task that an unanswered write has started, or None.
+
+        Raises UnknownOutcome while the task may still be missing from the lists.
+        """
         kind = WORKERS.get(endpoint.key)
         node = endpoint.values.get("node")
         if kind is None or node is None:
@@ -284,7 +307,7 @@ class Api:
             return Found(ours[0].text)
         if not ours and (datetime.now(UTC) - since).total_seconds() < LISTED:
             raise UnknownOutcome(f"{endpoint.key} was not answered; its task is not listed yet", delay=2.0)
-        return None  # none or several: whoever called `once` says that nobody knows
+        return None  # none or several: `once` reports that the outcome is unknown
 
     def _ours(self, entry: dict[str, Any], kind: str, target: str, since: datetime) -> Upid | None:
         upid = Upid.parse(str(entry["upid"]))
@@ -320,11 +343,14 @@ WORKERS = {
     "DELETE /nodes/{node}/lxc/{vmid}/snapshot/{snapname}": "vzdelsnapshot",
     "DELETE /nodes/{node}/lxc/{vmid}": "vzdestroy",
 }
-"""The type of the task that a method starts, whose id is the guest: by these a lost answer is settled."""
+"""The type of the task that a method starts, where the task's id is the guest: used to settle a lost answer."""
 
 
 def fill(endpoint: api_schema.Endpoint, parameters: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the values of the path's variables, from the path or else from `parameters`, and the other parameters."""
+    """Return the values of the path's variables, and the other parameters.
+
+    The values are taken from the path, or else from `parameters`.
+    """
     values, rest = dict(endpoint.values), dict(parameters)
     for name in endpoint.variables:
         given = rest.get(name)
@@ -338,7 +364,7 @@ def fill(endpoint: api_schema.Endpoint, parameters: dict[str, Any]) -> tuple[dic
 
 
 def upid_in(answer: object) -> str | None:
-    """Return the UPID that an answer is; other texts (a name, a ticket) are none."""
+    """Return the answer if it is a UPID; None for other texts (a name, a ticket)."""
     try:
         return Upid.parse(answer).text if isinstance(answer, str) and answer.startswith("UPID:") else None
     except Rejected:
@@ -346,7 +372,10 @@ def upid_in(answer: object) -> str | None:
 
 
 def clean(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return `value` without control characters: texts come from guests and logs too."""
+    """Return `value` without control characters.
+
+    Texts also come from guests and logs.
+    """
     if isinstance(value, str):
         return _CONTROL.sub(" ", value)
     if isinstance(value, list):
@@ -355,7 +384,7 @@ def clean(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def page_of(answer: Any, p: Get) -> Data:  # noqa: ANN401
-    """Return an answer, of a list one page."""
+    """Return an answer; of a list, one page."""
     if isinstance(answer, dict):
         return Data(clean(_chosen(answer, p.fields)))
     if not isinstance(answer, list):
@@ -367,9 +396,9 @@ def page_of(answer: Any, p: Get) -> Data:  # noqa: ANN401
 
 
 def _order(entry: Any) -> tuple[float, str]:  # noqa: ANN401
-    """Return a key that pages can be cut by: Proxmox answers some lists in the random order of a Perl hash.
+    """Return a sort key for the pages of a list.
 
-    Lines of a log keep their number.
+    Proxmox returns some lists in the random order of a Perl hash. Lines of a log are sorted by their number.
     """
     if not isinstance(entry, dict):
         return (0, "")
@@ -383,18 +412,18 @@ def _chosen(entry: Any, fields: list[str]) -> Any:  # noqa: ANN401
 
 
 def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
-    """Return what is said of a method."""
+    """Return the description of a method."""
     info = endpoint.info
     tier, why = tier_of(endpoint, {})
-    no = refused(endpoint, {})
+    refusal = refused(endpoint, {})
     permissions = info["permissions"]
     returns = info["returns"]
     shown = {name: spec for name, spec in info["parameters"].items() if match.lower() in name.lower()}
     return Description(
         method=endpoint.key,
         description=one_line(info["description"])[:400],
-        tool="none" if no else TOOLS[tier],
-        why=no or why,
+        tool="none" if refusal else TOOLS[tier],
+        why=refusal or why,
         parameters={name: shape(spec) for name, spec in shown.items()},
         permissions=rule(permissions.get("check")) or str(permissions.get("user") or "root@pam alone"),
         returns=returns["type"] + (f" with {', '.join(returns['fields'])}" if returns["fields"] else ""),
@@ -405,7 +434,7 @@ def describe(endpoint: api_schema.Endpoint, match: str = "") -> Description:
 
 
 def shape(known: api_schema.Method) -> str:
-    """Return a parameter in one line: type, bounds, choices, default, what it is."""
+    """Return a parameter in one line: type, bounds, choices, default, description."""
     kind = known.get("format")
     parts = [str(known.get("type", "string")) + ("?" if known.get("optional") else "")]
     if "minimum" in known or "maximum" in known:
@@ -425,12 +454,12 @@ def shape(known: api_schema.Method) -> str:
 
 
 def rule(check: Any) -> str:  # noqa: ANN401 - nested lists of the schema
-    """Return a permission check as a person says it."""
+    """Return a permission check of the schema in readable form."""
     if not isinstance(check, list) or not check:
         return ""
     if check[0] in {"or", "and"}:
         return "(" + f" {check[0]} ".join(rule(part) for part in check[1:]) + ")"
     if check[0] == "perm":
-        how = " or " if "any" in check else " and "
-        return f"{how.join(check[2])} on {check[1]}"
+        joiner = " or " if "any" in check else " and "
+        return f"{joiner.join(check[2])} on {check[1]}"
     return " ".join(str(part) for part in check)
