@@ -1,8 +1,8 @@
-"""Realms: where users come from beside Proxmox itself (LDAP, Active Directory, OpenID Connect).
+"""Realms: external sources of users (LDAP, Active Directory, OpenID Connect).
 
-Who says who somebody is decides who comes in, so making or changing a realm is of tier `destroy`, as deleting one is.
-Passwords and client keys do not pass through here (README): a person gives them, and none is shown, though Proxmox
-tells the client key to whoever may look.
+A realm decides who can log in, so creating or changing a realm is of tier `exec`, and deleting one of tier `destroy`.
+Passwords and client keys are not passed through agentd (README): a person sets them in Proxmox. No secret is shown,
+although Proxmox returns the client key to every account that may read the realm.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ MayLack = Literal[
 
 
 class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, kw_only=True):
-    """What a realm is made of; ldap and ad have servers, openid an issuer. What is left out stays as it is."""
+    """Settings of a realm; ldap and ad have servers, openid an issuer.
+
+    Settings that are left out stay unchanged.
+    """
 
     comment: Text | None = None
     server1: Server | None = None
@@ -65,7 +68,12 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 
 class RealmInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A realm; settings: those that create_realm takes; users: how many are known of it; digest: of what was read."""
+    """A realm.
+
+    settings: as create_realm takes them
+    users: the number of its known users
+    digest: of the settings that were read
+    """
 
     id: str
     type: str
@@ -75,13 +83,18 @@ class RealmInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WhichRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which realm."""
+    """The realm."""
 
     id: RealmId
 
 
 class NewRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The realm: ldap needs server1, base_dn and user_attr, ad server1 and domain, openid issuer_url and client_id."""
+    """The new realm.
+
+    ldap needs server1, base_dn and user_attr
+    ad needs server1 and domain
+    openid needs issuer_url and client_id
+    """
 
     id: RealmId
     type: Literal["ldap", "ad", "openid"]
@@ -89,7 +102,10 @@ class NewRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change, and what it shall have no more; digest: of get_realm, refuses what was changed since."""
+    """The settings to change, and those to remove (`without`).
+
+    digest: of get_realm; the change is refused if the realm was changed since then
+    """
 
     id: RealmId
     settings: Settings = Settings()
@@ -98,7 +114,7 @@ class ChangeRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """The realm that is gone."""
+    """The deleted realm."""
 
     id: str
 
@@ -108,7 +124,10 @@ LOOK: Final = ("GET /access/domains", f"GET {ONE}", "GET /access/users")
 
 
 class Realms:
-    """The tools for single realms; list_realms and sync_realm are with access and notices."""
+    """The tools for single realms.
+
+    list_realms is in roles.py, sync_realm in cluster/notifications.py.
+    """
 
     calls: ClassVar[Calls] = {
         "get_realm": LOOK,
@@ -119,17 +138,20 @@ class Realms:
     needs: ClassVar[Needs] = {name: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")} for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep the connection."""
+        """Use the client of `inventory`."""
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def get_realm(self, call: Call, p: WhichRealm) -> RealmInfo:  # noqa: ARG002 - every tool has a call
-        """Show a realm: its type, servers or issuer, and how many users are known of it; secrets are left out."""
+        """Show a realm: type, servers or issuer, number of users; secrets are left out."""
         return await self._realm(p.id)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def create_realm(self, call: Call, p: NewRealm) -> RealmInfo:
-        """Let users of a directory or an OpenID provider come in; a person gives its password or client key."""
+        """Create a realm, so that users of a directory or an OpenID provider can log in.
+
+        A person sets its password or client key.
+        """
         wanted = _wanted(p.type, p.settings)
         missing = [key for key in NEEDED[p.type] if key not in wanted]
         if missing:
@@ -194,7 +216,10 @@ class Realms:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_realm(self, call: Call, p: WhichRealm) -> Removed:
-        """Delete a realm: its users come in no more; what they were granted stays until they are deleted."""
+        """Delete a realm; its users can no longer log in.
+
+        What was granted to its users stays until they are deleted.
+        """
         if p.id == formats.user_of(self.proxmox.user).rpartition("@")[2]:
             raise Rejected(f"id: {p.id} is the realm of agentd itself: it is not deleted")
 
@@ -215,7 +240,10 @@ class Realms:
         return Removed(p.id)
 
     async def _may_decide(self, tool: str, realm: str) -> None:
-        """Refuse a new directory for users that have more rights than agentd: it says who they are."""
+        """Refuse a new directory for users that have more rights than agentd.
+
+        The directory decides who these users are.
+        """
         ours = await escalation.own(self.proxmox)
         lines = await ours.granted_beyond(ours.of_realm(realm))
         escalation.refuse(tool, ours.token, lines, f"who says who the users of {realm} are")
@@ -227,7 +255,7 @@ class Realms:
 
     @staticmethod
     def _hint(call: Call, realm: str, kind: str, settings: Settings) -> None:
-        """Say who gives the secret, where one is needed."""
+        """Warn that a person has to set the secret, if one is needed."""
         if kind == "openid":
             call.warn(f"if its provider asks for a key, a person gives it: pveum realm modify {realm} --client-key …")
         elif settings.bind_dn is not None:
@@ -241,7 +269,10 @@ class Realms:
         return found
 
     async def _maybe(self, name: str) -> RealmInfo | None:
-        """Return the realm, None if there is none: asking for one that is not there is an error without a name."""
+        """Return the realm, or None.
+
+        It is looked up in the list, because the error for a missing realm is not specific.
+        """
         entries: list[Entry] = await self.proxmox.get("/access/domains") or []
         if all(entry["realm"] != name for entry in entries):
             return None
@@ -260,7 +291,10 @@ class Realms:
 
 
 def _wanted(kind: str, settings: Settings) -> Entry:
-    """Return what was said; raises Rejected for what realms of this type do not have."""
+    """Return the given settings.
+
+    Raises Rejected for settings that realms of this type do not have.
+    """
     said = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
     foreign = sorted(set(said) - set(TAKEN[kind]))
     if foreign:
@@ -271,7 +305,7 @@ def _wanted(kind: str, settings: Settings) -> Entry:
 
 
 def _changed(kind: str, p: ChangeRealm) -> Entry:
-    """Return what is to be changed; raises Rejected for what cannot be."""
+    """Return the settings to change; raise Rejected for an impossible change."""
     needed = next((key for key in p.without if key in NEEDED[kind]), None)
     if needed:
         raise Rejected(f"without: a realm of type {kind} needs {needed}")
@@ -287,7 +321,7 @@ def _sent(settings: Entry) -> Entry:
 
 
 def _settings(entry: Entry) -> dict[str, str | int | bool]:
-    """Return what may be shown of a realm; whatever else Proxmox tells is left out."""
+    """Return the settings of a realm that may be shown; all others are left out."""
     found: dict[str, str | int | bool] = {}
     for key in Settings.__struct_fields__:
         value = entry.get(key, entry.get(key.replace("_", "-")))

@@ -1,7 +1,7 @@
-"""Roles, permissions and realms: who may do what.
+"""Roles, permissions and realms: which rights users, groups and tokens have.
 
-Every change here can hand power out or shut somebody out, so it is of tier `destroy`; only a new role is not, for it
-gives nothing to anybody until it is granted.  What Proxmox itself brings (`special` roles) is left alone.
+Every change here can give rights or lock an account out, so it is of tier `destroy` or `exec`; only create_role is not,
+because a new role gives no rights until it is granted. The roles of Proxmox itself (`special`) are not changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Whom = formats.Whom
 
 
 class Role(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A role; `special` ones come with Proxmox."""
+    """A role; `special` roles are built into Proxmox."""
 
     id: str
     privileges: list[str]
@@ -41,13 +41,13 @@ class Role(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Roles(msgspec.Struct, frozen=True):
-    """The roles that there are."""
+    """All roles."""
 
     roles: list[Role]
 
 
 class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the access control list; `who` is a user, a token, or @group."""
+    """An entry of the access control list; `who` is a user, a token or @group."""
 
     path: str
     who: str
@@ -56,14 +56,14 @@ class Grant(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Grants(msgspec.Struct, frozen=True):
-    """How many lines match, and the first of them."""
+    """The number of matching entries, and the first of them."""
 
     total: int
     grants: list[Grant]
 
 
 class Realm(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where users come from: pam, pve, ldap, ad or openid."""
+    """A source of users, of type pam, pve, ldap, ad or openid."""
 
     id: str
     type: str
@@ -73,20 +73,20 @@ class Realm(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Realms(msgspec.Struct, frozen=True):
-    """The realms that there are."""
+    """All realms."""
 
     realms: list[Realm]
 
 
 class Permissions(msgspec.Struct, frozen=True):
-    """Privileges by path, of `who`."""
+    """The privileges of `who`, by path."""
 
     who: str
     paths: dict[str, list[str]]
 
 
 class WhichGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which lines: beginning with a path, of somebody, with a role."""
+    """Which entries: by start of the path, by user, token or @group, and by role."""
 
     path: str = ""
     who: str = ""
@@ -95,20 +95,23 @@ class WhichGrants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to call it, and which privileges it has."""
+    """The name and the privileges of the role."""
 
     id: RoleId
     privileges: list[Privilege]
 
 
 class WhichRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which role."""
+    """The role."""
 
     id: RoleId
 
 
 class GrantRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which role, to whom, on what; `propagate`: on all that lies below as well."""
+    """The role, the user, token or @group (`who`), and the path.
+
+    propagate: the role also applies to everything below the path
+    """
 
     role: RoleId
     who: Whom
@@ -117,7 +120,7 @@ class GrantRole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WhosePermissions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose (left out: those of agentd's own token), and on which path alone."""
+    """The user or token (left out: agentd's own token), and the path (left out: all)."""
 
     who: Whom | None = None
     path: AclPath | None = None
@@ -144,7 +147,7 @@ class Access:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep the connection."""
+        """Use the client of `inventory`."""
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
@@ -154,7 +157,10 @@ class Access:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
     async def create_role(self, call: Call, p: NewRole) -> Role:
-        """Make a role of privileges that agentd's own token has; it gives nothing to anybody until grant_role does."""
+        """Create a role with privileges that agentd's own token has.
+
+        It gives no rights until grant_role grants it.
+        """
         call.target(Target(f"role/{p.id}", f"role {p.id}"))
 
         async def seen() -> Found | None:
@@ -177,9 +183,10 @@ class Access:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def change_role(self, call: Call, p: NewRole) -> Role:
-        """Give a role exactly these privileges; whoever has the role gains or loses them at once.
+        """Set the privileges of a role; its holders gain or lose them at once.
 
-        A role that agentd itself has is not changed, and no role gains what agentd's own token does not have.
+        A role that agentd itself has is not changed, and no role gains a privilege that agentd's own token does not
+        have.
         """
 
         async def seen() -> Found | None:
@@ -190,7 +197,7 @@ class Access:
             gained = sorted(set(p.privileges) - set(now.privileges))
             lost = sorted(set(now.privileges) - set(p.privileges))
             escalation.refuse("change_role", ours.token, await _widened(ours, p.id, gained), f"role {p.id}")
-            if not await _widened(ours, p.id, lost):  # taking it back gives what was lost
+            if not await _widened(ours, p.id, lost):  # the undo gives the lost privileges back
                 call.inverse("change_role", {"id": p.id, "privileges": now.privileges})
             changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
             call.target(_role_target(now, [*changes, *await self._held(p.id)]))
@@ -204,7 +211,10 @@ class Access:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_role(self, call: Call, p: WhichRole) -> Removed:
-        """Delete a role; whoever was granted it loses it. A role that agentd itself has is not deleted."""
+        """Delete a role; all its holders lose it.
+
+        A role that agentd itself has is not deleted.
+        """
 
         async def seen() -> Found | None:
             if await self._role(p.id) is None:
@@ -218,7 +228,7 @@ class Access:
             uncovered = [line for entry in entries for line in await ours.uncovered(entry)]
             escalation.refuse("delete_role", ours.token, uncovered, f"what role {p.id} keeps from its holders")
             anywhere = {name for names in ours.held.values() for name in names}
-            if not held and anywhere >= set(now.privileges):  # what was granted does not come back with the role
+            if not held and anywhere >= set(now.privileges):  # the undo does not restore grants
                 call.inverse("create_role", {"id": p.id, "privileges": now.privileges})
             call.target(_role_target(now, held))
             return None
@@ -231,7 +241,10 @@ class Access:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_grants(self, call: Call, p: WhichGrants) -> Grants:  # noqa: ARG002
-        """List who was granted which role on what; only paths on which our token may change rights are shown."""
+        """List which role is granted to which user, token or group, on which path.
+
+        Only paths on which agentd's token may change rights are shown.
+        """
         if p.role:
             filter_values.known("role", p.role, [role.id for role in await self._roles()])
         found = [
@@ -243,9 +256,10 @@ class Access:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def grant_role(self, call: Call, p: GrantRole) -> Grant:
-        """Grant a role to a user, a token or a group on a path: never more than agentd's own token has there.
+        """Grant a role to a user, a token or a group on a path.
 
-        Nothing is granted to agentd itself: its token, its user, and the groups of that user.
+        The role must not give more rights than agentd's own token has there. Nothing is granted to agentd itself: its
+        token, its user, and the groups of that user.
         """
         wanted = Grant(p.path, p.who, p.role, p.propagate)
 
@@ -272,7 +286,7 @@ class Access:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def revoke_role(self, call: Call, p: GrantRole) -> Grant:
-        """Take a granted role away, but none that agentd itself has."""
+        """Revoke a granted role; a role of agentd itself is not revoked."""
         gone: list[Grant] = []
 
         async def seen() -> Found | None:
@@ -312,14 +326,17 @@ class Access:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def permissions(self, call: Call, p: WhosePermissions) -> Permissions:  # noqa: ARG002
-        """Show what somebody may do, by path: inherited, granted and by groups, as Proxmox reckons it."""
+        """Show the permissions of a user or token by path, as Proxmox computes them.
+
+        They include inherited rights and those of groups.
+        """
         data = await self.proxmox.get("/access/permissions", userid=p.who, path=p.path) or {}
         paths = {
             one_line(path): sorted(name for name, on in held.items() if on is not None) for path, held in data.items()
         }
         return Permissions(p.who or self.proxmox.user, dict(sorted(paths.items())))
 
-    # -- looking and changing -----------------------------------------------------------------------------------------
+    # -- reading and changing -----------------------------------------------------------------------------------------
 
     async def _roles(self) -> list[Role]:
         entries: list[Entry] = await self.proxmox.get("/access/roles") or []
@@ -350,7 +367,10 @@ class Access:
 
 
 async def _widened(ours: Own, role: str, gained: list[str]) -> list[str]:
-    """Return which holders of `role` would get more than agentd's own token has; raises Rejected if agentd has it."""
+    """Return which holders of `role` would gain more than agentd's own token has.
+
+    Raises Rejected if agentd has the role.
+    """
     found = []
     for entry in ours.entries_of(role):
         ours.refuse_ours("change_role", entry.who)
@@ -373,7 +393,7 @@ def _grant(entry: Entry) -> Grant:
 
 
 def _kind(who: str) -> tuple[str, str]:
-    """Return what `who` is (group, token or user), and its name."""
+    """Return the kind of `who` (group, token or user), and its name."""
     if formats.is_group(who):
         return "group", who.removeprefix("@")
     return "token" if formats.is_token(who) else "user", who

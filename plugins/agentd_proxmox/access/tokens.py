@@ -1,7 +1,7 @@
 """API tokens.
 
-Proxmox shows the secret of a token once.  It is written into a file of the agent's host, and nowhere else: results of
-calls are kept in NATS for days.  The token that agentd itself uses is left alone.
+Proxmox shows the secret of a token once. It is written to a file on the agent's host and nowhere else, because results
+of calls are stored in NATS for days. The token that agentd itself uses is not changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ TokenName = formats.TokenName
 
 
 class Token(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An API token; with `separated` it has rights of its own, within its user's.  `secret_file` holds a new secret."""
+    """An API token.
+
+    separated: it has its own rights, within those of its user
+    secret_file: contains the secret of a new token
+    """
 
     id: str
     separated: bool = True
@@ -49,7 +53,10 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose token, its name, until when it holds; `separated`: with rights of its own, none at first."""
+    """The user, and the name and the expiry of the new token.
+
+    separated: the token has its own rights, at first none
+    """
 
     user: UserId
     name: TokenName
@@ -59,7 +66,7 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WhichToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which token of which user."""
+    """The token and its user."""
 
     user: UserId
     name: TokenName
@@ -83,23 +90,24 @@ class ApiTokens:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep the connection."""
+        """Use the client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_tokens(self, call: Call, p: WhichUser) -> Tokens:  # noqa: ARG002
-        """List the API tokens of a user; their secrets are shown to nobody."""
-        # The list of tokens itself takes the right to change users; what is told of the user does not.
+        """List the API tokens of a user; secrets are never shown."""
+        # Listing tokens requires the right to change users; reading the user does not.
         entries: dict[str, Entry] = (await self.proxmox.get(f"/access/users/{formats.part(p.id)}")).get("tokens") or {}
         return Tokens([_token(p.id, name, entries[name]) for name in sorted(entries)])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def create_token(self, call: Call, p: NewToken) -> Token:
-        """Make an API token; its secret is written into a file of the agent's host, and the result says into which.
+        """Create an API token; its secret is written to a file on the agent's host.
 
-        A token with all rights of its user (separated=false) is made only where these are no more than agentd has.
-        If the answer of Proxmox is lost, so is the secret: the token that this call has made is revoked and made anew.
+        The result has the path of that file. A token with all rights of its user (separated=false) is created only
+        where these are no more than agentd has. If the answer of Proxmox is lost, so is the secret: the token that this
+        call has created is revoked and created again.
         """
         folder = self.inventory.settings.secrets_dir
         if folder is None:
@@ -110,7 +118,7 @@ class ApiTokens:
         async def seen() -> Found | None:
             tokens = {token.id for token in (await self.list_tokens(call, WhichUser(p.user))).tokens}
             there[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
-            if there and getattr(call, "begun", None) is not None:  # of a run by the worker: Performance
+            if there and getattr(call, "begun", None) is not None:  # set in a run by the worker: Performance
                 call.warn(
                     f"the answer to an earlier try of this call was lost, and with it the secret of {there[0]}: that "
                     "token was revoked, and made anew"
@@ -134,7 +142,7 @@ class ApiTokens:
         async def act() -> None:
             sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
             path = f"/access/users/{formats.part(p.user)}/token/{p.name}"
-            if there:  # made by this call, as its effect record says; nobody has its secret
+            if there:  # created by this call, as its effect record says; the secret is lost
                 await self.proxmox.delete(path)
             answer = await self.proxmox.post(path, **sent)
             await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())
@@ -144,7 +152,7 @@ class ApiTokens:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def revoke_token(self, call: Call, p: WhichToken) -> Removed:
-        """Delete an API token: whoever uses it is shut out at once."""
+        """Delete an API token; its clients lose access at once."""
         if f"{p.user}!{p.name}" == self.proxmox.user:
             raise Rejected(f"{self.proxmox.user} is the token that agentd itself uses: nothing was done")
 
@@ -166,7 +174,10 @@ class ApiTokens:
 
 
 def _writable(file: Path) -> None:
-    """Check that the secret can be written, before there is one: Proxmox shows it once."""
+    """Check that the secret can be written, before it is created.
+
+    Proxmox shows the secret only once.
+    """
     try:
         files.replaceable(file)
     except UnsafeFile as error:

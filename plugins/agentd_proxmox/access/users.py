@@ -1,7 +1,8 @@
-"""Users and groups: who may come in at all.
+"""Users and groups: which accounts exist, and which of them can log in.
 
-A new user or group has no rights, so making one can be taken back; what lets somebody in who was not, or shuts somebody
-out, is of tier `destroy`.  The user that agentd itself is, and root@pam, are left alone.
+A new user or group has no rights, so creating one can be undone. What lets a user log in that could not before, or
+locks a user out, is of tier `destroy` or, in change_user, `exec`. The user of agentd itself and root@pam are not
+changed.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class User(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class UserPage(msgspec.Struct, frozen=True):
-    """How many users there are, how many of them are enabled, and a page; `next` is "" on the last."""
+    """How many users match, how many of them are enabled, and a page of them.
+
+    `next` is "" on the last page.
+    """
 
     total: int
     enabled: int
@@ -59,7 +63,7 @@ class UserPage(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A group and who is in it."""
+    """A group and its members."""
 
     id: str
     members: list[str] = []
@@ -67,13 +71,16 @@ class Group(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Groups(msgspec.Struct, frozen=True):
-    """The groups that the token may see."""
+    """The groups that agentd's token may see."""
 
     groups: list[Group]
 
 
 class ListUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which users: of a group, with a part of the name; `cursor` is `next` of the page before."""
+    """Which users: members of a group, or with a text in their name.
+
+    `cursor` is `next` of the previous page.
+    """
 
     group: str = ""
     name: str = ""
@@ -82,13 +89,13 @@ class ListUsers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WhichUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which user."""
+    """The user."""
 
     id: UserId
 
 
 class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to let be known; without a password and rights, which others have to give."""
+    """The new user; password and rights are given separately."""
 
     id: UserId
     first_name: Text = ""
@@ -100,7 +107,10 @@ class NewUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChangeUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change of a user; what is left out stays.  `groups` are all that it shall be in."""
+    """What to change of a user; what is left out stays unchanged.
+
+    `groups` is the complete list of its groups.
+    """
 
     id: UserId
     enabled: bool | None = None
@@ -110,25 +120,25 @@ class ChangeUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expire: Epoch | None = None
 
     def expire_or(self, before: int) -> int:
-        """Return when the user is to expire; `before` if this stays."""
+        """Return the new expiry of the user; `before` if it is not changed."""
         return before if self.expire is None else self.expire
 
 
 class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to call it."""
+    """The name and the comment of the group."""
 
     id: GroupId
     comment: Text = ""
 
 
 class WhichGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which group."""
+    """The group."""
 
     id: GroupId
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What is gone."""
+    """What was deleted."""
 
     id: str
 
@@ -159,7 +169,7 @@ class Users:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep the connection."""
+        """Use the client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
@@ -167,7 +177,7 @@ class Users:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_users(self, call: Call, p: ListUsers) -> UserPage:  # noqa: ARG002 - every tool has a call
-        """List users: a tally and a page, with their groups."""
+        """List users with their groups: a tally and a page."""
         entries: list[Entry] = await self.proxmox.get("/access/users", full=1) or []
         users = sorted((_user(str(e["userid"]), e) for e in entries), key=lambda user: user.id)
         if p.group and p.group not in (named := {group for user in users for group in user.groups}):
@@ -179,12 +189,15 @@ class Users:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def get_user(self, call: Call, p: WhichUser) -> User:  # noqa: ARG002
-        """Show one user with its groups and the names of its tokens."""
+        """Show a user with its groups and the names of its tokens."""
         return await self._user(p.id)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def create_user(self, call: Call, p: NewUser) -> User:
-        """Make a user without password, groups and rights; a person gives the password, grant_role the rights."""
+        """Create a user without password, groups and rights.
+
+        A person sets the password, grant_role grants rights.
+        """
         wanted = {
             "firstname": p.first_name,
             "lastname": p.last_name,
@@ -213,7 +226,10 @@ class Users:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
     async def change_user(self, call: Call, p: ChangeUser) -> User:
-        """Enable or disable a user, change its groups, expiry, address or comment: it may gain or lose rights."""
+        """Change a user: enabled, groups, expiry, address or comment.
+
+        The user may gain or lose rights by it.
+        """
         if p.enabled is False:
             self._not_ours(p.id, "disabled")
         wanted = {
@@ -249,7 +265,7 @@ class Users:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_user(self, call: Call, p: WhichUser) -> Removed:
-        """Delete a user with its tokens and all that it was granted."""
+        """Delete a user with its tokens and all that was granted to it."""
         self._not_ours(p.id, "deleted")
 
         async def seen() -> Found | None:
@@ -276,7 +292,10 @@ class Users:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="user_management")
     async def create_group(self, call: Call, p: NewGroup) -> Group:
-        """Make a group without members and rights; change_user puts users into it."""
+        """Create a group without members and rights.
+
+        change_user adds users to it.
+        """
         call.target(Target(f"group/{p.id}", f"group {p.id}"))
 
         async def seen() -> Found | None:
@@ -293,7 +312,10 @@ class Users:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def delete_group(self, call: Call, p: WhichGroup) -> Removed:
-        """Delete a group; its members lose what was granted to it. A group that agentd is in is not deleted."""
+        """Delete a group; its members lose what was granted to it.
+
+        A group that agentd is a member of is not deleted.
+        """
 
         async def seen() -> Found | None:
             now = await self._group(p.id)
@@ -312,12 +334,13 @@ class Users:
         await call.once(seen, act)
         return Removed(p.id)
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- helpers ------------------------------------------------------------------------------------------------------
 
     async def _may_change(self, now: User, p: ChangeUser, changed: Entry) -> bool:
-        """Refuse a change by which a user gains more rights than agentd has; tell whether taking it back would be one.
+        """Refuse a change by which a user gains more rights than agentd has.
 
-        A user gains what is granted to its new groups, and everything that it has when it is let in again.
+        Returns whether undoing the change would be such a change. A user gains what is granted to its new groups, and
+        all its rights when it is allowed to log in again.
         """
         if not changed.keys() & {"groups", "enable", "expire"}:
             return False
@@ -343,7 +366,7 @@ class Users:
         return _user(user, await self.proxmox.get(f"/access/users/{formats.part(user)}"))
 
     async def _maybe(self, user: str) -> User | None:
-        """Return the user, None if there is none."""
+        """Return the user, or None."""
         try:
             return await self._user(user)
         except PermanentError:
@@ -358,7 +381,7 @@ class Users:
 
 
 async def granted(proxmox: Proxmox, kind: str, name: str) -> list[str]:
-    """Return what is granted to a user, group or token, a line each."""
+    """Return what is granted to a user, group or token, one line per role and path."""
     entries: list[Entry] = await proxmox.get("/access/acl") or []
     mine = [entry for entry in entries if entry.get("type") == kind and entry.get("ugid") == name]
     return [f"role {entry['roleid']} on {entry['path']}" for entry in mine]
