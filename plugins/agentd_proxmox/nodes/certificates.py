@@ -1,4 +1,4 @@
-"""Certificates of nodes: how long they hold, and to have them made or renewed by an ACME provider."""
+"""Certificates of nodes: how long they are valid, and ordering them through ACME."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 SOON: Final = 14
-"""Days before its end from which on a certificate is warned of."""
+"""Days before expiry from which on a certificate is reported."""
 DUE: Final = 30
-"""Days before its end from which on Proxmox renews a certificate (API2/ACME.pm)."""
+"""Days before expiry from which on Proxmox renews a certificate (API2/ACME.pm)."""
 FRESH: Final = timedelta(hours=3)
-"""A certificate of this age is the one that was asked for: providers date theirs back by an hour."""
+"""A certificate younger than this is the one that was ordered: providers date theirs back by an hour."""
 OURS: Final = "pveproxy-ssl.pem"
-"""The certificate that Proxmox got for the node, beside the one of the cluster's own CA."""
+"""The certificate that Proxmox obtained for the node, besides that of the cluster's own CA."""
 PATH: Final = "/nodes/{node}/certificates"
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """A certificate of the node; days: until its end."""
+    """A certificate of the node; days: until it expires."""
 
     file: str
     subject: str
@@ -63,13 +63,13 @@ class CertificateTools:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_certificates(self, call: Call, p: fields.OneNode) -> Certificates:
-        """List a node's certificates with the days that they still hold, and warn of those that end soon."""
+        """List a node's certificates with their remaining days; warn of early expiry."""
         found = await self._read(p.node)
         for certificate in found:
             if certificate.days < SOON:
@@ -80,9 +80,9 @@ class CertificateTools:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def renew_certificate(self, call: Call, p: fields.OneNode) -> Certificates:
-        """Have a node's certificate made by its ACME provider, or renewed in its last 30 days.
+        """Order a node's certificate by ACME, or renew it in its last 30 days.
 
-        One that holds longer is left alone.  The node's web server takes it up by itself.
+        A certificate that is valid for longer is left unchanged. The node's web server loads the new one by itself.
         """
         call.target(Target(f"certificate/{p.node}", f"certificate of {p.node}", labels=[f"node/{p.node}"]))
         there: list[Certificate] = []
@@ -108,7 +108,7 @@ class CertificateTools:
         return Certificates(p.node, found)
 
     async def _orderable(self, node: str, found: list[Certificate]) -> None:
-        """Refuse what Proxmox could not order, and what would shut agentd out."""
+        """Refuse an order that Proxmox could not place, or that would lock agentd out."""
         config: Entry = await self.proxmox.get(f"/nodes/{node}/config") or {}
         if not any(key.startswith("acmedomain") for key in config) and "domains=" not in str(config.get("acme") or ""):
             raise Rejected(

@@ -1,8 +1,8 @@
-"""Physical disks of a node, and the pools, volume groups and directories that are made on them.
+"""Physical disks of a node, and the pools, volume groups and directories on them.
 
-A disk is named by its path and its serial number: paths are given to other disks when one is taken out.  What is made
-on a disk destroys what was on it, so only disks that nothing uses are taken, as the node says right before it acts.
-Only root@pam may wipe a disk, no token: a person does it.
+A disk is identified by its path and its serial number: a path is given to another disk when one is removed. Creating
+storage on a disk destroys its data, so only disks that nothing uses are accepted, as the node reports right before the
+change. Only root@pam may wipe a disk, no token: a person does it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PATH: Final = "/nodes/{node}/disks"
 KINDS: Final = ("zfs", "lvm", "lvmthin", "directory")
 UNNAMED: Final = (None, "", "unknown")
 WORN: Final = 90
-"""Percent of an SSD's life that are used up from which on it is told."""
+"""Percent of an SSD's life used from which on it is reported."""
 FULL: Final = 90
-"""Percent of a thin pool's data or metadata from which on it is reported."""
+"""Percent used of a thin pool's data or metadata from which on it is reported."""
 Device = Annotated[str, formats.whole("/dev/[A-Za-z0-9/_.:-]{1,120}", "for example /dev/sdb")]
 Serial = Annotated[
     str, Meta(min_length=1, max_length=120, description="serial number of the disk, as list_disks shows it")
@@ -42,7 +42,13 @@ Name = formats.Storage
 
 
 class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A disk; size in bytes, used: by what ("" nothing), worn: percent of an SSD's life, gpt: has a partition table."""
+    """A disk.
+
+    size: in bytes
+    used: what uses it ("": nothing)
+    worn: percent of an SSD's life used
+    gpt: it has a partition table
+    """
 
     device: str
     serial: str
@@ -55,21 +61,21 @@ class Disk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Disks(msgspec.Struct, frozen=True):
-    """The disks of a node, those in trouble first."""
+    """The disks of a node, those with problems first."""
 
     node: str
     disks: list[Disk]
 
 
 class OneDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk of which node."""
+    """The disk and its node."""
 
     node: fields.Node
     device: Device
 
 
 class Attribute(msgspec.Struct, frozen=True):
-    """A value that the disk keeps of itself."""
+    """A value that the disk records about itself (SMART)."""
 
     name: str
     value: str
@@ -78,7 +84,10 @@ class Attribute(msgspec.Struct, frozen=True):
 
 
 class Smart(msgspec.Struct, frozen=True):
-    """What a disk says of itself; text: as its tool prints it, where it keeps no table."""
+    """The SMART data of a disk.
+
+    text: the output of the disk's tool, where there is no table of attributes
+    """
 
     device: str
     health: str
@@ -87,7 +96,10 @@ class Smart(msgspec.Struct, frozen=True):
 
 
 class Made(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something made of disks; sizes in bytes, used in percent, metadata: of a thin pool, in percent."""
+    """Storage on disks: a ZFS pool, a volume group, a thin pool or a directory.
+
+    Sizes are in bytes, used is in percent; metadata: of a thin pool, in percent.
+    """
 
     kind: str
     name: str
@@ -100,7 +112,10 @@ class Made(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LocalStorage(msgspec.Struct, frozen=True):
-    """The ZFS pools, volume groups, thin pools and directories of a node; `unread`: kinds that it could not list."""
+    """The ZFS pools, volume groups, thin pools and directories of a node.
+
+    unread: the kinds that the node could not list, with the reason
+    """
 
     node: str
     made: list[Made]
@@ -108,14 +123,14 @@ class LocalStorage(msgspec.Struct, frozen=True):
 
 
 class OnePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which ZFS pool of which node."""
+    """The ZFS pool and its node."""
 
     node: fields.Node
     pool: Name
 
 
 class Vdev(msgspec.Struct, frozen=True):
-    """A part of a pool; the numbers are errors that it has seen."""
+    """A part of a pool; the numbers count its errors."""
 
     name: str
     state: str
@@ -126,7 +141,10 @@ class Vdev(msgspec.Struct, frozen=True):
 
 
 class PoolStatus(msgspec.Struct, frozen=True):
-    """A ZFS pool: its state, what is to be done, its last scan, and its parts, those in trouble first."""
+    """A ZFS pool: state, required action, last scan and parts.
+
+    Parts with problems come first.
+    """
 
     pool: str
     state: str
@@ -138,20 +156,24 @@ class PoolStatus(msgspec.Struct, frozen=True):
 
 
 class Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A disk by both of its names."""
+    """A disk, by its path and its serial number."""
 
     device: Device
     serial: Serial
 
 
 class InitializeDisk(Chosen, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which disk of which node, by both of its names."""
+    """The disk, by its path and its serial number, and its node."""
 
     node: fields.Node
 
 
 class MakeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to make, of which disks.  raid: of a ZFS pool; storage: let guests use it under its name too."""
+    """What to create, on which disks.
+
+    raid: level of a ZFS pool
+    storage: also add it as a storage of this name that guests can use
+    """
 
     node: fields.Node
     kind: Literal["zfs", "lvm", "lvmthin", "directory"]
@@ -162,7 +184,7 @@ class MakeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Hardware:
-    """The tools for disks and what is made of them."""
+    """The tools for disks and the storage on them."""
 
     calls: ClassVar[Calls] = {
         "list_disks": (f"GET {PATH}/list",),
@@ -180,13 +202,13 @@ class Hardware:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_disks(self, call: Call, p: fields.OneNode) -> Disks:
-        """List the physical disks of a node with their health and what uses them, those in trouble first."""
+        """List a node's physical disks with health and use, those with problems first."""
         disks = sorted(await self._disks(p.node), key=lambda disk: (not _bad(disk), disk.device))
         for disk in disks:
             if _bad(disk):
@@ -196,7 +218,7 @@ class Hardware:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def disk_health(self, call: Call, p: OneDisk) -> Smart:  # noqa: ARG002 - every tool has a call
-        """Show what a disk says of itself (SMART)."""
+        """Show the SMART data of a disk."""
         await self._disk(p.node, p.device, None)
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/smart", disk=p.device) or {}
         attributes = [
@@ -208,7 +230,10 @@ class Hardware:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_local_storage(self, call: Call, p: fields.OneNode) -> LocalStorage:
-        """List the ZFS pools, volume groups, thin pools and directories of a node, and warn of what is full or bad."""
+        """List a node's ZFS pools, volume groups, thin pools and directories.
+
+        Warns of those that are full or in a bad state.
+        """
         found, unread = await self._each(p.node)
         for kind, why in unread.items():
             call.warn(f"{kind} of {p.node} cannot be read: {why}")
@@ -222,7 +247,10 @@ class Hardware:
         return LocalStorage(p.node, found, unread)
 
     async def _each(self, node: str) -> tuple[list[Made], dict[str, str]]:
-        """Return what is made of a node's disks, and the kinds that it cannot list; raises if it can list none."""
+        """Return the storage on a node's disks, and the kinds that it cannot list.
+
+        Raises the node's error if it can list none.
+        """
         answers = await asyncio.gather(*(self._made(node, kind) for kind in KINDS), return_exceptions=True)
         unread: dict[str, str] = {}
         found: list[Made] = []
@@ -230,14 +258,14 @@ class Hardware:
             if isinstance(answer, list):
                 found += answer
             elif isinstance(answer, PermanentError) and len(unread) < len(KINDS) - 1:
-                unread[kind] = one_line(answer)  # such as ZFS on a node without its programs
+                unread[kind] = one_line(answer)  # such as ZFS on a node without the ZFS programs
             else:
                 raise answer
         return found, unread
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def zfs_status(self, call: Call, p: OnePool) -> PoolStatus:  # noqa: ARG002
-        """Show a ZFS pool: its state and last scan, and each of its parts with the errors that it has seen."""
+        """Show a ZFS pool: state, last scan, and the errors of each of its parts."""
         pools = {pool.name for pool in await self._made(p.node, "zfs")}
         if p.pool not in pools:
             raise NotFound(f"pool: {p.node} has no ZFS pool {p.pool!r}; it has {', '.join(sorted(pools)) or 'none'}")
@@ -248,7 +276,10 @@ class Hardware:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def make_local_storage(self, call: Call, p: MakeStorage) -> LocalStorage:
-        """Make a ZFS pool, volume group, thin pool or directory of disks that nothing uses; they are overwritten."""
+        """Create a ZFS pool, volume group, thin pool or directory on unused disks.
+
+        The disks are overwritten.
+        """
         if p.kind != "zfs" and (len(p.disks) > 1 or p.raid != "single"):
             raise Rejected(f"disks: {p.kind} is made of one disk, without raid; a ZFS pool takes several")
 
@@ -276,7 +307,7 @@ class Hardware:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def initialize_disk(self, call: Call, p: InitializeDisk) -> Disk:
-        """Write an empty partition table (GPT) on a disk that nothing uses."""
+        """Write an empty partition table (GPT) to an unused disk."""
 
         async def seen() -> Found | None:
             disk = await self._free(p.node, p.device, p.serial)
@@ -295,7 +326,7 @@ class Hardware:
         return [_disk(entry) for entry in await self.proxmox.get(f"/nodes/{node}/disks/list") or []]
 
     async def _disk(self, node: str, device: str, serial: str | None) -> Disk:
-        """Return a disk; raises NotFound, and Rejected if another disk has this path now."""
+        """Return a disk; raise NotFound, or Rejected if another disk has this path now."""
         disks = {disk.device: disk for disk in await self._disks(node)}
         if device not in disks:
             raise NotFound(f"device: {node} has no disk {device}; it has {', '.join(sorted(disks)) or 'none'}")
@@ -316,8 +347,8 @@ class Hardware:
 
 
 def _disk(entry: Entry) -> Disk:
-    worn = entry.get("wearout")  # Proxmox tells how much is left, and N/A for a disk that has none
-    names = (entry.get("serial"), entry.get("wwn"))  # virtual disks often have but one of them
+    worn = entry.get("wearout")  # Proxmox returns the percent left, and N/A for a disk without wear
+    names = (entry.get("serial"), entry.get("wwn"))  # virtual disks often have only one of them
     return Disk(
         device=one_line(entry["devpath"]),
         serial=one_line(next((name for name in names if name not in UNNAMED), "unknown")),
@@ -365,7 +396,7 @@ def _names(entries: list[Entry]) -> str:
 
 
 def _parts(entries: list[Entry]) -> list[Vdev]:
-    """Return the parts of a pool, those within others too."""
+    """Return the parts of a pool, including nested parts."""
     found = []
     for entry in entries:
         read, write, checksum = (int(entry.get(key) or 0) for key in ("read", "write", "cksum"))

@@ -1,7 +1,8 @@
-"""Network interfaces of a node: what is changed waits in a file beside the one in force until it is applied.
+"""Network interfaces of a node; changes wait in a file until they are applied.
 
-A change can be looked at and dropped for as long as it waits, so it is of tier `operate`; to apply it can cut the node
-off, and to drop it loses what somebody has prepared: both are of tier `destroy`, and show the difference line by line.
+A change can be viewed and dropped for as long as it waits. Applying changes can cut the node off, and dropping them
+loses what another person has prepared: both show the difference line by line. All tools that change something are of
+tier `destroy`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Address6 = formats.Ip6
 
 
 class InterfaceLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An interface; ports: of a bridge, members: of a bond."""
+    """An interface; ports: of a bridge; members: of a bond."""
 
     iface: str
     type: str
@@ -53,9 +54,9 @@ class InterfaceLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Interfaces(msgspec.Struct, frozen=True):
-    """The interfaces of a node, and what waits to be applied, as the lines of a difference.
+    """The interfaces of a node; `pending` are the changes not yet applied, as a diff.
 
-    digest  of what waits; apply_network and revert_network do nothing if it is another one
+    digest of the pending changes; apply_network and revert_network refuse any other
     """
 
     node: str
@@ -65,12 +66,12 @@ class Interfaces(msgspec.Struct, frozen=True):
 
 
 class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the interface shall be; of one that exists, what is left out stays.
+    """The interface as it is to be; of an existing one, what is left out stays.
 
-    ports     of a bridge: the interfaces under it
-    members   of a bond: its interfaces; mode: how it shares them
-    parent    of a VLAN: the interface it lies on; its number is the end of its name (vmbr0.20)
-    without   what it shall have no more
+    ports     of a bridge: the interfaces connected to it
+    members   of a bond: its interfaces; mode: how the bond shares them
+    parent    of a VLAN: the interface it runs on; its number is the end of its name (vmbr0.20)
+    without   settings to remove
     """
 
     node: fields.Node
@@ -92,21 +93,21 @@ class SetInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class DeleteInterface(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which interface of which node."""
+    """The interface and its node."""
 
     node: fields.Node
     iface: Interface
 
 
 class Apply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which node, and the digest of what waits there (list_interfaces)."""
+    """The node, and the digest of its pending changes (see list_interfaces)."""
 
     node: fields.Node
     digest: str
 
 
 class NodeNetwork:
-    """The tools for a node's interfaces."""
+    """The tools for the network interfaces of a node."""
 
     calls: ClassVar[Calls] = {
         "list_interfaces": (f"GET {PATH}",),
@@ -117,18 +118,21 @@ class NodeNetwork:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_interfaces(self, call: Call, p: fields.OneNode) -> Interfaces:  # noqa: ARG002 - every tool has a call
-        """List the interfaces of a node as they will be, and what of that waits to be applied."""
+        """List the interfaces of a node as they will be, and the pending changes."""
         return await self._read(p.node)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_interface(self, call: Call, p: SetInterface) -> Interfaces:
-        """Make a bridge, bond or VLAN of a node, or change an interface; it waits until apply_network."""
+        """Create a bridge, bond or VLAN on a node, or change an interface.
+
+        The change is pending until apply_network.
+        """
         call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
         sent, gone = _sent(p), _gone(p)
         there: list[Entry] = []
@@ -149,7 +153,7 @@ class NodeNetwork:
             return None
 
         async def act() -> None:
-            if there:  # Proxmox takes addresses that are not said for wanted away
+            if there:  # Proxmox removes addresses that are not sent
                 kept = {key: value for key, value in there[0].items() if key in KEPT and key not in gone}
                 said = kept | sent | {"type": there[0]["type"], "delete": ",".join(gone) or None}
                 await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **said)
@@ -161,7 +165,10 @@ class NodeNetwork:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def delete_interface(self, call: Call, p: DeleteInterface) -> Interfaces:
-        """Take an interface out of a node's configuration; it is there until apply_network."""
+        """Remove an interface from a node's configuration.
+
+        The interface exists until apply_network.
+        """
 
         async def seen() -> Found | None:
             now = await self._one(p.node, p.iface)
@@ -174,7 +181,7 @@ class NodeNetwork:
             name, title = f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node} ({now.get('type')})"
             if (
                 set(now) <= KNOWN and now.get("bridge_stp") != "on"
-            ):  # else it has settings that set_interface does not know
+            ):  # otherwise set_interface cannot restore all its settings
                 targets.back(call, "set_interface", SetInterface, _was(p.node, now))
             call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
             return None
@@ -187,7 +194,7 @@ class NodeNetwork:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def apply_network(self, call: Call, p: Apply) -> Interfaces:
-        """Put what waits in force on a node; a mistake in it can cut the node off."""
+        """Apply a node's pending network changes; a mistake can cut the node off."""
 
         async def seen() -> Found | None:
             ours = await targets.running(self.inventory, p.node, {"srvreload"}, "networking")
@@ -199,7 +206,7 @@ class NodeNetwork:
         found = await call.once(seen, act)
         try:
             await self.inventory.finish(call, found)
-        except TaskFailed as error:  # a reload of the network can end the task that does it
+        except TaskFailed as error:  # a reload of the network can end its own task
             now = await self._read(p.node)
             if now.pending:
                 raise
@@ -209,7 +216,7 @@ class NodeNetwork:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def revert_network(self, call: Call, p: Apply) -> Interfaces:
-        """Drop what waits to be put in force on a node; the interfaces stay as they are."""
+        """Drop a node's pending network changes; the interfaces stay as they are."""
 
         async def seen() -> Found | None:
             return await self._waiting(call, p, "dropped")
@@ -221,7 +228,10 @@ class NodeNetwork:
         return await self._read(p.node)
 
     async def _waiting(self, call: Call, p: Apply, becomes: str) -> Found | None:
-        """Say what is going to be put in force or dropped; Found if nothing waits."""
+        """Declare the pending changes as the target of the call.
+
+        Returns Found if there are none.
+        """
         now = await self._read(p.node)
         if not now.pending:
             return Found()
@@ -239,9 +249,9 @@ class NodeNetwork:
         return Interfaces(node, lines, pending, pages.digest(pending) if pending else "")
 
     async def _settled(self, node: str) -> Interfaces:
-        """Return the interfaces; a file of changes that differs by blanks alone is dropped.
+        """Return the interfaces; drop a file of changes that differs only in blanks.
 
-        Proxmox keeps that file after a change was taken back, and so says that something waits.
+        Proxmox keeps that file after a change was undone, and therefore reports pending changes.
         """
         now = await self._read(node)
         if not now.pending or _differs(now.pending):
@@ -256,7 +266,7 @@ class NodeNetwork:
         return next((entry for entry in await self._entries(node) if entry.get("iface") == iface), None)
 
     async def _users(self, node: str, iface: str) -> list[str]:
-        """Return the interfaces that lie on one."""
+        """Return the interfaces that use `iface`."""
         found = []
         for entry in await self._entries(node):
             under = (
@@ -269,7 +279,7 @@ class NodeNetwork:
 
 
 def _differs(pending: list[str]) -> bool:
-    """Tell whether the lines of a difference say more than other blanks, place by place."""
+    """Return whether a diff changes more than blanks, compared block by block."""
     for changed, lines in itertools.groupby(pending, lambda line: line[:1] in {"+", "-"}):
         block = [line for line in lines if line[:3] not in {"+++", "---"}]
         old, new = ([" ".join(e[1:].split()) for e in block if e[:1] == sign and e[1:].strip()] for sign in "-+")
@@ -283,7 +293,7 @@ KEPT: Final = (
     *("ovs_bonds", "ovs_bridge", "ovs_options", "ovs_ports", "ovs_tag", "comments6"),
     *("slaves", "bond_mode", "bond-primary", "bond_xmit_hash_policy", "vlan-id", "vlan-raw-device", "mtu", "comments"),
 )
-"""What of an interface is sent along with a change."""
+"""The settings of an interface that are sent along with every change."""
 
 
 TEXTS: Final = {
@@ -298,7 +308,7 @@ KNOWN: Final = frozenset(
         *("method", "address", "netmask", "method6", "address6", "netmask6"),
     }
 )
-"""The settings of an interface that set_interface can give, and what Proxmox says besides."""
+"""The settings of an interface that set_interface can set, and what else Proxmox returns."""
 
 
 def _sent(p: SetInterface) -> Entry:
@@ -326,7 +336,7 @@ def _sent(p: SetInterface) -> Entry:
 
 
 def _was(node: str, now: Entry) -> Entry:
-    """Return the parameters of set_interface that make an interface as it is."""
+    """Return the parameters of set_interface that restore the present interface."""
     kind = str(now.get("type")).removeprefix("OVS")
     text = {name: one_line(now[key]) for name, key in TEXTS.items() if now.get(key)}
     lists = {name: str(now[key]).split() for name, key in LISTS.items() if now.get(key)}
@@ -341,7 +351,10 @@ def _was(node: str, now: Entry) -> Entry:
 
 
 def _gone(p: SetInterface) -> list[str]:
-    """Return what is taken away, as Proxmox calls it; a gateway goes with its address."""
+    """Return the settings to remove, by their Proxmox names.
+
+    A gateway is removed with its address.
+    """
     gone = {"comments" if name == "comment" else name for name in p.without}
     gone |= {"bridge_ports"} if p.ports == [] else set()
     gone |= {
@@ -351,7 +364,10 @@ def _gone(p: SetInterface) -> list[str]:
 
 
 def _fits(p: SetInterface, now: Entry) -> None:
-    """Refuse to make another kind of an interface, or to say of an Open vSwitch what it does not have."""
+    """Refuse to change the type of an interface.
+
+    Also refuses settings that an interface of Open vSwitch does not have.
+    """
     kind = str(now.get("type"))
     if kind not in {p.type, f"OVS{p.type.capitalize()}"}:
         raise Rejected(f"type: {p.iface} of {p.node} is of type {kind}: delete_interface first")

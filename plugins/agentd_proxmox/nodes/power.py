@@ -1,4 +1,7 @@
-"""Nodes go down and come back, and tasks are stopped: what takes others with it, so it is shown before it is done."""
+"""Stop and wake nodes, and stop tasks.
+
+Stopping one affects more than the node or the task, so the effects are shown before the call acts.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class StopNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node.  without_quorum: even if those that stay are too few to decide anything."""
+    """The node, and whether to reboot it or to shut it down.
+
+    without_quorum: do it even if the nodes that remain have no quorum
+    """
 
     node: fields.Node
     command: Literal["reboot", "shutdown"]
@@ -28,13 +34,13 @@ class StopNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WakeNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node; its MAC address stands in its configuration."""
+    """The node; its configuration must contain its MAC address."""
 
     node: fields.Node
 
 
 class NodeState(msgspec.Struct, frozen=True):
-    """A node as the cluster sees it now, and the guests that ran on it."""
+    """The present state of a node in the cluster, and the guests that ran on it."""
 
     node: str
     status: str
@@ -42,20 +48,20 @@ class NodeState(msgspec.Struct, frozen=True):
 
 
 class StopTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which task."""
+    """The task."""
 
     upid: str
 
 
 class StoppedTask(msgspec.Struct, frozen=True):
-    """How a task ended."""
+    """The task and its exit status."""
 
     upid: str
     status: str
 
 
 class NodePower:
-    """The tools that stop and wake nodes, and end tasks."""
+    """The tools that stop and wake nodes, and stop tasks."""
 
     calls: ClassVar[Calls] = {
         "stop_node": (*methods.PLACES, "GET /cluster/status", "POST /nodes/{node}/status"),
@@ -68,13 +74,16 @@ class NodePower:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="node_management")
     async def stop_node(self, call: Call, p: StopNode) -> NodeState:
-        """Shut a node down or reboot it; its guests are shut down with it, unless HA or somebody moves them first."""
+        """Shut down or reboot a node.
+
+        Its guests are shut down with it, unless HA or a person moves them first.
+        """
         running: list[Place] = []
 
         async def seen() -> Found | None:
@@ -101,7 +110,10 @@ class NodePower:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def wake_node(self, call: Call, p: WakeNode) -> NodeState:
-        """Wake a node over its network card; whether it comes up, list_nodes says after some minutes."""
+        """Wake a node over its network card (Wake-on-LAN).
+
+        After some minutes, list_nodes shows whether it is up.
+        """
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
         async def seen() -> Found | None:
@@ -116,7 +128,10 @@ class NodePower:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def stop_task(self, call: Call, p: StopTask) -> StoppedTask:
-        """End a task that runs, and say how it ended; what it had begun may be left half made, with a lock."""
+        """Stop a running task, and return how it ended.
+
+        What the task had begun may be left unfinished, with a lock.
+        """
         upid = Upid.parse(p.upid)
 
         async def seen() -> Found | None:
@@ -137,7 +152,7 @@ class NodePower:
         return StoppedTask(p.upid, one_line(status.exit))
 
     async def _nodes(self) -> dict[str, bool]:
-        """Return the nodes, and whether each is online, as the cluster sees it now."""
+        """Return whether each node is online, as the cluster reports it now."""
         entries = await self.proxmox.get("/cluster/status") or []
         return {one_line(e["name"]): bool(int(e.get("online") or 0)) for e in entries if e.get("type") == "node"}
 
@@ -147,7 +162,10 @@ class NodePower:
         return next((one_line(e["name"]) for e in entries if int(e.get("local") or 0)), "")
 
     async def _state(self, node: str) -> str:
-        """Return how a node is; what was done to it is no failure because it went away before it could say so."""
+        """Return the state of a node; "unknown" if Proxmox cannot be reached.
+
+        The node may have gone down before it could answer, so that is not a failure of the call.
+        """
         try:
             return "online" if (await self._nodes()).get(node) else "offline"
         except ProxmoxUnavailable:
@@ -165,7 +183,10 @@ def _known(nodes: dict[str, bool], node: str) -> str:
 
 
 def _enough(nodes: dict[str, bool], node: str) -> None:
-    """Refuse if too few nodes would stay to decide anything; a node alone has nobody to ask."""
+    """Refuse if the nodes that remain would have no quorum.
+
+    A single node needs none.
+    """
     left = sum(online for name, online in nodes.items() if name != node)
     if len(nodes) > 1 and left <= len(nodes) // 2:
         raise Rejected(
@@ -178,6 +199,8 @@ def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
     named = [f"{at.title} stops" for at in running]
     title = f"node {p.node} with {len(running)} running guests ({p.command})"
     state: dict[str, Any] = {"online": True, "running": [at.vmid for at in running]}
-    labels = [label for at in running for label in (at.target().name, *at.target().labels)]  # what protects a guest
+    labels = [
+        label for at in running for label in (at.target().name, *at.target().labels)
+    ]  # what protects a guest protects its node
     cut = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
     return Target(f"node/{p.node}", title, state, labels, [*cut, *named])

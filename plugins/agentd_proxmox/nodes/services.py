@@ -1,7 +1,7 @@
-"""One node: its services, name servers and clock, and updates.
+"""One node: its services, name servers, clock and updates.
 
-What cuts people off, or the API by which it could be taken back, is of tier `destroy`: to stop or restart a service is,
-to start one is not.
+What cuts users off, or cuts off the API by which the change could be undone, is of tier `destroy`: stopping or
+restarting a service is, starting one is not.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 SKEW: Final = 2.0
-"""Seconds that a node's clock may differ from ours before it is told; Corosync and tickets suffer from more."""
+"""Seconds by which a node's clock may differ from ours without a warning; Corosync and tickets suffer from more."""
 API: Final = frozenset({"pveproxy", "pvedaemon", "pve-cluster"})
-"""Services without which a node's API answers nothing; without pve-cluster it says 500 to all (proxmox.md, Cluster)."""
+"""Services that a node's API needs to answer; without pve-cluster it returns 500 to all (proxmox.md, Cluster)."""
 CUT: Final = re.compile(r"received interrupt|unexpected status")
-"""How a task ends whose own worker was ended."""
+"""The exit status of a task whose own worker process was ended."""
 SERVICES: Final = "/nodes/{node}/services"
 Service = Annotated[str, formats.whole("[a-z][a-z0-9-]{0,63}", "as list_services names it")]
 Address = formats.Ip
@@ -44,7 +44,11 @@ Zone = formats.TimeZone
 
 
 class ServiceLine(msgspec.Struct, frozen=True):
-    """A service: running, dead, failed …; enabled, disabled, masked or not-found."""
+    """A service.
+
+    state: running, dead, failed …
+    enabled: enabled, disabled, masked or not-found
+    """
 
     service: str
     state: str
@@ -53,7 +57,7 @@ class ServiceLine(msgspec.Struct, frozen=True):
 
 
 class Services(msgspec.Struct, frozen=True):
-    """The services of a node, those that are enabled and do not run first."""
+    """The services of a node; those that are enabled but not running come first."""
 
     node: str
     running: int
@@ -61,14 +65,17 @@ class Services(msgspec.Struct, frozen=True):
 
 
 class OneService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which service of which node."""
+    """The service and its node."""
 
     node: fields.Node
     service: Service
 
 
 class RestartService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which service; reload: only its configuration, where the service can."""
+    """The service and its node.
+
+    reload: reload only its configuration, if the service can do that
+    """
 
     node: fields.Node
     service: Service
@@ -76,7 +83,10 @@ class RestartService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeSettings(msgspec.Struct, frozen=True):
-    """Name servers, search domain and clock of a node; offset: its clock minus ours, in seconds."""
+    """Name servers, search domain and clock of a node.
+
+    offset: the node's clock minus ours, in seconds
+    """
 
     node: str
     dns: list[str]
@@ -88,7 +98,10 @@ class NodeSettings(msgspec.Struct, frozen=True):
 
 
 class SetDns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All name servers that the node shall ask, in this order; digest: of get_node_settings."""
+    """All name servers of the node, in the order in which it asks them.
+
+    digest: of get_node_settings
+    """
 
     node: fields.Node
     dns: Annotated[list[Address], Meta(min_length=1, max_length=3)]
@@ -97,14 +110,14 @@ class SetDns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SetTimezone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The time zone that the node shall show."""
+    """The time zone that the node is to show."""
 
     node: fields.Node
     timezone: Zone
 
 
 class ListUpdates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which node, and which page."""
+    """The node, and the page of the list."""
 
     node: fields.Node
     limit: pages.Limit = 25
@@ -112,7 +125,7 @@ class ListUpdates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """A package that could be newer."""
+    """A package that has a newer version."""
 
     package: str
     old: str
@@ -121,7 +134,10 @@ class Update(msgspec.Struct, frozen=True):
 
 
 class Updates(msgspec.Struct, frozen=True):
-    """How many packages could be newer, by origin, and one page by name."""
+    """How many packages have a newer version, by origin, and one page by name.
+
+    kernel: one of them is a kernel
+    """
 
     node: str
     total: int
@@ -132,7 +148,7 @@ class Updates(msgspec.Struct, frozen=True):
 
 
 class Node:
-    """The tools for a node itself."""
+    """The tools for services, settings and updates of a node."""
 
     calls: ClassVar[Calls] = {
         "list_services": (f"GET {SERVICES}",),
@@ -157,20 +173,20 @@ class Node:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def list_services(self, call: Call, p: fields.OneNode) -> Services:  # noqa: ARG002 - every tool has a call
-        """List the services of a node, those that should run and do not first."""
+        """List the services of a node; enabled ones that do not run come first."""
         lines = [_service(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/services") or []]
         lines.sort(key=lambda line: (not _amiss(line), line.service))
         return Services(p.node, sum(line.state == "running" for line in lines), lines)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def start_service(self, call: Call, p: OneService) -> ServiceLine:
-        """Start a service of a node; one that runs is left alone."""
+        """Start a service of a node; a running service is left as it is."""
         call.target(
             Target(f"service/{p.node}/{p.service}", f"service {p.service} on {p.node}", labels=[f"node/{p.node}"])
         )
@@ -185,7 +201,7 @@ class Node:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def stop_service(self, call: Call, p: OneService) -> ServiceLine:
-        """Stop a service of a node; what it does for others is not done any more."""
+        """Stop a service of a node; what it does is not available until it is started."""
 
         async def seen() -> Found | None:
             line = await self._one(p.node, p.service)
@@ -201,7 +217,7 @@ class Node:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="node_management")
     async def restart_service(self, call: Call, p: RestartService) -> ServiceLine:
-        """Restart a service of a node, or let it read its configuration again."""
+        """Restart a service of a node, or reload its configuration."""
         verb = "reload" if p.reload else "restart"
 
         async def seen() -> None:
@@ -213,7 +229,7 @@ class Node:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def get_node_settings(self, call: Call, p: fields.OneNode) -> NodeSettings:
-        """Show a node's name servers, time zone and clock, compared with ours."""
+        """Show a node's name servers, time zone and clock, compared with our clock."""
         found = await self._settings(p.node)
         if abs(found.offset) > SKEW:
             call.warn(f"the clock of {p.node} is {found.offset:+.0f} s off ours: is chrony running on both?")
@@ -228,7 +244,10 @@ class Node:
 
         async def seen() -> Found | None:
             now = await self._settings(p.node)
-            if (now.dns, now.search) == (p.dns, p.search):  # before the digest: our own lost change has changed it
+            if (now.dns, now.search) == (
+                p.dns,
+                p.search,
+            ):  # before the digest: our own change, whose answer was lost, has changed it
                 return Found()
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"the settings of {p.node} were changed since they were read: look again")
@@ -249,7 +268,7 @@ class Node:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def set_timezone(self, call: Call, p: SetTimezone) -> NodeSettings:
-        """Set the time zone that a node shows; its clock stays as it is."""
+        """Set the time zone that a node shows; its clock is not changed."""
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
         async def seen() -> Found | None:
@@ -270,7 +289,7 @@ class Node:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management", reads=True)
     async def list_updates(self, call: Call, p: ListUpdates) -> Updates:  # noqa: ARG002
-        """List the packages of a node that could be newer, as it knew at its last refresh."""
+        """List the available package updates of a node, as of its last refresh."""
         lines = [_update(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/apt/update") or []]
         page, after = pages.page(lines, lambda update: update.package, p.limit, p.cursor)
         origins = dict(Counter(update.origin for update in lines))
@@ -279,7 +298,7 @@ class Node:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="node_management")
     async def refresh_updates(self, call: Call, p: fields.OneNode) -> Updates:
-        """Let a node learn which packages could be newer; none is installed."""
+        """Refresh a node's list of available package updates; installs nothing."""
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
         async def seen() -> Found | None:
@@ -315,9 +334,9 @@ class Node:
         return line
 
     async def _interrupted(self, call: Call, p: OneService, verb: str, error: TaskFailed) -> None:
-        """Go on where a failed task says nothing about the service: what is read afterwards counts.
+        """Accept a failed task if the service is in the wanted state; else raise `error`.
 
-        A restart of a service of the API ends the very task that restarts it.
+        A failed restart or reload is accepted only for a service of the API that ended the very task that restarts it.
         """
         own = p.service in API and verb in {"restart", "reload"} and CUT.search(str(error)) is not None
         state = (await self._one(p.node, p.service)).state
@@ -332,7 +351,7 @@ class Node:
         servers = [one_line(dns[key]) for key in ("dns1", "dns2", "dns3") if dns.get(key)]
         search, zone = one_line(dns.get("search") or ""), one_line(clock["timezone"])
         time = datetime.fromtimestamp(int(clock["time"]), UTC)
-        offset = round(float(clock["time"]) + 0.5 - now.timestamp(), 1)  # the node tells whole seconds
+        offset = round(float(clock["time"]) + 0.5 - now.timestamp(), 1)  # the node returns whole seconds
         return NodeSettings(node, servers, search, zone, time, offset, pages.digest([servers, search, zone]))
 
 
