@@ -183,7 +183,7 @@ class Realms:
     async def change_realm(self, call: Call, p: ChangeRealm) -> RealmInfo:
         """Change a realm; its password or client key stays as it is."""
         read: list[str] = []
-        gone: list[str] = []
+        removed: list[str] = []
 
         async def seen() -> Found | None:
             now = await self._realm(p.id)
@@ -191,24 +191,24 @@ class Realms:
             read[:] = [now.digest]
             old = now.settings
             changes = {key: value for key, value in _changed(now.type, p).items() if old.get(key) != value}
-            gone[:] = [key for key in p.without if key in old]
-            if not changes and not gone:
+            removed[:] = [key for key in p.without if key in old]
+            if not changes and not removed:
                 return Found()
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"realm {p.id} was changed since it was read: look again, then decide again")
-            if {*changes, *gone} - {"comment"}:
+            if {*changes, *removed} - {"comment"}:
                 await self._may_decide("change_realm", p.id)
-            back = {key: old[key] for key in (*changes, *gone) if key in old}
+            previous = {key: old[key] for key in (*changes, *removed) if key in old}
             new = [key for key in changes if key not in old]
-            targets.back(call, "change_realm", ChangeRealm, {"id": p.id, "settings": back, "without": new})
+            targets.back(call, "change_realm", ChangeRealm, {"id": p.id, "settings": previous, "without": new})
             loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changes.items()]
-            loses += [f"{key}: {old[key]!r} → nothing" for key in gone]
+            loses += [f"{key}: {old[key]!r} → nothing" for key in removed]
             call.target(_target(now, loses))
             return None
 
         async def act() -> None:
             sent = msgspec.structs.asdict(p.settings)
-            more = {"digest": read[0] or None, "delete": ",".join(gone) or None}
+            more = {"digest": read[0] or None, "delete": ",".join(removed) or None}
             await self.proxmox.put(f"/access/domains/{p.id}", **more, **_sent(sent))
 
         await call.once(seen, act)
@@ -295,13 +295,13 @@ def _wanted(kind: str, settings: Settings) -> Entry:
 
     Raises Rejected for settings that realms of this type do not have.
     """
-    said = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
-    foreign = sorted(set(said) - set(TAKEN[kind]))
+    given = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
+    foreign = sorted(set(given) - set(TAKEN[kind]))
     if foreign:
         raise Rejected(f"settings: a realm of type {kind} has no {foreign[0]}; it has {', '.join(TAKEN[kind])}")
-    if not said:
+    if not given:
         raise Rejected(f"settings: say one of {', '.join(TAKEN[kind])}")
-    return said
+    return given
 
 
 def _changed(kind: str, p: ChangeRealm) -> Entry:
@@ -309,10 +309,10 @@ def _changed(kind: str, p: ChangeRealm) -> Entry:
     needed = next((key for key in p.without if key in NEEDED[kind]), None)
     if needed:
         raise Rejected(f"without: a realm of type {kind} needs {needed}")
-    said = {key for key, value in msgspec.structs.asdict(p.settings).items() if value is not None}
-    if both := sorted(said & set(p.without)):
+    given = {key for key, value in msgspec.structs.asdict(p.settings).items() if value is not None}
+    if both := sorted(given & set(p.without)):
         raise Rejected(f"without: {both[0]} is said in settings as well; say one of both")
-    return {} if p.without and not said else _wanted(kind, p.settings)
+    return {} if p.without and not given else _wanted(kind, p.settings)
 
 
 def _sent(settings: Entry) -> Entry:

@@ -271,8 +271,8 @@ class Access:
             ours.refuse_ours("grant_role", p.who)
             if wanted in await self._grants():
                 return Found()
-            lacking = await ours.beyond(p.path, role.privileges, propagate=p.propagate)
-            escalation.refuse("grant_role", ours.token, sorted(lacking), f"role {p.role} on {p.path}")
+            missing = await ours.beyond(p.path, role.privileges, propagate=p.propagate)
+            escalation.refuse("grant_role", ours.token, sorted(missing), f"role {p.role} on {p.path}")
             call.inverse("revoke_role", {"role": p.role, "who": p.who, "path": p.path})
             below = " and all below" if p.propagate else ""
             loses = [
@@ -287,7 +287,7 @@ class Access:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
     async def revoke_role(self, call: Call, p: GrantRole) -> Grant:
         """Revoke a granted role; a role of agentd itself is not revoked."""
-        gone: list[Grant] = []
+        revoked: list[Grant] = []
 
         async def seen() -> Found | None:
             now = [e for e in await self._grants() if (e.path, e.who, e.role) == (p.path, p.who, p.role)]
@@ -295,18 +295,18 @@ class Access:
             ours.refuse_ours("revoke_role", p.who)
             if not now:
                 return Found()
-            gone[:] = now
+            revoked[:] = now
             entry = Entitled(p.path, p.who, p.role, now[0].propagate)
             what = f"what role {p.role} on {p.path} keeps from {p.who}"
             escalation.refuse("revoke_role", ours.token, await ours.uncovered(entry), what)
-            back = {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate}
+            grant_again = {"role": p.role, "who": p.who, "path": p.path, "propagate": now[0].propagate}
             if not await ours.beyond(p.path, ours.roles.get(p.role, frozenset()), propagate=now[0].propagate):
-                call.inverse("grant_role", back)
+                call.inverse("grant_role", grant_again)
             call.target(_grant_target(now[0], [f"{p.who} loses role {p.role} on {p.path}"], there=True))
             return None
 
         await call.once(seen, lambda: self._put(p, delete=True))
-        return gone[0] if gone else Grant(p.path, p.who, p.role, p.propagate)
+        return revoked[0] if revoked else Grant(p.path, p.who, p.role, p.propagate)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def list_realms(self, call: Call, p: fields.NoParameters) -> Realms:  # noqa: ARG002
@@ -374,8 +374,8 @@ async def _widened(ours: Own, role: str, gained: list[str]) -> list[str]:
     found = []
     for entry in ours.entries_of(role):
         ours.refuse_ours("change_role", entry.who)
-        lacking = await ours.beyond(entry.path, gained, propagate=entry.propagate)
-        found += [f"{entry.who} gains {', '.join(sorted(lacking))} on {entry.path}"] * bool(lacking)
+        missing = await ours.beyond(entry.path, gained, propagate=entry.propagate)
+        found += [f"{entry.who} gains {', '.join(sorted(missing))} on {entry.path}"] * bool(missing)
     if not ours.entries_of(role):
         found += sorted(set(gained) - {name for held in ours.held.values() for name in held})
     return found

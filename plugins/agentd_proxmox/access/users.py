@@ -209,11 +209,11 @@ class Users:
         call.target(Target(f"user/{p.id}", f"user {p.id}"))
 
         async def seen() -> Found | None:
-            there = await self._maybe(p.id)
-            if there is None:
+            existing = await self._maybe(p.id)
+            if existing is None:
                 call.inverse("delete_user", {"id": p.id})
                 return None
-            if (there.email, there.comment, there.enabled) != (p.email, p.comment, p.enabled):
+            if (existing.email, existing.comment, existing.enabled) != (p.email, p.comment, p.enabled):
                 raise Rejected(f"there is a user {p.id} already, with other settings: change_user changes it")
             return Found()
 

@@ -43,19 +43,19 @@ async def check(proxmox: Proxmox, endpoint: Endpoint, sent: Entry) -> None:
 
 async def _acl(ours: Own, key: str, sent: Entry) -> list[str]:
     path, propagate = str(sent["path"]), is_on(sent.get("propagate", "1"))
-    who = [*names_in(sent.get("users", "")), *names_in(sent.get("tokens", ""))]
-    who += [f"@{group}" for group in names_in(sent.get("groups", ""))]
+    holders = [*names_in(sent.get("users", "")), *names_in(sent.get("tokens", ""))]
+    holders += [f"@{group}" for group in names_in(sent.get("groups", ""))]
     found: list[str] = []
-    for name in who:
+    for name in holders:
         ours.refuse_ours(key, name)
     for role in names_in(sent["roles"]):
         if is_on(sent.get("delete", "0")):
-            entries = [entry for entry in ours.entries_of(role) if entry.path == path and entry.who in who]
+            entries = [entry for entry in ours.entries_of(role) if entry.path == path and entry.who in holders]
             found += [line for entry in entries for line in await ours.uncovered(entry)]
             continue
         privileges = _known(ours, role)
-        lacking = await ours.beyond(path, privileges, propagate=propagate)
-        found += [f"role {role} on {path} ({', '.join(sorted(lacking))})"] * bool(lacking)
+        missing = await ours.beyond(path, privileges, propagate=propagate)
+        found += [f"role {role} on {path} ({', '.join(sorted(missing))})"] * bool(missing)
     return found
 
 
@@ -83,8 +83,8 @@ async def _holders(ours: Own, key: str, sent: Entry) -> list[str]:
     found = sorted(gained - _anywhere(ours))
     for entry in ours.entries_of(role):
         ours.refuse_ours(key, entry.who)
-        lacking = await ours.beyond(entry.path, gained, propagate=entry.propagate)
-        found += [f"{entry.who} gains {', '.join(sorted(lacking))} on {entry.path}"] * bool(lacking)
+        missing = await ours.beyond(entry.path, gained, propagate=entry.propagate)
+        found += [f"{entry.who} gains {', '.join(sorted(missing))} on {entry.path}"] * bool(missing)
     return found
 
 
@@ -115,8 +115,8 @@ async def _changed_account(ours: Own, key: str, sent: Entry) -> list[str]:
     A new name or address, or being disabled, gives it nothing.
     """
     ours.refuse_ours(key, str(sent["userid"]))
-    lets_in = is_on(sent.get("enable", "0")) or any(name in sent for name in ("groups", "expire", "keys", "append"))
-    return await _account(ours, key, sent) if lets_in else []
+    may_gain = is_on(sent.get("enable", "0")) or any(name in sent for name in ("groups", "expire", "keys", "append"))
+    return await _account(ours, key, sent) if may_gain else []
 
 
 async def _groups(ours: Own, user: str) -> set[str]:

@@ -101,12 +101,12 @@ def unreviewed(call: dict[str, Any]) -> str:
             "be a secret; api_find searches the methods"
         )
     known = {name for key in keys for name in VARIABLE.findall(key)}
-    odd = [name for name in texts if name not in known and not any(class_of(key, name) for key in keys)]
-    if not odd:
+    unknown = [name for name in texts if name not in known and not any(class_of(key, name) for key in keys)]
+    if not unknown:
         return ""
-    near = get_close_matches(odd[0], [name for key in keys for name in listed(key)], n=2, cutoff=0.6)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "; api_describe lists those there are"
-    return f"{odd[0][:60]!r} is no parameter that was reviewed for {keys[0]}, so it may be a secret{hint}"
+    similar = get_close_matches(unknown[0], [name for key in keys for name in listed(key)], n=2, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(similar)}?" if similar else "; api_describe lists those there are"
+    return f"{unknown[0][:60]!r} is no parameter that was reviewed for {keys[0]}, so it may be a secret{hint}"
 
 
 def audited(parameters: dict[str, Any]) -> dict[str, Any]:

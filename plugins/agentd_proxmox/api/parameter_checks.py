@@ -122,9 +122,9 @@ def _variable(endpoint: Endpoint, name: str) -> list[str]:
 def _unknown(endpoint: Endpoint, name: str) -> str:
     if name in endpoint.variables:
         return f"{name}: stands in the path already"
-    near = get_close_matches(name, list(endpoint.parameters), n=2, cutoff=0.6)
+    similar = get_close_matches(name, list(endpoint.parameters), n=2, cutoff=0.6)
     listed = ", ".join(list(endpoint.parameters)[:12]) or "none"
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {listed}"
+    hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are {listed}"
     return f"{one_line(name)[:60]}: unknown; {hint}"
 
 
@@ -204,9 +204,9 @@ def _list(known: Schema, value: list[Any]) -> tuple[Any, list[str]]:
     if odd := _odd(value):
         return None, odd
     texts = [_plain(item) for item in value]
-    broken = [text for text in texts if re.search(r"[,;\s]", text) or not text]
-    if broken or not texts:
-        return None, [f"{_shown(broken[0] if broken else '')} cannot stand in a list"]
+    invalid = [text for text in texts if re.search(r"[,;\s]", text) or not text]
+    if invalid or not texts:
+        return None, [f"{_shown(invalid[0] if invalid else '')} cannot stand in a list"]
     text = (";" if kind == "pve-tag-list" else ",").join(texts)
     return text, _text(known, text)
 
@@ -218,9 +218,9 @@ def _properties(known: Schema, value: dict[str, Any]) -> tuple[Any, list[str]]:
     if odd := _odd(value.values()):
         return None, odd
     texts = {str(key): _plain(item) for key, item in value.items()}
-    broken = [key for key, item in texts.items() if "," in item or "," in key or "=" in key]
-    if broken:
-        return None, [f"{broken[0]}: a ',' (or '=' in a name) would end the property"]
+    invalid = [key for key, item in texts.items() if "," in item or "," in key or "=" in key]
+    if invalid:
+        return None, [f"{invalid[0]}: a ',' (or '=' in a name) would end the property"]
     text = ",".join(f"{key}={item}" for key, item in texts.items())
     return text, _text(known, text)
 
@@ -290,8 +290,10 @@ def _property_string(known: dict[str, Any], text: str) -> list[str]:
             name, value = default, part
         name = _alias(known, name)
         if name not in known:
-            near = get_close_matches(name, list(known), n=1)
-            faults.append(f"{_shown(name or part)} is no property" + (f"; did you mean {near[0]}?" if near else ""))
+            similar = get_close_matches(name, list(known), n=1)
+            faults.append(
+                f"{_shown(name or part)} is no property" + (f"; did you mean {similar[0]}?" if similar else "")
+            )
         elif name in seen:
             faults.append(f"{name} is given twice")
         else:
@@ -316,10 +318,10 @@ def _alias(known: dict[str, Any], name: str) -> str:
     In `virtio=MAC`, for example, the name is the model.
     """
     for _ in range(4):
-        further = known.get(name, {}).get("alias")
-        if not further:
+        target = known.get(name, {}).get("alias")
+        if not target:
             break
-        name = further
+        name = target
     return name
 
 

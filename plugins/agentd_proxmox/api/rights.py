@@ -57,9 +57,9 @@ def needed(check: Any) -> Needed:  # noqa: ANN401 - nested lists of the schema
         return {pair for part in check[1:] for pair in needed(part)}
     if check[0] != "or":
         return set()
-    ways = [needed(alternative) for alternative in check[1:]]
-    looking = [way for way in ways if way and all(privilege.endswith(".Audit") for privilege, _ in way)]
-    return looking[0] if looking else min(ways, key=len)
+    alternatives = [needed(alternative) for alternative in check[1:]]
+    audit_only = [way for way in alternatives if way and all(privilege.endswith(".Audit") for privilege, _ in way)]
+    return audit_only[0] if audit_only else min(alternatives, key=len)
 
 
 def rights(catalogue: Catalogue, declared: Iterable[Declared], known: AbstractSet[str] = frozenset()) -> list[Right]:

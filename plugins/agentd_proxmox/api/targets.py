@@ -115,9 +115,9 @@ def selected(endpoint: Endpoint, sent: Values, places: list[Place]) -> set[int]:
     if everywhere:
         node = endpoint.values.get("node") if "prunebackups" not in endpoint.path else None
         left_out = set(names_in(sent.get("exclude", "")))
-        return {at.vmid for at in places if (not node or at.node == node) and str(at.vmid) not in left_out}
+        return {place.vmid for place in places if (not node or place.node == node) and str(place.vmid) not in left_out}
     if pool and (endpoint.path.startswith("/pools") or "backup" in endpoint.path or "vzdump" in endpoint.path):
-        return {at.vmid for at in places if at.pool == pool}
+        return {place.vmid for place in places if place.pool == pool}
     return set()
 
 
@@ -130,26 +130,26 @@ async def found(inventory: Inventory, endpoint: Endpoint, sent: Values) -> list[
     named = guests(endpoint, sent)
     if not named and not _selects(endpoint, sent):
         return []
-    places = {at.vmid: at for at in await inventory.places()}
+    places = {place.vmid: place for place in await inventory.places()}
     every = sorted(named | selected(endpoint, sent, list(places.values())))
     values = endpoint.values
-    made: list[Target] = []
+    result: list[Target] = []
     for vmid in every:
-        at = places.get(vmid)
-        if at is None and values.get("vmid") == str(vmid) and values.get("node"):
+        place = places.get(vmid)
+        if place is None and values.get("vmid") == str(vmid) and values.get("node"):
             kind = "lxc" if "/lxc/" in endpoint.path else "qemu"  # the cluster's list may be 10 s old
-            at = Place(vmid, values["node"], kind, "", "unknown", template=False)
-        made.append(await _guest(inventory, vmid, at, endpoint, detailed=len(every) <= DETAILED))
-    return made
+            place = Place(vmid, values["node"], kind, "", "unknown", template=False)
+        result.append(await _guest(inventory, vmid, place, endpoint, detailed=len(every) <= DETAILED))
+    return result
 
 
-async def _guest(inventory: Inventory, vmid: int, at: Place | None, endpoint: Endpoint, *, detailed: bool) -> Target:
-    if at is not None and not detailed:
-        state = {"name": at.name, "node": at.node, "status": one_line(at.status)}
-        return Target(f"guest/{at.vmid}", at.title, state=state, labels=at.target().labels)
+async def _guest(inventory: Inventory, vmid: int, place: Place | None, endpoint: Endpoint, *, detailed: bool) -> Target:
+    if place is not None and not detailed:
+        state = {"name": place.name, "node": place.node, "status": one_line(place.status)}
+        return Target(f"guest/{place.vmid}", place.title, state=state, labels=place.target().labels)
     try:
-        if at is not None:
-            return await targets.guest(inventory, at, volumes=bool(VOLUMES.fullmatch(endpoint.key)))
+        if place is not None:
+            return await targets.guest(inventory, place, volumes=bool(VOLUMES.fullmatch(endpoint.key)))
     except NotFound:  # Proxmox reports this itself when the call is sent
         pass
     return Target(f"guest/{vmid}", f"guest {vmid}, which does not exist", state={"exists": False})

@@ -302,10 +302,10 @@ class Api:
             return None
         listed = await self.proxmox.tasks(node, source="all", since=int(since.timestamp()) - 1, limit=500)
         target = endpoint.values.get("vmid") or str(sent.get("vmid") or "")
-        ours = [found for entry in listed if (found := self._ours(entry, kind, target, since)) is not None]
-        if len(ours) == 1:
-            return Found(ours[0].text)
-        if not ours and (datetime.now(UTC) - since).total_seconds() < LISTED:
+        matching = [found for entry in listed if (found := self._ours(entry, kind, target, since)) is not None]
+        if len(matching) == 1:
+            return Found(matching[0].text)
+        if not matching and (datetime.now(UTC) - since).total_seconds() < LISTED:
             raise UnknownOutcome(f"{endpoint.key} was not answered; its task is not listed yet", delay=2.0)
         return None  # none or several: `once` reports that the outcome is unknown
 

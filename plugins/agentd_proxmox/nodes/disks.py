@@ -271,8 +271,8 @@ class Hardware:
             raise NotFound(f"pool: {p.node} has no ZFS pool {p.pool!r}; it has {', '.join(sorted(pools)) or 'none'}")
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/zfs/{p.pool}")
         parts = sorted(_parts(data.get("children") or []), key=_well)
-        said = {key: one_line(data.get(key) or "") for key in ("state", "status", "action", "scan", "errors")}
-        return PoolStatus(pool=p.pool, parts=parts, **said)
+        texts = {key: one_line(data.get(key) or "") for key in ("state", "status", "action", "scan", "errors")}
+        return PoolStatus(pool=p.pool, parts=parts, **texts)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
     async def make_local_storage(self, call: Call, p: MakeStorage) -> LocalStorage:
@@ -410,8 +410,8 @@ def _well(part: Vdev) -> bool:
 
 
 def _target(node: str, disks: list[Disk], what: str) -> Target:
-    said = [f"{disk.device} ({disk.model}, {disk.serial}, {disk.size / 1e9:.0f} GB)" for disk in disks]
-    loses = [f"whatever is on {text}" for text in said]
+    disk_names = [f"{disk.device} ({disk.model}, {disk.serial}, {disk.size / 1e9:.0f} GB)" for disk in disks]
+    loses = [f"whatever is on {disk_name}" for disk_name in disk_names]
     state = {disk.device: f"{disk.serial} {disk.used}".strip() for disk in disks}
-    name, title = f"disk/{node}/{disks[0].serial}", f"{what} {', '.join(said)} on {node}"
+    name, title = f"disk/{node}/{disks[0].serial}", f"{what} {', '.join(disk_names)} on {node}"
     return Target(name, title, state, [f"node/{node}"], loses)

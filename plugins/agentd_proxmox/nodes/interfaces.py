@@ -155,8 +155,8 @@ class NodeNetwork:
         async def act() -> None:
             if there:  # Proxmox removes addresses that are not sent
                 kept = {key: value for key, value in there[0].items() if key in KEPT and key not in gone}
-                said = kept | sent | {"type": there[0]["type"], "delete": ",".join(gone) or None}
-                await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **said)
+                settings = kept | sent | {"type": there[0]["type"], "delete": ",".join(gone) or None}
+                await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **settings)
             else:
                 await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
 
@@ -314,10 +314,10 @@ KNOWN: Final = frozenset(
 def _sent(p: SetInterface) -> Entry:
     if p.type == "bond" and p.members is not None and not p.members:
         raise Rejected("members: a bond has at least one interface")
-    twice = [name for name in p.without if getattr(p, name) is not None]
-    if twice:
-        raise Rejected(f"without: {twice[0]} is said as well; say one of both")
-    said = {
+    conflicts = [name for name in p.without if getattr(p, name) is not None]
+    if conflicts:
+        raise Rejected(f"without: {conflicts[0]} is said as well; say one of both")
+    settings = {
         "type": p.type,
         "cidr": p.cidr,
         "gateway": p.gateway,
@@ -332,7 +332,7 @@ def _sent(p: SetInterface) -> Entry:
         "comments": p.comment,
         "autostart": p.autostart,
     }
-    return {key: value for key, value in said.items() if value is not None}
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _was(node: str, now: Entry) -> Entry:
@@ -371,9 +371,9 @@ def _fits(p: SetInterface, now: Entry) -> None:
     kind = str(now.get("type"))
     if kind not in {p.type, f"OVS{p.type.capitalize()}"}:
         raise Rejected(f"type: {p.iface} of {p.node} is of type {kind}: delete_interface first")
-    said = [name for name in ("ports", "members", "mode", "parent", "vlan_aware") if getattr(p, name) is not None]
-    if kind.startswith("OVS") and said:
-        raise Rejected(f"{said[0]}: {p.iface} of {p.node} belongs to Open vSwitch; change that by api_call")
+    given = [name for name in ("ports", "members", "mode", "parent", "vlan_aware") if getattr(p, name) is not None]
+    if kind.startswith("OVS") and given:
+        raise Rejected(f"{given[0]}: {p.iface} of {p.node} belongs to Open vSwitch; change that by api_call")
 
 
 def _same(entry: Entry, key: str, value: object) -> bool:

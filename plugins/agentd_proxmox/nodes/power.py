@@ -106,7 +106,7 @@ class NodePower:
             call.warn(f"{p.node} was told to reboot; list_nodes says when it is back")
         else:
             call.warn(f"{p.node} was told to shut down; it is away when its guests have stopped")
-        return NodeState(p.node, await self._state(p.node), [at.title for at in running])
+        return NodeState(p.node, await self._state(p.node), [place.title for place in running])
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="node_management")
     async def wake_node(self, call: Call, p: WakeNode) -> NodeState:
@@ -172,8 +172,8 @@ class NodePower:
             return "unknown"
 
     async def _running(self, node: str) -> list[Place]:
-        here = [at for at in await self.inventory.places() if at.node == node]
-        return [at for at in await self.inventory.now(here) if at.status not in {"stopped", "suspended"}]
+        here = [place for place in await self.inventory.places() if place.node == node]
+        return [place for place in await self.inventory.now(here) if place.status not in {"stopped", "suspended"}]
 
 
 def _known(nodes: dict[str, bool], node: str) -> str:
@@ -196,11 +196,11 @@ def _enough(nodes: dict[str, bool], node: str) -> None:
 
 
 def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
-    named = [f"{at.title} stops" for at in running]
+    named = [f"{place.title} stops" for place in running]
     title = f"node {p.node} with {len(running)} running guests ({p.command})"
-    state: dict[str, Any] = {"online": True, "running": [at.vmid for at in running]}
+    state: dict[str, Any] = {"online": True, "running": [place.vmid for place in running]}
     labels = [
-        label for at in running for label in (at.target().name, *at.target().labels)
+        label for place in running for label in (place.target().name, *place.target().labels)
     ]  # what protects a guest protects its node
-    cut = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
-    return Target(f"node/{p.node}", title, state, labels, [*cut, *named])
+    access = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
+    return Target(f"node/{p.node}", title, state, labels, [*access, *named])
