@@ -179,9 +179,8 @@ class NodeNetwork:
                 raise Rejected(f"{p.iface} of {p.node} is used by {', '.join(users)}: change that first")
             lines = [f"{key} {one_line(now[key])}" for key in ("cidr", "bridge_ports", "slaves") if now.get(key)]
             name, title = f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node} ({now.get('type')})"
-            if (
-                set(now) <= KNOWN and now.get("bridge_stp") != "on"
-            ):  # otherwise set_interface cannot restore all its settings
+            # set_interface cannot restore other settings than these.
+            if set(now) <= KNOWN and now.get("bridge_stp") != "on":
                 targets.back(call, "set_interface", SetInterface, _was(p.node, now))
             call.target(Target(name, title, {"is": lines}, [f"node/{p.node}"], lines))
             return None

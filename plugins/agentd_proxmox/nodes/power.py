@@ -199,8 +199,7 @@ def _target(p: StopNode, running: list[Place], *, ours: bool) -> Target:
     named = [f"{place.title} stops" for place in running]
     title = f"node {p.node} with {len(running)} running guests ({p.command})"
     state: dict[str, Any] = {"online": True, "running": [place.vmid for place in running]}
-    labels = [
-        label for place in running for label in (place.target().name, *place.target().labels)
-    ]  # what protects a guest protects its node
+    # What protects a guest protects the node that it runs on.
+    labels = [label for place in running for label in (place.target().name, *place.target().labels)]
     access = ["agentd's own way to the cluster, which goes through this node, until it is back"] if ours else []
     return Target(f"node/{p.node}", title, state, labels, [*access, *named])

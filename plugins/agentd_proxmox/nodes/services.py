@@ -244,10 +244,8 @@ class Node:
 
         async def seen() -> Found | None:
             now = await self._settings(p.node)
-            if (now.dns, now.search) == (
-                p.dns,
-                p.search,
-            ):  # before the digest: our own change, whose answer was lost, has changed it
+            # Compared before the digest, which our own change alters when its answer was lost.
+            if (now.dns, now.search) == (p.dns, p.search):
                 return Found()
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"the settings of {p.node} were changed since they were read: look again")
