@@ -97,7 +97,7 @@ def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
             for number in dict.fromkeys(chosen):
                 try:
                     if number not in known:
-                        await letters.find(bus, number)  # says that there is none
+                        await letters.find(bus, number)  # raises NotFound for an unknown letter
                     sequence = await letters.replay(bus, known[number], config.principal)
                 except AgentdError as error:
                     failed = True

@@ -291,10 +291,10 @@ def resume(app: App, workflow_id: str, reason: str) -> None:
 @click.option("--digest", default="", help="Digest that `agentd show ID` has shown; anything else is refused.")
 @passes
 def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> None:
-    """Approve the plan that a workflow waits for.
+    """Approve the task of a workflow that waits for approval.
 
-    The approval is valid only for exactly the plan that is shown. Your own request has to be approved by a second
-    principal.
+    TASK may be omitted if only one task waits. The approval is valid only for exactly what is shown. Your own request
+    has to be approved by a second principal.
     """
     _signal(app, workflow_id, WorkflowSignal("approve", reason, task=task, digest=digest))
 
@@ -305,9 +305,10 @@ def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> 
 @REASON
 @passes
 def reject(app: App, workflow_id: str, task: str, reason: str) -> None:
-    """Reject the plan that a workflow waits for.
+    """Reject the task of a workflow that waits for approval.
 
-    The workflow fails, and completed tasks are undone where the plan says how.
+    TASK may be omitted if only one task waits. The workflow fails, and completed tasks are undone where the plan says
+    how.
     """
     _signal(app, workflow_id, WorkflowSignal("reject", reason, task=task))
 

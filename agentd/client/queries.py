@@ -259,7 +259,7 @@ class DaemonView:
         return await alerts(self._asked())
 
     async def dead(self) -> list[Letter]:
-        """List the dead letters that wait for a person."""
+        """List the open dead letters."""
         return [letter for letter in await letters(self._asked()) if letter.open]
 
     def events(self) -> AsyncIterator[Event]:

@@ -136,9 +136,9 @@ async def signal(bus: Bus, principal: str, workflow_id: str, wanted: WorkflowSig
 
 
 async def decide(bus: Bus, principal: str, workflow_id: str, task: str, wanted: WorkflowSignal) -> SignalReply:
-    """Approve or reject the plan that a workflow waits for; `wanted.digest` is the digest of the plan that was shown.
+    """Approve or reject a task that waits for an approval; `wanted.digest` is the digest of what was shown.
 
-    task  may be "" if only one task waits; without a digest, the plan that `waits` returns now is meant
+    task  may be "" if only one task waits; without a digest, the content that `waits` returns now is meant
 
     Raises UsageError if the workflow does not wait for an approval, and the errors of `signal`.
     """

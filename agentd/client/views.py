@@ -91,8 +91,8 @@ class TaskView(msgspec.Struct, frozen=True, kw_only=True):
 
     started  when its present attempt was assigned
     after    the tasks that it waits for
-    asks     the plan that waits for an approval, and how to approve it
-    digest   digest of that plan: an approval has to contain it
+    asks     what has to be approved, and how to approve it; "" if the task does not wait for an approval
+    digest   digest of what has to be approved: an approval has to contain it
     """
 
     workflow_id: str

@@ -264,7 +264,7 @@ class Supervisor:
         try:
             await announcer.run(self.stopping)
         except BusUnavailable:
-            if not self.bus.closed.is_set():  # closed for good: _watch_bus ends this process, and says so
+            if not self.bus.closed.is_set():  # closed permanently: _watch_bus ends this process and logs it
                 raise
 
     async def _tell_systemd(self) -> None:
@@ -314,7 +314,7 @@ class Supervisor:
         try:
             await anchors.run(self.stopping)
         except BusUnavailable:
-            if not self.bus.closed.is_set():  # closed for good: _watch_bus ends this process, and says so
+            if not self.bus.closed.is_set():  # closed permanently: _watch_bus ends this process and logs it
                 raise
 
     async def _watch_lease(self) -> None:

@@ -38,7 +38,7 @@ class Systemd:
         self._send(f"STATUS={status}")
 
     def waiting(self, status: str, seconds: float) -> None:
-        """Report that the start continues, and extend its time-out by `seconds`."""
+        """Report that the start continues, and allow it `seconds` more from now."""
         self._send(f"STATUS={status}\nEXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
     def reloading(self) -> None:
