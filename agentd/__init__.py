@@ -1,6 +1,6 @@
-"""agentd gives a Proxmox VE cluster a nervous system.
+"""agentd: durable, policy-checked automation for Proxmox VE clusters.
 
-These are the names that a plugin may use.
+This module re-exports the names that plugins may use.
 """
 
 from agentd.errors import (

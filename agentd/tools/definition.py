@@ -1,8 +1,9 @@
-"""What a tool is: one definition, many faces.
+"""The definition of a tool.
 
 A tool is written once, as a typed async method with msgspec Structs for parameters and result, a tier, and a
-statement of how it may be repeated.  From that one definition come the task that orchestrators assign over
-NATS, the MCP tool with its schema and annotations, `agentd call NAME …`, the policy check and the audit line.
+declaration of how it may be repeated.  Everything else is derived from that definition: the task that orchestrators
+assign over NATS, the MCP tool with its schema and annotations, `agentd call NAME …`, the policy check and the audit
+record.
 
     class Guests:
         def __init__(self, proxmox: Proxmox) -> None: ...
@@ -13,8 +14,8 @@ NATS, the MCP tool with its schema and annotations, `agentd call NAME …`, the 
 
     tools = collect(Guests(proxmox), service="mcp-proxmox")
 
-A tool of tier `operate` or above touches the world once, through `call.once(look, act)`: several effects are
-several calls, each with a key of its own.  A tool that does not validate is quarantined alone.
+A tool of tier `operate` or above makes each external change through `call.once(look, act)`: several changes are
+several invocations, each with its own key.  A tool that does not validate is disabled; the other tools stay available.
 """
 
 from __future__ import annotations
@@ -52,33 +53,33 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 
 
 class Repeat(StrEnum):
-    """How a tool may be called again when nobody knows whether the first call had its effect."""
+    """How a tool may be repeated when the outcome of its first run is unknown."""
 
     IDEMPOTENT = "idempotent"
-    """Doing it twice is the same as doing it once."""
+    """Running it twice has the same result as running it once."""
     MARKED = "marked"
-    """It leaves a mark in the world that can be found again."""
+    """It leaves a mark in Proxmox that can be found again."""
     PROBED = "probed"
-    """The world is looked at first; if it is as wanted, nothing is done."""
+    """It reads the current state first, and does nothing if that is as wanted."""
     UNSAFE = "unsafe"
-    """On doubt it stops and a person decides."""
+    """If the outcome is in doubt, it stops and a person decides."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a look found: the effect is there, or under way as the Proxmox task `upid`."""
+    """The result of `look`: the change is made, or the Proxmox task `upid` makes it."""
 
     upid: str = ""
     adopted: bool = True
 
 
 class Call(Protocol):
-    """One call of a tool, as the tool sees it.
+    """One invocation of a tool, as the tool sees it.
 
-    key        `<workflow>.<task>[.<step>]`: the mark to leave on what is made; "" for a plain read
-    principal  who asked
-    undoes     the key of the effect that is undone here; "" for any other run
-    tier       the highest tier that this call may use
+    key        `<workflow>.<task>[.<step>]`: the mark to leave on created objects; "" for a plain read
+    principal  the principal that asked
+    undoes     the key of the invocation that this one undoes; "" for any other
+    tier       the highest tier that this invocation may use
     deadline   seconds that are left
     """
 
@@ -88,32 +89,38 @@ class Call(Protocol):
     tier: Tier
 
     def left(self) -> float:
-        """Return the seconds until this call's deadline."""
+        """Return the seconds until the deadline."""
         ...
 
     def warn(self, text: str) -> None:
-        """Add a warning to the result: the call succeeded, but somebody should know."""
+        """Add a warning to the result: the call succeeded, but a person should know it."""
         ...
 
     def progress(self, text: str) -> None:
-        """Tell whoever waits what is being done now."""
+        """Report the current activity to the waiting caller."""
         ...
 
     def target(self, target: Target) -> None:
-        """Say what is going to be changed, before `once`: a tool that destroys or executes has to.
+        """Declare an object that will be changed; call it before `once`.
 
-        Whoever approves sees it; if it looks otherwise when its turn has come, nothing is done.
+        It is required for tiers destroy and exec.  The approver sees it; if it has changed by the time the tool acts,
+        nothing is done.
         """
         ...
 
     def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
-        """Say in `look`, which has found that there is something to do, by which call it is made as it was before."""
+        """Declare the tool call that undoes this change.
+
+        Call it in `look`, once it is clear that there is something to do.
+        """
         ...
 
     async def made(self, tools: Collection[str], target: str) -> bool:
-        """Return True if the task that is undone here began to make `target` by one of `tools`.
+        """Return whether the task being undone began to create `target` by one of these.
 
-        Our own effect record says so, never text in Proxmox.  False for a run that undoes nothing.
+        tools  the names of the tools that count
+
+        The answer comes from agentd's own effect record, never from text in Proxmox.  False if nothing is being undone.
         """
         ...
 
@@ -122,22 +129,28 @@ class Call(Protocol):
         look: Callable[[], Awaitable[Found | None]],
         act: Callable[[], Awaitable[str | None]],
     ) -> Found:
-        """Have an effect on the world once, whatever dies meanwhile.
+        """Apply an external change exactly once, even across crashes.
 
-        `look` tells whether our effect is there already (Found), not there (None), or raises PermanentError
-        when a stranger is in its place.  `act` starts it and returns the UPID of the Proxmox task, if there
-        is one.  The UPID is written down before `once` returns.  Raises Fenced when another process holds
-        this effect, UnknownOutcome when `act` was not answered (the worker looks again).  In a dry run it does
-        not return: nothing behind it is reached.
+        `look` checks whether our change exists already: it returns Found if so, None if not, and raises PermanentError
+        if an object that is not ours is in its place.  `act` starts the change and returns the UPID of the Proxmox
+        task, if there is one.  The UPID is stored before `once` returns.  Raises Fenced when another process holds the
+        effect record, UnknownOutcome when there was no response to `act` (the worker then calls `look` again).  In a
+        dry run it does not return: the code after it is not reached.
         """
         ...
 
     def breakable(self) -> AbstractContextManager[None]:
-        """Let a stop end what `act` does in here: it takes long and leaves nothing if it is not brought to its end."""
+        """Allow a stop to interrupt this part of `act`.
+
+        It is for a part that takes long and leaves nothing behind when it is interrupted.
+        """
         ...
 
     async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
-        """Call another agent's tool inside this task; `step` names the call, so that repeating it is safe."""
+        """Call another agent's tool within this task.
+
+        `step` names the call, which makes repeating it safe.
+        """
         ...
 
 
@@ -148,12 +161,12 @@ Run = Callable[[Call, Any], Awaitable[Any]]
 class Tool:
     """One typed operation; `run` is bound and takes (call, parameters).
 
-    stoppable  ended half-way it leaves nothing half-made; one that is not is finished once it has begun
-    halt       ends the Proxmox task (a UPID) that a run has begun, and says what became of it
-    undoes     it runs only where an orchestrator undoes a task, never for a call or as a task of a plan.  It deletes,
-               so what is protected and the hourly budget count for it as for tier destroy
+    stoppable  an interrupted run leaves nothing half-made; a tool without this is always completed once it has begun
+    halt       stops the Proxmox task (a UPID) that a run has started, and returns what happened to it
+    undoes     it runs only when an orchestrator undoes a task, never for a call or as a task of a plan.  It deletes,
+               so protection and the hourly budget apply to it as to tier destroy
     raises     the parameters that need a higher tier; `tier_for` decides
-    reads      it changes nothing, though it needs rights by which something can be changed
+    reads      it changes nothing, although it needs privileges that would allow changes
     """
 
     name: str
@@ -172,25 +185,31 @@ class Tool:
     reads: bool = False
 
     def tier_for(self, parameters: object, beside: Collection[str] = ()) -> Tier:
-        """Return the tier that a call with these parameters needs: never less than the tool's own.
+        """Return the tier that these parameters need: never less than the tool's own.
 
-        beside  the tools of the same workflow: what they make may be given its first settings
+        beside  the tools of the same workflow: an object that one of them creates may be given its first settings
         """
-        needed = [each.tier for each in self.raised(parameters) if not set(each.made) & set(beside)]
+        needed = [rule.tier for rule in self.raised(parameters) if not set(rule.made) & set(beside)]
         return max([self.tier, *needed], key=lambda tier: tier.rank)
 
     def raised(self, parameters: object) -> list[Raise]:
-        """Return which of `raises` apply to these parameters: all of them if a workflow computes the parameters."""
+        """Return the entries of `raises` that apply to these parameters.
+
+        All of them apply if a workflow computes the parameters.
+        """
         if not isinstance(parameters, dict):
             return list(self.raises)
-        return [each for each in self.raises if each.when(parameters)]
+        return [rule for rule in self.raises if rule.when(parameters)]
 
     def tiers(self) -> str:
-        """Return the tool's own tier, and with which parameters it needs a higher one."""
-        return "; ".join([str(self.tier), *(f"{each.tier} with {each.says}" for each in self.raises)])
+        """Return the tool's own tier, and the parameters that need a higher one."""
+        return "; ".join([str(self.tier), *(f"{rule.tier} with {rule.says}" for rule in self.raises)])
 
     def parse(self, parameters: object) -> Any:  # noqa: ANN401 - the tool's own Struct
-        """Return `parameters` as the tool's own type; raises InvalidMessage that names tool and field."""
+        """Return `parameters` as the tool's own type.
+
+        Raises InvalidMessage that names tool and field.
+        """
         if secret := secrets.refusal(parameters) or self._unreviewed(parameters):
             message = f"{self.name}: {secret}"
             raise InvalidMessage(message)
@@ -209,17 +228,26 @@ class Tool:
             raise InvalidMessage(fault(error, self.name)) from error
 
     def _unreviewed(self, parameters: object) -> str:
-        """Return why nothing says that a text among the parameters is no secret; "" unless their type decides that."""
+        """Return why a text in the parameters is not known to be free of secrets, or "".
+
+        Only a parameter type with a method `unreviewed` decides that.
+        """
         decide: Callable[[dict[str, Any]], str] | None = getattr(self.parameters, "unreviewed", None)
         return "" if decide is None or not isinstance(parameters, dict) else decide(parameters)
 
     def audited(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return what the audit keeps of a call's parameters: all of them, unless their type says less."""
+        """Return the parameters that the audit record keeps.
+
+        These are all of them, unless their type has a method `audited` that returns fewer.
+        """
         less: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(self.parameters, "audited", None)
         return parameters if less is None else less(parameters)
 
     def input_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the parameters, with `type: object` at its root as MCP demands."""
+        """Return the JSON Schema of the parameters.
+
+        Its root has `type: object`, as MCP requires.
+        """
         return object_schema(self.parameters)
 
     def output_schema(self) -> dict[str, Any]:
@@ -229,9 +257,10 @@ class Tool:
 
 @dataclass(frozen=True)
 class Toolbox:
-    """What a plugin may bind its tools to; `proxmox` is None where the configuration names no Proxmox.
+    """What a plugin may use to build its tools.
 
-    state_dir  where a plugin may keep what it can fetch again; None: in memory
+    proxmox    None if no Proxmox is configured
+    state_dir  directory for data that the plugin can fetch again; None: keep it in memory
     """
 
     node: str
@@ -242,7 +271,10 @@ class Toolbox:
 
 @dataclass(frozen=True)
 class Right:
-    """A privilege of Proxmox that tools need on a path, and from which tier on; `{…}` stands for any name."""
+    """A Proxmox privilege that tools need on a path, and from which tier on.
+
+    In the path, `{…}` is any name.
+    """
 
     privilege: str
     path: str
@@ -252,7 +284,7 @@ class Right:
 
 @dataclass(frozen=True)
 class BrokenTool:
-    """A tool that was left out, and why."""
+    """A tool that was disabled, and the reason."""
 
     name: str
     reason: str
@@ -272,7 +304,7 @@ class _Marking:
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
 
-def tool(  # noqa: PLR0913 - each is one trait of a tool
+def tool(  # noqa: PLR0913 - one parameter per property of a tool
     *,
     tier: Tier,
     repeat: Repeat,
@@ -282,7 +314,10 @@ def tool(  # noqa: PLR0913 - each is one trait of a tool
     raises: tuple[Raise, ...] = (),
     reads: bool = False,
 ) -> Callable[[F], F]:
-    """Mark an async method `(self, call, p: SomeStruct) -> SomeStruct` as a tool; its docstring describes it."""
+    """Mark an async method `(self, call, p: Parameters) -> Result` as a tool.
+
+    Parameters and Result are Structs; the method's docstring is the tool's description.
+    """
     marking = _Marking(tier, repeat, capability, stoppable, undoes, raises, reads)
 
     def mark(method: F) -> F:
@@ -295,7 +330,10 @@ def tool(  # noqa: PLR0913 - each is one trait of a tool
 def collect(
     owner: object, *, service: str, halt: Callable[[str], Awaitable[str]] | None = None
 ) -> list[Tool | BrokenTool]:
-    """Return the tools among the methods of `owner`; one that does not validate comes as a BrokenTool."""
+    """Return the tools among the methods of `owner`.
+
+    A tool that does not validate is returned as a BrokenTool.
+    """
     found: list[Tool | BrokenTool] = []
     for name, method in inspect.getmembers(owner, inspect.ismethod):
         marking = getattr(method, "__agentd_tool__", None)
@@ -347,18 +385,24 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
 
 
 def _check_raises(made: Tool) -> None:
-    """Raise ValueError unless each of `raises` needs a consent, and more than the tool does without it."""
-    for each in made.raises:
-        if each.tier.rank <= made.tier.rank or each.tier not in CONSENTED:
-            message = f"with {each.says} it would need tier {each.tier}: only destroy or exec above its own {made.tier}"
+    """Raise ValueError for an entry of `raises` that is not valid for this tool.
+
+    Each must need an approval, and a higher tier than the tool itself.
+    """
+    for rule in made.raises:
+        if rule.tier.rank <= made.tier.rank or rule.tier not in CONSENTED:
+            message = f"with {rule.says} it would need tier {rule.tier}: only destroy or exec above its own {made.tier}"
             raise ValueError(message)
         if made.tier is Tier.READ:
-            message = f"with {each.says} it would not be of tier read any more: a tool that changes something operates"
+            message = f"with {rule.says} it would not be of tier read any more: a tool that changes something operates"
             raise ValueError(message)
 
 
 def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that msgspec knows
-    """Return the JSON Schema of `kind` with its root inlined; raises TypeError if it is not an object."""
+    """Return the JSON Schema of `kind` with its root inlined.
+
+    Raises TypeError if it is not an object.
+    """
     (schema,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     if "$ref" in schema:
         schema = dict(components.pop(schema["$ref"].rpartition("/")[2]))
@@ -377,10 +421,10 @@ def _schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _plainer(parameters: object, schema: dict[str, Any], name: str) -> object:
-    """Return `parameters` as they are meant: null is not given, and 100.0 is 100 where an integer is wanted.
+    """Return `parameters` without nulls, and 100.0 as 100 where an integer is due.
 
-    Some clients fill what they leave out with null, and some know no integers.  Raises InvalidMessage for a number
-    that is none (NaN, Infinity, 1e400), wherever it is.
+    Some clients send null for what they leave out, and some have no integers.  Raises InvalidMessage for a value that
+    is not a finite number (NaN, Infinity, 1e400), at any depth.
     """
     if not _has(parameters, lambda value: value is None or type(value) is float):
         return parameters
@@ -390,7 +434,7 @@ def _plainer(parameters: object, schema: dict[str, Any], name: str) -> object:
 
 
 def _has(value: object, what: Callable[[object], bool]) -> bool:
-    """Tell whether `what` holds for anything in nested lists and objects."""
+    """Return whether `what` is true for any value in nested lists and objects."""
     if isinstance(value, dict):
         return any(_has(item, what) for item in value.values())
     if isinstance(value, list):
@@ -416,11 +460,14 @@ def _as_meant(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> ob
 
 
 def _kinds(schema: dict[str, Any], defs: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the alternatives of a schema with their references resolved; none where anything may stand."""
+    """Return the alternatives of a schema with references resolved.
+
+    Empty if any value is allowed.
+    """
     if "$ref" in schema:
         return _kinds(defs.get(schema["$ref"].rpartition("/")[2], {}), defs)
     if "anyOf" in schema:
-        return [kind for each in schema["anyOf"] for kind in _kinds(each, defs)]
+        return [kind for choice in schema["anyOf"] for kind in _kinds(choice, defs)]
     return [schema] if "type" in schema or "enum" in schema else []
 
 
@@ -433,23 +480,26 @@ def _property(kinds: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def _texts(parameters: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Return `parameters` with whole numbers as texts where a text is wanted: `dport=22` is meant so."""
+    """Return `parameters` with integers as text where the schema expects text.
+
+    `dport=22` means the text "22".
+    """
     found = dict(parameters)
     for name, kind in schema.get("properties", {}).items():
-        types = {each.get("type") for each in (kind, *kind.get("anyOf", ()))}
+        types = {part.get("type") for part in (kind, *kind.get("anyOf", ()))}
         if type(parameters.get(name)) is int and "string" in types and not types & {"integer", "number"}:
             found[name] = str(parameters[name])
     return found
 
 
 def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
-    """Return `tools` by name; raises ValueError when two have the same one."""
+    """Return `tools` by name; raises ValueError if two have the same name."""
     named: dict[str, Tool] = {}
-    for each in tools:
-        if each.name in named:
-            message = f"two tools are called {each.name!r}: of {named[each.name].service} and of {each.service}"
+    for entry in tools:
+        if entry.name in named:
+            message = f"two tools are called {entry.name!r}: of {named[entry.name].service} and of {entry.service}"
             raise ValueError(message)
-        named[each.name] = each
+        named[entry.name] = entry
     return named
 
 

@@ -1,18 +1,18 @@
-"""What an agent writes down before and after it touches the world.
+"""The effect record: what an agent stores before and after each external change.
 
-One record a key lies in AI_EFFECTS and is only ever changed by compare-and-set.  The key of a task is
-`<workflow>.<task>`, of a step of it `<workflow>.<task>.<step>`, of a call `<principal>=<key>`: no id holds a `=`, so
-no caller can reach into a workflow or into the calls of another principal.  The record's epoch is the fence: a process
-that wakes up late finds a higher one and may not write.  The steps:
+AI_EFFECTS holds one record per key, changed only by compare-and-set.  The key of a task is `<workflow>.<task>`, of a
+step of it `<workflow>.<task>.<step>`, of a call `<principal>=<key>`: no id contains a `=`, so a caller cannot
+reach into a workflow or into the calls of another principal.  The record's epoch is the fence: a process that wakes up
+late finds a higher epoch and may not write.  The steps:
 
-1. claim the record (epoch + 1), or learn that it is done, cancelled, or in another live process's hands
-2. no UPID on record: look at the world first; what is ours is adopted, a stranger means failure
-3. act, only while the claim is younger than half of `ack_wait`, and write the UPID down
+1. claim the record (epoch + 1), or find that it is done, cancelled, or held by another live process
+2. without a recorded UPID: read the state first; adopt what is ours, fail if the object belongs to something else
+3. act, only while the claim is younger than half of `ack_wait`, and record the UPID
 4. wait for the end of the Proxmox task, renewing the claim meanwhile
-5. write the result down; only then is the completion published
+5. record the result; only then publish the completion
 
-The fence protects our records, not Proxmox: between the freshness check and Proxmox's own answer a stopped
-process may still wake up.  What helps there is that ids are fixed beforehand and Proxmox creates atomically.
+The fence protects our records, not Proxmox: between the freshness check and Proxmox's own response, a stopped
+process may still wake up.  The protection there is that ids are fixed beforehand and Proxmox creates atomically.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ if TYPE_CHECKING:
 
 CLAIMED, DONE, FAILED, CANCELLED = "claimed", "done", "failed", "cancelled"
 UNNAMED = "*"
-"""Stands in a record for the target of a tool that names none."""
+"""The target in a record if the tool names none."""
 UNSETTLED = 15.0
-"""Seconds for which finding nothing proves nothing: a request may be on its way, a task not be listed yet.
+"""Seconds during which finding nothing proves nothing.
 
-Met in a chaos run: a create was sent, its process died, another found nothing and made the guest, the workflow undid
-that, and eleven seconds after it was sent the first request made the guest once more.
+A request may still be on its way, and a task may not be listed yet.  Seen in a chaos run: a create was sent and its
+process died, another process found nothing and made the guest, the workflow undid that, and eleven seconds after it
+was sent the first request made the guest once more.
 """
 
 
 class Verdict(Enum):
-    """What a record says to whoever wants to have the effect."""
+    """What a record means for a process that wants to claim it."""
 
     TAKE = "nobody has it, or its owner is gone"
     DONE = "it was done: use the recorded result"
@@ -62,10 +63,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Wanted:
-    """The effect that a call wants to have.
+    """The claim that an invocation wants to make.
 
     owner     `<agent>/<process>`
-    takeover  the caller knows that no other live process is at it: JetStream has delivered the assignment to us
+    takeover  no other live process can be running it, because JetStream has delivered the assignment to us
     """
 
     service: str
@@ -78,14 +79,17 @@ class Wanted:
 
 
 def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict:
-    """Tell what `record`, last written `age` seconds ago by the server's clock, means for who wants the effect.
+    """Decide what `record` means for an invocation that wants to claim it.
 
-    A failure is the answer of its own attempt for ever, unless the attempt was only held back; the next one begins
-    anew.  What a process of this very agent held before is free: its journal's lock lets no two of them live.  An
-    attempt that is delivered once more after the next one has begun takes nothing over: it has been answered.
+    age  seconds since the record was last written, by the server's clock
 
-    A record answers only for its own tool and parameters, whatever its phase: else one call would be told what another
-    one did.  After a failure the next attempt may come with other parameters (another VMID), never with another tool.
+    A failure is the final answer of its own attempt, unless the attempt was only held back; the next attempt starts
+    anew.  A claim of an earlier process of the same agent is free: the lock of the journal ensures that only one of
+    them is alive.  An attempt that is delivered again after the next one has begun does not take over: it has been
+    answered.
+
+    A record answers only for its own tool and parameters, in every phase; otherwise one call would get the result of
+    another.  After a failure the next attempt may have other parameters (another VMID), but never another tool.
     """
     if record is None:
         return Verdict.TAKE
@@ -106,10 +110,10 @@ def _was_held(record: EffectRecord) -> bool:
 
 
 class Claim:
-    """A claim on one record; every write raises Fenced once somebody else holds it."""
+    """A claim on one record; every write raises Fenced once another process holds it."""
 
     def __init__(self, bus: Bus, subject: str, record: EffectRecord, seq: int, written: float) -> None:
-        """Keep the record as it was just written; it was sent at `written`."""
+        """Use the record as it was just written; the write was sent at `written`."""
         self.record = record
         self.doubtful_since = -UNSETTLED
         self.resumed = record.epoch > 1
@@ -128,19 +132,25 @@ class Claim:
 
     @contextlib.contextmanager
     def unbroken(self) -> Iterator[None]:
-        """Do something that a stop may not interrupt: between a write to the world and knowing what came of it."""
+        """Run a block that a stop may not interrupt.
+
+        It covers the time from an external write until its outcome is known.
+        """
         self._unbroken += 1
         self.interruptible.clear()
         try:
             yield
         finally:
             self._unbroken -= 1
-            if not self._unbroken:  # a tool may take several steps at once
+            if not self._unbroken:  # a tool may run several steps at the same time
                 self.interruptible.set()
 
     @contextlib.contextmanager
     def breakable(self) -> Iterator[None]:
-        """Let a stop interrupt a part of what is `unbroken`, because that part leaves nothing."""
+        """Allow a stop to interrupt a part of an `unbroken` block.
+
+        It is for a part that leaves nothing behind when it is interrupted.
+        """
         self.interruptible.set()
         try:
             yield
@@ -150,13 +160,13 @@ class Claim:
 
     @property
     def fresh(self) -> bool:
-        """Tell whether nobody else can have claimed the record since it was last written."""
+        """Whether no other process can have claimed the record since it was last written."""
         return time.monotonic() - self._written < ACK_WAIT / 2
 
     async def write(self, **changes: Any) -> None:  # noqa: ANN401 - fields of EffectRecord
         """Change fields of the record; raises Fenced, BusUnavailable.
 
-        One write at a time: a renewal that began before a UPID was written down would write it away again.
+        Writes are serialized: a renewal that began before a UPID was recorded would overwrite the record without it.
         """
         async with self._writing:
             changed = msgspec.structs.replace(self.record, **changes)
@@ -175,9 +185,9 @@ class Claim:
             self._written = begun
 
     async def _as_stored(self, changed: EffectRecord, error: StaleWrite) -> tuple[int, bool]:
-        """Return where our record lies after a write that timed out and was stored, and whether it is to be stopped.
+        """Return sequence and stop flag of our record after a write that timed out.
 
-        Raises Fenced when somebody holds a higher epoch.
+        The write may have been stored all the same.  Raises Fenced when another process holds the record.
         """
         stored, now, _ = await last_record(self._bus, self._subject)
         if now is None or (now.owner, now.epoch) != (changed.owner, changed.epoch):
@@ -187,11 +197,17 @@ class Claim:
         return stored, now.stop
 
     async def renew(self) -> None:
-        """Write the record again as it is; others see that its owner lives, and a fenced owner learns it."""
+        """Write the record again unchanged.
+
+        It shows other processes that the owner is alive, and raises Fenced if the claim is lost.
+        """
         await self.write()
 
     async def settle(self, **changes: Any) -> None:  # noqa: ANN401
-        """Write what must not be lost (a UPID, a result), for as long as it takes; raises Fenced."""
+        """Write what must not be lost (a UPID, a result), retrying until it is stored.
+
+        Raises Fenced.
+        """
         while True:
             try:
                 await self.write(**changes)
@@ -202,7 +218,7 @@ class Claim:
 
 
 async def last_record(bus: Bus, subject: str) -> tuple[int, EffectRecord | None, datetime | None]:
-    """Return the sequence of the last message of an effect, its last readable record, and when that was written.
+    """Return the last sequence of an effect, its last readable record and its time.
 
     Raises PermanentError if an agent has written there and no record can be read.
     """
@@ -215,9 +231,10 @@ async def last_record(bus: Bus, subject: str) -> tuple[int, EffectRecord | None,
 
 
 async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord:
-    """Claim the effect; return the record itself when it is done, cancelled or in other hands (phase `claimed`).
+    """Claim the effect record; return it instead if it cannot be claimed.
 
-    Raises PermanentError when the key was used for another tool or with other parameters, BusUnavailable.
+    It cannot if it is done, cancelled, or held by another process (phase `claimed`).  Raises BusUnavailable, and
+    PermanentError when the key was used for another tool or with other parameters.
     """
     subject = subjects.effect(wanted.service, wanted.key)
     while True:
@@ -230,7 +247,7 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
         if verdict is not Verdict.TAKE and record is not None:
             return record
         taken = _taken(record, wanted, now)
-        begun = time.monotonic()  # not when the answer came: a process may be stopped in between
+        begun = time.monotonic()  # not the time of the response: the process may be suspended in between
         try:
             seq = await bus.store(subject, taken, expect=seq)
         except StaleWrite:
@@ -243,9 +260,10 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
 
 
 def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> EffectRecord:
-    """Return the record with us as its owner; what is known of an unfinished act goes on.
+    """Return the record with us as its owner.
 
-    A failure that may pass (a deadline above all) says nothing of the Proxmox task: it may still run.
+    It keeps what is known of an unfinished act: a temporary failure (mostly a deadline) says nothing about the Proxmox
+    task, which may still run.
     """
     fresh = record is None or (record.error is not None and not record.error.retry)
     return EffectRecord(
@@ -254,7 +272,7 @@ def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> Effect
         epoch=1 if record is None else record.epoch + 1,
         owner=wanted.owner,
         phase=CLAIMED,
-        # What may have happened happened since its first owner began, not since we took over.
+        # A change may have happened since the first owner began, not only since the takeover.
         claimed_at=now if record is None or fresh or not record.acting else record.claimed_at,
         attempt=wanted.attempt,
         digest=wanted.digest,
@@ -267,25 +285,29 @@ def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> Effect
 
 
 def acts(tool: str, targets: Iterable[Target]) -> list[str]:
-    """Return how an effect record names an act of `tool` on `targets`: one entry a target."""
+    """Return how an effect record names an act of `tool`: one entry per target."""
     return sorted({f"{tool} {target.name}" for target in targets}) or [f"{tool} {UNNAMED}"]
 
 
 def begun(record: EffectRecord, tool: str, targets: Sequence[Target]) -> bool:
-    """Return True if `record` says that `tool` began this act: then what has its mark is ours."""
-    if record.acting:  # also where an older version wrote it, which knew no `acted`
+    """Return whether `record` says that `tool` began this act.
+
+    If so, an object with its mark is ours.
+    """
+    if record.acting:  # also set by older versions, which had no `acted`
         return True
     if not targets:
         return any(entry.startswith(f"{tool} ") for entry in record.acted)
     return not {*acts(tool, targets), f"{tool} {UNNAMED}"}.isdisjoint(record.acted)
 
 
-async def entomb(  # noqa: PLR0913 - what, where, by whom, when
+async def entomb(  # noqa: PLR0913 - record, bus, owner, time, mode
     bus: Bus, service: str, key: str, owner: str, now: datetime, *, stop: bool = False
 ) -> bool:
-    """Write a tombstone so that nobody begins; return False when somebody has begun already.
+    """Write a tombstone so that the effect cannot be claimed.
 
-    With `stop` whoever has begun is told to end it: in the record, and by a hint so that it is read at once.
+    Returns False if it has been claimed already.  With `stop`, the owner of the claim is asked to end: by a flag in the
+    record, and by a hint to read the record at once.
     """
     subject = subjects.effect(service, key)
     tombstone = EffectRecord(key=key, tool="", epoch=1, owner=owner, phase=CANCELLED, claimed_at=now)
@@ -298,7 +320,7 @@ async def entomb(  # noqa: PLR0913 - what, where, by whom, when
         else:
             return True
         if record is None:
-            free = seq  # only answers of the server lie there
+            free = seq  # the subject holds only responses of the server
             continue
         if not stop or record.stop or record.phase != CLAIMED:
             return False
@@ -312,7 +334,10 @@ async def entomb(  # noqa: PLR0913 - what, where, by whom, when
 
 @contextlib.asynccontextmanager
 async def renewing(claim: Claim) -> AsyncIterator[None]:
-    """Renew the claim every ten seconds; raise Fenced once it is lost, Stopped once its task is to end."""
+    """Renew the claim every ten seconds while the block runs.
+
+    Raises Fenced once the claim is lost, Stopped once its task must end.
+    """
     runner = asyncio.current_task()
     reasons: list[Fenced | Stopped] = []
 
@@ -335,17 +360,17 @@ async def renewing(claim: Claim) -> AsyncIterator[None]:
         except asyncio.CancelledError:
             if not reasons:
                 raise
-            # The work had ended when our own watch cancelled us: its result stands.
+            # The work had already ended when `watch` cancelled this task: its result is valid.
 
 
 async def _reason_to_end(claim: Claim) -> Fenced | Stopped:
-    """Renew the claim until there is a reason to end the work under it; return the reason."""
+    """Renew the claim until there is a reason to end its work; return that reason."""
     while True:
         if claim.stop.is_set():
             await claim.interruptible.wait()
             if claim.stoppable or not claim.record.upid:
                 return Stopped(f"{claim.record.key}: was ended while it ran")
-            await asyncio.sleep(PROGRESS)  # it is finished whole
+            await asyncio.sleep(PROGRESS)  # a tool that is not stoppable runs to its end
         else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PROGRESS):
@@ -358,11 +383,14 @@ async def _reason_to_end(claim: Claim) -> Fenced | Stopped:
 
 
 async def looked_at(claim: Claim) -> Fenced | None:
-    """Renew a claim, which reads what others have written into its record; return the error if it is lost."""
+    """Renew a claim; return the error if it is lost.
+
+    Renewing also reads what other processes have changed in the record.
+    """
     try:
         await claim.renew()
     except BusUnavailable:
-        return None  # the freshness check before an act says what this means
+        return None  # the freshness check before an act handles this
     except Fenced as error:
         return error
     return None

@@ -1,6 +1,6 @@
-"""One run of a tool: what the tool sees of it, and how one agent calls another's tool.
+"""One invocation of a tool, and calls from a tool to another agent's tool.
 
-`Performance` is the Call of tools.py; its `once` holds steps 2 and 3 of effects.py.
+`Performance` implements `Call` of definition.py; its `once` holds steps 2 and 3 of effects.py.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ R = TypeVar("R")
 
 
 class Looked(Exception):
-    """A dry run has come to where it would act; `already`: there is nothing to do."""
+    """Raised where a dry run would act; `already`: there is nothing to do."""
 
     def __init__(self, *, already: bool) -> None:
-        """Keep whether things are as wanted."""
+        """Use `already` as it is."""
         super().__init__("a dry run ends here")
         self.already = already
 
 
 @dataclass
 class Performance:
-    """One run of a tool: what the tool sees as its Call (tools.py says what each member means).
+    """One invocation of a tool; implements Call, which documents the shared members.
 
-    guard     asked right before the tool acts; raises when it may not
-    undoes    the key of the effect that this run undoes, as the orchestrator's assignment says; "" for any other run
-    changing  this very run has begun to change something
-    asked     the digest of the tool and of the parameters as the assignment has them
+    guard     called right before the tool acts; raises if it may not
+    undoes    the key of the invocation that this one undoes, from the orchestrator's assignment; "" for any other
+    changing  this run has begun to change something
+    asked     the digest of the tool and of the parameters as in the assignment
     needed    the tier that the tool needs with these parameters
-    authenticated  the principal is proven, as the assignment says
-    agent     the agent that runs it: steps are called under this name
-    guests    how the guests that it changes have to be called, by the names of the targets
+    authenticated  the principal is proven, as the assignment states
+    agent     the agent that runs it: its steps are called under this name
+    guests    the names that the guests to be changed must have, by target name
     """
 
     bus: Bus
@@ -83,7 +83,7 @@ class Performance:
 
     @property
     def begun(self) -> datetime | None:
-        """Return since when the effect may have happened; None if nobody has begun it."""
+        """Time since which the change may have been made; None if it was not begun."""
         claim = self.claim
         return claim.record.claimed_at if claim is not None and claim.record.acting else None
 
@@ -92,31 +92,31 @@ class Performance:
         return self.until - time.monotonic()
 
     def warn(self, text: str) -> None:
-        """Add a warning to the result, once."""
+        """Add a warning to the result, unless it is there already."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def progress(self, text: str) -> None:
-        """Tell whoever waits what is being done now."""
+        """Report the current activity to the waiting caller."""
         self.now_doing = text
         if self.on_progress is not None:
             self.on_progress(text)
 
     def target(self, target: Target) -> None:
-        """Keep what is going to be changed, as it was seen last; its texts are shown to who approves it."""
+        """Store a target in its present state; its texts are shown to the approver."""
         target = msgspec.structs.replace(
             target, title=printable(target.title), loses=[printable(lost, lines=True) for lost in target.loses]
         )
-        self.targets[:] = [*(each for each in self.targets if each.name != target.name), target]
+        self.targets[:] = [*(other for other in self.targets if other.name != target.name), target]
 
     def inverse(self, tool: str, parameters: dict[str, Any]) -> None:
-        """Keep how the act is taken back: with its effect record, before it."""
+        """Store the call that undoes this one, for the effect record."""
         self.undo = Inverse(tool, parameters)
 
     async def once(
         self, look: Callable[[], Awaitable[Found | None]], act: Callable[[], Awaitable[str | None]]
     ) -> Found:
-        """Have an effect once: steps 2 and 3 of effects.py."""
+        """Apply a change exactly once: steps 2 and 3 of effects.py."""
         if self.dry_run:
             found = await look()
             self._check_ours(found, None)
@@ -141,9 +141,9 @@ class Performance:
             return await self._act(claim, act)
 
     def _check_ours(self, found: Found | None, record: EffectRecord | None) -> None:
-        """Raise NotOurs if a mark was found though our own record says that this act was never begun.
+        """Raise NotOurs if a mark was found but our record says that the act never began.
 
-        Text in Proxmox proves nothing: anyone who may edit a description can write a mark.
+        Text in Proxmox proves nothing: any user who may edit a description can write a mark.
         """
         if found is None or not found.adopted or self.tool.repeat is not Repeat.MARKED:
             return
@@ -156,26 +156,29 @@ class Performance:
             raise NotOurs(message)
 
     async def made(self, tools: Collection[str], target: str) -> bool:
-        """Return True if the task that is undone here began to make `target` by one of `tools`: by our own record."""
+        """Return whether the task being undone began to create `target` by one of these.
+
+        tools  the names of the tools that count
+        """
         if not self.undoes:
             return False
         _, record, _ = await effects.last_record(self.bus, subjects.effect(self.tool.service, self.undoes))
         return record is not None and any(f"{tool} {target}" in record.acted for tool in tools)
 
     def breakable(self) -> AbstractContextManager[None]:
-        """Let a stop end what an act does in here."""
+        """Allow a stop to interrupt this part of an act."""
         return self.claim.breakable() if self.claim else contextlib.nullcontext()
 
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
-        # Whoever takes over has to know that a request may be on its way, and what was there before it: then the world
-        # may have been changed by us already.
+        # A process that takes over must know that a request may be on its way, and what the state was before it: from
+        # now on the target may have been changed by us.
         before, undo = claim.record.acted, claim.record.undo or _of_these(self.undo, self.targets)
         acted = sorted({*before, *effects.acts(self.tool.name, self.targets)})
         await claim.write(acting=True, undo=undo, acted=acted)
         self.changing = True
         try:
             upid = await act() or ""
-        except VmidTaken:  # Proxmox has refused it: a guest that has this id is another's
+        except VmidTaken:  # refused by Proxmox: the guest with this VMID is not ours
             await claim.settle(acted=before)
             raise
         except UnknownOutcome:
@@ -188,7 +191,7 @@ class Performance:
         return Found(upid, adopted=False)
 
     def _may_act(self, claim: effects.Claim) -> None:
-        """Raise if acting now could double what an unanswered act has begun."""
+        """Raise if acting now could repeat an act whose outcome is unknown."""
         if self.tool.repeat is Repeat.UNSAFE and claim.record.acting:
             message = f"{self.tool.name} was begun and nobody knows how it ended: look, then ask again with a new key"
             raise PermanentError(message)
@@ -198,7 +201,7 @@ class Performance:
             raise UnknownOutcome(message, delay=min(unsettled, 2.0))
 
     async def use(self, service: str, tool: str, parameters: dict[str, Any], result: type[R], *, step: str) -> R:
-        """Call another agent's tool; a repeated step is the same call."""
+        """Call another agent's tool; repeating a step repeats the same call."""
         call = ToolCall(
             parameters=parameters,
             key=f"{self.key}.{step}" if self.key else "",
@@ -207,7 +210,7 @@ class Performance:
             deadline=None,
             dry_run=self.dry_run,
         )
-        with self.claim.unbroken() if self.claim else contextlib.nullcontext():  # a step is short, and is ended whole
+        with self.claim.unbroken() if self.claim else contextlib.nullcontext():  # a step is short: it is completed
             subject = subjects.tool_step(self.agent, service, tool)
             reply = await call_tool(self.bus, subject, call, seconds=self.left(), progress=self.progress)
         for warning in reply.warnings:
@@ -221,7 +224,10 @@ class Performance:
 
 
 def _of_these(undo: Inverse | None, targets: list[Target]) -> Inverse | None:
-    """Return an inverse that holds for these guests alone, by their names; of one that renames a guest, for any."""
+    """Return `undo` limited to the present guests, by their names.
+
+    If it renames a guest it is returned as it is, because that guest then has another name.
+    """
     if undo is None or {"name", "hostname"} & {*undo.parameters.get("options", ())}:
         return undo
     return msgspec.structs.replace(undo, guests=policy.guests(targets))

@@ -1,4 +1,7 @@
-"""Results that are too large for a message lie in the bucket `results` and are carried by reference."""
+"""Keeps results that are too large for a message in the bucket `results`.
+
+The message carries a reference instead.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
 
 INLINE: Final = 16 * 1024
-"""Bytes of a result above which it goes to the bucket."""
+"""Size in bytes above which a result goes to the bucket."""
 
 
 async def shrink(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
-    """Return `result`, or where it was put under `key` because it is large."""
+    """Return `result`, or a reference if it is large and was stored under `key`."""
     data = encode(result)
     if len(data) <= INLINE:
         return result
@@ -28,21 +31,21 @@ async def shrink(bus: Bus, result: Any, key: str) -> Any:  # noqa: ANN401 - JSON
 
 
 async def expand(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return `value` with every reference replaced by what it stands for."""
+    """Return `value` with every reference replaced by the stored result."""
     if isinstance(value, dict):
         if "$stored" in value:
             found = await fetch(bus, value)
             return found.get(value["field"]) if "field" in value and isinstance(found, dict) else found
-        return {key: await expand(bus, each) for key, each in value.items()}
+        return {key: await expand(bus, item) for key, item in value.items()}
     if isinstance(value, list):
-        return [await expand(bus, each) for each in value]
+        return [await expand(bus, item) for item in value]
     return value
 
 
 async def fetch(bus: Bus, reference: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Return the stored result that a reference names, None if it is kept no longer; raises InvalidMessage.
+    """Return the stored result of a reference, None if it is no longer kept.
 
-    A value that is not as large as the reference says is not the one that was stored.
+    Raises InvalidMessage.  A stored value whose size differs from that in the reference is not the original.
     """
     key, size = str(reference["$stored"]), reference.get("bytes")
     found = await bus.kv_read(subjects.RESULTS, key, Raw, lambda raw: size in {None, len(bytes(raw))})

@@ -1,4 +1,4 @@
-"""Parameters with which a tool needs a higher tier than its own; pure."""
+"""Parameters that raise the tier of a tool; pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Raise:
-    """Parameters with which a tool needs a higher tier than its own: two principals then have to want it.
+    """Parameters with which a tool needs a higher tier than its own.
 
-    tier  what is needed, `destroy` or `exec`
+    Its calls then need the approval of a second principal.
+
+    tier  the needed tier, `destroy` or `exec`
     says  the parameters as documentation and errors name them: `firewall=false`
-    when  returns whether it applies to the parameters; pure.  It gets them as the caller wrote them, so text may stand
-          for any value and a template of a workflow for none: what it cannot read has to count as applying
-    made  tools: it does not apply to a `target` that one of them has made in the same workflow
+    when  returns whether it applies to the parameters; pure.  It gets them as the caller wrote them: text may be given
+          for any value, and a template of a workflow is not resolved.  What it cannot read must count as applying
+    made  tools: it does not apply to a `target` that one of them has created in the same workflow
     """
 
     tier: Tier
@@ -30,12 +32,15 @@ class Raise:
 
 
 def given(*names: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return what applies where one of these parameters is given; null is not given."""
+    """Return a condition that is true if one of these parameters is given.
+
+    Null counts as not given.
+    """
     return lambda parameters: any(parameters.get(name) is not None for name in names)
 
 
 def is_not_true(name: str) -> Callable[[Mapping[str, Any]], bool]:
-    """Return what applies where the switch `name` is given and is anything but true."""
+    """Return a condition that is true if the switch `name` is given and is not true."""
     return lambda parameters: parameters.get(name) is not None and _word(parameters[name]) not in {"true", "1"}
 
 

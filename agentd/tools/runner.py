@@ -1,6 +1,7 @@
-"""Runs one tool to its end: policy, parameters, the claim, two audit lines, patience, a deadline, a stop.
+"""Runs one tool to its end.
 
-What may pass is tried again here, within the deadline, before anybody is told.
+This includes the policy check, parsing, the claim, two audit records, retries, the deadline and a stop.  Temporary
+failures are retried here, within the deadline, before they are reported.
 """
 
 from __future__ import annotations
@@ -52,13 +53,16 @@ if TYPE_CHECKING:
     from agentd.tools.raises import Raise
 
 LONGEST_PAUSE: Final = 15.0
-"""Longest pause in seconds before a tool is tried again within its attempt."""
+"""Longest pause in seconds before a tool is retried within its attempt."""
 
 
 class Performer:
-    """Runs the tools of one agent; `owner` is `<agent>/<process>`, by which its claims are known."""
+    """Runs the tools of one agent.
 
-    def __init__(  # noqa: PLR0913 - all that running a tool touches
+    owner  `<agent>/<process>`, which identifies its claims
+    """
+
+    def __init__(  # noqa: PLR0913 - everything that running a tool needs
         self,
         bus: Bus,
         agent_id: str,
@@ -70,7 +74,7 @@ class Performer:
         brake: Brake | None = None,
         lease: Lease | None = None,
     ) -> None:
-        """Keep what tools are run with; a performer without a lease is the only one of its id."""
+        """Use these services to run tools; without a lease no other process has this id."""
         self.owner = f"{agent_id}/{secrets.token_hex(4)}"
         self.bus = bus
         self.policy = policy
@@ -82,20 +86,20 @@ class Performer:
         self._claims: dict[str, effects.Claim] = {}
 
     async def look_at(self, key: str) -> None:
-        """Look at the record of an effect that is said to be stopped, if we hold it."""
+        """Read the record of an effect for which a stop was requested, if it is ours."""
         claim = self._claims.get(key)
         if claim is not None:
             await effects.looked_at(claim)
 
     async def perform(self, performance: Performance, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
-        """Run a tool, whatever it takes, and return how it ended; raises only errors of the bus."""
+        """Run a tool to its end and return the result; raises only errors of the bus."""
         tool = performance.tool
         begun = time.monotonic()
         self.metrics.tasks_in_flight.inc()
         try:
             performance.needed, what = await self._needed(performance, parameters)
             if performance.dry_run and tool.tier is not Tier.READ:
-                if tool.tier is Tier.EXEC:  # a look of one may see inside a guest
+                if tool.tier is Tier.EXEC:  # even a dry run of such a tool may read inside a guest
                     self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
                 with looking():
                     reply = await self._attempt(performance, tool.parse(parameters))
@@ -110,7 +114,7 @@ class Performer:
         except Fenced as error:
             self.metrics.effects_fenced.labels(tool.name).inc()
             message = f"{performance.key}: {error}"
-            raise BusUnavailable(message, delay=2.0) from error  # who holds it will tell how it ended
+            raise BusUnavailable(message, delay=2.0) from error  # the holder of the claim reports the result
         except AgentdError as error:
             reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
         finally:
@@ -119,15 +123,18 @@ class Performer:
         return reply
 
     async def _needed(self, performance: Performance, parameters: dict[str, Any]) -> tuple[Tier, str]:
-        """Return the tier that this call needs, and the tool with what raises it: `update_vm with sshkeys`."""
+        """Return the tier that this call needs, and what needs it.
+
+        That is the name of the tool, with the parameters that raise its tier: `update_vm with sshkeys`.
+        """
         tool, tier, says = performance.tool, performance.tool.tier, ""
-        for each in tool.raised(parameters):
-            if each.tier.rank > tier.rank and not await self._made_here(performance, each, parameters):
-                tier, says = each.tier, f" with {each.says}"
+        for rule in tool.raised(parameters):
+            if rule.tier.rank > tier.rank and not await self._made_here(performance, rule, parameters):
+                tier, says = rule.tier, f" with {rule.says}"
         return tier, tool.name + says
 
     async def _made_here(self, performance: Performance, given: Raise, parameters: dict[str, Any]) -> bool:
-        """Return True if the workflow of this call has made what is changed: our own effect records say so."""
+        """Return whether this workflow created the target, by our own effect records."""
         workflow = performance.key.partition(".")[0]
         if not given.made or not workflow or "=" in workflow:
             return False
@@ -137,12 +144,15 @@ class Performer:
         return any(record.phase == effects.DONE and acts & set(record.acted) for record in records)
 
     async def _allow(self, performance: Performance, what: str) -> None:
-        """Raise Denied if this call may not be begun, Held if nothing may be now; whoever it is may look."""
+        """Raise Denied or Held if this call may not begin; a dry run is not checked here.
+
+        Denied: this principal may not.  Held: the agent may not begin anything now.
+        """
         tool, needed, principal = performance.tool, performance.needed, performance.principal
         if tool.undoes and not performance.undoes:
             text = f"{tool.name} runs only where an orchestrator undoes a task (name it under `undo`), never as a call"
             raise Denied(text)
-        # An assignment states the tier that was known when it was planned; what is decided now needs a consent besides.
+        # An assignment states the tier as of its planning.  A tier that is raised now needs an approval besides.
         raised = needed is not tool.tier
         granted = self.policy.tier_of(principal, plain=False) if raised else performance.tier
         self.policy.allow(what, needed, granted, principal=principal)
@@ -155,12 +165,12 @@ class Performer:
         performance.guard = partial(self._guard, performance)
 
     async def _guard(self, performance: Performance) -> None:
-        """Raise if the tool may not act on what it is about to change, as that is now."""
+        """Raise if the tool may not act on its targets in their present state."""
         tool = performance.tool
         tier = _touching(performance)
         if self.lease is not None:
             await self.lease.check()
-        if not performance.changing:  # what has begun to change something is finished
+        if not performance.changing:  # a run that has begun to change something is completed
             await self.brake.act(tool.name)
             self.ledger.check(tool.name)
         self.policy.touch(tool.name, tier, performance.targets, performance.consent)
@@ -171,7 +181,7 @@ class Performer:
     async def _guarded(
         self, performance: Performance, parameters: dict[str, Any], parsed: object, *, takeover: bool
     ) -> ToolReply:
-        """Run a tool that touches the world, if its effect is not had yet and nobody is at it."""
+        """Run a tool that changes something, unless it is done or runs elsewhere."""
         tool, key = performance.tool, performance.key
         wanted = effects.Wanted(
             service=tool.service,
@@ -193,7 +203,7 @@ class Performer:
     async def _claimed(
         self, performance: Performance, claim: effects.Claim, parameters: dict[str, Any], parsed: object
     ) -> ToolReply:
-        """Run a tool whose effect is ours to have, between two audit lines, and write down how it ended."""
+        """Run a tool whose claim we hold, write two audit records and store its result."""
         tool, key = performance.tool, performance.key
         line = partial(
             self.ledger.write,
@@ -206,7 +216,7 @@ class Performer:
         try:
             await line(phase="before", arguments=tool.audited(parameters))
         except BusUnavailable:
-            raise  # the assignment or the call comes again
+            raise  # the assignment or the call is repeated
         except AgentdError as error:
             await claim.settle(phase=effects.FAILED, error=task_error(error))
             raise
@@ -233,7 +243,7 @@ class Performer:
         return msgspec.structs.replace(reply, undo=key if claim.record.undo is not None else "")
 
     async def _halted(self, tool: Tool, claim: effects.Claim, error: Stopped) -> ToolReply:
-        """End the Proxmox task of a tool that was stopped, and say what is known of it."""
+        """Stop the Proxmox task of a stopped tool, and return what is known of it."""
         upid, text = claim.record.upid, str(error)
         if not upid or tool.halt is None:
             text += "" if upid else "; it had begun no task in Proxmox, or a short one that is over"
@@ -245,20 +255,20 @@ class Performer:
         return ToolReply(status=Outcome.CANCELLED, error=TaskError(code=error.code, message=text))
 
     async def _attempt(self, performance: Performance, parsed: object) -> ToolReply:
-        """Run the tool; what may pass is tried again until the deadline."""
+        """Run the tool; retry temporary failures until the deadline."""
         tries = 0
         while True:
             try:
                 return await self._try(performance, parsed)
             except Held as error:
-                return _failed(performance, task_error(error))  # what waits for a person waits elsewhere
+                return _failed(performance, task_error(error))  # waiting for a person is not done here
             except TemporaryError as error:
                 pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
                 looks = performance.dry_run or performance.tool.tier is Tier.READ
                 if performance.left() < pause or (looks and isinstance(error, NodeOffline)):
                     return _failed(performance, task_error(error))
                 if isinstance(error, BusUnavailable):
-                    raise  # whoever has the assignment or the call comes again
+                    raise  # the assignment or the call is repeated
                 await self._wait(performance, error, pause)
             tries += 1
 
@@ -266,11 +276,11 @@ class Performer:
         self.metrics.task_retries.labels(performance.tool.name).inc()
         performance.progress(f"waiting: {error}")
         if isinstance(error, (GuestLocked, NoQuorum)) and performance.claim is not None:
-            await performance.claim.settle(upid="")  # that Proxmox task is over and did nothing
+            await performance.claim.settle(upid="")  # that Proxmox task has ended and changed nothing
         await asyncio.sleep(pause)
 
     async def _try(self, performance: Performance, parsed: object) -> ToolReply:
-        """Run the tool once; raises TemporaryError and Fenced alone."""
+        """Run the tool once; raises only TemporaryError and Fenced."""
         tool = performance.tool
         performance.targets.clear()
         performance.undo = None
@@ -287,12 +297,12 @@ class Performer:
             raise
         except AgentdError as error:
             return _failed(performance, task_error(error))
-        except Exception as error:  # noqa: BLE001 - whatever a tool raises, the daemon lives
+        except Exception as error:  # noqa: BLE001 - no error of a tool may stop the daemon
             return self._bug(performance, error)
         return reply
 
     async def _run(self, performance: Performance, parsed: object) -> ToolReply:
-        """Run the tool; of a dry run return what it has seen."""
+        """Run the tool; a dry run returns its preview."""
         tool, already = performance.tool, True
         try:
             result = await tool.run(performance, parsed)
@@ -304,7 +314,7 @@ class Performer:
         return self._seen(performance, already=already)
 
     def _seen(self, performance: Performance, *, already: bool) -> ToolReply:
-        """Return what a dry run has seen; raises Denied if what it would change is protected."""
+        """Return the preview of a dry run, or a failure if a target is protected."""
         tool, targets = performance.tool, list(performance.targets)
         try:
             if targets or not already:
@@ -320,12 +330,12 @@ class Performer:
 
 
 def _touching(performance: Performance) -> Tier:
-    """Return the tier as which a call touches its targets: what undoes deletes."""
+    """Return the tier that applies to the targets: destroy for a tool that undoes."""
     return Tier.DESTROY if performance.tool.undoes else performance.needed
 
 
 def _recorded(record: EffectRecord) -> ToolReply:
-    """Return what a record says that was found instead of claimed."""
+    """Return the reply for a record that was found instead of claimed."""
     if record.phase == effects.CANCELLED:
         error = record.error or TaskError(code="cancelled", message="cancelled before it began")
         return ToolReply(status=Outcome.CANCELLED, error=error)
@@ -347,6 +357,6 @@ def _failed(performance: Performance, error: TaskError) -> ToolReply:
 
 
 def task_error(error: AgentdError) -> TaskError:
-    """Return an error as a message carries it; one that may pass says so."""
+    """Return an error in its message form; `retry` is true for a temporary one."""
     retry = isinstance(error, TemporaryError) and not isinstance(error, Denied)
     return TaskError(code=error.code, message=str(error), retry=retry, log=list(getattr(error, "log", ())))

@@ -1,4 +1,4 @@
-"""Takes assigned tasks and calls of other agents, has them performed, and tells how they ended.
+"""Takes assigned tasks and calls of other agents, runs them, reports the results.
 
 An assignment comes from a queue of its service, a call over NATS micro; both end in `Performer.perform`.
 """
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 CALL_DEADLINE = 900.0
-"""Seconds for a call that names no deadline."""
+"""Seconds that a call without a deadline may take."""
 
 
 class Worker:
     """Runs the tools of one agent."""
 
-    def __init__(  # noqa: PLR0913 - all that running a tool touches
+    def __init__(  # noqa: PLR0913 - everything that running a tool needs
         self,
         bus: Bus,
         agent_id: str,
@@ -69,7 +69,7 @@ class Worker:
         brake: Brake | None = None,
         lease: Lease | None = None,
     ) -> None:
-        """Keep what tools are run with; `serve` begins."""
+        """Use these services to run tools; `serve` starts the work."""
         self.bus = bus
         self.agent_id = agent_id
         self.tools = tools
@@ -87,9 +87,9 @@ class Worker:
 
     @property
     def load(self) -> float:
-        """Return how much of the slots is in use, 0 to 1."""
+        """Share of the slots that is in use, 0 to 1."""
         total = self.slots * max(1, len(self.consumers))
-        return min(1.0, sum(each.active for each in self.consumers) / total)
+        return min(1.0, sum(consumer.active for consumer in self.consumers) / total)
 
     async def serve(
         self,
@@ -100,22 +100,23 @@ class Worker:
         drain: float = 30.0,
         version: str = __version__,
     ) -> None:
-        """Take assignments of `service`, of its urgent lane and of `queues`, and calls of its tools, until `stopping`.
+        """Take assignments of `service` and calls of its tools until `stopping` is set.
 
-        Each queue has slots of its own, so that what is urgent never waits behind what is not.
+        Assignments also come from the urgent lane of the service and from `queues`.  Each queue has its own slots, so
+        that urgent tasks never wait behind others.
         """
         lane = [subjects.urgent(service)] if service in subjects.SERVICES else []
-        consumers = [self._consumer(each, service) for each in dict.fromkeys([service, *lane, *queues])]
+        consumers = [self._consumer(queue, service) for queue in dict.fromkeys([service, *lane, *queues])]
         self.consumers += consumers
         endpoints = [await self._offer(service, version)]
         endpoints.append(await self.bus.subscribe(subjects.stop(service), self._stopped))
         try:
             async with asyncio.TaskGroup() as group:
-                for each in consumers:
-                    group.create_task(each.run(stopping, drain=drain))
+                for consumer in consumers:
+                    group.create_task(consumer.run(stopping, drain=drain))
         finally:
-            for each in consumers:
-                self.consumers.remove(each)
+            for consumer in consumers:
+                self.consumers.remove(consumer)
             for endpoint in endpoints:
                 await endpoint.stop()
             running = [task for _, _, task in self._calls.values()]
@@ -148,13 +149,13 @@ class Worker:
     # -- assignments ----------------------------------------------------------------------------------------------
 
     async def _assigned(self, job: Job, service: str) -> None:
-        """Run one assigned attempt and tell how it ended; returning acknowledges it."""
+        """Run one assigned attempt and report its result; returning acknowledges it."""
         crash_point("before-claim")
         try:
             task = job.decode(TaskAssignment)
         except InvalidMessage as error:
-            # Not reported as a failure: the acknowledgement of a foreign publish can be such a message (its reply
-            # subject is the publisher's choice).  A lost assignment is noticed by the workflow's own timer.
+            # Not reported as a failure: the acknowledgement of any client's publish can be such a message, because the
+            # publisher chooses its reply subject.  The workflow's own timer detects a lost assignment.
             self.log.exception("an assignment cannot be understood", subject=job.subject, reason=str(error))
             await self._bury(job, service, str(error), dead_letters.BROKEN)
             return
@@ -162,7 +163,7 @@ class Worker:
         seconds = self._seconds(task, job)
         if seconds <= 0:
             self.log.warning("too late, not started", task=task.task_id, attempt=task.attempt)
-            return  # the orchestrator's own timer has the word
+            return  # the orchestrator's timer decides what happens next
         job.until = time.monotonic() + seconds
         if job.begun > BEGINS:
             text = f"begun {BEGINS} times without an end: whoever runs it dies"
@@ -178,7 +179,10 @@ class Worker:
         crash_point("before-ack")
 
     def _seconds(self, task: TaskAssignment, job: Job) -> float:
-        """Return the seconds that this attempt may take from now; none is left if it was to begin earlier."""
+        """Return the seconds that this attempt may still take.
+
+        Returns 0 if it should have begun earlier.
+        """
         now_ = self.bus.server_time()
         if task.start_by is not None and job.delivered == 1 and now_ > task.start_by:
             return 0.0
@@ -187,7 +191,10 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _saying_so(self, task: TaskAssignment, name: str, service: str) -> AsyncIterator[None]:
-        """Tell the orchestrator that the task has begun, and go on telling it, if it wants to know."""
+        """Report to the orchestrator that the task runs, if the task asks for that.
+
+        The report is sent once at the begin and, with a heartbeat, again and again until the end.
+        """
         if task.start_by is None and task.heartbeat is None:
             yield
             return
@@ -197,7 +204,7 @@ class Worker:
         async def beat(every: float) -> None:
             while True:
                 await asyncio.sleep(every)
-                with contextlib.suppress(BusUnavailable):  # the next one is as good
+                with contextlib.suppress(BusUnavailable):  # the next one replaces it
                     await self._complete(running, task.workflow_id, name, task.attempt, service)
 
         beating = asyncio.create_task(beat(task.heartbeat / 3)) if task.heartbeat else None
@@ -208,7 +215,7 @@ class Worker:
                 beating.cancel()
 
     async def _bury(self, job: Job, service: str, reason: str, why: str = dead_letters.POISONED) -> None:
-        """Keep an assignment that is not run as a dead letter, for a person to read."""
+        """Store an assignment that is not run as a dead letter, for a person to read."""
         letter = job.letter(subjects.WORKFLOWS, self.agent_id, reason)
         try:
             await dead_letters.bury(self.bus, why, service, letter, job.data)
@@ -258,13 +265,13 @@ class Worker:
         await self.bus.store(subjects.complete(self.agent_id, workflow, task), completion)
 
     async def _stopped(self, received: Received) -> None:
-        """Look at the record of a task that somebody wants to end."""
+        """Read the record of a task for which a stop was requested."""
         await self.performer.look_at(received.decode(StopHint).key)
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
     async def _called(self, received: Received) -> None:
-        """Answer a principal's call; its name is in the subject, where NATS proves it."""
+        """Answer a principal's call; the subject holds its name, which NATS proves."""
         principal = received.subject.split(".")[3]
 
         def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
@@ -277,7 +284,10 @@ class Worker:
         await self._answered(received, begin, principal)
 
     async def _stepped(self, received: Received) -> None:
-        """Answer another agent's call, which says for which principal it works; only agents may publish here."""
+        """Answer another agent's call, which states the principal it works for.
+
+        Only agents may publish on this subject.
+        """
 
         def begin(tool: Tool, call: ToolCall) -> tuple[Performance, asyncio.Task[ToolReply]]:
             if call.key:
@@ -287,7 +297,7 @@ class Worker:
         await self._answered(received, begin, "")
 
     async def _answered(self, received: Received, begin: Begin, principal: str) -> None:
-        """Answer with the end of a call, or with `running` after CALL_WAIT seconds."""
+        """Answer with the result of a call, or with `running` after CALL_WAIT seconds."""
         try:
             call = received.decode(ToolCall)
             performance, task = begin(self.tools[received.subject.rpartition(".")[2]], call)
@@ -301,7 +311,10 @@ class Worker:
     def _begin(
         self, tool: Tool, call: ToolCall, principal: str, *, counted: bool = False
     ) -> tuple[Performance, asyncio.Task[ToolReply]]:
-        """Begin a call, or join the one that runs under its key; a `counted` one is one of its principal's."""
+        """Begin a call, or join the one that runs under its key.
+
+        A `counted` call counts towards the calls that its principal may have at a time.
+        """
         if not call.key and tool.tier is not Tier.READ:
             message = f"{tool.name}: a call above tier read needs a key, so that repeating it is safe"
             raise InvalidMessage(message)
@@ -340,7 +353,7 @@ class Worker:
     def _forget(self, key: str, task: asyncio.Task[ToolReply]) -> None:
         self._calls.pop(key, None)
         if not task.cancelled():
-            task.exception()  # whoever asked may have gone, and asyncio would complain that nobody looked
+            task.exception()  # the caller may be gone, and asyncio would report an exception that was never retrieved
 
     async def perform_here(
         self,
@@ -351,7 +364,7 @@ class Worker:
         progress: Callable[[str], None] | None = None,
         dry_run: bool = False,
     ) -> ToolReply:
-        """Run one of this agent's tools for a principal that asked this very process (MCP)."""
+        """Run one of this agent's tools for a principal that called this process (MCP)."""
         performance = Performance(
             bus=self.bus,
             metrics=self.metrics,
@@ -369,7 +382,10 @@ class Worker:
 
 
 def _of_a_caller(key: str) -> None:
-    """Raise InvalidMessage or Denied for a key that no caller may use: what undoes is assigned by orchestrators."""
+    """Raise InvalidMessage or Denied for a key that callers may not use.
+
+    Keys of undo tasks are assigned only by orchestrators.
+    """
     subjects.check_call_key(key)
     if any(part.startswith(UNDO) for part in key.split(".")):
         message = f"{key}: a part that begins with {UNDO!r} is an orchestrator's; use another key"
