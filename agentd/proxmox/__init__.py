@@ -1,1 +1,1 @@
-"""The client of the Proxmox VE API."""
+"""The client for the Proxmox VE API."""

@@ -1,17 +1,18 @@
-"""Speak to Proxmox VE: the only file that imports proxmoxer and requests.
+"""The Proxmox VE client; only it and transport.py import proxmoxer and requests.
 
-Decided here:
+Decisions:
 
-* proxmoxer's resource, its token header and its session are used, not its ProxmoxAPI: that throws the body of an
-  error away, and its helpers for tasks call a task without exit status a success.  Our serializer keeps the body.
+* proxmoxer's resource, token header and session are used, but not its ProxmoxAPI: that discards the body of an error,
+  and its helpers for tasks treat a task without exit status as a success.  Our serializer keeps the body.
 * proxmoxer blocks, so each call runs in a thread.  One session serves all threads (its pool is thread-safe): a new
   TLS connection costs 68 ms, a kept one 1.3 ms.
-* A node has three pvedaemon workers, and one call that waits for a lock or a hung NFS server holds one of them.  So
-  at most two calls a node and process are in flight.  What pveproxy answers by itself (/version, /nodes,
-  /cluster/…, reads under /access, /nodes/N/status, lists of tasks) is not counted, and neither is the status of a
-  task: it costs a few ms, and a process that cannot see that its task is over holds on to all it holds.
-* Threads are bounded.  Some are kept back from the counted calls, so that dead nodes never take the last one.
-* The environment (proxies, REQUESTS_CA_BUNDLE, netrc) is not asked: it would change what is trusted, unseen.
+* A node has three pvedaemon workers, and a call that waits for a lock or a hung NFS server occupies one of them.  So
+  at most two calls per node and process are in flight.  Calls that pveproxy answers by itself (/version, /nodes,
+  /cluster/…, reads under /access, /nodes/N/status, lists of tasks) are not counted, and neither is the status of a
+  task: it costs a few ms, and a process that cannot see that its task has ended keeps everything that it holds.
+* The number of threads is limited.  Some are reserved for calls that are not counted, so that dead nodes never occupy
+  all of them.
+* The environment (proxies, REQUESTS_CA_BUNDLE, netrc) is ignored: it would silently change what is trusted.
 """
 
 from __future__ import annotations
@@ -67,17 +68,20 @@ if TYPE_CHECKING:
 THREADS_KEPT_BACK = 4
 CONNECT_TIMEOUT = 10.0
 DENIED_PAUSE = 5.0
-"""Seconds without a call after a 401: Proxmox delays each by 3 s, and a wrong token is not cured by asking again."""
+"""Seconds without a call after a 401.
+
+Proxmox delays each of them by 3 s, and retrying does not make a wrong token right.
+"""
 UPLOADS = 2
-"""Files that are sent at once."""
+"""Files that are sent at the same time."""
 FILE_LIMIT = 32 << 20
-"""Bytes of a file beside the API; the schema of PVE 9.2 has about 3 MB."""
+"""Largest file outside the API, in bytes; the schema of PVE 9.2 has about 3 MB."""
 LOG_LINES = 10
 LOG_PAGE = 500
 LOCAL_SHOWN = 60.0
-"""Seconds for which it is told that pvesh has answered in the API's place."""
+"""Seconds for which `local` stays true after pvesh replaced a response of the API."""
 HALT = 30.0
-"""Seconds that a task may take to end after it was told to."""
+"""Seconds that a task may take to end after it was stopped."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
 _UNCOUNTED = re.compile(r"/nodes/[^/]+/(tasks|tasks/[^/]+/status|status|version|time)\Z")
@@ -87,7 +91,10 @@ _NODE = re.compile(r"/nodes/([^/]+)/")
 
 
 class Access(Protocol):
-    """What is needed of the section `[proxmox]`; `calls_per_node` is 1 or 2, `timeout` in seconds at least 35."""
+    """The part of section `[proxmox]` that the client needs.
+
+    `calls_per_node` is 1 or 2, `timeout` is in seconds and at least 35.
+    """
 
     @property
     def url(self) -> str: ...  # noqa: D102
@@ -115,10 +122,12 @@ class Access(Protocol):
 
 
 def encode(params: dict[str, Any]) -> dict[str, Any]:
-    """Return `params` as Proxmox reads them: 1 and 0 for booleans, nothing for None, a key a list's item.
+    """Return `params` in the form that Proxmox reads.
 
-    requests percent-encodes the values (an '=' that is not would cut the value off).  A list becomes a repeated key,
-    which Proxmox takes for its arrays; what it wants as one string (`delete`, `tags`) the caller joins.
+    Booleans become 1 and 0, None is left out, a list becomes a repeated key.
+
+    requests percent-encodes the values (an unencoded '=' would cut the value off).  Proxmox takes a repeated key for
+    its arrays; what it expects as one string (`delete`, `tags`) must be joined by the caller.
     """
     plain = {True: 1, False: 0}
     return {
@@ -127,9 +136,9 @@ def encode(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _safe(path: str) -> str:
-    """Return `path` with one leading slash; raises Rejected for one that would lead elsewhere.
+    """Return `path` with one leading slash; raises Rejected for an unsafe path.
 
-    A slash that is encoded is let through in an entry of a set: `…/ipset/NAME/192.0.2.0%2F24`, `…/NAME/dc%2FALIAS`.
+    An encoded slash is allowed in an entry of an IP set: `…/ipset/NAME/192.0.2.0%2F24`, `…/NAME/dc%2FALIAS`.
     """
     parts = path.strip("/").split("/")
     if any(part in {"", ".", ".."} for part in parts) or _ELSEWHERE.search(_ALIAS.sub("", path)):
@@ -141,13 +150,13 @@ class Proxmox:
     """A Proxmox VE cluster, reached over HTTPS with an API token."""
 
     def __init__(self, settings: Access, *, observe: Observe | None = None) -> None:
-        """Keep the settings; the token is read with the first call.
+        """Use these settings; the token is read with the first call.
 
-        `observe` is told (method, outcome, seconds) of each call.
+        `observe` is called with (method, outcome, seconds) for each call.
         """
         self.settings = settings
         self.user: str = settings.token_id
-        """The token as Proxmox names it in lists of active tasks: `user@realm!name`."""
+        """The token's id as in Proxmox's lists of active tasks: `user@realm!name`."""
         self.insecure = not settings.verify
         self._api: ProxmoxResource | None = None
         self._session: requests.Session | None = None
@@ -163,21 +172,21 @@ class Proxmox:
 
     @property
     def local(self) -> bool:
-        """Whether the API was not reached lately, and reads were answered by pvesh."""
+        """Whether the API was unreachable recently, and pvesh answered reads instead."""
         return time.monotonic() - self._local_at < LOCAL_SHOWN
 
     async def close(self) -> None:
-        """Close the connections; calls in flight end by themselves and nobody waits for them."""
+        """Close the connections; calls in flight end by themselves and are not awaited."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._session is not None:
             self._session.close()
 
-    async def get(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401 - what Proxmox answers
+    async def get(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401 - any JSON from Proxmox
         """Return the data of GET `path`."""
         return (await self._call("GET", path, params)).get("data")
 
     async def whole(self, path: str, /, **params: str | int | bool | None) -> dict[str, Any]:
-        """Return the whole answer of GET `path`: for some, more than `data` stands in it."""
+        """Return the whole response of GET `path`: some have more fields than `data`."""
         return await self._call("GET", path, params)
 
     async def post(self, path: str, /, **params: Any) -> Any:  # noqa: ANN401
@@ -193,9 +202,10 @@ class Proxmox:
         return (await self._call("DELETE", path, params)).get("data")
 
     async def upload(self, path: str, body: Upload, last: Callable[[], None] = lambda: None) -> Any:  # noqa: ANN401
-        """POST a file and return the data of the answer; who is cancelled before its last byte has left sent nothing.
+        """POST a file and return the data of the response.
 
-        `last` is called right before that byte: from there on it may happen.
+        If it is cancelled before the last byte is sent, Proxmox keeps nothing.  `last` is called right before that
+        byte: from then on the upload may take effect.
         """
         loop, runner = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -213,7 +223,10 @@ class Proxmox:
             raise
 
     async def document(self, path: str) -> bytes:
-        """Return a file that pveproxy serves beside the API, such as its schema; raises ProxmoxUnavailable."""
+        """Return a file that pveproxy serves outside the API, such as its schema.
+
+        Raises ProxmoxUnavailable.
+        """
         answer = await self._in_thread("FILE", _safe(path), {})
         if isinstance(answer, AgentdError):
             raise answer
@@ -221,16 +234,25 @@ class Proxmox:
         return data
 
     async def permissions(self) -> dict[str, list[str]]:
-        """Return the token's privileges by path; {} is a blind token, for which every list is empty."""
+        """Return the token's privileges by path.
+
+        {} means that the token has no privileges: it then sees every list as empty.
+        """
         data = await self.get("/access/permissions") or {}
         return {path: sorted(name for name, held in each.items() if held is not None) for path, each in data.items()}
 
     async def task(self, upid: str) -> TaskStatus:
-        """Return how the task `upid` stands, asked at its own node: no other knows it."""
+        """Return the status of the task `upid`, read from the node that runs it.
+
+        Other nodes do not know it.
+        """
         return task_status(upid, await self.get(f"/nodes/{Upid.parse(upid).node}/tasks/{upid}/status"))
 
     async def tasks(self, node: str, **filters: str | int) -> list[dict[str, Any]]:
-        """Return the tasks of `node`, newest first; `source=active` is prompt, the archive lags by up to 10 s."""
+        """Return the tasks of `node`, newest first.
+
+        `source=active` is up to date, the archive lags by up to 10 s.
+        """
         return await self.get(f"/nodes/{node}/tasks", **filters) or []
 
     async def log_tail(self, upid: str, count: int = LOG_LINES) -> list[str]:
@@ -243,10 +265,10 @@ class Proxmox:
         return [one_line(line.get("t", "")) for line in answer.get("data") or []][-count:]
 
     async def wait(self, upid: str, timeout: float, poll: float = FIRST_PAUSE) -> list[str]:  # noqa: ASYNC109
-        """Wait until the task `upid` is over and return its warnings.
+        """Wait until the task `upid` has ended and return its warnings.
 
         Raises TaskFailed with the last lines of the log, GuestLocked or NoQuorum if that is why the task failed
-        (nothing was done, forget the UPID), TemporaryError if it still runs after `timeout` seconds.
+        (nothing was done, the UPID is to be forgotten), TemporaryError if it still runs after `timeout` seconds.
         """
         until = time.monotonic() + timeout
         while True:
@@ -257,7 +279,7 @@ class Proxmox:
                     log = await self.log_tail(upid, 100 if status.warnings else LOG_LINES)
             except ProxmoxUnavailable as error:
                 status, trouble = TaskStatus(upid, running=True), f" (last answer: {error})"
-            if not status.running:  # not above: a task that failed for want of a quorum is over, not out of reach
+            if not status.running:  # not inside the `try`: a task that failed without a quorum has ended
                 return _ended(status, log)
             left = until - time.monotonic()
             if left <= 0:
@@ -266,7 +288,7 @@ class Proxmox:
             poll = min(poll * 1.5, LONGEST_PAUSE)
 
     async def halt(self, upid: str) -> str:
-        """End the task `upid` and wait until it is over; return its exit status.
+        """Stop the task `upid`, wait until it has ended and return its exit status.
 
         Raises ProxmoxUnavailable, Denied, or TemporaryError if it still runs after HALT seconds.
         """
@@ -296,14 +318,15 @@ class Proxmox:
         raise await self._why(path, answer)
 
     async def _why(self, path: str, error: AgentdError) -> AgentdError:
-        """Return `error`, or what the list of nodes says about the node that did not answer.
+        """Return a more precise error, from a list that Proxmox gives, or `error` itself.
 
-        Where the API itself was not reached, its list of nodes is not asked for.
+        The list of nodes shows why a node did not answer; for a denied path, a list shows whether the object exists.
+        If the API itself was not reached, no list is read.
         """
         if isinstance(error.__cause__, requests.RequestException) and was_not_sent(error.__cause__):
             return error
         source = source_of(str(error)) if isinstance(error, Denied) else None
-        if source and path != source[1]:  # at the path of the list itself it is created, so it cannot exist yet
+        if source and path != source[1]:  # a request to the path of the list creates the object: it need not exist
             listed = await self._in_thread("GET", source[1], {})
             return absent(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
         found = _NODE.match(path + "/")
@@ -316,32 +339,32 @@ class Proxmox:
         return away(found[1], entries or []) or error
 
     async def _in_thread(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
-        """Run one call in a thread, within the bounds.
+        """Run one call in a thread, within the limits.
 
-        Who is cancelled while waiting for room has sent nothing.  A call in flight ends by itself, and its place is
-        free only then: the node's worker is busy for as long.
+        A call that is cancelled while it waits for a slot has sent nothing.  A call in flight ends by itself, and its
+        slot is freed only then: the node's worker is busy until then.
         """
         held = self._limits(method, path)
         taken: list[asyncio.Semaphore] = []
         try:
-            for each in held:
-                await each.acquire()
-                taken.append(each)
+            for limit in held:
+                await limit.acquire()
+                taken.append(limit)
             future = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, path, params)
         except BaseException:
-            for each in taken:
-                each.release()
+            for limit in taken:
+                limit.release()
             raise
 
         def give_back(_: object) -> None:
-            for each in taken:
-                each.release()
+            for limit in taken:
+                limit.release()
 
         future.add_done_callback(give_back)
         return await asyncio.shield(future)
 
     def _limits(self, method: str, path: str) -> list[asyncio.Semaphore]:
-        if method in VERBS:  # what pveproxy does alone: a file that is sent keeps no worker of the node busy
+        if method in VERBS:  # pveproxy does this alone: a file transfer occupies no worker of the node
             return [self._uploads, self._room] if method == "UPLOAD" else [self._room]
         if method == "GET" and (_UNCOUNTED.match(path) or not path.startswith("/nodes/")):
             return []
@@ -351,7 +374,10 @@ class Proxmox:
         return [counted, self._room]
 
     def _connect(self) -> ProxmoxResource:
-        """Return the API with its session, made anew after a 401: the token may have been replaced (in a thread)."""
+        """Return the API with its session (runs in a thread).
+
+        It is made anew after a 401, because the token may have been replaced.
+        """
         with self._connecting:
             if self._api is not None:
                 return self._api
@@ -372,7 +398,7 @@ class Proxmox:
             )
             session = backend.get_session()
             session.trust_env = False
-            session.max_redirects = 0  # Proxmox sends none, and the token is for nobody else
+            session.max_redirects = 0  # Proxmox sends none, and no other server may get the token
             session.mount(
                 "https://", PinnedAdapter(pinned) if pinned else HTTPAdapter(pool_connections=1, pool_maxsize=THREADS)
             )
@@ -383,7 +409,10 @@ class Proxmox:
             return self._api
 
     def _send(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
-        """Send one request (in a thread) and return the answer or the error; nothing is raised."""
+        """Send one request (in a thread) and return the response or the error.
+
+        It does not raise.
+        """
         try:
             verb = self._verb(method, path)
         except ConfigError as error:
@@ -393,7 +422,7 @@ class Proxmox:
             try:
                 answer: dict[str, Any] | AgentdError = verb(**params)
             except requests.ConnectionError:
-                # A kept connection that pveproxy closed just now; a read may be sent again, but not after a time-out.
+                # pveproxy has just closed the kept connection.  A read may be sent again, but not after a time-out.
                 if method not in READS or time.monotonic() - started > 1.0:
                     raise
                 answer = verb(**params)
@@ -413,7 +442,7 @@ class Proxmox:
     def _instead(
         self, method: str, path: str, params: dict[str, Any], lost: AgentdError, *, unsent: bool
     ) -> dict[str, Any] | AgentdError:
-        """Return what this node's own shell says where its API is not reached and a read was meant, else `lost`."""
+        """Return what pvesh reads while the API is unreachable; `lost` for any write."""
         if method != "GET" or not unsent or self.settings.pvesh is None:
             return lost
         self._local_at = time.monotonic()
@@ -429,7 +458,10 @@ class Proxmox:
         return verb
 
     def _file(self, path: str) -> dict[str, Any]:
-        """Return what lies beside the API; the token is for the API alone and stays here."""
+        """Return a file outside the API; the request does not carry the token.
+
+        The token is for the API only.
+        """
         assert self._session is not None  # noqa: S101 - _connect has made it
         url = self.settings.url + path
         with self._session.get(url, headers={"Authorization": None}, stream=True, timeout=self._timeouts) as answer:
@@ -439,16 +471,19 @@ class Proxmox:
         return {"data": data}
 
     def _upload(self, path: str, body: Upload) -> dict[str, Any] | AgentdError:
-        """Send a form as it is read: proxmoxer, and requests by itself, would hold the file in memory."""
+        """Send a form while it is read from disk.
+
+        proxmoxer, and requests by itself, would hold the file in memory.
+        """
         assert self._session is not None  # noqa: S101 - _connect has made it
         url, wait = f"{self.settings.url}/api2/json{path}", self.settings.timeout
         more: dict[str, Any] = {
             "headers": {"Content-Type": body.content_type},
-            "verify": self._session.auth.verify_ssl,  # type: ignore[union-attr]  # proxmoxer's own kind
+            "verify": self._session.auth.verify_ssl,  # type: ignore[union-attr]  # proxmoxer's own type
         }
         try:
             answer = requests.Session.request(self._session, "POST", url, data=body, timeout=(wait, wait), **more)
-        except AgentdError as error:  # of the file
+        except AgentdError as error:  # raised while the file is read
             return error
         except requests.RequestException as error:
             return body.lost(lost_request("UPLOAD", path, error))
@@ -474,7 +509,7 @@ class Proxmox:
 
 
 def _ended(status: TaskStatus, log: list[str]) -> list[str]:
-    """Return the warnings of a task that is over; raises what its failure means."""
+    """Return the warnings of a task that has ended; raises the error if it failed."""
     if not status.succeeded:
         raise failure(status, log)
     if not status.warnings:

@@ -1,9 +1,9 @@
-"""Ask the node itself by `pvesh`, where its API cannot be reached: reads alone.
+"""Reads from this node by `pvesh` while its API is unreachable; never writes.
 
-Proxmox's own shell needs no pveproxy and no pvedaemon, so a node whose API is down can still be looked at.  It is no
-second way in: it runs as root@pam, so what a token may not see is seen; it costs 0.7 s of CPU a call; and a task runs
-in its foreground, bears the name of no token (by which a lost answer is settled) and ends with exit code 0 even when it
-has failed.  So nothing is ever written by it, and it is used only where the configuration names it.
+Proxmox's own shell needs no pveproxy and no pvedaemon, so a node whose API is down can still be inspected.  It is not
+an alternative to the API: it runs as root@pam, so it shows what a token may not see; it costs 0.7 s of CPU per call;
+and a task runs in its foreground, has no token name (which is needed to settle a lost response) and ends with exit code
+0 even when it has failed.  So it never writes, and it is used only if the configuration names it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ _NO_HANDLER = "No 'get' handler"
 
 
 def read(program: str, path: str, params: dict[str, Any], timeout: float) -> dict[str, Any] | AgentdError:
-    """Return what `pvesh get` answers, in the envelope of the API, or the error (blocks; nothing is raised).
+    """Return the result of `pvesh get` in the envelope of the API, or the error.
 
-    params   as they would be sent: 1 and 0 for booleans, a list for a repeated one
+    It blocks and does not raise.
+
+    params   as for the API: 1 and 0 for booleans, a list for a repeated parameter
     timeout  seconds, after which the program is killed
     """
     command = [program, "get", path, "--output-format", "json", *_arguments(params)]
     try:
-        ended = subprocess.run(  # noqa: S603 - a program that the configuration names, and no shell
+        ended = subprocess.run(  # noqa: S603 - a program from the configuration, without a shell
             command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired:
@@ -39,19 +41,19 @@ def read(program: str, path: str, params: dict[str, Any], timeout: float) -> dic
     if ended.returncode:
         return _refused(path, ended.stderr.decode(errors="replace"))
     try:
-        return {"data": json.loads(ended.stdout)}  # what it says on stderr beside an answer are warnings
+        return {"data": json.loads(ended.stdout)}  # with a result, stderr holds only warnings
     except ValueError as error:
         return ProxmoxUnavailable(f"GET {path}: {program} has not answered in JSON: {error}", delay=10.0)
 
 
 def _arguments(params: dict[str, Any]) -> Iterator[str]:
     for name, value in params.items():
-        for each in value if isinstance(value, list | tuple) else (value,):
-            yield f"--{name}={each}"
+        for item in value if isinstance(value, list | tuple) else (value,):
+            yield f"--{name}={item}"
 
 
 def _refused(path: str, said: str) -> AgentdError:
-    """Return what an error means: a status stands at its beginning or not at all."""
+    """Return the error for a message; an HTTP status, if any, is at its beginning."""
     text = one_line(said) or "pvesh failed and did not say why"
     if text.startswith(_NO_HANDLER):
         return classify("GET", 501, text, path=path)

@@ -1,4 +1,4 @@
-"""Dry runs: while one is going on, the Proxmox client refuses every request that writes."""
+"""Dry runs: during one, the Proxmox client refuses every request that writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
 @contextmanager
 def looking() -> Iterator[None]:
-    """Let nothing be written while what runs in this context only looks (a dry run)."""
+    """Run the block as a dry run: nothing may be written in this context."""
     before = _looking.set(True)
     try:
         yield
@@ -26,11 +26,11 @@ def looking() -> Iterator[None]:
 
 
 def is_looking() -> bool:
-    """Return True in a dry run."""
+    """Return whether this is a dry run."""
     return _looking.get()
 
 
 def no_writing(what: str) -> None:
-    """Raise PermanentError if `what`, which writes, is about to be done by a dry run: a tool has a bug."""
+    """Raise PermanentError in a dry run: `what` would write, so the tool has a bug."""
     if _looking.get():
         raise PermanentError(f"{what} writes, and this is a dry run: nothing was sent")

@@ -1,7 +1,7 @@
-"""Say what an answer of Proxmox VE means: which error it is, what a UPID says, how a task ended.
+"""Interprets responses of Proxmox VE: errors, UPIDs and the end of tasks.
 
-Pure, so that the answers recorded from the real API can be fed to it. proxmox.md, Envelope is the source: a 500 is
-neither temporary nor permanent by itself, the text decides, and there is practically no 404 or 409.
+Pure, so that it can be tested with responses recorded from the real API.  The source is proxmox.md, Envelope: a 500 is
+neither temporary nor permanent by itself, its text decides, and there is practically no 404 or 409.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 NAMED = 20
-"""Names that an error lists."""
+"""Most names that an error lists."""
 _NAMED_PATHS = (
     ("pool", "/pool/([^/;\\s]+)", "/pools", "poolid"),
     ("storage", "/storage/([^/;\\s]+)", "/storage", "storage"),
@@ -41,18 +41,21 @@ _NAMED_PATHS = (
     ("realm", "/access/realm/([^/;\\s]+)", "/access/domains", "realm"),
     ("group", "/access/groups/([^/;\\s]+)", "/access/groups", "groupid"),
 )
-"""Kinds of things that a privilege is held on: the path, the list that names them all, and the key in that list."""
+"""Kinds of objects that a privilege is held on.
+
+Each has the pattern of its path, the list that names all of them, and the key in that list.
+"""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _FORBIDDEN = re.compile(r"Permission check failed \((?P<path>/[^,]*), (?P<privileges>[^)]+)\)")
 _LOCKED = re.compile(r"(?:VM|CT) is locked \((?P<lock>[^)]+)\)")
 _HELD = re.compile(r"can't lock file '(?P<file>[^']*)'|cfs-lock '(?P<name>[^']*)'")
 _TAKEN = re.compile(r"(?:VM|CT) \d+ already exists|unable to create (?:VM|CT) \d+.*already exists")
 _ABSENT = re.compile(r"does not exist|no such (?!file)|No such (?!file)|hostname lookup '|not found")
-# A file of the cluster file system that cannot be written means the same (proxmox.md, Envelope).
+# A file of the cluster file system that cannot be written also means no quorum (proxmox.md, Envelope).
 _NO_QUORUM = re.compile(r"no quorum|unable to open file '/etc/pve/.*Permission denied")
 _PASSING = re.compile(r"got timeout|got no worker upid|RPCEnvironment init request failed|unable to fork worker")
-# The smallest built-in role that has a privilege, one to look only if that suffices; what none but Administrator has is
-# in the roles of agentd itself.  A test compares both with the recorded roles and with what the tools need.
+# The smallest built-in role that has a privilege, a read-only role if that suffices.  Privileges that only
+# Administrator has are in agentd's own roles.  A test compares both with the recorded roles and the tools' needs.
 _ROLES = (
     ("PVEAuditor", "Datastore.Audit Mapping.Audit Pool.Audit SDN.Audit Sys.Audit VM.Audit VM.GuestAgent.Audit"),
     ("PVETemplateUser", "VM.Clone"),
@@ -88,12 +91,15 @@ LAST_RESORT = "AgentdExec"
 
 
 def one_line(text: object) -> str:
-    """Return `text` as one line without control characters: it may come from a guest or a log."""
+    """Return `text` as one line without control characters.
+
+    It may come from a guest or a log.
+    """
     return _CONTROL.sub(" ", str(text)).strip()
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
-    """Return which names there are, those first that look like `wrong`."""
+    """Return a sentence with the names that exist, those similar to `wrong` first."""
     names = sorted(set(known))
     close = difflib.get_close_matches(wrong.lower(), {name.lower() for name in names}, n=2, cutoff=0.6)
     names.sort(key=lambda name: (name.lower() != wrong.lower(), name.lower() not in close, name))
@@ -102,7 +108,10 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
 
 
 def away(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
-    """Return why a call of `node` had no answer, from the list of nodes: it is offline, or there is no such node."""
+    """Return the reason why a call to `node` had no response, from the list of nodes.
+
+    The node is offline, or there is no such node.
+    """
     states = {str(entry.get("node")): entry.get("status") for entry in entries}
     if states and node not in states:
         return NotFound(f"there is no node {node!r}; {nearest(node, states)}")
@@ -112,7 +121,10 @@ def away(node: str, entries: list[dict[str, Any]]) -> AgentdError | None:
 
 
 def source_of(text: str) -> tuple[str, str, str, str] | None:
-    """Return what a denied path names: kind, the list that it would be in, the key of that list, and its name."""
+    """Return the object that the path in a denial names.
+
+    These are its kind, the list that would contain it, the key in that list, and its name.
+    """
     said = re.search(r"\((pool|storage|realm|group) '([^']+)' does not exist\)", text)
     for kind, pattern, source, key in _NAMED_PATHS:
         if said is not None and said[1] == kind:
@@ -123,29 +135,33 @@ def source_of(text: str) -> tuple[str, str, str, str] | None:
 
 
 def absent(source: tuple[str, str, str, str], entries: list[dict[str, Any]], text: str) -> AgentdError | None:
-    """Return that what a denied path names does not exist: Proxmox answers 403 for that too, whatever rights there are.
+    """Return NotFound if the object in a denied path does not exist, else None.
 
-    A list leaves out what the token may not see, so both are said.
+    Proxmox answers 403 for a missing object too, whatever the privileges.  A list leaves out what the token may not
+    see, so the error mentions both.
     """
     kind, _, key, name = source
     names = {str(entry.get(key)) for entry in entries}
     if name in names:
         return None
-    said = text.partition("; to grant it")[0]  # a right on what does not exist helps nobody
+    said = text.partition("; to grant it")[0]  # a privilege on a missing object does not help
     return NotFound(f"there is no {kind} {name!r} that this token may see; {nearest(name, names)} (Proxmox: {said})")
 
 
 def role_for(privilege: str) -> str:
-    """Return the smallest role that has `privilege`: a built-in one, else one that `agentd doctor --roles` makes."""
+    """Return the smallest role that has `privilege`.
+
+    It is a built-in role, else one that `agentd doctor --roles` creates.
+    """
     return next((role for role, privileges in _ROLES if privilege in privileges.split()), LAST_RESORT)
 
 
 def making(role: str) -> str:
-    """Return how a role of agentd's own is made; "" for a built-in one."""
+    """Return a hint how a role of agentd is created; "" for a built-in role."""
     return f"; the role {role} is made by the commands of agentd doctor --roles" if role.startswith(_OWN) else ""
 
 
-def classify(  # noqa: PLR0913 - an answer has this many parts
+def classify(  # noqa: PLR0913 - a response has this many parts
     method: str,
     status: int,
     reason: str,
@@ -155,7 +171,7 @@ def classify(  # noqa: PLR0913 - an answer has this many parts
     path: str = "",
     token: str = "",
 ) -> AgentdError:
-    """Return what an answer of Proxmox that is not a success means; pure."""
+    """Return the error for a response of Proxmox that is not a success; pure."""
     text = one_line(body["message"] if isinstance(body, dict) and body.get("message") else reason) or f"HTTP {status}"
     where = f"{method} {path}".strip()
     if status == HTTPStatus.UNAUTHORIZED:
@@ -174,7 +190,7 @@ def classify(  # noqa: PLR0913 - an answer has this many parts
 def _by_status(method: str, status: int, line: str) -> AgentdError | None:
     if status in {595, 503, 429}:  # 595: the node's API was not reached, so nothing was sent to it
         return ProxmoxUnavailable(f"{line}: the node or its API is not reachable ({status})", delay=3.0)
-    if status in {502, 504, 596, 597, 598, 599}:  # lost on the way, there or back
+    if status in {502, 504, 596, 597, 598, 599}:  # the request or the response was lost
         if method == "GET":
             return ProxmoxUnavailable(f"{line} ({status})", delay=2.0)
         return UnknownOutcome(f"{line} ({status}): it may have happened", delay=2.0)
@@ -194,7 +210,10 @@ def _by_text(line: str, text: str) -> AgentdError:
 
 
 def _refused(line: str, text: str) -> TemporaryError | None:
-    """Return what stood in the way if it passes and nothing was done; said by a call as by the end of a task."""
+    """Return the error for a temporary refusal after which nothing was done, or None.
+
+    Both the response to a call and the exit status of a task can contain it.
+    """
     if _NO_QUORUM.search(text):
         return NoQuorum(f"{line}: the cluster has no quorum", delay=5.0)
     if (found := _LOCKED.search(text)) is not None:
@@ -242,7 +261,10 @@ _UPID = re.compile(
 
 @dataclass(frozen=True)
 class Upid:
-    """The parts of a UPID; `user` includes the token's name, `id` is often a VMID and may be empty."""
+    """The parts of a UPID.
+
+    `user` includes the token's name; `id` is often a VMID and may be empty.
+    """
 
     text: str
     node: str
@@ -253,7 +275,7 @@ class Upid:
 
     @classmethod
     def parse(cls, text: str) -> Upid:
-        """Return the parts of `text`; raises Rejected if it is no UPID."""
+        """Return the parts of `text`; raises Rejected if it is not a UPID."""
         found = _UPID.match(text)
         if found is None:
             raise Rejected(f"{one_line(text)!r} is not a UPID")
@@ -262,7 +284,7 @@ class Upid:
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """What a node says about a task; `exit` is empty while it runs."""
+    """The status of a task as its node reports it; `exit` is empty while it runs."""
 
     upid: str
     running: bool
@@ -276,20 +298,21 @@ class TaskStatus:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the task is over and did its work."""
+        """Whether the task has ended and did its work."""
         return not self.running and (self.exit == "OK" or self.exit.startswith("WARNINGS"))
 
 
 def task_status(upid: str, data: dict[str, Any]) -> TaskStatus:
-    """Return what `data`, the answer of /tasks/{upid}/status, says."""
+    """Return the status in `data`, the response of /tasks/{upid}/status."""
     running = data.get("status") != "stopped"
     return TaskStatus(upid, running, "" if running else one_line(data.get("exitstatus") or "unexpected status"))
 
 
 def failure(status: TaskStatus, log: list[str]) -> AgentdError:
-    """Return what the end of a failed task means: a lock or a missing quorum pass, all else is final.
+    """Return the error for a failed task.
 
-    GuestLocked and NoQuorum mean that the task is over and did nothing: its UPID is to be forgotten.
+    A lock or a missing quorum is temporary, everything else is final.  GuestLocked and NoQuorum mean that the task has
+    ended and did nothing: its UPID is to be forgotten.
     """
     upid = Upid.parse(status.upid)
     line = f"task {upid.type} {upid.id or '(no id)'} on {upid.node} failed: {status.exit}"

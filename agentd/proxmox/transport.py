@@ -1,4 +1,7 @@
-"""The HTTP connection to Proxmox: certificate pinning, bounded answers, and what a lost request means."""
+"""The HTTP connection to Proxmox.
+
+It pins certificates, limits the size of responses, and decides what a lost request means.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,17 @@ READS = ("GET", "FILE")
 
 
 VERBS = {"FILE": "GET", "UPLOAD": "POST"}
-"""What goes over the wire for what is none of the API's own verbs here."""
+"""The HTTP verbs of methods that are not verbs of the API."""
 
 
 class Serializer(JsonSerializer):  # type: ignore[misc]  # proxmoxer has no types
-    """Keep the whole answer: `total` stands beside `data`, and the message of an error is in the body."""
+    """Keeps the whole response.
+
+    `total` is beside `data`, and the message of an error is in the body.
+    """
 
     def loads(self, response: requests.Response) -> dict[str, Any]:
-        """Return the body; raises ValueError for what is no JSON object."""
+        """Return the body; raises ValueError if it is not a JSON object."""
         return _object(response)
 
     def loads_errors(self, response: requests.Response) -> dict[str, Any]:
@@ -46,20 +52,26 @@ def _object(response: requests.Response) -> dict[str, Any]:
         raise ValueError("it is empty")
     body = json.loads(response.content.decode())
     if not isinstance(body, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - one kind for "this is not what Proxmox sends"
+        raise ValueError("not a JSON object")  # noqa: TRY004 - one type for "this does not come from Proxmox"
     return body
 
 
 class PinnedAdapter(HTTPAdapter):
-    """Trust one certificate by its SHA-256 fingerprint, whoever signed it; nothing is sent before it is compared."""
+    """Trusts one certificate by its SHA-256 fingerprint, regardless of its issuer.
+
+    Nothing is sent before the fingerprint is compared.
+    """
 
     def __init__(self, fingerprint: str) -> None:
-        """Keep the fingerprint; HTTPAdapter makes its pools at once."""
+        """Use this fingerprint.
+
+        It is set first, because HTTPAdapter creates its pools at once.
+        """
         self._fingerprint = fingerprint
         super().__init__(pool_connections=1, pool_maxsize=THREADS)
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as requests hands it on
-        """Let every connection compare the fingerprint."""
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the signature of requests
+        """Make every connection compare the fingerprint."""
         super().init_poolmanager(*args, assert_fingerprint=self._fingerprint, **kwargs)
 
 
@@ -74,7 +86,10 @@ def bounded_chunks(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
 
 
 def lost_request(method: str, path: str, error: requests.RequestException) -> AgentdError:
-    """Return what a request without an answer means: it counts whether it can have been sent."""
+    """Return the error for a request without a response.
+
+    It depends on whether the request can have been sent.
+    """
     where = f"{VERBS.get(method, method)} {path}"
     cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
     if "Fingerprints did not match" in str(error):
@@ -93,15 +108,18 @@ def lost_request(method: str, path: str, error: requests.RequestException) -> Ag
 
 
 def was_not_sent(error: requests.RequestException) -> bool:
-    """Tell whether a request cannot have been sent: there was no connection."""
+    """Return whether a request cannot have been sent: there was no connection."""
     cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
-    # urllib3 is requests' own affair: its error is known by its name (and NameResolutionError is one).
+    # urllib3 is an internal of requests: its error is detected by name (NameResolutionError is a subclass).
     refused = any(kind.__name__ == "NewConnectionError" for kind in type(cause).__mro__)
     return refused or isinstance(error, requests.ConnectTimeout)
 
 
 def no_answer(method: str, text: str) -> AgentdError:
-    """Return the error for a request without an answer: unavailable for a read, an unknown outcome for a write."""
+    """Return the error for a request without a response.
+
+    A read is unavailable, a write has an unknown outcome.
+    """
     if method in READS:
         return ProxmoxUnavailable(text, delay=2.0)
     return UnknownOutcome(f"{text}; it may have happened", delay=2.0)

@@ -1,8 +1,8 @@
-"""A file on its way to Proxmox: a form that is read piece by piece, and can be dropped until its last byte.
+"""A file upload to Proxmox: a form that is read in chunks and can be dropped.
 
-Proxmox wants the fields before the file, and among them the checksum (its parser takes no others), so the file is read
-twice: for its checksum and to be sent.  What pveproxy has received it keeps only when the last line of the form has
-come; therefore that line waits until nothing speaks against it.
+Proxmox requires the fields, the checksum among them, before the file (its parser accepts them only there), so the
+file is read twice: for the checksum and for sending.  pveproxy keeps what it has received only once the last line of
+the form has arrived; therefore that line is held back until nothing prevents the upload.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 CHUNK: Final = 1 << 20
-"""Bytes that are read, and held in memory, at once."""
+"""Bytes that are read, and held in memory, at a time."""
 
 
 class Upload:
-    """One file that is sent as `filename`; `told` hears how much of it was read, in a thread."""
+    """One file, sent as `filename`.
+
+    told  is called, in a thread, with the activity and the number of bytes read
+    """
 
     def __init__(
         self, file: BinaryIO, filename: str, told: Callable[[str, int], None] = lambda _what, _bytes: None
     ) -> None:
-        """Keep the open file, which nobody else may read; raises Rejected if it is empty."""
+        """Use the open file; raises Rejected if it is empty.
+
+        No other code may read from the file.
+        """
         self._file = file
         self._filename = filename
         self._told = told
@@ -36,14 +42,14 @@ class Upload:
         self.size = self._stat[0]
         self.sent = 0
         self.whole = False
-        """Whether the last byte has left: then the file may be taken in, whatever becomes of the connection."""
+        """Whether the last byte was sent: then Proxmox may store the file, even if the connection breaks."""
         self.may_end: Callable[[], bool] = lambda: True
         self._dropped = False
         self._boundary = f"agentd-{secrets.token_hex(16)}"
         self._head = b""
 
     def drop(self) -> None:
-        """End the reading: the connection breaks, and Proxmox throws away what has come."""
+        """Stop reading: the connection breaks, and Proxmox discards what it has received."""
         self._dropped = True
 
     def digest(self, algorithm: str) -> str:
@@ -54,7 +60,10 @@ class Upload:
         return found.hexdigest()
 
     def describe(self, fields: dict[str, str]) -> None:
-        """Say what goes before the file, in the order in which Proxmox reads it; the values are plain words."""
+        """Set the fields before the file, in the order in which Proxmox reads them.
+
+        The values are plain ASCII words.
+        """
         parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}' for name, value in fields.items()]
         kind = "Content-Type: application/octet-stream"
         parts.append(f'Content-Disposition: form-data; name="filename"; filename="{self._filename}"\r\n{kind}\r\n\r\n')
@@ -70,11 +79,11 @@ class Upload:
         return f"\r\n--{self._boundary}--\r\n".encode("ascii")
 
     def __len__(self) -> int:
-        """Return the length of the whole form: Proxmox takes no chunked one."""
+        """Return the length of the whole form: Proxmox accepts no chunked encoding."""
         return len(self._head) + self.size + len(self._tail)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the form; raises Rejected if the file is not any more what it was."""
+        """Yield the form; raises Rejected if the file has changed."""
         yield self._head
         for piece in self._pieces("sending"):
             yield piece
@@ -85,7 +94,10 @@ class Upload:
         yield self._tail
 
     def lost(self, error: AgentdError) -> AgentdError:
-        """Return what a connection that broke means: while the form was not whole, nothing was kept."""
+        """Return the error for a broken connection.
+
+        If the form was not complete, Proxmox has kept nothing.
+        """
         if self.whole or not isinstance(error, UnknownOutcome):
             return error
         return ProxmoxUnavailable(
@@ -94,7 +106,7 @@ class Upload:
         )
 
     def _pieces(self, what: str) -> Iterator[bytes]:
-        """Yield the file from its beginning, piece by piece, and be sure that it stays as it is."""
+        """Yield the file from its beginning in chunks; raises Rejected if it changes."""
         left = self.size
         try:
             self._file.seek(0)

@@ -1,4 +1,4 @@
-"""Runs one tool to its end.
+"""Runs one invocation of a tool from start to end.
 
 This includes the policy check, parsing, the claim, two audit records, retries, the deadline and a stop.  Temporary
 failures are retried here, within the deadline, before they are reported.

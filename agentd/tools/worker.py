@@ -191,9 +191,9 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _saying_so(self, task: TaskAssignment, name: str, service: str) -> AsyncIterator[None]:
-        """Report to the orchestrator that the task runs, if the task asks for that.
+        """Report to the orchestrator that the task is running, if the task asks for that.
 
-        The report is sent once at the begin and, with a heartbeat, again and again until the end.
+        The first report is sent at the start; with a heartbeat, more follow until the task ends.
         """
         if task.start_by is None and task.heartbeat is None:
             yield
