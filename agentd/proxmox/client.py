@@ -79,7 +79,7 @@ FILE_LIMIT = 32 << 20
 LOG_LINES = 10
 LOG_PAGE = 500
 LOCAL_SHOWN = 60.0
-"""Seconds for which `local` stays true after pvesh replaced a response of the API."""
+"""Seconds for which `local` stays true after pvesh replaced an API response."""
 HALT = 30.0
 """Seconds that a task may take to end after it was stopped."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0

@@ -1,1 +1,1 @@
-"""Who may do what: policy, approvals, audit, budgets, freeze, ownership."""
+"""Safety: policy, approvals, audit, budgets, freeze and marks of ownership."""

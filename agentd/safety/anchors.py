@@ -1,8 +1,8 @@
-"""Keeps each chain's head where its own agent is not: in the bucket `audit`, and in a line of another agent's chain.
+"""Notes each audit chain's head in the bucket `audit` and in another chain.
 
 Every minute, and when it stops, an agent notes its head in the bucket, if it has written since.  The next agent in the
-order of their ids writes the heads that have changed into its own chain.  A line that only notes heads is no new head:
-where nothing is done, nothing is written.
+order of the ids writes the heads that have changed into its own chain.  A record that only notes heads is not a new
+head: while nothing else happens, nothing is written.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
 
 EVERY = 60.0
-"""Seconds between two looks at all heads."""
+"""Seconds between two checks of all heads."""
 AT_ONCE: Final = 12
-"""Heads that one line notes: it must stay below what a line may hold."""
+"""Heads that one record notes: it must stay below the largest size of a record."""
 MOST_TEXT: Final = 500
-"""Characters of a reason."""
+"""Longest reason, in characters."""
 
 
 class Anchors:
-    """Notes heads for as long as `run` runs, and takes a principal's word that an alarm was seen to."""
+    """Notes heads while `run` runs, and lets a principal acknowledge an alarm."""
 
     def __init__(self, bus: Bus, agent_id: str, ledger: Ledger, policy: Policy, log: Logger) -> None:
-        """Keep whose chain it is."""
+        """Use this chain; `run` starts the work."""
         self._bus = bus
         self._agent = agent_id
         self._ledger = ledger
@@ -46,7 +46,7 @@ class Anchors:
         self._seen: dict[str, str] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work until `stopping` is set, then note our head once more."""
+        """Note heads until `stopping` is set, then note our own head once more."""
         subscription = await self._bus.subscribe(subjects.accept("*", self._agent), self._accepted)
         try:
             while not stopping.is_set():
@@ -63,18 +63,18 @@ class Anchors:
     async def _try(self, work: Any) -> None:  # noqa: ANN401 - any coroutine
         try:
             await work
-        except AgentdError as error:  # also where NATS does not allow it
+        except AgentdError as error:  # also if NATS denies it
             self._log.warning("the heads of the audit cannot be noted", reason=str(error))
 
     async def note(self) -> None:
-        """Note our own head in the bucket, if it is another one than before."""
+        """Note our own head in the bucket, if it has changed."""
         newest = self._ledger.newest
         if newest is not None and newest is not self._noted:
             await self._bus.kv_put(subjects.CHAINS, subjects.audit_head(self._agent), newest)
             self._noted = newest
 
     async def anchor(self) -> None:
-        """Write the heads that are ours to keep into our chain, if they have changed."""
+        """Write the heads for which we are responsible into our chain, if changed."""
         heads = await self._bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
         keys = await self._bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
         living = await self._living()
@@ -90,7 +90,7 @@ class Anchors:
             await self._ledger.write(
                 principal="", tool=ANCHOR, tier=Tier.READ, phase="after", key="", arguments={"heads": part}, anchor=True
             )
-            self._seen |= {each["agent"]: each["hash"] for each in part}
+            self._seen |= {entry["agent"]: entry["hash"] for entry in part}
 
     async def _living(self) -> list[str]:
         living = {self._agent}
@@ -100,16 +100,16 @@ class Anchors:
         return sorted(living)
 
     def _genuine(self, agent: str, record: AuditRecord | None, known: AuditKeys | None) -> AuditRecord | None:
-        """Return the head of another agent if that agent wrote it."""
+        """Return the head of another agent if that agent wrote it, else None."""
         keys = [] if known is None or known.agent_id != agent else known.keys
-        signed = record is not None and any(record.signer == each.public for each in keys)
+        signed = record is not None and any(record.signer == key.public for key in keys)
         if record is None or not signed or record.hash != hash_of(record) or record.agent_id != agent:
             self._log.error("the head of another agent's audit is not one that this agent wrote", other=agent)
             return None
         return record if valid(record.signer, record.hash, record.signature) else None
 
     async def _accepted(self, received: Received) -> None:
-        """Let a principal acknowledge the alarm of our chain."""
+        """Acknowledge the alarm of our chain for a principal."""
         principal = received.subject.split(".")[3]
         try:
             reason = received.decode(AuditAcceptance).reason.strip()
@@ -126,6 +126,9 @@ class Anchors:
 
 
 def _keeper(agent: str, living: list[str]) -> str:
-    """Return who notes the head of `agent`: the next living agent in the order of the ids, itself if it is alone."""
-    others = [each for each in living if each != agent]
-    return next((each for each in others if each > agent), others[0] if others else agent)
+    """Return the agent that notes the head of `agent`.
+
+    It is the next living agent in the order of the ids, or `agent` itself if it is alone.
+    """
+    others = [other for other in living if other != agent]
+    return next((other for other in others if other > agent), others[0] if others else agent)

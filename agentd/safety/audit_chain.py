@@ -1,10 +1,10 @@
-"""What was done, by whom: one hash chain per agent; pure, the ledger publishes it.
+"""The audit chain of one agent: who did what; pure, audit_log.py publishes it.
 
-Each record holds the hash of the one before it and the agent's signature, so that none can be changed, left out, moved
-or added by anybody else.  What a chain cannot tell by itself is that its end was cut off: heads are anchored in the
+Each record holds the hash of the one before it and the agent's signature, so that nothing else can change, remove, move
+or add a record unnoticed.  A chain alone cannot show that its end was cut off: therefore its head is anchored in the
 chains of other agents (anchors.py), and the agent remembers its own.
 
-Secrets never get into a record, not even hashed: the digest is over the arguments without them, because the hash
+Secrets are never part of a record, not even as a hash: the digest is over the arguments without them, because the hash
 of a short password can be guessed.
 """
 
@@ -30,9 +30,15 @@ if TYPE_CHECKING:
 
 HIDDEN: Final = "***"
 MAX_TEXT: Final = 256
-"""Characters of one argument that are kept; the rest is counted, and covered by the digest."""
+"""Characters of one argument that are kept.
+
+The rest is counted, and covered by the digest.
+"""
 MAX_ARGUMENTS: Final = 4096
-"""Bytes of all arguments of one record; a record must never be too large to be written."""
+"""Largest size in bytes of all arguments of a record.
+
+A record must never be too large to be written.
+"""
 
 ALTERED: Final = "altered"
 MISSING: Final = "missing"
@@ -45,12 +51,15 @@ UNREADABLE: Final = "unreadable"
 ACCEPT: Final = "audit accept"
 ANCHOR: Final = "audit anchor"
 MOST_PROBLEMS: Final = 20
-"""Problems of one chain that are kept; the others are counted."""
+"""Problems of one chain that are kept; the others are only counted."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A line of a chain that is not as it was written: its place, a reason, a sentence, and who has acknowledged it."""
+    """A record of a chain that is not as it was written.
+
+    It has its sequence number, a reason, a sentence, and who has acknowledged it.
+    """
 
     seq: int
     reason: str
@@ -60,7 +69,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Anchor:
-    """What somebody other than the chain itself knows of one of its lines."""
+    """What another agent, or the bucket, has noted about one record of a chain."""
 
     seq: int
     hash: str
@@ -70,27 +79,27 @@ class Anchor:
 
 
 def genuine(record: AuditRecord) -> bool:
-    """Tell whether a line is signed with the key that it names."""
+    """Return whether a record is signed with the key that it names."""
     return bool(record.signature) and valid(record.signer, record.hash, record.signature)
 
 
 def anchors_in(record: AuditRecord) -> Iterator[tuple[str, Anchor]]:
-    """Yield the heads of other chains that a line notes: agent and anchor."""
+    """Yield the heads of other chains that a record notes: agent and anchor."""
     found = record.arguments.get("heads") if record.tool == ANCHOR else None
-    for each in found if isinstance(found, list) else ():
-        if isinstance(each, dict) and isinstance(each.get("seq"), int):
-            told = {name: str(each.get(name, "")) for name in ("agent", "hash", "signer")}
-            anchor = Anchor(each["seq"], told["hash"], told["signer"], record.agent_id, record.timestamp)
-            yield told["agent"], anchor
+    for entry in found if isinstance(found, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("seq"), int):
+            head = {name: str(entry.get(name, "")) for name in ("agent", "hash", "signer")}
+            anchor = Anchor(entry["seq"], head["hash"], head["signer"], record.agent_id, record.timestamp)
+            yield head["agent"], anchor
 
 
 @dataclass
 class ChainCheck:
-    """Looks at the lines of one chain, one by one as they are stored, and keeps what is wrong; holds no line.
+    """Checks the records of one chain, in stored order; it keeps only the problems.
 
-    keys     whose signature counts, from which line on; none: lines need not be signed
-    anchors  what others know of this chain
-    trimmed  old lines may be gone: the first that is there is believed
+    keys     the valid keys, each with the first record that it signs; empty: records need not be signed
+    anchors  what others have noted about this chain
+    trimmed  old records may have been removed: the first one that exists is trusted
     """
 
     agent_id: str
@@ -110,12 +119,12 @@ class ChainCheck:
     _accepted: tuple[datetime, str] | None = None
 
     def add(self, record: AuditRecord | None) -> None:
-        """Look at the next line; None stands for what cannot be understood."""
+        """Check the next record; None is a message that cannot be decoded."""
         self.lines += 1
         reason, text = (UNREADABLE, "cannot be understood") if record is None else self._stranger(record)
         if record is None or reason:
             self._problem(self._place, reason, f"line {self._place} {text}")
-            self._doubtful += 1  # it may stand in the place of a line, or beside all of them
+            self._doubtful += 1  # it may replace a record, or be an additional message
             return
         if not self.first:
             self.first = record.seq
@@ -130,7 +139,7 @@ class ChainCheck:
             self._accept(record)
 
     def finish(self) -> None:
-        """Look at what others know of lines that were not there."""
+        """Check the anchors of records that were not found."""
         for seq in sorted(self.anchors):
             if self.first and self.trimmed and seq < self.first:
                 continue
@@ -144,7 +153,7 @@ class ChainCheck:
         self.anchors.clear()
 
     def _stranger(self, record: AuditRecord) -> tuple[str, str]:
-        """Return why a line is not one that the agent wrote; two empty texts if it is."""
+        """Return why the agent did not write this record; two empty texts if it did."""
         if record.hash != hash_of(record):
             return ALTERED, "was altered: its hash does not fit what it says"
         if record.agent_id != self.agent_id:
@@ -152,11 +161,11 @@ class ChainCheck:
         return self._unsigned(record)
 
     def _unsigned(self, record: AuditRecord) -> tuple[str, str]:
-        """Return what is wrong with the signature of a line; two empty texts if it is the agent's."""
-        wanted = next((each.public for each in reversed(self.keys) if each.first <= record.seq), "")
+        """Return what is wrong with the signature; two empty texts if it is the agent's."""
+        wanted = next((key.public for key in reversed(self.keys) if key.first <= record.seq), "")
         text = ""
         if self.keys and not wanted:
-            return "", ""  # written before this agent signed its lines
+            return "", ""  # written before this agent signed its records
         if not self.keys:
             text = "is signed, and no key of this agent is known" if record.signature else ""
         elif not record.signature:
@@ -168,20 +177,20 @@ class ChainCheck:
         return (FOREIGN, f"{text}: {self.agent_id} did not write it") if text else ("", "")
 
     def _linked(self, record: AuditRecord) -> None:
-        """Look whether a line follows the one before it."""
+        """Check that a record follows the one before it."""
         place = self._place
         if record.seq < place:
             self._problem(place, REORDERED, f"line {record.seq} stands where {place} should be")
         elif record.seq > place + self._doubtful:
             self._problem(place, MISSING, f"line {place} is missing: {record.seq} stands in its place")
         elif record.seq > place:
-            return  # the lines between are those that were not believed
+            return  # the records in between are the ones that were rejected
         elif self._hash is not None and record.previous != self._hash:
             text = f"line {place} does not continue line {place - 1}: one of them was altered"
             self._problem(place, ALTERED, text if place > 1 else "line 1 names a line before it")
 
     def _alone(self, record: AuditRecord) -> None:
-        """Look whether one process after the other wrote the lines."""
+        """Check that the processes of the agent wrote one after the other."""
         if record.process == self._process:
             return
         if record.process in self._over:
@@ -204,18 +213,20 @@ class ChainCheck:
             self.more += 1
 
     def _accept(self, record: AuditRecord) -> None:
-        """Mark what was wrong until here as acknowledged."""
+        """Mark all problems so far as acknowledged."""
         who = f"{record.principal}: {record.arguments.get('reason', '')}"
         self._accepted = (record.timestamp, who)
-        self.problems = [each if each.accepted else replace(each, accepted=who) for each in self.problems]
+        self.problems = [problem if problem.accepted else replace(problem, accepted=who) for problem in self.problems]
         self.more = 0
 
 
 @dataclass(frozen=True)
 class AuditChain:
-    """The chain of one agent; `head` is its last line, None before the first.
+    """The chain of one agent.
 
-    process  which process writes; signer: its key, none for lines that are not signed
+    head     its last record, None before the first
+    process  the process that writes
+    signer   its key; None: records are not signed
     """
 
     agent_id: str
@@ -223,7 +234,7 @@ class AuditChain:
     process: str = ""
     signer: Signer | None = None
 
-    def next(  # noqa: PLR0913 - one line of the audit has these columns
+    def next(  # noqa: PLR0913 - an audit record has these fields
         self,
         now: datetime,
         *,
@@ -237,7 +248,10 @@ class AuditChain:
         upid: str = "",
         approved_by: str = "",
     ) -> AuditRecord:
-        """Return the record that follows the head; once it is stored, it is the head of the next chain."""
+        """Return the record that follows the head.
+
+        Once it is stored, it is the head of the next chain.
+        """
         shown = redact(arguments or {})
         record = AuditRecord(
             seq=self.head.seq + 1 if self.head else 1,
@@ -262,12 +276,18 @@ class AuditChain:
 
 
 def hash_of(record: AuditRecord) -> str:
-    """Return the SHA-256 over the canonical JSON of every field but the hash itself and its signature."""
+    """Return the SHA-256 of a record, without its hash and signature.
+
+    It is over the canonical JSON of all other fields.
+    """
     return digest(msgspec.structs.replace(record, hash="", signature=""))
 
 
 def redact(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return `arguments` as JSON has them, with the value of whatever is named like a secret hidden."""
+    """Return `arguments` as JSON values, with secrets hidden.
+
+    Hidden are values whose name looks like that of a secret, and secrets within texts.
+    """
     shown: dict[str, Any] = _without_secrets(msgspec.to_builtins(arguments, str_keys=True))
     return shown
 
@@ -278,14 +298,14 @@ def _without_secrets(value: Any, name: str = "") -> Any:  # noqa: ANN401 - JSON 
     if name and is_secret(name) and value not in (None, ""):
         return HIDDEN
     if isinstance(value, dict):
-        return {key: _without_secrets(each, key) for key, each in value.items()}
+        return {key: _without_secrets(item, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_secrets(each) for each in value]
+        return [_without_secrets(item) for item in value]
     return value
 
 
 def _capped(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return `arguments` cut to what a record may hold; the digest still covers all of them."""
+    """Return `arguments` cut to the largest size; the digest covers all of them."""
     cut: dict[str, Any] = _cut(arguments)
     size = len(encode(cut))
     if size <= MAX_ARGUMENTS:
@@ -297,5 +317,5 @@ def _cut(value: Any) -> Any:  # noqa: ANN401 - JSON values
     if isinstance(value, str) and len(value) > MAX_TEXT:
         return f"{value[:MAX_TEXT]}… ({len(value) - MAX_TEXT} more)"
     if isinstance(value, dict):
-        return {key: _cut(each) for key, each in value.items()}
-    return [_cut(each) for each in value] if isinstance(value, list) else value
+        return {key: _cut(item) for key, item in value.items()}
+    return [_cut(item) for item in value] if isinstance(value, list) else value

@@ -1,11 +1,12 @@
-"""Publishes an agent's audit chain; the chain itself is pure (audit.py).
+"""Publishes an agent's audit chain; the chain itself is pure (audit_chain.py).
 
-Each agent has one subject and one chain: its own chains took 21,300 records a second, one shared chain 1,461
-with three conflicts a record.  A record that cannot be written is an error for whoever wanted to act.
+Each agent has one subject and one chain: with a chain per agent 21,300 records a second were written, with one shared
+chain 1,461, with three conflicts per record.  A record that cannot be written is an error for the call that it
+records.
 
-The agent holds what is stored against what it remembers of its own head.  What it did not write, or what it wrote and
-is not there, raises an alarm that only a principal ends (`accept`): until then nothing is begun that changes something.
-Lines are written on all the same, after the agent's own last one, so that what runs is noted.
+The agent compares what is stored with what it remembers of its own head.  A record that it did not write, or a missing
+record that it wrote, raises an alarm that only a principal ends (`accept`): until then nothing that changes something
+begins.  Records are still written, after the agent's own last one, so that running work is recorded.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
 
 UNSURE: Final = 16
-"""Lines whose writing was not answered that are remembered: the last of them may be stored."""
+"""Unanswered writes that are remembered: the last of them may be stored."""
 
 
 class Ledger:
-    """The audit chain of one agent, as AI_AUDIT keeps it.
+    """The audit chain of one agent, as stored in AI_AUDIT.
 
-    signer  signs each line; without one a key is made that this process alone has
-    memory  what the agent remembers of its chain over its restarts
+    signer  signs each record; without one, a key is created that only this process has
+    memory  what the agent remembers of its chain across restarts
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class Ledger:
         memory: Memory | None = None,
         log: Logger | None = None,
     ) -> None:
-        """Keep where to write; the head is read by `open`, or when the first record is written."""
+        """Use this bus; `open`, or the first write, reads the head."""
         self.alarm = "" if memory is None else memory.alarm
         self.newest: AuditRecord | None = None
-        """The last line that is more than a note of other chains' heads; written by this process."""
+        """The last record of this process that is not just a note of other chains' heads."""
         self.signer = signer
         self.process = secrets.token_hex(4)
         self._bus = bus
@@ -59,21 +60,24 @@ class Ledger:
         self._keys: list[AuditKey] = []
         self._head: Head | None = None
         self._seq = 0  # of the last message in the stream
-        self._at = 0  # of the last line in the stream
+        self._at = 0  # of the last record in the stream
         self._unsure: dict[str, Head] = {}
         self._opened = False
         self._stream = "" if memory is None else memory.stream
         self._lock = asyncio.Lock()
 
     def know(self, signer: Signer, memory: Memory) -> None:
-        """Take over the key and what is remembered; before anything is written."""
+        """Use this key and memory; call it before anything is written."""
         self.signer, self._memory = signer, memory
         self.alarm, self._stream = memory.alarm, memory.stream
 
     # -- the head -----------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Read the keys and the head, once, and hold them against what is remembered; raises BusError."""
+        """Read the keys and the head once, and compare them with the memory.
+
+        Raises BusError.
+        """
         async with self._lock:
             await self._open()
 
@@ -100,7 +104,7 @@ class Ledger:
         self._opened = True
 
     async def _pin(self, public: str, stored: Stored | None) -> None:
-        """Pin our key if this agent has none yet; another one is a reason for an alarm."""
+        """Pin our key if this agent has none; raise the alarm if another one is pinned."""
         while True:
             pinned = await self._pinned_keys()
             if pinned.value is not None or pinned.doubt:
@@ -130,7 +134,7 @@ class Ledger:
         self._keys = keys
 
     async def _known(self) -> Head | None:
-        """Return the latest head of this chain that the agent itself, or the bucket, remembers."""
+        """Return the latest head of this chain that the agent or the bucket remembers."""
         found = [] if self._memory is None or self._memory.head is None else [self._memory.head]
         key = subjects.audit_head(self._agent)
         noted = await self._bus.kv_read(subjects.CHAINS, key, AuditRecord, self._wrote)
@@ -139,7 +143,7 @@ class Ledger:
         return max(found, default=None)
 
     def _own(self, stored: Stored) -> AuditRecord | None:
-        """Return a line if this agent wrote it."""
+        """Return the record in a message if this agent wrote it, else None."""
         try:
             record = stored.decode(AuditRecord)
         except InvalidMessage:
@@ -147,17 +151,20 @@ class Ledger:
         return record if self._wrote(record) else None
 
     def _wrote(self, record: AuditRecord) -> bool:
-        """Return whether this agent wrote a line; one of before it signed has no signature."""
-        wanted = next((each.public for each in reversed(self._keys) if each.first <= record.seq), "")
+        """Return whether this agent wrote a record.
+
+        Records from before the agent signed have no signature.
+        """
+        wanted = next((key.public for key in reversed(self._keys) if key.first <= record.seq), "")
         if record.agent_id != self._agent or record.hash != hash_of(record):
             return False
         return not wanted or (record.signer == wanted and valid(wanted, record.hash, record.signature))
 
     async def _last_line(self, stored: Stored | None, since: int) -> Stored | None:
-        """Return the last message that is a line, at or after the stream sequence `since`.
+        """Return the last message that is a record, from stream sequence `since` on.
 
-        What is no line at all says nothing about the chain: the server writes the acknowledgement of a publish to
-        whatever reply subject the publisher named, this one too.  It is noted and skipped.
+        A message that is not a record says nothing about the chain: the server writes the acknowledgement of a publish
+        to the reply subject that the publisher named, which may be this one.  It is noted as unreadable and skipped.
         """
         if stored is None or self._bus.read(stored, AuditRecord) is not None:
             return stored
@@ -168,33 +175,39 @@ class Ledger:
         return last
 
     async def look(self) -> None:
-        """Look whether our head is still there and the last, without writing; raises BusError."""
+        """Check that our head is still stored as the last record; writes nothing.
+
+        Raises BusError.
+        """
         async with self._lock:
             await self._open()
             await self._same_stream()
             await self._compare()
 
     async def _compare(self) -> None:
-        """Hold the last line that is stored against ours."""
+        """Compare the last stored record with ours."""
         stored = await self._bus.last(subjects.AUDIT, self._subject)
         if (0 if stored is None else stored.seq) != self._seq:
             await self._differs(stored)
 
     async def _same_stream(self) -> None:
-        """Raise the alarm if the stream is another one than that in which this agent has written."""
+        """Raise the alarm if the stream was created anew since this agent wrote."""
         made = str((await self._bus.api(f"STREAM.INFO.{subjects.AUDIT}"))["created"])
         before, self._stream = self._stream, made
         if before and before != made and self._head is not None:
             self._raise(f"the stream was made anew at {made[:19]}")
 
     async def _differs(self, stored: Stored | None) -> None:
-        """Take over what lies in the stream in the place of our last line; raise the alarm if it is not ours."""
+        """Take over what is stored instead of our last record.
+
+        Raises the alarm if it is not ours.
+        """
         self._seq = 0 if stored is None else stored.seq
         beyond = self._seq > self._at
         stored = await self._last_line(stored, max(1, self._at))
         at_line, self._at = self._at, 0 if stored is None else stored.seq
         if beyond and self._at == at_line:
-            return  # our line is still the last one; what came after it is no line
+            return  # our record is still the last one; the messages after it are not records
         record = None if stored is None else self._own(stored)
         at = 0 if self._head is None else self._head.seq
         if record is not None and record.process == self.process and record.hash in self._unsure:
@@ -214,7 +227,7 @@ class Ledger:
     # -- the alarm ----------------------------------------------------------------------------------------------------
 
     def check(self, tool: str) -> None:
-        """Raise AuditBroken if the chain is not as this agent wrote it and nobody has acknowledged that."""
+        """Raise AuditBroken if there is an alarm that is not acknowledged."""
         if self.alarm:
             raise AuditBroken(
                 f"{tool}: nothing was done: the audit of {self._agent} is not as it was written: {self.alarm}; "
@@ -222,7 +235,7 @@ class Ledger:
             )
 
     def _raise(self, problem: str) -> None:
-        """Keep the alarm, and say it wherever it is heard."""
+        """Keep the alarm, log it and publish it."""
         if self.alarm:
             return
         self.alarm = problem
@@ -241,7 +254,10 @@ class Ledger:
                 self._log.error("the alarm is not heard by others", reason=str(error))
 
     async def accept(self, principal: str, reason: str) -> str:
-        """End the alarm for a principal, by a line of the chain that says so; return what was acknowledged."""
+        """End the alarm for a principal and return the acknowledged problem.
+
+        A record of the chain documents it.
+        """
         await self.open()
         problem = self.alarm
         if not problem:
@@ -263,7 +279,7 @@ class Ledger:
         return problem
 
     async def _pin_anew(self) -> None:
-        """Pin our key from the next line on, if another one was pinned."""
+        """Pin our key from the next record on, if another one was pinned."""
         if self.signer is None or not self._keys:
             return
         if self._keys[-1].public == self.signer.public:
@@ -272,9 +288,9 @@ class Ledger:
         first = 1 if self._head is None else self._head.seq + 1
         await self._pinned([*self._keys, AuditKey(self.signer.public, first)], pinned.seq)
 
-    # -- lines --------------------------------------------------------------------------------------------------------
+    # -- records ------------------------------------------------------------------------------------------------------
 
-    async def write(  # noqa: PLR0913 - one line of the audit has these columns
+    async def write(  # noqa: PLR0913 - an audit record has these fields
         self,
         *,
         principal: str,
@@ -288,10 +304,10 @@ class Ledger:
         approved_by: str = "",
         anchor: bool = False,
     ) -> None:
-        """Add a record to the chain and store it; raises BusUnavailable when it cannot be written."""
+        """Add a record to the chain and store it; raises BusUnavailable if that fails."""
         async with self._lock:
             await self._open()
-            if self._unsure:  # the last write was not answered: what became of it is read first
+            if self._unsure:  # the last write was not answered: read first whether it was stored
                 await self._compare()
             while True:
                 record = AuditChain(self._agent, self._head, self.process, self.signer).next(
@@ -312,7 +328,10 @@ class Ledger:
                 self.newest = record
 
     async def _stored(self, record: AuditRecord) -> bool:
-        """Store a line; return whether it is the head now, or another one was there."""
+        """Store a record; return whether it is now the head.
+
+        It is not if another record was stored first.
+        """
         head = Head(record.seq, record.hash)
         self._unsure[record.hash] = head
         if len(self._unsure) > UNSURE:
@@ -332,7 +351,10 @@ class Ledger:
 
 
 def _unsigned_until(stored: Stored | None) -> int:
-    """Return the last line of a chain that began before its agent signed, 0 for a new chain."""
+    """Return the last unsigned record of a chain, 0 for a new chain.
+
+    Such a chain began before its agent signed.
+    """
     try:
         record = None if stored is None else stored.decode(AuditRecord)
     except InvalidMessage:
@@ -341,7 +363,10 @@ def _unsigned_until(stored: Stored | None) -> int:
 
 
 def _lost(stored: Stored | None, found: AuditRecord | None, known: Head | None) -> str:
-    """Say what is wrong with the last line that is stored, given the last one that is known; "" for nothing."""
+    """Return what is wrong with the last stored record, "" if nothing.
+
+    known  the last record that the agent remembers
+    """
     at = 0 if known is None else known.seq
     if stored is None:
         return f"the chain is gone; its own last line is {at}" if known else ""

@@ -1,8 +1,8 @@
-"""How much may be destroyed within an hour, counted for the whole network in the bucket `budget`.
+"""Limits how many destructive acts happen per hour, in the whole network.
 
-Each act takes one of so many places, which NATS frees an hour later by itself; a place bears the key of its act, so
-that an act that is repeated after a death takes no second one.  A place is taken by the record of an act alone: what
-others have the server write there neither takes nor frees one.
+The bucket `budget` has one slot per act that is allowed; NATS itself frees a slot after an hour.  A slot holds the key
+of its act, so an act that is repeated after a crash takes no second slot.  Only the record of an act takes a slot: what
+other clients make the server write into the bucket neither takes nor frees one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ HOUR: Final = 3600.0
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """Say which act has taken a place."""
+    """The act that has taken a slot."""
 
     key: str
 
 
 async def spend(bus: Bus, key: str, limit: int) -> None:
-    """Take a place for the act `key`; raises Denied when `limit` of them are taken."""
+    """Take a slot for the act `key`; raises Denied if all `limit` slots are taken."""
     while True:
         taken = await bus.kv_values(subjects.BUDGET, Spent)
         if any(spent.value is not None and spent.value.key == key for spent in taken.values()):
@@ -41,5 +41,5 @@ async def spend(bus: Bus, key: str, limit: int) -> None:
         try:
             await bus.kv_put(subjects.BUDGET, free, Spent(key), ttl=HOUR, expect=0)
         except StaleWrite:
-            continue  # somebody else took it
+            continue  # another process took this slot
         return

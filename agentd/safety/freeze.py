@@ -1,10 +1,10 @@
-"""The freeze of the whole network: from one moment on no agent changes anything, until a principal thaws it.
+"""The freeze of the network: no agent changes anything until a principal ends it.
 
-The state is one key of the bucket `freeze`, written by compare-and-set by orchestrators alone, which decide who may.
-Each agent follows it live, and reads it again right before each act, so that no window remains: what cannot be read
-is taken for frozen.  A freeze that ends by itself ends by the clock of the NATS server.
+The state is one key of the bucket `freeze`.  Only orchestrators write it, by compare-and-set, and they decide which
+principal may.  Each agent follows it live, and reads it again right before each act, so that no window remains: a
+state that cannot be read counts as frozen.  A freeze with an end ends by the clock of the NATS server.
 
-Who may: to freeze, any principal with tier `operate`; to thaw, the one who froze, or a principal with `destroy`.
+Any principal with tier `operate` may freeze; the principal that froze, or one with tier `destroy`, may thaw.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ if TYPE_CHECKING:
 
 KEY: Final = "network"
 POLL: Final = 5.0
-"""Seconds after which the state is read again: a change may have been missed while reconnecting."""
+"""Seconds after which the state is read again.
+
+A change may have been missed during a reconnect.
+"""
 LONGEST: Final = 30 * 86_400.0
-"""Longest time in seconds after which a freeze may be said to end by itself."""
+"""Longest time in seconds after which a freeze may end by itself."""
 MOST_TEXT: Final = 500
-"""Characters of a reason."""
+"""Longest reason, in characters."""
 ACTIONS: Final = ("freeze", "thaw")
 ANSWERED: Final = 5.0
-"""Seconds within which an orchestrator answers."""
+"""Seconds within which an orchestrator must respond."""
 
 
 def say(freeze: Freeze) -> str:
-    """Return in a line by whom, since when, for how long and why the network is frozen, and what ends it."""
+    """Return a line that says who froze the network, when, until when and why.
+
+    It also names the command that ends the freeze.
+    """
     until = "" if freeze.until is None else f", until {freeze.until:%Y-%m-%d %H:%M:%S} UTC"
     return (
         f"frozen by {freeze.by} since {freeze.since:%Y-%m-%d %H:%M:%S} UTC{until}: {freeze.reason}; "
@@ -49,10 +55,10 @@ def say(freeze: Freeze) -> str:
 
 
 def understood(newest: Newest[Freeze], at: datetime) -> Freeze | None:
-    """Return the freeze that is in force at the server's time `at`; what cannot be understood is in force.
+    """Return the freeze in force at the server's time `at`, None if there is none.
 
-    What the server wrote as an answer, to a reply subject that anyone may name, neither freezes nor thaws: the state
-    before it counts.
+    A state that cannot be decoded is in force.  What the server wrote as an acknowledgement (any client may name a
+    reply subject) neither freezes nor thaws: the state before it counts.
     """
     if newest.doubt:
         return Freeze("unknown", at, f"its state cannot be read ({newest.doubt})")
@@ -61,31 +67,37 @@ def understood(newest: Newest[Freeze], at: datetime) -> Freeze | None:
 
 
 async def read(bus: Bus) -> Freeze | None:
-    """Return the freeze that is in force now, None if there is none; raises BusError."""
+    """Return the freeze that is in force now, or None; raises BusError."""
     return understood(await bus.kv_read(subjects.FREEZE, KEY, Freeze), bus.server_time())
 
 
 class Brake:
-    """What one process knows of the freeze; `current` is what it heard last, for pages and before work is begun."""
+    """What one process knows of the freeze.
+
+    `current` is the last known state, for pages and before work begins.
+    """
 
     def __init__(self, bus: Bus) -> None:
-        """Begin without knowing anything."""
+        """Start without a known state."""
         self._bus = bus
         self._last: Freeze | None = None
 
     @property
     def current(self) -> Freeze | None:
-        """Return the freeze as it was heard last."""
+        """The freeze as it was last read, None if it has ended."""
         last = self._last
         return None if last is not None and last.until and last.until <= self._bus.server_time() else last
 
     async def begin(self, tool: str) -> None:
-        """Raise Frozen if the network was last heard to be frozen, and still is."""
+        """Raise Frozen if the network was frozen at the last read and still is."""
         if self.current is not None:
             await self.act(tool)
 
     async def act(self, tool: str) -> None:
-        """Raise Frozen if the network is frozen now, BusError if that cannot be read: then nothing may be done."""
+        """Raise Frozen if the network is frozen now.
+
+        Raises BusError if the state cannot be read: then nothing may be done.
+        """
         self._last = await read(self._bus)
         if self._last is not None:
             raise Frozen(f"{tool}: nothing was done: {say(self._last)}")
@@ -101,21 +113,24 @@ class Brake:
         try:
             while not stopping.is_set():
                 heard.clear()
-                with contextlib.suppress(AgentdError):  # an act reads it again, and is refused where it cannot
+                with contextlib.suppress(AgentdError):  # an act reads it again, and is refused if that fails
                     self._last = await read(self._bus)
-                waiting = [asyncio.ensure_future(each.wait()) for each in (heard, stopping)]
+                waiting = [asyncio.ensure_future(event.wait()) for event in (heard, stopping)]
                 await asyncio.wait(waiting, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
-                for each in waiting:
-                    each.cancel()
+                for waiter in waiting:
+                    waiter.cancel()
         finally:
             await subscription.stop()
 
 
-# -- what orchestrators do --------------------------------------------------------------------------------------------
+# -- for orchestrators ------------------------------------------------------------------------------------------------
 
 
 def check(request: NetworkRequest, principal: str, tier: Tier, there: Freeze | None) -> None:
-    """Return if `principal` may have this; raises Denied, Rejected or InvalidMessage that say what to do."""
+    """Raise an error that says what to do unless `principal` may freeze or thaw.
+
+    Raises Denied, Rejected or InvalidMessage.
+    """
     if request.action not in ACTIONS:
         raise InvalidMessage(f"action: unknown {request.action!r}; there are {', '.join(ACTIONS)}")
     if request.action == "freeze":
@@ -140,18 +155,18 @@ def _check_freeze(request: NetworkRequest, principal: str, tier: Tier, there: Fr
 Note: TypeAlias = "Callable[[str, Freeze | None], Awaitable[None]]"
 
 
-async def carry_out(  # noqa: PLR0913, PLR0917 - who asks for what, and who is told
+async def carry_out(  # noqa: PLR0913, PLR0917 - a request, its principal, and the services that it needs
     bus: Bus, agent: str, principal: str, tier: Tier, request: NetworkRequest, note: Note
 ) -> NetworkReply:
-    """Freeze or thaw the network for a principal; return what came of it.
+    """Freeze or thaw the network for a principal; return the result.
 
-    note  writes the audit line: before a thaw, which is not done without it, and after a freeze, which is done anyway
+    note  writes the audit record: before a thaw, which is not done without it, and after a freeze, which is done anyway
     """
     while True:
         newest = await bus.kv_read(subjects.FREEZE, KEY, Freeze)
         there = understood(newest, bus.server_time())
         if there is not None and request.action == "freeze" and request.id and there.id == request.id:
-            return NetworkReply(agent, done=True, message=say(there), freeze=there)  # another orchestrator did it
+            return NetworkReply(agent, done=True, message=say(there), freeze=there)  # by another orchestrator
         check(request, principal, tier, there)
         try:
             if request.action == "freeze":
@@ -173,11 +188,11 @@ async def _freeze(bus: Bus, principal: str, request: NetworkRequest, expect: int
     return made
 
 
-# -- what principals do -----------------------------------------------------------------------------------------------
+# -- for principals ---------------------------------------------------------------------------------------------------
 
 
 async def ask(bus: Bus, principal: str, request: NetworkRequest) -> NetworkReply:
-    """Ask the orchestrators for a freeze or a thaw; raises TemporaryError if none answers."""
+    """Request a freeze or a thaw; raises TemporaryError if no orchestrator responds."""
     request = NetworkRequest(
         request.action, wire_secrets.redacted(request.reason), request.seconds, request.id or secrets.token_hex(8)
     )

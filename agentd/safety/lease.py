@@ -1,9 +1,10 @@
-"""One process for each agent id: a lease in the bucket `live`, by compare-and-set, that names the process.
+"""Ensures one process per agent id, by a lease that names the process.
 
-A second process with the same id does not start while the first one renews its lease.  A process that starts again
-takes over the lease of its predecessor at once where it can see that the predecessor is gone (same boot, same
-namespace of processes), else when that lease has ended or was not renewed.  A process whose lease has run out, because
-it was stopped or NATS was away, renews it before it acts; one that finds another process there never acts again.
+The lease is an entry of the bucket `live`, written by compare-and-set.  A second process with the same id does not
+start while the first one renews its lease.  After a restart, a process takes over the lease of its predecessor at once
+if it can see that the predecessor has ended (same boot, same PID namespace), otherwise once that lease has ended or
+was not renewed.  A process whose lease has expired, because it was suspended or NATS was away, renews it before it
+acts; one that finds the lease held by another process never acts again.
 """
 
 from __future__ import annotations
@@ -27,21 +28,24 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
 
 SECONDS = 20.0
-"""Seconds that a lease lasts."""
+"""Duration of a lease in seconds."""
 LOOK: Final = 0.5
-"""Seconds between two looks at the lease of a process of which it is not known whether it lives."""
+"""Seconds between two reads of a lease whose process may or may not be alive."""
 
 
 class Process:
-    """Which process this is: `<boot>/<namespace of processes>/<pid>/<start in ticks>/<random>`."""
+    """The identity of this process.
+
+    It is `<boot>/<PID namespace>/<pid>/<start in ticks>/<random>`.
+    """
 
     def __init__(self) -> None:
-        """Read it from /proc."""
+        """Read the parts from /proc."""
         self.name = "/".join([*_machine(), str(os.getpid()), _started(os.getpid()), secrets.token_hex(4)])
 
 
 def gone(process: str, ours: str) -> bool | None:
-    """Tell whether another process has ended; None if that cannot be seen from here."""
+    """Return whether another process has ended; None if this process cannot see that."""
     its, mine = process.split("/"), ours.split("/")
     if len(its) != len(mine) or its[:2] != mine[:2] or not its[2].isdecimal():
         return None
@@ -52,7 +56,7 @@ class Lease:
     """The lease of this process on its agent id."""
 
     def __init__(self, bus: Bus, agent_id: str, log: Logger, process: str = "") -> None:
-        """Keep whose it is; nothing is written yet."""
+        """Use this agent id; nothing is written yet."""
         self.lost = asyncio.Event()
         """Set once another process has the lease; it is never cleared."""
         self.process = process or Process().name
@@ -66,9 +70,9 @@ class Lease:
         self._writing = asyncio.Lock()
 
     async def take(self, presence: messages.Presence, stopping: asyncio.Event) -> None:
-        """Take the lease; raises ConfigError if another process that lives has it.
+        """Take the lease; raises ConfigError if a live process has it.
 
-        Returns without it when it is to stop, or when the bucket does not exist: then it is taken by a renewal.
+        Returns without the lease when it is to stop, or when the bucket does not exist: then a renewal takes it.
         """
         self._last = presence
         seen: datetime | None = None
@@ -99,8 +103,11 @@ class Lease:
         return presence.agent.agent_id == self._agent
 
     async def _free(self, found: messages.Presence) -> bool:
-        """Tell whether the lease is ours to take; raises ConfigError if its process runs on this machine."""
-        if not found.agent.version:  # kept for a plain agent, which uses an id that is not its own
+        """Return whether the lease can be taken over.
+
+        Raises ConfigError if its process runs on this machine.
+        """
+        if not found.agent.version:  # the entry of an external agent that uses our id
             return True
         over = await asyncio.to_thread(gone, found.process, self.process)
         if over is False and found.process != self.process:
@@ -114,7 +121,10 @@ class Lease:
         )
 
     async def renew(self, presence: messages.Presence | None = None) -> None:
-        """Write the lease again; raises Superseded once another process has it, BusError when it cannot be written."""
+        """Write the lease again.
+
+        Raises Superseded once another process has it, BusError if it cannot be written.
+        """
         async with self._writing:
             self._last = presence = presence or self._last
             if self.lost.is_set():
@@ -139,7 +149,7 @@ class Lease:
         return not found.agent.version or found.process == self.process
 
     async def _put(self, presence: messages.Presence, expect: int) -> None:
-        begun = time.monotonic()  # not when the answer came: it lasts from when NATS had it
+        begun = time.monotonic()  # not the time of the response: the lease runs from when NATS stored it
         self._seq = await self._bus.kv_put(
             subjects.LIVE,
             self._agent,
@@ -150,7 +160,10 @@ class Lease:
         self._renewed, self.problem = begun, ""
 
     async def check(self) -> None:
-        """Return if no other process can have our id now, renewing a lease that has run out; raises BusUnavailable."""
+        """Return if no other process can have our id now; raises BusUnavailable.
+
+        A lease that has expired is renewed first.
+        """
         if self.lost.is_set() or time.monotonic() - self._renewed > SECONDS * 0.75:
             try:
                 await self.renew()
@@ -178,7 +191,7 @@ def _machine() -> tuple[str, str]:
 
 
 def _started(pid: int) -> str:
-    """Return when a process began, in ticks since the boot; "" if there is none of that number."""
+    """Return when a process started, in ticks since the boot; "" if there is none."""
     try:
         return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
     except (OSError, IndexError):

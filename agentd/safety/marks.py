@@ -1,8 +1,9 @@
-"""The mark of what agentd makes: `agentd:<workflow>.<task>[.<step>]`, of a call `agentd:<principal>=<key>`; pure.
+"""The mark on objects that agentd creates; pure.
 
-A mark is a hint and never a proof: anyone who may edit the text in Proxmox can write one.  It counts only together with
-the effect record of its key (`calls.Performance.once`).  Callers may not write marks at all: `refuse` is applied to
-every parameter of every tool.
+A mark is `agentd:<workflow>.<task>[.<step>]`, for a call `agentd:<principal>=<key>`.  It is a hint and never a proof:
+any user who may edit the text in Proxmox can write one.  It counts only together with the effect record of its key
+(`Performance.once` in tools/invocation.py).  Callers may not write marks: `refuse` is applied to every parameter of
+every tool.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ _MARK = re.compile(re.escape(PREFIX) + f"({_KEY})")
 _WRITTEN = re.compile(
     re.escape(PREFIX) + r"(?:(?:[A-Za-z0-9_-]+=)?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]|\S*\{\{)|\{\{[^{}]*\}\}[^\s:]*:\S*\.\S"
 )
-"""What callers may not write: a mark, and text of which a template of Proxmox (`{{guestname}}`) makes one.
+"""Text that callers may not write.
 
-A guest may be called `agentd`: then `{{guestname}}:workflow.task` becomes one.
+It is a mark, or text that a Proxmox template turns into one: a guest may be named `agentd`, and then
+`{{guestname}}:workflow.task` becomes a mark.
 """
 _DECODED: Final = 3
-"""How often a value is percent-decoded: Proxmox keeps some texts encoded, and an API path is encoded once more."""
+"""Times that a value is percent-decoded.
+
+Proxmox stores some texts encoded, and an API path is encoded once more.
+"""
 
 
 def mark(key: str) -> str:
@@ -42,7 +47,10 @@ def key_of(text: str) -> str:
 
 
 def refuse(tool: str, parameters: object) -> None:
-    """Raise InvalidMessage that names the field if a value of `parameters`, at any depth, contains a mark."""
+    """Raise InvalidMessage if a value at any depth contains a mark.
+
+    The error names the field.
+    """
     for field, text in _texts(parameters, ""):
         if _contains(text):
             message = (
@@ -64,7 +72,7 @@ def _contains(text: str) -> bool:
 
 
 def _texts(value: object, field: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in `value` with the field that it is in."""
+    """Yield every text in `value`, with the field that holds it."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, dict):

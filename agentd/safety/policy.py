@@ -1,9 +1,8 @@
-"""Who may use which tool, and on what: compared with what the configuration grants; pure.
+"""Decides which principal may use which tool on which target; pure.
 
-NATS proves who asks (only a principal may publish under its own name), Proxmox limits what a token may do; this
-is the fence between the two.  Nobody is trusted with more than the configuration says.  What destroys or executes is
-done by nobody alone: one principal asks, another approves what is shown to it, and it is done only while that looks as
-it was shown.
+NATS proves the principal (only a principal may publish under its own name), and Proxmox limits what a token may do;
+this file compares the request with what the configuration grants.  A call of tier destroy or exec needs two principals:
+one asks, another approves what is shown to it, and the call is done only while its targets are as they were shown.
 """
 
 from __future__ import annotations
@@ -23,20 +22,21 @@ if TYPE_CHECKING:
 
 
 GUEST: Final = "guest/"
-"""What the names of targets that are guests begin with, and the labels that say how a guest is called."""
+"""Prefix of guests among the target names, and of the labels with a guest's name."""
 PLAIN: Final = "plain"
 """The principal of requests on the plain subject."""
 CONSENTED: Final = (Tier.DESTROY, Tier.EXEC)
-"""Tiers of which nothing is done unless somebody else has approved it."""
+"""Tiers whose calls need the approval of another principal."""
 ANONYMOUS: Final = ("mcp", "plain")
-"""Principals that need no token and no login: a client of MCP without a token, and the plain request subject.
+"""Principals without token and login.
 
-Such a principal may at most operate, and never counts as one of the two that an approval needs.
+`mcp` is an MCP client without a token, `plain` the plain request subject.  Such a principal has at most tier operate,
+and never counts as one of the two principals that an approval needs.
 """
 
 
 DEFAULTS: Final = settings.Policy()
-"""What holds where the configuration says nothing."""
+"""The values that apply where the configuration sets none."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Policy:
     """What the configuration grants and forbids.
 
     default_tier   of a principal that is not named
-    plain_tier     of the plain ai.workflows.request, whose sender nobody proves
+    plain_tier     of the plain ai.workflows.request, whose sender is not proven
     principals     of each principal that is named
-    plain_agents   of the tasks that each plain agent may be given; one that is not named gets `read`
-    protected      patterns of what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1
-    protected_from the tier from which on it is not
-    per_hour       acts that destroy or execute, in the whole network
-    plans_last     seconds within which one of them has to be approved
+    plain_agents   of the tasks that each external agent may get; one that is not named gets `read`
+    protected      patterns of protected targets: guest/100, tag/keep, pool/core, storage/*, node/pve1
+    protected_from the lowest tier that may not touch them
+    per_hour       acts of tier destroy or exec, in the whole network
+    plans_last     seconds within which such an act must be approved
     calls_at_once  calls of one principal that an agent runs at the same time
     """
 
@@ -81,21 +81,23 @@ class Policy:
         )
 
     def tier_of(self, principal: str, *, plain: bool) -> Tier:
-        """Return the highest tier that `principal` may use; `plain` means that nothing proves its name.
+        """Return the highest tier that `principal` may use.
 
-        Requests of the plain subject go on under the name `plain`: whoever bears it is not proven either.
+        plain  the name of the principal is not proven
+
+        Requests of the plain subject continue under the name `plain`; a principal of that name is not proven either.
         """
         plain = plain or principal in {"", PLAIN}
         granted = self.plain_tier if plain else self.principals.get(principal, self.default_tier)
         return Tier.OPERATE if granted in CONSENTED and (plain or principal in ANONYMOUS) else granted
 
     def granted(self, principal: str, stated: Tier) -> Tier:
-        """Return the tier of an assignment: what it states, and never more than `principal` has here."""
+        """Return the tier of an assignment: the stated one, or the principal's if lower."""
         own = self.tier_of(principal, plain=False)
         return stated if own.covers(stated) else own
 
     def warnings(self) -> list[str]:
-        """Return what the configuration grants and nobody gets."""
+        """Return warnings about grants that have no effect."""
         return [
             f'[policy.principals] {name} = "{self.principals[name]}": {name} needs no token, so it may at most '
             f'"{Tier.OPERATE}"; name a principal of its own for a client that is to do more (agentd token NAME)'
@@ -104,15 +106,19 @@ class Policy:
         ]
 
     def tier_of_plain_agent(self, agent_id: str) -> Tier:
-        """Return the highest tier of a task that the plain agent `agent_id` may be given.
+        """Return the highest tier of a task that the external agent `agent_id` may get.
 
-        None looks before it acts as a plan demands, so none is given what destroys.
+        External agents do not compare the targets with the plan before they act, so none gets a task of tier destroy or
+        exec.
         """
         granted = self.plain_agents.get(agent_id, Tier.READ)
         return Tier.OPERATE if granted in CONSENTED else granted
 
     def allow(self, tool: str, needed: Tier, granted: Tier, *, principal: str = "", plain: bool = False) -> None:
-        """Return if who was granted the tier `granted` may ask for `tool`; raises Denied that says how to grant it."""
+        """Raise Denied unless the tier `granted` covers the tier `needed`.
+
+        The error says how to grant it.
+        """
         if plain and needed in CONSENTED:
             raise Denied(f"{tool} is of tier {needed}, and nobody proves who asks on the plain subject: use your own")
         if granted.covers(needed):
@@ -122,9 +128,11 @@ class Policy:
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
 
     def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = "") -> None:
-        """Return if `tool` may be begun; raises NeedsPlan, or Denied unless two authenticated principals want it.
+        """Check the approval of a call of tier destroy or exec.
 
-        asked  the digest of the tool and its parameters: Rejected if they are not those that were approved
+        asked  the digest of the tool and its parameters; Rejected if it is not the one that was approved
+
+        Raises NeedsPlan if there is no approval, Denied unless two authenticated principals want the call.
         """
         if needed not in CONSENTED:
             return
@@ -149,22 +157,22 @@ class Policy:
             )
 
     def touch(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
-        """Return if `tool` may now change these targets; raises Denied or Rejected."""
+        """Raise Denied or Rejected unless `tool` may now change these targets."""
         guarded = bool(self.protected) and needed.covers(self.protected_from)
         if not targets and (needed in CONSENTED or guarded):
             raise Denied(f"{tool} does not say what it changes, so nobody can tell whether it may")
-        for each in targets if guarded else ():
-            pattern = self.protecting(each)
+        for item in targets if guarded else ():
+            pattern = self.protecting(item)
             if pattern is not None:
-                raise Denied(f"{tool}: {each.title} is protected by [policy] protected = {pattern!r}; nothing was done")
+                raise Denied(f"{tool}: {item.title} is protected by [policy] protected = {pattern!r}; nothing was done")
         if needed in CONSENTED and consent is not None:
             unchanged(targets, consent)
 
     def protecting(self, target: Target) -> str | None:
-        """Return the pattern that protects `target`, None if nothing does.
+        """Return the pattern that protects `target`, or None.
 
-        Letters count in either case, for Proxmox writes tags in lower case or not, as its options say; what a pool
-        within another one holds is protected with that.
+        Case is ignored, because Proxmox writes tags in lower case or not, depending on its options.  Protecting a pool
+        also protects the pools within it.
         """
         names = {name.casefold() for label in (target.name, *target.labels) for name in _within(label)}
         return next(
@@ -173,7 +181,7 @@ class Policy:
 
 
 def guests(targets: Sequence[Target]) -> dict[str, str]:
-    """Return how the guests among these targets are called, by the names of the targets."""
+    """Return the names of the guests among these targets, by target name."""
     return {
         target.name: label.removeprefix(GUEST)
         for target in targets
@@ -184,7 +192,10 @@ def guests(targets: Sequence[Target]) -> dict[str, str]:
 
 
 def same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str]) -> None:
-    """Return if each guest is called as `wanted` says, who names it; raises Rejected: it may be another guest now."""
+    """Raise Rejected if a guest does not have the name in `wanted`.
+
+    It may be another guest now.  A target without an entry in `wanted` is not checked.
+    """
     found = guests(targets)
     for target in targets:
         name = wanted.get(target.name)
@@ -196,7 +207,7 @@ def same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str])
 
 
 def _within(name: str) -> Iterator[str]:
-    """Yield a name, and of a pool (`pool/core/web`) also those that it lies in (`pool/core`)."""
+    """Yield a name, and for a pool also its parents: `pool/core/web`, `pool/core`."""
     yield name
     while name.startswith("pool/") and name.count("/") > 1:
         name = name.rpartition("/")[0]
@@ -204,16 +215,16 @@ def _within(name: str) -> Iterator[str]:
 
 
 class CallsAtOnce:
-    """Counts what each principal has under way in this process, and refuses what is above [policy] calls_at_once."""
+    """Limits the calls of each principal in this process to [policy] calls_at_once."""
 
     def __init__(self, most: int, where: str) -> None:
-        """Begin with none; `where` names the process."""
+        """Start with no calls; `where` names the process in errors."""
         self.most = most
         self._where = where
         self._running: Counter[str] = Counter()
 
     def begin(self, principal: str) -> None:
-        """Count one more; raises TemporaryError when the principal has as many as it may."""
+        """Count a new call; raises TemporaryError if the principal has reached the limit."""
         if self._running[principal] >= self.most:
             raise TemporaryError(
                 f"{principal} has {self.most} calls under way at {self._where}, as many as [policy] calls_at_once "
@@ -222,14 +233,14 @@ class CallsAtOnce:
         self._running[principal] += 1
 
     def end(self, principal: str) -> None:
-        """Count one less."""
+        """Count the end of a call."""
         self._running[principal] -= 1
         if not self._running[principal]:
             del self._running[principal]
 
     @contextmanager
     def one(self, principal: str) -> Iterator[None]:
-        """Count one as long as the block runs; raises TemporaryError."""
+        """Count a call while the block runs; raises TemporaryError."""
         self.begin(principal)
         try:
             yield
@@ -238,7 +249,7 @@ class CallsAtOnce:
 
 
 def unproven(what: str, principal: str) -> str:
-    """Return why a request of a principal without a login is refused, and what to do."""
+    """Return the reason and the remedy when an anonymous principal is refused."""
     who = "the plain subject" if principal == "plain" else principal or "the requester"
     return (
         f"{what}: it needs two authenticated principals, and {who} needs no token; ask as a principal of your own: "
@@ -247,16 +258,16 @@ def unproven(what: str, principal: str) -> str:
 
 
 def unchanged(targets: Sequence[Target], consent: Consent) -> None:
-    """Return if `targets` are as they were when they were approved; raises Rejected that names what has changed."""
-    then = {each.name: each for each in consent.targets}
-    for each in targets:
-        old = then.pop(each.name, None)
+    """Raise Rejected, naming the change, unless `targets` are as they were approved."""
+    then = {target.name: target for target in consent.targets}
+    for target in targets:
+        old = then.pop(target.name, None)
         if old is None:
-            raise Rejected(f"{each.title} was not part of what {consent.by} approved: nothing was done; ask anew")
-        what = _difference(old, each)
+            raise Rejected(f"{target.title} was not part of what {consent.by} approved: nothing was done; ask anew")
+        what = _difference(old, target)
         if what:
             raise Rejected(
-                f"{each.title} is not as it was when {consent.by} approved it ({what}): nothing was done; ask anew"
+                f"{target.title} is not as it was when {consent.by} approved it ({what}): nothing was done; ask anew"
             )
     if then:
         gone = next(iter(then.values())).title
@@ -264,7 +275,10 @@ def unchanged(targets: Sequence[Target], consent: Consent) -> None:
 
 
 def _difference(old: Target, new: Target) -> str:
-    """Return what of a target is not as it was, "" if all of it is; `risks` change by themselves."""
+    """Return how a target differs from its approved state; "" if it does not.
+
+    `risks` are not compared, because they change by themselves.
+    """
     keys = sorted(key for key in {*old.state, *new.state} if old.state.get(key) != new.state.get(key))
     found = [f"{key}: {old.state.get(key)!r} → {new.state.get(key)!r}" for key in keys]
     if found:

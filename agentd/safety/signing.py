@@ -1,8 +1,8 @@
-"""What an agent keeps of its audit chain on its own disk: the key that signs each line, and the head it wrote last.
+"""What an agent keeps of its audit chain on its disk: signing key and last head.
 
-The key is the Ed25519 seed of `[bus] nkey_file` where there is one, else one of the agent's own, made once.  The head
-lies in a mapped file, which outlives a kill -9 and costs no system call a line; with it the agent knows at its start
-whether what it wrote is still there.
+The key is the Ed25519 seed of `[bus] nkey_file` if there is one, otherwise the agent's own, created once.  The head is
+in a memory-mapped file, which survives a kill -9 and costs no system call per record; with it the agent knows at its
+start whether what it wrote is still stored.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE: Final = 4096
-"""Bytes of the file that holds the head."""
+"""Size in bytes of the file that holds the head."""
 LONGEST: Final = 500
 """Characters of an alarm that are kept."""
 
 
 class Head(NamedTuple):
-    """The last line of a chain: its place and its hash."""
+    """The last record of a chain: its sequence number and its hash."""
 
     seq: int
     hash: str
 
 
 class Signer:
-    """Signs with the Ed25519 key of a seed as nkeys writes them (SU...)."""
+    """Signs with the Ed25519 key of a seed in the format of nkeys (SU...)."""
 
     def __init__(self, seed: str) -> None:
-        """Read the seed; raises ConfigError for what is none."""
-        import nkeys  # 20 ms, and a role that never writes a line does not need it
+        """Read the seed; raises ConfigError if it is not valid."""
+        import nkeys  # 20 ms, and a role that never writes a record does not need it
 
         try:
             self._key = nkeys.from_seed(bytearray(seed.encode()))
@@ -54,7 +54,7 @@ class Signer:
 
     @classmethod
     def new(cls) -> Signer:
-        """Return a signer with a key that nobody else has."""
+        """Return a signer with a new random key."""
         return cls(_new_seed())
 
 
@@ -75,7 +75,7 @@ def _verifier(public: str) -> Any:  # noqa: ANN401 - PyNaCl is loaded when it is
 
 
 def valid(public: str, text: str, signature: str) -> bool:
-    """Tell whether the owner of a public key (U...) has signed a text."""
+    """Return whether `signature` is the one of `text` by a public key (U...)."""
     from nacl.exceptions import CryptoError
 
     try:
@@ -86,7 +86,10 @@ def valid(public: str, text: str, signature: str) -> bool:
 
 
 def own_seed(path: Path) -> str:
-    """Return the seed in the file at `path`, made if there is none; raises ConfigError for an unsafe file."""
+    """Return the seed in the file at `path`, which is created if there is none.
+
+    Raises ConfigError for a file with unsafe permissions.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -103,7 +106,7 @@ def own_seed(path: Path) -> str:
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Open a regular file that is no link; raises ConfigError."""
+    """Open a regular file that is not a link; raises ConfigError."""
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
@@ -115,10 +118,13 @@ def _opened(path: Path, flags: int) -> int:
 
 
 class Memory:
-    """The head that this agent wrote last, and an alarm that nobody has acknowledged yet."""
+    """The head that this agent wrote last, and an alarm that is not acknowledged yet."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file at `path`; raises ConfigError if it is no regular file."""
+        """Open or create the file at `path`.
+
+        Raises ConfigError if it is not a regular file.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _opened(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -135,12 +141,12 @@ class Memory:
             self.head = Head(int(found["seq"]), str(found["hash"]))
 
     def keep(self, head: Head | None, alarm: str, stream: str = "") -> None:
-        """Remember the head, the alarm, and when the stream was made that the head lies in."""
+        """Store the head, the alarm, and the creation time of the head's stream."""
         self.head, self.alarm, self.stream = head, alarm[:LONGEST], stream
         found = {"alarm": self.alarm, "stream": stream} | ({} if head is None else {"seq": head.seq, "hash": head.hash})
         data = json.dumps(found).encode()[:SIZE]
         self._map[:] = data + bytes(SIZE - len(data))
 
     def close(self) -> None:
-        """Give the file free."""
+        """Unmap the file."""
         self._map.close()

@@ -1,7 +1,7 @@
-"""Who an HTTP request comes from: a bearer token that stands for a principal; pure.
+"""Maps the bearer token of an HTTP request to a principal; pure.
 
-A token is 256 random bits, so its SHA-256 may lie in the configuration: nobody finds a token by it, and whoever may
-read the configuration of a daemon cannot act through it.
+A token is 256 random bits, so its SHA-256 may be stored in the configuration: the token cannot be guessed from it, and
+read access to the configuration of a daemon does not allow acting through the daemon.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ PREFIX: Final = "sha256:"
 
 
 def make() -> tuple[str, str]:
-    """Return a new token, and what of it stands in the configuration."""
+    """Return a new token, and its digest for the configuration."""
     token = f"agentd_{secrets.token_urlsafe(32)}"
     return token, digest(token)
 
 
 def digest(token: str) -> str:
-    """Return what of a token stands in the configuration: `sha256:<64 hexadecimal digits>`."""
+    """Return the digest of a token for the configuration.
+
+    Its form is `sha256:<64 hexadecimal digits>`.
+    """
     return PREFIX + hashlib.sha256(token.encode()).hexdigest()
 
 
 def principal_of(authorization: str | None, tokens: Mapping[str, str]) -> str | None:
-    """Return whose token the header `Authorization` brings, None if it brings none.
+    """Return the principal of the header `Authorization`, None if there is no header.
 
-    tokens  principal, and the digest of its token
+    tokens  the digest of each principal's token
 
-    Raises Denied for any other scheme and for a token that nobody has: who shows one does not mean to be nobody.
+    Raises Denied for any other scheme and for an unknown token: a client that sends one does not mean to be anonymous.
     """
     if authorization is None:
         return None
