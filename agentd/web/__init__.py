@@ -1,4 +1,4 @@
-"""Status page, dashboard, API and live events of a daemon, over a `View` of what it knows."""
+"""Status page, dashboard, API and live events of a daemon, drawn from a `View`."""
 
 from agentd.web.app import build
 from agentd.web.server import WebServer

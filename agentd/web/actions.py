@@ -1,8 +1,8 @@
-"""Steering over HTTP: who shows the token of a principal may approve, reject, cancel, pause and resume as that.
+"""Actions over HTTP, by clients that have the token of a principal.
 
-`POST /api/workflows/ID/approve` with `Authorization: Bearer TOKEN`; what is asked for is signed by the principal's
-name, and an orchestrator decides whether that may.  A browser sends such a header for nobody but the script of this
-page, so no other page can act in a user's name.
+`POST /api/workflows/ID/ACTION` approves, rejects, cancels, pauses or resumes a workflow, with
+`Authorization: Bearer TOKEN`.  The request carries the principal's name, and an orchestrator decides whether that
+principal may.  A browser sends this header only for the script of this page, so no other page can act in a user's name.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ NETWORK: Final = "/api/{action}"
 B = TypeVar("B")
 
 LARGEST: Final = 16_384
-"""Bytes of a request."""
+"""Largest request in bytes."""
 ACTIONS: Final = ("approve", "reject", "cancel", "pause", "resume")
 _UNKNOWN, _FORBIDDEN, _MISSING, _CONFLICT, _LARGE, _TOO_MANY = 401, 403, 404, 409, 413, 429
 
 
 class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say more about an action; all of it may be left out.
+    """The details of an action; all fields are optional.
 
-    task        which one is approved or rejected, if several wait
-    digest      of approve: what was shown, as /api/workflows/ID has it; needed
+    task        the task to approve or reject, if several wait
+    digest      for approve, required: the digest that was shown, from /api/workflows/ID
     reason      is kept with the workflow
-    compensate  of cancel: undo what was done
+    compensate  for cancel: undo what was done
     """
 
     task: str = ""
@@ -56,7 +56,11 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Say why the network is frozen or thawed, and after how many seconds a freeze ends by itself."""
+    """The details of a freeze or thaw.
+
+    reason   why
+    seconds  of a freeze: it ends by itself after this time
+    """
 
     reason: str = ""
     seconds: float | None = None
@@ -76,7 +80,7 @@ class Wheel:
         return [Route(PATH, self.steer, methods=["POST"]), *whole]
 
     async def network(self, request: Request) -> Response:
-        """Freeze or thaw the whole network, or say why not: 409 if the orchestrator refuses it."""
+        """Freeze or thaw the network; 409 with a reason if the orchestrator refuses."""
         principal = self._principal(request)
         wanted = await _body(request, Stopping)
         action = request.url.path.rpartition("/")[2]
@@ -85,7 +89,7 @@ class Wheel:
         return _reply(reply, done=reply.done)
 
     async def steer(self, request: Request) -> Response:
-        """Carry one action out, or say why not: 409 if the orchestrator refuses it."""
+        """Carry out one action; 409 with a reason if the orchestrator refuses."""
         principal = self._principal(request)
         action, workflow_id = request.path_params["action"], check_id(request.path_params["id"])
         if action not in ACTIONS:
@@ -106,7 +110,7 @@ class Wheel:
 
     @contextmanager
     def _one(self, principal: str) -> Iterator[None]:
-        """Count an action as long as it is carried out; answers 429 when the principal has too many under way."""
+        """Count an action while it runs; responds 429 if the principal has too many."""
         try:
             self._calls.begin(principal)
         except TemporaryError as error:

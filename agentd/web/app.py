@@ -1,7 +1,8 @@
-"""The routes: each asks the view and answers as a page, JSON or plain text, as the client likes.
+"""The routes: each reads the view and responds with a page, JSON or plain text.
 
-Every route but one is GET and HEAD: who shows the token of a principal may steer workflows in its name (steer.py).
-The page itself asks nobody who they are, so it changes nothing.
+The client's Accept header or `?format=` selects the form.  All routes are GET and HEAD, except those that act on
+workflows or freeze the network, which need the token of a principal (actions.py).  The page itself has no login, so it
+changes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from agentd.client.views import View
 
 SHOWN: Final = 15
-"""Workflows on the status page unless `?limit=` says otherwise."""
+"""Workflows on the status page without `?limit=`."""
 LISTED: Final = 50
 LISTED_AT_MOST: Final = 1000
 _EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,7 +48,7 @@ _NOT_FOUND, _INTERNAL, _UNAVAILABLE = 404, 500, 503
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build(  # noqa: PLR0913 - as WebServer
+def build(  # noqa: PLR0913 - the settings of WebServer
     view: View,
     *,
     allowed_hosts: Iterable[str] = (),
@@ -56,11 +57,12 @@ def build(  # noqa: PLR0913 - as WebServer
     tokens: Mapping[str, str] | None = None,
     calls_at_once: int = 32,
 ) -> Starlette:
-    """Return the web application over `view`; `allowed_hosts` are its names besides localhost and addresses.
+    """Return the web application over `view`.
 
-    routes  what roles serve beside it, such as `/mcp` of the bridge
-    tokens  who may act: principal, and the digest of its token
-    calls_at_once  actions of one principal that are carried out at the same time
+    allowed_hosts  the host names of the server, besides localhost and addresses
+    routes  additional routes of roles, such as `/mcp` of the bridge
+    tokens  principals that may act, and the digest of the token of each
+    calls_at_once  actions of one principal that run at the same time
     """
     site = Site(view, streams or Streams(view))
     return Starlette(
@@ -78,7 +80,7 @@ def build(  # noqa: PLR0913 - as WebServer
 
 
 class Site:
-    """Every route, over one view."""
+    """All routes, over one view."""
 
     def __init__(self, view: View, streams: Streams) -> None:
         self._view = view
@@ -112,7 +114,7 @@ class Site:
         ]
 
     async def status(self, request: Request) -> Response:
-        """Answer with the whole picture; 503 when the network can't be asked, and the page says so."""
+        """Respond with the overview; 503, with a note, if the network cannot be read."""
         _known(request, "limit", "format")
         limit = _number(request.query_params, "limit", SHOWN, COUNTED)
         form = _format(request)
@@ -125,7 +127,7 @@ class Site:
         return _html(self._pages.status(picture, limit), code)
 
     async def workflow(self, request: Request) -> Response:
-        """Answer with one workflow."""
+        """Respond with one workflow."""
         _known(request, "format")
         form = _format(request)
         detail = await self._find(request)
@@ -136,11 +138,11 @@ class Site:
         return _html(self._pages.workflow(self._view.identity(), detail))
 
     async def healthz(self, _: Request) -> Response:
-        """Say that the process works; whether it can do its work is /readyz."""
+        """Respond that the process is alive; /readyz shows whether it can work."""
         return PlainTextResponse("ok\n", headers=_FRESH)
 
     async def readyz(self, request: Request) -> Response:
-        """Say whether this daemon is ready, and if not, why."""
+        """Respond whether this daemon is ready, and if not, why."""
         _known(request, "format")
         reasons = self._view.readiness()
         code = _UNAVAILABLE if reasons else 200
@@ -148,13 +150,13 @@ class Site:
         frozen = identity.frozen
         if _format(request) != "text":
             return _json(Readiness(not reasons, reasons, frozen, identity.unreadable), code)
-        text = "".join(f"{each.source}: {each.text}\n" for each in reasons) or "ready\n"
+        text = "".join(f"{reason.source}: {reason.text}\n" for reason in reasons) or "ready\n"
         text += f"the network is {frozen}\n" if frozen else ""
         text += "".join(f"warning: {warning}\n" for warning in identity.unreadable)
         return PlainTextResponse(text, code, _FRESH)
 
     async def metrics(self, _: Request) -> Response:
-        """Answer Prometheus."""
+        """Respond with the metrics for Prometheus."""
         return Response(await self._view.prometheus(), headers={"content-type": _EXPOSITION})
 
     async def api_workflows(self, request: Request) -> Response:
@@ -165,7 +167,7 @@ class Site:
         return _json(await answer(self._view.workflows(limit, status)))
 
     async def api_workflow(self, request: Request) -> Response:
-        """Answer with one workflow, as JSON."""
+        """Respond with one workflow, as JSON."""
         _known(request)
         return _json(await self._find(request))
 
@@ -175,11 +177,11 @@ class Site:
         return _json(self._view.plugins())
 
     async def openapi(self, _: Request) -> Response:
-        """Describe the API."""
+        """Respond with the OpenAPI document."""
         return _json(describe(self._view.identity().version))
 
     async def events(self, request: Request) -> Response:
-        """Open a stream of live changes."""
+        """Open a stream of live events."""
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         if request.method == "HEAD":
             return Response(headers={**headers, "content-type": "text/event-stream; charset=utf-8"})
@@ -188,7 +190,7 @@ class Site:
         return EventResponse(self._streams.follow(), headers=headers)
 
     async def static(self, request: Request) -> Response:
-        """Answer with a static file; one asked for by its present tag never changes."""
+        """Respond with a static file, cached for ever if requested by its present ETag."""
         asset = self._pages.assets.get(request.path_params["name"])
         if asset is None:
             raise HTTPException(_NOT_FOUND)
@@ -202,7 +204,7 @@ class Site:
         return Response(asset.body, headers={**headers, "content-type": asset.media_type})
 
     async def on_http_error(self, request: Request, error: Exception) -> Response:
-        """Answer what a route refused."""
+        """Respond to an HTTP error of a route."""
         if not isinstance(error, HTTPException):
             raise error
         text = error.detail
@@ -215,14 +217,14 @@ class Site:
         return response
 
     async def on_agentd_error(self, request: Request, error: Exception) -> Response:
-        """Answer 400 for what the client got wrong, 503 for what can't be done now."""
+        """Respond 400 or 409 to a mistake of the client, 503 if it cannot be done now."""
         code = 400 if isinstance(error, InvalidMessage) else 409 if isinstance(error, UsageError) else _UNAVAILABLE
         return self._problem(request, code, str(error))
 
     async def on_bug(self, request: Request, _: Exception) -> Response:
-        """Answer 500; Starlette raises the error again, and uvicorn logs its traceback."""
+        """Respond 500; Starlette raises the error again, and uvicorn logs its traceback."""
         response = self._problem(request, _INTERNAL, "a bug in agentd; `journalctl -u 'agentd@*'` has its traceback")
-        response.headers.update(security.SECURITY)  # this answer is given outside of the guard
+        response.headers.update(security.SECURITY)  # this response does not pass through Guard
         return response
 
     async def _find(self, request: Request) -> Any:  # noqa: ANN401

@@ -1,9 +1,9 @@
-"""Live changes for browsers and scripts, as server-sent events.
+"""Live events for browsers and scripts, as server-sent events.
 
-A stream begins with a snapshot, then tells changes, at most twice a second, of each thing only its latest state.
-What a client hasn't taken yet waits in its mailbox; when that is full the client gets a fresh snapshot
-instead, so a slow one costs a bounded amount of memory and is never told less than the truth.  There is no replay:
-who reconnects gets a snapshot.  One iterator over the view's events feeds all clients.
+A stream begins with a snapshot, followed by changes: at most twice a second, and only the latest state of each object.
+Changes that a client has not read yet wait in its mailbox; when that is full, the client gets a new snapshot instead,
+so that a slow client costs a bounded amount of memory and never misses the current state.  There is no replay: a client
+that reconnects gets a snapshot.  One iterator over the view's events serves all clients.
 """
 
 from __future__ import annotations
@@ -29,21 +29,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HEARTBEAT: Final = 15.0
-"""Seconds of silence after which a comment is sent: proxies close a connection that is idle for a minute."""
+"""Seconds of silence after which a comment is sent.
+
+Proxies close a connection that is idle for a minute.
+"""
 PAUSE: Final = 0.5
-"""Seconds between two batches: nobody reads faster, and a busy network must not cost a browser its CPU."""
+"""Seconds between two batches.
+
+People do not read faster, and a busy network must not use up a browser's CPU.
+"""
 RETRY: Final = 3000
-"""Milliseconds after which a browser connects again."""
+"""Milliseconds after which a browser reconnects."""
 ROOM: Final = 256
-"""Things whose changes wait for one client."""
+"""Most objects whose changes wait for one client."""
 MOST_CLIENTS: Final = 64
-"""Streams at once; a browser opens one for each tab that is seen."""
+"""Most open streams; a browser opens one for each visible tab."""
 
 _log = logging.getLogger("agentd.web")
 
 
 class Mailbox:
-    """What one client has not been told yet: of each thing the latest state, or that a snapshot is due."""
+    """What one client has not received yet.
+
+    It is the latest state of each changed object, or a flag that a snapshot is due.
+    """
 
     def __init__(self) -> None:
         self.wake = asyncio.Event()
@@ -51,7 +60,7 @@ class Mailbox:
         self._waiting: dict[str, Event] = {}
 
     def put(self, event: Event) -> None:
-        """Keep `event`; a full mailbox is emptied and a snapshot falls due."""
+        """Store `event`; a full mailbox is emptied, and a snapshot is due instead."""
         if not self.stale:
             self._waiting[event.key] = event
             if len(self._waiting) > ROOM:
@@ -60,7 +69,7 @@ class Mailbox:
         self.wake.set()
 
     def take(self) -> tuple[bool, list[Event]]:
-        """Return whether a snapshot is due, and the changes; both are then dealt with."""
+        """Return whether a snapshot is due, and the changes; both are then cleared."""
         stale, events = self.stale, list(self._waiting.values())
         self.stale = False
         self._waiting.clear()
@@ -69,12 +78,12 @@ class Mailbox:
 
 
 class EventResponse(StreamingResponse):
-    """A stream that is closed with its connection, not when the garbage collector finds it."""
+    """A stream that is closed with its connection, not by the garbage collector."""
 
     media_type = "text/event-stream"
 
     async def stream_response(self, send: Send) -> None:
-        """Send the stream and close it, however it ends."""
+        """Send the stream and close it in any case."""
         stream = self.body_iterator
         if not isinstance(stream, AsyncGenerator):
             raise TypeError("the stream is an async generator")
@@ -93,7 +102,7 @@ class Streams:
 
     @property
     def full(self) -> bool:
-        """Tell whether no further client can be served."""
+        """Whether no further client can be served."""
         return len(self._mailboxes) >= MOST_CLIENTS
 
     def close(self) -> None:
@@ -103,7 +112,10 @@ class Streams:
             mailbox.wake.set()
 
     async def follow(self) -> AsyncGenerator[bytes, None]:
-        """Yield a snapshot, then changes, until the client goes, the feed ends or the daemon stops."""
+        """Yield a snapshot, then changes.
+
+        It ends when the client disconnects, the feed ends or the daemon stops.
+        """
         mailbox = Mailbox()
         self._mailboxes.add(mailbox)
         feed = self._start()
@@ -137,7 +149,7 @@ class Streams:
                 mailbox.put(event)
 
     def _ended(self, feed: asyncio.Task[None]) -> None:
-        """Hang up on every client when the feed ends: they come back, and see what the view then knows."""
+        """End all streams when the feed ends; the clients then reconnect."""
         if feed.cancelled():
             return
         error = feed.exception()
@@ -159,7 +171,7 @@ class Streams:
         return False
 
     async def _unless_closing(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what `work` returns, or None at once when the daemon stops."""
+        """Return the result of `work`, or None at once when the daemon stops."""
         task, closing = asyncio.create_task(work), asyncio.create_task(self._closing.wait())
         try:
             await asyncio.wait({task, closing}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Times and amounts as a person says them; the page and the plain text say them alike."""
+"""Formats times and amounts; used by the page and the plain text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def span(seconds: float) -> str:
 
 
 def ago(at: datetime | None, now: datetime) -> str:
-    """Return how long ago `at` was; a clock that is a little ahead reads as "0 s ago"."""
+    """Return how long ago `at` was; a slightly fast clock reads as "0 s ago"."""
     return "never" if at is None else f"{span((now - at).total_seconds())} ago"
 
 

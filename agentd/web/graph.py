@@ -1,6 +1,6 @@
-"""Where the tasks of a workflow stand on its picture: columns by dependency, rows by what they depend on.
+"""The layout of a workflow's graph: columns by dependency, rows by predecessors.
 
-Longest-path layering and a few barycentre sweeps, as every layered graph drawing since Sugiyama; no library.
+Longest-path layering and a few barycentre sweeps, as in every layered graph drawing since Sugiyama; no library.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 226, 44
 _GAP_X, _GAP_Y, _MARGIN = 40, 16, 4
 LARGEST: Final = 60
-"""More tasks than this are a list: nobody reads such a picture."""
+"""Most tasks that are drawn; a larger graph would not be readable."""
 _SWEEPS = 4
 
 
 @dataclass(frozen=True)
 class Box:
-    """One task and its upper left corner."""
+    """One task and the upper left corner of its box."""
 
     task: TaskView
     x: int
@@ -39,7 +39,10 @@ class Picture:
 
 
 def draw(tasks: list[TaskView]) -> Picture | None:
-    """Return the picture of `tasks`; None where there is too little or too much to see, or a cycle."""
+    """Return the picture of `tasks`.
+
+    None if there are too few or too many of them, or if they form a cycle.
+    """
     if not 1 < len(tasks) <= LARGEST:
         return None
     layer = _layers(tasks)
@@ -58,7 +61,10 @@ def draw(tasks: list[TaskView]) -> Picture | None:
 
 
 def _layers(tasks: list[TaskView]) -> dict[str, int] | None:
-    """Return the column of each task: one more than its furthest predecessor; None for a cycle."""
+    """Return the column of each task, one more than its furthest predecessor.
+
+    None if there is a cycle.
+    """
     names = {task.name for task in tasks}
     layer: dict[str, int] = {}
     left = list(tasks)
@@ -90,5 +96,5 @@ def _middle(rows: list[int]) -> float:
 def _line(start: Box, end: Box) -> str:
     x1, y1 = start.x + WIDTH, start.y + HEIGHT // 2
     x2, y2 = end.x, end.y + HEIGHT // 2
-    bend = x2 - _GAP_X // 2  # a long line stays level until the last gap
+    bend = x2 - _GAP_X // 2  # a long line stays horizontal until the last gap
     return f"M{x1} {y1}H{bend - _GAP_X // 2}C{bend} {y1} {bend} {y2} {x2} {y2}"

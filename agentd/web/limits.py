@@ -1,10 +1,10 @@
-"""How many connections the web server holds, and for how long one may take to say what it wants.
+"""Limits the connections of the web server, and the time that each may take.
 
-uvicorn has no time-out for a request that comes slowly, and no limit that leaves /healthz reachable: 1,500 idle
-connections take every descriptor of the process.  Here a request's head has to be there within `HEAD` seconds and its
-body within `BODY`, and a client that does not read what it asked for is cut after `UNREAD`.  Beyond the limit the
-oldest connection that has not sent a whole head yet is closed for a new one; if there is none, a few more connections
-are let in that get an answer from /healthz alone.
+uvicorn has no time-out for a request that arrives slowly, and no limit that keeps /healthz reachable: 1,500 idle
+connections take every file descriptor of the process.  Here the head of a request must arrive within `HEAD` seconds and
+its body within `BODY`, and a client that does not read its response is disconnected after `UNREAD`.  Beyond the limit,
+the oldest connection that has not yet sent a complete head is closed for a new one; if there is none, a few more
+connections are accepted that get a response only from /healthz.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 HEAD: Final = 10.0
-"""Seconds for the head of a request, from the connection or the answer before it."""
+"""Seconds for the head of a request, after the connection or the last response."""
 BODY: Final = 30.0
 """Seconds for the body of a request, which has at most a megabyte."""
 UNREAD: Final = 30.0
-"""Seconds for which a client may leave what it is sent unread, once the buffers are full."""
+"""Seconds that a client may leave its response unread, once buffers are full."""
 LARGEST_HEAD: Final = 16_384
 SPARE: Final = 16
-"""Connections beyond the limit, for /healthz alone."""
+"""Connections beyond the limit, only for /healthz."""
 _HEALTH: Final = (b"GET /healthz ", b"HEAD /healthz ")
 _FULL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 10\r\ncontent-type: text/plain\r\n\r\n"
@@ -37,17 +37,20 @@ _FULL_TEXT: Final = b"too many connections are open; see web.connections\n"
 
 
 class Crowd:
-    """The open connections of one server, the oldest first."""
+    """The open connections of one server, oldest first."""
 
     def __init__(self, most: int, each: int) -> None:
-        """Keep how many there may be, over all and from one address; half of the process's descriptors at most."""
+        """Set the limits, over all and for each address.
+
+        Connections use at most half of the process's file descriptors.
+        """
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.most = most if soft == resource.RLIM_INFINITY else max(8, min(most, soft // 2))
         self.each = each
         self._all: dict[Connection, None] = {}
 
     def enter(self, one: Connection) -> None:
-        """Take a new connection in, if need be for an older one."""
+        """Add a new connection; if there are too many, close an older one."""
         self._all[one] = None
         alike = [other for other in self._all if other.address == one.address]
         if len(alike) > self.each and not one.is_local:
@@ -56,7 +59,7 @@ class Crowd:
             self._make_room(self._all, one)
 
     def leave(self, one: Connection) -> None:
-        """Forget a connection."""
+        """Remove a connection."""
         self._all.pop(one, None)
 
     def _make_room(self, among: Iterable[Connection], one: Connection) -> None:
@@ -73,52 +76,52 @@ class Crowd:
 
 
 class Connection(H11Protocol):
-    """One connection, with its time-outs."""
+    """One connection with its time-outs."""
 
-    def __init__(self, *args: Any, crowd: Crowd, **named: Any) -> None:  # noqa: ANN401 - uvicorn's own
-        """Keep the crowd that it belongs to."""
+    def __init__(self, *args: Any, crowd: Crowd, **named: Any) -> None:  # noqa: ANN401 - uvicorn's parameters
+        """Belong to this `crowd`."""
         super().__init__(*args, **named)
         self._crowd = crowd
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self.awaited = ""
-        """What has to come next: "head", "body", or nothing while a request is answered."""
+        """The part of a request that must arrive next: "head", "body", or "" while a request is handled."""
         self.spare = False
 
     @property
     def address(self) -> str:
-        """Return the client's address."""
+        """The client's address."""
         return self.client[0] if self.client else ""
 
     @property
     def is_local(self) -> bool:
-        """Tell whether the client is on this machine: a proxy there stands for many clients."""
+        """Whether the client is on this machine: a local proxy serves many clients."""
         try:
             return ipaddress.ip_address(self.address).is_loopback
         except ValueError:
             return True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Start to wait for a request."""
         super().connection_made(transport)
         self._watch()
         self._crowd.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Remove the connection."""
         self._crowd.leave(self)
         self._await("")
         self._read()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Wait until the client reads, and only so long."""
+        """Wait for the client to read, but only for UNREAD seconds."""
         super().pause_writing()
         self._read()
         self._unread = self.loop.call_later(UNREAD, self.cut)
 
     def resume_writing(self) -> None:
-        """Go on sending: the client has read."""
+        """Continue to send, because the client has read."""
         self._read()
         super().resume_writing()
 
@@ -128,7 +131,7 @@ class Connection(H11Protocol):
             self._unread = None
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; one beyond the limit may ask for /healthz only."""
+        """Handle received data; a connection beyond the limit may only request /healthz."""
         if self.spare and not data.startswith(_HEALTH):
             self.transport.write(_FULL + _FULL_TEXT)
             self.transport.close()
@@ -137,7 +140,7 @@ class Connection(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Start to wait for the next request."""
         super().on_response_complete()
         self._watch()
 

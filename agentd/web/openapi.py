@@ -1,4 +1,4 @@
-"""The description of the API for programs, drawn from the Structs that it answers with."""
+"""The OpenAPI document of the API, generated from the Structs of its responses."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from agentd.wire.messages import AgentRegistration, Alert, MetricReport, Network
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Say what was wrong with a request, or why it can't be answered now."""
+    """The reason why a request is wrong, or why it cannot be answered now."""
 
     error: str
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Say whether this daemon is ready, and if not, why; `frozen` says that nothing may be changed now, and why.
+    """Whether this daemon is ready, and if not, why.
 
-    `unreadable` are stored records that this daemon has skipped.
+    `frozen` describes a freeze of the network.  `unreadable` lists stored records that this daemon has skipped.
     """
 
     ready: bool

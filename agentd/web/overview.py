@@ -1,7 +1,7 @@
-"""The whole picture that the status page, its plain-text face and the first event of a stream show.
+"""The overview that the status page, its plain-text form and an event stream show.
 
-`gather` asks the view for everything at once; what can't be answered is None and named in `problems`.
-Whether all is well is judged here and nowhere else, from values alone.
+`gather` reads everything from the view at once; what cannot be read is None, and `problems` has the reason.  The health
+level is decided only here, from values alone.
 """
 
 from __future__ import annotations
@@ -24,21 +24,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_WITHIN: Final = 5.0
-"""Seconds that the view has for an answer; a person waits no longer for a page."""
+"""Seconds that the view may take: a person does not wait longer for a page."""
 COUNTED: Final = 200
-"""Workflows that are asked for at most; more are counted as "200 or more"."""
+"""Most workflows that are read; if there are more, the page shows "200 or more"."""
 SILENT_AFTER: Final = timedelta(seconds=60)
-"""An agent that was last heard before this is not known to live: two heartbeats of a plain agent."""
+"""Time without a message after which an agent may be dead.
+
+It is two heartbeats of an external agent.
+"""
 SERVICE_SILENT_AFTER: Final = timedelta(seconds=150)
-"""Services answer a discovery once a minute; two may be missed."""
+"""Time without a message after which a service may be dead.
+
+Services respond to a discovery once a minute; two responses may be missed.
+"""
 UNTAKEN_AFTER: Final = timedelta(seconds=60)
-"""A task that nobody has taken for this long is worth a look."""
+"""Time after which a task that no agent has taken needs attention."""
 RECENT: Final = timedelta(hours=24)
-"""A failure older than this has been seen; it stays in the list of workflows."""
+"""Age up to which a failure needs attention; it stays in the list of workflows."""
 
 
 class Attention(msgspec.Struct, frozen=True):
-    """One thing that somebody should look at: how bad, what, and where to read on."""
+    """One thing that needs attention: level, subject, text, and a link to details."""
 
     level: str
     what: str
@@ -47,7 +53,7 @@ class Attention(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole picture; None stands for what could not be asked, `problems` says why."""
+    """The whole overview; None is what could not be read, `problems` says why."""
 
     at: datetime
     level: str
@@ -65,8 +71,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def gather(view: View) -> Overview:
-    """Ask `view` for everything at once."""
-    problems: dict[str, None] = {}  # an ordered set: one dead bus is one problem, not six
+    """Read everything from `view` at once."""
+    problems: dict[str, None] = {}  # an ordered set: a dead bus is one problem, not six
     agents, services, workflows, tasks, metrics, alerts = await asyncio.gather(
         _ask(view.agents(), problems),
         _ask(view.services(), problems),
@@ -94,7 +100,7 @@ async def gather(view: View) -> Overview:
 
 
 async def answer(question: Awaitable[T]) -> T:
-    """Return what the view answers; raises BusUnavailable when it takes too long."""
+    """Return the answer of the view; raises BusUnavailable if it takes too long."""
     try:
         return await asyncio.wait_for(question, ANSWER_WITHIN)
     except TimeoutError as error:
@@ -110,19 +116,22 @@ async def _ask(question: Awaitable[T], problems: dict[str, None]) -> T | None:
 
 
 def judge(picture: Overview, readiness: list[Reason]) -> Overview:
-    """Return `picture` with its level, its headline and what needs attention, the worst first."""
-    attention = sorted(_attention(picture, readiness), key=lambda each: each.level != "bad")
+    """Return `picture` with its level, its headline and what needs attention.
+
+    The worst comes first.
+    """
+    attention = sorted(_attention(picture, readiness), key=lambda item: item.level != "bad")
     level = _level(picture, attention)
     return msgspec.structs.replace(picture, level=level, attention=attention, headline=_headline(picture, attention))
 
 
 def agent_status(agent: AgentRegistration, at: datetime) -> str:
-    """Return what is known of an agent: what it said last holds only while it is heard."""
+    """Return the status of an agent, or `silent` if it was not heard lately."""
     return _heard(agent.status, agent.timestamp, at - SILENT_AFTER)
 
 
 def service_status(service: ServiceRegistration, at: datetime) -> str:
-    """Return what is known of a service, likewise."""
+    """Return the status of a service, or `silent` if it was not heard lately."""
     return _heard(service.status, service.timestamp, at - SERVICE_SILENT_AFTER)
 
 
@@ -132,7 +141,7 @@ def _heard(status: str, timestamp: datetime | None, since: datetime) -> str:
 
 
 def _level(picture: Overview, attention: list[Attention]) -> str:
-    if any(each.level == "bad" for each in attention):
+    if any(item.level == "bad" for item in attention):
         return "bad"
     if picture.problems:
         return "unknown"
@@ -145,7 +154,7 @@ def _headline(picture: Overview, attention: list[Attention]) -> str:
         return f"{sentences[0]} The network can't be seen."
     if picture.workflows is not None:
         idle = TERMINAL | {"waiting_approval"}
-        running = sum(each.status not in idle for each in picture.workflows)
+        running = sum(workflow.status not in idle for workflow in picture.workflows)
         more = " or more" if running >= COUNTED else ""
         sentences.append(f"{_counted(running, 'workflow')}{more} running." if running else "Nothing is running.")
     if attention:
@@ -195,16 +204,16 @@ def _of_alerts(picture: Overview) -> Iterator[Attention]:
 
 
 def _of_workflows(picture: Overview) -> Iterator[Attention]:
-    for each in picture.workflows or []:
-        link = f"/workflows/{each.workflow_id}"
-        recent = picture.at - each.updated < RECENT
-        if each.status == "waiting_approval":
-            text = f"waits for a person: `agentd approve {each.workflow_id}`"
-            yield Attention("warn", each.workflow_id, text, link)
-        elif each.status == "compensation_failed":  # the world is half changed: this never grows old
-            yield Attention("bad", each.workflow_id, each.error or "its compensation failed", link)
-        elif each.status == "failed" and recent:
-            yield Attention("warn", each.workflow_id, f"failed: {each.error or 'no reason is given'}", link)
+    for workflow in picture.workflows or []:
+        link = f"/workflows/{workflow.workflow_id}"
+        recent = picture.at - workflow.updated < RECENT
+        if workflow.status == "waiting_approval":
+            text = f"waits for a person: `agentd approve {workflow.workflow_id}`"
+            yield Attention("warn", workflow.workflow_id, text, link)
+        elif workflow.status == "compensation_failed":  # a half-made change: shown at any age
+            yield Attention("bad", workflow.workflow_id, workflow.error or "its compensation failed", link)
+        elif workflow.status == "failed" and recent:
+            yield Attention("warn", workflow.workflow_id, f"failed: {workflow.error or 'no reason is given'}", link)
 
 
 def _of_tasks(picture: Overview) -> Iterator[Attention]:

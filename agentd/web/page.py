@@ -1,7 +1,7 @@
-"""The pages as HTML: templates are compiled once, static files are read once, nothing touches the disk later.
+"""Renders the HTML pages; templates and static files are read once, at start.
 
-There is one renderer.  A page in a browser follows the network by fetching itself again after an event and
-changing in place what differs (`static/app.js`), so no row is drawn in two languages.
+There is one renderer.  A page in a browser stays current by fetching itself again after an event and changing in place
+what differs (`static/app.js`), so no row is rendered in two languages.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 STEPS_SHOWN: Final = 24
-"""A workflow with more tasks than this has a bar in the list instead of a dot for each."""
+"""Most tasks that the list shows as one dot each; with more it shows a bar."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One static file; `etag` is drawn from its content."""
+    """One static file; `etag` is derived from its content."""
 
     body: bytes
     media_type: str
@@ -40,7 +40,7 @@ class Asset:
 
 
 class Pages:
-    """Every page and every static file."""
+    """All pages and static files."""
 
     def __init__(self) -> None:
         self.assets = {path.name: _asset(path) for path in sorted((_HERE / "static").iterdir()) if path.is_file()}
@@ -98,32 +98,35 @@ class Pages:
         )
 
     def problem(self, identity: Identity, code: int, title: str, text: str) -> str:
-        """Return the page that says what is wrong."""
+        """Return an error page."""
         return self._render("problem.html", now(), me=identity, code=code, title=title, text=text)
 
-    def _render(self, name: str, at: datetime, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
+    def _render(self, name: str, at: datetime, **values: Any) -> str:  # noqa: ANN401 - the values of any template
         return self._compiled[name].render(at=at, ago=lambda time: formats.ago(time, at), **values)
 
 
 def _shown(value: object) -> object:
-    """Return what a template prints without characters that reorder or hide text; markup of our own stays."""
+    """Return a value for a template, without characters that reorder or hide text.
+
+    Our own markup stays.
+    """
     return printable(value, lines=True) if type(value) is str else value
 
 
 def measured(report: MetricReport) -> list[tuple[str, str]]:
-    """Return what an agent measured of its host: the two percentages that an operator asks for first."""
+    """Return the CPU and memory percentages of an agent's host."""
     wanted = {"cpu": "host_cpu_percent", "memory": "host_memory_percent"}
     return [(name, formats.percent(report.metrics[key] / 100)) for name, key in wanted.items() if key in report.metrics]
 
 
 def web_address(url: str) -> str:
-    """Return `url` if a browser may follow it: an agent's word is not trusted with other schemes."""
+    """Return `url` if it is http(s), else "": an agent could send another scheme."""
     return url if url.startswith(("http://", "https://")) else ""
 
 
 def _asset(path: Path) -> Asset:
     lines = (line.strip() for line in path.read_bytes().splitlines())
-    body = b"\n".join(line for line in lines if line and not line.startswith(b"//"))  # comments needn't travel
+    body = b"\n".join(line for line in lines if line and not line.startswith(b"//"))  # comments are not sent
     return Asset(body, _TYPES[path.suffix], hashlib.sha256(body).hexdigest()[:12])
 
 
@@ -136,7 +139,7 @@ def _by_agent(tasks: list[TaskView]) -> dict[str, list[TaskView]]:
 
 
 def _bars(workflow: WorkflowDetail, at: datetime) -> dict[str, tuple[float, float]]:
-    """Return where in the workflow's time each started task lies: start and length in percent."""
+    """Return start and length of each started task, in percent of the whole time."""
     end = workflow.updated if workflow.status in TERMINAL else at
     whole = max(end - workflow.created, timedelta(milliseconds=1))
     bars = {}

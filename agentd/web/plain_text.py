@@ -1,4 +1,7 @@
-"""The status as plain text, for curl and for w3m: short lines, aligned columns, ASCII marks beside the words."""
+"""The status as plain text, for curl and w3m.
+
+It has short lines, aligned columns, and ASCII marks beside the words.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ _ERROR_SHOWN = 100
 
 
 def status_text(picture: Overview, limit: int) -> str:
-    """Return the whole status, at most `limit` workflows."""
+    """Return the whole status with at most `limit` workflows."""
     me = picture.identity
     up = formats.span((picture.at - me.started).total_seconds())
     lines = [f"agentd {me.version}  {me.instance} on {me.node}  up {up}", picture.headline]
     lines += [f"= THE NETWORK IS {me.frozen}"] if me.frozen else []
     lines += [f"? {text}" for text in picture.problems]
     if picture.attention:
-        rows = [(f"  {look(status.LEVEL, each.level).mark} {each.what}", each.text) for each in picture.attention]
+        rows = [(f"  {look(status.LEVEL, item.level).mark} {item.what}", item.text) for item in picture.attention]
         lines += ["", "NEEDS ATTENTION", *_columns(rows)]
     lines += ["", "ROLES", *_columns(_roles(picture))]
     lines += ["", "WORKFLOWS", *_workflows(picture, limit)]
@@ -38,7 +41,10 @@ def status_text(picture: Overview, limit: int) -> str:
 
 
 def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
-    """Return one workflow with its tasks and its history; `frozen` says that the network is."""
+    """Return one workflow with its tasks and its history.
+
+    frozen  describes the freeze of the network, "" if there is none
+    """
     how = look(status.WORKFLOW, workflow.status)
     head = (
         f"{how.mark} {workflow.workflow_id}  {workflow.workflow_type} {how.word}, {workflow.done}/{workflow.total} done"
@@ -52,13 +58,13 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
     ]
     lines += _columns(_task(task) for task in workflow.tasks)
     for task in workflow.tasks:
-        if task.asks:  # all of it: nothing is approved that was not shown
+        if task.asks:  # never shortened: only what was shown can be approved
             lines += ["", f"TO APPROVE: {task.name}", *(f"  {line}" for line in task.asks.splitlines())]
             lines += [f"  digest {task.digest}"]
     lines += ["", "HISTORY"]
     lines += _columns(
-        (f"  {formats.exact(each.at)}", each.task, f"{each.what}{_attempt(each.attempt)}", each.agent)
-        for each in workflow.timeline
+        (f"  {formats.exact(entry.at)}", entry.task, f"{entry.what}{_attempt(entry.attempt)}", entry.agent)
+        for entry in workflow.timeline
     )
     return _text(lines)
 
@@ -90,22 +96,22 @@ def _workflows(picture: Overview, limit: int) -> list[str]:
         return [_UNSEEN]
     if not picture.workflows:
         return ["  none yet; start one: agentd submit vm_deployment name=web1"]
-    lines = _columns(_workflow(each, picture) for each in picture.workflows[:limit])
+    lines = _columns(_workflow(workflow, picture) for workflow in picture.workflows[:limit])
     rest = len(picture.workflows) - limit
     return [*lines, f"  … and {rest} more: /api/workflows"] if rest > 0 else lines
 
 
-def _workflow(each: WorkflowSummary, picture: Overview) -> tuple[str, ...]:
-    how = look(status.WORKFLOW, each.status)
-    first = f"  {how.mark} {each.workflow_id}"
-    changed = formats.ago(each.updated, picture.at)
+def _workflow(workflow: WorkflowSummary, picture: Overview) -> tuple[str, ...]:
+    how = look(status.WORKFLOW, workflow.status)
+    first = f"  {how.mark} {workflow.workflow_id}"
+    changed = formats.ago(workflow.updated, picture.at)
     return (
         first,
-        each.workflow_type,
+        workflow.workflow_type,
         how.word,
-        f"{_dots(each.steps)}{each.done}/{each.total}",
+        f"{_dots(workflow.steps)}{workflow.done}/{workflow.total}",
         changed,
-        _short(each.error),
+        _short(workflow.error),
     )
 
 
@@ -162,12 +168,15 @@ def _short(text: str) -> str:
 
 
 def _text(lines: Iterable[str]) -> str:
-    """Return `lines` without what steers a terminal or hides: some words come from guests."""
+    """Return `lines` as text without control characters.
+
+    Some texts come from guests, and could control a terminal or hide something.
+    """
     return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return `rows` as lines whose columns are as wide as their widest cell."""
+    """Return `rows` as lines; each column is as wide as its widest cell."""
     table = list(rows)
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,8 +1,8 @@
-"""What stands before every route: who may be called by which name, and what a browser may do with an answer.
+"""Checks the Host header of requests and sets the security headers of responses.
 
-The pages ask for no password, so loopback is not enough: a web page of a stranger can let its own name point to
-127.0.0.1 and read what stands there (DNS rebinding).  Hence the names that this server answers to are a list.  An
-address in digits is always answered: no name, no rebinding, and Prometheus scrapes by address.
+The pages have no login, so binding to loopback is not enough: a web page of another site can point its own name to
+127.0.0.1 and read what is served there (DNS rebinding).  Therefore the host names of this server are a list.  A numeric
+address is always accepted: without a name there is no rebinding, and Prometheus scrapes by address.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ SECURITY: Final = {
 
 
 class Guard:
-    """Refuse foreign host names and set the security headers of every answer."""
+    """Refuses unknown host names and sets the security headers of every response."""
 
     def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = ()) -> None:
         self._app = app
         self._names = {"localhost", *(name.lower().rstrip(".") for name in allowed_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on."""
+        """Refuse the request, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -52,8 +52,8 @@ class Guard:
             await send(message)
 
         host = Headers(scope=scope).get("host")
-        if host is None or self._is_ours(host):  # only HTTP/1.0 has none, and no browser speaks that
-            if host is not None:  # what comes after, such as the MCP SDK, compares letter by letter
+        if host is None or self._is_ours(host):  # only HTTP/1.0 may have none, and no browser uses that
+            if host is not None:  # later handlers, such as the MCP SDK, compare it character by character
                 rest = [(key, value) for key, value in scope["headers"] if key != b"host"]
                 scope = {**scope, "headers": [(b"host", _plain(host).encode("ascii")), *rest]}
             await self._app(scope, receive, send_safely)
@@ -68,9 +68,10 @@ class Guard:
 
 
 def host_name(host: str) -> str | None:
-    """Return the name or address of a Host header in small letters; None for what is no `name[:port]` exactly.
+    """Return the name or address of a Host header in lower case.
 
-    A dot at the end of a name is left out, an IPv6 address stands in brackets, and there is no user before it.
+    None if it is not exactly `name[:port]`.  A dot at the end of a name is removed, an IPv6 address is in brackets, and
+    a user before the name is not allowed.
     """
     found = _HOST.fullmatch(host)
     if found is None or int(found["port"] or 0) > LARGEST_PORT:
@@ -81,7 +82,7 @@ def host_name(host: str) -> str | None:
 
 
 def _plain(host: str) -> str:
-    """Return a Host header that was found good in small letters and without the dot at the end of a name."""
+    """Return a valid Host header in lower case, without a dot at the end of its name."""
     name, colon, port = host.lower().rpartition(":")
     if not colon or name.count("[") != name.count("]"):
         return host.lower().removesuffix(".")

@@ -1,7 +1,7 @@
-"""The web server inside a loop that is already running.
+"""The web server, run inside the event loop of the daemon.
 
-uvicorn is made for being the process; here it is a guest: it sets no signal handlers and no logging, takes a socket
-that we bound ourselves (so that a port in use is one line, not a stack trace), and its streams end before it waits for
+uvicorn is made to be the main process.  Here it sets no signal handlers and no logging, takes a socket that we bound
+ourselves (so that a port in use gives one line, not a stack trace), and the event streams end before it waits for
 connections to close.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agentd.client.views import View
 
 GRACE: Final = 3
-"""Seconds that answers under way have when the daemon stops."""
+"""Seconds that running requests get when the daemon stops."""
 _WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104 - names to leave out, nothing is bound here
 _ADVICE = {
     errno.EADDRINUSE: "another process listens there; choose another web.port or stop that process",
@@ -40,9 +40,9 @@ _ADVICE = {
 
 
 class WebServer:
-    """Serve `view` at host:port; port 0 takes a free one."""
+    """Serves `view` at host:port; port 0 selects a free one."""
 
-    def __init__(  # noqa: PLR0913 - each is one thing that a web server must be told
+    def __init__(  # noqa: PLR0913 - the settings of a web server
         self,
         view: View,
         *,
@@ -68,7 +68,7 @@ class WebServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        """Listen and return the port; raises ConfigError when that is not possible."""
+        """Listen and return the port; raises ConfigError if that is not possible."""
         if self._serving is not None:
             raise RuntimeError("the web server is running already")
         self._streams = Streams(self._view)
@@ -100,11 +100,11 @@ class WebServer:
         await asyncio.wait({self._serving, listening}, return_when=asyncio.FIRST_COMPLETED)
         if self._serving.done():
             listening.cancel()
-            await self._serving  # raises what went wrong
+            await self._serving  # raises the error
         return int(bound.getsockname()[1])
 
     async def stop(self) -> None:
-        """End the streams, answer what is under way, close the port."""
+        """End the streams, finish running requests, close the port."""
         if self._server is None or self._serving is None:
             return
         self._streams.close()
@@ -130,7 +130,10 @@ class WebServer:
 
 
 class _Guest(uvicorn.Server):
-    """uvicorn without signals, awake once a second (for the Date header) instead of ten times."""
+    """uvicorn without signal handlers.
+
+    It wakes up once a second (for the Date header) instead of ten times.
+    """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

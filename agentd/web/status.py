@@ -1,6 +1,7 @@
-"""How each status looks: a word, a tone and two symbols, so that colour never carries a meaning alone.
+"""The presentation of each status: a word, a tone and two symbols.
 
-A status that isn't in these tables is shown as it is, with a question mark: unknown is never shown as healthy.
+The word and the symbols ensure that colour is never the only sign.  A status that is not in these tables is shown as it
+is, with a question mark: an unknown status is never shown as healthy.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Look:
-    """Show a status as `word`, in the colour of `tone`, with an icon of the page's sprite or a `mark` in plain text."""
+    """The presentation of a status.
+
+    word  the text
+    tone  the colour
+    icon  an icon of the page's sprite
+    mark  the symbol in plain text
+    """
 
     word: str
     tone: str
@@ -77,5 +84,5 @@ LEVEL: Final[dict[str, Look]] = {
 
 
 def look(table: dict[str, Look], status: str) -> Look:
-    """Return how `status` looks; one that the table doesn't know gets a question mark."""
+    """Return the presentation of `status`; an unknown one has a question mark."""
     return table.get(status) or Look(status.replace("_", " ") or "unknown", "odd", "ask", "?")

@@ -1,4 +1,4 @@
-// Keeps a page of agentd up to date: an event says that something changed, then the page is fetched again and
+// Keeps a page of agentd up to date: after an event the page is fetched again, and
 // what differs is changed in place.  Without this file the page reloads itself (see base.html).
 
 const unit = s => s < 60 ? [s, 's'] : s < 3600 ? [s / 60, 'min'] : s < 172800 ? [s / 3600, 'h'] : [s / 86400, 'd']
@@ -13,7 +13,7 @@ function tick() {
   }
 }
 
-// A browser's clock may be wrong; what is shown is how old things were by the daemon's clock.
+// A browser's clock may be wrong, so ages are computed with the daemon's clock.
 const at = page => Date.parse(page.querySelector('footer time').dateTime)
 let skew = Date.now() - at(document)
 
@@ -62,7 +62,7 @@ async function fetchPage() {
   busy = false
 }
 
-// At most twice a second, and for a mere heartbeat every five seconds.
+// At most twice a second; for a heartbeat, every five seconds.
 const soon = wait => { due = Math.min(due, Math.max(Date.now() + wait, asked + 500)) }
 
 function open() {
@@ -74,7 +74,7 @@ function open() {
   source.onerror = () => { say('bad', 'connection lost; this is what was last known'); soon(3000) }
 }
 
-// A hidden page holds no stream: a browser has six connections for all its tabs.
+// A hidden page has no stream: a browser allows six connections for all its tabs.
 function watch() {
   if (document.hidden) { source?.close(); clearInterval(timer); return }
   open()
