@@ -239,7 +239,10 @@ class Proxmox:
         {} means that the token has no privileges: it then sees every list as empty.
         """
         data = await self.get("/access/permissions") or {}
-        return {path: sorted(name for name, held in each.items() if held is not None) for path, each in data.items()}
+        return {
+            path: sorted(name for name, held in privileges.items() if held is not None)
+            for path, privileges in data.items()
+        }
 
     async def task(self, upid: str) -> TaskStatus:
         """Return the status of the task `upid`, read from the node that runs it.

@@ -52,9 +52,9 @@ def _arguments(params: dict[str, Any]) -> Iterator[str]:
             yield f"--{name}={item}"
 
 
-def _refused(path: str, said: str) -> AgentdError:
+def _refused(path: str, message: str) -> AgentdError:
     """Return the error for a message; an HTTP status, if any, is at its beginning."""
-    text = one_line(said) or "pvesh failed and did not say why"
+    text = one_line(message) or "pvesh failed and did not say why"
     if text.startswith(_NO_HANDLER):
         return classify("GET", 501, text, path=path)
     if "please run as root" in text:

@@ -125,10 +125,10 @@ def source_of(text: str) -> tuple[str, str, str, str] | None:
 
     These are its kind, the list that would contain it, the key in that list, and its name.
     """
-    said = re.search(r"\((pool|storage|realm|group) '([^']+)' does not exist\)", text)
+    missing = re.search(r"\((pool|storage|realm|group) '([^']+)' does not exist\)", text)
     for kind, pattern, source, key in _NAMED_PATHS:
-        if said is not None and said[1] == kind:
-            return kind, source, key, said[2]
+        if missing is not None and missing[1] == kind:
+            return kind, source, key, missing[2]
         if (found := re.search(rf"lacks [^;]* on {pattern}(?:[;\s/]|$)", text)) is not None:
             return kind, source, key, found[1]
     return None
@@ -144,8 +144,8 @@ def absent(source: tuple[str, str, str, str], entries: list[dict[str, Any]], tex
     names = {str(entry.get(key)) for entry in entries}
     if name in names:
         return None
-    said = text.partition("; to grant it")[0]  # a privilege on a missing object does not help
-    return NotFound(f"there is no {kind} {name!r} that this token may see; {nearest(name, names)} (Proxmox: {said})")
+    reason = text.partition("; to grant it")[0]  # a privilege on a missing object does not help
+    return NotFound(f"there is no {kind} {name!r} that this token may see; {nearest(name, names)} (Proxmox: {reason})")
 
 
 def role_for(privilege: str) -> str:

@@ -104,18 +104,18 @@ class Brake:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow the state until `stopping`."""
-        heard = asyncio.Event()
+        changed = asyncio.Event()
 
         async def on_change(_: Received) -> None:
-            heard.set()
+            changed.set()
 
         subscription = await self._bus.subscribe(f"$KV.{subjects.FREEZE}.{KEY}", on_change)
         try:
             while not stopping.is_set():
-                heard.clear()
+                changed.clear()
                 with contextlib.suppress(AgentdError):  # an act reads it again, and is refused if that fails
                     self._last = await read(self._bus)
-                waiting = [asyncio.ensure_future(event.wait()) for event in (heard, stopping)]
+                waiting = [asyncio.ensure_future(event.wait()) for event in (changed, stopping)]
                 await asyncio.wait(waiting, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
                 for waiter in waiting:
                     waiter.cancel()

@@ -127,11 +127,11 @@ class Performer:
 
         That is the name of the tool, with the parameters that raise its tier: `update_vm with sshkeys`.
         """
-        tool, tier, says = performance.tool, performance.tool.tier, ""
+        tool, tier, raised_by = performance.tool, performance.tool.tier, ""
         for rule in tool.raised(parameters):
             if rule.tier.rank > tier.rank and not await self._made_here(performance, rule, parameters):
-                tier, says = rule.tier, f" with {rule.says}"
-        return tier, tool.name + says
+                tier, raised_by = rule.tier, f" with {rule.says}"
+        return tier, tool.name + raised_by
 
     async def _made_here(self, performance: Performance, given: Raise, parameters: dict[str, Any]) -> bool:
         """Return whether this workflow created the target, by our own effect records."""
@@ -264,8 +264,8 @@ class Performer:
                 return _failed(performance, task_error(error))  # waiting for a person is not done here
             except TemporaryError as error:
                 pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
-                looks = performance.dry_run or performance.tool.tier is Tier.READ
-                if performance.left() < pause or (looks and isinstance(error, NodeOffline)):
+                read_only = performance.dry_run or performance.tool.tier is Tier.READ
+                if performance.left() < pause or (read_only and isinstance(error, NodeOffline)):
                     return _failed(performance, task_error(error))
                 if isinstance(error, BusUnavailable):
                     raise  # the assignment or the call is repeated

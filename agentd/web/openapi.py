@@ -68,9 +68,9 @@ def describe(version: str) -> dict[str, Any]:
         for (path, (summary, _, query)), schema in zip(_PATHS.items(), schemas[5:], strict=True)
     }
     paths[actions.PATH] = {"post": _steering(*schemas[1:3])}
-    for action, says in _NETWORK.items():
+    for action, summary in _NETWORK.items():
         path = actions.NETWORK.format(action=action)
-        paths[path] = {"post": _posting(_operation(path, says, schemas[4], ()), schemas[3], schemas[4])}
+        paths[path] = {"post": _posting(_operation(path, summary, schemas[4], ()), schemas[3], schemas[4])}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentd", "version": version},

@@ -128,9 +128,9 @@ def _agents(picture: Overview) -> list[str]:
         return ["  none has registered; start one: systemctl enable --now agentd@specialist"]
     rows = []
     for agent in picture.agents:
-        said = agent_status(agent, picture.at)
-        how = look(status.AGENT, said)
-        load = "load ?" if said in {"silent", "offline"} else f"load {formats.percent(agent.load)}"
+        state = agent_status(agent, picture.at)
+        how = look(status.AGENT, state)
+        load = "load ?" if state in {"silent", "offline"} else f"load {formats.percent(agent.load)}"
         heard = f"heard {formats.ago(agent.timestamp, picture.at)}"
         rows.append(
             (f"  {how.mark} {agent.agent_id}", agent.role or "plain agent", how.word, load, heard, agent.version)
