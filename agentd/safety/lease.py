@@ -107,7 +107,7 @@ class Lease:
 
         Raises ConfigError if its process runs on this machine.
         """
-        if not found.agent.version:  # the entry of an external agent that uses our id
+        if not found.agent.version:  # an external agent's entry under an id that is not its own
             return True
         over = await asyncio.to_thread(gone, found.process, self.process)
         if over is False and found.process != self.process:

@@ -37,7 +37,7 @@ class Looked(Exception):
     """Raised where a dry run would act; `already`: there is nothing to do."""
 
     def __init__(self, *, already: bool) -> None:
-        """Use `already` as it is."""
+        """Store whether there is nothing to do."""
         super().__init__("a dry run ends here")
         self.already = already
 
@@ -170,8 +170,8 @@ class Performance:
         return self.claim.breakable() if self.claim else contextlib.nullcontext()
 
     async def _act(self, claim: effects.Claim, act: Callable[[], Awaitable[str | None]]) -> Found:
-        # A process that takes over must know that a request may be on its way, and what the state was before it: from
-        # now on the target may have been changed by us.
+        # A process that takes over must know that a request may be on its way, and the state before it: from now on
+        # this invocation may have changed the target.
         before, undo = claim.record.acted, claim.record.undo or _of_these(self.undo, self.targets)
         acted = sorted({*before, *effects.acts(self.tool.name, self.targets)})
         await claim.write(acting=True, undo=undo, acted=acted)

@@ -261,7 +261,7 @@ class Performer:
             try:
                 return await self._try(performance, parsed)
             except Held as error:
-                return _failed(performance, task_error(error))  # waiting for a person is not done here
+                return _failed(performance, task_error(error))  # the orchestrator waits for a person, not the agent
             except TemporaryError as error:
                 pause = min(error.delay * 2 ** min(tries, 5), LONGEST_PAUSE)
                 read_only = performance.dry_run or performance.tool.tier is Tier.READ

@@ -79,7 +79,7 @@ class Connection(H11Protocol):
     """One connection with its time-outs."""
 
     def __init__(self, *args: Any, crowd: Crowd, **named: Any) -> None:  # noqa: ANN401 - uvicorn's parameters
-        """Belong to this `crowd`."""
+        """Use this `crowd` to limit the connections."""
         super().__init__(*args, **named)
         self._crowd = crowd
         self._timer: asyncio.TimerHandle | None = None
