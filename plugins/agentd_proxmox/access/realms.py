@@ -229,8 +229,8 @@ class Realms:
                 return Found()
             self._not_built_in(now, "deleted")
             users = await self._users(p.id)
-            out = f"{len(users)} users come in no more: {', '.join(users)}" if users else "no users"
-            call.target(_target(now, [out, "its settings, and its password or client key"]))
+            affected = f"{len(users)} users come in no more: {', '.join(users)}" if users else "no users"
+            call.target(_target(now, [affected, "its settings, and its password or client key"]))
             return None
 
         async def act() -> None:
@@ -296,9 +296,9 @@ def _wanted(kind: str, settings: Settings) -> Entry:
     Raises Rejected for settings that realms of this type do not have.
     """
     given = {key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None}
-    foreign = sorted(set(given) - set(TAKEN[kind]))
-    if foreign:
-        raise Rejected(f"settings: a realm of type {kind} has no {foreign[0]}; it has {', '.join(TAKEN[kind])}")
+    unsupported = sorted(set(given) - set(TAKEN[kind]))
+    if unsupported:
+        raise Rejected(f"settings: a realm of type {kind} has no {unsupported[0]}; it has {', '.join(TAKEN[kind])}")
     if not given:
         raise Rejected(f"settings: say one of {', '.join(TAKEN[kind])}")
     return given

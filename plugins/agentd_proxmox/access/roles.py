@@ -167,8 +167,8 @@ class Access:
             now = await self._role(p.id)
             if now is None:
                 ours = await escalation.own(self.proxmox)
-                foreign = sorted(set(p.privileges) - {name for held in ours.held.values() for name in held})
-                escalation.refuse("create_role", ours.token, foreign, f"role {p.id}")
+                not_ours = sorted(set(p.privileges) - {name for held in ours.held.values() for name in held})
+                escalation.refuse("create_role", ours.token, not_ours, f"role {p.id}")
                 call.inverse("delete_role", {"id": p.id})
                 return None
             if now.privileges != sorted(set(p.privileges)):

@@ -113,17 +113,17 @@ class ApiTokens:
         if folder is None:
             raise Rejected("create_token: the secret needs a place: set [mcp-proxmox] secrets_dir")
         file = folder / f"{p.user}!{p.name}"
-        there: list[str] = []
+        old: list[str] = []
 
         async def seen() -> Found | None:
             tokens = {token.id for token in (await self.list_tokens(call, WhichUser(p.user))).tokens}
-            there[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
-            if there and getattr(call, "begun", None) is not None:  # set in a run by the worker: Performance
+            old[:] = [f"{p.user}!{p.name}"] if f"{p.user}!{p.name}" in tokens else []
+            if old and getattr(call, "begun", None) is not None:  # set in a run by the worker: Performance
                 call.warn(
-                    f"the answer to an earlier try of this call was lost, and with it the secret of {there[0]}: that "
+                    f"the answer to an earlier try of this call was lost, and with it the secret of {old[0]}: that "
                     "token was revoked, and made anew"
                 )
-            elif there:
+            elif old:
                 raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
             await asyncio.to_thread(_writable, file)
             if not p.separated:
@@ -142,7 +142,7 @@ class ApiTokens:
         async def act() -> None:
             sent = {"privsep": p.separated, "expire": p.expire or None, "comment": p.comment or None}
             path = f"/access/users/{formats.part(p.user)}/token/{p.name}"
-            if there:  # created by this call, as its effect record says; the secret is lost
+            if old:  # created by this call, as its effect record says; the secret is lost
                 await self.proxmox.delete(path)
             answer = await self.proxmox.post(path, **sent)
             await asyncio.to_thread(files.write_secret, file, f"{answer['value']}\n".encode())

@@ -349,12 +349,14 @@ class Users:
         if before != after:
             ours.refuse_ours("change_user", p.id)
         everything = {p.id, *(f"{p.id}!{token}" for token in now.tokens), *(f"@{group}" for group in before)}
-        let_in = changed.get("enable") is True or ("expire" in changed and not 0 < p.expire_or(now.expire) < now.expire)
-        gained = {f"@{group}" for group in after - before} | (everything if let_in else set())
+        unlocked = changed.get("enable") is True or (
+            "expire" in changed and not 0 < p.expire_or(now.expire) < now.expire
+        )
+        gained = {f"@{group}" for group in after - before} | (everything if unlocked else set())
         escalation.refuse("change_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
         lost = {f"@{group}" for group in before - after}
-        shut_out = not let_in and changed.keys() & {"enable", "expire"}
-        return bool(await ours.granted_beyond(lost | (everything if shut_out else set())))
+        locked = not unlocked and changed.keys() & {"enable", "expire"}
+        return bool(await ours.granted_beyond(lost | (everything if locked else set())))
 
     def _not_ours(self, user: str, what: str) -> None:
         if user == formats.user_of(self.proxmox.user):

@@ -85,20 +85,20 @@ class CertificateTools:
         A certificate that is valid for longer is left unchanged. The node's web server loads the new one by itself.
         """
         call.target(Target(f"certificate/{p.node}", f"certificate of {p.node}", labels=[f"node/{p.node}"]))
-        there: list[Certificate] = []
+        existing: list[Certificate] = []
 
         async def seen() -> Found | None:
-            if ours := await targets.running(self.inventory, p.node, {"acmenewcert", "acmerenew"}, ""):
-                return Found(ours[0].text)
+            if running := await targets.running(self.inventory, p.node, {"acmenewcert", "acmerenew"}, ""):
+                return Found(running[0].text)
             found = await self._read(p.node)
-            there[:] = [certificate for certificate in found if certificate.file == OURS]
-            if there and (there[0].days >= DUE or datetime.now(UTC) - there[0].since < FRESH):
+            existing[:] = [certificate for certificate in found if certificate.file == OURS]
+            if existing and (existing[0].days >= DUE or datetime.now(UTC) - existing[0].since < FRESH):
                 return Found()
             await self._orderable(p.node, found)
             return None
 
         async def act() -> str | None:
-            send = self.proxmox.put if there else self.proxmox.post
+            send = self.proxmox.put if existing else self.proxmox.post
             return upid_of(await send(f"/nodes/{p.node}/certificates/acme/certificate"))
 
         await self.inventory.finish(call, await call.once(seen, act))

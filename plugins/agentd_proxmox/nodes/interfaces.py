@@ -134,16 +134,16 @@ class NodeNetwork:
         The change is pending until apply_network.
         """
         call.target(Target(f"interface/{p.node}/{p.iface}", f"{p.iface} of {p.node}", labels=[f"node/{p.node}"]))
-        sent, gone = _sent(p), _gone(p)
-        there: list[Entry] = []
+        sent, removed = _sent(p), _gone(p)
+        existing: list[Entry] = []
 
         async def seen() -> Found | None:
             now = await self._one(p.node, p.iface)
-            there[:] = [now] if now is not None else []
+            existing[:] = [now] if now is not None else []
             if now is not None:
                 _fits(p, now)
                 same = all(_same(now, key, value) for key, value in sent.items() if key != "type")
-                if same and not any(now.get(key) for key in gone):
+                if same and not any(now.get(key) for key in removed):
                     return Found()
                 targets.back(call, "set_interface", SetInterface, _was(p.node, now))
                 return None
@@ -153,9 +153,9 @@ class NodeNetwork:
             return None
 
         async def act() -> None:
-            if there:  # Proxmox removes addresses that are not sent
-                kept = {key: value for key, value in there[0].items() if key in KEPT and key not in gone}
-                settings = kept | sent | {"type": there[0]["type"], "delete": ",".join(gone) or None}
+            if existing:  # Proxmox removes addresses that are not sent
+                kept = {key: value for key, value in existing[0].items() if key in KEPT and key not in removed}
+                settings = kept | sent | {"type": existing[0]["type"], "delete": ",".join(removed) or None}
                 await self.proxmox.put(f"/nodes/{p.node}/network/{p.iface}", **settings)
             else:
                 await self.proxmox.post(f"/nodes/{p.node}/network", iface=p.iface, **({"autostart": True} | sent))
@@ -196,8 +196,8 @@ class NodeNetwork:
         """Apply a node's pending network changes; a mistake can cut the node off."""
 
         async def seen() -> Found | None:
-            ours = await targets.running(self.inventory, p.node, {"srvreload"}, "networking")
-            return Found(ours[0].text) if ours else await self._waiting(call, p, "put in force")
+            running = await targets.running(self.inventory, p.node, {"srvreload"}, "networking")
+            return Found(running[0].text) if running else await self._waiting(call, p, "put in force")
 
         async def act() -> str | None:
             return upid_of(await self.proxmox.put(f"/nodes/{p.node}/network"))
@@ -268,11 +268,11 @@ class NodeNetwork:
         """Return the interfaces that use `iface`."""
         found = []
         for entry in await self._entries(node):
-            under = (
+            used = (
                 f"{entry.get('bridge_ports') or ''} {entry.get('slaves') or ''} {entry.get('vlan-raw-device') or ''} "
             )
-            under += f"{entry.get('ovs_ports') or ''} {entry.get('ovs_bonds') or ''}"
-            if iface in under.split() or str(entry.get("iface")).startswith(f"{iface}."):
+            used += f"{entry.get('ovs_ports') or ''} {entry.get('ovs_bonds') or ''}"
+            if iface in used.split() or str(entry.get("iface")).startswith(f"{iface}."):
                 found.append(one_line(entry["iface"]))
         return found
 
@@ -354,12 +354,12 @@ def _gone(p: SetInterface) -> list[str]:
 
     A gateway is removed with its address.
     """
-    gone = {"comments" if name == "comment" else name for name in p.without}
-    gone |= {"bridge_ports"} if p.ports == [] else set()
-    gone |= {
-        f"gateway{family}" for family in ("", "6") if f"cidr{family}" in gone and not getattr(p, f"gateway{family}")
+    removed = {"comments" if name == "comment" else name for name in p.without}
+    removed |= {"bridge_ports"} if p.ports == [] else set()
+    removed |= {
+        f"gateway{family}" for family in ("", "6") if f"cidr{family}" in removed and not getattr(p, f"gateway{family}")
     }
-    return sorted(gone)
+    return sorted(removed)
 
 
 def _fits(p: SetInterface, now: Entry) -> None:

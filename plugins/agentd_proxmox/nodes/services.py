@@ -300,8 +300,8 @@ class Node:
         call.target(Target(f"node/{p.node}", f"node {p.node}"))
 
         async def seen() -> Found | None:
-            ours = await targets.running(self.inventory, p.node, {"aptupdate"}, "")
-            return Found(ours[0].text) if ours else None
+            running = await targets.running(self.inventory, p.node, {"aptupdate"}, "")
+            return Found(running[0].text) if running else None
 
         async def act() -> str | None:
             return upid_of(await self.proxmox.post(f"/nodes/{p.node}/apt/update"))
@@ -336,9 +336,9 @@ class Node:
 
         A failed restart or reload is accepted only for a service of the API that ended the very task that restarts it.
         """
-        own = p.service in API and verb in {"restart", "reload"} and CUT.search(str(error)) is not None
+        ended_itself = p.service in API and verb in {"restart", "reload"} and CUT.search(str(error)) is not None
         state = (await self._one(p.node, p.service)).state
-        if (state == "running") is (verb == "stop") or not (own or verb in {"start", "stop"}):
+        if (state == "running") is (verb == "stop") or not (ended_itself or verb in {"start", "stop"}):
             raise error
         call.warn(f"{error}; but {p.service} on {p.node} is {state}")
 
