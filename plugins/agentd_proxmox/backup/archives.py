@@ -118,9 +118,9 @@ def mark_notes(text: str, key: str) -> str:
 def template(text: str, key: str) -> str:
     """Return `text` as vzdump's notes-template: one line, with new lines and backslashes escaped."""
     text = re.sub(r"\{\{[ \t]*([^{}]*?)[ \t]*\}\}", r"{{\1}}", text)  # Proxmox takes no blanks in there
-    unknown = [each for each in _TEMPLATE.findall(text) if each.strip() not in KNOWN_KEYS]
+    unknown = [name for name in _TEMPLATE.findall(text) if name.strip() not in KNOWN_KEYS]
     if unknown:
-        known = ", ".join(f"{{{{{each}}}}}" for each in sorted(KNOWN_KEYS))
+        known = ", ".join(f"{{{{{name}}}}}" for name in sorted(KNOWN_KEYS))
         raise Rejected(f"notes: Proxmox does not know {{{{{one_line(unknown[0])}}}}}; there are {known}")
     escaped = mark_notes(text.replace("\r\n", "\n"), key).replace("\\", "\\\\").replace("\n", "\\n")
     if len(escaped) > NOTES_LIMIT:
@@ -157,7 +157,7 @@ async def archive(inventory: Inventory, node: str, volid: str) -> BackupLine:
     """Return one backup; raises NotFound."""
     storage = volid.partition(":")[0]
     await targets.storage(inventory, node, storage, "backup")
-    found = next((each for each in await archives(inventory, node, storage) if each.volid == volid), None)
+    found = next((line for line in await archives(inventory, node, storage) if line.volid == volid), None)
     if found is None:
         raise NotFound(f"there is no backup {volid} that {node} can see; list_backups says what there is")
     return found
@@ -173,8 +173,8 @@ class Backups:
         "set_backup_protection": (*methods.PLACES, methods.CONTENT, VOLUME, f"PUT{VOLUME[3:]}"),
     }
     needs: ClassVar[Needs] = {
-        each: methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)}
-        for each in calls
+        tool_name: methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)}
+        for tool_name in calls
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -237,10 +237,10 @@ class Backups:
         page, after = pages.page(lines, _newest, p.limit, p.cursor)
         return BackupPage(
             total=len(lines),
-            guests=len({each.vmid for each in lines}),
-            size=sum(each.size for each in lines),
-            protected=sum(each.protected for each in lines),
-            backups=[pages.only(each, p.show) for each in page],
+            guests=len({line.vmid for line in lines}),
+            size=sum(line.size for line in lines),
+            protected=sum(line.protected for line in lines),
+            backups=[pages.only(line, p.show) for line in page],
             unread=unread,
             next=after,
         )
@@ -287,8 +287,8 @@ class Backups:
             what = " on ".join(filter(None, (f"storage {p.storage}" if p.storage else "no storage", p.node)))
             raise NotFound(f"{what} holds no backups, or does not exist; there are {names}")
         chosen: dict[str, Entry] = {}
-        for each in sorted(wanted, key=lambda e: (e.get("status") != "available", e["node"])):
-            chosen.setdefault(each["storage"] if each.get("shared") else f"{each['storage']} {each['node']}", each)
+        for entry in sorted(wanted, key=lambda e: (e.get("status") != "available", e["node"])):
+            chosen.setdefault(entry["storage"] if entry.get("shared") else f"{entry['storage']} {entry['node']}", entry)
         return [
             (e["node"], e["storage"], "" if e.get("status") == "available" else f"it is {one_line(e.get('status'))}")
             for e in chosen.values()
@@ -296,7 +296,7 @@ class Backups:
 
     async def _ours(self, call: Call, at: Place, storage: str) -> BackupLine | None:
         found = await archives(self.inventory, at.node, storage, at.vmid)
-        return next((each for each in found if each.made_by == call.key), None)
+        return next((line for line in found if line.made_by == call.key), None)
 
     async def _look(self, call: Call, at: Place, storage: str) -> Found | None:
         """Tell whether our backup is there; waits while a backup of our token runs, which may be ours."""
@@ -311,7 +311,7 @@ class Backups:
 
     async def _failed(self, call: Call, at: Place, storage: str, error: TaskFailed) -> None:
         """Say what a failed backup means and what is left; returns only if our archive is there after all."""
-        told = " ".join(each for each in error.log if each.startswith("ERROR"))
+        told = " ".join(line for line in error.log if line.startswith("ERROR"))
         if (lock := _LOCKED.search(told)) is not None:
             raise GuestLocked(f"{error}: {at.title} is locked ({lock[1]}); nothing was done", delay=10.0) from error
         if await self._ours(call, at, storage) is not None:
@@ -335,5 +335,5 @@ class Backups:
         )
 
 
-def _newest(each: BackupLine) -> str:
-    return pages.newest_first(int(each.time.timestamp()) if each.time else 0, f"{each.volid} {each.node}")
+def _newest(line: BackupLine) -> str:
+    return pages.newest_first(int(line.time.timestamp()) if line.time else 0, f"{line.volid} {line.node}")

@@ -167,7 +167,7 @@ class Jobs:
         "not_backed_up": (UNCOVERED,),
     }
     needs: ClassVar[Needs] = {
-        each: methods.on(methods.STORAGE, "Datastore.Audit") for each in ("create_backup_job", "update_backup_job")
+        tool_name: methods.on(methods.STORAGE, "Datastore.Audit") for tool_name in ("create_backup_job", "update_backup_job")
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -179,9 +179,9 @@ class Jobs:
     async def list_backup_jobs(self, call: Call, p: ListJobs) -> JobPage:  # noqa: ARG002 - every tool has a call
         """List the cluster's backup jobs: when, whereto, whom, and what is kept."""
         jobs = await self._jobs()
-        page, after = pages.page(jobs, lambda each: each.id, p.limit, p.cursor)
-        shown = [pages.only(each, p.show) for each in page]
-        return JobPage(len(jobs), sum(each.enabled for each in jobs), shown, after)
+        page, after = pages.page(jobs, lambda job: job.id, p.limit, p.cursor)
+        shown = [pages.only(job, p.show) for job in page]
+        return JobPage(len(jobs), sum(job.enabled for job in jobs), shown, after)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def create_backup_job(self, call: Call, p: CreateJob) -> BackupJob:
@@ -283,13 +283,13 @@ class Jobs:
             await self.proxmox.delete(f"/cluster/backup/{p.id}")
 
         await call.once(seen, act)
-        return DeletedJob(p.id, was[0] if was else None, [each.vmid for each in await self._uncovered()])
+        return DeletedJob(p.id, was[0] if was else None, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def not_backed_up(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
         """List the guests that no enabled backup job takes; whether the others' backups succeed, list_backups says."""
         found = await self._uncovered()
-        page, after = pages.page(found, lambda each: f"{each.vmid:09d}", p.limit, p.cursor)
+        page, after = pages.page(found, lambda guest: f"{guest.vmid:09d}", p.limit, p.cursor)
         return UncoveredPage(len(found), page, after)
 
     async def _uncovered(self) -> list[Uncovered]:
@@ -300,10 +300,10 @@ class Jobs:
 
     async def _jobs(self) -> list[BackupJob]:
         entries = await self.proxmox.get("/cluster/backup") or []
-        return [_job(each) for each in entries if each.get("type", "vzdump") == "vzdump"]
+        return [_job(entry) for entry in entries if entry.get("type", "vzdump") == "vzdump"]
 
     async def _one(self, name: str) -> BackupJob | None:
-        return next((each for each in await self._jobs() if each.id == name), None)
+        return next((job for job in await self._jobs() if job.id == name), None)
 
     async def _there(self, name: str) -> BackupJob:
         job = await self._one(name)
@@ -313,7 +313,7 @@ class Jobs:
 
     async def _raw(self, name: str) -> Entry:
         entries = await self.proxmox.get("/cluster/backup") or []
-        job = next((each for each in entries if each.get("id") == name), None)
+        job = next((entry for entry in entries if entry.get("id") == name), None)
         if job is None:
             raise NotFound(
                 f"there is no backup job {name}; there are {', '.join(str(e['id']) for e in entries) or 'none'}"
@@ -329,7 +329,7 @@ class Jobs:
 
     async def _guests_known(self, vmids: list[int]) -> None:
         """Raise NotFound for a guest that does not exist: the job would fail each time, or back up nothing."""
-        there = {each.vmid for each in await self.inventory.places()} if vmids else set()
+        there = {place.vmid for place in await self.inventory.places()} if vmids else set()
         for vmid in vmids:
             if vmid not in there:
                 raise NotFound(f"vmids: there is no guest {vmid}, or {self.proxmox.user} may not see it (VM.Audit)")
@@ -405,11 +405,11 @@ def _again(job: BackupJob) -> Entry:
 
 
 def _numbers(text: object) -> list[int]:
-    return sorted(int(each) for each in str(text or "").replace(" ", ",").split(",") if each)
+    return sorted(int(number) for number in str(text or "").replace(" ", ",").split(",") if number)
 
 
 def _ids(vmids: list[int]) -> str | None:
-    return ",".join(str(each) for each in sorted(vmids)) or None
+    return ",".join(str(vmid) for vmid in sorted(vmids)) or None
 
 
 def _keep(keep: dict[str, int]) -> str | None:

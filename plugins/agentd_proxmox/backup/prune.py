@@ -100,11 +100,11 @@ class Pruning:
     async def preview_prune(self, call: Call, p: PruneRule) -> Preview:  # noqa: ARG002 - every tool has a call
         """Show what prune_backups would delete by a rule; nothing is deleted."""
         marked = await self._marked(p)
-        removed = [each for each in marked if each.mark == "remove"]
+        removed = [backup for backup in marked if backup.mark == "remove"]
         return Preview(
-            keep=sum(each.mark == "keep" for each in marked),
+            keep=sum(backup.mark == "keep" for backup in marked),
             remove=len(removed),
-            protected=sum(each.mark in {"protected", "renamed"} for each in marked),
+            protected=sum(backup.mark in {"protected", "renamed"} for backup in marked),
             removed=removed[:SHOWN],
             digest=_digest(removed),
         )
@@ -115,7 +115,7 @@ class Pruning:
         seen: list[Pruned] = []
 
         async def look() -> Found | None:
-            seen[:] = [each for each in await self._marked(p) if each.mark == "remove"]
+            seen[:] = [backup for backup in await self._marked(p) if backup.mark == "remove"]
             if not seen:
                 return Found()
             if _digest(seen) != p.digest:
@@ -144,9 +144,9 @@ class Pruning:
         return outcome
 
     async def _outcome(self, p: PruneRule, seen: list[Pruned]) -> Outcome:
-        there = {each.volid for each in await self._marked(p)}
+        there = {backup.volid for backup in await self._marked(p)}
         return Outcome(
-            [each.volid for each in seen if each.volid not in there], [e.volid for e in seen if e.volid in there]
+            [backup.volid for backup in seen if backup.volid not in there], [e.volid for e in seen if e.volid in there]
         )
 
     async def _marked(self, p: PruneRule) -> list[Pruned]:
@@ -163,7 +163,7 @@ class Pruning:
             )
             for e in entries
         ]
-        return sorted(marked, key=lambda each: (each.time, each.volid))
+        return sorted(marked, key=lambda backup: (backup.time, backup.volid))
 
 
 def _keep(p: PruneRule) -> dict[str, int]:
@@ -180,16 +180,16 @@ def _rule(p: PruneRule) -> dict[str, str | int | None]:
 
 
 def _digest(removed: list[Pruned]) -> str:
-    return pages.digest(sorted(each.volid for each in removed))
+    return pages.digest(sorted(backup.volid for backup in removed))
 
 
 def _target(p: PruneRule, removed: list[Pruned]) -> Target:
     """Return the backups that are about to be deleted."""
-    guests = sorted({each.vmid for each in removed if each.vmid})
+    guests = sorted({backup.vmid for backup in removed if backup.vmid})
     return Target(
         name=f"backups/{p.storage}",
         title=f"{len(removed)} backups on {p.storage}",
         state={"backups": _digest(removed)},
-        labels=[f"storage/{p.storage}", *(f"guest/{each}" for each in guests)],
-        loses=[f"{each.volid} of {each.time:%Y-%m-%d %H:%M}" for each in removed],
+        labels=[f"storage/{p.storage}", *(f"guest/{guest}" for guest in guests)],
+        loses=[f"{backup.volid} of {backup.time:%Y-%m-%d %H:%M}" for backup in removed],
     )

@@ -104,8 +104,8 @@ class Restore:
     needs: ClassVar[Needs] = {
         "inspect_backup": methods.on(methods.STORAGE, "Datastore.Audit") | {methods.SPACE, ("VM.Backup", methods.VM)},
         **{
-            each: methods.on(methods.VM, "VM.Allocate", "VM.Backup") | {methods.SPACE, methods.BRIDGE}
-            for each in ("restore_backup", "restore_over_guest")
+            tool_name: methods.on(methods.VM, "VM.Allocate", "VM.Backup") | {methods.SPACE, methods.BRIDGE}
+            for tool_name in ("restore_backup", "restore_over_guest")
         },
     }
 

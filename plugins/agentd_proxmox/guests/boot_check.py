@@ -1,7 +1,7 @@
-"""Try a guest out: cut it off its networks, and see that it runs.
+"""Test whether a guest boots, without its networks.
 
-What is restored to be tried is never started before each of its cables is unplugged: it believes that it is the guest
-that it was made of, and has its addresses.
+The networks are disconnected first, then the guest has to run.  A guest that was restored for a test must not start
+before all its network cables are unplugged: its system is a copy of the original guest and uses the same addresses.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ _DOWN: Final = "link_down=1"
 
 
 class Isolate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest; digest: of get_vm, then nothing is changed if somebody has changed the configuration since."""
+    """A guest.
+
+    digest: from get_vm; if the configuration has changed since, nothing is changed
+    """
 
     vmid: fields.Vmid
     digest: str = ""
 
 
 class CheckGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest, and how many seconds it has to run where no guest agent answers before."""
+    """A guest, and the seconds that it has to run if no guest agent answers before."""
 
     vmid: fields.Vmid
     seconds: Annotated[int, Meta(ge=1, le=3600)] = 60
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What was seen of a guest that runs; `checked` says it in sentences."""
+    """The observed state of a running guest; `checked` describes it in sentences."""
 
     vmid: int
     name: str
@@ -56,7 +59,7 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 class Trial:
-    """The tools that try guests out."""
+    """Tools that test guests."""
 
     calls: ClassVar[Calls] = {
         "isolate_guest": (
@@ -68,14 +71,14 @@ class Trial:
     needs: ClassVar[Needs] = {"isolate_guest": methods.config("Network", "Options")}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found, and how their agents are asked."""
+        """Use `inventory`, its Proxmox client, and the guest agents."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
         self.agent = Agent(inventory)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def isolate_guest(self, call: Call, p: Isolate) -> fields.Guest:
-        """Unplug every network cable of a VM or container, and see to it that it does not start by itself at boot."""
+        """Unplug all network cables of a VM or container and disable its start at boot."""
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
@@ -98,21 +101,24 @@ class Trial:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management", stoppable=True)
     async def check_guest(self, call: Call, p: CheckGuest) -> Checked:
-        """Wait until the guest agent of a VM that runs answers, or until a guest has run for so many seconds."""
+        """Wait until a guest has booted.
+
+        It has booted when the guest agent of a VM answers, or when the guest has run for `seconds`.
+        """
         at = await self.inventory.find(p.vmid)
         while True:
             status = await self.inventory.status(at)
             uptime, state = int(status.get("uptime") or 0), guest_model.state(status)
             if state != RUNNING:
                 raise TaskFailed(f"{at.title} is {state}: it did not go on running")
-            said = await self.agent.agent_ping(call, Which(at.vmid)) if at.kind == "qemu" else None
-            if said is not None and said.answers:
-                told = [f"it runs for {uptime} s", f"its guest agent {said.version} answers".replace("  ", " ")]
-                return Checked(at.vmid, at.name, at.node, uptime, agent=True, checked=told)
+            ping = await self.agent.agent_ping(call, Which(at.vmid)) if at.kind == "qemu" else None
+            if ping is not None and ping.answers:
+                observed = [f"it runs for {uptime} s", f"its guest agent {ping.version} answers".replace("  ", " ")]
+                return Checked(at.vmid, at.name, at.node, uptime, agent=True, checked=observed)
             if uptime >= p.seconds:
-                none = "a container has no guest agent" if said is None else f"no guest agent answers: {said.reason}"
-                told = [f"it runs for {uptime} s", none]
-                return Checked(at.vmid, at.name, at.node, uptime, agent=False, checked=told)
+                none = "a container has no guest agent" if ping is None else f"no guest agent answers: {ping.reason}"
+                observed = [f"it runs for {uptime} s", none]
+                return Checked(at.vmid, at.name, at.node, uptime, agent=False, checked=observed)
             if call.left() < MARGIN:
                 raise TaskFailed(f"{at.title} runs for {uptime} s, not for {p.seconds}, and the deadline is near")
             call.progress(f"{at.title} runs for {uptime} of {p.seconds} s")
@@ -120,11 +126,11 @@ class Trial:
 
 
 def isolated(config: guest_model.Config) -> guest_model.Config:
-    """Return the options of a guest without network, as Proxmox calls them."""
+    """Return the changed options that disconnect a guest from its networks."""
     cut = {key: _cut(str(value)) for key, value in config.items() if _NETWORK.match(key)}
     return {**cut, "onboot": False}
 
 
 def _cut(value: str) -> str:
-    parts = [each for each in value.split(",") if not each.startswith("link_down=")]
+    parts = [part for part in value.split(",") if not part.startswith("link_down=")]
     return value if _DOWN in value.split(",") else ",".join([*parts, _DOWN])

@@ -36,7 +36,10 @@ GUEST_STATES = ("running", "stopped", "paused", "suspended", "prelaunch", "unkno
 
 
 class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guests to list: `name` is a part of the name, `tag` a whole one; `cursor` is `next` of the page before."""
+    """Filters: `name` matches a part of the name, `tag` a whole tag.
+
+    `cursor` is `next` of the previous page.
+    """
 
     node: fields.Node | None = None
     status: str = ""
@@ -50,7 +53,10 @@ class ListVms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GuestPage(msgspec.Struct, frozen=True):
-    """How many guests there are, by status and by node, and one page of them by VMID; `next` is "" on the last."""
+    """Number of matching guests (total, by status, by node) and one page by VMID.
+
+    `next` is "" on the last page.
+    """
 
     total: int
     by_status: dict[str, int]
@@ -60,7 +66,7 @@ class GuestPage(msgspec.Struct, frozen=True):
 
 
 class ListTemplates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """On which node; `cursor` is `next` of the page before."""
+    """A node (default: all); `cursor` is `next` of the previous page."""
 
     node: fields.Node | None = None
     limit: pages.Fit = None
@@ -69,7 +75,10 @@ class ListTemplates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TemplatePage(msgspec.Struct, frozen=True):
-    """The templates that guests can be cloned from: how many, by node, and one page; `next` is "" on the last."""
+    """Templates that guests can be cloned from: total, by node, and one page.
+
+    `next` is "" on the last page.
+    """
 
     total: int
     by_node: dict[str, int]
@@ -78,12 +87,14 @@ class TemplatePage(msgspec.Struct, frozen=True):
 
 
 class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change; what is left out stays, an empty text or list removes.  Most of it takes effect on a restart.
+    """What to change: an omitted option stays, an empty text or list removes it.
 
-    cores: of each socket, as get_vm shows them: a VM has sockets times cores CPUs
-    balloon: MiB that it keeps when its node has too little memory; 0: no balloon device
-    protection: neither the guest nor its disks can be removed; startup: its place in the order at boot
-    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    Most changes need a restart.
+
+    cores: per socket, as get_vm shows them: a VM has sockets times cores CPUs
+    balloon: MiB that the VM keeps when its node has too little memory; 0: no balloon device
+    protection: neither the guest nor its disks can be removed; startup: its position in the start order at boot
+    digest: from get_vm; if the configuration has changed since, nothing is changed
     sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
     """
 
@@ -109,12 +120,15 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what takes a guard away."""
+        """Raise for a change that removes the protection."""
         fields.guarded("protection", on=self.protection)
 
 
 class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk (by default the one that the guest boots from), and its new size in GiB: never less than it has."""
+    """A disk and its new size in GiB, never less than its present size.
+
+    disk: the boot disk if it is omitted
+    """
 
     vmid: fields.Vmid
     size: fields.Gibibytes
@@ -122,7 +136,7 @@ class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Guests:
-    """The tools for guests that exist."""
+    """Tools that list, read and change existing guests."""
 
     calls: ClassVar[Calls] = {
         "list_vms": methods.PLACES,
@@ -139,15 +153,16 @@ class Guests:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def list_vms(self, call: Call, p: ListVms) -> GuestPage:
-        """List VMs and containers: a tally of all that match, and one page.
+        """List VMs and containers: counts of all that match, and one page.
 
-        Status may be 10 s old, and a guest that was just made is `unknown` without a name; get_vm is prompt.
+        The status may be 10 s old, and a guest that was just created is `unknown` without a name; get_vm shows the
+        present state.
         """
         places = await self.inventory.now(await self.inventory.places())
         filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
@@ -156,29 +171,36 @@ class Guests:
         if p.tag and p.tag not in tags:
             call.warn(f"tag: no guest has the tag {p.tag!r}; {nearest(p.tag, tags)}")
         found = [at.line() for at in places if _matches(at, p)]
-        by_status, by_node = (dict(Counter(getattr(each, of) for each in found)) for of in ("status", "node"))
+        by_status, by_node = (dict(Counter(getattr(line, of) for line in found)) for of in ("status", "node"))
         return pages.fill(GuestPage(len(found), by_status, by_node), "guests", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def list_templates(self, call: Call, p: ListTemplates) -> TemplatePage:  # noqa: ARG002 - every tool has a call
-        """List the templates that create_vm and clone_container can clone: a tally, and one page."""
+        """List the templates that create_vm and clone_container can clone.
+
+        The result has counts of all that match, and one page.
+        """
         filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
-        places = [each for each in await self.inventory.places() if each.template and p.node in {None, each.node}]
-        found = [each.line() for each in places]
-        tally = TemplatePage(len(found), dict(Counter(each.node for each in found)))
+        places = [place for place in await self.inventory.places() if place.template and p.node in {None, place.node}]
+        found = [place.line() for place in places]
+        tally = TemplatePage(len(found), dict(Counter(line.node for line in found)))
         return pages.fill(tally, "templates", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def get_vm(self, call: Call, p: Which) -> fields.Guest:  # noqa: ARG002
-        """Show one VM or container as it is now: where it is, its status, size, disks, networks, tags and lock."""
+        """Show the current state of a VM or container.
+
+        The result has its node, status, size, disks, networks, tags and lock.
+        """
         return await self.inventory.read(await self.inventory.find(p.vmid, p.name))
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.LOGIN)
     async def update_vm(self, call: Call, p: UpdateVm) -> fields.Guest:
-        """Change a VM's configuration: size, name, tags, description, cloud-init, start at boot, guest agent.
+        """Change the configuration of a VM.
 
-        Nothing is done if it already is so.  Several changes come as one.  The line by which agentd knows its own
-        guests stays in the description.
+        It can change size, name, tags, description, cloud-init, start at boot and guest agent.  Nothing is done if the
+        configuration is already as wanted.  Several changes are sent in one request.  The line by which agentd
+        recognizes its own guests stays in the description.
         """
         at = await self.inventory.find(p.vmid, vm=True)
         call.target(at.target())
@@ -200,9 +222,10 @@ class Guests:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def resize_disk(self, call: Call, p: ResizeDisk) -> fields.Guest:
-        """Grow a disk of a VM or container to a size; one that is as large or larger is left alone.
+        """Resize a disk of a VM or container to a larger size.
 
-        A VM still has to grow its partition and file system; most cloud images do so by themselves at boot.
+        A disk that already has this size or more is not changed.  A VM still has to grow its partition and file
+        system; most cloud images do so by themselves at boot.
         """
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
@@ -221,7 +244,7 @@ class Guests:
             return None
 
         async def act() -> str | None:
-            # With the digest a request that was lost on its way, and comes late, is refused.
+            # With the digest, Proxmox refuses a request that was delayed on its way and arrives late.
             sent = {"disk": disk, "size": f"{p.size}G", "digest": digest or None}
             return upid_of(await self.proxmox.put(f"{at.path}/resize", **sent))
 
@@ -236,7 +259,10 @@ class Guests:
 
 
 def _boot_disk(at: Place, config: guest_model.Config) -> str:
-    """Return the disk that a guest boots from; raises Rejected if its configuration does not say which one it is."""
+    """Return the disk that a guest boots from.
+
+    Raise Rejected if its configuration does not name it.
+    """
     if found := option_strings.boot_disk(config):
         return found
     have = ", ".join(guest_model.disks(config)) or "none"
@@ -244,7 +270,10 @@ def _boot_disk(at: Place, config: guest_model.Config) -> str:
 
 
 def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, float]) -> bool:
-    """Tell whether the disk has to grow; raises Rejected if there is none of that name."""
+    """Return whether the disk has to grow.
+
+    Raise Rejected if the guest has no disk of that name.
+    """
     if disk not in disks:
         raise Rejected(f"{at.title} has no disk {disk}; it has {', '.join(disks) or 'none'}")
     if disks[disk] > size:
@@ -253,7 +282,7 @@ def _too_small(call: Call, at: Place, disk: str, size: int, disks: dict[str, flo
 
 
 def _balloon_fits(p: UpdateVm, config: guest_model.Config) -> None:
-    """Refuse a balloon that is larger than the memory: the VM would not start."""
+    """Raise Rejected if the balloon is larger than the memory: the VM would not start."""
     if p.balloon is None and p.memory is None:
         return
     memory = p.memory if p.memory is not None else guest_model.memory(config)
@@ -266,19 +295,19 @@ def _by_vmid(line: fields.GuestLine) -> str:
     return f"{line.vmid:09d}"
 
 
-def _matches(each: Place, p: ListVms) -> bool:
+def _matches(place: Place, p: ListVms) -> bool:
     return (
-        each.template == p.templates
-        and p.node in {None, each.node}
-        and p.status in {"", each.status}
-        and p.type in {"", each.kind}
-        and (not p.tag or p.tag in each.tags)
-        and p.name.lower() in each.name.lower()
+        place.template == p.templates
+        and p.node in {None, place.node}
+        and p.status in {"", place.status}
+        and p.type in {"", place.kind}
+        and (not p.tag or p.tag in place.tags)
+        and p.name.lower() in place.name.lower()
     )
 
 
 def _wanted(p: UpdateVm, config: guest_model.Config) -> guest_model.Config:
-    """Return the options that a request asks for, as Proxmox calls them."""
+    """Return the requested options under the names of Proxmox."""
     wanted = {key: value for key, value in msgspec.structs.asdict(p).items() if key not in {"vmid", "digest"}}
     if p.description is not None:
         wanted["description"] = guest_model.redescribe(str(config.get("description") or ""), p.description)
@@ -286,5 +315,5 @@ def _wanted(p: UpdateVm, config: guest_model.Config) -> guest_model.Config:
         wanted["sshkeys"] = guest_model.sshkeys(p.sshkeys)
     if p.agent is not None and "," in str(config.get("agent") or ""):
         rest = [part for part in str(config["agent"]).split(",") if "=" in part and not part.startswith("enabled=")]
-        wanted["agent"] = ",".join([f"enabled={int(p.agent)}", *rest])  # its other parts stay
+        wanted["agent"] = ",".join([f"enabled={int(p.agent)}", *rest])  # the other parts stay
     return wanted

@@ -1,4 +1,7 @@
-"""Make, clone and change containers; what can happen to a create is told in create.py, and is the same here."""
+"""Create, clone and change containers.
+
+create.py describes what can happen to a create; it is the same here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ Swap = Annotated[int, Meta(ge=0, le=4_194_304, description="MiB")]
 
 
 class CreateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to make of which template of an operating system; sshkeys: public keys for root, one a line."""
+    """The container to create from an operating system template.
+
+    sshkeys: public keys for root, one a line
+    """
 
     vmid: fields.Vmid
     node: fields.Node
@@ -60,7 +66,10 @@ class CreateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CloneContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to make of which container; not `full`: a linked clone, of a template only, on its storage."""
+    """The clone to create from the container `source`.
+
+    full: false makes a linked clone, which only a template can have and which uses the storage of the template
+    """
 
     vmid: fields.Vmid
     node: fields.Node
@@ -73,11 +82,11 @@ class CloneContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change; what is left out stays, an empty text or list removes.
+    """What to change: an omitted option stays, an empty text or list removes it.
 
     cores: 0 for all cores of its node
-    protection: neither the container nor its volumes can be removed; startup: its place in the order at boot
-    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    protection: neither the container nor its volumes can be removed; startup: its position in the start order at boot
+    digest: from get_vm; if the configuration has changed since, nothing is changed
     """
 
     vmid: fields.Vmid
@@ -98,12 +107,12 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what takes a guard away."""
+        """Raise for a change that removes the protection."""
         fields.guarded("protection", on=self.protection)
 
 
 class Containers:
-    """The tools for containers that are not for all guests."""
+    """Tools that are only for containers, not for all guests."""
 
     calls: ClassVar[Calls] = {
         "create_container": (*methods.WRITE, "POST /nodes/{node}/lxc", guest_writing.BRIDGES),
@@ -123,7 +132,7 @@ class Containers:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found, and how they are made."""
+        """Use `inventory`, its Proxmox client, and the creation of guests."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
         self.creation = Creation(inventory)
@@ -135,9 +144,9 @@ class Containers:
         raises=(api_tiers.FEATURES, api_tiers.PRIVILEGED),
     )
     async def create_container(self, call: Call, p: CreateContainer) -> fields.Guest:
-        """Make a container of a template of an operating system and wait until it is there; it is not started.
+        """Create a container from an operating system template and wait until it exists.
 
-        It is unprivileged unless told otherwise, which needs Sys.Modify on / besides.
+        It is not started.  It is unprivileged by default; a privileged one also needs Sys.Modify on /.
         """
         gateways("create_container", p.ip, p.gateway, p.ip6, p.gateway6)
 
@@ -151,9 +160,10 @@ class Containers:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="container_management")
     async def clone_container(self, call: Call, p: CloneContainer) -> fields.Guest:
-        """Clone a container, or a template of one, and wait until the clone is there; it is not started.
+        """Clone a container or a container template and wait until the clone exists.
 
-        The clone has its source's cores, memory, tags and mounts; update_container and set_tags change them.
+        It is not started.  The clone has the cores, memory, tags and mounts of its source; update_container and
+        set_tags change them.
         """
 
         async def options() -> tuple[Place, guest_model.Config]:
@@ -176,9 +186,10 @@ class Containers:
         tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="container_management", raises=(api_tiers.FEATURES_CHANGED,)
     )
     async def update_container(self, call: Call, p: UpdateContainer) -> fields.Guest:
-        """Change a container's configuration: size, host name, features, tags, description, DNS, start at boot.
+        """Change the configuration of a container.
 
-        Nothing is done if it already is so.  What takes effect only at its next start is told as a warning.
+        It can change size, host name, features, tags, description, DNS and start at boot.  Nothing is done if the
+        configuration is already as wanted.  A warning names what takes effect only at the next start.
         """
         at = await self._container(p.vmid)
         call.target(at.target())
@@ -208,7 +219,7 @@ class Containers:
 
 
 def gateways(tool: str, ip: str | None, gateway: str | None, ip6: str | None, gateway6: str | None) -> None:
-    """Refuse addresses that are none, and a gateway without an address."""
+    """Raise Rejected for an invalid address, and for a gateway without an address."""
     for name, version, address, at in (("", 4, ip, gateway), ("6", 6, ip6, gateway6)):
         fixed = address if address not in {None, "", "dhcp", "manual", "auto"} else ""
         if at and address is not None and not fixed:
@@ -220,7 +231,7 @@ def gateways(tool: str, ip: str | None, gateway: str | None, ip6: str | None, ga
 
 
 def _is(kind: Callable[[str], IPv4Address | IPv6Address], text: str, version: int) -> bool:
-    """Return whether a text is an address without a zone, as Proxmox takes it."""
+    """Return whether a text is an address without a zone; Proxmox takes no zone."""
     try:
         return "%" not in text and kind(text).version == version
     except ValueError:
@@ -229,8 +240,8 @@ def _is(kind: Callable[[str], IPv4Address | IPv6Address], text: str, version: in
 
 def new_container(p: CreateContainer, key: str) -> guest_model.Config:
     """Return the parameters of POST /nodes/{node}/lxc."""
-    said = {"ip": p.ip, "gw": p.gateway, "ip6": p.ip6, "gw6": p.gateway6}
-    addresses = "".join(f",{key}={value}" for key, value in said.items() if value)
+    given = {"ip": p.ip, "gw": p.gateway, "ip6": p.ip6, "gw6": p.gateway6}
+    addresses = "".join(f",{key}={value}" for key, value in given.items() if value)
     return {
         "vmid": p.vmid,
         "hostname": p.name,
@@ -271,7 +282,7 @@ def clone_of(source: Place, p: CloneContainer, key: str, *, running: bool) -> gu
 
 
 def _wanted(p: UpdateContainer, config: guest_model.Config) -> guest_model.Config:
-    """Return the options that a request asks for, as Proxmox calls them."""
+    """Return the requested options under the names of Proxmox."""
     wanted = {key: value for key, value in msgspec.structs.asdict(p).items() if key not in NOT_OPTIONS}
     if p.description is not None:
         wanted["description"] = guest_model.redescribe(str(config.get("description") or ""), p.description)

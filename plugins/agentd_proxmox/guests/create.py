@@ -1,13 +1,14 @@
-"""Make guests, once: the VMID is fixed before, the mark is found again, Proxmox' own create is atomic.
+"""Create guests exactly once.
 
-What can happen to a create, and what is done:
+The VMID is fixed first, the mark identifies the guest, and the create of Proxmox is atomic.  What can happen to a
+create request, and what this module does:
 
-* the request was lost before Proxmox saw it: nothing is found, it is sent again
-* the answer was lost: the guest is found by its mark, or as one that is being made; then we wait until it shows its
-  mark, for while a worker makes it, it has a lock and no description of ours (proxmox.md, Guests)
-* the lost request is still on its way while we look and find nothing: we send a second one, Proxmox lets one of the
-  two win and tells the other `already exists`.  So that answer is only believed after one more look
-* a stranger sits there: `vmid_taken`, and whoever planned draws another VMID
+* The request was lost before Proxmox received it: no guest is found, so the request is sent again.
+* The answer was lost: the guest is found by its mark, or it is still being created.  Then this waits until the guest
+  shows its mark: while a Proxmox worker creates it, it has a lock and no description of ours (proxmox.md, Guests).
+* The lost request arrives late, after the check found no guest: a second request is sent, Proxmox lets one of the two
+  succeed and answers the other with `already exists`.  So that answer is accepted only after one more check.
+* The VMID is used by a guest that this call did not create: `vmid_taken`, and the planner draws another VMID.
 """
 
 from __future__ import annotations
@@ -43,23 +44,25 @@ if TYPE_CHECKING:
     from agentd_proxmox.methods import Calls, Needs
 
 MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}
-"""Tasks whose id is the new guest's VMID; that of a `qmclone` or `vzclone` is its source's."""
+"""Task types whose id is the new guest's VMID; the id of a `qmclone` or `vzclone` is the VMID of its source."""
 CLONERS = {"qmclone", "vzclone"}
 CLOUD = ("ciuser", "sshkeys", "ipconfig0", "nameserver", "searchdomain")
-"""What only cloud-init reads."""
+"""Parameters that only cloud-init reads."""
 IMPORTED = frozenset({"import", "images"})
-"""Content that a disk can be a copy of."""
+"""Content types that a disk can be copied from."""
 PAUSE = 0.5
 NO_MAKER = 3
-"""Looks in a row that find a half-made guest and nobody at it, before we say so: a worker may have just ended."""
+"""Consecutive checks without a task for a half-created guest before it is reported: a worker may have just ended."""
 
 
 class CreateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to make.  With `template` it is a clone, which has the template's cores, memory, disks and networks.
+    """The VM to create.
 
-    image: a volume of content `import`, or another disk, that its disk is a copy of, as large as that; it gets a
-    cloud-init drive, for which ciuser, sshkeys (public keys, one a line), ipconfig0 (ip=dhcp or
-    ip=192.0.2.5/24,gw=192.0.2.1), nameserver and searchdomain are
+    With `template` it is a clone with the template's cores, memory, disks and networks.
+
+    image: a volume of content `import`, or another disk, that the VM's disk is copied from, with the same size; the VM
+    gets a cloud-init drive, which uses ciuser, sshkeys (public keys, one a line), ipconfig0 (ip=dhcp or
+    ip=192.0.2.5/24,gw=192.0.2.1), nameserver and searchdomain
     """
 
     vmid: fields.Vmid
@@ -89,7 +92,7 @@ class CreateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NextVmids(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many free VMIDs to draw, and from which range (default: that of the configuration)."""
+    """Number of free VMIDs to draw, and the range (default: the configured range)."""
 
     count: fields.Count = 1
     vmid_min: fields.Vmid | None = None
@@ -98,14 +101,14 @@ class NextVmids(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Vmids(msgspec.Struct, frozen=True):
-    """Free VMIDs; nothing reserves them."""
+    """Free VMIDs; they are not reserved."""
 
     vmids: Annotated[list[int], msgspec.Meta(description="free when looked at")]
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be made and where, whatever it is made of: of `template`, if it is a clone."""
+    """The guest to create and its node; `template` is the source if it is a clone."""
 
     vmid: int
     node: str
@@ -139,7 +142,10 @@ def new_guest(p: CreateVm, key: str) -> guest_model.Config:
 
 
 def _of_image(p: CreateVm) -> guest_model.Config:
-    """Return what differs for a VM whose disk is a copy of an image; most of those speak to a serial console alone."""
+    """Return the parameters that differ for a VM made from an image.
+
+    Most images use only a serial console.
+    """
     return {
         "scsi0": f"{p.storage}:0,import-from={p.image}",
         "ide2": f"{p.storage}:cloudinit",
@@ -151,7 +157,7 @@ def _of_image(p: CreateVm) -> guest_model.Config:
 
 
 def _consistent(p: CreateVm) -> None:
-    """Refuse what cannot be meant together."""
+    """Raise Rejected for parameters that contradict each other."""
     for other in ("template", "iso"):
         if p.image and getattr(p, other) is not None:
             raise Rejected(f"create_vm: image: a VM is made of an image or with `{other}`, not both; leave one out")
@@ -164,7 +170,7 @@ def _consistent(p: CreateVm) -> None:
 def clone_of(source: Place, p: CreateVm, key: str) -> guest_model.Config:
     """Return the parameters of POST /nodes/{node}/qemu/{template}/clone.
 
-    Proxmox takes no tags here: a clone has its template's, and update_vm changes them.
+    Proxmox takes no tags here: a clone has the tags of its template, and update_vm changes them.
     """
     if p.tags:
         raise Rejected(
@@ -186,7 +192,7 @@ def clone_of(source: Place, p: CreateVm, key: str) -> guest_model.Config:
 
 
 class Creation:
-    """The tools that make guests."""
+    """Tools that create guests."""
 
     calls: ClassVar[Calls] = {
         "create_vm": (
@@ -203,16 +209,16 @@ class Creation:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="vm_management", raises=(api_tiers.MEDIUM,))
     async def create_vm(self, call: Call, p: CreateVm) -> fields.Guest:
-        """Make a VM, new, of a cloud image, or as a clone of a template, and wait until it is there; it is not started.
+        """Create a VM: new, from a cloud image, or as a clone of a template.
 
-        A clone has its template's cores, memory, disks, networks and tags, as the result says; update_vm and
-        resize_disk change them.
+        The call waits until the VM exists; it is not started.  A clone has the cores, memory, disks, networks and tags of its
+        template, as the result shows; update_vm and resize_disk change them.
         """
         _consistent(p)
         order = Order(p.vmid, p.node, p.name, p.pool, p.template)
@@ -226,19 +232,19 @@ class Creation:
         return await self.make(call, "create_vm", order, lambda: self._send(p, call.key), check)
 
     async def can_clone(self, tool: str, source: Place, node: str, storage: str | None) -> None:
-        """Refuse a clone that Proxmox would refuse, whatever drive is the reason, and say where it is possible."""
+        """Raise for a clone that Proxmox would refuse, and say where a clone is possible."""
         config = await self.inventory.config(source)
         if fixed := drives.not_cloned(config, container=source.kind == "lxc"):
             raise Rejected(f"{tool}: {source.title} cannot be cloned: {'; '.join(fixed)}")
         entries = await self.inventory.resources("storage")
         if storage is not None and not any(e.get("storage") == storage and e.get("node") == node for e in entries):
-            there = sorted(str(each["storage"]) for each in entries if each.get("node") == node)
+            there = sorted(str(entry["storage"]) for entry in entries if entry.get("node") == node)
             raise NotFound(
                 f"{tool}: storage: there is no {storage!r} on {node}; there are {', '.join(there) or 'none'}"
             )
         if node == source.node:
             return
-        shared = {str(each["storage"]) for each in entries if each.get("shared")}
+        shared = {str(entry["storage"]) for entry in entries if entry.get("shared")}
         if stay := drives.unreachable(config, shared):
             raise Rejected(
                 f"{tool}: node: {source.title} can only be cloned on {source.node}, where it lies: "
@@ -258,9 +264,9 @@ class Creation:
         send: Callable[[], Awaitable[str]],
         check: Callable[[], Awaitable[None]] | None = None,
     ) -> fields.Guest:
-        """Make what is ordered by `send`, once, and return it; what it makes bears the mark of the call.
+        """Create the ordered guest with `send`, exactly once, and return it.
 
-        `check` raises for what Proxmox would refuse; it is called where nothing is there yet, in a dry run too.
+        The guest gets the mark of the call.  `check` raises for what Proxmox would refuse; it is called if there is no guest yet, in a dry run too.
         """
         if not call.key:
             raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
@@ -273,7 +279,7 @@ class Creation:
             except Denied as error:
                 raise self._denied(p, error) from error
             except VmidTaken:
-                # Perhaps by our own request that was thought lost and came late: look before believing it.
+                # Perhaps our own request, which seemed lost, arrived late: check before accepting the answer.
                 found = await self._look(call, p)
                 if found is None:
                     raise
@@ -292,14 +298,14 @@ class Creation:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def next_vmids(self, call: Call, p: NextVmids) -> Vmids:  # noqa: ARG002 - every tool has a call
-        """Draw VMIDs at random that nobody uses now.
+        """Draw free VMIDs at random.
 
-        At random, because many who take the next one all take the same.  Nothing is reserved: create_vm says
-        vmid_taken if somebody was faster, or if a guest sits there that our token may not see.
+        At random, because several clients that take the next VMID all take the same one.  They are not reserved:
+        create_vm returns vmid_taken if another client was faster, or if a guest that our token may not see uses one.
         """
         low = p.vmid_min or self.proxmox.settings.vmid_min
         high = p.vmid_max or self.proxmox.settings.vmid_max
-        taken = {each.vmid for each in await self.inventory.places()} | set(p.exclude)
+        taken = {place.vmid for place in await self.inventory.places()} | set(p.exclude)
         taken = {vmid for vmid in taken if low <= vmid <= high}
         free = high - low + 1 - len(taken)
         if free < p.count:
@@ -316,11 +322,14 @@ class Creation:
         return str(await self.proxmox.post(f"{source.path}/clone", **clone_of(source, p, key)))
 
     async def _is_image(self, node: str, volid: str) -> None:
-        """Refuse what no disk can be a copy of: Proxmox would say so in the middle of the task."""
+        """Raise for a volume that is not an image for a disk.
+
+        Proxmox would report it only in the middle of the task.
+        """
         storage = volid.partition(":")[0]
         await targets.storage(self.inventory, node, storage, "")
         entries = await self.proxmox.get(f"/nodes/{node}/storage/{storage}/content") or []
-        found = next((each for each in entries if each.get("volid") == volid), None)
+        found = next((entry for entry in entries if entry.get("volid") == volid), None)
         if found is None:
             raise NotFound(f"image: there is no {volid} on {node}; list_content lists what there is")
         if found.get("content") not in IMPORTED:
@@ -330,7 +339,10 @@ class Creation:
             )
 
     def _denied(self, p: Order, error: Denied) -> Denied:
-        """Say what is missing: for a create Proxmox itself says no more than `Permission check failed`."""
+        """Return the error with the missing privilege.
+
+        For a create, Proxmox answers only `Permission check failed`.
+        """
         if "pveum" in str(error):
             return error
         where = f"/pool/{p.pool}" if p.pool else f"/vms/{p.vmid}"
@@ -338,7 +350,7 @@ class Creation:
         return Denied(f"{error}; making a guest needs VM.Allocate on {where}; to grant it: {command}")
 
     async def _look(self, call: Call, p: Order, check: Callable[[], Awaitable[None]] | None = None) -> Found | None:
-        """Tell whether our guest is on its VMID; waits while that is not to be told."""
+        """Return Found if our guest exists on its VMID; wait while this cannot be decided."""
         idle = 0
         while True:
             at, config = await self._seat(p)
@@ -369,10 +381,10 @@ class Creation:
         await asyncio.sleep(PAUSE)
 
     async def _seat(self, p: Order) -> tuple[Place, guest_model.Config | None]:
-        """Return what is on the VMID, and where it is or would be.
+        """Return the place of the guest on the VMID and its configuration (or None).
 
-        The list of the cluster says where a guest is.  Where it says nothing the wanted node is asked: the list may be
-        late, and it leaves out what the token may not audit.
+        The place comes from the cluster's list.  If the guest is not in it, the wanted node is asked: the list may be
+        late, and it omits what the token may not audit.
         """
         at = await self.inventory.at(p.vmid)
         try:
@@ -384,16 +396,16 @@ class Creation:
             return Place(p.vmid, p.node, p.kind, p.name, "unknown", template=False), None
 
     async def _our_makers(self, p: Order, at: Place) -> list[Upid]:
-        """Return the tasks of our token that may be making the guest on our VMID; raises VmidTaken if others' are.
+        """Return the tasks of our token that may be creating the guest.
 
-        A clone's task runs where its source is and bears the source's VMID, so which of several clones makes ours is
-        not to be told; then it counts that one of them runs.
+        Raise VmidTaken for tasks of another user.  The task of a clone runs on the node of its source and has the VMID of the source.  So it is not known which of
+        several clone tasks creates our guest; then it is enough that one of them runs.
         """
         source = await self.inventory.at(p.template) if p.template is not None else None
         found = await self.inventory.active({at.node, source.node if source else at.node})
-        makers = [each for each in found if each.type in MAKERS and each.id == str(p.vmid)]
-        clones = [each for each in found if each.type in CLONERS and (source is None or each.id == str(source.vmid))]
-        ours = [each for each in makers or clones if each.user == self.proxmox.user]
+        makers = [task for task in found if task.type in MAKERS and task.id == str(p.vmid)]
+        clones = [task for task in found if task.type in CLONERS and (source is None or task.id == str(source.vmid))]
+        ours = [task for task in makers or clones if task.user == self.proxmox.user]
         if makers and not ours:
             raise VmidTaken(f"the VMID is taken: {makers[0].user} is making {at.title} ({makers[0].text})")
         return ours
@@ -408,21 +420,24 @@ class Creation:
 
 
 def _abandoned(at: Place, seat: Seat) -> None:
-    """Say what a half-made guest at which nobody works means; returning means: act.
+    """Raise TaskFailed for our own half-created guest without a running task.
 
-    Without our mark it is not ours as far as can be seen, and Proxmox itself says that the VMID is taken.
+    Otherwise the request is sent: a guest without our mark does not seem to be ours, and Proxmox itself answers that the VMID is taken.
     """
     if seat is Seat.OURS:
         raise TaskFailed(f"{at.title} was left behind half made: its task died; destroy it and use another VMID")
 
 
 def draw(low: int, high: int, taken: set[int], count: int) -> list[int]:
-    """Return `count` random numbers from `low` to `high` that are not in `taken`; there are as many."""
+    """Return `count` random numbers from `low` to `high` that are not in `taken`.
+
+    The caller checks that there are enough.
+    """
     chance = random.SystemRandom()
     drawn: set[int] = set()
     if len(taken) + count > (high - low + 1) // 2:
         return chance.sample([vmid for vmid in range(low, high + 1) if vmid not in taken], count)
-    while len(drawn) < count:  # at least every second throw counts
+    while len(drawn) < count:  # at least every second draw is a free number
         vmid = chance.randint(low, high)
         if vmid not in taken:
             drawn.add(vmid)

@@ -1,12 +1,13 @@
-"""Delete guests: the one that was meant, when nothing needs it, and once.
+"""Delete guests, exactly once.
 
-Proxmox destroys by VMID alone and takes no digest, so what was meant is looked at here: the name, the digest if the
-caller brings one, protection, HA, who runs, and who is a linked clone of it.  A deletion whose answer was lost is found
-in the task list: a guest that is gone without a task of ours was never there, or somebody else deleted it.
+Only the intended guest is deleted, and only if nothing depends on it.  Proxmox deletes by VMID alone and takes no
+digest, so this module checks what was intended: the name, the digest if the caller gives one, protection, HA, whether
+the guest runs, and its linked clones.  A deletion whose answer was lost is found in the task list: a guest that is gone
+without a task of ours never existed, or another client deleted it.
 
-`discard_guest` is for workflows that undo themselves.  It deletes only what the task that is being undone has made, as
-the effect record of that task says, so it needs no approval; a description proves nothing.  It runs only as an
-assignment of the orchestrator that undoes the task, never as a call or as a task of a plan.
+`discard_guest` is for the undo of workflows.  It deletes only what the task that is being undone has created, according
+to the effect record of that task, so it needs no approval; a description proves nothing.  It runs only as an assignment
+of the orchestrator that undoes the task, never as a direct call or as a task of a plan.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ if TYPE_CHECKING:
 
 DESTROYERS = frozenset({"qmdestroy", "vzdestroy"})
 MAKERS = frozenset({"create_vm", "create_container", "clone_container", "restore_backup"})
-"""Tools that make a guest where there was none."""
+"""Tools that create a new guest."""
 RECENT = 3600
-"""Seconds for which a task of ours in the list explains that a guest is gone: a repeat comes sooner."""
+"""Maximum age in seconds of our own task that explains why a guest is gone: a repeat comes sooner."""
 
 
 class DeleteGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest, by VMID and name.
+    """The guest, by VMID and name.
 
-    digest: of get_vm; then nothing is done if the configuration has changed since
-    purge: also take it out of backup and replication jobs; unreferenced: also delete its disks that it does not name
+    digest: from get_vm; if the configuration has changed since, nothing is done
+    purge: also remove the guest from backup and replication jobs
+    unreferenced: also delete disks of the guest that its configuration does not name
     """
 
     vmid: fields.Vmid
@@ -53,13 +55,13 @@ class DeleteGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DiscardGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest of this workflow."""
+    """A guest that this workflow created."""
 
     vmid: fields.Vmid
 
 
 class DeletedGuest(msgspec.Struct, frozen=True):
-    """What is gone; `guest` is as it was, null if it was gone before."""
+    """The deleted guest; `guest` is its last state, null if it did not exist any more."""
 
     vmid: int
     name: str
@@ -67,7 +69,7 @@ class DeletedGuest(msgspec.Struct, frozen=True):
 
 
 class Removal:
-    """The tools that delete guests."""
+    """Tools that delete guests."""
 
     calls: ClassVar[Calls] = {
         "delete_guest": (
@@ -80,16 +82,16 @@ class Removal:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
     async def delete_guest(self, call: Call, p: DeleteGuest) -> DeletedGuest:
-        """Delete a VM or container with its disks and snapshots; it cannot be taken back, but its backups stay.
+        """Delete a VM or container with its disks and snapshots; its backups stay.
 
-        Refused with the reason, and nothing is done: another name, a guest that runs, is protected or under HA, a
-        template that has linked clones.
+        This cannot be undone.  It is refused with the reason, and nothing is done, if the guest has another name, runs,
+        is protected, is under HA, or is a template with linked clones.
         """
         was: list[fields.Guest] = []
 
@@ -130,10 +132,10 @@ class Removal:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", undoes=True)
     async def discard_guest(self, call: Call, p: DiscardGuest) -> DeletedGuest:
-        """Stop and delete the guest that a task of a workflow has made, when that task is undone; any other is refused.
+        """Undo a workflow task: stop and delete the guest that it created.
 
-        It undoes create_vm, create_container, clone_container and restore_backup: name it under `undo`. A protected
-        guest is never discarded, and each one counts as an act that destroys.
+        Any other guest is refused.  It undoes create_vm, create_container, clone_container and restore_backup: name it
+        under `undo`.  A protected guest is never deleted, and each deletion counts as a destructive act.
         """
         was: list[fields.Guest] = []
 
@@ -162,7 +164,10 @@ class Removal:
         return DeletedGuest(p.vmid, was[-1].name if was else "", was[-1] if was else None)
 
     async def _there(self, vmid: int) -> Place | None:
-        """Return where the guest is, None if it is not; the cluster's list may name it for seconds after its end."""
+        """Return the place of the guest, None if it is gone.
+
+        The cluster's list may show it for seconds after its end.
+        """
         at = await self.inventory.at(vmid)
         try:
             if at is not None:
@@ -172,9 +177,10 @@ class Removal:
         return at
 
     async def _made_here(self, call: Call, at: Place) -> None:
-        """Raise Rejected for a guest that the task that is undone here did not make, as our own effect record says.
+        """Raise Rejected if the task that is being undone did not create the guest.
 
-        The mark has to be there besides: a guest that was made anew under the same VMID does not have it.
+        Our own effect record shows it.  The guest must also have the mark: a guest that was created later under the
+        same VMID does not have it.
         """
         marks = guest_model.marks(str((await self.inventory.config(at)).get("description") or ""))
         if mark(call.undoes) not in marks or not await call.made(MAKERS, f"guest/{at.vmid}"):
@@ -184,12 +190,12 @@ class Removal:
 
     async def _loses(self, at: Place, guest: fields.Guest) -> list[str]:
         entries = await self.proxmox.get(f"{at.path}/snapshot") or []
-        snapshots = [one_line(each["name"]) for each in entries if each.get("name") != "current"]
+        snapshots = [one_line(entry["name"]) for entry in entries if entry.get("name") != "current"]
         disks = [f"{name} of {units.gib(size)}" for name, size in guest.disks.items()]
         return [", ".join(disks) or "no disks", f"{len(snapshots)} snapshots" if snapshots else "no snapshots"]
 
     async def _free(self, call: Call, at: Place, p: DeleteGuest) -> fields.Guest:
-        """Return the guest that nothing keeps from being deleted; raises Rejected with what does."""
+        """Return the guest if it may be deleted; raise Rejected with the reasons if not."""
         await self.inventory.unlocked(call, at)
         guest, config = await self.inventory.read(at), await self.inventory.config(at)
         if p.digest and guest.digest != p.digest:
@@ -215,23 +221,26 @@ class Removal:
             storage, _, volume = str(config[drive]).partition(",")[0].partition(":")
             name = volume.rpartition("/")[2]
             entries = await self.proxmox.get(f"/nodes/{at.node}/storage/{storage}/content") or []
-            # A storage of files says it in the volume's name, the others as its parent.
+            # A file storage has the base in the name of the volume, the other storages have it as `parent`.
             base, within = re.compile(rf"(^|/){re.escape(name)}(@|$)"), f"{volume}/"
             found += [
-                one_line(each["volid"])
-                for each in entries
-                if base.search(str(each.get("parent") or "")) or within in str(each["volid"])
+                one_line(entry["volid"])
+                for entry in entries
+                if base.search(str(entry.get("parent") or "")) or within in str(entry["volid"])
             ]
         return found
 
     async def _gone(self, call: Call, p: DeleteGuest) -> Found:
-        """Return our task that deleted the guest a short while ago; raises NotFound if there is none."""
+        """Return our task that deleted the guest recently.
+
+        Raise NotFound if there is none.
+        """
         since = int(time.time()) - RECENT
         for node in await self.proxmox.get("/nodes") or []:
             if node.get("status") != "online":
                 continue
             listed = await self.proxmox.tasks(node["node"], source="all", vmid=p.vmid, since=since, limit=500)
-            ours = [each for entry in listed if self._ours(each := Upid.parse(entry["upid"]), p.vmid)]
+            ours = [task for entry in listed if self._ours(task := Upid.parse(entry["upid"]), p.vmid)]
             if ours:
                 call.warn(f"guest {p.vmid} was gone already, by our own task {ours[0].text}")
                 return Found(ours[0].text)

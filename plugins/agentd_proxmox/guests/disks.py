@@ -1,7 +1,7 @@
-"""Add disks and mount points, move them between storages, take them off and put them back; no volume is deleted here.
+"""Add, move, detach and attach disks and mount points; no volume is deleted here.
 
-What a guest names no longer stays with it as `unusedN`.  Deleting it is delete_volume's, which is of another tier.
-A VM's change is a task, a container's is done at once.
+A volume that a guest no longer uses stays with it as `unusedN`.  Only delete_volume deletes it, which has another tier.
+A change of a VM is a Proxmox task, a change of a container is done before the answer.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 MOVERS = frozenset({"qmmove", "move_volume"})
 _UNUSED = re.compile(r"unused\d+\Z")
 _OF = {"qemu": re.compile(r"(scsi|virtio|sata|ide)\d+\Z"), "lxc": re.compile(r"mp\d+\Z")}
-"""What a disk is called that can be added and taken off, by kind of guest."""
+"""Names of disks that can be added and detached, by kind of guest."""
 
 
 class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk of which guest, and to which storage; digest: of get_vm, then nothing is done if it has changed."""
+    """A disk of a guest, and the storage to move it to.
+
+    digest: from get_vm; if the configuration has changed since, nothing is done
+    """
 
     vmid: fields.Vmid
     disk: fields.Disk
@@ -40,7 +43,10 @@ class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DetachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk of which guest; digest: of get_vm, then nothing is done if it has changed."""
+    """A disk of a guest.
+
+    digest: from get_vm; if the configuration has changed since, nothing is done
+    """
 
     vmid: fields.Vmid
     disk: fields.Disk
@@ -48,9 +54,9 @@ class DetachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AttachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """As which disk to put back which of the guest's unused volumes.
+    """An unused volume of the guest, and the disk to attach it as.
 
-    Of a container: `mount` says where it sees it, `backup` whether backups contain it.
+    For a container: `mount` is the path inside it, `backup` is whether backups include the volume.
     """
 
     vmid: fields.Vmid
@@ -62,9 +68,9 @@ class AttachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which new disk, of how many GiB, on which storage.
+    """The new disk, its size in GiB and its storage.
 
-    Of a container: `mount` says where it sees it, `backup` whether backups contain it.
+    For a container: `mount` is the path inside it, `backup` is whether backups include the volume.
     """
 
     vmid: fields.Vmid
@@ -77,14 +83,14 @@ class AddDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DiskChange(msgspec.Struct, frozen=True):
-    """The guest as it is now, and the volumes that it keeps unused, by option."""
+    """The current state of the guest, and its unused volumes by option."""
 
     guest: fields.Guest
     unused: dict[str, str]
 
 
 class Disks:
-    """The tools for the disks of VMs and the mount points of containers."""
+    """Tools for the disks of VMs and the mount points of containers."""
 
     calls: ClassVar[Calls] = {
         "add_disk": (*methods.WRITE, *guest_writing.SEND),
@@ -103,13 +109,13 @@ class Disks:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def add_disk(self, call: Call, p: AddDisk) -> DiskChange:
-        """Give a VM one more disk, or a container one more mount point, empty and of a size."""
+        """Add an empty disk to a VM, or an empty mount point to a container."""
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
         _fits(at, p.disk)
@@ -137,17 +143,18 @@ class Disks:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def move_disk(self, call: Call, p: MoveDisk) -> DiskChange:
-        """Copy a disk of a VM or of a stopped container to another storage, and let it use the copy; a VM may run on.
+        """Move a disk of a VM or of a stopped container to another storage.
 
-        The old volume stays as `unusedN` until delete_volume deletes it; nothing takes the move back.
+        Proxmox copies the disk and switches the guest to the copy; a VM may keep running.  The old volume stays as
+        `unusedN` until delete_volume deletes it; the move has no undo.
         """
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
         async def seen() -> Found | None:
             config = await self.inventory.config(at)
-            lies_on = volume_of(config, p.disk, at).partition(":")[0]
-            if lies_on == p.storage:
+            present_storage = volume_of(config, p.disk, at).partition(":")[0]
+            if present_storage == p.storage:
                 return Found()
             ours = await targets.running(self.inventory, at.node, MOVERS, str(at.vmid))
             if ours:
@@ -157,7 +164,7 @@ class Disks:
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
                 raise Rejected(f"{at.title} is {status.get('status')}: shutdown_vm first; nothing was done")
-            return None  # no inverse: moving it back would make a third volume, and the old one is stale by then
+            return None  # no undo: moving it back would make a third volume, and the old one is out of date by then
 
         async def act() -> str | None:
             which, where = ("disk", "move_disk") if at.kind == "qemu" else ("volume", "move_volume")
@@ -172,9 +179,10 @@ class Disks:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def detach_disk(self, call: Call, p: DetachDisk) -> DiskChange:
-        """Take a disk off a VM or a mount point off a container; its volume stays as `unusedN` for attach_disk.
+        """Detach a disk from a VM or a mount point from a container.
 
-        A running guest that cannot let it go keeps it until its next start; that is told as a warning.
+        Its volume stays as `unusedN` for attach_disk.  A running guest that cannot release it keeps it until its next
+        start; the result then has a warning.
         """
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
@@ -197,7 +205,7 @@ class Disks:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def attach_disk(self, call: Call, p: AttachDisk) -> DiskChange:
-        """Put a volume back that a VM or container keeps unused, as one of its disks or mount points."""
+        """Attach an unused volume of a VM or container as a disk or mount point."""
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
         _fits(at, p.disk)
@@ -227,7 +235,7 @@ class Disks:
     def _changing(
         self, call: Call, at: Place, digest: str, changed: guest_model.Config
     ) -> Callable[[], Awaitable[str | None]]:
-        """Return what changes options of the configuration as it is when it is called."""
+        """Return a function that reads the configuration and changes options of it."""
 
         async def act() -> str | None:
             config = await self.inventory.config(at)
@@ -237,11 +245,14 @@ class Disks:
         return act
 
     async def _goes(self, at: Place, disk: str) -> bool:
-        """Tell whether a container is going to let its mount point go at its next start; its config still shows it."""
+        """Return whether a container will release the mount point at its next start.
+
+        Until then its configuration still shows it.
+        """
         if at.kind == "qemu":
             return False
         entries = await self.proxmox.get(f"{at.path}/pending") or []
-        return any(each.get("key") == disk and each.get("delete") for each in entries)
+        return any(entry.get("key") == disk and entry.get("delete") for entry in entries)
 
     async def _used(self, call: Call, at: Place, disk: str) -> DiskChange:
         if disk not in await guest_writing.live(self.inventory, at):
@@ -253,7 +264,10 @@ class Disks:
 
 
 def volume_of(config: guest_model.Config, disk: str, at: Place) -> str:
-    """Return the volume of a disk; raises Rejected with those that there are."""
+    """Return the volume of a disk.
+
+    Raise Rejected with the existing disks if there is no such disk.
+    """
     have = guest_model.disks(config)
     if disk not in have:
         raise Rejected(f"{at.title} has no disk {disk}; it has {', '.join(have) or 'none'}")
@@ -261,7 +275,7 @@ def volume_of(config: guest_model.Config, disk: str, at: Place) -> str:
 
 
 def unused_of(config: guest_model.Config) -> dict[str, str]:
-    """Return the volumes that a guest keeps and does not use, by option."""
+    """Return the unused volumes of a guest, by option."""
     volumes = {key: str(value).partition(",")[0] for key, value in sorted(config.items())}
     used = {volumes[key] for key in guest_model.disks(config)}
     return {key: volume for key, volume in volumes.items() if _UNUSED.match(key) and volume not in used}
@@ -278,7 +292,10 @@ def _content(at: Place) -> str:
 
 
 def _mounted(at: Place, mount: str, *, backup: bool) -> str:
-    """Return what follows the volume of a mount point; raises Rejected for one that is nowhere."""
+    """Return the options after the volume of a mount point.
+
+    Raise Rejected if its path is missing.
+    """
     if at.kind == "qemu":
         if mount:
             raise Rejected(f"mount: {at.title} mounts its disks itself; leave `mount` out; nothing was done")

@@ -1,8 +1,10 @@
-"""Speak with the guest agent in a VM: does it answer, what system is it, run a command, read and write a file.
+"""Use the guest agent in a VM.
 
-What comes from a guest is data: it is cut to a bound and rid of control characters.  What runs or sees inside a guest
-is of tier `exec` and names the guest.  A command cannot be known again, so on doubt a person decides; a file is read
-before and after it is written.  Files travel in base64, for Proxmox takes text for Latin-1.
+The tools test it, read facts about the system, run a command, and read and write a file.  Output of a guest is data: it
+is cut to a limit and stripped of control characters.  A tool that runs commands, or reads or writes files inside a
+guest has the tier `exec` and takes the name of the guest.  A command leaves no trace that identifies it, so if its
+outcome is unknown, a person decides; a file is read before and after it is written.  Files are sent in base64, because
+Proxmox treats text as Latin-1.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ AGENT = "/nodes/{node}/qemu/{vmid}/agent"
 ASKS = (*methods.PLACES, f"GET {AGENT}/info")
 SAYS = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
 WRITABLE = 46_080
-"""Bytes of a file: Proxmox takes 61,440 characters of base64."""
+"""Maximum size of a file in bytes: Proxmox takes 61,440 characters of base64."""
 LOOK = "info"
-"""The command by which it is seen whether an agent answers: unlike `ping` it is a GET, which a dry run may send."""
+"""The command that tests whether an agent answers: unlike `ping` it is a GET, which a dry run may send."""
 _NO_AGENT = re.compile(r"guest agent|not running", re.IGNORECASE)
 
 Path = Annotated[str, Meta(min_length=1, max_length=4096, description="absolute path in the guest")]
@@ -48,7 +50,7 @@ Words = Annotated[list[str], Meta(min_length=1, max_length=256)]
 
 
 class Pinged(msgspec.Struct, frozen=True):
-    """Whether the agent answers; else why not, and what to do."""
+    """Whether the agent answers; if not, the reason and what to do."""
 
     vmid: int
     name: str
@@ -59,7 +61,7 @@ class Pinged(msgspec.Struct, frozen=True):
 
 
 class Interface(msgspec.Struct, frozen=True):
-    """A network interface of a guest, addresses with their prefix."""
+    """A network interface of a guest; addresses with their prefix length."""
 
     name: str
     mac: str
@@ -76,7 +78,10 @@ class Filesystem(msgspec.Struct, frozen=True):
 
 
 class AgentInfo(msgspec.Struct, frozen=True):
-    """What the guest says of itself: data, not to be trusted; `unread` is what it did not answer, and why."""
+    """Facts that the guest reports about itself: data, not trusted.
+
+    `unread` has the commands that it did not answer, with the reason.
+    """
 
     vmid: int
     name: str
@@ -91,11 +96,11 @@ class AgentInfo(msgspec.Struct, frozen=True):
 
 
 class Execute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which command of which guest, named too.
+    """The command, and the guest by VMID and name.
 
-    command   the program and its arguments: no shell takes them apart
-    stdin     what the command reads
-    patience  how long it is waited for (s); it goes on after that
+    command   the program and its arguments; no shell interprets them
+    stdin     input of the command
+    patience  how long to wait for its end (s); the command continues after that
     """
 
     vmid: fields.Vmid
@@ -107,7 +112,10 @@ class Execute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Executed(msgspec.Struct, frozen=True):
-    """How a command ended; what it said is data.  `exited` is false while it still runs as `pid` in the guest."""
+    """The outcome of a command; its output is data.
+
+    `exited` is false while it still runs as `pid` in the guest.
+    """
 
     vmid: int
     name: str
@@ -121,7 +129,10 @@ class Executed(msgspec.Struct, frozen=True):
 
 
 class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which file of which guest, named too; from byte `offset` on, which Proxmox VE 8 does not know."""
+    """The file to read from byte `offset` on, and the guest by VMID and name.
+
+    offset: not supported by Proxmox VE 8
+    """
 
     vmid: fields.Vmid
     guest: GuestName
@@ -131,7 +142,10 @@ class ReadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileContent(msgspec.Struct, frozen=True):
-    """A part of a file, which is data: text without control characters, or `base64` of what is no text."""
+    """A part of a file, which is data.
+
+    text: without control characters; base64: the content if it is not text
+    """
 
     vmid: int
     path: str
@@ -142,7 +156,10 @@ class FileContent(msgspec.Struct, frozen=True):
 
 
 class WriteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which file of which guest, named too, and all that it shall hold; Proxmox takes no empty one."""
+    """The file, its complete new content, and the guest by VMID and name.
+
+    Proxmox does not take empty content.
+    """
 
     vmid: fields.Vmid
     guest: GuestName
@@ -151,7 +168,7 @@ class WriteFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Written(msgspec.Struct, frozen=True):
-    """The file as it was read back; `changed` is false if it held that already."""
+    """The file as it was read back; `changed` is false if it already had this content."""
 
     vmid: int
     path: str
@@ -160,25 +177,25 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class Agent:
-    """The tools for the guest agent of VMs."""
+    """Tools for the guest agent of VMs."""
 
     calls: ClassVar[Calls] = {
         "agent_ping": ASKS,
-        "agent_info": (*ASKS, *(f"GET {AGENT}/{each}" for each in SAYS)),
+        "agent_info": (*ASKS, *(f"GET {AGENT}/{command}" for command in SAYS)),
         "agent_exec": (*ASKS, *methods.READ, f"POST {AGENT}/exec", f"GET {AGENT}/exec-status"),
         "agent_read_file": (*methods.READ, f"GET {AGENT}/file-read"),
         "agent_write_file": (*methods.READ, f"GET {AGENT}/file-read", f"POST {AGENT}/file-write"),
     }
-    needs: ClassVar[Needs] = {each: {("VM.Audit", "/vms/{vmid}")} for each in calls}
+    needs: ClassVar[Needs] = {tool_name: {("VM.Audit", "/vms/{vmid}")} for tool_name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def agent_ping(self, call: Call, p: Which) -> Pinged:  # noqa: ARG002 - every tool has a call
-        """Tell whether the guest agent of a VM answers, and what to do if it does not."""
+        """Check whether the guest agent of a VM answers, and what to do if it does not."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         try:
             info = await self._ask(at, LOOK)
@@ -189,17 +206,17 @@ class Agent:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def agent_info(self, call: Call, p: Which) -> AgentInfo:  # noqa: ARG002
-        """Show what a VM says of itself through its guest agent: system, addresses, file systems."""
+        """Show what the guest agent of a VM reports: system, addresses, file systems."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         await self._ask(at, LOOK)
         commands = ("get-osinfo", "get-host-name", "network-get-interfaces", "get-fsinfo")
-        answers = await asyncio.gather(*(self._ask(at, each) for each in commands), return_exceptions=True)
-        said = {c: a.get("result") for c, a in zip(commands, answers, strict=True) if isinstance(a, dict)}
+        answers = await asyncio.gather(*(self._ask(at, command) for command in commands), return_exceptions=True)
+        results = {c: a.get("result") for c, a in zip(commands, answers, strict=True) if isinstance(a, dict)}
         unread = {c: guest_output.word(a) for c, a in zip(commands, answers, strict=True) if isinstance(a, AgentdError)}
-        for each in answers:
-            if isinstance(each, BaseException) and not isinstance(each, AgentdError):
-                raise each
-        system, host = guest_output.record(said.get("get-osinfo")), guest_output.record(said.get("get-host-name"))
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, AgentdError):
+                raise answer
+        system, host = guest_output.record(results.get("get-osinfo")), guest_output.record(results.get("get-host-name"))
         return AgentInfo(
             vmid=at.vmid,
             name=at.name,
@@ -208,16 +225,17 @@ class Agent:
             system=guest_output.word(system.get("pretty-name") or system.get("name")),
             kernel=guest_output.word(system.get("kernel-release")),
             machine=guest_output.word(system.get("machine")),
-            interfaces=[_interface(each) for each in guest_output.records(said.get("network-get-interfaces"))],
-            filesystems=[_filesystem(each) for each in guest_output.records(said.get("get-fsinfo"))],
+            interfaces=[_interface(entry) for entry in guest_output.records(results.get("network-get-interfaces"))],
+            filesystems=[_filesystem(entry) for entry in guest_output.records(results.get("get-fsinfo"))],
             unread=unread,
         )
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="vm_management")
     async def agent_exec(self, call: Call, p: Execute) -> Executed:
-        """Run a command in a VM through its guest agent and wait for its end; nobody undoes what it does.
+        """Run a command in a VM through its guest agent and wait for its end.
 
-        Unsafe to repeat: whether a command whose answer was lost has run cannot be seen from outside.
+        Its effects cannot be undone.  Unsafe to repeat: if the answer is lost, nothing outside the VM shows whether the
+        command has run.
         """
         at = await self._named(p.vmid, p.guest)
         pid: list[int] = []
@@ -244,7 +262,7 @@ class Agent:
         at = await self._named(p.vmid, p.guest)
         read: list[tuple[bytes, bool]] = []
 
-        async def seen() -> None:  # finds nothing: a read is done anew each time
+        async def seen() -> None:  # never returns Found: each call reads again
             call.target(await targets.guest(self.inventory, at))
 
         async def act() -> None:
@@ -264,7 +282,10 @@ class Agent:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="vm_management")
     async def agent_write_file(self, call: Call, p: WriteFile) -> Written:
-        """Write a file in a VM through its guest agent, whatever it held, and read it back."""
+        """Write a file in a VM through its guest agent, and read it back.
+
+        The previous content of the file is overwritten.
+        """
         content = p.content.encode()
         if len(content) > WRITABLE:
             raise Rejected(f"content: {len(content)} bytes; Proxmox takes {WRITABLE} at once")
@@ -291,7 +312,10 @@ class Agent:
         return at
 
     async def _ask(self, at: Place, command: str, params: Entry | None = None, *, write: bool = False) -> Entry:
-        """Return what the agent answers; raises Rejected with what to do where there is no agent."""
+        """Return the answer of the agent.
+
+        Raise Rejected with what to do if no agent answers.
+        """
         ask = self.proxmox.post if write else self.proxmox.get
         try:
             answer = dict(await ask(f"{at.path}/agent/{command}", **(params or {})) or {})
@@ -303,13 +327,16 @@ class Agent:
                 "installed and started, and `agent: enabled=1` in its configuration since its last start"
             ) from error
         refused = guest_output.record(guest_output.record(answer.get("result")).get("error"))
-        if refused:  # an error of the agent comes as a result, in an answer of 200
-            said = f"{guest_output.word(refused.get('class'))}: {guest_output.word(refused.get('desc'))}".strip(": ")
-            raise Rejected(f"the guest agent of {at.title} does not do {command} ({said})")
+        if refused:  # the agent's error is the result of an answer with status 200
+            text = f"{guest_output.word(refused.get('class'))}: {guest_output.word(refused.get('desc'))}".strip(": ")
+            raise Rejected(f"the guest agent of {at.title} does not do {command} ({text})")
         return answer
 
     async def _ended(self, call: Call, at: Place, pid: int, p: Execute) -> Executed:
-        """Wait for a command; that it cannot be asked for a while says nothing, for it must not be begun again."""
+        """Wait for the end of a command.
+
+        While Proxmox cannot be reached the wait continues, because the command must not be started again.
+        """
         until, pause = time.monotonic() + min(p.patience, max(0.0, call.left() - MARGIN)), 0.1
         while True:
             try:
@@ -328,7 +355,10 @@ class Agent:
             pause = min(pause * 1.5, 2.0)
 
     async def _read(self, at: Place, path: str, offset: int, limit: int) -> tuple[bytes, bool]:
-        """Return a part of a file, and whether there is more; Proxmox VE 8 gives all of it, as Latin-1."""
+        """Return a part of a file, and whether there is more.
+
+        Proxmox VE 8 sends the whole file, as Latin-1.
+        """
         part = {"file": path, "decode": False, "count": limit, "offset": offset or None}
         try:
             answer = await self._ask(at, "file-read", part)

@@ -1,7 +1,7 @@
-"""Make something readable and harmless of what a guest says; pure.
+"""Make output of a guest readable and harmless; pure.
 
-A guest is nobody to be trusted: its text is cut to a bound and rid of what steers a terminal or hides in a line, and
-what has another shape than it should have counts as nothing.
+Output of a guest is not trusted: its text is cut to a limit and stripped of characters that control a terminal or are
+invisible in a line, and a value that does not have the expected type counts as empty.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agentd.proxmox.responses import one_line
 Entry = dict[str, Any]
 
 WORD, LINES = 200, 32
-"""How long a name from a guest is at most, and how many of a kind are shown."""
+"""Maximum length of a name from a guest, and maximum number of objects that are shown."""
 LARGEST = 2**70
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff]"
@@ -23,21 +23,21 @@ _UNSEEN = re.compile(
 
 
 def shown(text: str) -> str:
-    """Return text of a guest without what steers a terminal or hides in a line."""
+    """Return text without characters that control a terminal or are invisible."""
     return _UNSEEN.sub("", text)
 
 
 def file_text(content: bytes) -> str | None:
-    """Return what a file says, None if it is no text."""
+    """Return the content of a file as text, None if it is not text."""
     try:
         return None if b"\x00" in content else content.decode()
     except UnicodeDecodeError as error:
         whole = error.start >= len(content) - 3 and error.reason == "unexpected end of data"
-        return content[: error.start].decode() if whole else None  # a character that was cut in two
+        return content[: error.start].decode() if whole else None  # the end of the data cuts a character in two
 
 
 def unmangled(text: str) -> str:
-    """Return text whose UTF-8 Proxmox took for Latin-1 as it was meant."""
+    """Return the original of a text whose UTF-8 Proxmox decoded as Latin-1."""
     try:
         return text.encode("latin-1").decode()
     except UnicodeError:
@@ -45,7 +45,7 @@ def unmangled(text: str) -> str:
 
 
 def command(words: list[str]) -> str:
-    """Return a command as who approves it reads it: all of it."""
+    """Return a command, complete, as it is shown for approval."""
     return one_line(shown(shlex.join(words)))
 
 
@@ -55,25 +55,28 @@ def word(value: object) -> str:
 
 
 def record(value: object) -> Entry:
-    """Return an object, empty if it is none."""
+    """Return an object, empty if the value is not an object."""
     return dict(value) if isinstance(value, dict) else {}
 
 
 def records(value: object) -> list[Entry]:
-    """Return the objects of a list, the first of them."""
-    return [dict(each) for each in value[:LINES] if isinstance(each, dict)] if isinstance(value, list) else []
+    """Return the objects among the first values of a list."""
+    return [dict(item) for item in value[:LINES] if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def size(value: object) -> float:
-    """Return a size that a guest states; what is no number, or none that a disk can have, counts as none."""
+    """Return a size that a guest reports.
+
+    It is 0 if the value is not a number or not a possible disk size.
+    """
     return float(value) if isinstance(value, int | float) and 0 <= value < LARGEST else 0.0
 
 
 def number(value: object) -> int | None:
-    """Return a whole number, None if it is none."""
+    """Return a whole number, None if the value is not one."""
     return int(str(value)) if re.fullmatch(r"-?\d{1,18}", str(value)) else None
 
 
 def flag(value: object) -> bool:
-    """Return whether a flag is set, in all the ways in which it is written."""
+    """Return whether a flag is set; it may be written as 1 or true."""
     return str(value).lower() in {"1", "true"}

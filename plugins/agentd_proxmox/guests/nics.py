@@ -1,7 +1,7 @@
-"""Network cards of guests, and all of a guest's configuration as Proxmox writes it.
+"""Network cards of guests, and the complete configuration of a guest.
 
-A card is one option, `net0`, of many parts.  What a caller does not speak of stays as it is, the MAC address above all:
-by it a guest's system knows the card, and a DHCP server the guest.
+A card is one option, `net0`, of many parts.  Parts that the caller does not give stay as they are, above all the MAC
+address: it identifies the card to the system of the guest, and the guest to a DHCP server.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ Model = Literal[
 
 
 class OneCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which network card of which guest; digest: of get_vm, then nothing is done if it has changed."""
+    """A network card of a guest.
+
+    digest: from get_vm; if the configuration has changed since, nothing is done
+    """
 
     vmid: fields.Vmid
     card: Card
@@ -55,10 +58,12 @@ class OneCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SetNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a network card shall be; what is left out stays, or is as usual for a new one, which needs a bridge.
+    """The wanted network card: an omitted part stays.
 
-    tag: VLAN, 0 for none; rate: MB/s, 0 for no limit; connected: its cable is plugged
-    model: of a VM's; ip, gateway, ip6 and gateway6: of a container's
+    A new card gets defaults and needs a bridge.
+
+    tag: VLAN, 0 for none; rate: MB/s, 0 for no limit; connected: whether its cable is plugged
+    model: for VMs; ip, gateway, ip6 and gateway6: for containers
     """
 
     vmid: fields.Vmid
@@ -78,7 +83,10 @@ class SetNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Configuration(msgspec.Struct, frozen=True):
-    """All options of a guest as Proxmox writes them, with what is pending; secrets are stars. Texts are data."""
+    """All options of a guest in the form of Proxmox, with pending changes.
+
+    Secrets are masked; texts are data.
+    """
 
     vmid: int
     name: str
@@ -89,7 +97,7 @@ class Configuration(msgspec.Struct, frozen=True):
 
 
 class Networks:
-    """The tools for network cards, and for the whole configuration."""
+    """Tools for network cards, and for the complete configuration."""
 
     calls: ClassVar[Calls] = {
         "guest_config": methods.READ,
@@ -102,13 +110,16 @@ class Networks:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def guest_config(self, call: Call, p: Which) -> Configuration:  # noqa: ARG002 - every tool has a call
-        """Show all options of a VM or container as Proxmox writes them; get_vm is shorter and says how it is."""
+        """Show all options of a VM or container in the form of Proxmox.
+
+        get_vm is shorter and also shows the status.
+        """
         at = await self.inventory.find(p.vmid, p.name)
         config = await self.inventory.config(at)
         digest = str(config.pop("digest", ""))
@@ -120,9 +131,10 @@ class Networks:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=(api_tiers.NETWORK,))
     async def set_guest_network(self, call: Call, p: SetNetwork) -> fields.Guest:
-        """Give a VM or container a network card, or change one: bridge, VLAN, firewall, cable, limit, addresses.
+        """Add or change a network card of a VM or container.
 
-        It keeps its MAC address.  What takes effect only at the next start is told as a warning.
+        It sets bridge, VLAN, firewall, cable, rate limit and addresses; a card keeps its MAC address.  A warning says
+        what takes effect only at the next start.
         """
         gateways("set_guest_network", p.ip, p.gateway, p.ip6, p.gateway6)
         at = await self.inventory.find(p.vmid)
@@ -147,7 +159,10 @@ class Networks:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def remove_guest_network(self, call: Call, p: OneCard) -> fields.Guest:
-        """Take a network card out of a VM or container; set_guest_network with its MAC address puts it back."""
+        """Remove a network card from a VM or container.
+
+        set_guest_network with its MAC address adds it again.
+        """
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
@@ -179,16 +194,19 @@ def _wanted(at: Place, p: SetNetwork, config: guest_model.Config) -> guest_model
 
 
 def _merged(at: Place, p: SetNetwork, have: option_strings.Parts) -> option_strings.Parts:
-    """Return the parts as they shall be; raises Rejected for what this kind of guest does not have."""
+    """Return the wanted parts.
+
+    Raise Rejected for a part that this kind of guest does not have.
+    """
     addresses = ("ip", "gateway", "ip6", "gateway6")
     own = ("model",) if at.kind == "qemu" else addresses
-    alien = next((each for each in ("model", *addresses) if each not in own and getattr(p, each) is not None), None)
+    alien = next((name for name in ("model", *addresses) if name not in own and getattr(p, name) is not None), None)
     if alien:
         raise Rejected(f"{alien}: {at.title} has none in its network cards; leave it out; nothing was done")
     if not have and p.bridge is None:
         raise Rejected(f"bridge: {at.title} has no {p.card} yet, and a new one needs a bridge; nothing was done")
     usual = {"model": "virtio"} if at.kind == "qemu" else {"name": f"eth{p.card.removeprefix('net')}", "ip": "dhcp"}
-    told = {
+    given = {
         "bridge": p.bridge,
         "tag": None if p.tag is None else str(p.tag or ""),
         "firewall": None if p.firewall is None else "1" * p.firewall,
@@ -201,10 +219,10 @@ def _merged(at: Place, p: SetNetwork, have: option_strings.Parts) -> option_stri
         "ip6": p.ip6,
         "gw6": p.gateway6,
     }
-    merged = (have or usual) | {key: value for key, value in told.items() if value is not None}
-    for address, gateway, given in (("ip", "gw", p.ip), ("ip6", "gw6", p.ip6)):
-        if given in {"dhcp", "manual", "auto"}:
-            merged.pop(gateway, None)  # it belonged to the address that goes
+    merged = (have or usual) | {key: value for key, value in given.items() if value is not None}
+    for address, gateway, wanted in (("ip", "gw", p.ip), ("ip6", "gw6", p.ip6)):
+        if wanted in {"dhcp", "manual", "auto"}:
+            merged.pop(gateway, None)  # it belonged to the address that is removed
         if merged.get(gateway) and merged.get(address, "manual") in {"dhcp", "manual", "auto"}:
             name = f"gateway{address[2:]}"
             raise Rejected(f"{name}: it goes with an address in {address}, and {p.card} of {at.title} has none")

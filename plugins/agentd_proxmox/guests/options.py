@@ -1,7 +1,8 @@
-"""Put options of a guest back as Proxmox writes them: what undoes each change of a configuration.
+"""Write options of a guest in the form of Proxmox, to undo a change.
 
-It writes the options that other tools of the tier `operate` write, and no others.  It never makes a volume: a disk can
-only be one that the guest has already, and a text without a colon after the storage would allocate a new one.
+This undoes each change of a configuration.  It writes only the options that other tools of the tier `operate` write.
+It never creates a volume: a disk must be one that the guest already has, and a text without a colon after the storage
+would allocate a new one.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ Key = Annotated[str, formats.whole("[a-z]+[0-9]{0,3}", "for example net0 or scsi
 
 
 class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options as guest_config shows them, to be written whole, and options to be removed.
+    """Options to write, complete as guest_config shows them, and options to remove.
 
-    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    digest: from get_vm; if the configuration has changed since, nothing is changed
     """
 
     vmid: fields.Vmid
@@ -37,7 +38,7 @@ class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RawOptions:
-    """The tool that writes options of a guest as they are written."""
+    """The tool that writes complete options of a guest, in the form of Proxmox."""
 
     calls: ClassVar[Calls] = {
         "set_guest_options": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
@@ -48,15 +49,15 @@ class RawOptions:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep the inventory of guests."""
+        """Use `inventory`."""
         self.inventory = inventory
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.OPTIONS)
     async def set_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:
-        """Write options of a VM or container whole, as guest_config shows them; what undoes a change uses it.
+        """Write complete options of a VM or container, as guest_config shows them.
 
-        A disk can only be a volume that the guest keeps already. update_vm, set_guest_network and attach_disk change
-        parts of an option.
+        The undo of a change uses this tool.  A disk must be a volume that the guest already has.  update_vm,
+        set_guest_network and attach_disk change parts of an option.
         """
         _consistent(p)
         at = await self.inventory.find(p.vmid)
@@ -101,7 +102,7 @@ def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Conf
     wanted = dict(p.options)
     gone = [key for key in p.remove if key in config]
     if "description" in {*wanted, *gone}:
-        # The lines by which agentd knows its own guests stay.
+        # The lines by which agentd recognizes its own guests stay.
         text = guest_model.redescribe(str(config.get("description") or ""), wanted.pop("description", ""))
         wanted |= {"description": text} if text else {}
         gone = [key for key in gone if key != "description" or not text]
@@ -112,7 +113,7 @@ def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Conf
 
 
 def _allowed(at: Place, p: SetGuestOptions, config: guest_model.Config) -> None:
-    """Refuse options that these tools do not write, and disks that the guest does not have."""
+    """Raise Rejected for options that are not writable and for foreign disks."""
     for key in p.remove:
         if not option_strings.known(at.kind, key):
             raise Rejected(f"remove: {key} is not an option that these tools write; nothing was done")
@@ -136,7 +137,10 @@ def _refused(at: Place, key: str, value: str, config: guest_model.Config) -> str
 
 
 def _foreign(at: Place, key: str, value: str, config: guest_model.Config) -> str:
-    """Return why a disk is none of the guest's: only what it keeps unused, or has there already, can be put back."""
+    """Return why a disk is not a disk of the guest, "" if it is.
+
+    Allowed are its unused volumes, and the volume that this option already has.
+    """
     volume = option_strings.volume(value)
     cd = option_strings.drive(value).get("media") == "cdrom" or volume in option_strings.MEDIA
     if at.kind == "qemu" and cd and (volume in option_strings.MEDIA or ":iso/" in volume):

@@ -1,7 +1,8 @@
-"""Start, stop and restart guests; the world is looked at before and after.
+"""Start, stop and restart guests; the state is read before and after each action.
 
-A power task on a locked guest is accepted and fails, so the lock is waited for before.  A guest that is as wanted is
-left alone: `stop` of a stopped VM would end OK, `start` of a running one would fail (proxmox.md, Tasks).
+Proxmox accepts a power task on a locked guest and the task fails, so the tools wait for the lock first.  A guest that
+already has the wanted state is not changed: `stop` of a stopped VM would end OK, `start` of a running one would fail
+(proxmox.md, Tasks).
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ if TYPE_CHECKING:
 
 
 class Shutdown(Which, frozen=True, forbid_unknown_fields=True):
-    """Which guest, how long it has (`patience`, s), and whether it is stopped hard after that."""
+    """A guest and its time to shut down (`patience`, s).
+
+    force: stop the guest hard after that time
+    """
 
     patience: fields.Seconds = 60
     force: bool = False
 
 
 class Reboot(Which, frozen=True, forbid_unknown_fields=True):
-    """Which guest, and how long it has to shut down (`patience`, s)."""
+    """A guest and its time to shut down (`patience`, s)."""
 
     patience: fields.Seconds = 60
 
 
 class Power:
-    """The tools that turn guests on and off."""
+    """Tools that start, stop and restart guests."""
 
     calls: ClassVar[Calls] = {
         "start_vm": (*methods.WRITE, *methods.guest("POST /status/start")),
@@ -46,27 +50,33 @@ class Power:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def start_vm(self, call: Call, p: Which) -> fields.Guest:
-        """Start a VM or container and wait until it runs; one that runs is left alone."""
+        """Start a VM or container and wait until it runs; a running one is not changed."""
         at = await self.inventory.find(p.vmid, p.name)
         if at.template:
             raise Rejected(f"{at.title} is a template: it cannot be started, only cloned")
-        # A suspended VM is locked until it is started: that lock is no reason to wait.
+        # Only a start removes the lock of a suspended VM, so that lock is not waited for.
         return await self._switch(call, at, "start", RUNNING, besides="suspended")
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def stop_vm(self, call: Call, p: Which) -> fields.Guest:
-        """Stop a VM or container at once, as if its plug were pulled; shutdown_vm is the gentle way."""
+        """Stop a VM or container at once, like pulling the power plug.
+
+        shutdown_vm shuts it down cleanly.
+        """
         return await self._switch(call, await self.inventory.find(p.vmid, p.name), "stop", STOPPED)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
     async def shutdown_vm(self, call: Call, p: Shutdown) -> fields.Guest:
-        """Ask a guest to shut down and wait; with `force` it is stopped when its patience is over."""
+        """Shut a VM or container down cleanly and wait until it has stopped.
+
+        With `force` it is stopped hard when `patience` has passed.
+        """
         at = await self.inventory.find(p.vmid, p.name)
         try:
             return await self._switch(
@@ -78,10 +88,10 @@ class Power:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
     async def reboot_vm(self, call: Call, p: Reboot) -> fields.Guest:
-        """Shut a running guest down and start it again; changes that were pending take effect.
+        """Shut a running guest down and start it again; pending changes take effect.
 
-        Unsafe to repeat: from outside a guest that was rebooted looks like one that was not, its uptime may have been
-        short before.  On doubt a person looks.
+        Unsafe to repeat: the state of a guest does not show whether it was rebooted, because its uptime may have been
+        short before.  If the outcome is unknown, a person has to check.
         """
         at = await self.inventory.find(p.vmid, p.name)
         call.target(at.target())
@@ -122,23 +132,26 @@ class Power:
         try:
             await self.inventory.finish(call, found)
         except TaskFailed as error:
-            # Somebody else was faster ("already running"): what was wanted is so, and that is what counts.
+            # Another client was faster ("already running"): the guest has the wanted state, which is all that counts.
             if not _is(await self.inventory.status(at), wanted):
                 raise
             call.warn(f"{error}; but {at.title} is {wanted}")
         return await self._settled(at, wanted)
 
     async def _under_way(self, at: Place, action: str) -> str:
-        """Return the UPID of a task that does this to the guest now, "" if there is none.
+        """Return the UPID of a running task that does `action` to the guest, or "".
 
-        A caller that left before the answer, or another one, has begun it: a second task would only fail.
+        A caller that did not wait for the answer, or another client, started it: a second task would only fail.
         """
         kinds = {f"{prefix}{action}" for prefix in ("qm", "vz", "ha")}
         entries = await self.proxmox.tasks(at.node, source="active", vmid=at.vmid)
         return next((str(e["upid"]) for e in entries if e.get("type") in kinds and not e.get("endtime")), "")
 
     async def _settled(self, at: Place, wanted: str) -> fields.Guest:
-        """Read the guest; one under HA is switched by the HA manager some seconds after its task ended OK."""
+        """Return the guest; raise TaskFailed if it does not reach the wanted state.
+
+        The HA manager switches a guest under HA some seconds after the task ended OK, so this waits for it.
+        """
         until = time.monotonic() + self.inventory.settings.ha_wait
         guest = await self.inventory.read(at)
         while guest.ha and guest.status != wanted and time.monotonic() < until:
@@ -150,7 +163,10 @@ class Power:
 
 
 def _is(status: dict[str, Any], wanted: str) -> bool:
-    """Tell whether a guest is as wanted; one that is suspended to disk, or only backed up, is off."""
+    """Return whether a guest has the wanted state.
+
+    A guest that is suspended to disk, or whose process only a backup has started, counts as stopped.
+    """
     return (
         guest_model.state(status) == RUNNING
         if wanted == RUNNING

@@ -1,9 +1,10 @@
-"""Snapshots of VMs and containers: list, make, roll back, delete, find the old ones.
+"""Snapshots of VMs and containers: list, create, roll back, delete, find old ones.
 
-A snapshot's name is fixed before it is made, by the caller or from the call's key, and its description bears the
-call's mark: so a lost answer is settled by looking.  Its task is accepted for a locked guest and for a name that is
-taken, and fails (proxmox.md, Tasks); both are looked at before.  A rollback leaves nothing by which it could be known
-again: on doubt a person decides, for a second one would throw away what came after the first.
+The name of a snapshot is fixed before it is created, by the caller or from the invocation key, and its description
+has the mark of the call: if an answer was lost, reading the snapshots gives the outcome.  Proxmox accepts the task for
+a locked guest and for a name that is already used, and the task fails (proxmox.md, Tasks); both are checked first.  A
+rollback leaves no trace that identifies it: if its outcome is unknown, a person decides, because a second rollback
+would discard what was written after the first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 CURRENT = "current"
-"""The entry of Proxmox' list that stands for the guest as it is now."""
+"""The entry in the list of Proxmox that is the current state of the guest, not a snapshot."""
 MAKERS, DELETERS = frozenset({"qmsnapshot", "vzsnapshot"}), frozenset({"qmdelsnapshot", "vzdelsnapshot"})
 GUESTS_A_PAGE, LINES_A_PAGE = 50, 25
 
@@ -40,7 +41,10 @@ SnapName = formats.Snapshot
 
 
 class SnapshotLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A snapshot; depth is its place in the tree, age is in hours, state says that it is not finished."""
+    """A snapshot.
+
+    depth: its level in the tree; age: in hours; state: set while it is unfinished
+    """
 
     name: str
     time: datetime
@@ -54,7 +58,10 @@ class SnapshotLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SnapshotTree(msgspec.Struct, frozen=True):
-    """The snapshots of a guest, parents before children; `current` is the one that the guest goes on from."""
+    """The snapshots of a guest, parents before children.
+
+    `current` is the parent of the current state.
+    """
 
     vmid: int
     name: str
@@ -64,7 +71,10 @@ class SnapshotTree(msgspec.Struct, frozen=True):
 
 
 class CreateSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which guest; without `name` it is drawn from the call's key.  vmstate: with the memory of a running VM."""
+    """The guest; without `name`, it is derived from the invocation key.
+
+    vmstate: include the memory of a running VM
+    """
 
     vmid: fields.Vmid
     name: SnapName | None = None
@@ -73,7 +83,10 @@ class CreateSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RollbackSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which snapshot of which guest, named too; `start` starts it afterwards."""
+    """The snapshot, and the guest by VMID and name.
+
+    `start` starts the guest afterwards.
+    """
 
     vmid: fields.Vmid
     guest: GuestName
@@ -82,14 +95,17 @@ class RollbackSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RolledBack(msgspec.Struct, frozen=True):
-    """The guest after it, and the snapshots that stand as before."""
+    """The guest after the rollback, and its snapshots."""
 
     guest: fields.Guest
     snapshots: SnapshotTree
 
 
 class DeleteSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which snapshot of which guest, named too; `force` takes it out of the configuration if its disks fail."""
+    """The snapshot, and the guest by VMID and name.
+
+    force: remove the snapshot from the configuration even if removing its disks fails
+    """
 
     vmid: fields.Vmid
     guest: GuestName
@@ -98,7 +114,10 @@ class DeleteSnapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OldSnapshots(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How old, on which node; `guests` is how many guests a page looks at, each by one call; `limit` is for lines."""
+    """Minimum age, and the node (default: all).
+
+    `guests` is the number of guests that a page reads, with one request each; `limit` is the number of lines.
+    """
 
     days: Annotated[float, Meta(ge=0, le=36_500)] = 30
     node: fields.Node | None = None
@@ -119,7 +138,10 @@ class OldSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OldSnapshotPage(msgspec.Struct, frozen=True):
-    """How many old snapshots the guests looked at have, the oldest of them; `unread` are guests not asked, and why."""
+    """Number of old snapshots of the guests that were read, and the oldest ones.
+
+    `unread` has the guests that could not be read, with the reason.
+    """
 
     total: int
     looked_at: int
@@ -130,18 +152,21 @@ class OldSnapshotPage(msgspec.Struct, frozen=True):
 
 
 def tree(at: Place, entries: list[Entry], now: datetime) -> SnapshotTree:
-    """Return the answer of Proxmox as a tree in reading order; one with an unknown parent is a root."""
+    """Return the answer of Proxmox as a tree, parents first.
+
+    A snapshot with an unknown parent is a root.
+    """
     current = next((one_line(e.get("parent") or "") for e in entries if e.get("name") == CURRENT), "")
     lines = {e["name"]: _line(e, now) for e in entries if e.get("name") != CURRENT}
     children: dict[str, list[SnapshotLine]] = {}
-    for each in sorted(lines.values(), key=lambda each: (each.time, each.name)):
-        children.setdefault(each.parent if each.parent in lines else "", []).append(each)
+    for line in sorted(lines.values(), key=lambda line: (line.time, line.name)):
+        children.setdefault(line.parent if line.parent in lines else "", []).append(line)
     ordered: list[SnapshotLine] = []
-    left = [(each, 0) for each in reversed(children.get("", []))]
+    left = [(line, 0) for line in reversed(children.get("", []))]
     while left:
-        each, depth = left.pop()
-        ordered.append(msgspec.structs.replace(each, depth=depth))
-        left += [(child, depth + 1) for child in reversed(children.get(each.name, []))]
+        line, depth = left.pop()
+        ordered.append(msgspec.structs.replace(line, depth=depth))
+        left += [(child, depth + 1) for child in reversed(children.get(line.name, []))]
     return SnapshotTree(at.vmid, at.name, at.node, current, ordered)
 
 
@@ -161,7 +186,7 @@ def _line(entry: Entry, now: datetime) -> SnapshotLine:
 
 
 class Snapshots:
-    """The tools for snapshots."""
+    """Tools for snapshots."""
 
     calls: ClassVar[Calls] = {
         "list_snapshots": (*methods.PLACES, *methods.guest("GET /snapshot")),
@@ -177,18 +202,24 @@ class Snapshots:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def list_snapshots(self, call: Call, p: Which) -> SnapshotTree:  # noqa: ARG002 - every tool has a call
-        """List the snapshots of a VM or container as a tree, with their age; Proxmox does not tell their size."""
+        """List the snapshots of a VM or container as a tree, with their age.
+
+        Proxmox does not report their size.
+        """
         return await self._tree(await self.inventory.find(p.vmid, p.name))
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="vm_management")
     async def create_snapshot(self, call: Call, p: CreateSnapshot) -> SnapshotLine:
-        """Make a snapshot of a VM or container and wait until it is there; with `vmstate` also of its memory."""
+        """Create a snapshot of a VM or container and wait until it is complete.
+
+        With `vmstate` it includes the memory of a running VM.
+        """
         at = await self.inventory.find(p.vmid)
         if p.vmstate and at.kind != "qemu":
             raise Rejected(f"{at.title} has no memory that a snapshot could keep: leave `vmstate` out")
@@ -220,7 +251,7 @@ class Snapshots:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.UNSAFE, capability="vm_management")
     async def rollback_snapshot(self, call: Call, p: RollbackSnapshot) -> RolledBack:
-        """Put a guest back to a snapshot: everything that was written to it since is gone."""
+        """Roll a guest back to a snapshot: everything written since then is lost."""
         at = await self.inventory.find(p.vmid)
         targets.named(at, p.guest)
 
@@ -250,7 +281,10 @@ class Snapshots:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
     async def delete_snapshot(self, call: Call, p: DeleteSnapshot) -> SnapshotTree:
-        """Delete a snapshot; the guest stays as it is, children of the snapshot get its parent."""
+        """Delete a snapshot of a VM or container.
+
+        The state of the guest does not change; the children of the snapshot get its parent.
+        """
         at = await self.inventory.find(p.vmid)
         targets.named(at, p.guest)
 
@@ -280,21 +314,22 @@ class Snapshots:
                 raise TaskFailed(f"{error}; {await self._left(at)}", log=error.log) from error
             call.warn(f"{error}; but the snapshot is gone")
         shown = await self._tree(at)
-        if any(each.name == p.name for each in shown.snapshots):
+        if any(line.name == p.name for line in shown.snapshots):
             raise TaskFailed(f"the task ended well, and {at.title} still has the snapshot {p.name}")
         return shown
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def old_snapshots(self, call: Call, p: OldSnapshots) -> OldSnapshotPage:  # noqa: ARG002
-        """Find snapshots older than some days over the cluster: one call for all guests, and one a guest.
+        """Find snapshots in the cluster that are older than a number of days.
 
-        Guests that cannot be asked are named with the reason: no snapshot is taken for absent because a node is away.
+        This takes one request for the list of guests, and one a guest.  Guests that cannot be read are listed with the
+        reason, so that an unreachable node does not look like guests without snapshots.
         """
         if p.cursor and not (p.cursor.isascii() and p.cursor.isdigit()):
             raise Rejected("old_snapshots: a cursor is what `next` said, nothing else")
         filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
-        places = [each for each in await self.inventory.places() if p.node in {None, each.node} and not each.template]
-        looked, after = pages.page(places, lambda each: f"{each.vmid:09d}", p.guests, p.cursor)
+        places = [at for at in await self.inventory.places() if p.node in {None, at.node} and not at.template]
+        looked, after = pages.page(places, lambda place: f"{place.vmid:09d}", p.guests, p.cursor)
         answers = await asyncio.gather(*map(self._asked, looked))
         oldest = datetime.now(UTC) - timedelta(days=p.days)
         old = [
@@ -304,12 +339,12 @@ class Snapshots:
             for line in answer.snapshots
             if line.time < oldest
         ]
-        old.sort(key=lambda each: (each[0], each[1].vmid, each[2].name))
+        old.sort(key=lambda row: (row[0], row[1].vmid, row[2].name))
         found = [
             OldSnapshot(at.vmid, at.name, at.node, line.name, round(line.age / 24, 1), line.vmstate)
             for _, at, line in old[: p.limit]
         ]
-        unread = {each.title: str(e) for each, e in zip(looked, answers, strict=True) if isinstance(e, AgentdError)}
+        unread = {at.title: str(e) for at, e in zip(looked, answers, strict=True) if isinstance(e, AgentdError)}
         return OldSnapshotPage(len(old), len(looked), len(places), found, unread, after)
 
     async def _asked(self, at: Place) -> SnapshotTree | AgentdError:
@@ -325,23 +360,26 @@ class Snapshots:
         return tree(at, await self._entries(at), datetime.now(UTC))
 
     async def _one(self, at: Place, name: str) -> SnapshotLine | None:
-        return next((each for each in (await self._tree(at)).snapshots if each.name == name), None)
+        return next((line for line in (await self._tree(at)).snapshots if line.name == name), None)
 
     async def _names(self, at: Place) -> str:
-        return ", ".join(each.name for each in (await self._tree(at)).snapshots) or "none"
+        return ", ".join(line.name for line in (await self._tree(at)).snapshots) or "none"
 
     async def _seat(self, call: Call, at: Place, name: str) -> Found | None:
-        """Tell whether our snapshot is there or being made; waits for a lock that others hold."""
+        """Return Found if our snapshot exists or is being created.
+
+        Wait for a lock that another task holds.
+        """
         while True:
-            entry = next((each for each in await self._entries(at) if each.get("name") == name), None)
+            entry = next((entry for entry in await self._entries(at) if entry.get("name") == name), None)
             ours = await targets.running(self.inventory, at.node, MAKERS, str(at.vmid))
             if entry is not None:
-                return self._ours(call, at, entry, [each.text for each in ours])
+                return self._ours(call, at, entry, [task.text for task in ours])
             if not ours:
                 break
             await targets.pause(call, f"a snapshot of {at.title} is being made ({ours[0].text}): is it ours?")
         await self.inventory.unlocked(call, at)
-        entry = next((each for each in await self._entries(at) if each.get("name") == name), None)
+        entry = next((entry for entry in await self._entries(at) if entry.get("name") == name), None)
         if entry is None:
             call.inverse("delete_snapshot", {"vmid": at.vmid, "guest": at.name, "name": name})
         return None if entry is None else self._ours(call, at, entry, [])
@@ -358,8 +396,11 @@ class Snapshots:
         return Found(makers[0])
 
     async def _settled(self, call: Call, at: Place, name: str, error: TaskFailed) -> SnapshotLine:
-        """Return our snapshot if it is there after all (a lost request of ours came first); else say what is left."""
-        entry = next((each for each in await self._entries(at) if each.get("name") == name), None)
+        """Return our snapshot if it exists although the task failed.
+
+        Else raise TaskFailed with what is left.  The snapshot exists if an earlier request of ours, which seemed lost, came first.
+        """
+        entry = next((entry for entry in await self._entries(at) if entry.get("name") == name), None)
         found = guest_model.marks(str((entry or {}).get("description") or ""))
         if entry is not None and call.key and marks.mark(call.key) in found and not entry.get("snapstate"):
             call.warn(f"{error}; but the snapshot {name} is there and ours")

@@ -1,4 +1,4 @@
-"""Suspend, resume and reset VMs, turn guests into templates, tag them, and show what waits for a restart."""
+"""Suspend, resume and reset VMs, make templates, set tags, show pending changes."""
 
 from __future__ import annotations
 
@@ -36,22 +36,25 @@ FROZEN = (
 
 
 class Suspend(Which, frozen=True, forbid_unknown_fields=True):
-    """Which VM; todisk: its memory is written to its storage and it stops, else it pauses in memory."""
+    """A VM.
+
+    todisk: write its memory to its storage and stop it, else pause it in memory
+    """
 
     todisk: bool = False
 
 
 class MakeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest, by VMID and name."""
+    """The guest, by VMID and name."""
 
     vmid: fields.Vmid
     name: Annotated[str, Meta(max_length=255, description="as the guest is called now")]
 
 
 class SetTags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Tags to add and to remove, or all that there shall be (`tags`, an empty list for none).
+    """Tags to add and to remove, or the complete new list (`tags`, empty for none).
 
-    digest: of get_vm; then nothing is changed if somebody has changed the configuration since
+    digest: from get_vm; if the configuration has changed since, nothing is changed
     """
 
     vmid: fields.Vmid
@@ -62,7 +65,7 @@ class SetTags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PendingOption(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An option that changes at the next start: from `now` to `then`, or it goes."""
+    """An option that changes at the next start, from `now` to `then`, or is deleted."""
 
     option: str
     now: str = ""
@@ -71,7 +74,7 @@ class PendingOption(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """What of a guest's configuration waits for its next start."""
+    """Changes of a guest's configuration that wait for its next start."""
 
     vmid: int
     name: str
@@ -80,7 +83,10 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Console(msgspec.Struct, frozen=True):
-    """How a person reaches a guest's screen: a page that asks for a login of its own, and a command on its node."""
+    """Ways to the console of a guest: a web page and a command on its node.
+
+    The page asks for its own login.
+    """
 
     vmid: int
     node: str
@@ -89,7 +95,7 @@ class Console(msgspec.Struct, frozen=True):
 
 
 class States:
-    """The tools for what a guest is besides on or off."""
+    """Tools for the states of a guest other than running or stopped."""
 
     calls: ClassVar[Calls] = {
         "suspend_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/suspend"),
@@ -111,13 +117,13 @@ class States:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def suspend_vm(self, call: Call, p: Suspend) -> fields.Guest:
-        """Pause a running VM in memory, or hibernate it to disk; resume_vm takes it back."""
+        """Pause a running VM in memory, or hibernate it to disk; resume_vm continues it."""
         at = await self._vm(p, FROZEN)
         wanted = SUSPENDED if p.todisk else PAUSED
 
@@ -134,9 +140,9 @@ class States:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def resume_vm(self, call: Call, p: Which) -> fields.Guest:
-        """Let a VM go on that was suspended, in memory or to disk; one that runs is left alone."""
+        """Resume a VM that is suspended in memory or to disk; a running VM is not changed."""
         at = await self._vm(p, FROZEN)
-        # From disk it is a start, which reads the saved memory.
+        # A VM that is suspended to disk is resumed by a start, which reads the saved memory.
         asleep = guest_model.state(await self.inventory.status(at)) == SUSPENDED
 
         async def seen() -> Found | None:
@@ -152,9 +158,11 @@ class States:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
     async def reset_vm(self, call: Call, p: Which) -> fields.Guest:
-        """Reset a running VM as by its reset button; reboot_vm is the gentle way.
+        """Reset a running VM, like pressing its reset button.
 
-        Unsafe to repeat: from outside a VM that was reset looks like one that was not.
+        reboot_vm restarts it cleanly.
+
+        Unsafe to repeat: the state of a VM does not show whether it was reset.
         """
         at = await self._vm(p)
 
@@ -168,7 +176,10 @@ class States:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
     async def make_template(self, call: Call, p: MakeTemplate) -> fields.Guest:
-        """Turn a stopped VM or container into a template; it cannot be taken back, nor started again."""
+        """Turn a stopped VM or container into a template.
+
+        This cannot be undone, and the guest can never be started again.
+        """
         at = await self.inventory.find(p.vmid)
         targets.named(at, p.name)
 
@@ -179,7 +190,7 @@ class States:
             if (state := guest_model.state(status)) != STOPPED:
                 raise Rejected(f"{at.title} is {state}: shutdown_vm first; nothing was done")
             names = [one_line(e["name"]) for e in await self.proxmox.get(f"{at.path}/snapshot") or []]
-            names = [each for each in names if each != "current"]
+            names = [name for name in names if name != "current"]
             if names:
                 raise Rejected(
                     f"{at.title} has snapshots ({', '.join(names)}): delete_snapshot first; nothing was done"
@@ -198,7 +209,7 @@ class States:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
     async def set_tags(self, call: Call, p: SetTags) -> fields.Guest:
-        """Add tags to a VM or container, remove some, or say all that there shall be."""
+        """Add tags to a VM or container, remove tags, or replace all of them."""
         if p.tags is not None and (p.add or p.remove):
             raise Rejected("set_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
         if p.tags is None and not p.add and not p.remove:
@@ -223,16 +234,19 @@ class States:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def pending_changes(self, call: Call, p: Which) -> Pending:  # noqa: ARG002 - every tool has a call
-        """Show what of a VM's or container's configuration takes effect only at its next start."""
+        """Show changes of a VM or container that take effect only at its next start."""
         at = await self.inventory.find(p.vmid, p.name)
         entries = await self.proxmox.get(f"{at.path}/pending") or []
-        changed = [each for each in entries if "pending" in each or each.get("delete")]
-        lines = sorted(map(_option, changed), key=lambda each: each.option)
+        changed = [entry for entry in entries if "pending" in entry or entry.get("delete")]
+        lines = sorted(map(_option, changed), key=lambda line: line.option)
         return Pending(at.vmid, at.name, at.node, lines)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def console_hint(self, call: Call, p: Which) -> Console:  # noqa: ARG002 - every tool has a call
-        """Say how a person opens a guest's console; no ticket is made, who opens it logs in."""
+        """Show how a person opens the console of a guest.
+
+        Opening it needs a login, no ticket is made.
+        """
         at = await self.inventory.find(p.vmid, p.name)
         kind, command = ("kvm", "qm terminal") if at.kind == "qemu" else ("lxc", "pct console")
         where = urlencode({"console": kind, "novnc": 1, "vmid": at.vmid, "vmname": at.name, "node": at.node})
@@ -240,7 +254,10 @@ class States:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def regenerate_cloudinit(self, call: Call, p: Which) -> fields.Guest:
-        """Write a VM's cloud-init drive anew from its configuration; the guest reads it at its next boot."""
+        """Regenerate the cloud-init drive of a VM from its configuration.
+
+        The guest reads it at its next boot.
+        """
         at = await self._vm(p)
         call.target(at.target())
 
@@ -283,7 +300,10 @@ class States:
 
 
 def _tagged(p: SetTags, config: guest_model.Config) -> guest_model.Config:
-    """Return the tags that there shall be; their case does not count, and stays as it is."""
+    """Return the wanted tags.
+
+    They are compared without regard to case, and their case stays as it is.
+    """
     if p.tags is not None:
         return {"tags": sorted(set(p.tags))}
     gone, have = set(option_strings.tags(";".join(p.remove))), guest_model.split_tags(config.get("tags"))

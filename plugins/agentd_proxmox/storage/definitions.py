@@ -115,7 +115,7 @@ class StorageDefinitions:
         "change_storage": ("GET /storage", "PUT /storage/{storage}"),
         "remove_storage": (*methods.PLACES, *methods.guest("GET /config"), "GET /storage", "DELETE /storage/{storage}"),
     }
-    needs: ClassVar[Needs] = {each: methods.on(methods.STORAGE, "Datastore.Audit") for each in calls}
+    needs: ClassVar[Needs] = {tool_name: methods.on(methods.STORAGE, "Datastore.Audit") for tool_name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""
@@ -125,7 +125,7 @@ class StorageDefinitions:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def list_storage_definitions(self, call: Call, p: fields.NoParameters) -> Definitions:  # noqa: ARG002
         """List the storages of the cluster as they are defined: type, content, nodes, and what each lies on."""
-        return Definitions(sorted((await self._all()).values(), key=lambda each: each.storage))
+        return Definitions(sorted((await self._all()).values(), key=lambda definition: definition.storage))
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="storage_management")
     async def add_storage(self, call: Call, p: AddStorage) -> Definition:
@@ -192,7 +192,7 @@ class StorageDefinitions:
 
         async def seen() -> Found | None:
             entries = await self.proxmox.get("/storage") or []
-            raw = next((each for each in entries if each["storage"] == p.storage), None)
+            raw = next((entry for entry in entries if entry["storage"] == p.storage), None)
             if raw is None:
                 return Found()
             now = _definition(raw)
@@ -217,7 +217,7 @@ class StorageDefinitions:
         return Removed(p.storage)
 
     async def _all(self) -> dict[str, Definition]:
-        return {each.storage: each for each in map(_definition, await self.proxmox.get("/storage") or [])}
+        return {shown.storage: shown for shown in map(_definition, await self.proxmox.get("/storage") or [])}
 
     async def _one(self, name: str) -> Definition:
         found = await self._all()

@@ -108,17 +108,17 @@ class Uploads:
     async def _idle(self, call: Call, p: UploadFile, name: str) -> None:
         """Wait while a copy of our token runs that may be of this file; it runs on the node that we are at."""
         while True:
-            nodes = [each["node"] for each in await self.proxmox.get("/nodes") or [] if each.get("status") == "online"]
+            nodes = [node["node"] for node in await self.proxmox.get("/nodes") or [] if node.get("status") == "online"]
             active = await self.inventory.active({p.node, *nodes})
-            ours = [each for each in active if each.type == "imgcopy" and each.user == self.proxmox.user]
-            for each in ours:
-                log = await self.proxmox.log_tail(each.text, 100)
+            ours = [task for task in active if task.type == "imgcopy" and task.user == self.proxmox.user]
+            for task in ours:
+                log = await self.proxmox.log_tail(task.text, 100)
                 copied = next((line.rpartition("/")[2] for line in log if line.startswith("target file:")), name)
                 if copied == name:
                     break
             else:
                 return
-            await targets.pause(call, f"a file is being taken in ({each.text}): is it {name}?")
+            await targets.pause(call, f"a file is being taken in ({task.text}): is it {name}?")
 
     async def _free(self, call: Call, p: UploadFile, volid: str, size: int) -> Found | None:
         """Tell whether the file is there, and None if it is not and has room; raises Rejected if neither."""
@@ -163,14 +163,14 @@ class Uploads:
 
     async def _one(self, node: str, volid: str) -> VolumeLine | None:
         entries = await self.proxmox.get(f"/nodes/{node}/storage/{volid.partition(':')[0]}/content") or []
-        return next((_line(each) for each in entries if each.get("volid") == volid), None)
+        return next((_line(entry) for entry in entries if entry.get("volid") == volid), None)
 
 
 @contextlib.contextmanager
 def opened(path: str, folders: list[Path]) -> Iterator[BinaryIO]:
     """Open a file that lies in one of the folders, without following a link below it; raises Rejected."""
     wanted = Path(path)
-    folder = next((each for each in folders if wanted.is_relative_to(each) and wanted != each), None)
+    folder = next((parent for parent in folders if wanted.is_relative_to(parent) and wanted != parent), None)
     if folder is None or ".." in wanted.parts:
         allowed = ", ".join(map(str, folders)) or "none"
         raise Rejected(f"path: {path} is in no folder that files may be sent from (upload_dirs: {allowed})")

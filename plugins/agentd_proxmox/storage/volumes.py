@@ -174,18 +174,18 @@ class Storage:
         """List the volumes of a storage: a tally of all that match, and one page by name or by size."""
         await targets.storage(self.inventory, p.node, p.storage, p.content)
         entries = await self._content(p.node, p.storage, content=p.content or None, vmid=p.vmid)
-        lines = [_line(each) for each in entries]
+        lines = [_line(entry) for entry in entries]
         if not lines and (reason := await targets.blind(self.inventory, p.storage)):
             call.warn(reason)
         if p.largest:
-            page, after = sorted(lines, key=lambda each: (-each.size, each.volid))[: p.limit], ""
+            page, after = sorted(lines, key=lambda line: (-line.size, line.volid))[: p.limit], ""
         else:
-            page, after = pages.page(lines, lambda each: each.volid, p.limit, p.cursor)
+            page, after = pages.page(lines, lambda line: line.volid, p.limit, p.cursor)
         return ContentPage(
             total=len(lines),
-            size=sum(each.size for each in lines),
-            by_content=dict(Counter(each.content for each in lines)),
-            volumes=[pages.only(each, p.show) for each in page],
+            size=sum(line.size for line in lines),
+            by_content=dict(Counter(line.content for line in lines)),
+            volumes=[pages.only(line, p.show) for line in page],
             next=after,
         )
 
@@ -345,7 +345,7 @@ class Storage:
 
     async def _one(self, node: str, volid: str) -> VolumeLine | None:
         entries = await self._content(node, volid.partition(":")[0])
-        return next((_line(each) for each in entries if each.get("volid") == volid), None)
+        return next((_line(entry) for entry in entries if entry.get("volid") == volid), None)
 
     async def _made(self, node: str, volid: str) -> VolumeLine:
         line = await self._one(node, volid)
@@ -355,10 +355,10 @@ class Storage:
 
     async def _users(self, p: DeleteVolume, line: VolumeLine) -> list[str]:
         """Return what uses the volume: guests with the option by which they do, and linked clones."""
-        used = [f"its linked clone {each}" for each in await self._clones(p)] if line.content in DISKS else []
+        used = [f"its linked clone {clone}" for clone in await self._clones(p)] if line.content in DISKS else []
         places = await self.inventory.places()
         if line.content in DISKS:
-            asked = [each for each in places if each.vmid == line.vmid]
+            asked = [place for place in places if place.vmid == line.vmid]
         else:
             asked = places if line.content in HELD else []
         for at in asked:
@@ -375,11 +375,11 @@ class Storage:
     async def _options(self, at: Place, volid: str) -> list[str]:
         """Return the options of a guest, and of its snapshots, that name the volume."""
         found = [key for key, value in (await self.inventory.config(at)).items() if _names(value, volid)]
-        for each in await self.proxmox.get(f"{at.path}/snapshot") or []:
-            if each.get("name") == "current":
+        for snapshot in await self.proxmox.get(f"{at.path}/snapshot") or []:
+            if snapshot.get("name") == "current":
                 continue
-            config = await self.proxmox.get(f"{at.path}/snapshot/{each['name']}/config")
-            found += [f"snapshot {one_line(each['name'])}: {key}" for key in config if _names(config[key], volid)]
+            config = await self.proxmox.get(f"{at.path}/snapshot/{snapshot['name']}/config")
+            found += [f"snapshot {one_line(snapshot['name'])}: {key}" for key in config if _names(config[key], volid)]
         return found
 
 
