@@ -1,9 +1,9 @@
-"""Backups: make one that can be found again, list them, keep them, prune them.
+"""Backups: create and list them, change their notes and protection.
 
-The mark of a backup stands at the end of the first line of its notes: a storage of files shows no other line in its
-list.  vzdump is accepted for a guest that is locked, moved or gone, and ends in `job errors` (proxmox.md, Tasks): what
-became of the guest is looked up and told.  Older backups are never pruned along the way (`remove=0`): that is
-prune_backups, which deletes what was seen before and nothing else.
+A mark identifies the backups of agentd.  It is at the end of the first line of the notes: the list of a file storage
+shows only this line.  Proxmox accepts vzdump for a guest that is locked, moved or gone, and the task ends in `job
+errors` (proxmox.md, Tasks); then this module reads and reports the state of the guest.  Creating a backup never prunes
+older ones (`remove=0`): only prune_backups does, which deletes exactly the backups that were shown before.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ Archive = formats.Backup
 
 
 class CreateBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which guest.  notes may say {{guestname}}, {{vmid}}, {{node}}, {{cluster}}; storage: its node's only one."""
+    """The guest to back up.
+
+    notes: may contain {{guestname}}, {{vmid}}, {{node}}, {{cluster}}
+    storage: can be omitted if its node has only one for backups
+    """
 
     vmid: fields.Vmid
     storage: fields.Storage | None = None
@@ -55,7 +59,10 @@ class CreateBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BackupLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A backup; size in bytes, verified is what a Proxmox Backup Server found (ok, failed), made_by the call."""
+    """A backup.
+
+    size: in bytes; verified: the result of a Proxmox Backup Server (ok, failed); made_by: the key of the invocation
+    """
 
     volid: str
     vmid: int = 0
@@ -71,7 +78,7 @@ class BackupLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ListBackups(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which guest, on which storage or node; all that can be reached otherwise."""
+    """Filters: guest, storage, node (default: all reachable backups)."""
 
     vmid: fields.Vmid | None = None
     storage: fields.Storage | None = None
@@ -82,7 +89,10 @@ class ListBackups(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BackupPage(msgspec.Struct, frozen=True):
-    """How many backups, guests and bytes there are, and a page, newest first; `unread` are storages not asked, why."""
+    """Number of backups, guests and bytes, and one page, newest first.
+
+    `unread` has the storages that could not be read, with the reason.
+    """
 
     total: int
     guests: int
@@ -94,7 +104,7 @@ class BackupPage(msgspec.Struct, frozen=True):
 
 
 class SetNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """New notes of a backup; the line by which agentd knows its own ones stays."""
+    """New notes of a backup; the mark of a backup made by agentd stays."""
 
     volid: Archive
     node: fields.Node
@@ -102,7 +112,7 @@ class SetNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SetProtection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether a backup is kept from being deleted and pruned."""
+    """Whether a backup is protected from deletion and pruning."""
 
     volid: Archive
     node: fields.Node
@@ -110,14 +120,17 @@ class SetProtection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def mark_notes(text: str, key: str) -> str:
-    """Return notes that say `text` and bear the mark of `key` at the end of their first line."""
+    """Return `text` with the mark of `key` at the end of its first line."""
     first, newline, rest = text.strip().partition("\n")
     return f"{first.rstrip()} {mark(key)}".strip() + newline + rest if key else text.strip()
 
 
 def template(text: str, key: str) -> str:
-    """Return `text` as vzdump's notes-template: one line, with new lines and backslashes escaped."""
-    text = re.sub(r"\{\{[ \t]*([^{}]*?)[ \t]*\}\}", r"{{\1}}", text)  # Proxmox takes no blanks in there
+    """Return `text` as notes-template of vzdump.
+
+    It is one line with newlines and backslashes escaped.
+    """
+    text = re.sub(r"\{\{[ \t]*([^{}]*?)[ \t]*\}\}", r"{{\1}}", text)  # Proxmox takes no blanks inside the braces
     unknown = [name for name in _TEMPLATE.findall(text) if name.strip() not in KNOWN_KEYS]
     if unknown:
         known = ", ".join(f"{{{{{name}}}}}" for name in sorted(KNOWN_KEYS))
@@ -129,7 +142,7 @@ def template(text: str, key: str) -> str:
 
 
 def backup_line(entry: Entry, node: str) -> BackupLine:
-    """Return a backup of a content list as a line."""
+    """Return an entry of a content list as a backup."""
     notes = str(entry.get("notes") or "")
     state = (entry.get("verification") or {}).get("state")
     return BackupLine(
@@ -154,7 +167,7 @@ async def archives(inventory: Inventory, node: str, storage: str, vmid: int | No
 
 
 async def archive(inventory: Inventory, node: str, volid: str) -> BackupLine:
-    """Return one backup; raises NotFound."""
+    """Return one backup; raise NotFound if it does not exist."""
     storage = volid.partition(":")[0]
     await targets.storage(inventory, node, storage, "backup")
     found = next((line for line in await archives(inventory, node, storage) if line.volid == volid), None)
@@ -164,7 +177,7 @@ async def archive(inventory: Inventory, node: str, volid: str) -> BackupLine:
 
 
 class Backups:
-    """The tools that make and keep backups."""
+    """Tools that create, list and change backups."""
 
     calls: ClassVar[Calls] = {
         "create_backup": (*methods.WRITE, methods.CONTENT, "POST /nodes/{node}/vzdump"),
@@ -178,13 +191,13 @@ class Backups:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="backup_management")
     async def create_backup(self, call: Call, p: CreateBackup) -> BackupLine:
-        """Back a VM or container up and wait until the archive is there; older ones are left as they are."""
+        """Back up a VM or container and wait until the archive exists; older backups stay."""
         if not call.key:
             raise Rejected("create_backup: this call has no key, so what it makes could not be found again")
         notes = template(p.notes, call.key)
@@ -217,9 +230,10 @@ class Backups:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def list_backups(self, call: Call, p: ListBackups) -> BackupPage:  # noqa: ARG002 - every tool has a call
-        """List backups, newest first: a tally of all that match and one page, one call a storage.
+        """List backups, newest first: counts of all that match, and one page.
 
-        A storage that cannot be read is named: a guest is not taken for one without backups because a storage is away.
+        This takes one request a storage.  A storage that cannot be read is listed, so that a guest does not seem to
+        have no backups only because its storage is unavailable.
         """
         lines: list[BackupLine] = []
         unread: dict[str, str] = {}
@@ -247,13 +261,13 @@ class Backups:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
     async def set_backup_notes(self, call: Call, p: SetNotes) -> BackupLine:
-        """Replace the notes of a backup; the mark of a backup that agentd made stays."""
+        """Replace the notes of a backup; the mark of a backup made by agentd stays."""
         was = await archive(self.inventory, p.node, p.volid)
         return await self._set(call, p.node, p.volid, "notes", mark_notes(p.notes, was.made_by))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def set_backup_protection(self, call: Call, p: SetProtection) -> BackupLine:
-        """Protect a backup from being deleted and pruned, or take the protection away."""
+        """Protect a backup from deletion and pruning, or remove the protection."""
         await archive(self.inventory, p.node, p.volid)
         return await self._set(call, p.node, p.volid, "protected", p.protected)
 
@@ -263,8 +277,8 @@ class Backups:
         call.target(Target(f"volume/{volid}", f"backup {volid}", labels=[f"storage/{storage}"]))
 
         async def seen() -> Found | None:
-            said = (await self.proxmox.get(path)).get(name)
-            now = bool(int(said or 0)) if name == "protected" else str(said or "")
+            present = (await self.proxmox.get(path)).get(name)
+            now = bool(int(present or 0)) if name == "protected" else str(present or "")
             if now == value:
                 return Found()
             if name == "protected":
@@ -278,7 +292,10 @@ class Backups:
         return await archive(self.inventory, node, volid)
 
     async def _storages(self, p: ListBackups) -> list[tuple[str, str, str]]:
-        """Return (node, storage, why it cannot be asked): a shared one once, at a node where it is there."""
+        """Return (node, storage, why it cannot be read) of each storage.
+
+        A shared storage occurs once, on a node where it is available.
+        """
         entries = [e for e in await self.inventory.resources("storage") if targets.holds(e, "backup")]
         wanted = [e for e in entries if p.storage in {None, e["storage"]} and p.node in {None, e["node"]}]
         if not wanted and (p.storage or p.node):
@@ -299,7 +316,10 @@ class Backups:
         return next((line for line in found if line.made_by == call.key), None)
 
     async def _look(self, call: Call, at: Place, storage: str) -> Found | None:
-        """Tell whether our backup is there; waits while a backup of our token runs, which may be ours."""
+        """Return Found if our backup exists.
+
+        Wait while a backup task of our token runs for the guest, which may be ours.
+        """
         while ours := await targets.running(self.inventory, at.node, {"vzdump"}, str(at.vmid)):
             if await self._ours(call, at, storage) is not None:
                 break
@@ -310,9 +330,12 @@ class Backups:
         return None
 
     async def _failed(self, call: Call, at: Place, storage: str, error: TaskFailed) -> None:
-        """Say what a failed backup means and what is left; returns only if our archive is there after all."""
-        told = " ".join(line for line in error.log if line.startswith("ERROR"))
-        if (lock := _LOCKED.search(told)) is not None:
+        """Raise an error with the reason of a failed backup and with what is left.
+
+        Return only if our archive exists although the task failed.
+        """
+        reason = " ".join(line for line in error.log if line.startswith("ERROR"))
+        if (lock := _LOCKED.search(reason)) is not None:
             raise GuestLocked(f"{error}: {at.title} is locked ({lock[1]}); nothing was done", delay=10.0) from error
         if await self._ours(call, at, storage) is not None:
             call.warn(f"{error}; but the backup is there")
@@ -331,7 +354,7 @@ class Backups:
                 else f"{at.title} is not locked"
             )
         raise TaskFailed(
-            f"{error}; {told or 'no reason told'}; no backup was left on {storage}; {after}", log=error.log
+            f"{error}; {reason or 'no reason told'}; no backup was left on {storage}; {after}", log=error.log
         )
 
 

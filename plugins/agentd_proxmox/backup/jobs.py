@@ -1,7 +1,8 @@
-"""Backup jobs of the cluster, and the guests that none of them takes.
+"""Backup jobs of the cluster, and the guests that no job backs up.
 
-A job's id is fixed by the caller or from the call's key before it is made, so a repeat finds it.  Proxmox checks no
-digest when a job is changed: here the job is read right before, and refused if it is not what the caller saw.
+The id of a job is fixed before it is created, by the caller or from the invocation key, so a repeat finds the job.
+Proxmox checks no digest when a job is changed: this module reads the job right before the change, and refuses the
+change if the job is not what the caller saw.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SAID = frozenset(
         *("compress", "prune-backups", "notes-template", "comment", "next-run", "digest"),
     }
 )
-"""What Proxmox says of a job that create_backup_job could make."""
+"""Properties that Proxmox shows of a job that create_backup_job can create."""
 KEEPS = ("last", "hourly", "daily", "weekly", "monthly", "yearly", "all")
 
 JobId = formats.NewBackupJob
@@ -47,7 +48,7 @@ Comment = Annotated[str, Meta(max_length=512)]
 
 
 class BackupJob(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A backup job; `all` without `vmids` takes every guest but `exclude`."""
+    """A backup job; `all` without `vmids` backs up every guest except `exclude`."""
 
     id: str
     enabled: bool
@@ -68,7 +69,7 @@ class BackupJob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ListJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which page."""
+    """The page to show."""
 
     limit: pages.Limit = PAGE
     cursor: pages.Cursor = ""
@@ -76,7 +77,7 @@ class ListJobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JobPage(msgspec.Struct, frozen=True):
-    """How many jobs there are and how many are on, and one page by id."""
+    """Number of jobs, number of enabled jobs, and one page by id."""
 
     total: int
     enabled: int
@@ -85,7 +86,7 @@ class JobPage(msgspec.Struct, frozen=True):
 
 
 class CreateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When, whereto and whom: exactly one of `all`, `vmids`, `pool`."""
+    """The schedule, the storage and the guests: exactly one of `all`, `vmids`, `pool`."""
 
     schedule: Schedule
     storage: fields.Storage
@@ -104,7 +105,10 @@ class CreateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UpdateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change; what is left out stays.  digest: of list_backup_jobs, refuses a job that changed since."""
+    """What to change; an omitted setting stays.
+
+    digest: from list_backup_jobs; if the job has changed since, nothing is changed
+    """
 
     id: AnyJobId
     schedule: Schedule | None = None
@@ -119,14 +123,20 @@ class UpdateJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeleteJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which job; digest: of list_backup_jobs, refuses a job that changed since."""
+    """A job.
+
+    digest: from list_backup_jobs; if the job has changed since, nothing is done
+    """
 
     id: AnyJobId
     digest: str = ""
 
 
 class DeletedJob(msgspec.Struct, frozen=True):
-    """The job as it was, null if it was gone before; `uncovered` are guests that no job takes now."""
+    """The deleted job; `job` is its last state, null if it did not exist any more.
+
+    `uncovered` has the guests that no job backs up now.
+    """
 
     id: str
     job: BackupJob | None
@@ -134,14 +144,14 @@ class DeletedJob(msgspec.Struct, frozen=True):
 
 
 class NotBackedUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which page."""
+    """The page to show."""
 
     limit: pages.Limit = PAGE
     cursor: pages.Cursor = ""
 
 
 class Uncovered(msgspec.Struct, frozen=True):
-    """A guest that no enabled job takes."""
+    """A guest that no enabled job backs up."""
 
     vmid: int
     name: str
@@ -149,7 +159,7 @@ class Uncovered(msgspec.Struct, frozen=True):
 
 
 class UncoveredPage(msgspec.Struct, frozen=True):
-    """How many guests no enabled job takes, and one page by VMID."""
+    """Number of guests that no enabled job backs up, and one page by VMID."""
 
     total: int
     guests: list[Uncovered]
@@ -157,7 +167,7 @@ class UncoveredPage(msgspec.Struct, frozen=True):
 
 
 class Jobs:
-    """The tools for backup jobs."""
+    """Tools for backup jobs."""
 
     calls: ClassVar[Calls] = {
         "list_backup_jobs": ("GET /cluster/backup",),
@@ -167,17 +177,18 @@ class Jobs:
         "not_backed_up": (UNCOVERED,),
     }
     needs: ClassVar[Needs] = {
-        tool_name: methods.on(methods.STORAGE, "Datastore.Audit") for tool_name in ("create_backup_job", "update_backup_job")
+        tool_name: methods.on(methods.STORAGE, "Datastore.Audit")
+        for tool_name in ("create_backup_job", "update_backup_job")
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def list_backup_jobs(self, call: Call, p: ListJobs) -> JobPage:  # noqa: ARG002 - every tool has a call
-        """List the cluster's backup jobs: when, whereto, whom, and what is kept."""
+        """List the backup jobs of the cluster: schedule, storage, guests and retention."""
         jobs = await self._jobs()
         page, after = pages.page(jobs, lambda job: job.id, p.limit, p.cursor)
         shown = [pages.only(job, p.show) for job in page]
@@ -185,7 +196,10 @@ class Jobs:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def create_backup_job(self, call: Call, p: CreateJob) -> BackupJob:
-        """Make a backup job; without an id it is drawn from the call's key, so that a repeat finds it."""
+        """Create a backup job.
+
+        Without an id, it is derived from the invocation key, so that a repeat finds the job.
+        """
         if sum((p.all, bool(p.vmids), p.pool is not None)) != 1:
             raise Rejected("create_backup_job: say whom to back up by exactly one of all, vmids, pool")
         if p.exclude and not p.all:
@@ -227,7 +241,7 @@ class Jobs:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def update_backup_job(self, call: Call, p: UpdateJob) -> BackupJob:
-        """Change a backup job: its time, storage, guests, retention or whether it is on."""
+        """Change a backup job: schedule, storage, guests, retention, enabled or not."""
         call.target(Target(f"backup_job/{p.id}", f"backup job {p.id}"))
         wanted = {
             "schedule": p.schedule,
@@ -264,7 +278,10 @@ class Jobs:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def delete_backup_job(self, call: Call, p: DeleteJob) -> DeletedJob:
-        """Delete a backup job; the backups that it made stay.  The guests that no job takes then are named."""
+        """Delete a backup job; the backups that it made stay.
+
+        The result names the guests that no job backs up any more.
+        """
         was: list[BackupJob] = []
 
         async def seen() -> Found | None:
@@ -275,7 +292,7 @@ class Jobs:
             raw = await self._raw(p.id)
             self._unchanged(raw, p.digest)
             call.target(Target(f"job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"]))
-            if set(raw) <= SAID:  # else it has settings that create_backup_job does not know
+            if set(raw) <= SAID:  # otherwise it has settings that create_backup_job does not know
                 targets.back(call, "create_backup_job", CreateJob, _again(job))
             return None
 
@@ -287,7 +304,10 @@ class Jobs:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def not_backed_up(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
-        """List the guests that no enabled backup job takes; whether the others' backups succeed, list_backups says."""
+        """List the guests that no enabled backup job backs up.
+
+        list_backups shows whether the backups of the other guests succeed.
+        """
         found = await self._uncovered()
         page, after = pages.page(found, lambda guest: f"{guest.vmid:09d}", p.limit, p.cursor)
         return UncoveredPage(len(found), page, after)
@@ -328,7 +348,10 @@ class Jobs:
             )
 
     async def _guests_known(self, vmids: list[int]) -> None:
-        """Raise NotFound for a guest that does not exist: the job would fail each time, or back up nothing."""
+        """Raise NotFound for a guest that does not exist.
+
+        The job would fail each time, or back up nothing.
+        """
         there = {place.vmid for place in await self.inventory.places()} if vmids else set()
         for vmid in vmids:
             if vmid not in there:
@@ -342,13 +365,13 @@ class Jobs:
 
 
 def digest_of(job: Entry) -> str:
-    """Return the digest of a job as Proxmox shows it, without what time alone changes."""
+    """Return the digest of a job, without the time of its next run."""
     return pages.digest({key: str(value) for key, value in job.items() if key != "next-run"})
 
 
 def _job(entry: Entry) -> BackupJob:
     keep = entry.get("prune-backups") or {}
-    if isinstance(keep, str):  # as older versions show it
+    if isinstance(keep, str):  # older versions of Proxmox show a text
         keep = dict(pair.split("=", 1) for pair in keep.split(",") if "=" in pair)
     next_run = entry.get("next-run")
     text = {key: one_line(entry.get(key) or "") for key in ("schedule", "storage", "pool", "node", "mode", "comment")}
@@ -368,7 +391,7 @@ def _job(entry: Entry) -> BackupJob:
 
 
 def _is(job: BackupJob, wanted: Entry) -> bool:
-    """Tell whether a job is as wanted; None means: as it is."""
+    """Return whether a job has the wanted settings; None matches any value."""
     have: Entry = {
         "all": job.all or None,
         "vmid": _ids(job.vmids),
@@ -386,22 +409,22 @@ def _is(job: BackupJob, wanted: Entry) -> bool:
 
 def _before(job: BackupJob, wanted: Entry) -> Entry:
     """Return the parameters that change a job back."""
-    said = _again(job) | {"exclude": job.exclude, "keep": job.keep, "comment": job.comment}
+    previous = _again(job) | {"exclude": job.exclude, "keep": job.keep, "comment": job.comment}
     names = {"vmid": "vmids", "prune-backups": "keep"}
-    return {names.get(key, key): said[names.get(key, key)] for key, value in wanted.items() if value is not None}
+    return {names.get(key, key): previous[names.get(key, key)] for key, value in wanted.items() if value is not None}
 
 
 def _again(job: BackupJob) -> Entry:
-    """Return the parameters that make a job once more; what it leaves to Proxmox's default is said."""
+    """Return the parameters that create a job again, with all defaults written out."""
     notes = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], job.notes)
-    said = msgspec.structs.asdict(job) | {
+    parameters = msgspec.structs.asdict(job) | {
         "mode": job.mode or "snapshot",
         "compress": job.compress or "0",
         "notes": notes,
         "pool": job.pool or None,
         "node": job.node or None,
     }
-    return {key: said[key] for key in CreateJob.__struct_fields__}
+    return {key: parameters[key] for key in CreateJob.__struct_fields__}
 
 
 def _numbers(text: object) -> list[int]:

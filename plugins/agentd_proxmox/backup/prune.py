@@ -1,8 +1,9 @@
-"""Delete old backups by rule, and nothing but what was seen.
+"""Delete old backups by a rule: exactly those that the preview showed.
 
-Proxmox itself decides what a rule keeps (`keep-last` and so on); protected backups and those with a name of their own
-always stay.  preview_prune shows the decision and a digest of it; prune_backups with that digest deletes nothing else,
-although time went by.  Afterwards the storage is read again: what is gone and what is left is said, not assumed.
+Proxmox itself decides what a rule keeps (`keep-last` and so on); protected backups and those that do not have the
+standard name always stay.  preview_prune shows the decision and a digest of it; prune_backups with that digest deletes
+nothing else, although time has passed.  Afterwards the storage is read again, so the result says what is really gone
+and what is left.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SHOWN = 20
 
 
 class PruneRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """On which storage, of which guest (all of them if none is named), and how many backups to keep."""
+    """The storage, the guest (default: all), and how many backups to keep."""
 
     storage: fields.Storage
     node: fields.Node
@@ -44,13 +45,13 @@ class PruneRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PruneBackups(PruneRule, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rule once more, and the digest of the preview that it was agreed on."""
+    """The rule of the preview, and the digest of the preview."""
 
     digest: Annotated[str, Meta(min_length=1, description="`digest` of preview_prune")]
 
 
 class Pruned(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A backup and what the rule makes of it: keep, remove, protected or renamed."""
+    """A backup and the decision of the rule: keep, remove, protected or renamed."""
 
     volid: str
     time: datetime
@@ -59,7 +60,7 @@ class Pruned(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """What a rule would do: a tally and the first backups that would go, oldest first."""
+    """What a rule would do: counts, and the first backups to delete, oldest first."""
 
     keep: int
     remove: int
@@ -69,14 +70,14 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What is gone now, and what should be and is not."""
+    """The backups that were deleted, and those that should be deleted but still exist."""
 
     removed: list[str]
     left: list[str]
 
 
 class Pruning:
-    """The tools that delete old backups."""
+    """Tools that delete old backups."""
 
     calls: ClassVar[Calls] = {
         "preview_prune": (*methods.PLACES, "GET /nodes/{node}/storage/{storage}/prunebackups"),
@@ -92,13 +93,13 @@ class Pruning:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where storages are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def preview_prune(self, call: Call, p: PruneRule) -> Preview:  # noqa: ARG002 - every tool has a call
-        """Show what prune_backups would delete by a rule; nothing is deleted."""
+        """Show which backups prune_backups would delete by a rule; nothing is deleted."""
         marked = await self._marked(p)
         removed = [backup for backup in marked if backup.mark == "remove"]
         return Preview(
@@ -111,7 +112,10 @@ class Pruning:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def prune_backups(self, call: Call, p: PruneBackups) -> Outcome:
-        """Delete the backups that preview_prune showed, if the rule still comes to exactly them."""
+        """Delete the backups that preview_prune showed.
+
+        Nothing is deleted if the rule now selects other backups.
+        """
         seen: list[Pruned] = []
 
         async def look() -> Found | None:
@@ -184,7 +188,7 @@ def _digest(removed: list[Pruned]) -> str:
 
 
 def _target(p: PruneRule, removed: list[Pruned]) -> Target:
-    """Return the backups that are about to be deleted."""
+    """Return the backups as the target of the deletion."""
     guests = sorted({backup.vmid for backup in removed if backup.vmid})
     return Target(
         name=f"backups/{p.storage}",

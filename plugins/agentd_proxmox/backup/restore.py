@@ -1,9 +1,9 @@
-"""Bring a guest back from a backup: as a new one, or over one that exists.
+"""Restore a guest from a backup: as a new guest, or over an existing one.
 
-A restored guest bears the mark of its call in its description, as one that create_vm made; what the archive says
-there is kept above it, so the configuration in the archive is read first. While a worker restores, the guest has the
-lock `create` and no mark yet (proxmox.md, Guests): then the task tells whose it is. A failed restore over a guest has
-destroyed the old one's disks: that is told, never hidden.
+A restored guest has the mark of its call in its description, like a guest that create_vm created; the description in
+the archive is kept above the mark, so the configuration in the archive is read first.  While a Proxmox worker restores,
+the guest has the lock `create` and no mark yet (proxmox.md, Guests): then the task shows whose guest it is.  A failed
+restore over a guest has destroyed the disks of the old guest: the error says so.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ ARCHIVE = "GET /nodes/{node}/vzdump/extractconfig"
 
 RESTORERS = frozenset({"qmrestore", "vzrestore"})
 NOBODY = 3
-"""Looks in a row that find a half-made guest and no task at it, before we say so."""
+"""Consecutive checks without a task for a half-created guest before it is reported."""
 
 
 class RestoreBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which backup, as which new VMID.  unique: with new MAC addresses; storage: where its disks shall lie.
+    """The backup, and the VMID of the new guest.
 
-    tags: instead of those in the backup
+    unique: with new MAC addresses; storage: for its disks; tags: replace those in the backup
     """
 
     volid: Archive
@@ -51,7 +51,7 @@ class RestoreBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RestoreOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which backup over which guest, which is named too and stopped."""
+    """The backup, and the stopped guest to overwrite, by VMID and name."""
 
     volid: Archive
     vmid: fields.Vmid
@@ -60,14 +60,14 @@ class RestoreOver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OneBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which backup, as which node sees it."""
+    """A backup, as a node sees it."""
 
     volid: Archive
     node: fields.Node
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What can be said of a backup without restoring it; `sound` says that nothing speaks against it."""
+    """Facts about a backup that was not restored; `sound`: no problem was found."""
 
     backup: BackupLine
     sound: bool
@@ -78,7 +78,10 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 def parse_config(text: str) -> guest_model.Config:
-    """Return the configuration in an archive: `key: value` lines until the first section, comments are described."""
+    """Return the configuration in an archive.
+
+    It has `key: value` lines up to the first section; comment lines are the description.
+    """
     config: guest_model.Config = {}
     described: list[str] = []
     for line in text.splitlines():
@@ -94,7 +97,7 @@ def parse_config(text: str) -> guest_model.Config:
 
 
 class Restore:
-    """The tools that bring guests back."""
+    """Tools that restore guests."""
 
     calls: ClassVar[Calls] = {
         "inspect_backup": (*methods.PLACES, methods.CONTENT, ARCHIVE),
@@ -110,15 +113,16 @@ class Restore:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="backup_management", reads=True)
     async def inspect_backup(self, call: Call, p: OneBackup) -> Inspection:  # noqa: ARG002 - every tool has a call
-        """Check a backup as far as it goes without restoring: it is there, not empty, readable, verified, of whom.
+        """Check a backup without restoring it.
 
-        That it boots is proven only by restoring it to a free VMID (restore_backup) and starting it.
+        It checks that the backup exists, is not empty, is readable and verified, and reports its guest.  Only restoring
+        it to a free VMID (restore_backup) and starting it proves that it boots.
         """
         line = await archive(self.inventory, p.node, p.volid)
         problems = ["it is empty"] if line.size <= 0 else []
@@ -142,9 +146,9 @@ class Restore:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.MARKED, capability="backup_management")
     async def restore_backup(self, call: Call, p: RestoreBackup) -> fields.Guest:
-        """Restore a backup as a new guest and wait until it is there; it is not started.
+        """Restore a backup as a new guest and wait until it exists; it is not started.
 
-        It has new MAC addresses (`unique`), so that it can stand beside the guest that it was made of.
+        It has new MAC addresses (`unique`), so that it can exist beside the original guest.
         """
         if not call.key:
             raise Rejected("restore_backup: this call has no key, so what it makes could not be found again")
@@ -165,7 +169,7 @@ class Restore:
             try:
                 return await self._send(call, wanted, p.volid, p.storage, more)
             except VmidTaken:
-                found = await self._look(call, wanted)  # perhaps by our own request that came late
+                found = await self._look(call, wanted)  # perhaps our own request arrived late
                 if found is None:
                     raise
                 return found.upid or None
@@ -176,7 +180,10 @@ class Restore:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="backup_management")
     async def restore_over_guest(self, call: Call, p: RestoreOver) -> fields.Guest:
-        """Restore a backup over a guest: what the guest holds now is destroyed.  It must be stopped, and is named."""
+        """Restore a backup over a guest: everything that it holds now is destroyed.
+
+        The guest must be stopped, and its name must be given.
+        """
         if not call.key:
             raise Rejected("restore_over_guest: this call has no key, so what it makes could not be found again")
         at = await self.inventory.find(p.vmid)
@@ -230,13 +237,13 @@ class Restore:
             return wanted, None
 
     async def _look(self, call: Call, wanted: Place) -> Found | None:
-        """Tell whether our guest is on its VMID; waits while that is not to be told."""
+        """Return Found if our guest exists on its VMID; wait while this cannot be decided."""
         idle = 0
         while True:
             at, config = await self._seat(wanted)
             seat = guest_model.judge(config, call.key)
             if seat is Seat.FREE:
-                if wanted.name:  # delete_guest wants to hear it
+                if wanted.name:  # delete_guest requires a name
                     call.inverse("delete_guest", {"vmid": wanted.vmid, "name": wanted.name})
                 return None
             if seat is Seat.OURS and (config or {}).get("lock") not in guest_model.MAKING:

@@ -217,8 +217,8 @@ class Creation:
     async def create_vm(self, call: Call, p: CreateVm) -> fields.Guest:
         """Create a VM: new, from a cloud image, or as a clone of a template.
 
-        The call waits until the VM exists; it is not started.  A clone has the cores, memory, disks, networks and tags of its
-        template, as the result shows; update_vm and resize_disk change them.
+        The call waits until the VM exists; it is not started.  A clone has the cores, memory, disks, networks and tags
+        of its template, as the result shows; update_vm and resize_disk change them.
         """
         _consistent(p)
         order = Order(p.vmid, p.node, p.name, p.pool, p.template)
@@ -266,7 +266,8 @@ class Creation:
     ) -> fields.Guest:
         """Create the ordered guest with `send`, exactly once, and return it.
 
-        The guest gets the mark of the call.  `check` raises for what Proxmox would refuse; it is called if there is no guest yet, in a dry run too.
+        The guest gets the mark of the call.  `check` raises for what Proxmox would refuse; it is called if there is no
+        guest yet, in a dry run too.
         """
         if not call.key:
             raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
@@ -398,8 +399,9 @@ class Creation:
     async def _our_makers(self, p: Order, at: Place) -> list[Upid]:
         """Return the tasks of our token that may be creating the guest.
 
-        Raise VmidTaken for tasks of another user.  The task of a clone runs on the node of its source and has the VMID of the source.  So it is not known which of
-        several clone tasks creates our guest; then it is enough that one of them runs.
+        Raise VmidTaken for tasks of another user.  The task of a clone runs on the node of its source and has the VMID
+        of the source.  So it is not known which of several clone tasks creates our guest; then it is enough that one of
+        them runs.
         """
         source = await self.inventory.at(p.template) if p.template is not None else None
         found = await self.inventory.active({at.node, source.node if source else at.node})
@@ -422,7 +424,8 @@ class Creation:
 def _abandoned(at: Place, seat: Seat) -> None:
     """Raise TaskFailed for our own half-created guest without a running task.
 
-    Otherwise the request is sent: a guest without our mark does not seem to be ours, and Proxmox itself answers that the VMID is taken.
+    Otherwise the request is sent: a guest without our mark does not seem to be ours, and Proxmox itself answers that
+    the VMID is taken.
     """
     if seat is Seat.OURS:
         raise TaskFailed(f"{at.title} was left behind half made: its task died; destroy it and use another VMID")

@@ -32,8 +32,8 @@ def file_text(content: bytes) -> str | None:
     try:
         return None if b"\x00" in content else content.decode()
     except UnicodeDecodeError as error:
-        whole = error.start >= len(content) - 3 and error.reason == "unexpected end of data"
-        return content[: error.start].decode() if whole else None  # the end of the data cuts a character in two
+        cut_at_end = error.start >= len(content) - 3 and error.reason == "unexpected end of data"
+        return content[: error.start].decode() if cut_at_end else None  # the end of the data cuts a character in two
 
 
 def unmangled(text: str) -> str:

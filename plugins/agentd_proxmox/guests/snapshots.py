@@ -329,12 +329,12 @@ class Snapshots:
             raise Rejected("old_snapshots: a cursor is what `next` said, nothing else")
         filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [at for at in await self.inventory.places() if p.node in {None, at.node} and not at.template]
-        looked, after = pages.page(places, lambda place: f"{place.vmid:09d}", p.guests, p.cursor)
-        answers = await asyncio.gather(*map(self._asked, looked))
+        read, after = pages.page(places, lambda place: f"{place.vmid:09d}", p.guests, p.cursor)
+        answers = await asyncio.gather(*map(self._asked, read))
         oldest = datetime.now(UTC) - timedelta(days=p.days)
         old = [
             (line.time, at, line)
-            for at, answer in zip(looked, answers, strict=True)
+            for at, answer in zip(read, answers, strict=True)
             if isinstance(answer, SnapshotTree)
             for line in answer.snapshots
             if line.time < oldest
@@ -344,8 +344,8 @@ class Snapshots:
             OldSnapshot(at.vmid, at.name, at.node, line.name, round(line.age / 24, 1), line.vmstate)
             for _, at, line in old[: p.limit]
         ]
-        unread = {at.title: str(e) for at, e in zip(looked, answers, strict=True) if isinstance(e, AgentdError)}
-        return OldSnapshotPage(len(old), len(looked), len(places), found, unread, after)
+        unread = {at.title: str(e) for at, e in zip(read, answers, strict=True) if isinstance(e, AgentdError)}
+        return OldSnapshotPage(len(old), len(read), len(places), found, unread, after)
 
     async def _asked(self, at: Place) -> SnapshotTree | AgentdError:
         try:
@@ -398,7 +398,8 @@ class Snapshots:
     async def _settled(self, call: Call, at: Place, name: str, error: TaskFailed) -> SnapshotLine:
         """Return our snapshot if it exists although the task failed.
 
-        Else raise TaskFailed with what is left.  The snapshot exists if an earlier request of ours, which seemed lost, came first.
+        Else raise TaskFailed with what is left.  The snapshot exists if an earlier request of ours, which seemed lost,
+        came first.
         """
         entry = next((entry for entry in await self._entries(at) if entry.get("name") == name), None)
         found = guest_model.marks(str((entry or {}).get("description") or ""))

@@ -1,7 +1,8 @@
-"""The definitions of storages: which there are in the cluster, what each may hold, and which nodes use it.
+"""Definitions of the storages of the cluster.
 
-A definition is about what Proxmox uses; what lies on the storage is never touched.  Storages that need a password are
-not made here: secrets do not travel (README), so a person makes them.
+A definition has the type, the content types and the nodes of a storage.  It only tells Proxmox to use the storage; the
+data on it is never changed.  Storages that need a password are not created here: secrets are not sent (README), so a
+person creates them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ Content = Literal["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "i
 Path = formats.StoragePath
 Word = Annotated[str, formats.whole("[A-Za-z0-9/_.:-]{1,200}")]
 USERS: Final = 5
-"""Guests on a storage that are named."""
+"""Maximum number of guests on a storage that are named."""
 
 
 class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A storage; nodes: that use it, none are all; source: the path, export, pool or group it lies on."""
+    """A storage.
+
+    nodes: those that use it, empty for all; source: its path, export, pool or volume group
+    """
 
     storage: str
     type: str
@@ -51,15 +55,16 @@ class Definitions(msgspec.Struct, frozen=True):
 
 
 class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which storage."""
+    """A storage."""
 
     storage: fields.Storage
 
 
 class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The storage: type dir has a path, nfs server and export, cifs server and share (one without a login).
+    """The storage to add.
 
-    lvm has a vgname, lvmthin vgname and thinpool, zfspool a pool.
+    dir needs path; nfs needs server and export; cifs needs server and share (a share without login); lvm needs vgname;
+    lvmthin needs vgname and thinpool; zfspool needs pool.
     """
 
     storage: fields.Storage
@@ -77,7 +82,10 @@ class AddStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ChangeStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to change; what is left out stays.  nodes: that use it, an empty list are all."""
+    """What to change; an omitted setting stays.
+
+    nodes: those that use it, empty for all
+    """
 
     storage: fields.Storage
     enabled: bool | None = None
@@ -96,7 +104,7 @@ USED: Final = (
     Raise(Tier.DESTROY, "content or nodes", given("content", "nodes")),
     Raise(Tier.DESTROY, "enabled=false", is_not_true("enabled")),
 )
-"""Of change_storage: guests and jobs that use the storage can be left without it."""
+"""Changes of change_storage after which guests and jobs may lose their storage."""
 NEEDED: Final = {
     "dir": ("path",), "nfs": ("server", "export"), "cifs": ("server", "share"), "lvm": ("vgname",),
     "lvmthin": ("vgname", "thinpool"), "zfspool": ("pool",),
@@ -107,7 +115,7 @@ SAID: Final = frozenset({*ALL, "storage", "type", "content", "shared", "nodes", 
 
 
 class StorageDefinitions:
-    """The tools for the definitions of storages."""
+    """Tools for the definitions of storages."""
 
     calls: ClassVar[Calls] = {
         "list_storage_definitions": ("GET /storage",),
@@ -118,18 +126,21 @@ class StorageDefinitions:
     needs: ClassVar[Needs] = {tool_name: methods.on(methods.STORAGE, "Datastore.Audit") for tool_name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def list_storage_definitions(self, call: Call, p: fields.NoParameters) -> Definitions:  # noqa: ARG002
-        """List the storages of the cluster as they are defined: type, content, nodes, and what each lies on."""
+        """List the storages of the cluster: type, content, nodes, and source."""
         return Definitions(sorted((await self._all()).values(), key=lambda definition: definition.storage))
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="storage_management")
     async def add_storage(self, call: Call, p: AddStorage) -> Definition:
-        """Let Proxmox use a directory, NFS export, open CIFS share, volume group, thin pool or ZFS pool as storage."""
+        """Add a storage to Proxmox.
+
+        It can be a directory, NFS export, open CIFS share, volume group, thin pool or ZFS pool.
+        """
         given = {key for key in ALL if getattr(p, key) is not None}
         if given != set(NEEDED[p.type]):
             raise Rejected(f"type: {p.type} takes {' and '.join(NEEDED[p.type])}, and no other of {', '.join(ALL)}")
@@ -146,13 +157,19 @@ class StorageDefinitions:
             return Found()
 
         async def act() -> None:
-            said = {key: getattr(p, key) for key in NEEDED[p.type]}
+            settings = {key: getattr(p, key) for key in NEEDED[p.type]}
             if p.type == "zfspool":
-                said = {"pool": p.pool}
+                settings = {"pool": p.pool}
             shared = {"shared": True} if p.shared and p.type in {"dir", "lvm"} else {}
             nodes = ",".join(p.nodes) or None
             await self.proxmox.post(
-                "/storage", storage=p.storage, type=p.type, content=",".join(p.content), nodes=nodes, **said, **shared
+                "/storage",
+                storage=p.storage,
+                type=p.type,
+                content=",".join(p.content),
+                nodes=nodes,
+                **settings,
+                **shared,
             )
 
         await call.once(seen, act)
@@ -160,7 +177,10 @@ class StorageDefinitions:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
     async def change_storage(self, call: Call, p: ChangeStorage) -> Definition:
-        """Switch a storage off or on, or change what it may hold and which nodes use it; what lies on it stays."""
+        """Enable or disable a storage, or change its content types and nodes.
+
+        The data on it stays.
+        """
         call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))
         if p.enabled is None and p.content is None and p.nodes is None:
             raise Rejected("change_storage: say enabled, content or nodes")
@@ -170,7 +190,7 @@ class StorageDefinitions:
             old = {"enabled": now.enabled, "content": now.content, "nodes": now.nodes}
             wanted = {"enabled": p.enabled, "content": sorted(p.content or []), "nodes": sorted(p.nodes or [])}
             changed = [key for key in old if getattr(p, key) is not None and old[key] != wanted[key]]
-            if not changed:  # ours may have changed it: the digest is held against what is there only before an act
+            if not changed:  # our own change may have altered the digest, so it is compared only before a change
                 return Found()
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
@@ -188,7 +208,10 @@ class StorageDefinitions:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
     async def remove_storage(self, call: Call, p: Which) -> Removed:
-        """Let Proxmox use a storage no more; what lies on it stays there. One on which guests have disks is refused."""
+        """Remove a storage from Proxmox; the data on it stays.
+
+        A storage with disks of guests is refused.
+        """
 
         async def seen() -> Found | None:
             entries = await self.proxmox.get("/storage") or []
@@ -204,10 +227,12 @@ class StorageDefinitions:
             loses = [f"the use of {now.source or p.storage} for {', '.join(now.content)}"]
             title = f"storage {p.storage} ({now.type} on {now.source})"
             call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
-            if set(raw) <= SAID and now.enabled:  # else it has settings that add_storage does not know
-                said = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
+            if set(raw) <= SAID and now.enabled:  # otherwise it has settings that add_storage does not know
+                settings = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
-                targets.back(call, "add_storage", AddStorage, {"storage": p.storage, "type": now.type, **said, **whole})
+                targets.back(
+                    call, "add_storage", AddStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
+                )
             return None
 
         async def act() -> None:
@@ -226,7 +251,7 @@ class StorageDefinitions:
         return found[name]
 
     async def _users(self, storage: str) -> list[str]:
-        """Return the guests with a disk or an image on the storage, one call a guest."""
+        """Return the guests with a disk or an image on the storage; one request a guest."""
         places = await self.inventory.places()
         return [at.title for at in places if _names(await self.inventory.config(at), storage)]
 
@@ -236,8 +261,8 @@ def _names(config: Entry, storage: str) -> bool:
 
 
 def _source(kind: str, entry: Entry) -> str:
-    said = [one_line(entry[key]) for key in NEEDED.get(kind, ALL) if entry.get(key)]
-    return (":" if kind == "nfs" else "/").join(said)
+    parts = [one_line(entry[key]) for key in NEEDED.get(kind, ALL) if entry.get(key)]
+    return (":" if kind == "nfs" else "/").join(parts)
 
 
 def _definition(entry: Entry) -> Definition:

@@ -1,9 +1,9 @@
 """Send files of the agent's host to storages.
 
-Proxmox overwrites a file of the same name without a word, so what is there is looked at before, and left alone.  Its
-worker (imgcopy) has no id; what it copies stands in its log, but only when the checksum has been compared.  So a look
-waits while a copy of our token runs that may be ours, and judges by what lies on the storage then: a copy that failed
-is removed by Proxmox, and only a node that died leaves a piece of a file, which is found by its size.
+Proxmox overwrites a file of the same name without a warning, so this module checks for it first and does not replace
+it.  The worker task of Proxmox (imgcopy) has no id; its log names the file that it copies, but only after the checksum
+has been compared.  So the check waits while a copy of our token runs that may be ours, and then reads the storage:
+Proxmox removes a copy that failed, and only a node that died leaves a partial file, which its size reveals.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ ENDINGS: Final = {
     "vztmpl": (".tar.gz", ".tar.xz", ".tar.zst", ".tar.bz2"),
     "import": (".ova", ".qcow2", ".raw", ".vmdk"),
 }
-"""What names may end in, by content; Proxmox takes no others."""
+"""Allowed file name endings, by content; Proxmox takes no others."""
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class UploadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which file of the agent's host, by its whole path, and to where; without `filename` it keeps its name.
+    """A file of the agent's host, by its absolute path, and the storage for it.
 
-    checksum: hexadecimal, by `algorithm`; then nothing is sent if the file has another one
+    filename: the name on the storage (default: the name of the file)
+    checksum: hexadecimal, by `algorithm`; if the file has another one, nothing is sent
     """
 
     path: Annotated[str, formats.whole(r"/[^\x00-\x1f\x7f]+", most=4096)]
@@ -61,7 +62,7 @@ class UploadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Uploads:
-    """The tool that sends files."""
+    """The tool that uploads files."""
 
     calls: ClassVar[Calls] = {
         "upload_file": (
@@ -72,15 +73,16 @@ class Uploads:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where storages are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def upload_file(self, call: Call, p: UploadFile) -> VolumeLine:
-        """Send a file of the agent's host to a storage; Proxmox compares the checksum and keeps only the whole file.
+        """Upload a file of the agent's host to a storage.
 
-        Only from folders that the setting `upload_dirs` names.  A file of that name that is there is left alone.
+        Proxmox compares the checksum and keeps only the complete file.  Only files in the folders of the setting
+        `upload_dirs` can be sent.  An existing file of that name is not changed.
         """
         name = _name(p)
         volid = f"{p.storage}:{p.content}/{name}"
@@ -106,7 +108,10 @@ class Uploads:
         return await self._taken_in(call, p, volid, found)
 
     async def _idle(self, call: Call, p: UploadFile, name: str) -> None:
-        """Wait while a copy of our token runs that may be of this file; it runs on the node that we are at."""
+        """Wait while a copy task of our token runs that may be for this file.
+
+        The task runs on the node that this agent is connected to.
+        """
         while True:
             nodes = [node["node"] for node in await self.proxmox.get("/nodes") or [] if node.get("status") == "online"]
             active = await self.inventory.active({p.node, *nodes})
@@ -121,7 +126,10 @@ class Uploads:
             await targets.pause(call, f"a file is being taken in ({task.text}): is it {name}?")
 
     async def _free(self, call: Call, p: UploadFile, volid: str, size: int) -> Found | None:
-        """Tell whether the file is there, and None if it is not and has room; raises Rejected if neither."""
+        """Return Found if the file exists, None if it does not and there is space for it.
+
+        Raise Rejected if there is no space, or if a file of another size exists.
+        """
         entry = await targets.storage(self.inventory, p.node, p.storage, p.content)
         there = await self._one(p.node, volid)
         if there is None:
@@ -135,7 +143,7 @@ class Uploads:
                 f"{volid} is there with {there.size} bytes, and {p.path} has {size}: nothing was sent; "
                 "choose another filename, or delete_volume first"
             )
-        if getattr(call, "begun", None) is None:  # of a run by the worker: then it is ours, whose answer was lost
+        if getattr(call, "begun", None) is None:  # else an earlier run of ours sent it, and the answer was lost
             call.warn(f"{volid} was there already with as many bytes, and is left as it is; nobody has compared it")
         return Found()
 
@@ -168,7 +176,10 @@ class Uploads:
 
 @contextlib.contextmanager
 def opened(path: str, folders: list[Path]) -> Iterator[BinaryIO]:
-    """Open a file that lies in one of the folders, without following a link below it; raises Rejected."""
+    """Open a file in one of the folders, without following a link below it.
+
+    Raise Rejected if the file is in none of them or cannot be opened.
+    """
     wanted = Path(path)
     folder = next((parent for parent in folders if wanted.is_relative_to(parent) and wanted != parent), None)
     if folder is None or ".." in wanted.parts:
@@ -185,7 +196,7 @@ def opened(path: str, folders: list[Path]) -> Iterator[BinaryIO]:
 
 
 def _open(folder: Path, parts: tuple[str, ...]) -> BinaryIO:
-    """Go down part by part: a link that is put in the way meanwhile is not followed either."""
+    """Open the path part by part, so that a link created meanwhile is not followed."""
     at = os.open(folder, _FOLDER)
     try:
         for part in parts[:-1]:
@@ -198,7 +209,10 @@ def _open(folder: Path, parts: tuple[str, ...]) -> BinaryIO:
 
 
 def _name(p: UploadFile) -> str:
-    """Return what the file will be called; raises Rejected for a name that Proxmox would change or refuse."""
+    """Return the name of the new file.
+
+    Raise Rejected for a name that Proxmox would change or refuse.
+    """
     if p.checksum and len(p.checksum) != LENGTHS[p.algorithm]:
         raise Rejected(f"checksum: {p.algorithm} has {LENGTHS[p.algorithm]} digits, not {len(p.checksum)}")
     name = p.filename or Path(p.path).name
@@ -212,7 +226,7 @@ def _name(p: UploadFile) -> str:
 
 
 def _teller(call: Call, path: str, file: BinaryIO) -> Callable[[str, int], None]:
-    """Return what tells of each further percent, from any thread."""
+    """Return a function that reports each further percent, from any thread."""
     loop, size, last = asyncio.get_running_loop(), max(1, os.fstat(file.fileno()).st_size), [("", -1)]
 
     def tell(what: str, done: int) -> None:

@@ -1,8 +1,8 @@
-"""What lies on storages: list it, fetch it, allocate it, delete it.
+"""Volumes of storages: list, download, allocate, delete.
 
-A volume has no room for a mark, so what is made here has its name fixed before: a volume of that name is what was
-wanted.  A download is checked by Proxmox itself, which shows a file only when it is whole and its checksum right.
-Proxmox deletes a disk that a guest uses: who uses it is looked up here, and named.
+A volume has no place for a mark, so its name is fixed before it is created: a volume of that name is the wanted one.
+Proxmox itself checks a download and shows a file only when it is complete and its checksum is correct.  Proxmox also
+deletes a disk that a guest uses, so this module finds and names its users first.
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ if TYPE_CHECKING:
 
 PAGE = 10
 LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
-"""Hexadecimal digits of a checksum, by algorithm."""
+"""Number of hexadecimal digits of a checksum, by algorithm."""
 DISKS = frozenset({"images", "rootdir"})
 HELD = frozenset({"iso", "snippets"})
-"""Content that any guest may hold, which only its configuration says."""
+"""Content that any guest may use; only the configuration of the guest shows it."""
 
 Content = Annotated[str, formats.whole("[a-z-]*", "images, rootdir, iso, vztmpl, backup, import, …")]
-# Proxmox writes `_` for any other character, so the file would have another name than the one that is asked for.
+# Proxmox replaces any other character by `_`, so the file would not have the requested name.
 FileName = Annotated[str, formats.whole("[A-Za-z0-9][A-Za-z0-9_.+-]{0,254}", "letters, digits and . _ + - alone")]
 
 
 class ListContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What lies on one storage, as a node sees it; largest: by size instead of by name (then there is one page)."""
+    """A storage and the node that reads it, with filters.
+
+    largest: sort by size instead of by name (then there is one page)
+    """
 
     storage: fields.Storage
     node: fields.Node
@@ -55,7 +58,7 @@ class ListContent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VolumeLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A volume; sizes in bytes, parent is the base that it is a linked clone of."""
+    """A volume; sizes in bytes, parent is the base if it is a linked clone."""
 
     volid: str
     content: str = ""
@@ -70,7 +73,10 @@ class VolumeLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ContentPage(msgspec.Struct, frozen=True):
-    """How many volumes and bytes there are, by content, and one page of them; `next` is "" on the last."""
+    """Number and size of the volumes, number by content, and one page.
+
+    `next` is "" on the last page.
+    """
 
     total: int
     size: int
@@ -80,14 +86,14 @@ class ContentPage(msgspec.Struct, frozen=True):
 
 
 class OneStorage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which storage, on which node."""
+    """A storage on a node."""
 
     storage: fields.Storage
     node: fields.Node
 
 
 class StorageStatus(msgspec.Struct, frozen=True):
-    """A storage as it is now; sizes in bytes, `full` in percent."""
+    """The current state of a storage; sizes in bytes, `full` in percent."""
 
     storage: str
     node: str
@@ -103,7 +109,10 @@ class StorageStatus(msgspec.Struct, frozen=True):
 
 
 class DownloadUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to fetch, and to where; the node fetches it.  checksum: hexadecimal, by `algorithm`."""
+    """The URL that the node downloads, and the storage for the file.
+
+    checksum: hexadecimal, by `algorithm`
+    """
 
     storage: fields.Storage
     node: fields.Node
@@ -116,7 +125,10 @@ class DownloadUrl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AllocateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A disk for a guest, attached to nothing; without `name` it is drawn from the call's key."""
+    """A disk for a guest, not attached.
+
+    Without `name`, it is derived from the invocation key.
+    """
 
     storage: fields.Storage
     node: fields.Node
@@ -127,21 +139,24 @@ class AllocateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeleteVolume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which volume, as list_content names it, on which node."""
+    """A volume, as list_content names it, on a node."""
 
     volid: fields.Volume
     node: fields.Node
 
 
 class Deleted(msgspec.Struct, frozen=True):
-    """What is gone now; `volume` is as it was, null if it was gone before."""
+    """The deleted volume.
+
+    `volume` is its last state, null if it did not exist any more.
+    """
 
     volid: str
     volume: VolumeLine | None
 
 
 class Storage:
-    """The tools for storages and volumes."""
+    """Tools for storages and volumes."""
 
     calls: ClassVar[Calls] = {
         "list_content": (*methods.PLACES, methods.CONTENT),
@@ -165,13 +180,16 @@ class Storage:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where storages and guests are found."""
+        """Use `inventory` and its Proxmox client."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def list_content(self, call: Call, p: ListContent) -> ContentPage:
-        """List the volumes of a storage: a tally of all that match, and one page by name or by size."""
+        """List the volumes of a storage: counts of all that match, and one page.
+
+        The page is sorted by name or by size.
+        """
         await targets.storage(self.inventory, p.node, p.storage, p.content)
         entries = await self._content(p.node, p.storage, content=p.content or None, vmid=p.vmid)
         lines = [_line(entry) for entry in entries]
@@ -191,7 +209,10 @@ class Storage:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def storage_status(self, call: Call, p: OneStorage) -> StorageStatus:  # noqa: ARG002 - every tool has a call
-        """Show one storage of a node as it is now; this asks the storage itself and takes long if it hangs."""
+        """Show the current state of a storage on a node.
+
+        This reads the storage itself, so it takes long if the storage hangs.
+        """
         data = await self.proxmox.get(f"/nodes/{p.node}/storage/{p.storage}/status")
         total, used = int(data.get("total") or 0), int(data.get("used") or 0)
         return StorageStatus(
@@ -210,9 +231,10 @@ class Storage:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=(api_tiers.UNVERIFIED,))
     async def download_url(self, call: Call, p: DownloadUrl) -> VolumeLine:
-        """Let a node fetch a file from a URL to a storage; with a checksum, only the right file is kept.
+        """Download a file from a URL to a storage of a node.
 
-        A file that is there is left alone: with a checksum Proxmox compares it, without one nobody has.
+        With a checksum, only the correct file is kept.  An existing file is not changed: with a checksum Proxmox
+        compares it, without one it is not compared.
         """
         if p.checksum and len(p.checksum) != LENGTHS[p.algorithm]:
             raise Rejected(f"checksum: {p.algorithm} has {LENGTHS[p.algorithm]} digits, this has {len(p.checksum)}")
@@ -227,7 +249,7 @@ class Storage:
             if there is None:
                 call.inverse("delete_volume", {"volid": volid, "node": p.node})
             if p.checksum or there is None:
-                return None  # with a checksum Proxmox itself says that the file is there and right
+                return None  # with a checksum, Proxmox itself checks an existing file
             call.warn(f"{volid} was there already and is left as it is; give a checksum to have it compared")
             return Found()
 
@@ -254,7 +276,7 @@ class Storage:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
     async def allocate_disk(self, call: Call, p: AllocateDisk) -> VolumeLine:
-        """Allocate an empty disk that belongs to a guest; it is attached to nothing yet."""
+        """Allocate an empty disk for a guest; it is not attached yet."""
         at = await self.inventory.find(p.vmid)
         entry = await targets.storage(self.inventory, p.node, p.storage, "images")
         name = f"vm-{p.vmid}-{p.name or targets.keyed(call, 'allocate_disk')}"
@@ -292,9 +314,9 @@ class Storage:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
     async def delete_volume(self, call: Call, p: DeleteVolume) -> Deleted:
-        """Delete a volume that no guest uses; who uses it is named, and then nothing is done.
+        """Delete a volume that no guest uses; otherwise name its users and do nothing.
 
-        For an ISO image or a snippet each guest that the node could run is asked, by one call each.
+        For an ISO image or a snippet this reads each guest that could run on the node, with one request a guest.
         """
         was: list[VolumeLine] = []
 
@@ -321,10 +343,13 @@ class Storage:
         return Deleted(p.volid, was[0] if was else None)
 
     async def _idle(self, call: Call, p: DeleteVolume) -> VolumeLine | None:
-        """Return the volume, None if it is gone; waits while a deletion of our token runs, which may be of it."""
+        """Return the volume, None if it is gone.
+
+        Wait while a deletion task of our token runs, which may be for this volume.
+        """
         storage = p.volid.partition(":")[0]
         while (line := await self._one(p.node, p.volid)) is not None:
-            idents = {storage, f"{line.vmid}@{storage}"}  # the task's id says no more (proxmox.md, Tasks)
+            idents = {storage, f"{line.vmid}@{storage}"}  # the id of the task has no more (proxmox.md, Tasks)
             active = await self.inventory.active([p.node])
             ours = [e for e in active if e.type == "imgdel" and e.id in idents and e.user == self.proxmox.user]
             if not ours:
@@ -333,7 +358,10 @@ class Storage:
         return line
 
     async def _fetching(self, call: Call, p: DownloadUrl, volid: str) -> str:
-        """Return our task that fetches the file, "" if there is none; waits while there are several."""
+        """Return our task that downloads the file, "" if there is none.
+
+        Wait while there are several.
+        """
         while ours := await targets.running(self.inventory, p.node, {"download"}, p.filename):
             if len(ours) == 1:
                 return ours[0].text
@@ -354,7 +382,7 @@ class Storage:
         return line
 
     async def _users(self, p: DeleteVolume, line: VolumeLine) -> list[str]:
-        """Return what uses the volume: guests with the option by which they do, and linked clones."""
+        """Return the users of the volume: guests with their option, and linked clones."""
         used = [f"its linked clone {clone}" for clone in await self._clones(p)] if line.content in DISKS else []
         places = await self.inventory.places()
         if line.content in DISKS:
@@ -373,7 +401,7 @@ class Storage:
         return [one_line(e["volid"]) for e in entries if re.search(rf"(^|/){re.escape(name)}", str(e.get("parent")))]
 
     async def _options(self, at: Place, volid: str) -> list[str]:
-        """Return the options of a guest, and of its snapshots, that name the volume."""
+        """Return the options of a guest and its snapshots that name the volume."""
         found = [key for key, value in (await self.inventory.config(at)).items() if _names(value, volid)]
         for snapshot in await self.proxmox.get(f"{at.path}/snapshot") or []:
             if snapshot.get("name") == "current":
@@ -384,7 +412,7 @@ class Storage:
 
 
 def _names(value: object, volid: str) -> bool:
-    """Tell whether the value of an option names a volume, as `volid,size=8G` or `user=volid`."""
+    """Return whether an option names a volume, as `volid,size=8G` or `user=volid`."""
     return any(part == volid or part.partition("=")[2] == volid for part in str(value).split(","))
 
 
@@ -405,7 +433,7 @@ def _line(entry: Entry) -> VolumeLine:
 
 
 def _target(p: DeleteVolume, line: VolumeLine) -> Target:
-    """Return the volume as what is about to be deleted."""
+    """Return the volume as the target of its deletion."""
     owner = [f"guest/{line.vmid}"] if line.vmid else []
     return Target(
         name=f"volume/{p.volid}",
