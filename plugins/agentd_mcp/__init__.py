@@ -1,4 +1,4 @@
-"""The bridge: the tools of `mcp-proxmox` for the network, and the same tools for AI clients over MCP."""
+"""The plugin of the role `mcp-bridge`: serve `mcp-proxmox` over NATS and MCP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def agentd_settings() -> type[Settings]:
-    """Return what an operator may set under `[mcp-bridge]`."""
+    """Return the settings type of the section `[mcp-bridge]`."""
     from agentd_mcp.role import BridgeSettings
 
     return BridgeSettings
@@ -20,7 +20,10 @@ def agentd_settings() -> type[Settings]:
 
 @hookimpl
 def agentd_role() -> Role:
-    """Return the role `mcp-bridge`; the MCP SDK itself is loaded when its web app is built."""
+    """Return the role `mcp-bridge`.
+
+    The role loads the MCP SDK later, when it builds its web app.
+    """
     from agentd_mcp.role import Bridge
 
     return Bridge()

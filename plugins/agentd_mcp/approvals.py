@@ -1,8 +1,10 @@
-"""What a client of MCP gets for a tool that destroys: a plan, which somebody else has to approve; and dry runs.
+"""Plans and dry runs for MCP clients.
 
-A client does not wait for a person.  It is told what was asked for and who may approve it, and calls the tool again,
-with the same arguments, to learn how that stands: the same call is the same plan until it is over, and for a while
-after that, so that its result is heard and nothing is asked for twice.
+A destructive call of a client becomes a plan, which another principal has to approve.
+
+A client does not wait for a person.  The answer says what was requested and who may approve it.  The client calls the
+tool again with the same arguments to get the state of the plan.  The same call means the same plan until the plan has
+ended, and for a while after that, so that the client gets the result and no second plan is created.
 """
 
 from __future__ import annotations
@@ -28,19 +30,19 @@ if TYPE_CHECKING:
     from agentd.tools.definition import Call
 
 TOLD: Final = timedelta(minutes=10)
-"""How long the result of a plan is the answer to the same call."""
+"""Time after its end for which a plan's result is still the answer to the same call."""
 TASK: Final = "call"
-"""The task of such a plan that does it."""
+"""Name of the task that makes the call in such a plan."""
 CARRIED: Final = 60.0
-"""Seconds for which a client waits for the end of what its person has approved; then it calls again."""
+"""Seconds for which a client waits for the result after its person has approved; after that it calls again."""
 
 
 async def ask(
     bus: Bus, principal: str, tool: str, parameters: dict[str, Any], approver: str | None = None
 ) -> ToolReply | Question:
-    """Return how the plan of this call stands; make it if there is none.
+    """Return the state of the plan for this call; create the plan if there is none.
 
-    approver  as whom the person at the client decides; None: somebody decides elsewhere
+    approver  the principal as which the person at the client decides; None: another principal decides elsewhere
     """
     name = f"{requests.CALL}-{tool[:40]}-{digest([principal, tool, parameters])[:12]}"
     number = 1
@@ -61,13 +63,16 @@ async def ask(
     if approver is None or asked is None or state.status is not Status.WAITING_APPROVAL:
         return waiting
     text = f"{principal} asks for {asked.text}. It cannot be taken back. Your yes is that of {approver}."
-    # The digest is of what the person is shown: a yes to it is none to what it may have become meanwhile.
+    # The digest covers what the person is shown: an approval does not apply to a plan that changed in the meantime.
     key, decide = f"{state.workflow_id}-{asked.digest[:12]}", partial(_decided, bus, state, approver, asked.digest)
     return Question(key, text, waiting, decide)
 
 
 async def _decided(bus: Bus, state: Workflow, approver: str, shown: str, yes: bool) -> ToolReply:  # noqa: FBT001 - the answer
-    """Carry out what the person at the client has said; what was approved is awaited for a while."""
+    """Send the decision of the person at the client.
+
+    After an approval, wait up to CARRIED seconds for the result.
+    """
     signal = WorkflowSignal("approve" if yes else "reject", "by a form at the client", TASK, shown)
     reply = await requests.signal(bus, approver, state.workflow_id, signal)
     if not reply.done:
@@ -107,14 +112,14 @@ def _waiting(state: Workflow, principal: str) -> ToolReply:
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tool, and what it would be called with."""
+    """The tool to try, and the arguments of the call."""
 
     tool: str
     arguments: dict[str, Any] = {}
 
 
 def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
-    """Return the tool by which a client looks what a call would change."""
+    """Return the tool that shows what a call would change."""
 
     async def run(call: Call, p: Wish) -> Preview:
         if p.tool not in tools or tools[p.tool].tier is Tier.READ:

@@ -1,8 +1,9 @@
-"""Ask the person at a client: a form with one question, in the way of the client's era.
+"""Ask the person at an MCP client a yes-or-no question with a form (elicitation).
 
-A client of the newest protocol is answered with what is asked for, and calls again with what the person said; an older
-one is asked in the middle of its call.  A client that cannot show a form is not asked: then somebody has to say yes in
-another way.  What is asked is named by a key that changes with it, so that no yes is taken for something else.
+With the newest protocol version, the server answers the call with the form, and the client repeats the call with the
+person's answer.  With an older version, the server asks during the call.  A client that cannot show a form is not
+asked; the approval must then be given in another way.  The key of a question changes with its content, so that an
+answer cannot be used for a different question.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ YES: Final = "approve"
 
 @dataclass(frozen=True)
 class Question:
-    """What the person at a client has to decide before a call is done.
+    """What the person at a client has to decide before a call is executed.
 
-    key      names exactly what is asked
-    text     what the person reads
-    unasked  what the client is told if it cannot show a form, or the person closes it
-    answer   carries a yes or a no out, and returns what came of it
+    key      identifies exactly this question
+    text     the text for the person
+    unasked  the reply if the client cannot show a form or the person closes it
+    answer   applies the decision, yes or no, and returns the resulting reply
     """
 
     key: str
@@ -44,7 +45,7 @@ class Question:
 async def ask(
     context: Context, params: types.CallToolRequestParams, question: Question
 ) -> ToolReply | types.InputRequiredResult:
-    """Return what came of a question, or the form that the client has to show first."""
+    """Return the reply to the person's answer, or the form to show first."""
     if not _can_show(context):
         return question.unasked
     if context.protocol_version in MODERN_PROTOCOL_VERSIONS:

@@ -1,14 +1,16 @@
-"""The bridge at work: it serves the queue `mcp-proxmox`, and the same tools over MCP at `/mcp`.
+"""The role `mcp-bridge`: serve the queue `mcp-proxmox`, and MCP at `/mcp`.
 
-`/mcp` stands on the web server of the instance (port 8001) beside the status page.  That server starts before NATS is
-reached and long before a role has its context, and the MCP SDK must be entered and left in one task.  So the role
-offers a gate by the optional attribute `routes`, which the supervisor hands to the web server: a gate exists from the
-beginning, answers 503 until `run` has opened it, and `run` itself enters and leaves the SDK.  A role that is started
-again opens it with a fresh SDK, which cannot be used twice.
+Both serve the same tools.
 
-A client that shows a token of `[web.tokens]` is that principal.  One that shows none is the principal `mcp`, on a
-loopback address only and unless `anonymous = false`.  The SDK is imported in `run`, so a daemon without this role never
-loads it.
+`/mcp` is a route of the instance's web server (port 8001), beside the status page.  The web server starts before the
+daemon is connected to NATS and long before the role gets its context, but the MCP SDK must be entered and left in the
+same asyncio task.  So the role provides a gate through the optional attribute `routes`, which the supervisor passes to
+the web server.  The gate exists from the start and answers 503 until `run` opens it; `run` enters and leaves the SDK.
+An SDK app cannot be used twice: when the role is restarted, it opens the gate with a new one.
+
+A client that sends a token of `[web.tokens]` acts as that principal.  A client without a token acts as the principal
+`mcp`; this is allowed on a loopback address only, and not with `anonymous = false`.  The SDK is imported in `run`, so a
+daemon without this role never loads it.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ INSTRUCTIONS: Final = (
 
 
 class BridgeSettings(Settings):
-    """What an operator may set under `[mcp-bridge]`."""
+    """Settings of the section `[mcp-bridge]`."""
 
     mcp: bool = Field(default=True, description="serve the tools over MCP; false: over NATS alone")
     listed: Literal["few", "all"] = Field(
@@ -99,17 +101,19 @@ class BridgeSettings(Settings):
 
 RIGHTS_AGAIN: Final = 60.0
 BLIND_AGAIN: Final = 5.0
-"""Seconds between two looks at the token's rights, and while it has none."""
+"""Seconds between two checks of the token's rights: normally, and while it has no rights."""
 
 
 class Gate:
-    """An ASGI app that hands requests to the MCP app while there is one, and says why there is none otherwise.
+    """An ASGI app that forwards requests to the MCP app.
 
-    admit  names the user of a request by its header `Authorization`; raises Denied for who may not come in
+    While there is none, it answers 503 with the reason.
+
+    admit  returns the user of a request for its header `Authorization`; raises Denied if the caller is not allowed
     """
 
     def __init__(self) -> None:
-        """Begin closed."""
+        """Start closed."""
         self.app: ASGIApp | None = None
         self.admit: Callable[[str | None], object] = lambda _: None
         self.reason = "starting"
@@ -126,7 +130,10 @@ class Gate:
 
 
 async def _watch_rights(context: Context) -> None:
-    """Say that the role is not ready while the token has no right anywhere: then Proxmox shows it an empty cluster."""
+    """Report the role as not ready while the token has no rights.
+
+    Proxmox shows such a token an empty cluster.
+    """
     blind = False
     while context.proxmox is not None:
         try:
@@ -146,7 +153,7 @@ async def _watch_rights(context: Context) -> None:
 async def _called(
     context: Context, principal: Principal, tool: Tool, parameters: dict[str, Any], note: Progress
 ) -> ToolReply | Question:
-    """Run a tool for a principal, or make the plan that another principal has to approve."""
+    """Run a tool, or create the plan that another principal has to approve."""
     from agentd_mcp import approvals, stopping
 
     if tool.name in stopping.NAMES:
@@ -159,31 +166,31 @@ async def _called(
 
 
 class Bridge:
-    """Serves the tools of Proxmox to the network and to AI clients."""
+    """The role: serves the Proxmox tools over NATS and to AI clients over MCP."""
 
     name = "mcp-bridge"
     port = 8001
     services: tuple[str, ...] = (SERVICE,)
 
     def __init__(self) -> None:
-        """Begin with a closed gate."""
+        """Create the gate, closed."""
         self.gate = Gate()
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """Return what the instance's web server serves for this role, beside its own pages."""
+        """Return the routes that the instance's web server adds for this role."""
         return [Route(PATH, self.gate)]
 
     async def run(self, context: Context) -> None:
-        """Take work until the context says stop."""
+        """Serve MCP and the queue until the context is stopping."""
         async with AsyncExitStack() as stack:
             face = await self._face(context)
             if face is not None:
                 await stack.enter_async_context(face.lifespan())
                 stack.callback(self._close, "stopping")
                 self.gate.app = face.app
-                for each in face.broken:
-                    context.log.error("a tool is not served over MCP", tool=each.name, reason=each.reason)
+                for broken in face.broken:
+                    context.log.error("a tool is not served over MCP", tool=broken.name, reason=broken.reason)
             context.health.up()
             watching = asyncio.ensure_future(_watch_rights(context))
             stack.callback(watching.cancel)
@@ -196,13 +203,16 @@ class Bridge:
             )
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
-        """Leave everything as it is: whether MCP is served is decided when the role starts."""
+        """Change nothing: these settings take effect only when the role starts."""
 
     def _close(self, reason: str) -> None:
         self.gate.app, self.gate.reason = None, reason
 
     async def _face(self, context: Context) -> McpFace | None:
-        """Return the MCP face of this service's tools, or None with the reason at the gate."""
+        """Return the MCP app for this service's tools, or None.
+
+        If MCP is not served, set the reason at the gate and return None.
+        """
         settings: BridgeSettings = context.settings
         if not settings.mcp:
             self._close("[mcp-bridge] mcp = false")
@@ -213,12 +223,12 @@ class Bridge:
             context.log.warning("MCP is not served", reason=self.gate.reason)
             return None
         try:
-            await asyncio.to_thread(importlib.import_module, "agentd_mcp.server")  # half a second off the loop
+            await asyncio.to_thread(importlib.import_module, "agentd_mcp.server")  # half a second, so not in the loop
         except ImportError as error:
             self._close(f"the MCP SDK is not installed ({error}); install agentd[mcp]")
             context.log.exception("MCP is not served", reason=self.gate.reason)
             return None
-        from agentd_mcp import approvals, server, stopping, tool_search  # loaded already; by this way with its types
+        from agentd_mcp import approvals, server, stopping, tool_search  # already loaded; this import gives the types
 
         def resolve(request: Request | None) -> Principal:
             user = None if request is None else request.scope.get("user")
@@ -226,12 +236,12 @@ class Bridge:
             return server.Principal(name, context.policy.tier_of(name, plain=False))
 
         def reachable(call: Call) -> list[Tool]:
-            return [each for each in [*tools.values(), *network] if call.tier.covers(each.tier)]
+            return [tool for tool in [*tools.values(), *network] if call.tier.covers(tool.tier)]
 
         self.gate.admit = partial(
             server.user_of, tokens=context.config.web.tokens, anonymous=settings.anonymous and not remote
         )
-        tools = {name: each for name, each in context.tools.items() if each.service == SERVICE}
+        tools = {name: tool for name, tool in context.tools.items() if tool.service == SERVICE}
         network = stopping.tools()
         names = [*HOSTS, *context.config.web.allowed_hosts]
         hosts = [f"{name}{port}" for name in names for port in ("", ":*")]
@@ -243,7 +253,7 @@ class Bridge:
             version=__version__,
             resolve=resolve,
             hosts=hosts,
-            origins=[f"http://{each}" for each in hosts],
+            origins=[f"http://{host}" for host in hosts],
             instructions=INSTRUCTIONS,
             most=settings.sessions,
             each=settings.sessions_per_principal,

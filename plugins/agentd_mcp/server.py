@@ -1,20 +1,21 @@
-"""The MCP face of tools: the low-level server of the `mcp` package over streamable HTTP, for clients of both eras.
+"""Serve tools over MCP, to clients of old and new protocol versions.
 
-Only this file imports `mcp`, and only the bridge imports this file: the SDK weighs 35 MB and half a second.
+It uses the low-level server of the `mcp` package over streamable HTTP.  Only the bridge imports this file:
+the SDK costs 35 MB and half a second.
 
-What the SDK leaves to us, each met in a trial:
-- it advertises schemas and never applies them, and turns any exception into an opaque error: parameters are parsed
-  here, and what is wrong is answered as a result with `is_error`, in a line that a model can act on
-- `tools/call` would run the whole `tools/list` unless it is given the schema of one tool: `get_tool_input_schema`
-- one malformed definition makes the whole list an error: each is tried alone, and left out alone
-- Host and Origin are checked only when settings are passed: they always are
-- `json_response` must be off, or a client that goes away cancels nothing
-- uvicorn must parse with h11: httptools leaves spaces in a header that the SDK compares
-- a handler is cancelled when its client goes away: a read may end so; an effect on the world must not be cut in
-  half, so it runs on by itself to its recorded end
+What the SDK does not do, so this file does it (each point was observed in a trial):
+- The SDK advertises schemas but never validates against them, and turns any exception into an opaque error.  So
+  parameters are parsed here, and a mistake is answered as a result with `is_error`, in a line that a model can act on.
+- `tools/call` runs the whole `tools/list` unless the SDK is given the schema of the one tool: `get_tool_input_schema`.
+- One malformed definition turns the whole list into an error.  So each definition is tried alone and left out alone.
+- Host and Origin are checked only if security settings are passed, so they always are.
+- `json_response` must be off; otherwise a client that disconnects cancels nothing.
+- uvicorn must parse with h11: httptools leaves spaces in a header that the SDK compares.
+- A handler is cancelled when its client disconnects.  A read may be cancelled; an external change must not be
+  interrupted half-way, so it continues in its own task until its result is recorded.
 
-Tools above the tier of the principal are not listed, and calling one is answered as for a name that does not exist.
-Annotations are hints for the client; what is allowed is decided here and again in the worker.
+Tools above the tier of the principal are not listed; calling one is answered like a name that does not exist.
+Annotations are hints for the client.  Permission is checked here and again in the worker.
 """
 
 from __future__ import annotations
@@ -50,41 +51,45 @@ if TYPE_CHECKING:
 
 PATH: Final = "/mcp"
 LIST_FRESH: Final = 60_000
-"""Milliseconds for which a client may keep the list of tools; each costs the server a validation per listing."""
+"""Milliseconds for which a client may cache the list of tools; the server validates every tool for each listing."""
 DRAIN: Final = 30.0
-"""Seconds that effects under way may still take when the server stops; their records survive either way."""
+"""Seconds that running changes may still take when the server stops; their effect records survive in any case."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks, and up to which tier."""
+    """The principal of a request, and the highest tier it may use."""
 
     name: str
     tier: Tier
 
 
 Caller = Callable[[Principal, Tool, dict[str, Any], Progress], Coroutine[Any, Any, ToolReply | Question]]
-"""Run a tool for a principal, or say what the person at the client has to decide first.
+"""Run a tool for a principal, or return the question that the person at the client has to answer first.
 
-Text given to `Progress` reaches the client while the tool runs.
+Text passed to `Progress` is sent to the client while the tool runs.
 """
 
 Resolve = Callable[[Request | None], Principal]
-"""Tell who sent a request."""
+"""Return the principal of a request."""
 
 
 @dataclass(frozen=True)
 class McpFace:
-    """A web app with the one route `/mcp`, what must be entered while it serves, and the tools that were left out."""
+    """The web app of MCP, with the one route `/mcp`.
+
+    lifespan  the context to enter while the app serves
+    broken    the tools that were left out
+    """
 
     app: ASGIApp
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
     broken: list[BrokenTool]
 
 
-def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
+def build_mcp(  # noqa: PLR0913 - each parameter is one setting of the bridge
     tools: Iterable[Tool],
     caller: Caller,
     *,
@@ -98,12 +103,13 @@ def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
     most: int = 128,
     each: int = 32,
 ) -> McpFace:
-    """Return the MCP face of `tools`.
+    """Return the MCP app that serves `tools`.
 
-    hosts    Host headers that are answered, such as `127.0.0.1:8001`; `name:*` stands for any port
-    origins  Origin headers that are answered, such as `http://127.0.0.1:8001`
-    listed   tools that are listed at once, None: all; the others can be called all the same
-    most     sessions at once, `each` of one principal
+    hosts    accepted Host headers, such as `127.0.0.1:8001`; `name:*` means any port
+    origins  accepted Origin headers, such as `http://127.0.0.1:8001`
+    listed   names of the tools in the list (None: all); the others can still be called
+    most     maximum of concurrent sessions
+    each     maximum of concurrent sessions of one principal
     """
     catalogue = _Catalogue(tools)
     desk = _Desk(catalogue, caller, resolve, listed)
@@ -140,26 +146,29 @@ def build_mcp(  # noqa: PLR0913 - each is one thing that a bridge must be told
 
 
 class _Catalogue:
-    """The tools as MCP describes them; one that the SDK would not send is left out with its reason."""
+    """The tools in MCP form.
+
+    A tool that the SDK cannot send is left out, with the reason in `broken`.
+    """
 
     def __init__(self, tools: Iterable[Tool]) -> None:
         self.tools: dict[str, Tool] = {}
         self.broken: list[BrokenTool] = []
         self._described: dict[str, types.Tool] = {}
-        for each in by_name(tools).values():
+        for tool in by_name(tools).values():
             try:
-                self._described[each.name] = describe(each)
+                self._described[tool.name] = describe(tool)
             except (TypeError, ValidationError) as error:
-                self.broken.append(BrokenTool(each.name, f"not a tool in MCP: {error}"))
+                self.broken.append(BrokenTool(tool.name, f"not a tool in MCP: {error}"))
             else:
-                self.tools[each.name] = each
+                self.tools[tool.name] = tool
 
     def schema(self, name: str) -> dict[str, Any] | None:
         found = self._described.get(name)
         return None if found is None else found.input_schema
 
     def within(self, tier: Tier, listed: frozenset[str] | None) -> list[types.Tool]:
-        names = [name for name, each in self.tools.items() if tier.covers(each.tier)]
+        names = [name for name, tool in self.tools.items() if tier.covers(tool.tier)]
         if listed is None:
             return [self._described[name] for name in names]
         return [briefly(self._described[name]) for name in names if name in listed]
@@ -170,7 +179,7 @@ class _Catalogue:
 
 
 def describe(tool: Tool) -> types.Tool:
-    """Return `tool` as MCP describes it."""
+    """Return the MCP definition of `tool`."""
     return types.Tool(
         name=tool.name,
         description=tool_search.described(tool),
@@ -179,7 +188,7 @@ def describe(tool: Tool) -> types.Tool:
         annotations=types.ToolAnnotations(
             read_only_hint=tool.tier is Tier.READ,
             destructive_hint=tool.tier in CONSENTED or bool(tool.raises) or tool.name == tool_search.USE,
-            # A `marked` tool is repeated safely under the same key only, and each MCP call has a key of its own.
+            # A `marked` tool is safe to repeat only under the same key, and each MCP call has its own key.
             idempotent_hint=tool.tier is Tier.READ or tool.repeat in {Repeat.IDEMPOTENT, Repeat.PROBED},
             open_world_hint=False,
         ),
@@ -187,13 +196,16 @@ def describe(tool: Tool) -> types.Tool:
 
 
 def briefly(tool: types.Tool) -> types.Tool:
-    """Return a tool as a short list shows it: the schemas of results are half of the tokens, and say what is seen."""
+    """Return a tool without its result schema, for the short list.
+
+    The result schemas are half of the tokens, and a model sees the results anyway.
+    """
     return tool.model_copy(update={"output_schema": None})
 
 
 @dataclass
 class _Desk:
-    """Answers MCP requests."""
+    """Handles MCP requests."""
 
     catalogue: _Catalogue
     caller: Caller
@@ -201,7 +213,7 @@ class _Desk:
     listed: frozenset[str] | None = None
     effects: set[asyncio.Task[ToolReply | Question]] = field(default_factory=set)
     left: dict[tuple[str, str, bytes], asyncio.Task[ToolReply | Question]] = field(default_factory=dict)
-    """Effects under way whose client has gone: who asks the same again, as the same principal, waits for that one."""
+    """Running changes whose client disconnected: the same call of the same principal waits for the running one."""
 
     async def list_tools(self, context: Context, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         principal = self.resolve(context.request)
@@ -257,17 +269,23 @@ class _Desk:
             raise
 
     async def drain(self) -> None:
-        """Let effects under way end; past DRAIN they are cancelled, and their records say how far they came."""
+        """Wait for running changes; after DRAIN, cancel them.
+
+        Their effect records show how far they came.
+        """
         if self.effects:
             _, late = await asyncio.wait(self.effects, timeout=DRAIN)
-            for each in late:
-                each.cancel()
+            for effect in late:
+                effect.cancel()
             if late:
                 await asyncio.wait(late)
 
 
 async def _report(context: Context, notes: asyncio.Queue[str | None]) -> None:
-    """Send each note as a progress notification until None comes; a client that asked for none gets none."""
+    """Send each note as a progress notification until a None.
+
+    A client that did not ask for progress gets none.
+    """
     count = 0
     while (text := await notes.get()) is not None:
         count += 1
@@ -275,9 +293,9 @@ async def _report(context: Context, notes: asyncio.Queue[str | None]) -> None:
 
 
 def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: bool) -> AuthenticatedUser | None:
-    """Return who a request comes from, None for anybody; raises Denied.
+    """Return the user of a request, or None for an anonymous one; raises Denied.
 
-    As a user of the SDK's own kind: by that it lets a session be used by nobody but who has begun it.
+    It is a user type of the SDK: with it, the SDK lets only the user that opened a session use the session.
     """
     principal = principal_of(authorization, tokens)
     if principal is None and not anonymous:
@@ -286,14 +304,17 @@ def user_of(authorization: str | None, *, tokens: Mapping[str, str], anonymous: 
 
 
 def refusal(text: str) -> types.CallToolResult:
-    """Return a result that says that nothing came of the call, and why."""
+    """Return an error result with the reason."""
     return types.CallToolResult(
         content=[types.TextContent(type="text", text=printable(text, lines=True))], is_error=True
     )
 
 
 def answer(reply: ToolReply) -> types.CallToolResult:
-    """Return what a tool answered as MCP says it: structured for programs, the same as text for models."""
+    """Return a reply in MCP form.
+
+    It contains the result twice: structured for programs, and as text for models.
+    """
     if reply.error is not None:
         log = "".join(f"\n{line}" for line in reply.error.log)
         again = "\nTrying again may help." if reply.error.retry else ""
@@ -303,8 +324,8 @@ def answer(reply: ToolReply) -> types.CallToolResult:
     result = msgspec.to_builtins(reply.result)
     text = [
         escaped(msgspec.json.encode(result).decode()),
-        *(printable(f"warning: {line}") for line in reply.warnings),
+        *(printable(f"warning: {warning}") for warning in reply.warnings),
     ]
     return types.CallToolResult(
-        content=[types.TextContent(type="text", text=each) for each in text], structured_content=result
+        content=[types.TextContent(type="text", text=line) for line in text], structured_content=result
     )

@@ -1,9 +1,9 @@
-"""How many MCP sessions there may be, of whom, and how large the request is that opens one.
+"""Limit the number of MCP sessions and the size of the request that opens one.
 
-A session costs memory for as long as it lasts, with all that its client said of itself, and a client without a token
-may open as many as it likes.  So each principal has a number of sessions, all together another, and what opens one is
-small.  Where a principal has all of its sessions, the one that was unused for longest gives way if it was unused for
-`UNUSED` seconds; else the answer is 429.  A session that is not used for `IDLE` seconds ends (that is the SDK's).
+A session uses memory as long as it exists, including everything that its client sent about itself, and without a limit
+a client without a token could open any number of sessions.  So there is a limit for each principal and one in total.
+When a principal has reached its limit, its session that was unused for the longest time is ended, if that was more
+than `UNUSED` seconds; otherwise the answer is 429.  The SDK itself ends a session that is not used for `IDLE` seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST: Final = 1 << 20
-"""Bytes of a request; a message in NATS has no more."""
+"""Maximum bytes of a request, as for a message in NATS."""
 LARGEST_OPENING: Final = 16_384
-"""Bytes of a request that opens a session: who the client is, and what it can do."""
+"""Maximum bytes of a request that opens a session: the client's name and capabilities."""
 IDLE: Final = 900.0
 UNUSED: Final = 30.0
 _ID: Final = "mcp-session-id"
@@ -37,14 +37,14 @@ class _Session:
 
 
 class Sessions:
-    """An ASGI app before the SDK's that bounds its sessions.
+    """An ASGI app in front of the SDK's app that limits its sessions.
 
-    most  sessions in all
-    each  sessions of one principal; all clients without a token are one
+    most  maximum of sessions in total
+    each  maximum of sessions of one principal; all clients without a token count as one principal
     """
 
     def __init__(self, app: ASGIApp, *, most: int, each: int) -> None:
-        """Begin with none."""
+        """Wrap `app`; no session is open yet."""
         self._app = app
         self._opening_app = RequestBodyLimitMiddleware(app, LARGEST_OPENING)
         self._most, self._each = most, each
@@ -52,7 +52,7 @@ class Sessions:
         self._opening: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, if there is room for what it opens."""
+        """Forward a request, unless it would open a session beyond the limits."""
         headers = Headers(scope=scope)
         user = scope.get("user")
         owner = "" if user is None else str(user.username)
@@ -83,7 +83,7 @@ class Sessions:
             session.used = time.monotonic()
 
     def _noting(self, owner: str, send: Send) -> Send:
-        """Return a `send` that notes the session which an answer has opened."""
+        """Return a `send` that records the session that a response opens."""
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:  # noqa: PLR2004 - no error
@@ -95,7 +95,7 @@ class Sessions:
         return noting
 
     def _forgetting(self, name: str, scope: Scope, send: Send) -> Send:
-        """Return a `send` that forgets a session which is over."""
+        """Return a `send` that removes a session that has ended."""
 
         async def forgetting(message: Message) -> None:
             if message["type"] == "http.response.start" and (
@@ -107,11 +107,11 @@ class Sessions:
         return forgetting
 
     async def _room(self, owner: str, scope: Scope) -> PlainTextResponse | None:
-        """Make room for one more session of `owner`; return the answer if there is none."""
+        """Make room for one more session of `owner`, or return a refusal."""
         at = time.monotonic()
-        for name in [name for name, one in self._open.items() if not one.busy and at - one.used > IDLE]:
+        for name in [name for name, session in self._open.items() if not session.busy and at - session.used > IDLE]:
             del self._open[name]
-        alike = [name for name, one in self._open.items() if one.owner == owner]
+        alike = [name for name, session in self._open.items() if session.owner == owner]
         full = len(alike) + self._opening.count(owner) >= self._each
         if not full and len(self._open) + len(self._opening) < self._most:
             return None
@@ -123,7 +123,7 @@ class Sessions:
         return PlainTextResponse(text, 429 if full else 503, {"retry-after": f"{UNUSED:.0f}"})
 
     async def _end(self, name: str, scope: Scope) -> None:
-        """End a session as its client would."""
+        """End a session with the DELETE request that its client would send."""
         self._open.pop(name, None)
         headers = [(key, value) for key, value in scope["headers"] if key in {b"host", b"accept", b"origin"}]
         ending = {**scope, "method": "DELETE", "headers": [*headers, (_ID.encode(), name.encode())]}

@@ -1,4 +1,7 @@
-"""The freeze of the network over MCP: shown to everyone, changed as over HTTP, by a client with a token only."""
+"""MCP tools to show, freeze and thaw the network.
+
+Every client may see the state; as over HTTP, a change needs a client with a token.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +33,23 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Why(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the network is thawed; the audit keeps it."""
+    """Why the network is thawed; recorded in the audit log."""
 
     reason: Annotated[str, Meta(max_length=freeze.MOST_TEXT)] = ""
 
 
 class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why the network is frozen, and after how many seconds it is thawed by itself; without them it stays frozen."""
+    """Why the network is frozen, and for how many seconds.
+
+    Without `seconds` it stays frozen until it is thawed.
+    """
 
     reason: Annotated[str, Meta(min_length=1, max_length=freeze.MOST_TEXT)]
     seconds: Annotated[float, Meta(ge=1, le=freeze.LONGEST)] | None = None
 
 
 class NetworkState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether the network is frozen: then no agent changes anything."""
+    """Whether the network is frozen; while it is, no agent changes anything."""
 
     frozen: bool
     text: str
@@ -54,7 +60,7 @@ class NetworkState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 async def carry_out(bus: Bus, principal: str, tool: Tool, parameters: dict[str, Any]) -> ToolReply:
-    """Do what one of these tools is for; raises Denied without a token."""
+    """Run one of these tools; raises Denied for a change by a client without a token."""
     if tool.name == STATUS:
         return ToolReply(Outcome.COMPLETED, plain(_state(await freeze.read(bus), "the network is not frozen")))
     if principal in ANONYMOUS:
@@ -77,7 +83,10 @@ def _state(found: Freeze | None, otherwise: str) -> NetworkState:
 
 
 def tools() -> list[Tool]:
-    """Return these tools; they run through `carry_out`, not as calls: a frozen network must be thawed by one."""
+    """Return the tools to show, freeze and thaw the network.
+
+    They run through `carry_out`, not as normal calls: a frozen network must be thawed by one of them.
+    """
     return [
         _tool(STATUS, "Whether the network is frozen, by whom, since when and why.", Nothing, Tier.READ),
         _tool("freeze_network", "Stop every change in the whole network, until it is thawed; reads go on.", Stop),

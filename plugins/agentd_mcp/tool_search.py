@@ -1,8 +1,8 @@
-"""Which tools a client is told of at once, and how it finds and calls all others; pure.
+"""The short list of tools, and the tools to find and call all others; pure.
 
 Two hundred tools with their schemas are 70,000 tokens, which a model pays before it has done anything.  So by default
-(`[mcp-bridge] listed = "few"`) the list holds those that are used every day, and three by which all others are found
-and called: what a client may do is the same either way.
+(`[mcp-bridge] listed = "few"`) the list contains the tools of daily use, and three tools to find and call all others.
+What a client may do is the same in both cases.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIND: Final = "find_tools"
 READ: Final = "read_tool"
 USE: Final = "use_tool"
 CARRIERS: Final = frozenset({READ, USE})
-"""What they answer is what the tool that they carry answers."""
+"""Tools that call another tool and return its result."""
 DAILY: Final = frozenset(
     {
         *("list_nodes", "list_vms", "get_vm", "list_storages", "list_tasks", "get_task", "list_backups"),
@@ -34,19 +34,22 @@ DAILY: Final = frozenset(
         *("migrate_guest", "network_status", "freeze_network", "dry_run", FIND, READ, USE),
     }
 )
-"""What is listed at once."""
+"""Tools in the short list."""
 SHOWN: Final = 5
 
 
 class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to look for: a few words such as `firewall rule add`."""
+    """The words to search for, such as `firewall rule add`."""
 
     words: Annotated[str, Meta(min_length=1, max_length=200)]
     limit: Annotated[int, Meta(ge=1, le=20)] = SHOWN
 
 
 class Described(msgspec.Struct, frozen=True):
-    """A tool: `parameters` is the JSON Schema of its arguments, `call` the tool by which it is called."""
+    """A tool; `parameters` is the JSON Schema of its arguments.
+
+    `call` names the tool that calls it.
+    """
 
     name: str
     description: str
@@ -57,36 +60,39 @@ class Described(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """Tools that fit, best first, and how many fit at all."""
+    """The matching tools, best match first, and the total number of matches."""
 
     total: int
     tools: list[Described]
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tool, as find_tools names it, and its arguments."""
+    """The tool to call, by its name from find_tools, and its arguments."""
 
     tool: str
     arguments: dict[str, Any] = {}
 
 
 def find(tools: Iterable[Tool], words: str, limit: int) -> Shown:
-    """Return the tools that fit the words, those with most of them in their names first; all words count."""
+    """Return the tools that match any of the words, best match first.
+
+    The scores of all words are added; a match in the name of a tool scores highest.
+    """
     asked = set(re.findall(r"[a-z0-9]+", words.lower()))
-    scored = [(_score(each, asked), each) for each in tools]
-    fitting = sorted(((score, each) for score, each in scored if score), key=lambda pair: (-pair[0], pair[1].name))
-    return Shown(len(fitting), [_described(each) for _, each in fitting[:limit]])
+    scored = [(_score(tool, asked), tool) for tool in tools]
+    fitting = sorted(((score, tool) for score, tool in scored if score), key=lambda pair: (-pair[0], pair[1].name))
+    return Shown(len(fitting), [_described(tool) for _, tool in fitting[:limit]])
 
 
 def _score(tool: Tool, asked: set[str]) -> int:
     names = set(tool.name.split("_"))
     text = f"{tool.name} {tool.capability} {tool.description} {' '.join(tool.parameters.__struct_fields__)}".lower()
-    return sum(5 if each in names else 3 if each.rstrip("s") in names else 1 if each in text else 0 for each in asked)
+    return sum(5 if word in names else 3 if word.rstrip("s") in names else 1 if word in text else 0 for word in asked)
 
 
 def described(tool: Tool) -> str:
-    """Return the description of a tool, with the parameters that another principal has to approve."""
-    more = [f"With {each.says} it is of tier {each.tier}: another principal has to approve it." for each in tool.raises]
+    """Return the description of a tool, with the parameters that raise its tier."""
+    more = [f"With {rule.says} it is of tier {rule.tier}: another principal has to approve it." for rule in tool.raises]
     return "\n\n".join([tool.description, *more])
 
 
@@ -97,9 +103,10 @@ def _described(tool: Tool) -> Described:
 
 
 def unwrapped(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -> tuple[str, dict[str, Any]]:
-    """Return the call that is meant: what read_tool and use_tool carry is a call of its own.
+    """Return the tool and arguments that a call means.
 
-    Raises InvalidMessage for one that is not as it must be; read_tool carries none that changes anything.
+    For read_tool and use_tool these are the tool and arguments that the call contains.
+    Raises InvalidMessage if that call is not valid; read_tool calls only tools of tier read.
     """
     if name not in CARRIERS:
         return name, arguments
@@ -107,7 +114,7 @@ def unwrapped(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -
     target = tools.get(wanted.tool)
     if target is None or target.name in CARRIERS:
         raise InvalidMessage(f"tool: there is no tool {wanted.tool[:60]!r}; find_tools finds them by words")
-    if name == READ and target.tier is not Tier.READ:  # whether there is one is not for everybody to know
+    if name == READ and target.tier is not Tier.READ:  # not every caller may know whether it exists
         raise InvalidMessage(
             f"tool: there is no tool {target.name!r} of tier read; {USE} calls those that change things"
         )
@@ -115,7 +122,10 @@ def unwrapped(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -
 
 
 def doors(reachable: Callable[[Call], Iterable[Tool]]) -> list[Tool]:
-    """Return the tools by which the others are found and called; `reachable` are those that a caller may use."""
+    """Return the tools that find and call other tools.
+
+    reachable  returns the tools that a caller may use
+    """
 
     async def look(call: Call, p: Words) -> Shown:
         return find(reachable(call), p.words, p.limit)

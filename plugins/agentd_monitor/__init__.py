@@ -1,4 +1,4 @@
-"""The monitor: hears what the network says of itself and raises alerts."""
+"""The plugin of the role `monitor`: watch the network and raise alerts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def agentd_settings() -> type[Settings]:
-    """Return the thresholds that an operator may set under `[monitor]`."""
+    """Return the settings type of the section `[monitor]`."""
     from agentd_monitor.settings import MonitorSettings
 
     return MonitorSettings

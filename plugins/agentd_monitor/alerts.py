@@ -1,23 +1,25 @@
-"""When an alert is raised and when it is cleared.  Pure: times are values, nothing is sent from here.
+"""Decide when an alert is raised and when it is cleared.
+
+Pure: times are parameters, and nothing is sent from here.
 
     high_cpu, high_memory   a host at 85 %, an agent itself at 90 %
-    agent_offline           two minutes without a heartbeat; an agent that said `offline` itself was drained
-    schedule_failed         the last run of a schedule did not complete; a run that does clears it
+    agent_offline           two minutes without a heartbeat; an agent that reported `offline` itself was drained
+    schedule_failed         the last run of a schedule did not complete; a run that completes clears the alert
     workflow_stuck          thirty minutes without a change while it should move; waiting for a person is not stuck
-    dead_letters            messages of a stream were given up, and nobody has replayed or dropped them yet
+    dead_letters            messages of a stream were given up, and were not yet replayed or dropped
     nats_storage            the account or a stream with a limit is 70 % full
     audit_broken            the audit chain of an agent is not as the agent wrote it
 
-The rules, each learnt from somebody's mail storm:
-- one reading proves nothing: a value must stay beyond its threshold for `hold` seconds, over `readings` readings at
-  least, both to raise and to clear; readings of one value within SPACING seconds count once, because every agent of a
-  node reports the same host
-- raise and clear have thresholds of their own
-- missing data never clears: an alert ends when something is heard, not when nothing is
-- silence that is our own is not theirs: after a pause of the monitor everybody gets the whole time again
-- an alert is its labels: the same labels are the same alert, and it is told once when it is raised and once when
-  it is cleared, however often its cause is seen
-- what flaps stays raised until it has been calm
+The rules prevent floods of notifications; each was learnt from a real one:
+- One reading proves nothing: a value must stay beyond its threshold for `hold` seconds and for at least `readings`
+  readings, both to raise and to clear.  Readings of one value within SPACING seconds count once, because every agent
+  of a node reports the same host.
+- Raising and clearing have separate thresholds.
+- Missing data never clears an alert: only received data does.
+- A pause of the monitor is not a silence of the agents: after a pause, every agent gets the full time again.
+- The labels identify an alert: it is published once when it is raised and once when it is cleared, no matter how often
+  its cause is observed.
+- An alert that flaps stays raised until its value has been calm.
 """
 
 from __future__ import annotations
@@ -62,12 +64,12 @@ SEVERITY: Final = dict.fromkeys(KINDS, "warning") | dict.fromkeys(
 )
 
 DRAINED: Final = "offline"
-"""The status by which an agent reports that it ends."""
+"""The status that an agent reports when it stops."""
 DRAINING: Final = "draining"
-"""The status of an agent that takes no new work and ends when its work is finished."""
+"""The status of an agent that accepts no new work and stops when its work is finished."""
 
 LOST: Final = "lost"
-"""The status of an agent that fell silent."""
+"""The status of an agent that stopped sending heartbeats."""
 
 DONE: Final = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS})
 
@@ -75,10 +77,10 @@ SPACING: Final = 10.0
 """Seconds within which readings of one value count as one; less where `hold` is short."""
 
 WATCHED: Final = 1000
-"""Agents that are watched at once: anybody may register, and who floods must not fill the memory and the bucket."""
+"""Maximum number of watched agents: any client may register, and a flood must not fill the memory and the bucket."""
 
 PATIENT: Final = frozenset({"waiting_approval", "paused"})
-"""States in which a workflow waits for a person, for as long as it takes."""
+"""States in which a workflow waits for a person, without a time limit."""
 
 READINGS: Final = {
     "host_cpu_percent": (HIGH_CPU, "host"),
@@ -86,11 +88,11 @@ READINGS: Final = {
     "cpu_percent": (HIGH_CPU, "agent"),
     "memory_percent": (HIGH_MEMORY, "agent"),
 }
-"""Metrics that are judged: of the machine (tag `node`), and of the agent itself (the names of a plain agent)."""
+"""Metrics that are checked: of the host (tag `node`), and of the agent itself (the names that external agents use)."""
 
 
 class WorkflowView(msgspec.Struct, frozen=True):
-    """What a workflow's event says of it, as far as alerts care."""
+    """The fields of a workflow event that alerts need."""
 
     workflow_id: str
     status: str
@@ -100,7 +102,7 @@ class WorkflowView(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When to raise and when to clear; percent and seconds (settings.py says why)."""
+    """The thresholds, in percent and seconds; settings.py gives the reasons."""
 
     host_trigger: float = 85.0
     host_clear: float = 80.0
@@ -119,12 +121,18 @@ class Thresholds:
         return min(SPACING, self.hold / self.readings)
 
     def band(self, scope: str) -> tuple[float, float]:
-        """Return the trigger and the clear threshold, in percent, of a `host` or an `agent`."""
+        """Return the thresholds to raise and to clear, in percent.
+
+        scope  `host` or `agent`
+        """
         return (self.host_trigger, self.host_clear) if scope == "host" else (self.agent_trigger, self.agent_clear)
 
 
 def fingerprint(alert_type: str, labels: dict[str, str]) -> str:
-    """Return what an alert is known by: a hash over its type and its labels, whatever their order."""
+    """Return the identity of an alert: a hash of its type and labels.
+
+    The order of the labels does not matter.
+    """
     return digest({**labels, "alert_type": alert_type})
 
 
@@ -135,7 +143,10 @@ def fingerprint_of(alert: Alert) -> str:
 
 @dataclass
 class _Level:
-    """One value that is compared with a threshold; `since` is when it went to the side on which it now is."""
+    """One value that is compared with a threshold.
+
+    since     time of the first of the readings in a row that support a change; None if there is none
+    """
 
     kind: str
     scope: str
@@ -149,18 +160,22 @@ class _Level:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Name the host or the agent that this is about."""
+        """Return the label with the name of the host or agent."""
         return {"node" if self.scope == "host" else "agent": self.source}
 
     @property
     def text(self) -> str:
-        """Say the value for people."""
+        """Return the value as a text for people."""
         what = "CPU" if self.kind == HIGH_CPU else "memory"
         flapping = ", flapping" if self.flapping else ""
         return f"{self.scope} {self.source}: {what} at {self.value:.0f} %{flapping}"
 
     def note(self, value: float, at: datetime, spacing: float, *, beyond: bool) -> None:
-        """Keep a reading; `beyond` tells whether it speaks for a change, `spacing` (s) from when on it counts again."""
+        """Store a reading.
+
+        beyond   whether the reading supports a change of the alert
+        spacing  seconds before another reading counts
+        """
         self.value = value
         if not beyond:
             self.forget()
@@ -170,15 +185,15 @@ class _Level:
                 self.readings, self.counted = self.readings + 1, at
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Restart the count of readings."""
         self.since, self.readings, self.counted = None, 0, None
 
     def proven(self, at: datetime, seconds: float, readings: int) -> bool:
-        """Tell whether the readings have spoken for a change long enough."""
+        """Return whether enough readings, over a long enough time, support a change."""
         return self.since is not None and self.readings >= readings and at - self.since >= timedelta(seconds=seconds)
 
     def turn(self, at: datetime, limit: int, window: float) -> None:
-        """Note a change, and whether there were too many of them lately."""
+        """Record a change, and whether there were too many within `window` seconds."""
         self.forget()
         self.changes.append(at)
         while self.changes and at - self.changes[0] > timedelta(seconds=window):
@@ -199,10 +214,13 @@ class _Workflow:
 
 
 class AlertBook:
-    """All that was heard and what is firing because of it; each method returns what changed by it."""
+    """The received data and the alerts that are firing because of it.
+
+    Each method returns the alerts that it changed.
+    """
 
     def __init__(self, thresholds: Thresholds, start: datetime) -> None:
-        """Begin to watch at `start`: nobody can have been silent for longer than that."""
+        """Start to watch at `start`: no silence can be longer than since then."""
         self._thresholds = thresholds
         self._watching = start
         self._firing: dict[str, Alert] = {}
@@ -211,27 +229,33 @@ class AlertBook:
         self._workflows: dict[str, _Workflow] = {}
 
     def firing(self) -> list[Alert]:
-        """Return the alerts that are raised now, the oldest first."""
+        """Return the alerts that are firing now, oldest first."""
         return sorted(self._firing.values(), key=lambda alert: alert.timestamp)
 
     def agents(self) -> Counter[str]:
-        """Return how many agents there are, by the status that they told; those that were lost are `lost`."""
-        lost = {each.labels["agent"] for each in self._firing.values() if each.alert_type == AGENT_OFFLINE}
-        known = {name: each.status for name, each in self._agents.items()}
+        """Return the number of agents by reported status; lost agents count as `lost`."""
+        lost = {alert.labels["agent"] for alert in self._firing.values() if alert.alert_type == AGENT_OFFLINE}
+        known = {name: agent.status for name, agent in self._agents.items()}
         return Counter((known | dict.fromkeys(lost, LOST)).values())
 
     def restore(self, alerts: list[Alert]) -> None:
-        """Take over what was firing before a restart; it is not told again, and only what is heard ends it."""
+        """Restore the alerts that were firing before a restart.
+
+        They are not published again, and only received data clears them.
+        """
         self._firing.update({fingerprint_of(alert): alert for alert in alerts if alert.state == FIRING})
 
     def resume(self, at: datetime) -> None:
-        """Forgive all silence until `at`: it was the monitor that did not listen."""
+        """Ignore all silence until `at`: it was the monitor that did not listen."""
         self._watching = max(self._watching, at)
         for level in self._levels.values():
             level.forget()
 
     def adopt(self, thresholds: Thresholds, at: datetime) -> list[Alert]:
-        """Take new thresholds and judge by them at once: a raised threshold ends the alert that it made."""
+        """Apply new thresholds at once; return the alerts that changed.
+
+        An alert whose value is below the new threshold is cleared.
+        """
         self._thresholds = thresholds
         changed: list[Alert] = []
         for key, level in self._levels.items():
@@ -239,18 +263,18 @@ class AlertBook:
                 changed += self._resolve(key, level.text, at)
         return changed + self.tick(at)
 
-    # -- what is heard ------------------------------------------------------------------------------------------
+    # -- received data ------------------------------------------------------------------------------------------
 
     def observe_heartbeat(self, heartbeat: Heartbeat, at: datetime) -> list[Alert]:
-        """Note that an agent lives, or that it says good-bye."""
+        """Record a sign of life of an agent, or that it stops."""
         return self._heard(heartbeat.agent_id, heartbeat.status, at)
 
     def observe_registration(self, registration: AgentRegistration, at: datetime) -> list[Alert]:
-        """Note that an agent has introduced itself, which is a sign of life as well."""
+        """Record that an agent has registered, which is also a sign of life."""
         return self._heard(registration.agent_id, registration.status, at)
 
     def observe_metrics(self, report: MetricReport, at: datetime) -> list[Alert]:
-        """Judge the readings of a report; metrics that it leaves out stay as they were."""
+        """Check the readings of a report; metrics that it does not contain do not change."""
         changed: list[Alert] = []
         for name, value in report.metrics.items():
             if name in READINGS:
@@ -258,7 +282,7 @@ class AlertBook:
         return changed + self._audit(report, at)
 
     def _audit(self, report: MetricReport, at: datetime) -> list[Alert]:
-        """Judge whether the audit chain of an agent is as the agent wrote it, if the report says so."""
+        """Check the state of the agent's audit chain, if the report contains it."""
         broken, agent = report.metrics.get(AUDIT_BROKEN), report.agent_id
         if broken is None or (broken and len(self._firing) >= len(KINDS) * WATCHED):
             return []
@@ -271,7 +295,7 @@ class AlertBook:
         return self._judge(AUDIT_BROKEN, {"agent": agent}, text, at, bad=bool(broken), good=not broken)
 
     def observe_workflow(self, view: WorkflowView, at: datetime) -> list[Alert]:
-        """Note that a workflow has changed; `at` is when."""
+        """Record a change of a workflow at the time `at`."""
         key = fingerprint(WORKFLOW_STUCK, {"workflow": view.workflow_id})
         over = view.status in TERMINAL
         if over:
@@ -283,14 +307,14 @@ class AlertBook:
         return moved + (self._scheduled(schedule, view, at) if schedule and over else [])
 
     def observe_dead(self, stream: str, waiting: int, text: str, at: datetime) -> list[Alert]:
-        """Note how many dead letters of a stream wait for a person."""
+        """Record the number of open dead letters of a stream."""
         return self._judge(DEAD_LETTERS, {"stream": stream}, text, at, bad=waiting > 0, good=not waiting)
 
     def observe_storage(self, what: str, text: str, at: datetime, *, full: bool, eased: bool) -> list[Alert]:
-        """Note how full NATS is; between `full` and `eased` all stays as it is."""
+        """Record how full NATS is; between `full` and `eased` nothing changes."""
         return self._judge(NATS_STORAGE, {"what": what}, text, at, bad=full, good=eased)
 
-    def _judge(  # noqa: PLR0913 - what it is about, what it says, and what follows from it
+    def _judge(  # noqa: PLR0913 - the alert's identity, its text, and the decision
         self, kind: str, labels: dict[str, str], text: str, at: datetime, *, bad: bool, good: bool
     ) -> list[Alert]:
         key = fingerprint(kind, labels)
@@ -299,7 +323,7 @@ class AlertBook:
         return self._resolve(key, text, at) if good else []
 
     def tick(self, at: datetime) -> list[Alert]:
-        """Notice what was not heard until `at`."""
+        """Check for agents and workflows that were silent until `at`."""
         return self._lost(at) + self._stuck(at)
 
     # -- agents and workflows -------------------------------------------------------------------------------------
@@ -349,7 +373,7 @@ class AlertBook:
         return changed
 
     def _scheduled(self, schedule: str, view: WorkflowView, at: datetime) -> list[Alert]:
-        """Judge a schedule by its last run; one that a person cancelled says nothing."""
+        """Check a schedule by its last run; a run that a person cancelled does not count."""
         key = fingerprint(SCHEDULE_FAILED, {"schedule": schedule})
         if view.status in DONE:
             return self._resolve(key, f"schedule {schedule}: {view.workflow_id} {view.status}", at, over=True)
@@ -378,7 +402,7 @@ class AlertBook:
             self._resolve(key, level.text, at) if firing else [self._fire(kind, level.labels, level.text, source, at)]
         )
 
-    # -- what is told ---------------------------------------------------------------------------------------------
+    # -- changed alerts ------------------------------------------------------------------------------------------
 
     def _fire(self, kind: str, labels: dict[str, str], text: str, source: str, at: datetime) -> Alert:
         alert = Alert(
@@ -394,7 +418,10 @@ class AlertBook:
         return alert
 
     def _resolve(self, key: str, text: str, at: datetime, *, over: bool = False) -> list[Alert]:
-        """Clear an alert; what was heard before it was raised (read from a stream) does so only if all is `over`."""
+        """Clear an alert.
+
+        Data older than the alert (read from a stream) clears it only if its cause is `over`.
+        """
         alert = self._firing.get(key)
         if alert is None or (at <= alert.timestamp and not over):
             return []

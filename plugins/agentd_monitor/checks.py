@@ -1,4 +1,4 @@
-"""What the monitor has to go and look at, because nobody publishes it: dead letters, and how full NATS is."""
+"""Checks of what no message reports: dead letters, and the storage used in NATS."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from agentd_monitor.alerts import AlertBook
 
 EVERY: Final = 15.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 SAID: Final = 200
-"""Characters of a letter's reason that an alert repeats."""
+"""Maximum characters of a dead letter's reason in an alert."""
 
 
 class Survey:
-    """Looks around every now and then; `problem` says why it cannot, if so."""
+    """Checks periodically; `problem` is the reason why it cannot, or ""."""
 
     def __init__(self, context: Context, book: AlertBook, tell: Callable[[list[Alert]], None]) -> None:
-        """Keep what to look at, who judges, and who tells."""
+        """Use the bus of `context`, the alerts of `book`, and `tell` to pass alerts on."""
         self.problem = ""
         self._context = context
         self._book = book
@@ -38,11 +38,11 @@ class Survey:
         self._state: dict[str, object] = {}
 
     def hurry(self) -> None:
-        """Look at the next occasion."""
+        """Make the next check due at once."""
         self._due = 0.0
 
     async def look(self, at: datetime) -> None:
-        """Look, if it is time; an error is kept in `problem`, and the next look tries again."""
+        """Check, if it is due; an error is kept in `problem`, and the next check retries."""
         if time.monotonic() < self._due or not self._context.bus.connected:
             return
         self._due = time.monotonic() + EVERY
@@ -56,23 +56,26 @@ class Survey:
 
     async def _letters(self, at: datetime) -> None:
         state = (await self._context.bus.api(f"STREAM.INFO.{subjects.DEAD}"))["state"]
-        if state == self._state:  # also with nothing in it: alerts of before a restart have been judged once
+        if state == self._state:  # also if it is empty: then alerts from before a restart were checked once
             return
         found = await dead_letters.letters(self._context.bus)
         self._count(found)
-        open_ = [each for each in found if each.open]
-        for stream in {*capacity.STREAMS, *(each.stream for each in open_)}:
-            those = [each for each in open_ if each.stream == stream]
+        open_ = [letter for letter in found if letter.open]
+        for stream in {*capacity.STREAMS, *(letter.stream for letter in open_)}:
+            those = [letter for letter in open_ if letter.stream == stream]
             self._context.metrics.dead_letters_open.labels(stream).set(len(those))
             self._tell(self._book.observe_dead(stream, len(those), _words(stream, those), at))
         self._state = state
 
     def _count(self, found: list[Letter]) -> None:
-        """Count what is new since the last look; what lay there before the first one was counted by then."""
-        newest = max((each.number for each in found), default=0)
-        for each in found if self._seen is not None else []:
-            if each.number > (self._seen or 0):
-                self._context.metrics.dead_letters.labels(each.stream).inc()
+        """Count the dead letters that are new since the last check.
+
+        Dead letters from before the first check are not counted: they were counted when they were new.
+        """
+        newest = max((letter.number for letter in found), default=0)
+        for letter in found if self._seen is not None else []:
+            if letter.number > (self._seen or 0):
+                self._context.metrics.dead_letters.labels(letter.stream).inc()
         self._seen = max(newest, self._seen or 0)
 
     async def _storage(self, at: datetime) -> None:

@@ -1,8 +1,9 @@
-"""The monitor at work: subscribes, ticks, and tells what changed.
+"""The role `monitor`: receive the network's messages and publish alerts.
 
-Several monitors may run: all of them hear the same and come to the same alerts.  Who writes an alert's new state to
-the bucket `alerts` first (by compare-and-set under its fingerprint) publishes it; the others find it there and are
-silent.  What could not be written yet waits in `_unsaid`, the newest state of each alert, and is tried at each tick.
+Several monitors may run: all of them receive the same messages and derive the same alerts.  The monitor that first
+writes the new state of an alert to the bucket `alerts` (compare-and-set, with the alert's fingerprint as key) publishes
+it.  The other monitors find the state in the bucket and publish nothing.  A state that could not be written yet is kept
+in `_unsaid` (only the newest state of each alert) and retried at each tick.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 TICK: Final = 5.0
-"""Seconds between two looks at what was not heard."""
+"""Seconds between two checks for missing messages."""
 STATUSES: Final = ("available", "busy", DRAINING, DRAINED, LOST)
-"""Agents' statuses that have a series even while nobody is in them."""
+"""Statuses of agents that have a time series even while no agent has that status."""
 PAUSE: Final = 15.0
-"""Seconds between two ticks beyond which it was we who did not listen (no bus, or stopped)."""
+"""If two ticks are more seconds apart, the monitor itself did not listen (no bus, or the process was stopped)."""
 
 
 class Monitor:
-    """Raises and clears alerts."""
+    """The role: raises and clears alerts."""
 
     name = "monitor"
     port = 8082
@@ -49,7 +50,7 @@ class Monitor:
     routes: tuple[BaseRoute, ...] = ()
 
     def __init__(self) -> None:
-        """Begin without a context."""
+        """Declare the state; `run` sets it when it gets the context."""
         self._context: Context
         self._settings: MonitorSettings
         self._seldom: Seldom
@@ -61,14 +62,14 @@ class Monitor:
         self._news = asyncio.Event()
 
     async def run(self, context: Context) -> None:
-        """Watch until the context says stop."""
+        """Watch until the context is stopping."""
         self._context, self._settings = context, context.settings
         self._seldom = Seldom(context.log)
         self._ticked = now()
         self._book = AlertBook(self._settings.thresholds(), self._ticked)
-        there = (await context.bus.kv_values(subjects.ALERTS, Alert)).values()
-        self._book.restore([each.value for each in there if each.value is not None])
-        hearing = [
+        stored = (await context.bus.kv_values(subjects.ALERTS, Alert)).values()
+        self._book.restore([entry.value for entry in stored if entry.value is not None])
+        subscriptions = [
             await context.bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._book.observe_heartbeat)),
             await context.bus.subscribe(
                 subjects.AGENT_REGISTER, self._hears(AgentRegistration, self._book.observe_registration)
@@ -82,16 +83,19 @@ class Monitor:
             await self._catch_up()
             await self._watch()
         finally:
-            for each in hearing:
-                await each.stop()
+            for subscription in subscriptions:
+                await subscription.stop()
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
-        """Take over new thresholds, for alerts that are firing too."""
+        """Apply new thresholds, also to alerts that are firing."""
         self._settings = settings
         self._tell(self._book.adopt(settings.thresholds(), now()))
 
     async def _catch_up(self) -> None:
-        """Read what streams still know, so that what stopped while no monitor ran is missed all the same."""
+        """Read the last heartbeats and workflow events from the streams.
+
+        So agents and workflows that stopped while no monitor ran are noticed, too.
+        """
         bus = self._context.bus
         for stored in await bus.last_many(subjects.METRICS, subjects.ALL_HEARTBEATS):
             self._observe(stored.data, stored.subject, Heartbeat, self._book.observe_heartbeat, stored.time)
@@ -123,11 +127,11 @@ class Monitor:
         self._tell(self._book.tick(at))
 
     async def _on_dead(self, _: Received) -> None:
-        """Look at once when a letter was written, or one was closed."""
+        """Check at once when a dead letter was written or closed."""
         self._survey.hurry()
         self._news.set()
 
-    # -- hearing ----------------------------------------------------------------------------------------------------
+    # -- receiving --------------------------------------------------------------------------------------------------
 
     def _hears(
         self, kind: type[M], observe: Callable[[M, datetime], list[Alert]]
@@ -140,7 +144,10 @@ class Monitor:
     def _observe(
         self, data: bytes, subject: str, kind: type[M], observe: Callable[[M, datetime], list[Alert]], at: datetime
     ) -> None:
-        """Take one message into the book; there is no await in it, so messages count in the order of their coming."""
+        """Pass one message to the alert book.
+
+        It contains no await, so messages are processed in the order in which they arrive.
+        """
         try:
             message = decode(data, kind)
         except InvalidMessage as error:
@@ -148,15 +155,18 @@ class Monitor:
             return
         self._tell(observe(message, at))
 
-    # -- telling ----------------------------------------------------------------------------------------------------
+    # -- publishing -------------------------------------------------------------------------------------------------
 
     def _tell(self, alerts: list[Alert]) -> None:
         if alerts:
-            self._unsaid.update({fingerprint_of(each): each for each in alerts})
+            self._unsaid.update({fingerprint_of(alert): alert for alert in alerts})
             self._news.set()
 
     async def _say(self) -> None:
-        """Record and publish what changed; while NATS is away it stays unsaid and is tried again."""
+        """Record and publish changed alerts.
+
+        While NATS is not reachable, they stay in `_unsaid` and are retried.
+        """
         context = self._context
         self._news.clear()
         problem = self._survey.problem
@@ -175,9 +185,10 @@ class Monitor:
         self._measure()
 
     async def _say_one(self, key: str, alert: Alert) -> None:
-        """Record and publish an alert; when NATS has no room for the record, publish at once and record later.
+        """Record and publish an alert.
 
-        Only then each monitor tells it: that there is no room is what somebody has to hear.
+        If NATS has no space for the record, publish the alert at once and record it later.  Only in this case every
+        monitor publishes it: people must be notified that there is no space.
         """
         try:
             new = await self._record(key, alert)
@@ -198,7 +209,7 @@ class Monitor:
 
     def _measure(self) -> None:
         metrics = self._context.metrics
-        firing = Counter(each.alert_type for each in self._book.firing())
+        firing = Counter(alert.alert_type for alert in self._book.firing())
         for kind in KINDS:
             metrics.alerts_firing.labels(kind).set(firing[kind])
         agents = self._book.agents()
@@ -206,7 +217,7 @@ class Monitor:
             metrics.agents.labels(status).set(agents[status])
 
     async def _record(self, key: str, alert: Alert) -> bool:
-        """Write the state of an alert; tell whether it was new to the network."""
+        """Write the state of an alert; return whether it was new to the network."""
         bus = self._context.bus
         ttl = self._settings.resolved_for if alert.state == RESOLVED else None
         while True:
@@ -218,5 +229,5 @@ class Monitor:
             try:
                 await bus.kv_put(subjects.ALERTS, key, alert, ttl=ttl, expect=newest.seq)
             except StaleWrite:
-                continue  # another monitor was faster: look what it wrote
+                continue  # another monitor was faster: read what it wrote
             return True

@@ -1,4 +1,4 @@
-"""What an operator may set under `[monitor]`: thresholds, each with its unit and its reason."""
+"""Settings of the section `[monitor]`: thresholds, with units and reasons."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from agentd_monitor.alerts import Thresholds
 
 
 class MonitorSettings(Settings):
-    """Thresholds of the alerts; a change takes effect on reload, for alerts that are firing too."""
+    """Thresholds of the alerts.
+
+    A change takes effect on reload, also for alerts that are firing.
+    """
 
     host_trigger: float = Field(default=Thresholds.host_trigger, gt=0, le=100)
     """Percent of CPU or memory of a host at which high_cpu or high_memory is raised."""
     host_clear: float = Field(default=Thresholds.host_clear, ge=0, lt=100)
-    """Percent below which it is cleared; the gap keeps a value that trembles around the trigger from flapping."""
+    """Percent below which the alert is cleared; the gap prevents flapping when a value varies around the trigger."""
     agent_trigger: float = Field(default=Thresholds.agent_trigger, gt=0, le=100)
-    """Percent of CPU or memory that an agent itself uses at which high_cpu or high_memory is raised."""
+    """Percent of CPU or memory used by an agent itself at which high_cpu or high_memory is raised."""
     agent_clear: float = Field(default=Thresholds.agent_clear, ge=0, lt=100)
-    """Percent below which it is cleared."""
+    """Percent below which the alert is cleared."""
     hold: float = Field(default=Thresholds.hold, ge=0)
-    """Seconds that readings must stay beyond a threshold; reports come every 30 s, so five of them in a row suffice."""
+    """Seconds that readings must stay beyond a threshold; reports come every 30 s, so five in a row are enough."""
     readings: int = Field(default=Thresholds.readings, ge=2)
-    """Readings beyond a threshold, one after the other, before an alert is raised or cleared; one proves nothing."""
+    """Consecutive readings beyond a threshold before an alert is raised or cleared; a single one proves nothing."""
     offline_after: float = Field(default=Thresholds.offline_after, gt=0)
-    """Seconds without a heartbeat (they come every 30 s) after which an agent counts as lost."""
+    """Seconds without a heartbeat (sent every 30 s) after which an agent counts as lost."""
     stuck_after: float = Field(default=Thresholds.stuck_after, gt=0)
     """Seconds without a change after which a running workflow counts as stuck."""
     flap_limit: int = Field(default=Thresholds.flap_limit, ge=2)
-    """Changes of one alert within `flap_window` after which it counts as flapping and stays raised."""
+    """Changes of one alert within `flap_window` from which on it counts as flapping and stays raised."""
     flap_window: float = Field(default=Thresholds.flap_window, gt=0)
-    """Seconds over which changes are counted, and for which a flapping value must be calm to be cleared."""
+    """Seconds over which changes are counted, and for which a flapping value must be calm before it is cleared."""
     resolved_for: float = Field(default=86_400.0, ge=60)
-    """Seconds for which a resolved alert stays in the bucket, for whoever looks later."""
+    """Seconds for which a resolved alert stays in the bucket, so that it can still be read."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -46,5 +49,5 @@ class MonitorSettings(Settings):
         return self
 
     def thresholds(self) -> Thresholds:
-        """Return what the pure part needs."""
+        """Return the thresholds as a plain value for the pure module."""
         return Thresholds(**self.model_dump(exclude={"resolved_for"}))

@@ -1,4 +1,4 @@
-"""The specialist: knows what makes a good VM and what a healthy cluster looks like."""
+"""The plugin of the role `specialist`: validate and place VMs, summarize health."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def agentd_settings() -> type[Settings]:
-    """Return what an operator may set under `[specialist]`."""
+    """Return the settings type of the section `[specialist]`."""
     from agentd_specialist.settings import SpecialistSettings
 
     return SpecialistSettings
@@ -29,7 +29,10 @@ def agentd_role() -> Role:
 
 @hookimpl
 def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
-    """Return the tools of the service `specialist`; they reach Proxmox through those of `mcp-proxmox`."""
+    """Return the tools of the service `specialist`.
+
+    They reach Proxmox through the tools of `mcp-proxmox`.
+    """
     from agentd.tools.definition import collect
     from agentd_specialist.settings import SpecialistSettings
     from agentd_specialist.tools import SERVICE, Domain

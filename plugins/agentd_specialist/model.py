@@ -1,7 +1,7 @@
-"""What the specialist knows of a cluster, a wish for a VM, and what became of it.  Values, no thinking.
+"""The values of the specialist: a cluster, a request, and the validated VM.
 
-The views name the fields of mcp-proxmox's results that are needed here, no more: what else a result holds is its
-own business, and plugins do not import each other.
+This file contains no logic.  The views contain only the fields of mcp-proxmox's results that are needed here; other
+fields are ignored.  The types are declared here because plugins do not import each other.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 GIB: Final = 2**30
 MIB: Final = 2**20
 LISTED: Final = 6
-"""How many names a sentence holds; the rest is counted."""
+"""Names to list in a sentence; the others are only counted."""
 
 VMID_MIN: Final = 100
 VMID_MAX: Final = 999_999
-"""The range that VMIDs are drawn from where the configuration names no Proxmox."""
+"""The range of VMIDs if the configuration names no Proxmox."""
 _DISK = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
 _BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
 
 
 class VmWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What is wished: only the name is needed.
+    """The requested VM; only the name is required.
 
-    template   VMID or name of a template to clone; without one the VM is new and empty
-    full       a full copy of the template; false makes a linked clone, which is quick and stays bound to it
-    memory     MiB; disk: GiB, of the first disk; both as the template's if left out
-    iso        an ISO image that an empty VM boots from, for example local:iso/debian.iso
-    sshkeys    public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
+    template   VMID or name of the template to clone; without it, the VM is new and empty
+    full       true: a full copy of the template; false: a linked clone, which is quick and depends on the template
+    memory     MiB; disk: GiB, of the first disk; both as in the template if left out
+    iso        the ISO image that an empty VM boots from, for example local:iso/debian.iso
+    sshkeys    public keys, one per line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
     """
 
     name: str
@@ -59,7 +59,7 @@ class VmWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 class ValidatedVm(msgspec.Struct, frozen=True):
-    """What the wish becomes: parameters for create_vm and configure_vm, and why they are what they are."""
+    """The parameters for create_vm and configure_vm, and the reasons for them."""
 
     vmid: int
     node: str
@@ -91,7 +91,7 @@ class StorageView(msgspec.Struct, frozen=True):
 
     @property
     def usable(self) -> bool:
-        """Tell whether disks can be made on it now."""
+        """Return whether disks can be created on it now."""
         return self.status == "available" and "images" in self.content
 
 
@@ -105,7 +105,10 @@ class GuestView(msgspec.Struct, frozen=True):
 
 
 class TemplateView(msgspec.Struct, frozen=True):
-    """The template that is to be cloned: memory in MiB, disks in GiB, the storages of its disks, and of all drives."""
+    """The template to clone: memory in MiB, disks in GiB.
+
+    storages: those of its disks; all_storages: those of all its drives
+    """
 
     vmid: int
     name: str
@@ -121,19 +124,25 @@ class TemplateView(msgspec.Struct, frozen=True):
 
     @property
     def bridges(self) -> set[str]:
-        """Return the bridges that its networks are on, and a clone's will be."""
-        return {found[1] for each in self.networks.values() if (found := _BRIDGE.search(each))}
+        """Return the bridges of its network cards; a clone keeps them."""
+        return {found[1] for network in self.networks.values() if (found := _BRIDGE.search(network))}
 
     @property
     def main_disk(self) -> str:
-        """Return the disk that `disk` means: the one that it boots from; "" if it does not say which one that is."""
+        """Return the disk that the parameter `disk` sizes, the boot disk.
+
+        It is "" if the configuration does not say which of several disks it is.
+        """
         found = [key for key in self.disks if _DISK.match(key)]
         return self.boot_disk or (found[0] if len(found) == 1 else "")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the cluster looks like; `bridges` holds the nodes that were asked, `template` what the wish names."""
+    """The current cluster.
+
+    bridges: of the nodes that were queried so far; template: the one that the request names
+    """
 
     nodes: list[NodeView]
     storages: list[StorageView]
@@ -144,13 +153,13 @@ class Cluster:
 
     @property
     def taken(self) -> set[int]:
-        """Return every VMID that is in use."""
-        return {each.vmid for each in (*self.guests, *self.templates)}
+        """Return all VMIDs in use."""
+        return {guest.vmid for guest in (*self.guests, *self.templates)}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """By what a wish is judged; settings.py says why."""
+    """The limits and defaults for a request; settings.py gives the reasons."""
 
     vmid_min: int = VMID_MIN
     vmid_max: int = VMID_MAX
@@ -165,8 +174,8 @@ def _disk_order(name: str) -> tuple[int, str]:
     return ("scsi", "virtio", "sata", "ide").index(name.rstrip("0123456789")), name
 
 
-def names_of(each: Iterable[str]) -> str:
-    """Return names for a sentence: a few of them, how many more, or `none`."""
-    names = list(each)
+def names_of(items: Iterable[str]) -> str:
+    """Return names for a sentence: the first few and a count of the others, or `none`."""
+    names = list(items)
     rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return (", ".join(names[:LISTED]) + rest) or "none"

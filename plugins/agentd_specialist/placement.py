@@ -1,7 +1,7 @@
-"""Find the node for a VM: which could take it, and what stands against the others.  Pure.
+"""Find the best node for a VM, and the reasons against the other nodes.  Pure.
 
-A clone keeps its template's network, and a linked one its template's storage; a template on storage that is not
-shared can only be cloned on the node where it lies.
+A clone keeps the network of its template, and a linked clone also its storage.  A template on storage that is not
+shared can be cloned only on its own node.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agentd_specialist.model import GIB, MIB, Cluster, NodeView, Rules, StorageV
 
 @dataclass(frozen=True)
 class Need:
-    """What the VM takes: cores, memory in MiB, disks in GiB."""
+    """What the VM needs: cores, memory in MiB, disks in GiB."""
 
     cores: int
     memory: int
@@ -22,7 +22,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Offer:
-    """A node that can take the VM; `storage` and `bridge` are "" where the template decides."""
+    """A node that can take the VM.
+
+    `storage` and `bridge` are "" if the template determines them; `free` is the free memory in MiB.
+    """
 
     node: NodeView
     storage: str
@@ -32,16 +35,16 @@ class Offer:
 
 @dataclass(frozen=True)
 class Against:
-    """What stands against a node."""
+    """A reason against a node."""
 
     text: str
 
 
 class Placement:
-    """Holds the needs of one wish against the nodes of one cluster."""
+    """Checks the needs of one request against the nodes of one cluster."""
 
     def __init__(self, wish: VmWish, cluster: Cluster, rules: Rules, need: Need) -> None:
-        """Keep what is wished and what there is."""
+        """Use the request `wish` and the current `cluster`."""
         self.wish = wish
         self.cluster = cluster
         self.rules = rules
@@ -50,30 +53,31 @@ class Placement:
         self.linked = self.template is not None and not wish.full
 
     def best(self) -> Offer | list[str]:
-        """Return what the best node offers, or all that stands against it."""
+        """Return the offer of the best node, or all problems if no node fits."""
         nodes, problems = self._nodes()
         problems += self._known_storage()
         if problems:
             return problems
-        judged = {each.node: self._judge(each) for each in nodes}
-        offers = [each for each in judged.values() if isinstance(each, Offer)]
+        judged = {node.node: self._judge(node) for node in nodes}
+        offers = [found for found in judged.values() if isinstance(found, Offer)]
         if offers:
             return min(offers, key=_rank)
-        against = {name: each for name, each in judged.items() if isinstance(each, list)}
+        against = {name: found for name, found in judged.items() if isinstance(found, list)}
         if len(against) == 1:
             return [line for lines in against.values() for line in lines]
         told = "; ".join(f"{name}: {', '.join(lines)}" for name, lines in against.items())
         return [f"node: none of {len(against)} can take it: {told}"]
 
     def shortlist(self) -> list[str]:
-        """Return the nodes whose bridges are worth asking for: those that could take the VM otherwise, the best first.
+        """Return the nodes whose bridges should be queried, best first.
 
-        A node that the wish names is asked in any case, so that all that stands against it is told at once.
+        These are the nodes that could take the VM if their bridges fit.  A node that the request names is always
+        included, so that the error can list all problems of that node at once.
         """
         if self.wish.node is not None:
-            return [each.node for each in self._nodes()[0] if each.status == "online"]
-        judged = [self._judge(each, ask_bridges=False) for each in self._nodes()[0]]
-        return [each.node.node for each in sorted((each for each in judged if isinstance(each, Offer)), key=_rank)]
+            return [node.node for node in self._nodes()[0] if node.status == "online"]
+        judged = [self._judge(node, ask_bridges=False) for node in self._nodes()[0]]
+        return [offer.node.node for offer in sorted((found for found in judged if isinstance(found, Offer)), key=_rank)]
 
     def _nodes(self) -> tuple[list[NodeView], list[str]]:
         nodes = self.cluster.nodes
@@ -81,21 +85,24 @@ class Placement:
             return [], ["node: no node is to be seen; does the token have rights?"]
         if self.wish.node is None:
             return nodes, []
-        found = [each for each in nodes if each.node == self.wish.node]
-        there_are = names_of(each.node for each in nodes)
+        found = [node for node in nodes if node.node == self.wish.node]
+        there_are = names_of(node.node for node in nodes)
         return found, [] if found else [f"node: there is no node {self.wish.node!r}; there are {there_are}"]
 
     def _known_storage(self) -> list[str]:
-        names = sorted({each.storage for each in self.cluster.storages if "images" in each.content})
+        names = sorted({storage.storage for storage in self.cluster.storages if "images" in storage.content})
         wanted = self.wish.storage
         if wanted is None or wanted in names:
             return []
-        exists = any(each.storage == wanted for each in self.cluster.storages)
+        exists = any(storage.storage == wanted for storage in self.cluster.storages)
         what = f"{wanted!r} does not hold disks (content images)" if exists else f"there is no storage {wanted!r}"
         return [f"storage: {what}; there are {names_of(names)}"]
 
     def _judge(self, node: NodeView, *, ask_bridges: bool = True) -> Offer | list[str]:
-        """Return what `node` offers, or all that stands against it; bridges that nobody asked for count last."""
+        """Return the offer of `node`, or all reasons against it.
+
+        Bridges that were not queried are a reason only if there is no other one.
+        """
         if node.status != "online":
             return [f"node: {node.node} is {node.status}; online are {self._online()}"]
         against = [*self._memory(node), *self._reach(node)]
@@ -109,10 +116,10 @@ class Placement:
         return Offer(node, storage, bridge, self._free_memory(node))
 
     def _online(self) -> str:
-        return names_of(each.node for each in self.cluster.nodes if each.status == "online")
+        return names_of(node.node for node in self.cluster.nodes if node.status == "online")
 
     def _free_memory(self, node: NodeView) -> int:
-        """Return the MiB that a new VM may use on `node`."""
+        """Return the MiB of memory that a new VM may use on `node`."""
         return (node.memory - node.memory_used) // MIB - self.rules.memory_reserve
 
     def _memory(self, node: NodeView) -> list[str]:
@@ -128,16 +135,16 @@ class Placement:
         return against
 
     def _reach(self, node: NodeView) -> list[str]:
-        """Tell what keeps the template from being cloned to `node`."""
+        """Return why the template cannot be cloned to `node`; [] if it can."""
         template = self.template
         if template is None:
             return []
-        home = next((each for each in self.cluster.nodes if each.node == template.node), None)
+        home = next((other for other in self.cluster.nodes if other.node == template.node), None)
         if home is None or home.status != "online":
             return [f"template: {template.vmid} lies on {template.node}, which is not online"]
         if node.node == template.node:
             return []
-        shared = {each.storage for each in self.cluster.storages if each.shared}
+        shared = {storage.storage for storage in self.cluster.storages if storage.shared}
         used = {*template.storages, *template.all_storages}
         if used and used <= shared:
             wanted = self.wish.storage
@@ -150,12 +157,12 @@ class Placement:
         return [f"{text}, not to {node.node}"]
 
     def _bridge(self, node: NodeView) -> str | Against:
-        """Return the bridge for a new VM ("" for a clone), or what is missing."""
+        """Return the bridge for a new VM ("" for a clone), or the reason against the node."""
         there = (self.cluster.bridges or {}).get(node.node)
         if there is None:
             return Against(f"bridge: the bridges of {node.node} are not known")
         wanted = self.template.bridges if self.template is not None else {self.wish.bridge} - {None}
-        missing = sorted(each for each in wanted if each and each not in there)
+        missing = sorted(name for name in wanted if name and name not in there)
         if missing:
             return Against(f"bridge: {node.node} has no {names_of(missing)}; it has {names_of(there) or 'none'}")
         if self.template is not None:
@@ -165,8 +172,11 @@ class Placement:
         return self.wish.bridge or ("vmbr0" if "vmbr0" in there else min(there))
 
     def _storage(self, node: NodeView) -> str | Against:
-        """Return the storage for the disks ("" where the template decides), or why none will do."""
-        here = {each.storage: each for each in self.cluster.storages if each.node == node.node}
+        """Return the storage for the disks, or the reason why there is none.
+
+        It is "" if the template determines it.
+        """
+        here = {storage.storage: storage for storage in self.cluster.storages if storage.node == node.node}
         template = self.template
         if template is not None and (self.linked or self.wish.storage is None):
             return self._storage_of(template, node, here)
@@ -174,22 +184,24 @@ class Placement:
             found = here.get(self.wish.storage)
             against = self._unfit(found, self.wish.storage, node)
             return against or self.wish.storage
-        fit = [each for each in here.values() if not self._unfit(each, each.storage, node)]
+        fit = [storage for storage in here.values() if not self._unfit(storage, storage.storage, node)]
         if not fit:
-            usable = names_of(f"{each.storage} ({each.free // GIB} GiB free)" for each in here.values() if each.usable)
+            usable = names_of(
+                f"{storage.storage} ({storage.free // GIB} GiB free)" for storage in here.values() if storage.usable
+            )
             return Against(f"storage: none of {node.node} has room for {self._needed()} GiB; it has {usable or 'none'}")
-        return max(fit, key=lambda each: (each.free, each.storage)).storage
+        return max(fit, key=lambda storage: (storage.free, storage.storage)).storage
 
     def _storage_of(self, template: TemplateView, node: NodeView, here: dict[str, StorageView]) -> str | Against:
-        for each in template.storages:
-            against = self._unfit(here.get(each), each, node)
+        for name in template.storages:
+            against = self._unfit(here.get(name), name, node)
             if against is not None:
                 return against
         return ""
 
     def _unfit(self, storage: StorageView | None, name: str, node: NodeView) -> Against | None:
         if storage is None:
-            there_are = names_of(sorted({each.node for each in self.cluster.storages if each.storage == name}))
+            there_are = names_of(sorted({entry.node for entry in self.cluster.storages if entry.storage == name}))
             return Against(f"storage: {name} is not on {node.node}; it is on {there_are or 'no node'}")
         if not storage.usable:
             state = "not active" if storage.status != "available" else "not for disks (content images)"
@@ -203,7 +215,7 @@ class Placement:
         return None
 
     def _needed(self) -> int:
-        """Return the GiB that the disks take; a linked clone takes none to begin with."""
+        """Return the GiB that the disks need; a linked clone needs none at first."""
         if self.linked:
             return 0
         if self.template is None:
@@ -214,5 +226,5 @@ class Placement:
 
 
 def _rank(offer: Offer) -> tuple[int, str]:
-    """Order offers: most free memory first, names where it is equal."""
+    """Sort key of offers: most free memory first, then by name."""
     return -offer.free, offer.node.node

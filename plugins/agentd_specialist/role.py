@@ -1,4 +1,4 @@
-"""The specialist at work: it serves the queue `specialist`."""
+"""The role `specialist`: serve the queue `specialist`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Specialist:
-    """Serves the domain's tools."""
+    """The role: serves the tools of the service `specialist`."""
 
     name = "specialist"
     port = 8081
@@ -21,11 +21,11 @@ class Specialist:
     routes: tuple[BaseRoute, ...] = ()
 
     async def run(self, context: Context) -> None:
-        """Take work until the context says stop."""
+        """Serve the queue until the context is stopping."""
         context.health.up()
         await context.worker.serve(
             SERVICE, context.stopping, queues=context.queues(SERVICE), drain=context.config.drain.timeout
         )
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the role's own Settings
-        """Leave everything as it is: the tools took their settings when the daemon started."""
+        """Change nothing: the tools read their settings when the daemon starts."""

@@ -1,4 +1,4 @@
-"""What an operator may set under `[specialist]`."""
+"""Settings of the section `[specialist]`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from agentd_specialist.model import VMID_MAX, VMID_MIN, Rules
 
 
 class SpecialistSettings(Settings):
-    """The rules by which a wish is judged, and what it gets when it says nothing."""
+    """The rules for VM requests, and the defaults for values left out."""
 
     memory_reserve: int = Field(default=1024, ge=0)
-    """MiB of memory that stay free on a node: Proxmox itself, ZFS and the page cache need some."""
+    """MiB of memory to keep free on a node: Proxmox itself, ZFS and the page cache need some."""
     storage_reserve: int = Field(default=1, ge=0)
-    """GiB that stay free on a storage: a full one stops every guest on it."""
+    """GiB to keep free on a storage: a full storage stops every guest on it."""
     default_cores: int = Field(default=1, ge=1)
-    """Cores of an empty VM whose wish names none."""
+    """Cores of an empty VM if the request names none."""
     default_memory: int = Field(default=2048, ge=16)
-    """MiB of memory of an empty VM whose wish names none."""
+    """MiB of memory of an empty VM if the request names none."""
     default_disk: int = Field(default=8, ge=1)
-    """GiB of the disk of an empty VM whose wish names none."""
+    """GiB of the disk of an empty VM if the request names none."""
 
     def rules(self, vmid_min: int = VMID_MIN, vmid_max: int = VMID_MAX) -> Rules:
-        """Return what the pure part needs; the range of VMIDs is that of the section [proxmox]."""
+        """Return the rules as a plain value for the pure modules.
+
+        The range of VMIDs is set in the section `[proxmox]`.
+        """
         return Rules(**self.model_dump(), vmid_min=vmid_min, vmid_max=vmid_max)

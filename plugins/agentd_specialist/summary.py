@@ -1,4 +1,7 @@
-"""Say what in the cluster needs attention.  Pure: lists of nodes, storages and guests go in, findings come out."""
+"""Find what needs attention in the cluster.  Pure.
+
+The input is lists of nodes, storages and guests; the output is findings.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ ORDER: Final = (CRITICAL, WARNING)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that needs attention: how badly, where, and what it is."""
+    """One thing that needs attention: its severity, where it is, and what it is."""
 
     severity: str
     subject: str
@@ -24,7 +27,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True):
-    """The verdict in a line, how much was looked at, and the findings, the worst first."""
+    """A one-line verdict, the number of checked objects, and findings, worst first."""
 
     status: str
     verdict: str
@@ -68,7 +71,10 @@ class GuestState(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Limits:
-    """Percent from which something is told; the seed's for memory, the field's for storages."""
+    """Percentages above which a finding is reported.
+
+    The limit for memory is that of the seed; the limits for storages are usual values of the field.
+    """
 
     memory: float = 85.0
     cpu: float = 85.0
@@ -84,17 +90,17 @@ def summarize(
     quorate: bool | None = None,
     limits: Limits | None = None,
 ) -> HealthReport:
-    """Return what needs attention; `quorate` is None where it is not known."""
+    """Return the health report; `quorate` is None if it is not known."""
     limits = limits or Limits()
-    away = {each.node for each in nodes if each.status != "online"}
+    away = {node.node for node in nodes if node.status != "online"}
     findings = [
         *([Finding(CRITICAL, "cluster", "not quorate: nothing can be changed")] if quorate is False else []),
         *_nodes(nodes, limits),
-        *_storages([each for each in storages if each.node not in away], limits),
-        *_guests([each for each in guests if each.node not in away]),
+        *_storages([storage for storage in storages if storage.node not in away], limits),
+        *_guests([guest for guest in guests if guest.node not in away]),
     ]
-    findings.sort(key=lambda each: ORDER.index(each.severity))
-    names = {each.storage if each.shared else f"{each.node}/{each.storage}" for each in storages}
+    findings.sort(key=lambda finding: ORDER.index(finding.severity))
+    names = {storage.storage if storage.shared else f"{storage.node}/{storage.storage}" for storage in storages}
     count = f"{len(nodes)} nodes, {len(names)} storages, {len(guests)} guests"
     status = findings[0].severity if findings else "ok"
     verdict = f"{_tally(findings)}: {findings[0].text}" if findings else f"all well: {count}"
@@ -102,26 +108,28 @@ def summarize(
 
 
 def _nodes(nodes: list[NodeState], limits: Limits) -> Iterable[Finding]:
-    for each in nodes:
-        if each.status != "online":
-            yield Finding(CRITICAL, each.node, f"node {each.node} is {each.status}")
+    for node in nodes:
+        if node.status != "online":
+            yield Finding(CRITICAL, node.node, f"node {node.node} is {node.status}")
             continue
-        memory = _percent(each.memory_used, each.memory)
+        memory = _percent(node.memory_used, node.memory)
         if memory > limits.memory:
-            yield Finding(WARNING, each.node, f"node {each.node}: memory at {memory:.0f} %")
-        if each.cpu > limits.cpu:
-            yield Finding(WARNING, each.node, f"node {each.node}: CPU at {each.cpu:.0f} %")
+            yield Finding(WARNING, node.node, f"node {node.node}: memory at {memory:.0f} %")
+        if node.cpu > limits.cpu:
+            yield Finding(WARNING, node.node, f"node {node.node}: CPU at {node.cpu:.0f} %")
 
 
 def _storages(storages: list[StorageState], limits: Limits) -> Iterable[Finding]:
-    """Judge each storage; a shared one is as full on every node, and told once."""
+    """Check each storage; a full shared storage is reported once, not for every node."""
     told: set[str] = set()
-    for each in storages:
-        subject = each.storage if each.shared else f"{each.node}/{each.storage}"
-        if each.status != "available":
-            yield Finding(CRITICAL, subject, f"storage {each.storage} on {each.node} is not active ({each.status})")
+    for storage in storages:
+        subject = storage.storage if storage.shared else f"{storage.node}/{storage.storage}"
+        if storage.status != "available":
+            yield Finding(
+                CRITICAL, subject, f"storage {storage.storage} on {storage.node} is not active ({storage.status})"
+            )
             continue
-        used = _percent(each.used, each.total)
+        used = _percent(storage.used, storage.total)
         if used > limits.storage and subject not in told:
             told.add(subject)
             severity = CRITICAL if used > limits.storage_critical else WARNING
@@ -129,12 +137,12 @@ def _storages(storages: list[StorageState], limits: Limits) -> Iterable[Finding]
 
 
 def _guests(guests: list[GuestState]) -> Iterable[Finding]:
-    for each in guests:
-        who = f"{each.vmid} {each.name!r} on {each.node}"
-        if each.lock:
-            yield Finding(WARNING, str(each.vmid), f"guest {who} is locked ({each.lock})")
-        if each.onboot and each.status == "stopped":
-            yield Finding(WARNING, str(each.vmid), f"guest {who} is stopped, and starts at boot")
+    for guest in guests:
+        who = f"{guest.vmid} {guest.name!r} on {guest.node}"
+        if guest.lock:
+            yield Finding(WARNING, str(guest.vmid), f"guest {who} is locked ({guest.lock})")
+        if guest.onboot and guest.status == "stopped":
+            yield Finding(WARNING, str(guest.vmid), f"guest {who} is stopped, and starts at boot")
 
 
 def _percent(used: int, total: int) -> float:
@@ -142,5 +150,5 @@ def _percent(used: int, total: int) -> float:
 
 
 def _tally(findings: list[Finding]) -> str:
-    counts = ((severity, sum(each.severity == severity for each in findings)) for severity in ORDER)
+    counts = ((severity, sum(finding.severity == severity for finding in findings)) for severity in ORDER)
     return ", ".join(f"{count} {severity}" for severity, count in counts if count)

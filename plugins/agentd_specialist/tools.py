@@ -1,6 +1,7 @@
-"""The specialist's tools: they look through mcp-proxmox's tools, let the pure parts decide, and carry it out.
+"""The tools of the specialist.
 
-Every call of another tool names its step, so that a task that is run again asks for the same things by the same keys.
+They read the cluster and change it through the tools of mcp-proxmox; the pure modules of this plugin decide.  Every
+call of another tool names its step, so that a repeated task makes the same calls with the same invocation keys.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 SERVICE: Final = "specialist"
 PROXMOX: Final = "mcp-proxmox"
 PAGE: Final = 500
-"""Lines of one page: as many as the lists give."""
+"""Entries on one page: the maximum that the list tools return."""
 PROBLEMS: Final = "the VM cannot be made so:"
 _CHANGES = ("cores", "memory", "tags", "ciuser", "sshkeys", "ipconfig0", "nameserver")
 
 
 class Paged(Protocol):
-    """A page of a list; `next` is "" on the last."""
+    """A page of a list; `next` is "" on the last page."""
 
     @property
     def next(self) -> str:
@@ -44,7 +45,7 @@ P = TypeVar("P", bound=Paged)
 
 
 class NodeList(msgspec.Struct, frozen=True):
-    """What list_nodes answers: a page, and where the next begins."""
+    """Result of list_nodes: one page, and the cursor of the next."""
 
     nodes: list[NodeView]
     quorate: bool | None = None
@@ -52,21 +53,21 @@ class NodeList(msgspec.Struct, frozen=True):
 
 
 class StorageList(msgspec.Struct, frozen=True):
-    """What list_storages answers: a page, and where the next begins."""
+    """Result of list_storages: one page, and the cursor of the next."""
 
     storages: list[StorageView]
     next: str = ""
 
 
 class GuestList(msgspec.Struct, frozen=True):
-    """What list_vms answers: a page, and where the next begins."""
+    """Result of list_vms: one page, and the cursor of the next."""
 
     guests: list[GuestView]
     next: str = ""
 
 
 class TemplateList(msgspec.Struct, frozen=True):
-    """What list_templates answers: a page, and where the next begins."""
+    """Result of list_templates: one page, and the cursor of the next."""
 
     templates: list[GuestView]
     next: str = ""
@@ -79,16 +80,16 @@ class BridgeView(msgspec.Struct, frozen=True):
 
 
 class BridgeList(msgspec.Struct, frozen=True):
-    """What list_bridges answers."""
+    """Result of list_bridges."""
 
     bridges: list[BridgeView]
     next: str = ""
 
 
 class ConfigureVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a VM that exists shall have: what is left out stays.
+    """Changes to an existing VM; what is left out stays as it is.
 
-    memory: MiB; disk: which disk grows to size GiB; sshkeys, ipconfig0, nameserver, ciuser: cloud-init
+    memory: MiB; disk: the disk to grow to `size` GiB; sshkeys, ipconfig0, nameserver, ciuser: cloud-init
     """
 
     vmid: int
@@ -106,7 +107,7 @@ class ConfigureVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GuestNow(msgspec.Struct, frozen=True):
-    """What the tools that change a guest answer."""
+    """Result of the tools that change a guest."""
 
     vmid: int
     node: str
@@ -115,7 +116,7 @@ class GuestNow(msgspec.Struct, frozen=True):
 
 
 class ConfiguredVm(msgspec.Struct, frozen=True):
-    """The VM as it is now, and what was seen to."""
+    """The VM as it is now, and the steps that were done or already in place."""
 
     vmid: int
     node: str
@@ -125,7 +126,7 @@ class ConfiguredVm(msgspec.Struct, frozen=True):
 
 
 class NodeStates(msgspec.Struct, frozen=True):
-    """What list_nodes answers, as far as health needs it."""
+    """Result of list_nodes, with the fields that the health summary needs."""
 
     nodes: list[NodeState]
     quorate: bool | None = None
@@ -133,21 +134,24 @@ class NodeStates(msgspec.Struct, frozen=True):
 
 
 class StorageStates(msgspec.Struct, frozen=True):
-    """What list_storages answers, as far as health needs it."""
+    """Result of list_storages, with the fields that the health summary needs."""
 
     storages: list[StorageState]
     next: str = ""
 
 
 class GuestStates(msgspec.Struct, frozen=True):
-    """What list_vms answers, as far as health needs it."""
+    """Result of list_vms, with the fields that the health summary needs."""
 
     guests: list[GuestState]
     next: str = ""
 
 
 class SummarizeHealth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The results of list_nodes, list_storages and list_vms; with `node` only that one is judged."""
+    """The results of list_nodes, list_storages and list_vms.
+
+    With `node`, only that node is checked.
+    """
 
     nodes: NodeStates
     storages: StorageStates
@@ -159,16 +163,16 @@ class Domain:
     """The tools of the service `specialist`."""
 
     def __init__(self, settings: SpecialistSettings, proxmox: Proxmox | None = None) -> None:
-        """Keep the rules by which wishes are judged; VMIDs are drawn from the range of [proxmox]."""
+        """Use the rules of `settings`, and the range of VMIDs of `[proxmox]`."""
         of = None if proxmox is None else proxmox.settings
         self.rules = settings.rules() if of is None else settings.rules(of.vmid_min, of.vmid_max)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_validation")
     async def validate_vm_parameters(self, call: Call, p: VmWish) -> ValidatedVm:
-        """Check the wish for a VM against the cluster as it is, and fill in what it leaves open.
+        """Check a request for a VM against the cluster; fill in what it leaves out.
 
-        The answer holds the parameters for create_vm and configure_vm and a reason for each thing that was decided.
-        If the wish cannot be granted, the error names everything that stands against it, a line each.
+        The result contains the parameters for create_vm and configure_vm, and a reason for each decision.
+        If the request cannot be fulfilled, the error lists every problem, one per line.
         """
         cluster = await self._look(call, p)
         drawn = secrets.SystemRandom().random()
@@ -177,7 +181,7 @@ class Domain:
         for node in vm.shortlist(p, cluster, self.rules):
             call.progress(f"looking at the bridges of {node}")
             found = await self._pages(call, "list_bridges", BridgeList, {"node": node})
-            bridges[node] = [each.bridge for page in found for each in page.bridges]
+            bridges[node] = [bridge.bridge for page in found for bridge in page.bridges]
             cluster = replace(cluster, bridges=bridges)
             verdict = vm.choose(p, cluster, self.rules, drawn)
             if isinstance(verdict, ValidatedVm):
@@ -191,9 +195,9 @@ class Domain:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="vm_configuration", stoppable=True)
     async def configure_vm(self, call: Call, p: ConfigureVm) -> ConfiguredVm:
-        """Give a VM its size, tags and cloud-init, grow its disk, start it and wait until it runs.
+        """Configure a VM (size, tags, cloud-init), grow its disk, and start it.
 
-        Each step is done only if it is not so yet, so the whole may be repeated.
+        It waits until the VM runs.  A step that is already in place is not done again, so the call may be repeated.
         """
         done: list[str] = []
         guest: GuestNow | None = None
@@ -216,21 +220,23 @@ class Domain:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="health_summary")
     async def summarize_health(self, call: Call, p: SummarizeHealth) -> HealthReport:
-        """Say in a line how the cluster is, and name what needs attention, the worst first."""
+        """Summarize the cluster health in one line, and list the findings, worst first."""
         of = {"node": p.node} if p.node else {}
-        nodes = [each for page in await self._rest(call, "list_nodes", p.nodes, {}) for each in page.nodes]
-        storages = [each for page in await self._rest(call, "list_storages", p.storages, of) for each in page.storages]
-        guests = [each for page in await self._rest(call, "list_vms", p.vms, of) for each in page.guests]
+        nodes = [node for page in await self._rest(call, "list_nodes", p.nodes, {}) for node in page.nodes]
+        storages = [
+            storage for page in await self._rest(call, "list_storages", p.storages, of) for storage in page.storages
+        ]
+        guests = [guest for page in await self._rest(call, "list_vms", p.vms, of) for guest in page.guests]
         if p.node is not None:
-            nodes = [each for each in nodes if each.node == p.node]
-            storages = [each for each in storages if each.node == p.node]
-            guests = [each for each in guests if each.node == p.node]
+            nodes = [node for node in nodes if node.node == p.node]
+            storages = [storage for storage in storages if storage.node == p.node]
+            guests = [guest for guest in guests if guest.node == p.node]
             if not nodes:
                 raise Rejected(f"node: there is no node {p.node!r}")
         return summarize(nodes, storages, guests, quorate=p.nodes.quorate)
 
     async def _look(self, call: Call, wish: VmWish) -> Cluster:
-        """Return the cluster as it is, without bridges."""
+        """Read the cluster, without the bridges."""
         call.progress("looking at the cluster")
         nodes = await self._pages(call, "list_nodes", NodeList, {})
         if nodes[0].quorate is False:
@@ -239,10 +245,10 @@ class Domain:
         templates = await self._pages(call, "list_templates", TemplateList, {})
         guests = await self._pages(call, "list_vms", GuestList, {})
         cluster = Cluster(
-            [each for page in nodes for each in page.nodes],
-            [each for page in storages for each in page.storages],
-            [each for page in guests for each in page.guests],
-            [each for page in templates for each in page.templates],
+            [node for page in nodes for node in page.nodes],
+            [storage for page in storages for storage in page.storages],
+            [guest for page in guests for guest in page.guests],
+            [template for page in templates for template in page.templates],
         )
         found = vm.find_template(wish, cluster)
         if not isinstance(found, GuestView):
@@ -253,7 +259,7 @@ class Domain:
     async def _pages(
         self, call: Call, name: str, kind: type[P], filters: dict[str, str], *, cursor: str = ""
     ) -> list[P]:
-        """Return the pages of a list from `cursor` on."""
+        """Return the pages of a list, starting at `cursor`."""
         found: list[P] = []
         while not found or cursor:
             parameters = {**filters, "limit": PAGE, "cursor": cursor}
@@ -263,7 +269,7 @@ class Domain:
         return found
 
     async def _rest(self, call: Call, name: str, first: P, filters: dict[str, str]) -> list[P]:
-        """Return a page that was given, and those that follow it."""
+        """Return the given first page and the pages after it."""
         if not first.next:
             return [first]
         return [first, *await self._pages(call, name, type(first), filters, cursor=first.next)]

@@ -1,10 +1,12 @@
-"""Decide what VM a wish becomes in the cluster as it is.  Pure: values in, values out, chance included.
+"""Decide which VM to create for a request, in the current cluster.
 
-`choose` returns either everything that the later steps need, with a reason for each thing that the wish left open,
-or all that stands against it, one line each: the parameter, what is wrong, what would be possible.  It fixes what
-could be decided in more than one way, so that creating and configuring can be repeated.
+Pure: values in, values out; also the random number is a parameter.
 
-The VMID is drawn at random from the free ones: who takes the lowest takes what every other one takes as well.
+`choose` returns either everything that the later steps need, with a reason for each value that the request left out,
+or every problem, one per line: the parameter, what is wrong, and what would be possible.  It decides everything that
+could be decided in more than one way, so that the steps that create and configure the VM can be repeated.
+
+The VMID is drawn at random from the free ones: clients that take the lowest free VMID collide with each other.
 """
 
 from __future__ import annotations
@@ -26,31 +28,40 @@ _UPDATES = ("cores", "memory", "tags")
 
 
 def find_template(wish: VmWish, cluster: Cluster) -> GuestView | str | None:
-    """Return the template that the wish names, None if it names none, or what is wrong with it."""
+    """Return the template that the request names, or None if it names none.
+
+    Return the problem as a text if there is not exactly one such template.
+    """
     wanted = wish.template
     if wanted is None:
         return None
     if isinstance(wanted, str) and wanted.isascii() and wanted.isdigit():
         wanted = int(wanted)
-    found = [each for each in cluster.templates if wanted in (each.vmid, each.name)]
+    found = [template for template in cluster.templates if wanted in (template.vmid, template.name)]
     if len(found) == 1:
         return found[0]
     if found:
-        return f"template: {wanted!r} is the name of {names_of(str(each.vmid) for each in found)}; name it by its VMID"
-    there_are = names_of(f"{each.vmid} {each.name!r}" for each in cluster.templates)
-    guest = next((each for each in cluster.guests if wanted in (each.vmid, each.name)), None)
+        return (
+            f"template: {wanted!r} is the name of {names_of(str(template.vmid) for template in found)}; "
+            "name it by its VMID"
+        )
+    there_are = names_of(f"{template.vmid} {template.name!r}" for template in cluster.templates)
+    guest = next((guest for guest in cluster.guests if wanted in (guest.vmid, guest.name)), None)
     if guest is not None:
         return f"template: {guest.vmid} {guest.name!r} on {guest.node} is a guest, no template; templates: {there_are}"
     return f"template: there is no template {wanted!r}; there are {there_are}"
 
 
 def shortlist(wish: VmWish, cluster: Cluster, rules: Rules) -> list[str]:
-    """Return the nodes that could take the VM whatever their bridges are, the best first."""
+    """Return the nodes that could take the VM, best first; bridges are ignored."""
     return _Judge(wish, cluster, rules).placement().shortlist()
 
 
 def choose(wish: VmWish, cluster: Cluster, rules: Rules, draw: float) -> ValidatedVm | list[str]:
-    """Return what the wish becomes, or all that stands against it; `draw` (0 up to 1) is the chance for the VMID."""
+    """Return the validated VM, or the list of all problems.
+
+    draw  random number from 0 up to 1 that selects the VMID
+    """
     judge = _Judge(wish, cluster, rules)
     judge.check()
     vmid = judge.vmid(draw)
@@ -62,21 +73,24 @@ def choose(wish: VmWish, cluster: Cluster, rules: Rules, draw: float) -> Validat
 
 
 def free_vmid(taken: Iterable[int], low: int, high: int, draw: float) -> int | None:
-    """Return the free number from `low` to `high` that `draw` (0 up to 1) falls on; None if all are taken."""
-    used = sorted({each for each in taken if low <= each <= high})
+    """Return a free VMID from `low` to `high`, or None if all are taken.
+
+    `draw` (0 up to 1) selects it: each free VMID has the same chance.
+    """
+    used = sorted({number for number in taken if low <= number <= high})
     count = high - low + 1 - len(used)
     if count <= 0:
         return None
     vmid = low + min(int(draw * count), count - 1)
-    for each in used:
-        if each > vmid:
+    for number in used:
+        if number > vmid:
             break
         vmid += 1
     return vmid
 
 
 class _Judge:
-    """Holds one wish against one cluster."""
+    """Checks one request against one cluster."""
 
     def __init__(self, wish: VmWish, cluster: Cluster, rules: Rules) -> None:
         self.wish = wish
@@ -92,7 +106,7 @@ class _Judge:
         self.memory = wish.memory or (template.memory if template else rules.default_memory)
         self.disk = wish.disk or (0 if template else rules.default_disk)
 
-    # -- what does not depend on the node ---------------------------------------------------------------------------
+    # -- checks that do not depend on the node ------------------------------------------------------------------------
 
     def check(self) -> None:
         self._name()
@@ -116,7 +130,7 @@ class _Judge:
                 "both ends"
             )
         others = [*self.cluster.guests, *self.cluster.templates]
-        other = next((each for each in others if each.name.lower() == name.lower()), None)
+        other = next((guest for guest in others if guest.name.lower() == name.lower()), None)
         if other is not None and name:
             self.problems.append(f"name: {name!r} is guest {other.vmid} on {other.node} already; use another name")
 
@@ -163,7 +177,7 @@ class _Judge:
             self.warnings.append("the VM is empty: it has no system until one is installed or a template is named")
 
     def _words(self) -> None:
-        bad = [each for each in self.wish.tags if not _TAG.match(each)]
+        bad = [tag for tag in self.wish.tags if not _TAG.match(tag)]
         if bad:
             self.problems.append(
                 f"tags: {names_of(map(repr, bad))}: use letters, digits and _ + . -, and none of + . - at the beginning"
@@ -181,11 +195,11 @@ class _Judge:
         if not low <= wanted <= high:
             self.problems.append(f"vmid: {wanted} is not from {low} to {high}; leave it out, and a free one is drawn")
         if wanted in self.cluster.taken:
-            who = next(each for each in (*self.cluster.guests, *self.cluster.templates) if each.vmid == wanted)
+            who = next(guest for guest in (*self.cluster.guests, *self.cluster.templates) if guest.vmid == wanted)
             self.problems.append(f"vmid: {wanted} is {who.name!r} on {who.node}; leave it out, and a free one is drawn")
         return wanted
 
-    # -- where it goes and what comes of it ---------------------------------------------------------------------
+    # -- placement and result ------------------------------------------------------------------------
 
     def placement(self) -> Placement:
         need = Need(self.cores * (self.template.sockets if self.template else 1), self.memory, self.disk)
@@ -193,7 +207,7 @@ class _Judge:
 
     def place(self) -> Offer | None:
         if self.wish.template is not None and self.template is None:
-            return None  # what the VM needs is not known, and that is noted already
+            return None  # the needs of the VM are not known; this problem is already in the list
         best = self.placement().best()
         if isinstance(best, Offer):
             return best
@@ -203,7 +217,7 @@ class _Judge:
     def explain(self, offer: Offer) -> None:
         wish, template = self.wish, self.template
         if wish.node is None:
-            online = sum(each.status == "online" for each in self.cluster.nodes)
+            online = sum(node.status == "online" for node in self.cluster.nodes)
             free = f"{offer.free / 1024:.0f} GiB"
             self.reasons.append(f"node {offer.node.node}: most free memory ({free}) of {online} online nodes")
         source = f"as template {template.vmid}" if template else "the specialist's default"
