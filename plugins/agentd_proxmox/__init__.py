@@ -1,4 +1,4 @@
-"""The tools of Proxmox VE: guests, nodes, storages and tasks, as the service `mcp-proxmox`."""
+"""The plugin with the tools of Proxmox VE, as the service `mcp-proxmox`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVICE = "mcp-proxmox"
 
 @hookimpl
 def agentd_settings() -> type[Settings]:
-    """Return the settings of the tools."""
+    """Return the settings type of the Proxmox tools."""
     from agentd_proxmox.settings import ToolSettings
 
     return ToolSettings
@@ -25,7 +25,7 @@ def agentd_settings() -> type[Settings]:
 
 @hookimpl
 def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
-    """Return every tool, or none where the configuration names no Proxmox."""
+    """Return all tools, or none if the configuration names no Proxmox."""
     if toolbox.proxmox is None:
         return []
     from agentd.tools.definition import Tool, collect
@@ -40,13 +40,16 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     inventory = Inventory(toolbox.proxmox, settings)
     api = Api(inventory, Schemas(toolbox.proxmox, toolbox.state_dir))
     owners = [*(area(inventory) for area in AREAS), api]
-    found = [each for owner in owners for each in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
-    return [watched(each, toolbox.proxmox) if isinstance(each, Tool) else each for each in found]
+    found = [tool for owner in owners for tool in collect(owner, service=SERVICE, halt=toolbox.proxmox.halt)]
+    return [watched(tool, toolbox.proxmox) if isinstance(tool, Tool) else tool for tool in found]
 
 
 @hookimpl
 def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | None:
-    """Return how to learn the rights that the tools need; None where the configuration names no Proxmox."""
+    """Return a function that reads the rights that the tools need.
+
+    It is None if the configuration names no Proxmox.
+    """
     if toolbox.proxmox is None:
         return None
     from agentd.errors import Denied
@@ -59,9 +62,9 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | No
     async def ask() -> list[Right]:
         try:
             roles = await proxmox.get("/access/roles") or []
-        except Denied:  # no token works yet: all privileges that are named are taken for known
+        except Denied:  # the token does not work yet: accept all named privileges as known
             roles = []
-        known = {name for each in roles for name in str(each.get("privs") or "").split(",") if name}
+        known = {name for role in roles for name in str(role.get("privs") or "").split(",") if name}
         return rights.rights(await schemas.catalogue(), declared(), known)
 
     return ask

@@ -1,4 +1,4 @@
-"""All areas of named tools, and what each of their tools calls and needs."""
+"""The areas of tools, and the API methods and privileges that each tool needs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Area(Protocol):
     """A class whose methods are tools, over one cluster."""
 
     def __call__(self, inventory: Inventory) -> object:
-        """Return the area bound to where guests are found."""
+        """Return the area, bound to an inventory."""
         ...
 
 
@@ -92,7 +92,7 @@ AREAS: Final = (*GUESTS, *CLUSTER, *NODES, *USERS)
 
 
 def declared() -> Iterator[Declared]:
-    """Yield what each tool may call and needs, with its tier."""
+    """Yield the tier, the API methods and the privileges of each tool."""
     for area in AREAS:
         needs, optional = getattr(area, "needs", {}), getattr(area, "optional", {})
         for name, calls in getattr(area, "calls", {}).items():

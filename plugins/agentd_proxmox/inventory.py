@@ -1,4 +1,4 @@
-"""Find guests in the cluster, read them, and wait for what holds them."""
+"""Find guests in the cluster, read them, and wait for their locks and tasks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 LOCK_PAUSE = 1.0
 MARGIN = 5.0
-"""Seconds that are kept of a call's deadline to say what it waited for."""
+"""Seconds before a call's deadline at which waiting ends, to report what it waited for."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a guest is, and what /cluster/resources says about it: up to 10 s old, the node is not."""
+    """The location of a guest, and its data in /cluster/resources.
+
+    The data is up to 10 s old, except for the node.
+    """
 
     vmid: int
     node: str
@@ -50,24 +53,24 @@ class Place:
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
+        """Its name in messages for people."""
         noun = "VM" if self.kind == "qemu" else "container"
         return f"{noun} {self.vmid}" + (f" '{self.name}'" if self.name else "") + f" on {self.node}"
 
     def target(self) -> Target:
-        """Return it as what a call is about to change, with the names that may protect it."""
-        tags, pools = [f"tag/{each}" for each in self.tags], [f"pool/{self.pool}"] if self.pool else []
+        """Return the guest as the target of a change, with the labels that may protect it."""
+        tags, pools = [f"tag/{tag}" for tag in self.tags], [f"pool/{self.pool}"] if self.pool else []
         return Target(f"guest/{self.vmid}", self.title, labels=[f"guest/{self.name}", *tags, *pools])
 
     def line(self) -> GuestLine:
-        """Return it for a list."""
+        """Return the guest as an entry of a list."""
         return GuestLine(
             self.vmid, self.name, self.node, self.status, type=self.kind, tags=list(self.tags), lock=self.lock
         )
 
 
 def place(entry: Entry) -> Place:
-    """Return the place that an entry of /cluster/resources speaks of."""
+    """Return the place of a guest, from its entry in /cluster/resources."""
     return Place(
         vmid=int(entry["vmid"]),
         node=one_line(entry["node"]),
@@ -83,15 +86,18 @@ def place(entry: Entry) -> Place:
 
 
 class Inventory:
-    """What the tools know about guests; holds no state of its own."""
+    """Reads guests for the tools; has no state of its own."""
 
     def __init__(self, proxmox: Proxmox, settings: ToolSettings) -> None:
-        """Keep the connection and the bounds of waiting."""
+        """Use the client `proxmox`, and the waiting times of `settings`."""
         self.proxmox = proxmox
         self.settings = settings
 
     async def resources(self, kind: str) -> list[Entry]:
-        """Return /cluster/resources of one kind; raises Denied for a token that is blind rather than alone."""
+        """Return /cluster/resources of one kind.
+
+        Raises Denied if the list is empty because the token has no rights.
+        """
         entries: list[Entry] = await self.proxmox.get("/cluster/resources", type=kind) or []
         if not entries and not await self.proxmox.permissions():
             raise Denied(
@@ -101,14 +107,18 @@ class Inventory:
         return entries
 
     async def places(self) -> list[Place]:
-        """Return every guest that the token may see, by VMID; the name of one is "" while it is not known."""
+        """Return every guest that the token may see, sorted by VMID.
+
+        The name of a guest is "" while it is not known.
+        """
         entries = await self.completed(await self.resources("vm"))
         return sorted(map(place, entries), key=lambda guest: guest.vmid)
 
     async def completed(self, entries: list[Entry]) -> list[Entry]:
-        """Add what the cluster's list does not know of its guests for up to 10 s (proxmox.md, Guests).
+        """Add the data of guests that the cluster's list lacks for up to 10 s.
 
-        It is asked of their nodes.  A guest of an offline node stays as it is listed, and is marked.
+        The data is read from the guests' nodes (proxmox.md, Guests).  A guest of an offline node stays as it is listed,
+        with `away` set.
         """
         unsure = [entry for entry in entries if entry.get("status") in {None, "unknown"} or not entry.get("name")]
         if not unsure:
@@ -125,14 +135,17 @@ class Inventory:
         return entries
 
     async def _listed(self, node: str, kind: str) -> list[Entry]:
-        """Return the guests of one kind as their node lists them; [] where it does not answer."""
+        """Return the guests of one kind on a node; [] if the node does not answer."""
         try:
             return await self.proxmox.get(f"/nodes/{node}/{kind}") or []
         except (ProxmoxUnavailable, NotFound, Denied):
             return []
 
     async def now(self, places: Iterable[Place]) -> list[Place]:
-        """Return places with what each guest does: the list calls a stopped VM running while it is backed up."""
+        """Return places with the current status of the guests.
+
+        The cluster's list shows a stopped VM as running while it is backed up.
+        """
         found = list(places)
         asked = [at for at in found if at.status == "running" and at.lock == "backup" and at.kind == "qemu"]
         states = await asyncio.gather(*(self._state(at) for at in asked))
@@ -146,28 +159,29 @@ class Inventory:
             return "unknown"
 
     async def node_names(self) -> set[str]:
-        """Return the nodes of the cluster."""
+        """Return the names of the nodes of the cluster."""
         return {str(entry["node"]) for entry in await self.proxmox.get("/nodes") or []}
 
     async def at(self, vmid: int) -> Place | None:
-        """Return where the guest `vmid` is, or None."""
-        return next((each for each in await self.places() if each.vmid == vmid), None)
+        """Return the place of the guest `vmid`, or None."""
+        return next((guest for guest in await self.places() if guest.vmid == vmid), None)
 
     async def find(self, vmid: int | None, name: str = "", *, vm: bool = False, away: bool = False) -> Place:
-        """Return where the guest is; raises NotFound, Rejected if a name is not unique or it is no VM.
+        """Return the place of a guest, given by its VMID or its name.
 
-        Raises NodeOffline for a guest of an offline node, unless `away` says that its node is not needed.
+        Raises NotFound; Rejected if the name is not unique, or if `vm` is set and it is not a VM; NodeOffline if its
+        node is offline, unless `away` says that the node is not needed.
         """
         if (vmid is None) == (not name):
             raise Rejected("name the guest by its vmid or by its name, one of both")
         places = await self.places()
-        found = [each for each in places if (each.vmid == vmid if vmid is not None else each.name == name)]
+        found = [guest for guest in places if (guest.vmid == vmid if vmid is not None else guest.name == name)]
         if name and (nameless := [at for at in places if not at.name]):
             self._perhaps(name, found, nameless)
         if not found:
             raise NotFound(f"there is no guest {vmid or name!r}, or {self.proxmox.user} may not see it (VM.Audit)")
         if len(found) > 1:
-            where = ", ".join(each.title for each in found)
+            where = ", ".join(guest.title for guest in found)
             raise Rejected(f"{len(found)} guests are called {name!r}: {where}; name one by its vmid")
         if vm and found[0].kind != "qemu":
             raise Rejected(f"{found[0].title} is not a VM")
@@ -178,7 +192,7 @@ class Inventory:
 
     @staticmethod
     def _perhaps(name: str, found: list[Place], nameless: list[Place]) -> None:
-        """Raise if one of the guests whose names are not known may be called `name`."""
+        """Raise an error if a guest whose name is not known may have the name `name`."""
         titles = ", ".join(at.title for at in nameless)
         text = f"whether a guest is called {name!r} is not known: the names of {titles} are not known now"
         if not all(at.away for at in nameless):
@@ -187,36 +201,42 @@ class Inventory:
             raise NodeOffline(f"{text}, for their node is offline; name it by its vmid", delay=3.0)
 
     async def config(self, at: Place) -> guest_model.Config:
-        """Return the guest's configuration, with what is pending."""
+        """Return the guest's configuration, including pending changes."""
         return dict(await self.proxmox.get(f"{at.path}/config"))
 
     async def status(self, at: Place) -> Entry:
-        """Return the guest's status as it is now."""
+        """Return the current status of the guest."""
         return dict(await self.proxmox.get(f"{at.path}/status/current"))
 
     async def read(self, at: Place) -> Guest:
-        """Return the guest as it is now."""
+        """Return the guest with its current configuration and status."""
         config, status = await asyncio.gather(self.config(at), self.status(at))
         return guest_model.guest(at.vmid, at.node, at.kind, config, status)
 
     async def finish(self, call: Call, found: Found) -> None:
-        """Wait for the task that was found or begun, and hand its warnings on."""
+        """Wait for the task that was found or started, and pass its warnings on."""
         if found.upid:
             call.progress(f"waiting for {found.upid}")
             for line in await self.proxmox.wait(found.upid, call.left()):
                 call.warn(line)
 
     async def active(self, nodes: Iterable[str]) -> list[Upid]:
-        """Return the tasks that run now on `nodes`; foreign ones only if the token may see them."""
+        """Return the running tasks on `nodes`.
+
+        Tasks of other users are included only if the token may see them.
+        """
         found: list[Upid] = []
         for node in sorted(set(nodes)):
-            found += [Upid.parse(each["upid"]) for each in await self.proxmox.tasks(node, source="active", limit=500)]
+            found += [Upid.parse(task["upid"]) for task in await self.proxmox.tasks(node, source="active", limit=500)]
         return found
 
     async def unlocked(self, call: Call, at: Place, *, besides: str = "") -> Entry:
-        """Wait until nothing locks the guest and return its status; raises GuestLocked after the bound.
+        """Wait until the guest is not locked, and return its status.
 
-        It is done before a task is begun: power, resize and snapshot tasks are accepted on a locked guest, and fail.
+        Raises GuestLocked after the waiting time.  Call it before a task is started: Proxmox accepts power, resize and
+        snapshot tasks on a locked guest, and then they fail.
+
+        besides  a lock that is ignored
         """
         until = time.monotonic() + min(self.settings.lock_wait, call.left() - MARGIN)
         pause = LOCK_PAUSE / 4
@@ -232,7 +252,7 @@ class Inventory:
             pause = min(pause * 1.5, LOCK_PAUSE * 4)
 
     async def _holder(self, at: Place) -> str:
-        held = [each for each in await self.active([at.node]) if each.id in {str(at.vmid), ""}]
+        held = [task for task in await self.active([at.node]) if task.id in {str(at.vmid), ""}]
         if not held:
             return " and no task that runs here names it: an older one may have left the lock behind"
-        return " by " + ", ".join(f"{each.type} of {each.user} ({each.text})" for each in held)
+        return " by " + ", ".join(f"{task.type} of {task.user} ({task.text})" for task in held)

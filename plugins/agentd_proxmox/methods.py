@@ -1,9 +1,12 @@
 """Methods of the Proxmox API that several tools call; pure.
 
-Each area says in `calls` which methods a tool of it may call, and in `needs` which privileges that takes where the
-node's schema says it in words alone, or takes any of several by what is changed (a bridge without SDN lies under
-/sdn/zones too).  A test runs the tools and compares it with what arrives.  `optional` names what a tool does without
-where it may not, and says so.  rights.py makes roles of it.
+Each area declares for each of its tools:
+- `calls`: the API methods that the tool may call.  A test runs the tools and compares this with the received requests.
+- `needs`: the privileges, where the node's schema describes them only in words, or where they depend on what is changed
+  (a bridge without SDN is below /sdn/zones, too).
+- `optional`: the methods that the tool can do without if the token lacks the privilege; the tool then reports it.
+
+rights.py computes roles from these declarations.
 """
 
 from __future__ import annotations
@@ -11,15 +14,15 @@ from __future__ import annotations
 from typing import Final
 
 Calls = dict[str, tuple[str, ...]]
-"""Tool and the methods that it may call: `GET /nodes/{node}/status`."""
+"""Name of a tool, and the methods that it may call: `GET /nodes/{node}/status`."""
 Needs = dict[str, set[tuple[str, str]]]
-"""Tool, and privileges with the path that each is needed on."""
+"""Name of a tool, and the privileges that it needs, each with its path."""
 Optional = dict[str, frozenset[str]]
 
 
 def guest(*suffixes: str) -> tuple[str, ...]:
-    """Return methods of both kinds of guests: `GET /config` and so on."""
-    pairs = (each.split(" ") for each in suffixes)
+    """Return the methods of VMs and containers for suffixes such as `GET /config`."""
+    pairs = (suffix.split(" ") for suffix in suffixes)
     return tuple(f"{verb} /nodes/{{node}}/{kind}/{{vmid}}{rest}" for verb, rest in pairs for kind in ("qemu", "lxc"))
 
 
@@ -30,10 +33,10 @@ PLACES: Final = (
 TASK: Final = ("GET /nodes/{node}/tasks/{upid}/status", "GET /nodes/{node}/tasks/{upid}/log")
 TASKS: Final = "GET /nodes/{node}/tasks"
 READ: Final = (*PLACES, *guest("GET /config", "GET /status/current"))
-"""What looking at a guest takes."""
+"""Methods that reading a guest needs."""
 WRITE: Final = (*READ, *TASK, TASKS)
-"""What changing a guest takes beside the change: the look before it, and its task."""
-HA_LISTS: Final = tuple(f"GET /cluster/ha/{each}" for each in ("status/current", "resources", "rules", "groups"))
+"""Methods that changing a guest needs besides the change: reading the guest before, and following the task."""
+HA_LISTS: Final = tuple(f"GET /cluster/ha/{name}" for name in ("status/current", "resources", "rules", "groups"))
 
 CONTENT: Final = "GET /nodes/{node}/storage/{storage}/content"
 NEW: Final = ("POST /nodes/{node}/qemu", "POST /nodes/{node}/lxc")
@@ -44,10 +47,10 @@ BRIDGE: Final = ("SDN.Use", "/sdn/zones/{zone}/{bridge}")
 
 
 def on(path: str, *privileges: str) -> set[tuple[str, str]]:
-    """Return privileges that are needed on one path."""
-    return {(each, path) for each in privileges}
+    """Return the given privileges, each with the path `path`."""
+    return {(privilege, path) for privilege in privileges}
 
 
 def config(*parts: str) -> set[tuple[str, str]]:
-    """Return the privileges to change these parts of a guest's configuration."""
-    return on(VM, *(f"VM.Config.{each}" for each in parts))
+    """Return the privileges that changing these parts of a guest's configuration needs."""
+    return on(VM, *(f"VM.Config.{part}" for part in parts))

@@ -1,4 +1,7 @@
-"""What speaks against an act on a guest, for who has to approve it: that it runs, tags, HA, the age of its backup."""
+"""The risks of changing a guest, shown to the principal that has to approve.
+
+Risks are, for example: it runs, its tags, HA, the age of its backup.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ if TYPE_CHECKING:
 
 DAY: Final = 86_400
 LONG: Final = 7 * DAY
-"""Seconds of running from which on it is named as long."""
+"""Seconds of uptime from which on it is given in days."""
 _PRECIOUS = re.compile(r"(?i)(prod|keep|crit|important|protect|live\Z|vital|no-?(delete|touch)|do-?not)")
-"""Tags that say that a guest is meant to stay, though [policy] protected does not name them."""
+"""Tags that suggest that a guest must be kept, even if [policy] protected does not name them."""
 
 
 async def of(inventory: Inventory, at: Place, config: guest_model.Config, status: dict[str, Any]) -> list[str]:
-    """Return what speaks against changing the guest; [] where an act is carried out and not asked for."""
+    """Return the risks of changing the guest; [] unless this is a dry run."""
     if not is_looking():
         return []
     found = _seen(config, status)
@@ -47,7 +50,7 @@ def _seen(config: guest_model.Config, status: dict[str, Any]) -> list[str]:
 
 
 async def _backup(inventory: Inventory, at: Place) -> str:
-    """Return how old the newest backup is that this token can see."""
+    """Return the age of the newest backup that this token can see, as a text."""
     try:
         entries = await inventory.resources("storage")
     except AgentdError as error:
@@ -71,7 +74,10 @@ async def _backup(inventory: Inventory, at: Place) -> str:
 
 
 async def _newest(inventory: Inventory, at: Place, storage: str) -> int | None:
-    """Return when the newest backup on a storage was made, 0 for none, None if that cannot be read."""
+    """Return the time of the newest backup on a storage.
+
+    It is 0 if there is none, None if the storage cannot be read.
+    """
     path = f"/nodes/{at.node}/storage/{storage}/content"
     try:
         entries = await inventory.proxmox.get(path, content="backup", vmid=at.vmid) or []

@@ -10,13 +10,16 @@ from agentd.plugins.role import Settings
 
 
 class ToolSettings(Settings):
-    """How long the tools wait; where the cluster is and its range of VMIDs stand in the core's `[proxmox]`."""
+    """Waiting times and folders of the tools.
+
+    The address of the cluster and its range of VMIDs are in the core's section `[proxmox]`.
+    """
 
     lock_wait: float = Field(default=20.0, ge=0)
-    """Seconds for which a tool waits for a guest's lock (a backup, a clone) before it says so."""
+    """Seconds for which a tool waits for a guest's lock (a backup, a clone) before it reports it as an error."""
     ha_wait: float = Field(default=60.0, ge=0)
-    """Seconds for which a tool waits until Proxmox' HA manager has done what it accepted."""
+    """Seconds for which a tool waits until the HA manager of Proxmox has done what it accepted."""
     secrets_dir: Path | None = None
-    """Where create_token writes a new secret, readable by the agent alone; not set: no token is made."""
+    """Folder where create_token writes a new secret, readable only by the agent; not set: no token is created."""
     upload_dirs: list[Path] = Field(default_factory=list)
-    """Folders of the agent's host from which upload_file may send files; none: it sends nothing."""
+    """Folders of the agent's host from which upload_file may send files; empty: it sends none."""

@@ -1,4 +1,4 @@
-"""What a call is about: the guest that is meant, the storage that can, our own task that runs already."""
+"""Find what a call acts on: the guest, a suitable storage, our running task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ PAUSE = 0.5
 
 
 def named(at: Place, name: str) -> None:
-    """Refuse a guest that is not called as the caller thinks: ids are given to other guests in time."""
+    """Raise Rejected if the guest does not have the name that the caller expects.
+
+    VMIDs are reused: over time, the same VMID may belong to another guest.
+    """
     if not at.name:
         text = f"the name of {at.title} is not known now, so it cannot be compared with {name!r}: nothing was done"
         raise ProxmoxUnavailable(text, delay=2.0)
@@ -38,10 +41,10 @@ def named(at: Place, name: str) -> None:
 
 
 async def guest(inventory: Inventory, at: Place, *loses: str, volumes: bool = False) -> Target:
-    """Return the guest as what a call is about to change, as it is now.
+    """Return the guest as the target of a change, with its current state.
 
-    loses    what goes with it
-    volumes  its disks are deleted or overwritten: what protects the storages that they lie on protects it
+    loses    what is lost with it
+    volumes  its disks are deleted or overwritten: then the protection of their storages applies to the guest, too
     """
     config, status = await asyncio.gather(inventory.config(at), inventory.status(at))
     at = replace(at, tags=tuple(guest_model.split_tags(config.get("tags"))))
@@ -62,14 +65,20 @@ async def guest(inventory: Inventory, at: Place, *loses: str, volumes: bool = Fa
 
 
 def back(call: Call, tool: str, kind: type[msgspec.Struct], said: Entry) -> None:
-    """Say how it is made as it was before, if that tool can say all of it (`kind` are its parameters)."""
+    """Record `tool` as the undo of this call, if its parameters can express `said`.
+
+    kind  the Struct of the tool's parameters
+    """
     with contextlib.suppress(msgspec.ValidationError):
         msgspec.convert(said, kind)
         call.inverse(tool, said)
 
 
 def keyed(call: Call, tool: str) -> str:
-    """Return a name that only this call gives; raises Rejected for a call without a key."""
+    """Return a name that is unique to this call.
+
+    Raises Rejected for a call without an invocation key.
+    """
     if not call.key:
         raise Rejected(f"{tool}: this call has no key, so what it makes could not be found again")
     return "agentd-" + hashlib.sha256(call.key.encode()).hexdigest()[:12]
@@ -77,7 +86,7 @@ def keyed(call: Call, tool: str) -> str:
 
 @contextlib.contextmanager
 def taken_unless_ours() -> Iterator[None]:
-    """Raise VmidTaken where a guest with our mark is not ours: the workflow can draw another VMID."""
+    """Turn NotOurs into VmidTaken, so that the workflow can draw another VMID."""
     try:
         yield
     except NotOurs as error:
@@ -85,25 +94,26 @@ def taken_unless_ours() -> Iterator[None]:
 
 
 def holds(entry: Entry, content: str) -> bool:
-    """Tell whether an entry of the cluster's list of storages may hold `content`."""
+    """Return whether a storage, an entry of the cluster's list, may contain `content`."""
     return content in str(entry.get("content") or "").split(",")
 
 
 async def node_known(inventory: Inventory, node: str | None) -> None:
-    """Raise NotFound if the cluster has no such node; None and "" are not given."""
+    """Raise NotFound if the cluster has no such node; None and "" mean no node."""
     filter_values.known("node", node, [entry.get("node") for entry in await inventory.resources("node")])
 
 
 async def storage(inventory: Inventory, node: str, name: str | None, content: str) -> Entry:
-    """Return the storage `name` of `node`, or its only one for `content`; raises if it is away or for other things.
+    """Return the storage `name` of `node`, or the only one that holds `content`.
 
-    From the cluster's list, up to 10 s old: asking a storage itself hangs when it does.
+    Raises an error if it does not exist, is not online or does not hold `content`.  The data is from the cluster's
+    list, which is up to 10 s old: a query to a storage that hangs would hang, too.
     """
     entries = {e["storage"]: e for e in await inventory.resources("storage") if e.get("node") == node}
     if not entries:
         await node_known(inventory, node)
     if name is None:
-        fit = sorted(each for each in entries if holds(entries[each], content))
+        fit = sorted(key for key in entries if holds(entries[key], content))
         if len(fit) != 1:
             raise Rejected(
                 f"name the storage: {len(fit)} of {node} hold {content}" + (f" ({', '.join(fit)})" if fit else "")
@@ -119,13 +129,16 @@ async def storage(inventory: Inventory, node: str, name: str | None, content: st
 
 
 async def running(inventory: Inventory, node: str, kinds: Collection[str], ident: str) -> list[Upid]:
-    """Return the tasks of our token that run on `node` now, of these types and with this id."""
+    """Return the running tasks of our token on `node`, of these types and this id."""
     active = await inventory.active([node])
     return [e for e in active if e.type in kinds and e.id == ident and e.user == inventory.proxmox.user]
 
 
 async def pause(call: Call, text: str) -> None:
-    """Say what is waited for and wait a little; raises GuestLocked when the deadline is near."""
+    """Report progress and wait for a moment.
+
+    Raises GuestLocked when the deadline is near.
+    """
     if call.left() < MARGIN:
         raise GuestLocked(text, delay=5.0)
     call.progress(text)
@@ -133,17 +146,20 @@ async def pause(call: Call, text: str) -> None:
 
 
 def held(permissions: dict[str, list[str]], path: str) -> set[str]:
-    """Return the privileges on `path`: those of the nearest path above it that the token's list names."""
+    """Return the privileges on `path`.
+
+    They are those of `path` itself or of its nearest parent in the token's list.
+    """
     parts = path.strip("/").split("/")
     above = ["/" + "/".join(parts[:count]) for count in range(len(parts), 0, -1)] + ["/"]
-    return set(next((permissions[each] for each in above if each in permissions), []))
+    return set(next((permissions[parent] for parent in above if parent in permissions), []))
 
 
 async def blind(inventory: Inventory, storage: str) -> str:
-    """Return why an empty list of a storage proves nothing, "" if the token may see what lies there.
+    """Return why an empty list of a storage proves nothing, "" if the token may see all.
 
-    Proxmox leaves out, without a word, what a token may not read (proxmox.md, Envelope): backups above all, for
-    which looking (Datastore.Audit) does not suffice.
+    Proxmox leaves out, without an error, what a token may not read (proxmox.md, Envelope): above all backups, for
+    which Datastore.Audit is not enough.
     """
     path, user = f"/storage/{storage}", inventory.proxmox.user
     if held(await inventory.proxmox.permissions(), path) & {"Datastore.Allocate", "Datastore.AllocateSpace"}:
@@ -155,5 +171,5 @@ async def blind(inventory: Inventory, storage: str) -> str:
 
 
 def upid_of(answer: object) -> str | None:
-    """Return the UPID that a call answered, None if it was done at once."""
+    """Return the UPID in an answer, or None if the call was done at once."""
     return answer if isinstance(answer, str) and answer else None

@@ -1,4 +1,4 @@
-"""Show sizes to a person: one way for all of them.  Pure."""
+"""Format sizes for people, in the same way everywhere.  Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def size(amount: float) -> str:
-    """Return a number of bytes in the unit that suits it: 1073741824 is `1 GiB`."""
+    """Return a number of bytes in a suitable unit: 1073741824 is `1 GiB`."""
     unit = 0
     while abs(round(amount, 2)) >= 1024 and unit < len(UNITS) - 1:  # noqa: PLR2004 - binary units
         amount, unit = amount / 1024, unit + 1
@@ -17,5 +17,5 @@ def size(amount: float) -> str:
 
 
 def gib(amount: float) -> str:
-    """Return a number of GiB in the unit that suits it."""
+    """Return a number of GiB in a suitable unit."""
     return size(amount * 2**30)
