@@ -1,9 +1,9 @@
-"""Know every endpoint of the Proxmox VE API by the node's own schema; pure.
+"""The endpoints of the Proxmox VE API, from the schema of the node itself; pure.
 
-A node serves the schema of its own version as `apidoc.js`: one constant in JSON, then code.  The constant is cut out
-and decoded, no JavaScript is run.  It is kept as lines, one a method (`METHOD path` and the method's JSON), because it
-takes many times the memory once it is decoded: a `Catalogue` holds where each line lies, and decodes the one that is
-asked for.  A line is read by `read(offset, length)`, from a file or from bytes.
+A node serves the schema of its own version as `apidoc.js`: one constant in JSON, then code.  The constant is extracted
+and decoded; no JavaScript is run.  Decoded, the schema needs many times as much memory, so it is kept as lines, one for
+each method (`METHOD path` and the method's JSON).  A `Catalogue` stores the offset of each line, and decodes only the
+line that is requested.  A line is read with `read(offset, length)`, from a file or from bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Read = Callable[[int, int], bytes]
 Method = dict[str, Any]
 
 REST = frozenset({"volume", "cidr"})
-"""Last variables of a path that may hold slashes: Proxmox takes the rest of the path for them."""
+"""Variables at the end of a path that may contain slashes: Proxmox uses the rest of the path as their value."""
 METHODS = ("GET", "POST", "PUT", "DELETE")
 VARIABLE = re.compile(r"\{([^}]+)\}")
 _CONSTANT = re.compile(rb"(?:const|let|var)\s+\w+\s*=\s*(?=\[)")
@@ -39,12 +39,15 @@ class _Item(msgspec.Struct):
 
 
 def lines_of(script: bytes) -> list[bytes]:
-    """Return the lines of the schema in `script`, the text of apidoc.js; raises Rejected if there is none in it."""
+    """Return the lines of the schema in `script`, the text of apidoc.js.
+
+    Raises Rejected if it contains no schema.
+    """
     found = _CONSTANT.search(script)
     if found is None:
         raise Rejected("apidoc.js: no constant with the schema stands in it")
     begin = found.end()
-    end = _END.search(script, begin)  # no JSON text holds a bare line end: a bracket in the first column is the last
+    end = _END.search(script, begin)  # JSON texts contain no bare line end: a `]` in the first column is the end
     try:
         if end is None:
             text = script[begin:].decode()
@@ -69,7 +72,10 @@ def _flat(item: _Item) -> Iterator[bytes]:
 
 
 def _compact(method: Method) -> Method:
-    """Return what is needed of a method; what a list's entries look like is dropped beyond their names."""
+    """Return the needed parts of a method.
+
+    Of the schema of a list's entries only the names of the fields are kept.
+    """
     returns = method.get("returns") or {}
     items = returns.get("items") or {}
     shown = sorted(items.get("properties") or returns.get("properties") or {})
@@ -88,7 +94,7 @@ def _compact(method: Method) -> Method:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One method of the API; `values` are the variables of its path, filled in."""
+    """One method of the API; `values` are the values of the variables in its path."""
 
     verb: str
     path: str
@@ -107,17 +113,17 @@ class Endpoint:
 
     @property
     def parameters(self) -> dict[str, Method]:
-        """What it takes, without the variables of its path."""
+        """Its parameters, without the variables of its path."""
         known: dict[str, Method] = self.info["parameters"]
-        return {name: each for name, each in known.items() if name not in self.variables}
+        return {name: schema for name, schema in known.items() if name not in self.variables}
 
     @property
     def answers_task(self) -> bool:
-        """Whether it may answer a UPID: writes that return text do, with few exceptions."""
+        """Whether it may return a UPID: writes that return text do, with few exceptions."""
         return self.verb != "GET" and self.info["returns"]["type"] in {"string", "any"}
 
     def parameter(self, name: str) -> Method | None:
-        """Return what is known of a parameter; `net0` is one of `net[n]`."""
+        """Return the schema of a parameter; `net0` is one of `net[n]`."""
         known = self.parameters
         if name in known:
             return known[name]
@@ -128,7 +134,7 @@ class Catalogue:
     """Every method of one version of the API."""
 
     def __init__(self, version: str, data: bytes, read: Read | None = None) -> None:
-        """Index `data`, the lines joined; they are read by `read`, or kept here without one."""
+        """Index `data`, the joined lines; without `read`, keep `data` in memory."""
         self.version = version
         self._read: Read = read or (lambda offset, length: data[offset : offset + length])
         self._at: dict[str, tuple[int, int]] = {}
@@ -148,12 +154,12 @@ class Catalogue:
         return sorted(self._at)
 
     def info(self, key: str) -> Method:
-        """Return what is known of the method `METHOD path`."""
+        """Return the decoded schema of the method `METHOD path`."""
         found: Method = msgspec.json.decode(self._read(*self._at[key]).partition(b"\t")[2])
         return found
 
     def lines(self) -> Iterator[bytes]:
-        """Return every line; together they are read at once and let go."""
+        """Yield every line; all are read at once and not kept."""
         yield from self._read(0, self._size).splitlines()
 
     def paths(self) -> set[str]:
@@ -161,9 +167,10 @@ class Catalogue:
         return {key.partition(" ")[2] for key in self._at}
 
     def resolve(self, verb: str, path: str) -> Endpoint:
-        """Return the endpoint that `path`, with or without its variables filled in, leads to.
+        """Return the endpoint of `path`, with its variables filled in or not.
 
-        Raises NotFound that tells an unknown path (with the nearest ones) from an unknown method of a known path.
+        Raises NotFound with different texts for an unknown path (with the nearest paths) and for an unknown method of a
+        known path.
         """
         matches = sorted(found for known in self.paths() if (found := match(known, path)) is not None)
         if not matches:
@@ -171,7 +178,7 @@ class Catalogue:
         for _, known, values in matches:
             if f"{verb} {known}" in self._at:
                 return Endpoint(verb, known, self.info(f"{verb} {known}"), dict(values))
-        there = ", ".join(each for each in METHODS if f"{each} {matches[0][1]}" in self._at)
+        there = ", ".join(method for method in METHODS if f"{method} {matches[0][1]}" in self._at)
         raise NotFound(f"{matches[0][1]} has no {verb}; it has {there}")
 
     def _nearest(self, path: str) -> str:
@@ -180,7 +187,10 @@ class Catalogue:
 
 
 def match(known: str, path: str) -> tuple[int, str, tuple[tuple[str, str], ...]] | None:
-    """Return how many variables `known` needs to be `path`, itself, and their values; None if it is not."""
+    """Return the number of variables, `known` and their values, if `path` matches.
+
+    Return None if the path `known`, which contains variables, does not match `path`.
+    """
     wanted, given = known.strip("/").split("/"), path.strip("/").split("/")
     last = wanted[-1].strip("{}")
     if wanted[-1].startswith("{") and last in REST and len(given) > len(wanted):
@@ -198,7 +208,7 @@ def match(known: str, path: str) -> tuple[int, str, tuple[tuple[str, str], ...]]
 
 
 def rank(key: str, info: Method, words: list[str]) -> int:
-    """Return how well a method fits `words`; 0 if one of them is nowhere in it."""
+    """Return the score of a method for `words`; 0 if it lacks one of them."""
     path, text, names = key.lower(), info["description"].lower(), " ".join(info["parameters"]).lower()
     score = 0
     for word in words:
@@ -211,6 +221,6 @@ def rank(key: str, info: Method, words: list[str]) -> int:
 
 
 def summary(info: Method, length: int = 90) -> str:
-    """Return the first sentence of what a method does."""
+    """Return the first sentence of a method's description."""
     text = one_line(info["description"] or info["name"]).partition(". ")[0]
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,8 +1,8 @@
-"""Say that a list is empty because the token may not see what is on it.
+"""Raise Denied for a list that is empty because the token may not see entries.
 
 Proxmox leaves out of a list, without an error, what a token may not see: a token without rights reads a cluster without
-guests, users and tasks.  So an empty list is compared with the rights of the token before it is handed on.  It is done
-here for every tool that lists; a list with entries costs no further call.
+guests, users and tasks.  So before an empty list is returned, the rights of the token are checked.  This file does it
+for every tool that lists; a list with entries costs no further call.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ SHOWN_TO: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "list_pools": ("/pool", ("Pool.Audit", "Pool.Allocate")),
     "list_grants": ("/access", ("Sys.Audit", "Permissions.Modify")),
 }
-"""Tools that list, the path below which the things are, and the privileges of which one shows them."""
+"""For each tool that lists: the path of the listed objects, and the privileges of which one is enough to see them."""
 ALL_ARE_SHOWN: Final = frozenset({"list_roles", "list_realms"})
-"""Tools that list what Proxmox shows to every token."""
+"""Tools that list objects that Proxmox shows to every token."""
 
 
 def watched(tool: Tool, proxmox: Proxmox) -> Tool:
-    """Return `tool`; if it lists, one that raises Denied for a list that the token only sees empty."""
+    """Return `tool`, wrapped if it lists objects that a token may not see.
+
+    The wrapped tool raises Denied if the list is empty because the token lacks a right.
+    """
     if tool.name not in SHOWN_TO:
         return tool
 
@@ -64,14 +67,17 @@ def watched(tool: Tool, proxmox: Proxmox) -> Tool:
 
 
 def is_empty(result: Any) -> bool:  # noqa: ANN401
-    """Tell whether a result has nothing on any of its lists; one that has no list is not empty."""
+    """Return whether all lists of a result are empty.
+
+    A result without a list does not count as empty.
+    """
     values = msgspec.structs.asdict(result)
-    collections = [each for name, each in values.items() if isinstance(each, (list, dict)) and name != "unread"]
+    collections = [value for name, value in values.items() if isinstance(value, (list, dict)) and name != "unread"]
     return bool(collections) and not any(collections) and not values.get("total") and not values.get("unread")
 
 
 async def unseen(proxmox: Proxmox, tool: str) -> str:
-    """Return why an empty list proves nothing, "" if the token would see what is on it."""
+    """Return why an empty list proves nothing, "" if the token would see entries."""
     held = await proxmox.permissions()
     if reason := blind(proxmox.user, held):
         return reason
@@ -85,7 +91,7 @@ async def unseen(proxmox: Proxmox, tool: str) -> str:
 
 
 def blind(user: str, held: dict[str, list[str]]) -> str:
-    """Return that a token is blind, "" if it has a right anywhere."""
+    """Return an error text if the token has no rights at all, "" otherwise."""
     if any(held.values()):
         return ""
     return (
@@ -94,6 +100,9 @@ def blind(user: str, held: dict[str, list[str]]) -> str:
 
 
 def _meets(path: str, root: str) -> bool:
-    """Tell whether rights on `path` reach something below `root`, or the other way round; pools hold anything."""
+    """Return whether rights on `path` apply to objects below `root`.
+
+    So it is if one is above the other; rights on a pool can apply to any object.
+    """
     above, below = root.rstrip("/") + "/", path.rstrip("/") + "/"
     return path == root or path.startswith((above, "/pool/")) or root.startswith(below)

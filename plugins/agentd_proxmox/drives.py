@@ -1,7 +1,7 @@
-"""Where the drives of a guest are stored: on a storage, on a device or in a folder of one node; pure.
+"""The locations of a guest's drives: storages, or devices and folders of a node.
 
-Every drive counts, also a CD-ROM, a cloud-init drive, an EFI disk, a TPM state and an unused volume: Proxmox looks at
-all of them when it clones or moves a guest.
+Pure.  All drives are included, also a CD-ROM, a cloud-init drive, an EFI disk, a TPM state and an unused volume:
+Proxmox checks all of them when it clones or moves a guest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _ON = re.compile(r"(?:\A|,)shared=(?:1|on|yes|true)(?:,|\Z)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Drive:
-    """One drive; `storage` is "" for a device, a folder, a physical CD-ROM or an empty CD-ROM drive."""
+    """One drive of a guest.
+
+    `storage` is "" for a device, a folder, a physical CD-ROM or an empty CD-ROM drive.
+    """
 
     key: str
     volume: str
@@ -47,12 +50,12 @@ class Drive:
 
     @property
     def is_shared(self) -> bool:
-        """Whether an administrator has marked it with shared=1: all nodes have it."""
+        """Whether an administrator has marked it as available on all nodes (shared=1)."""
         return _ON.search(self.options) is not None
 
     @property
     def is_cloudinit(self) -> bool:
-        """Whether it is a cloud-init drive, which Proxmox makes anew."""
+        """Whether it is a cloud-init drive, which Proxmox creates anew."""
         return _CLOUDINIT.search(self.volume) is not None
 
     @property
@@ -67,7 +70,7 @@ class Drive:
 
 
 def drives(config: dict[str, Any]) -> Iterator[Drive]:
-    """Yield the drives of a guest by name."""
+    """Yield the drives of a guest, sorted by name."""
     for key in sorted(config):
         if _KEY.match(key):
             first, _, options = str(config[key]).partition(",")
@@ -77,18 +80,27 @@ def drives(config: dict[str, Any]) -> Iterator[Drive]:
 
 
 def not_cloned(config: dict[str, Any], *, container: bool) -> list[str]:
-    """Return the drives that Proxmox clones nowhere: devices, and folders of a container."""
+    """Return the drives that Proxmox cannot clone.
+
+    These are devices, and folders of a container.
+    """
     kind = "a folder or device" if container else "a device or file"
-    return [f"{each.key} is {kind} of the node ({each.volume})" for each in drives(config) if each.is_local_path]
+    return [f"{drive.key} is {kind} of the node ({drive.volume})" for drive in drives(config) if drive.is_local_path]
 
 
 def unreachable(config: dict[str, Any], shared: Collection[str]) -> list[str]:
-    """Return the drives that keep a clone on the node of its source: what is not on shared storage."""
-    counted = [each for each in drives(config) if not each.key.startswith("unused") and not each.is_empty]
-    return [f"{each.key} on {each.storage or each.volume}" for each in counted if each.storage not in shared]
+    """Return the drives that are not on shared storage.
+
+    They keep a clone on the node of its source.
+    """
+    counted = [drive for drive in drives(config) if not drive.key.startswith("unused") and not drive.is_empty]
+    return [f"{drive.key} on {drive.storage or drive.volume}" for drive in counted if drive.storage not in shared]
 
 
 def storages(config: dict[str, Any]) -> list[str]:
-    """Return the storages of all drives; a device or file of the node is listed as itself."""
-    counted = [each for each in drives(config) if not each.key.startswith("unused") and not each.is_empty]
-    return sorted({each.storage or each.volume for each in counted})
+    """Return the storages of all drives.
+
+    A device or file of the node is listed by its path.
+    """
+    counted = [drive for drive in drives(config) if not drive.key.startswith("unused") and not drive.is_empty]
+    return sorted({drive.storage or drive.volume for drive in counted})

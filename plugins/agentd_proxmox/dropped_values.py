@@ -1,7 +1,8 @@
-"""What a change sends where Proxmox drops a value: a switch that is off by default, or a text that is empty.
+"""Build the parameters of a change for values that Proxmox would drop; pure.
 
-Pure.  A false switch of an HA rule that is sent as 0 stays as it was (measured on 9.2.11), and an empty value never
-arrives (proxmox.md, Requests).  To delete the option means the same everywhere, so that is what is sent.
+Proxmox drops two kinds of values: a switch of an HA rule that is set to false by sending 0 stays as it was (measured on
+9.2.11), and an empty text never arrives (proxmox.md, Requests).  For a switch that is off by default and for a text,
+deleting the option has the same meaning everywhere.  So `delete` is sent instead.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def sent(wanted: Mapping[str, Any], now: Mapping[str, Any], off: Collection[str] = ()) -> dict[str, Any]:
-    """Return the parameters of a change; None is left alone.
+    """Return the parameters of a change; a value None means no change.
 
-    now  the entry as Proxmox lists it: what it has not is not deleted
+    now  the current entry as Proxmox lists it: options that it does not have are not deleted
     off  the switches that are off by default
     """
     gone = [key for key, value in wanted.items() if value in ("", []) or (value is False and key in off)]

@@ -1,13 +1,14 @@
-"""Refuse what would give a person or a token more rights than agentd's own token has.
+"""Refuse changes that would give more rights than agentd's own token has.
 
-Proxmox lets every holder of Permissions.Modify grant any role, also to itself, so the check is made here.  A right can
-be given in many ways: a role granted, the privileges of a granted role, the members of a group, a user that is
-enabled, a token without rights of its own, the members of a pool, the directory that says who a user is.  All of them
-end in `Own.beyond`: privileges on a path that the own token does not have there, or has not on everything below.
+Proxmox lets every holder of Permissions.Modify grant any role, also to itself, so the check is made here.  There are
+many ways to give a right: grant a role, add a privilege to a granted role, add a member to a group, enable a user,
+create a token without privilege separation, add a member to a pool, or change the realm that authenticates a user.  All
+of them are checked by `Own.beyond`: it returns the privileges on a path that agentd's own token does not have on that
+path, or not on everything below it.
 
-What is granted to agentd's own token, its user or the groups of that user is never changed: not to gain rights, and
-not to lose them.  Fail closed: where the token may not read the whole access list (Sys.Audit on /access), nothing that
-depends on it is done.
+The grants of agentd's own token, of its user and of the groups of that user are never changed, neither to gain nor to
+lose rights.  The check fails closed: if the token may not read the whole access list (Sys.Audit on /access), nothing
+that depends on it is done.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
     Entry = dict[str, Any]
     Held = dict[str, dict[str, bool]]
-    """Path, privilege, and whether it holds for everything below the path as well."""
+    """Path, privilege, and whether the privilege also applies to everything below the path."""
 
 READS: Final = ("GET /access/permissions", "GET /access/acl", "GET /access/roles", "GET /access/users/{userid}")
-"""What `own` calls."""
+"""API methods that `own` calls."""
 ROOT: Final = "root@pam"
 SHOWN: Final = 5
 
@@ -46,7 +47,7 @@ class Entitled:
 
 @dataclass(frozen=True)
 class Own:
-    """What agentd's own token is and may do, and what is granted to all others."""
+    """The identity and rights of agentd's own token, and all grants to others."""
 
     proxmox: Proxmox
     token: str
@@ -56,7 +57,10 @@ class Own:
     roles: dict[str, frozenset[str]]
 
     async def beyond(self, path: str, privileges: Iterable[str], *, propagate: bool) -> set[str]:
-        """Return the privileges that the own token lacks on `path`, with `propagate` on anything below it too."""
+        """Return the privileges that the own token lacks on `path`.
+
+        With `propagate`, also those that it lacks on any path below.
+        """
         wanted = set(privileges)
         if not wanted:
             return set()
@@ -64,13 +68,16 @@ class Own:
         lacking = {name for name in wanted if name not in here or (propagate and not here[name])}
         if propagate:
             root = path.rstrip("/") + "/"
-            below = {each for each in (*self.held, *(entry.path for entry in self.entries)) if each.startswith(root)}
-            for each in below - {path}:
-                lacking |= wanted - set(self.held.get(each, {}))
+            below = {lower for lower in (*self.held, *(entry.path for entry in self.entries)) if lower.startswith(root)}
+            for lower in below - {path}:
+                lacking |= wanted - set(self.held.get(lower, {}))
         return lacking
 
     async def granted_beyond(self, names: Iterable[str]) -> list[str]:
-        """Return what is granted to these users, tokens and @groups beyond the rights of the own token, a line each."""
+        """Return the grants that exceed the rights of the own token, one line each.
+
+        names  users, tokens and @groups whose grants are checked
+        """
         wanted = set(names)
         found = [f"{ROOT} may do everything"] if ROOT in wanted else []
         for entry in self.entries:
@@ -80,7 +87,10 @@ class Own:
         return found
 
     async def uncovered(self, entry: Entitled) -> list[str]:
-        """Return what `entry` keeps from its holder: roles above its path, which reach down once it is removed."""
+        """Return the roles beyond the own rights that removing `entry` would give.
+
+        They are granted to the same holder on a path above; on its own path, `entry` hides them.
+        """
         if any(
             other.who == entry.who and other.path == entry.path and other.role != entry.role for other in self.entries
         ):
@@ -94,7 +104,10 @@ class Own:
         return found
 
     async def pooled_beyond(self, pool: str, paths: Iterable[str]) -> list[str]:
-        """Return which roles on a pool would give more on its new members (`paths`) than the own token has there."""
+        """Return the roles on a pool that exceed the rights of the own token.
+
+        paths  the new members of the pool, on which the roles would apply
+        """
         place, found = f"/pool/{pool}", []
         entries = [e for e in self.entries if e.path == place or (e.propagate and _above(e.path, place, root=False))]
         for path in paths:
@@ -104,17 +117,20 @@ class Own:
         return list(dict.fromkeys(found))
 
     def of_realm(self, realm: str) -> set[str]:
-        """Return users, tokens and groups of a realm to which anything is granted; its groups are called NAME-REALM."""
+        """Return the users, tokens and groups of a realm that have any grant.
+
+        The groups of a realm are named NAME-REALM.
+        """
         who = {entry.who for entry in self.entries} | self.names
-        users = {each for each in who if formats.user_of(each).endswith(f"@{realm}")}
-        return users | {each for each in who if formats.is_group(each) and each.endswith(f"-{realm}")}
+        users = {name for name in who if formats.user_of(name).endswith(f"@{realm}")}
+        return users | {name for name in who if formats.is_group(name) and name.endswith(f"-{realm}")}
 
     def entries_of(self, role: str) -> list[Entitled]:
-        """Return the entries by which `role` is granted."""
-        return [each for each in self.entries if each.role == role]
+        """Return the entries that grant `role`."""
+        return [entry for entry in self.entries if entry.role == role]
 
     def is_ours(self, who: str) -> bool:
-        """Tell whether `who` is the own token, its user, or a group of that user."""
+        """Return whether `who` is the own token, its user, or a group of that user."""
         return who in self.names
 
     def refuse_ours(self, tool: str, who: str) -> None:
@@ -130,7 +146,10 @@ class Own:
 
 
 def refuse(tool: str, token: str, lines: list[str], what: str) -> None:
-    """Raise Rejected if there are `lines`: what would be given beyond the rights of the own token."""
+    """Raise Rejected if there are `lines`.
+
+    lines  the rights that would be given beyond those of the own token
+    """
     if lines:
         more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
         raise Rejected(
@@ -140,7 +159,10 @@ def refuse(tool: str, token: str, lines: list[str], what: str) -> None:
 
 
 async def own(proxmox: Proxmox) -> Own:
-    """Read what the own token is and may do; raises Denied if it may not read the whole access list."""
+    """Read the identity and the rights of the own token.
+
+    Raises Denied if it may not read the whole access list.
+    """
     held = _held(await proxmox.get("/access/permissions"))
     if "Sys.Audit" not in held.get("/access", {}):
         raise Denied(
@@ -150,7 +172,7 @@ async def own(proxmox: Proxmox) -> Own:
     user = formats.user_of(proxmox.user)
     account: Entry = await proxmox.get(f"/access/users/{formats.part(user)}") or {}
     groups = account.get("groups") or []
-    names = {proxmox.user, user, *(f"@{each}" for each in (groups.split(",") if isinstance(groups, str) else groups))}
+    names = {proxmox.user, user, *(f"@{group}" for group in (groups.split(",") if isinstance(groups, str) else groups))}
     entries: list[Entry] = await proxmox.get("/access/acl") or []
     roles: list[Entry] = await proxmox.get("/access/roles") or []
     return Own(
@@ -158,7 +180,7 @@ async def own(proxmox: Proxmox) -> Own:
         token=proxmox.user,
         names=frozenset(names),
         held=held,
-        entries=tuple(_entry(each) for each in entries),
+        entries=tuple(_entry(entry) for entry in entries),
         roles={str(e["roleid"]): frozenset(filter(None, str(e.get("privs") or "").split(","))) for e in roles},
     )
 
@@ -171,13 +193,13 @@ def _entry(entry: Entry) -> Entitled:
 
 def _held(data: Any) -> Held:  # noqa: ANN401 - what Proxmox answers
     return {
-        str(path): {name: bool(int(below)) for name, below in each.items() if below is not None}
-        for path, each in (data or {}).items()
+        str(path): {name: bool(int(below)) for name, below in privileges.items() if below is not None}
+        for path, privileges in (data or {}).items()
     }
 
 
 def _above(path: str, other: str, *, root: bool = True) -> bool:
-    """Tell whether `path` is an ancestor of `other`."""
+    """Return whether `path` is an ancestor of `other`."""
     if path == "/":
         return root and other != "/"
     return other.startswith(path.rstrip("/") + "/")

@@ -1,7 +1,6 @@
-"""What parameters and results are made of: each kind of value once, with its bounds.
+"""Types of the fields of parameters and results, each with its limits.
 
-The patterns keep a value from becoming something else on its way: a node is one part of a path, a bridge is one part
-of `net0=virtio,bridge=…`.
+The patterns prevent injection: a node name becomes one part of a path, a bridge one part of `net0=virtio,bridge=…`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Cores = Annotated[int, Meta(ge=1, le=8192)]
 Sockets = Annotated[int, Meta(ge=1, le=4)]
 CpuLimit = Annotated[float, Meta(ge=0, le=8192, description="CPUs' time that it may take; 0: no limit")]
 CpuUnits = Annotated[int, Meta(ge=1, le=10_000, description="its share of the CPUs; usual is 100")]
-"""Proxmox takes larger ones, and stores 10000."""
+"""Proxmox accepts larger values, and stores 10000."""
 Mebibytes = Annotated[int, Meta(ge=16, le=4_194_304, description="MiB")]
 Gibibytes = Annotated[int, Meta(ge=1, le=131_072, description="GiB")]
 Seconds = Annotated[int, Meta(ge=1, le=86_400, description="seconds")]
@@ -43,11 +42,11 @@ Count = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class NoParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nothing is to be said."""
+    """No parameters."""
 
 
 class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node."""
+    """The node."""
 
     node: Node
 
@@ -55,13 +54,13 @@ class OneNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Guest(msgspec.Struct, frozen=True):
     """A VM or container as it is now; memory in MiB, disks in GiB, uptime in seconds.
 
-    cores: of each of the sockets of a VM; null: a container that may use all cores of its node
-    boot_disk: "" if its configuration does not say from which of several it boots
-    cpus: how many CPUs it has in all, as Proxmox counts them for its node
-    cpulimit: how many CPUs' time it may take; null: no limit.  cpuunits: its share where CPUs are scarce
-    balloon: MiB that a VM keeps when its node has too little, 0 if it has no balloon device, null if that is not said
-    swap: MiB of a container, on top of its memory; null: of a VM
-    storages of its disks; all_storages of every drive, also CD-ROM and cloud-init, devices of the node as they are
+    cores: of each socket of a VM; null: a container that may use all cores of its node
+    boot_disk: "" if the configuration does not say from which of several disks it boots
+    cpus: the number of all its CPUs, as Proxmox counts them for its node
+    cpulimit: the CPU time that it may use, in CPUs; null: no limit.  cpuunits: its share when CPUs are scarce
+    balloon: MiB that a VM keeps when its node is short of memory, 0 without a balloon device, null if not configured
+    swap: MiB of a container, in addition to its memory; null for a VM
+    storages: of its disks; all_storages: of every drive, also CD-ROM and cloud-init; a device of the node by its path
     """
 
     vmid: int
@@ -94,7 +93,7 @@ class Guest(msgspec.Struct, frozen=True):
 
 
 class GuestLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A guest in a list, short: what is as usual is left out, and what `show` leaves out."""
+    """A guest in a list; default values and fields not in `show` are left out."""
 
     vmid: int
     name: str
@@ -106,7 +105,10 @@ class GuestLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def guarded(name: str, *, on: bool | None) -> None:
-    """Raise ValueError for a guard that a tool of tier operate would take away: that needs a second principal."""
+    """Raise ValueError if a tool of tier operate would turn a protection off.
+
+    Turning one off needs the approval of another principal.
+    """
     if on is False:
         message = f"{name}: false takes a guard away, which another principal has to approve: api_destroy does it"
         raise ValueError(message)
@@ -116,7 +118,7 @@ RUNNING, STOPPED = "running", "stopped"
 
 
 class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest, by its VMID or its unique name."""
+    """A guest, by its VMID or its unique name."""
 
     vmid: Vmid | None = None
     name: str = ""

@@ -1,6 +1,7 @@
-"""Refuse a filter value that does not exist: an empty list would look like an answer.
+"""Refuse a filter value that does not exist; pure.
 
-Pure.  A value that anybody can invent, such as a tag, is no error: a tool warns about it.
+Without this check, an empty list would look like a valid answer.  A value that users choose freely, such as a tag, is
+not an error: a tool warns about it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def known(field: str, value: object, there: Iterable[object], what: str = "") -> None:
-    """Raise NotFound if a filter was given and nothing has that value; the error names what there is."""
+    """Raise NotFound if a filter is given and its value does not exist.
+
+    The error names existing values.
+    """
     names = {str(name) for name in there}
     if value in (None, "") or str(value) in names:
         return

@@ -1,7 +1,8 @@
-"""Judge what Proxmox says about a guest: whether it is ours, how big it is, what is to be changed.
+"""Interpret what the Proxmox API returns about a guest.
 
-Pure: answers of the API go in, judgements come out.  The mark of a guest that agentd made is a line
-`agentd:<key>` in its description, where <key> is the workflow and task that made it.
+For example: whether the guest is ours, its size, and which changes are needed.  Pure: the input is answers of the API.
+A guest that agentd created has a mark: a line `agentd:<key>` in its description, where <key> is the workflow and task
+that created it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from agentd_proxmox.option_strings import boot_disk
 from agentd_proxmox.option_strings import tags as tags_of
 
 CLONING = "qmclone temporary file"
-"""What a clone's target is described as until it is finished (proxmox.md, Guests)."""
+"""Description of the target of a clone until the clone is finished (proxmox.md, Guests)."""
 
 RESUMABLE = frozenset({"paused", "prelaunch"})
-"""States of a VM that is on, and that resume_vm lets go on."""
+"""States of a VM that is powered on, from which resume_vm continues it."""
 
 MAKING = frozenset({"create", "clone"})
-"""Locks that a guest has until it is finished."""
+"""Locks of a guest that is still being created."""
 
 Config = dict[str, Any]
 
@@ -36,7 +37,7 @@ _GIBIBYTES = {"": 2**-30, "K": 2**-20, "M": 2**-10, "G": 1.0, "T": 1024.0}
 
 
 class Seat(Enum):
-    """Who sits on a VMID."""
+    """What occupies a VMID."""
 
     FREE = "nobody"
     OURS = "a guest that bears our mark"
@@ -45,12 +46,15 @@ class Seat(Enum):
 
 
 def describe(text: str, key: str) -> str:
-    """Return a description that says `text` and bears the mark of `key`."""
+    """Return a description with `text` and the mark of `key`."""
     return f"{text.strip()}\n\n{mark(key)}".strip()
 
 
 def internal(line: str) -> bool:
-    """Tell whether a line of a description is Proxmox's own: vzdump notes there where each drive was."""
+    """Return whether Proxmox itself wrote this line of a description.
+
+    vzdump notes there where each drive was.
+    """
     return line.strip().lstrip("#").startswith(("qmdump#", "vzdump#"))
 
 
@@ -60,18 +64,21 @@ def marks(description: str) -> list[str]:
 
 
 def text_of(description: str) -> str:
-    """Return `description` without marks and control characters, as a person wrote it."""
+    """Return `description` as a person wrote it: no marks, no control characters."""
     lines = [one_line(line) for line in description.splitlines() if not key_of(line) and not internal(line)]
     return "\n".join(lines).strip()
 
 
 def redescribe(old: str, text: str) -> str:
-    """Return a description that says `text` and keeps the marks of `old`."""
+    """Return a description with `text` and the marks of `old`."""
     return "\n\n".join(part for part in (text.strip(), "\n".join(marks(old))) if part)
 
 
 def judge(config: Config | None, key: str) -> Seat:
-    """Tell who sits on a VMID whose configuration is `config` (None: there is none)."""
+    """Return what occupies a VMID, from the configuration of its guest.
+
+    config  None: there is no guest
+    """
     if config is None:
         return Seat.FREE
     description = str(config.get("description") or "")
@@ -83,47 +90,59 @@ def judge(config: Config | None, key: str) -> Seat:
 
 
 def split_tags(tags: object) -> list[str]:
-    """Return the tags in `tags`, which Proxmox separates with semicolons and people with anything."""
+    """Return the tags in `tags`.
+
+    Proxmox separates them with semicolons; people also use commas and spaces.
+    """
     return sorted({one_line(tag) for tag in re.split(r"[;,\s]+", str(tags or "")) if tag})
 
 
 def disk_size(drive: str) -> float:
-    """Return the size of a drive like `local:101/vm-101-disk-0.qcow2,size=32G` in GiB; 0 if it says none."""
+    """Return the size of a drive in GiB, 0 if it has none.
+
+    A drive is, for example, `local:101/vm-101-disk-0.qcow2,size=32G`.
+    """
     found = _SIZE.search(drive)
     return round(float(found[1]) * _GIBIBYTES[found[2]], 3) if found else 0.0
 
 
 def disks(config: Config) -> dict[str, float]:
-    """Return the disks of a guest and their sizes in GiB; CD-ROM drives are none."""
+    """Return the disks of a guest and their sizes in GiB, without CD-ROM drives."""
     drives = {key: str(value) for key, value in config.items() if _DISK.match(key)}
     return {key: disk_size(value) for key, value in sorted(drives.items()) if "media=cdrom" not in value.split(",")}
 
 
 def storages(config: Config) -> list[str]:
-    """Return the storages that the disks of a guest lie on."""
+    """Return the storages of the disks of a guest."""
     volumes = (str(config[key]).partition(",")[0] for key in disks(config))
-    return sorted({storage for storage, colon, _ in (each.partition(":") for each in volumes) if colon})
+    return sorted({storage for storage, colon, _ in (volume.partition(":") for volume in volumes) if colon})
 
 
 def enabled(value: object) -> bool:
-    """Tell whether an option like `1`, `enabled=1,type=virtio` or `0` is on."""
+    """Return whether an option like `1`, `enabled=1,type=virtio` or `0` is on."""
     first = str(value or "0").partition(",")[0]
     return first.removeprefix("enabled=") == "1"
 
 
 def memory(config: Config) -> int:
-    """Return the memory of a guest in MiB; Proxmox says `2048` or `current=2048`, and 512 by saying nothing."""
+    """Return the memory of a guest in MiB.
+
+    Proxmox writes `2048` or `current=2048`; without a value it is 512.
+    """
     text = str(config.get("memory") or 512).partition(",")[0].removeprefix("current=")
     return int(float(text))
 
 
 def cores(config: Config, kind: str) -> int | None:
-    """Return the cores of each socket of a VM, or of a container; None: a container without a limit."""
+    """Return the cores of a container, or of each socket of a VM.
+
+    None: a container without a limit.
+    """
     return int(config["cores"]) if config.get("cores") else None if kind == "lxc" else 1
 
 
 def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Guest:
-    """Return the guest that `config` and `status` (its configuration and status/current) speak of."""
+    """Return a guest from its configuration and its status (status/current)."""
     return Guest(
         vmid=vmid,
         node=node,
@@ -156,10 +175,10 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
 
 
 def state(status: Config) -> str:
-    """Return what a guest does: running, stopped, suspended (to disk), or what QEMU says besides, such as paused.
+    """Return the state: running, stopped, suspended (to disk), or another of QEMU.
 
-    A backup starts the process of a stopped VM without letting it run (status running, qmpstatus prelaunch): the VM is
-    as stopped as before.
+    Other states of QEMU are, for example, paused.  A backup of a stopped VM starts its process but does not run the VM
+    (status running, qmpstatus prelaunch): such a VM counts as stopped.
     """
     plain = one_line(status.get("status") or "unknown")
     if plain == "stopped" and status.get("lock") == "suspended":
@@ -172,24 +191,33 @@ def state(status: Config) -> str:
 
 
 def prelaunched(status: Config) -> bool:
-    """Tell whether a backup has started the VM's process; a start of the VM lets that process go on."""
+    """Return whether a backup has started the process of the VM.
+
+    A later start of the VM continues that process.
+    """
     return status.get("qmpstatus") == "prelaunch" and status.get("lock") == "backup"
 
 
 def runs(status: Config) -> bool:
-    """Tell whether a guest is on: a paused one is, for its process holds its memory and its disks."""
+    """Return whether a guest is powered on.
+
+    A paused VM is: its process uses its memory and its disks.
+    """
     return status.get("status") == "running" and not prelaunched(status)
 
 
 def sshkeys(text: str) -> str:
-    """Return public keys as Proxmox wants them: percent-encoded, before the request encodes them once more."""
+    """Return public keys percent-encoded, as Proxmox requires.
+
+    The request encodes them once more.
+    """
     return quote(text.strip(), safe="")
 
 
 def changes(config: Config, wanted: Config) -> Config:
-    """Return what of `wanted` is not in `config` yet, as parameters of a change; {} if nothing is to be done.
+    """Return the parameters that change `config` to `wanted`; {}: nothing to change.
 
-    None means: as it is.  An empty value means: away with it.
+    A value None means: do not change this option.  An empty value means: delete this option.
     """
     changed: Config = {}
     removed: list[str] = []
@@ -206,13 +234,13 @@ def changes(config: Config, wanted: Config) -> Config:
 
 
 _ABSENT = {"sockets": 1, "swap": 512, "cpuunits": 100, "cpulimit": 0}
-"""What Proxmox takes for a number that the configuration does not name."""
+"""Defaults of Proxmox for numbers that the configuration does not contain."""
 _UNLIMITED = frozenset({"cores", "cpulimit"})
-"""Options whose limit 0 takes away."""
+"""Options for which 0 means: no limit."""
 
 
 def _same(key: str, config: Config, want: Any) -> bool:  # noqa: ANN401 - values of a configuration
-    """Tell whether an option has the wanted value, in all the ways in which Proxmox writes it."""
+    """Return whether an option has the wanted value, in any notation of Proxmox."""
     have = config.get(key)
     if isinstance(want, bool):
         return enabled(have) is want
@@ -229,12 +257,12 @@ def _same(key: str, config: Config, want: Any) -> bool:  # noqa: ANN401 - values
 
 
 def mark_of(notes: str) -> str:
-    """Return the key of the call that made a backup with these notes, "" if none of ours did."""
+    """Return the key of our call that made the backup with these notes, or ""."""
     return key_of(notes.partition("\n")[0].rstrip().rpartition(" ")[2])
 
 
 def notes_text(notes: str) -> str:
-    """Return notes without the mark and control characters, as one line."""
+    """Return notes as one line, without the mark and control characters."""
     first, _, rest = notes.partition("\n")
     first = first.rstrip().rpartition(" ")[0] if mark_of(notes) else first
     return one_line(f"{first}\n{rest}")

@@ -1,12 +1,13 @@
-"""Write the configuration of guests: every tool that changes it does so here.
+"""Write the configuration of guests: every tool that changes it uses this file.
 
-* The change is put on the configuration as it is; its digest refuses it when another client was faster.
-* Proxmox keeps a value whose hotplug fails as pending although the change fails: it would take effect at the next
-  start.  So after a failed hotplug what was sent is reverted, and what cannot be reverted is named.
-* Before the change its inverse is written down: the option strings that are there, whole, for a card or a disk has
-  more options than tools have parameters.  Where Proxmox would refuse one of them, or make something else of it,
-  nothing is promised and the reason is a warning.
-* A bridge that the node does not have is refused: of a VM that is stopped Proxmox takes it, and the start fails.
+* A change is applied to the current configuration.  It contains the digest of that configuration, so Proxmox refuses it
+  if another client was faster.
+* When the hotplug of a value fails, the change fails, but Proxmox keeps the value as pending: it would take effect at
+  the next start.  So after a failed hotplug the sent values are reverted, and the error names those that cannot be.
+* Before the change, its undo is recorded: the complete current option strings, because a card or a disk has more
+  options than the tools have parameters.  If Proxmox would refuse one of them or change its meaning, no undo is
+  recorded, and a warning gives the reason.
+* A bridge that the node does not have is refused: Proxmox accepts it for a stopped VM, and then the start fails.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from agentd_proxmox.inventory import Inventory, Place
 
 TRIES = 3
-"""How often a change is put on a configuration that another client changes at the same time."""
+"""Attempts to change a configuration that another client changes at the same time."""
 RESTORES = "set_guest_options"
 BRIDGES = "GET /nodes/{node}/network"
 SEND = (
@@ -36,16 +37,19 @@ SEND = (
     "GET /nodes/{node}/qemu/{vmid}/pending",
     "GET /nodes/{node}/lxc/{vmid}/pending",
 )
-"""Methods that a change of a guest's configuration takes, beside those of methods.WRITE."""
+"""API methods that a change of a guest's configuration needs, in addition to methods.WRITE."""
 _HOTPLUG = "hotplug problem"
 
 
 async def change(
     inventory: Inventory, call: Call, at: Place, digest: str, wanted: Callable[[guest_model.Config], guest_model.Config]
 ) -> str | None:
-    """Put a change on the configuration as it is now; its digest refuses it if somebody else was faster.
+    """Change the current configuration, and return the task or None.
 
-    digest  of the caller, "" for whatever is there.  A VM's change is a task, a container's is done at once.
+    None means that nothing had to be changed, or that it is done: the change of a VM is a task, that of a container is
+    done at once.  If another client changes the configuration at the same time, there are TRIES attempts in total.
+
+    digest  the digest that the caller expects; "" accepts any configuration
     """
     await inventory.unlocked(call, at)
     for tries in range(1, TRIES + 1):
@@ -77,7 +81,10 @@ async def send(
 
 
 async def finish(inventory: Inventory, call: Call, at: Place, found: Found, keys: Iterable[str]) -> None:
-    """Wait for the task of a change of the options `keys`; what it leaves pending when it fails is reverted."""
+    """Wait for the task of a change of the options `keys`.
+
+    If the task fails, the values that it left pending are reverted.
+    """
     try:
         await inventory.finish(call, found)
     except TaskFailed as error:
@@ -86,7 +93,7 @@ async def finish(inventory: Inventory, call: Call, at: Place, found: Found, keys
 
 
 async def _left(inventory: Inventory, call: Call, at: Place, fault: str, keys: list[str]) -> str:
-    """Return what became of the values that a failed change left pending, "" if it left none."""
+    """Revert what a failed change left pending; return the result as a text, or ""."""
     try:
         waiting = [key for key in await pending(inventory, at) if key in keys]
         if not waiting:
@@ -107,18 +114,21 @@ async def _left(inventory: Inventory, call: Call, at: Place, fault: str, keys: l
 
 
 async def pending(inventory: Inventory, at: Place) -> dict[str, str]:
-    """Return the options that change at the next start, and the values that are live now."""
+    """Return the options that change at the next start, with their live values."""
     entries = await inventory.proxmox.get(f"{at.path}/pending") or []
     return {str(e["key"]): str(e.get("value", "")) for e in entries if "pending" in e or e.get("delete")}
 
 
 async def live(inventory: Inventory, at: Place) -> guest_model.Config:
-    """Return the configuration that a guest runs with, without what is pending."""
+    """Return the configuration that a guest runs with, without pending changes."""
     return dict(await inventory.proxmox.get(f"{at.path}/config", current=True))
 
 
 async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[str]) -> None:
-    """Write down, before these options are changed, how they are put back; warns where that is not possible."""
+    """Record how these options are restored, before they are changed.
+
+    Warns if they cannot be restored.
+    """
     config, now = await asyncio.gather(inventory.config(at), live(inventory, at))
     was: dict[str, str] = {}
     gone: list[str] = []
@@ -126,7 +136,7 @@ async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[st
     for key in keys:
         value = _before(call, at, key, config, now)
         if key == "description" and guest_model.marks(str(value or "")):
-            # Marks are not sent by callers: they stay in the guest, and the text is put back.
+            # Callers do not send marks: the marks stay in the guest, and only the text is restored.
             value = guest_model.text_of(str(value)) or None
         if value is None:
             gone.append(key)
@@ -141,7 +151,10 @@ async def promise(inventory: Inventory, call: Call, at: Place, keys: Iterable[st
 
 
 def _before(call: Call, at: Place, key: str, config: guest_model.Config, now: guest_model.Config) -> object:
-    """Return the value of an option to put back: of a card or disk the live one, for it is changed at once."""
+    """Return the value of an option to restore.
+
+    For a card or a disk it is the live value, because it is changed at once.
+    """
     if option_strings.same(key, config.get(key), now.get(key)):
         return config.get(key)
     if option_strings.NET.match(key) or option_strings.DRIVE.match(key):
@@ -154,19 +167,25 @@ def _before(call: Call, at: Place, key: str, config: guest_model.Config, now: gu
 
 
 def keys_of(changed: guest_model.Config) -> list[str]:
-    """Return the options that a change names, those that it deletes too."""
+    """Return the options that a change contains, including those that it deletes."""
     deleted = [key for key in str(changed.get("delete") or "").split(",") if key]
     return [*(key for key in changed if key not in {"delete", "digest"}), *deleted]
 
 
 def without(config: guest_model.Config, keys: Iterable[str]) -> list[str]:
-    """Return the options that Proxmox changes when it deletes `keys`: a device leaves the boot order too."""
+    """Return the options that Proxmox changes when it deletes `keys`.
+
+    A deleted device is also removed from the boot order.
+    """
     found = list(keys)
     return [*found, *(["boot"] if set(found) & set(option_strings.order(config)) else [])]
 
 
 async def bridge(inventory: Inventory, node: str, name: str | None) -> None:
-    """Refuse a bridge that the node does not have; a virtual network of the SDN is one as well."""
+    """Raise Rejected for a bridge that the node does not have.
+
+    A virtual network of the SDN is a bridge, too.
+    """
     if name is None:
         return
     entries = await inventory.proxmox.get(f"/nodes/{node}/network", type="any_bridge") or []
@@ -179,13 +198,17 @@ async def bridge(inventory: Inventory, node: str, name: str | None) -> None:
 
 
 def unchanged(at: Place, config: guest_model.Config, digest: str) -> None:
-    """Refuse to act on what was changed; not to find what is so already, for our own lost change has changed it."""
+    """Raise ConfigChanged if the configuration changed since the caller read it.
+
+    Call it only if there is something to change: if the guest is already as wanted, our own change, whose answer was
+    lost, may have changed the digest.
+    """
     if digest and config.get("digest") != digest:
         raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
 
 
 async def waits(inventory: Inventory, at: Place, keys: Iterable[str]) -> list[str]:
-    """Return which of these options a running guest takes on at its next start only."""
+    """Return which of these options a running guest applies only at its next start."""
     if (await inventory.status(at)).get("status") != RUNNING:
         return []
     waiting = await pending(inventory, at)

@@ -52,5 +52,5 @@ def on(path: str, *privileges: str) -> set[tuple[str, str]]:
 
 
 def config(*parts: str) -> set[tuple[str, str]]:
-    """Return the privileges that changing these parts of a guest's configuration needs."""
+    """Return the privileges to change these parts of a guest's configuration."""
     return on(VM, *(f"VM.Config.{part}" for part in parts))

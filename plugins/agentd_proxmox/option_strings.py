@@ -1,7 +1,7 @@
-"""Option strings of guests, such as `virtio=BC:24:…,bridge=vmbr0,queues=4`: read, compared, judged; pure.
+"""Parse and compare option strings of guests; pure.
 
-Proxmox prints an option string in an order of its own, so two strings are compared by their parts.  A part is cut at
-its first `=`; a value has no comma.
+An example is `virtio=BC:24:…,bridge=vmbr0,queues=4`.  Proxmox prints the parts of an option string in its own order, so
+two strings are compared part by part.  A part is split at its first `=`; a value contains no comma.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MODELS: Final = (
     *("e1000", "e1000-82540em", "e1000-82544gc", "e1000-82545em", "e1000e", "i82551", "i82557b", "i82559er"),
     *("ne2k_isa", "ne2k_pci", "pcnet", "rtl8139", "virtio", "vmxnet3"),
 )
-"""Every model of a VM's network card in the schema of Proxmox VE 9; `MODEL=MAC` is short for model and macaddr."""
+"""Models of a VM's network card in the schema of Proxmox VE 9; `MODEL=MAC` is short for model and macaddr."""
 NET: Final = re.compile(r"net\d+\Z")
 DRIVE: Final = re.compile(r"(ide|sata|scsi|virtio|efidisk|tpmstate)\d+\Z")
 MOUNT: Final = re.compile(r"(rootfs|mp\d+)\Z")
 CLOUDINIT: Final = re.compile(r"(^|[:/])vm-\d+-cloudinit(\.|\Z)")
 MEDIA: Final = frozenset({"none", "cdrom"})
-"""Volumes of a CD drive that are none."""
+"""Values of a CD drive that are not volumes."""
 _ALLOCATES: Final = re.compile(r"[^:]+:(\d+(\.\d+)?|cloudinit)\Z")
 _BOOLEANS: Final = {"yes": "1", "on": "1", "true": "1", "no": "0", "off": "0", "false": "0"}
 _SWITCHES: Final = frozenset({"firewall", "link_down", "backup", "iothread", "ssd", "ro", "quota", "replicate", "acl"})
@@ -41,7 +41,10 @@ _OWN: Final = {
 
 
 def parts(value: object, first: str = "") -> Parts:
-    """Return the parts of an option string; the one without a name, of which there is one at most, is `first`."""
+    """Return the parts of an option string.
+
+    At most one part has no name; it gets the name `first`.
+    """
     found: Parts = {}
     for part in str(value).split(","):
         key, equals, text = part.partition("=")
@@ -53,7 +56,10 @@ def parts(value: object, first: str = "") -> Parts:
 
 
 def card(value: object) -> Parts:
-    """Return the parts of a network card; of a VM's `model` and `macaddr`, whichever way they are written."""
+    """Return the parts of a network card.
+
+    For the card of a VM, these include `model` and `macaddr`, in either notation.
+    """
     found: Parts = {}
     for key, text in parts(value, "model").items():
         if key in MODELS:
@@ -64,7 +70,10 @@ def card(value: object) -> Parts:
 
 
 def drive(value: object) -> Parts:
-    """Return the parts of a drive or mount point; `volume` is its volume, path, `none` or `cdrom`."""
+    """Return the parts of a drive or mount point.
+
+    `volume` is its volume, its path, `none` or `cdrom`.
+    """
     found = parts(value, "volume")
     return {("volume" if key == "file" else key): text for key, text in found.items()}
 
@@ -75,7 +84,10 @@ def volume(value: object) -> str:
 
 
 def same(key: str, one: object, other: object) -> bool:
-    """Return whether two values of an option mean the same to Proxmox; None is an option that is not there."""
+    """Return whether two values of an option mean the same to Proxmox.
+
+    None means that the option is not set.
+    """
     if one is None or other is None:
         return one is other
     if key == "tags":
@@ -88,7 +100,7 @@ def same(key: str, one: object, other: object) -> bool:
 
 
 def tags(value: object) -> list[str]:
-    """Return tags as they are compared: their case does not count, nor their order."""
+    """Return tags in a form to compare: without case and order."""
     return sorted({tag.casefold() for tag in re.split(r"[;,\s]+", str(value or "")) if tag})
 
 
@@ -101,12 +113,12 @@ def _even(found: Parts, *besides: str) -> Parts:
 
 
 def known(kind: str, key: str) -> bool:
-    """Return whether tools of the tier `operate` write this option of a kind of guest."""
+    """Return whether tools of tier `operate` write this option of a kind of guest."""
     return key in _PLAIN or _OWN[kind].match(key) is not None
 
 
 def unwritable(kind: str, key: str, value: object) -> str:
-    """Return why a token cannot write this value of an option again, "" if it can."""
+    """Return why a token cannot write back this value of an option, "" if it can."""
     text = one_line(value)
     if not known(kind, key):
         return f"{key} is not an option that these tools write"
@@ -128,21 +140,30 @@ def _unwritable_disk(key: str, value: object) -> str:
 
 
 def order(config: Config) -> list[str]:
-    """Return the devices that a VM boots from, in order; [] if its configuration says it in no or in the old way."""
+    """Return the devices that a VM boots from, in order.
+
+    It is [] if the configuration has no boot order, or has it in the old format.
+    """
     text = str(config.get("boot") or "")
     found = next((part.removeprefix("order=") for part in text.split(",") if part.startswith("order=")), "")
     return [device for device in found.split(";") if device]
 
 
 def is_disk(key: str, value: object) -> bool:
-    """Return whether an option is a disk that a VM can boot from: no CD, no EFI or TPM state."""
+    """Return whether an option is a disk that a VM can boot from.
+
+    A CD, an EFI disk or a TPM state is not.
+    """
     kind = re.match(r"(ide|sata|scsi|virtio)\d+\Z", key)
     found = drive(value)
     return kind is not None and found.get("media") != "cdrom" and found.get("volume") not in MEDIA
 
 
 def boot_disk(config: Config) -> str:
-    """Return the disk that a guest boots from, "" if its configuration does not say which of several it is."""
+    """Return the disk that a guest boots from.
+
+    It is "" if the configuration does not say which of several disks it is.
+    """
     if "rootfs" in config:
         return "rootfs"
     disks = [key for key, value in config.items() if is_disk(key, value)]

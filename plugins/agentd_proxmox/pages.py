@@ -1,10 +1,10 @@
-"""Cut lists into pages, and lines down to the fields that were asked for.
+"""Split lists into pages, and reduce their lines to the requested fields.
 
-Pure.  A list is ordered by a text that each line has for itself, and the cursor is that text of the last line shown: a
-line that comes or goes between two pages moves no other one.
+Pure.  A line is an entry of a list.  A list is sorted by a text that is unique to each line; the cursor is that text of
+the last line of the page.  So a line that is added or removed between two pages does not move any other line.
 
-A page whose caller names no limit holds as many lines as a model reads for TOKENS, however long names and errors are.
-An MCP client is given every result twice, structured and as text; both are counted.
+Without a limit, a page contains as many lines as fit into TOKENS, no matter how long names and errors are.  An MCP
+client gets every result twice, structured and as text; both are counted.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ L = TypeVar("L", bound=msgspec.Struct)
 S = TypeVar("S", bound=msgspec.Struct)
 
 TOKENS: Final = 1000
-"""What a page costs at most, four bytes to a token; only a single line may be longer."""
+"""Maximum tokens of a page, with four bytes per token; only a single line may be longer."""
 ENVELOPE: Final = 300
-"""Bytes that MCP puts around a result, and the cursor."""
+"""Bytes that MCP adds to a result, and the cursor."""
 
 Limit = Annotated[int, Meta(ge=1, le=500, description="lines on a page")]
 Fit = (
@@ -40,16 +40,16 @@ Fields = Annotated[list[str], Meta(description="only these fields of each line; 
 
 
 class Request(Protocol):
-    """What is asked of a list; its parameters have these fields."""
+    """The parameters that every list tool has."""
 
     @property
     def limit(self) -> int | None:
-        """Lines on a page; None: as many as fit."""
+        """Number of lines on a page; None: as many as fit."""
         ...
 
     @property
     def cursor(self) -> str:
-        """`next` of the page before."""
+        """`next` of the previous page."""
         ...
 
     @property
@@ -59,12 +59,16 @@ class Request(Protocol):
 
 
 def fill(empty: S, name: str, lines: Sequence[L], order: Callable[[L], str], asked: Request) -> S:
-    """Return the page `empty` with those of `lines` in its field `name` that were asked for, and with its `next`."""
-    rest = sorted((each for each in lines if not asked.cursor or order(each) > asked.cursor), key=order)
+    """Return the page `empty`, filled with the requested lines and its `next`.
+
+    name   the field of the page that contains the lines
+    order  returns the text by which the lines are sorted
+    """
+    rest = sorted((line for line in lines if not asked.cursor or order(line) > asked.cursor), key=order)
     left = TOKENS * 4 - ENVELOPE - cost(empty)
     shown: list[L] = []
-    for each in rest if asked.limit is None else rest[: asked.limit]:
-        line = only(each, asked.show)
+    for full in rest if asked.limit is None else rest[: asked.limit]:
+        line = only(full, asked.show)
         left -= cost(line)
         if asked.limit is None and shown and left < 0:
             break
@@ -74,44 +78,56 @@ def fill(empty: S, name: str, lines: Sequence[L], order: Callable[[L], str], ask
 
 
 def cost(value: object) -> int:
-    """Return the bytes that `value` takes of an MCP result: once as JSON, once as JSON within a text."""
+    """Return the bytes that `value` takes in an MCP result.
+
+    It is contained twice: as JSON, and as JSON inside a text.
+    """
     encoded = msgspec.json.encode(value)
     return 2 * len(encoded) + encoded.count(b'"') + encoded.count(b"\\")
 
 
 def page(lines: Sequence[T], order: Callable[[T], str], limit: int, cursor: str) -> tuple[list[T], str]:
-    """Return the lines after `cursor`, at most `limit`, and the next cursor, "" on the last page."""
-    rest = sorted((each for each in lines if not cursor or order(each) > cursor), key=order)
+    """Return the lines after `cursor`, at most `limit`, and the next cursor.
+
+    The next cursor is "" on the last page.
+    """
+    rest = sorted((line for line in lines if not cursor or order(line) > cursor), key=order)
     shown = rest[:limit]
     return shown, order(shown[-1]) if len(rest) > limit else ""
 
 
 def newest_first(time: int, name: str) -> str:
-    """Return a text that orders by falling time, then by name."""
+    """Return a text that sorts by time, newest first, then by name."""
     return f"{max(0, 9_999_999_999 - time):010d} {name}"
 
 
 def only(line: S, wanted: Sequence[str]) -> S:
-    """Return `line` without the fields that were not asked for, as far as they may be left out."""
+    """Return `line` without the optional fields that are not in `wanted`."""
     if not wanted:
         return line
     known = _fields(type(line))
     if unknown := sorted(set(wanted) - set(known)):
         raise Rejected(f"show: there is no {unknown[0]!r}; there are {', '.join(known)}")
     dropped = {
-        name: each.default if each.default is not msgspec.NODEFAULT else each.default_factory()
-        for name, each in known.items()
-        if name not in wanted and not each.required
+        name: field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+        for name, field in known.items()
+        if name not in wanted and not field.required
     }
     return msgspec.structs.replace(line, **dropped)
 
 
 @functools.cache
 def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """Return the fields of a line by name; looking them up resolves every annotation."""
-    return {each.name: each for each in msgspec.structs.fields(kind)}
+    """Return the fields of a line by name.
+
+    The lookup resolves every annotation, so the result is cached.
+    """
+    return {field.name: field for field in msgspec.structs.fields(kind)}
 
 
 def digest(value: object) -> str:
-    """Return a short digest of what was seen, to be compared when something is done about it."""
+    """Return a short digest of a state that was read.
+
+    It is compared before the state is changed.
+    """
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]

@@ -156,7 +156,7 @@ def held(permissions: dict[str, list[str]], path: str) -> set[str]:
 
 
 async def blind(inventory: Inventory, storage: str) -> str:
-    """Return why an empty list of a storage proves nothing, "" if the token may see all.
+    """Return why an empty list of a storage proves nothing, "" if it does.
 
     Proxmox leaves out, without an error, what a token may not read (proxmox.md, Envelope): above all backups, for
     which Datastore.Audit is not enough.
