@@ -53,8 +53,8 @@ async def ask(
             return _result(state)
         number += 1
     if state is None:
-        wish = {"tool": tool, "parameters": parameters}
-        request = WorkflowRequest(requests.CALL, f"{name}-{number}", wish, authenticated=principal not in ANONYMOUS)
+        call = {"tool": tool, "parameters": parameters}
+        request = WorkflowRequest(requests.CALL, f"{name}-{number}", call, authenticated=principal not in ANONYMOUS)
         state = await requests.begin(bus, principal, request)
     if state.over:
         return _result(state)

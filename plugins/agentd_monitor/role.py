@@ -197,8 +197,8 @@ class Monitor:
                 self._unrecorded[key] = alert
                 await self._publish(alert)
             raise
-        told = self._unrecorded.pop(key, None)
-        if (told is None and new) or (told is not None and told.state != alert.state):
+        published = self._unrecorded.pop(key, None)
+        if (published is None and new) or (published is not None and published.state != alert.state):
             await self._publish(alert)
         if self._unsaid.get(key) is alert:
             del self._unsaid[key]

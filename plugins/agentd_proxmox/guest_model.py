@@ -147,7 +147,7 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
         vmid=vmid,
         node=node,
         name=one_line(config.get("name") or config.get("hostname") or status.get("name") or ""),
-        status="stopped" if (doing := state(status)) == "suspended" else doing,
+        status="stopped" if (current := state(status)) == "suspended" else current,
         type=kind,
         template=bool(config.get("template")),
         lock=one_line(config.get("lock") or ""),

@@ -167,5 +167,5 @@ def boot_disk(config: Config) -> str:
     if "rootfs" in config:
         return "rootfs"
     disks = [key for key, value in config.items() if is_disk(key, value)]
-    said = [*order(config), str(config.get("bootdisk") or "")]
-    return next((key for key in said if key in disks), disks[0] if len(disks) == 1 else "")
+    candidates = [*order(config), str(config.get("bootdisk") or "")]
+    return next((key for key in candidates if key in disks), disks[0] if len(disks) == 1 else "")

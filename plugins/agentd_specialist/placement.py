@@ -65,8 +65,8 @@ class Placement:
         against = {name: found for name, found in judged.items() if isinstance(found, list)}
         if len(against) == 1:
             return [line for lines in against.values() for line in lines]
-        told = "; ".join(f"{name}: {', '.join(lines)}" for name, lines in against.items())
-        return [f"node: none of {len(against)} can take it: {told}"]
+        reasons = "; ".join(f"{name}: {', '.join(lines)}" for name, lines in against.items())
+        return [f"node: none of {len(against)} can take it: {reasons}"]
 
     def shortlist(self) -> list[str]:
         """Return the nodes whose bridges should be queried, best first.

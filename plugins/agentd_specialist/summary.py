@@ -121,7 +121,7 @@ def _nodes(nodes: list[NodeState], limits: Limits) -> Iterable[Finding]:
 
 def _storages(storages: list[StorageState], limits: Limits) -> Iterable[Finding]:
     """Check each storage; a full shared storage is reported once, not for every node."""
-    told: set[str] = set()
+    reported: set[str] = set()
     for storage in storages:
         subject = storage.storage if storage.shared else f"{storage.node}/{storage.storage}"
         if storage.status != "available":
@@ -130,8 +130,8 @@ def _storages(storages: list[StorageState], limits: Limits) -> Iterable[Finding]
             )
             continue
         used = _percent(storage.used, storage.total)
-        if used > limits.storage and subject not in told:
-            told.add(subject)
+        if used > limits.storage and subject not in reported:
+            reported.add(subject)
             severity = CRITICAL if used > limits.storage_critical else WARNING
             yield Finding(severity, subject, f"storage {subject}: {used:.0f} % full")
 

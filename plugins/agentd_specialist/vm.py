@@ -62,14 +62,14 @@ def choose(wish: VmWish, cluster: Cluster, rules: Rules, draw: float) -> Validat
 
     draw  random number from 0 up to 1 that selects the VMID
     """
-    judge = _Judge(wish, cluster, rules)
-    judge.check()
-    vmid = judge.vmid(draw)
-    offer = judge.place()
-    if judge.problems or vmid is None or offer is None:
-        return judge.problems
-    judge.explain(offer)
-    return judge.verdict(vmid, offer)
+    checks = _Judge(wish, cluster, rules)
+    checks.check()
+    vmid = checks.vmid(draw)
+    offer = checks.place()
+    if checks.problems or vmid is None or offer is None:
+        return checks.problems
+    checks.explain(offer)
+    return checks.verdict(vmid, offer)
 
 
 def free_vmid(taken: Iterable[int], low: int, high: int, draw: float) -> int | None:
@@ -195,8 +195,10 @@ class _Judge:
         if not low <= wanted <= high:
             self.problems.append(f"vmid: {wanted} is not from {low} to {high}; leave it out, and a free one is drawn")
         if wanted in self.cluster.taken:
-            who = next(guest for guest in (*self.cluster.guests, *self.cluster.templates) if guest.vmid == wanted)
-            self.problems.append(f"vmid: {wanted} is {who.name!r} on {who.node}; leave it out, and a free one is drawn")
+            owner = next(guest for guest in (*self.cluster.guests, *self.cluster.templates) if guest.vmid == wanted)
+            self.problems.append(
+                f"vmid: {wanted} is {owner.name!r} on {owner.node}; leave it out, and a free one is drawn"
+            )
         return wanted
 
     # -- placement and result ------------------------------------------------------------------------
