@@ -56,7 +56,8 @@ class Survey:
 
     async def _letters(self, at: datetime) -> None:
         state = (await self._context.bus.api(f"STREAM.INFO.{subjects.DEAD}"))["state"]
-        if state == self._state:  # also if it is empty: then alerts from before a restart were checked once
+        # This also holds for an empty stream: the first check has handled the alerts from before a restart.
+        if state == self._state:
             return
         found = await dead_letters.letters(self._context.bus)
         self._count(found)

@@ -156,8 +156,9 @@ def held(permissions: dict[str, list[str]], path: str) -> set[str]:
 
 
 async def blind(inventory: Inventory, storage: str) -> str:
-    """Return why an empty list of a storage proves nothing, "" if it does.
+    """Return why an empty list of a storage proves nothing, or "".
 
+    It is "" if the token may see everything on the storage.
     Proxmox leaves out, without an error, what a token may not read (proxmox.md, Envelope): above all backups, for
     which Datastore.Audit is not enough.
     """
