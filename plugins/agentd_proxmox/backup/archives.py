@@ -262,8 +262,8 @@ class Backups:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="backup_management")
     async def set_backup_notes(self, call: Call, p: SetNotes) -> BackupLine:
         """Replace the notes of a backup; the mark of a backup made by agentd stays."""
-        was = await archive(self.inventory, p.node, p.volid)
-        return await self._set(call, p.node, p.volid, "notes", mark_notes(p.notes, was.made_by))
+        before = await archive(self.inventory, p.node, p.volid)
+        return await self._set(call, p.node, p.volid, "notes", mark_notes(p.notes, before.made_by))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="backup_management")
     async def set_backup_protection(self, call: Call, p: SetProtection) -> BackupLine:

@@ -269,9 +269,9 @@ class Jobs:
             return None
 
         async def act() -> None:
-            gone = ",".join(key for key, value in wanted.items() if value == "")
+            deleted = ",".join(key for key, value in wanted.items() if value == "")
             sent = {key: value for key, value in wanted.items() if value not in ("", None)}
-            await self.proxmox.put(f"/cluster/backup/{p.id}", delete=gone or None, **sent)
+            await self.proxmox.put(f"/cluster/backup/{p.id}", delete=deleted or None, **sent)
 
         await call.once(seen, act)
         return await self._there(p.id)
@@ -282,13 +282,13 @@ class Jobs:
 
         The result names the guests that no job backs up any more.
         """
-        was: list[BackupJob] = []
+        before: list[BackupJob] = []
 
         async def seen() -> Found | None:
             job = await self._one(p.id)
             if job is None:
                 return Found()
-            was.append(job)
+            before.append(job)
             raw = await self._raw(p.id)
             self._unchanged(raw, p.digest)
             call.target(Target(f"job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"]))
@@ -300,7 +300,7 @@ class Jobs:
             await self.proxmox.delete(f"/cluster/backup/{p.id}")
 
         await call.once(seen, act)
-        return DeletedJob(p.id, was[0] if was else None, [guest.vmid for guest in await self._uncovered()])
+        return DeletedJob(p.id, before[0] if before else None, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
     async def not_backed_up(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
@@ -352,16 +352,16 @@ class Jobs:
 
         The job would fail each time, or back up nothing.
         """
-        there = {place.vmid for place in await self.inventory.places()} if vmids else set()
+        existing = {place.vmid for place in await self.inventory.places()} if vmids else set()
         for vmid in vmids:
-            if vmid not in there:
+            if vmid not in existing:
                 raise NotFound(f"vmids: there is no guest {vmid}, or {self.proxmox.user} may not see it (VM.Audit)")
 
     @staticmethod
     def _known(storage: str, entries: list[Entry]) -> None:
-        fit = sorted({e["storage"] for e in entries if targets.holds(e, "backup")})
-        if storage not in fit:
-            raise Rejected(f"storage: {storage} holds no backups; {', '.join(fit) or 'no storage'} does")
+        suitable = sorted({e["storage"] for e in entries if targets.holds(e, "backup")})
+        if storage not in suitable:
+            raise Rejected(f"storage: {storage} holds no backups; {', '.join(suitable) or 'no storage'} does")
 
 
 def digest_of(job: Entry) -> str:

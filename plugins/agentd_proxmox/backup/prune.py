@@ -148,9 +148,10 @@ class Pruning:
         return outcome
 
     async def _outcome(self, p: PruneRule, seen: list[Pruned]) -> Outcome:
-        there = {backup.volid for backup in await self._marked(p)}
+        existing = {backup.volid for backup in await self._marked(p)}
         return Outcome(
-            [backup.volid for backup in seen if backup.volid not in there], [e.volid for e in seen if e.volid in there]
+            [backup.volid for backup in seen if backup.volid not in existing],
+            [e.volid for e in seen if e.volid in existing],
         )
 
     async def _marked(self, p: PruneRule) -> list[Pruned]:

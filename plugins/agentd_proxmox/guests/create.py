@@ -238,9 +238,9 @@ class Creation:
             raise Rejected(f"{tool}: {source.title} cannot be cloned: {'; '.join(fixed)}")
         entries = await self.inventory.resources("storage")
         if storage is not None and not any(e.get("storage") == storage and e.get("node") == node for e in entries):
-            there = sorted(str(entry["storage"]) for entry in entries if entry.get("node") == node)
+            existing = sorted(str(entry["storage"]) for entry in entries if entry.get("node") == node)
             raise NotFound(
-                f"{tool}: storage: there is no {storage!r} on {node}; there are {', '.join(there) or 'none'}"
+                f"{tool}: storage: there is no {storage!r} on {node}; there are {', '.join(existing) or 'none'}"
             )
         if node == source.node:
             return

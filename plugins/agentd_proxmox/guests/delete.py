@@ -93,7 +93,7 @@ class Removal:
         This cannot be undone.  It is refused with the reason, and nothing is done, if the guest has another name, runs,
         is protected, is under HA, or is a template with linked clones.
         """
-        was: list[fields.Guest] = []
+        before: list[fields.Guest] = []
 
         async def seen() -> Found | None:
             at = await self.inventory.at(p.vmid)
@@ -103,12 +103,12 @@ class Removal:
             ours = [e for e in await self.inventory.active([at.node]) if self._ours(e, p.vmid)]
             if ours:
                 return Found(ours[0].text)
-            was.append(await self._free(call, at, p))
-            call.target(await targets.guest(self.inventory, at, *await self._loses(at, was[-1]), volumes=True))
+            before.append(await self._free(call, at, p))
+            call.target(await targets.guest(self.inventory, at, *await self._loses(at, before[-1]), volumes=True))
             return None
 
         async def act() -> str | None:
-            path = f"/nodes/{was[-1].node}/{was[-1].type}/{p.vmid}"
+            path = f"/nodes/{before[-1].node}/{before[-1].type}/{p.vmid}"
             return upid_of(
                 await self.proxmox.delete(
                     path, purge=p.purge or None, **{"destroy-unreferenced-disks": True if p.unreferenced else None}
@@ -128,7 +128,7 @@ class Removal:
             raise TaskFailed(
                 f"the task ended well, and {left.title} is there: somebody made it anew, or it is not gone"
             )
-        return DeletedGuest(p.vmid, p.name, was[-1] if was else None)
+        return DeletedGuest(p.vmid, p.name, before[-1] if before else None)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", undoes=True)
     async def discard_guest(self, call: Call, p: DiscardGuest) -> DeletedGuest:
@@ -137,7 +137,7 @@ class Removal:
         Any other guest is refused.  It undoes create_vm, create_container, clone_container and restore_backup: name it
         under `undo`.  A protected guest is never deleted, and each deletion counts as a destructive act.
         """
-        was: list[fields.Guest] = []
+        before: list[fields.Guest] = []
 
         async def seen() -> Found | None:
             at = await self._there(p.vmid)
@@ -147,13 +147,13 @@ class Removal:
                 return Found(ours[0].text)
             await self._made_here(call, at)
             await self.inventory.unlocked(call, at)
-            was[:] = [await self.inventory.read(at)]
+            before[:] = [await self.inventory.read(at)]
             call.target(at.target())
             return None
 
         async def act() -> str | None:
-            path = f"/nodes/{was[-1].node}/{was[-1].type}/{p.vmid}"
-            if was[-1].status != STOPPED and (stopping := upid_of(await self.proxmox.post(f"{path}/status/stop"))):
+            path = f"/nodes/{before[-1].node}/{before[-1].type}/{p.vmid}"
+            if before[-1].status != STOPPED and (stopping := upid_of(await self.proxmox.post(f"{path}/status/stop"))):
                 await self.proxmox.wait(stopping, call.left())
             return upid_of(await self.proxmox.delete(path, purge=True))
 
@@ -161,7 +161,7 @@ class Removal:
         await self.inventory.finish(call, found)
         if await self._there(p.vmid) is not None:
             raise TaskFailed(f"the task ended well, and guest {p.vmid} is still there")
-        return DeletedGuest(p.vmid, was[-1].name if was else "", was[-1] if was else None)
+        return DeletedGuest(p.vmid, before[-1].name if before else "", before[-1] if before else None)
 
     async def _there(self, vmid: int) -> Place | None:
         """Return the place of the guest, None if it is gone.

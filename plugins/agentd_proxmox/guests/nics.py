@@ -200,9 +200,11 @@ def _merged(at: Place, p: SetNetwork, have: option_strings.Parts) -> option_stri
     """
     addresses = ("ip", "gateway", "ip6", "gateway6")
     own = ("model",) if at.kind == "qemu" else addresses
-    alien = next((name for name in ("model", *addresses) if name not in own and getattr(p, name) is not None), None)
-    if alien:
-        raise Rejected(f"{alien}: {at.title} has none in its network cards; leave it out; nothing was done")
+    unsupported = next(
+        (name for name in ("model", *addresses) if name not in own and getattr(p, name) is not None), None
+    )
+    if unsupported:
+        raise Rejected(f"{unsupported}: {at.title} has none in its network cards; leave it out; nothing was done")
     if not have and p.bridge is None:
         raise Rejected(f"bridge: {at.title} has no {p.card} yet, and a new one needs a bridge; nothing was done")
     usual = {"model": "virtio"} if at.kind == "qemu" else {"name": f"eth{p.card.removeprefix('net')}", "ip": "dhcp"}

@@ -100,16 +100,16 @@ def _consistent(p: SetGuestOptions) -> None:
 
 def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Config:
     wanted = dict(p.options)
-    gone = [key for key in p.remove if key in config]
-    if "description" in {*wanted, *gone}:
+    deleted = [key for key in p.remove if key in config]
+    if "description" in {*wanted, *deleted}:
         # The lines by which agentd recognizes its own guests stay.
         text = guest_model.redescribe(str(config.get("description") or ""), wanted.pop("description", ""))
         wanted |= {"description": text} if text else {}
-        gone = [key for key in gone if key != "description" or not text]
+        deleted = [key for key in deleted if key != "description" or not text]
     changed: guest_model.Config = {
         key: value for key, value in wanted.items() if not option_strings.same(key, config.get(key), value)
     }
-    return changed | ({"delete": ",".join(gone)} if gone else {})
+    return changed | ({"delete": ",".join(deleted)} if deleted else {})
 
 
 def _allowed(at: Place, p: SetGuestOptions, config: guest_model.Config) -> None:

@@ -131,16 +131,16 @@ class Uploads:
         Raise Rejected if there is no space, or if a file of another size exists.
         """
         entry = await targets.storage(self.inventory, p.node, p.storage, p.content)
-        there = await self._one(p.node, volid)
-        if there is None:
+        existing = await self._one(p.node, volid)
+        if existing is None:
             free = int(entry.get("maxdisk") or 0) - int(entry.get("disk") or 0)
             if size > free:
                 raise Rejected(f"{p.storage} of {p.node} has {free} bytes left, {p.path} {size}: nothing was sent")
             call.inverse("delete_volume", {"volid": volid, "node": p.node})
             return None
-        if there.size != size:
+        if existing.size != size:
             raise Rejected(
-                f"{volid} is there with {there.size} bytes, and {p.path} has {size}: nothing was sent; "
+                f"{volid} is there with {existing.size} bytes, and {p.path} has {size}: nothing was sent; "
                 "choose another filename, or delete_volume first"
             )
         if getattr(call, "begun", None) is None:  # else an earlier run of ours sent it, and the answer was lost

@@ -245,10 +245,10 @@ class Storage:
         async def seen() -> Found | None:
             if ours := await self._fetching(call, p, volid):
                 return Found(ours)
-            there = await self._one(p.node, volid)
-            if there is None:
+            existing = await self._one(p.node, volid)
+            if existing is None:
                 call.inverse("delete_volume", {"volid": volid, "node": p.node})
-            if p.checksum or there is None:
+            if p.checksum or existing is None:
                 return None  # with a checksum, Proxmox itself checks an existing file
             call.warn(f"{volid} was there already and is left as it is; give a checksum to have it compared")
             return Found()
@@ -290,13 +290,13 @@ class Storage:
         call.target(Target(f"volume/{volid}", f"a disk of {at.title}", labels=labels))
 
         async def seen() -> Found | None:
-            there = await self._one(p.node, volid)
-            if there is None:
+            existing = await self._one(p.node, volid)
+            if existing is None:
                 call.inverse("delete_volume", {"volid": volid, "node": p.node})
                 return None
-            if there.size != p.size * 2**30:
+            if existing.size != p.size * 2**30:
                 raise Rejected(
-                    f"{volid} is there with {units.size(there.size)}, not {units.gib(p.size)}: choose another name"
+                    f"{volid} is there with {units.size(existing.size)}, not {units.gib(p.size)}: choose another name"
                 )
             return Found()
 
@@ -318,13 +318,13 @@ class Storage:
 
         For an ISO image or a snippet this reads each guest that could run on the node, with one request a guest.
         """
-        was: list[VolumeLine] = []
+        before: list[VolumeLine] = []
 
         async def seen() -> Found | None:
             line = await self._idle(call, p)
             if line is None:
                 return Found()
-            was.append(line)
+            before.append(line)
             if line.protected:
                 raise Rejected(f"{p.volid} is protected: set_backup_protection takes that away; nothing was done")
             users = await self._users(p, line)
@@ -340,7 +340,7 @@ class Storage:
         await self.inventory.finish(call, await call.once(seen, act))
         if await self._one(p.node, p.volid) is not None:
             raise TaskFailed(f"the task ended well, and {p.volid} is still there")
-        return Deleted(p.volid, was[0] if was else None)
+        return Deleted(p.volid, before[0] if before else None)
 
     async def _idle(self, call: Call, p: DeleteVolume) -> VolumeLine | None:
         """Return the volume, None if it is gone.
@@ -349,9 +349,9 @@ class Storage:
         """
         storage = p.volid.partition(":")[0]
         while (line := await self._one(p.node, p.volid)) is not None:
-            idents = {storage, f"{line.vmid}@{storage}"}  # the id of the task has no more (proxmox.md, Tasks)
+            task_ids = {storage, f"{line.vmid}@{storage}"}  # the id of the task has no more (proxmox.md, Tasks)
             active = await self.inventory.active([p.node])
-            ours = [e for e in active if e.type == "imgdel" and e.id in idents and e.user == self.proxmox.user]
+            ours = [e for e in active if e.type == "imgdel" and e.id in task_ids and e.user == self.proxmox.user]
             if not ours:
                 break
             await targets.pause(call, f"a volume of {storage} is being deleted ({ours[0].text}): is it {p.volid}?")
