@@ -148,7 +148,7 @@ def _prunes(value: object) -> bool:
 def _open(value: object) -> bool:
     """Return whether a connected network card has no firewall.
 
-    Without a firewall is the default of Proxmox.
+    A card without a firewall is the default of Proxmox.
     """
     given = dict(part.partition("=")[::2] for part in str(value).split(","))
     return is_off(given.get("firewall", "0")) and not is_surely_on(given.get("link_down", "0"))
@@ -195,9 +195,9 @@ def owners(text: object) -> set[str]:
 
 
 def _disk(name: str, value: str, own: str) -> Found:
-    """Return the tier to which a drive or a mount point raises, or None.
+    """Return the tier that a drive or a mount point needs, and why, or None.
 
-    Only new, own and empty ones concern no other guest.
+    None: a new volume, an ISO image, a cloud-init drive, an empty drive, or a volume of the guest itself.
     """
     parts = value.split(",")
     given = {key: rest for key, equals, rest in (part.partition("=") for part in parts) if equals}

@@ -102,7 +102,7 @@ def blind(user: str, held: dict[str, list[str]]) -> str:
 def _meets(path: str, root: str) -> bool:
     """Return whether rights on `path` apply to objects below `root`.
 
-    So it is if one is above the other; rights on a pool can apply to any object.
+    They do if one of the paths is above the other; rights on a pool can apply to any object.
     """
     above, below = root.rstrip("/") + "/", path.rstrip("/") + "/"
     return path == root or path.startswith((above, "/pool/")) or root.startswith(below)

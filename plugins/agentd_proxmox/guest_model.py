@@ -175,10 +175,10 @@ def guest(vmid: int, node: str, kind: str, config: Config, status: Config) -> Gu
 
 
 def state(status: Config) -> str:
-    """Return the state: running, stopped, suspended (to disk), or another of QEMU.
+    """Return the state of a guest: running, stopped, suspended, or one of QEMU.
 
-    Other states of QEMU are, for example, paused.  A backup of a stopped VM starts its process but does not run the VM
-    (status running, qmpstatus prelaunch): such a VM counts as stopped.
+    Suspended means suspended to disk; a state of QEMU is, for example, paused.  A backup of a stopped VM starts its
+    process but does not run the VM (status running, qmpstatus prelaunch): such a VM counts as stopped.
     """
     plain = one_line(status.get("status") or "unknown")
     if plain == "stopped" and status.get("lock") == "suspended":
