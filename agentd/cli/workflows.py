@@ -69,10 +69,10 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
             own_request = msgspec.structs.replace(request, requester_id=config.principal)
             await requests.submit(bus, config.principal, own_request)
             if request.dry_run:
-                return await _planned(app, bus, request)
+                return await _planned(app, bus, config.principal, request)
             if not wait:
                 return None
-            return await _follow(app, bus, request.workflow_id, request)
+            return await _follow(app, bus, request.workflow_id, (config.principal, request))
 
     answer = run_async(work())
     if answer is None:
@@ -82,12 +82,14 @@ def _submit(app: App, request: WorkflowRequest, *, wait: bool) -> None:
         _finish(app, answer)
 
 
-async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResponse:
+async def _planned(app: App, bus: Bus, principal: str, request: WorkflowRequest) -> WorkflowResponse:
     """Wait for the plan of a dry run and show it; its steps are not shown because nothing is executed."""
     from agentd.client import queries
     from agentd.client.plan_view import preview
 
-    answer = await queries.follow(bus, request.workflow_id, lambda _: None, wait=PLANNED, requested=request)
+    answer = await queries.follow(
+        bus, request.workflow_id, lambda _: None, wait=PLANNED, requested=(principal, request)
+    )
     state = await queries.state(bus, request.workflow_id)
     if answer.status != "completed" or state is None:
         return answer
@@ -99,7 +101,11 @@ async def _planned(app: App, bus: Bus, request: WorkflowRequest) -> WorkflowResp
 
 
 async def _follow(
-    app: App, bus: Bus, workflow_id: str, requested: WorkflowRequest | None = None, wait: float | None = None
+    app: App,
+    bus: Bus,
+    workflow_id: str,
+    requested: tuple[str, WorkflowRequest] | None = None,
+    wait: float | None = None,
 ) -> WorkflowResponse:
     from agentd.cli import tables
 
@@ -360,7 +366,7 @@ def run_schedule(app: App, name: str, *, wait: bool) -> None:
         async with app.bus() as (bus, config):
             request = await scheduling.by_hand(bus, name)
             await requests.submit(bus, config.principal, request)
-            answer = await _follow(app, bus, request.workflow_id, request) if wait else None
+            answer = await _follow(app, bus, request.workflow_id, (config.principal, request)) if wait else None
             return request, answer
 
     request, answer = run_async(work())

@@ -295,21 +295,24 @@ async def follow(
     show: Callable[[Workflow], None],
     *,
     wait: float | None,
-    requested: WorkflowRequest | None = None,
+    requested: tuple[str, WorkflowRequest] | None = None,
 ) -> WorkflowResponse:
     """Show each change of a workflow until it is answered; return the answer.
 
-    requested  the request sent under this id: if the id belongs to another request, the refusal is returned
+    requested  the principal and its request under this id: if the id belongs to another one, the refusal is returned
 
     Raises TemporaryError after `wait` seconds; the workflow continues.
     """
+    principal, request = requested or ("", None)
     # A refused request is stored without its secrets, so the digest of that form identifies it too.
-    digests = () if requested is None else tuple(request_digest(form) for form in (requested, withheld_of(requested)))
+    digests = () if request is None else tuple(request_digest(form) for form in (request, withheld_of(request)))
     until = None if wait is None else time.monotonic() + wait
     async with changes(bus, subjects.event(workflow_id), subjects.response(workflow_id)) as changed:
         while True:
             workflow = await _patient(state(bus, workflow_id))
-            same_request = workflow is None or not digests or workflow.digest in digests
+            same_request = (
+                workflow is None or not digests or (workflow.digest in digests and workflow.principal == principal)
+            )
             if workflow is not None and same_request:
                 show(workflow)
             for name in ("",) if same_request else (subjects.conflict(workflow_id, digest) for digest in digests):

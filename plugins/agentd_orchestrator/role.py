@@ -238,10 +238,13 @@ class Orchestrator:
         return "" if refused and await schedules.asks(self._context, request.workflow_id) else refused
 
     async def _carry_on(self, begin: Begin, job: Job) -> None:
-        """Feed a request to the engine; tell its sender if the id is that of another one."""
+        """Feed a request to the engine; answer with a conflict if the id belongs to another request or principal."""
         kept = _kept(begin)
         state = await self._engine.feed(begin.request.workflow_id, kept, delivered=job.delivered)
-        if state is not None and state.digest not in {request_digest(each.request) for each in (begin, kept)}:
+        if state is None:
+            return
+        digests = {request_digest(request) for request in (begin.request, kept.request)}
+        if state.digest not in digests or state.principal != begin.principal:
             await self._conflict(kept, state)
 
     async def _begin(
@@ -328,10 +331,8 @@ class Orchestrator:
     async def _conflict(self, begin: Begin, state: Workflow) -> None:
         """Tell that this id is another workflow's; the answer of that one stays its own."""
         wanted = request_digest(begin.request)
-        text = (
-            f"workflow_id: {state.workflow_id!r} is a {state.workflow_type} with other parameters "
-            f"({state.status}); use another id"
-        )
+        other = "with other parameters" if state.principal == begin.principal else "of another principal"
+        text = f"workflow_id: {state.workflow_id!r} is a {state.workflow_type} {other} ({state.status}); use another id"
         answer = WorkflowResponse(state.workflow_id, "conflict", {}, text, self._context.agent_id)
         subject = subjects.response(subjects.conflict(state.workflow_id, wanted))
         await self._context.bus.store(subject, answer, ttl=self._context.settings.keep * 86_400)

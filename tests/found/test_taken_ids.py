@@ -11,7 +11,7 @@ from agentd.client import queries, requests
 from agentd.config.settings import Schedule
 from agentd.errors import InvalidMessage
 from agentd.wire import subjects
-from agentd.wire.messages import Tier, WorkflowRequest
+from agentd.wire.messages import Tier, WorkflowRequest, request_digest
 from agentd.wire.workflow import TaskSpec
 from agentd_orchestrator.engine.outgoing import child_id
 from fake_agent import Agent, orchestrators, task
@@ -91,3 +91,21 @@ def test_every_id_of_a_child_is_known(length: int) -> None:
     for attempt in (1, 2, 1000):
         with pytest.raises(InvalidMessage):
             subjects.check_own_id(child_id("w" * length, "t" * (65 - length), attempt))
+
+
+async def test_of_another_principal(quiet_net: Net, bus: Bus) -> None:
+    """The same request under an id that another principal has used is a conflict, not that principal's workflow."""
+    agent = Agent(bus)
+    mine, digest = WorkflowRequest("test", "mine"), request_digest(WorkflowRequest("test", "mine"))
+    async with orchestrators(quiet_net, lambda _: [task("a")]), agent.working():
+        await requests.submit(bus, "rita", mine)
+        first = await queries.follow(bus, "mine", lambda _: None, wait=30, requested=("rita", mine))
+        await requests.submit(bus, "alice", mine)
+        second = await queries.follow(bus, "mine", lambda _: None, wait=30, requested=("alice", mine))
+        await requests.submit(bus, "rita", mine)
+        again = await queries.follow(bus, "mine", lambda _: None, wait=30, requested=("rita", mine))
+        found = await queries.answer(bus, "mine", subjects.conflict("mine", digest))
+
+    assert (first.status, second.status, again.status) == ("completed", "conflict", "completed")
+    assert second.error == "workflow_id: 'mine' is a test of another principal (completed); use another id"
+    assert found == second

@@ -212,7 +212,7 @@ async def test_what_failed_is_carried_on(quiet_net: Net, bus: Bus) -> None:
         broken[0] = False
         again = WorkflowRequest("", "w2", retry_of="w1")
         await requests.submit(bus, "tester", again)
-        second = await queries.follow(bus, "w2", lambda _: None, wait=45, requested=again)
+        second = await queries.follow(bus, "w2", lambda _: None, wait=45, requested=("tester", again))
         await requests.submit(bus, "tester", WorkflowRequest("", "w3", retry_of="w2"))
         third = await follow(bus, "w3")
         await requests.submit(bus, "tester", WorkflowRequest("", "w4", retry_of="ghost"))
