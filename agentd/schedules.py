@@ -25,6 +25,7 @@ from agentd.bus.jetstream import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.client.requests import state_of
 from agentd.errors import AgentdError, BusError, ConfigError, Denied, StaleWrite, UsageError
 from agentd.safety.policy import Policy
+from agentd.wire import secrets as wire_secrets
 from agentd.wire import subjects
 from agentd.wire.codec import fault
 from agentd.wire.messages import ScheduleDue, ScheduleRun, WorkflowRequest
@@ -81,6 +82,8 @@ def _check_one(where: str, schedule: settings.Schedule, definition: Definition, 
     if unknown:
         message = f"{where}.parameters.{unknown[0]}: unknown; there are {', '.join(kind.__struct_encode_fields__)}"
         raise ConfigError(message)
+    if secret := wire_secrets.refusal(schedule.parameters):
+        raise ConfigError(f"{where}.parameters: {secret}")
     try:
         plan = definition.plan(msgspec.convert(schedule.parameters, kind))
     except msgspec.ValidationError as error:

@@ -331,6 +331,7 @@ def checked(net: Net) -> None:
         NIGHTLY + "parameters = { nod = 1 }": "schedules.nightly.parameters.nod: unknown; there are node",
         NIGHTLY + 'overlap = "maybe"': "schedules.nightly.overlap: should be 'skip' or 'allow'",
         NIGHTLY + "start_by = 0": "schedules.nightly.start_by: should be greater than 0",
+        NIGHTLY + 'parameters = { node = "https://u:hunter2@a" }': "schedules.nightly.parameters: 'node': is a secret",
         NIGHTLY + "zone = 1": "schedules.nightly.zone: unknown key",
         NIGHTLY + 'principal = "a b"': "schedules.nightly.principal: 'a b' is not an id",
         NIGHTLY.replace("nightly", "n" * 41): "is too long for a schedule; at most 40 characters",
