@@ -53,7 +53,7 @@ class Rules(NamedTuple):
 async def rules(proxmox: Proxmox) -> Rules:
     """Return the rules of the cluster, or its groups where it has no rules."""
     try:
-        return Rules("rules", [_rule(each) for each in await proxmox.get(RULES) or []])
+        return Rules("rules", [_rule(entry) for entry in await proxmox.get(RULES) or []])
     except PermanentError as error:
         if type(error) is not PermanentError or "does not offer" not in str(error):
             raise
@@ -70,7 +70,7 @@ def before(was: Rule, options: Iterable[str]) -> Entry:
     """Return options of a rule or group as they were, as parameters of our tools."""
     have: Entry = {
         "type": {"type": was.type},
-        "resources": {"guests": [int(each.partition(":")[2]) for each in was.resources]},
+        "resources": {"guests": [int(sid.partition(":")[2]) for sid in was.resources]},
         "nodes": {"nodes": was.nodes},
         "strict": {"strict": was.strict},
         "restricted": {"restricted": was.strict},
@@ -84,7 +84,7 @@ def before(was: Rule, options: Iterable[str]) -> Entry:
 
 def target(kind: str, rule: Rule, *loses: str) -> Target:
     """Return a rule or group as what a call is about to change."""
-    labels = [f"guest/{each.partition(':')[2]}" for each in rule.resources]
+    labels = [f"guest/{sid.partition(':')[2]}" for sid in rule.resources]
     return Target(f"ha-{kind}/{rule.name}", f"HA {kind} {rule.name}", {"digest": rule.digest}, labels, list(loses))
 
 
@@ -124,7 +124,7 @@ def _group(entry: Entry, resources: list[str]) -> Rule:
 
 
 def _priorities(text: object) -> dict[str, int]:
-    pairs = (each.partition(":") for each in sorted(members(text)))
+    pairs = (member.partition(":") for member in sorted(members(text)))
     return {node: int(priority or 0) for node, _, priority in pairs}
 
 
@@ -157,4 +157,4 @@ def service(at: Place) -> str:
 
 def members(text: object) -> set[str]:
     """Return the names in a list of Proxmox: nodes without their priorities, services as they are called."""
-    return {one_line(each) for each in re.split(r"[,;\s]+", str(text or "")) if each}
+    return {one_line(name) for name in re.split(r"[,;\s]+", str(text or "")) if name}

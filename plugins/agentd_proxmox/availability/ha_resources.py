@@ -145,10 +145,10 @@ class Ha:
         """Show high availability: the manager, the guests that it looks after, and the rules that bind them."""
         states, found = await asyncio.gather(self._states(), rules(self.proxmox))
         resources = await self._resources(states)
-        shown, after = pages.page(resources, lambda each: each.sid, p.limit, p.cursor)
+        shown, after = pages.page(resources, lambda resource: resource.sid, p.limit, p.cursor)
         tally: dict[str, int] = {}
-        for each in resources:
-            tally[each.state] = tally.get(each.state, 0) + 1
+        for resource in resources:
+            tally[resource.state] = tally.get(resource.state, 0) + 1
         by_type = {kind: [e for e in states if e.get("type") == kind] for kind in ("quorum", "master", "lrm")}
         return HaOverview(
             quorate=any(int(e.get("quorate") or 0) for e in by_type["quorum"]),
@@ -258,21 +258,21 @@ class Ha:
 
     async def _resources(self, states: list[Entry]) -> list[Resource]:
         entries, places = await asyncio.gather(self.proxmox.get(RESOURCES), self.inventory.places())
-        at = {service(each): each for each in places}
-        said = {str(each.get("sid")): one_line(each.get("crm_state") or each.get("state") or "") for each in states}
-        return [_resource(each, at.get(str(each["sid"])), said.get(str(each["sid"]), "")) for each in entries or []]
+        at = {service(place): place for place in places}
+        said = {str(entry.get("sid")): one_line(entry.get("crm_state") or entry.get("state") or "") for entry in states}
+        return [_resource(entry, at.get(str(entry["sid"])), said.get(str(entry["sid"]), "")) for entry in entries or []]
 
     async def _entry(self, at: Place) -> Entry | None:
         """Return the guest's resource from the list: a missing one is an error of its own to Proxmox."""
         entries = await self.proxmox.get(RESOURCES) or []
-        return next((dict(each) for each in entries if each.get("sid") == service(at)), None)
+        return next((dict(entry) for entry in entries if entry.get("sid") == service(at)), None)
 
     async def _there(self, at: Place, wanted: Entry) -> Resource:
         entry = await self._entry(at)
         if entry is None or (other := _differs(entry, wanted)):
             what = "it is not under HA" if entry is None else f"its {', '.join(other)} is another"
             raise TaskFailed(f"Proxmox says that it was done, and of {at.title} {what}: somebody changed it")
-        states = {str(each.get("sid")): each for each in await self._states()}
+        states = {str(state.get("sid")): state for state in await self._states()}
         one = states.get(service(at), {})
         return _resource(entry, at, one_line(one.get("crm_state") or one.get("state") or ""))
 

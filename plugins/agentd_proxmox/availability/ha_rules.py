@@ -119,7 +119,7 @@ class HaRules:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_ha_rule(self, call: Call, p: CreateRule) -> Rule:
         """Make an HA rule (Proxmox VE 9): guests that belong on nodes, together, or apart."""
-        labels = [f"guest/{each}" for each in p.guests]
+        labels = [f"guest/{vmid}" for vmid in p.guests]
         call.target(Target(f"ha-rule/{p.name}", f"HA rule {p.name}", labels=labels))
         _fits(p)
         resources = await self._services(p.guests)
@@ -258,13 +258,13 @@ class HaRules:
         """Return guests as HA names them; raises NotFound, Rejected for one that is not under HA."""
         if not vmids:
             raise Rejected("guests: name at least one")
-        places = {each.vmid: each for each in await self.inventory.places()}
+        places = {place.vmid: place for place in await self.inventory.places()}
         if missing := sorted(set(vmids) - set(places)):
             raise NotFound(f"guests: there is no guest {missing[0]}, or {self.proxmox.user} may not see it (VM.Audit)")
-        managed = {str(each["sid"]) for each in await self.proxmox.get("/cluster/ha/resources") or []}
-        if others := [places[each].title for each in sorted(set(vmids)) if service(places[each]) not in managed]:
+        managed = {str(entry["sid"]) for entry in await self.proxmox.get("/cluster/ha/resources") or []}
+        if others := [places[vmid].title for vmid in sorted(set(vmids)) if service(places[vmid]) not in managed]:
             raise Rejected(f"guests: {', '.join(others)} not under HA: add_ha_resource puts it there")
-        return ",".join(sorted(service(places[each]) for each in set(vmids)))
+        return ",".join(sorted(service(places[vmid]) for vmid in set(vmids)))
 
     async def _all(self, source: str) -> list[Rule]:
         """Return the rules, or the groups; raises Rejected where the cluster has the other ones."""
@@ -288,7 +288,7 @@ class HaRules:
 
 
 def _one(found: list[Rule], name: str) -> Rule | None:
-    return next((each for each in found if each.name == name), None)
+    return next((rule for rule in found if rule.name == name), None)
 
 
 def _unchanged(rule: Rule, digest: str) -> Rule:

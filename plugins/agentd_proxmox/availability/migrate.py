@@ -99,7 +99,7 @@ class Migration:
             target=p.target,
             running=facts.running,
             ha=bool((facts.status.get("ha") or {}).get("managed")),
-            possible=not any(each.blocks for each in found),
+            possible=not any(finding.blocks for finding in found),
             findings=found,
         )
 
@@ -142,10 +142,10 @@ class Migration:
     @staticmethod
     def _refuse(call: Call, at: Place, p: preflight.Wish, found: list[preflight.Finding]) -> None:
         """Raise Rejected for what blocks; the rest becomes warnings."""
-        if blocking := [each.line() for each in found if each.blocks]:
+        if blocking := [finding.line() for finding in found if finding.blocks]:
             raise Rejected(f"{at.title} cannot move to {p.target}: {'; '.join(blocking)}: nothing was done")
-        for each in found:
-            call.warn(each.line())
+        for finding in found:
+            call.warn(finding.line())
 
     async def _facts(self, at: Place, p: preflight.Wish) -> preflight.Facts:
         """Read what the checks need; of a target that is away nothing is asked."""
@@ -155,13 +155,13 @@ class Migration:
             self.inventory.config(at),
             self.inventory.status(at),
         )
-        by_node = {str(each["node"]): each for each in nodes}
+        by_node = {str(node["node"]): node for node in nodes}
         facts = preflight.Facts(
             at=at,
             config=config,
             status=status,
             nodes=by_node,
-            storages={(str(each["node"]), str(each["storage"])): each for each in storages},
+            storages={(str(storage["node"]), str(storage["storage"])): storage for storage in storages},
         )
         if at.node == p.target or by_node.get(p.target, {}).get("status") != "online" or status.get("lock"):
             return facts
@@ -179,7 +179,7 @@ class Migration:
             nodes=by_node,
             storages=facts.storages,
             conditions=conditions,
-            bridges=None if bridges is None else frozenset(str(each.get("iface")) for each in bridges),
+            bridges=None if bridges is None else frozenset(str(bridge.get("iface")) for bridge in bridges),
             cpus=await self._cpus(at.node, p.target) if preflight.needs_cpus(facts, p) else None,
             rules=rules,
             managed=managed,
@@ -190,12 +190,12 @@ class Migration:
     async def _snapshots(self, at: Place) -> dict[str, Entry]:
         """Return the configurations of the snapshots: a medium or a device of one moves with the guest as well."""
         entries: list[Entry] = await self.proxmox.get(f"{at.path}/snapshot") or []
-        names = [str(each["name"]) for each in entries if each.get("name") != "current"]
+        names = [str(entry["name"]) for entry in entries if entry.get("name") != "current"]
         found = [await self.proxmox.get(f"{at.path}/snapshot/{name}/config") or {} for name in names]
         return dict(zip(names, found, strict=True))
 
     async def _cpus(self, *nodes: str) -> tuple[str, str] | None:
-        answers = await asyncio.gather(*(_may(self.proxmox.get(f"/nodes/{each}/status")) for each in nodes))
+        answers = await asyncio.gather(*(_may(self.proxmox.get(f"/nodes/{node}/status")) for node in nodes))
         source, target = (None if e is None else one_line((e.get("cpuinfo") or {}).get("model") or "") for e in answers)
         return None if source is None or target is None else (source, target)
 
@@ -204,7 +204,7 @@ class Migration:
         resources, places, rules = await asyncio.gather(
             _may(self.proxmox.get("/cluster/ha/resources")), self.inventory.places(), _may(ha_model.rules(self.proxmox))
         )
-        where = {ha_model.service(each): each.node for each in places}
+        where = {ha_model.service(place): place.node for place in places}
         managed = {str(e["sid"]): where[str(e["sid"])] for e in resources or [] if str(e["sid"]) in where}
         managed[ha_model.service(at)] = at.node
         return None if rules is None else rules.rules, managed
@@ -233,7 +233,7 @@ class Migration:
         if not ours:
             return "", ""
         entries = await self.proxmox.get(f"/nodes/{at.node}/tasks/{ours[0].text}/log", limit=10) or []
-        found = _TO.search(" ".join(str(each.get("t")) for each in entries))
+        found = _TO.search(" ".join(str(line.get("t")) for line in entries))
         return ours[0].text, found[1] if found else ""
 
     async def _follow(self, call: Call, found: Found) -> None:
@@ -296,10 +296,10 @@ class Migration:
     async def _ha_state(self, now: Place, upid: Upid) -> str:
         """Return what the HA manager does with the guest; raises TaskFailed if its migration failed."""
         entries = await self.proxmox.tasks(upid.node, source="all", vmid=now.vmid, since=upid.start, limit=20)
-        for each in entries:
-            ended = one_line(each.get("status") or "RUNNING") if each.get("endtime") else ""
-            if each.get("type") in {"qmigrate", "vzmigrate"} and ended not in {"", "OK"} and "WARNINGS" not in ended:
-                raise TaskFailed(f"the HA manager could not move {now.title}: {ended} ({each['upid']})")
+        for task in entries:
+            ended = one_line(task.get("status") or "RUNNING") if task.get("endtime") else ""
+            if task.get("type") in {"qmigrate", "vzmigrate"} and ended not in {"", "OK"} and "WARNINGS" not in ended:
+                raise TaskFailed(f"the HA manager could not move {now.title}: {ended} ({task['upid']})")
         states = await _may(self.proxmox.get("/cluster/ha/status/current")) or []
         one: Entry = next((e for e in states if e.get("sid") == ha_model.service(now)), {})
         return one_line(one.get("crm_state") or one.get("state") or "")
@@ -335,4 +335,4 @@ def _sent(at: Place, p: preflight.Wish, *, running: bool) -> Entry:
 
 def _errors(error: TaskFailed) -> list[str]:
     """Return the lines of a migration's log that say what went wrong."""
-    return [each for each in error.log if re.search(r"\bERROR\b", each)][-3:]
+    return [line for line in error.log if re.search(r"\bERROR\b", line)][-3:]

@@ -120,8 +120,8 @@ def findings(facts: Facts, wish: Wish) -> list[Finding]:
         *(_mode, _managed, _media, _paths, _disks, _linked, _snapshots, _storages, _devices, _mapped, _replicas),
         *(_allowed, _rules, _memory, _cpu, _bridges),
     )
-    rest = [] if away else [each for check in checks for each in check(facts, wish)]
-    return sorted([*away, *rest], key=lambda each: not each.blocks)
+    rest = [] if away else [finding for check in checks for finding in check(facts, wish)]
+    return sorted([*away, *rest], key=lambda finding: not finding.blocks)
 
 
 def back(facts: Facts, wish: Wish) -> dict[str, Any]:
@@ -194,8 +194,8 @@ def _everywhere(facts: Facts) -> Iterator[tuple[str, Drive]]:
 
 def _local(facts: Facts) -> dict[str, tuple[str, float]]:
     """Return the drives that other nodes do not see."""
-    shared = {name for (node, name), each in facts.storages.items() if node == facts.at.node and each.get("shared")}
-    return {key: each for key, each in _volumes(facts).items() if each[0] not in shared}
+    shared = {name for (node, name), entry in facts.storages.items() if node == facts.at.node and entry.get("shared")}
+    return {key: volume for key, volume in _volumes(facts).items() if volume[0] not in shared}
 
 
 def _is_medium(facts: Facts, key: str) -> bool:
@@ -203,7 +203,7 @@ def _is_medium(facts: Facts, key: str) -> bool:
 
 
 def _media(facts: Facts, _: Wish) -> Iterator[Finding]:
-    shared = {name for (node, name), each in facts.storages.items() if node == facts.at.node and each.get("shared")}
+    shared = {name for (node, name), entry in facts.storages.items() if node == facts.at.node and entry.get("shared")}
     for where, drive in _everywhere(facts):
         advice = "delete the snapshot" if "snapshot" in where else "take it out first"
         if drive.is_physical:
@@ -224,8 +224,8 @@ def _paths(facts: Facts, _: Wish) -> Iterator[Finding]:
 
 def _disks(facts: Facts, wish: Wish) -> Iterator[Finding]:
     local = _local(facts)
-    disks = [each for each in local if not _is_medium(facts, each)]
-    named = ", ".join(f"{each} on {local[each][0]}, {units.gib(local[each][1])}" for each in disks)
+    disks = [key for key in local if not _is_medium(facts, key)]
+    named = ", ".join(f"{key} on {local[key][0]}, {units.gib(local[key][1])}" for key in disks)
     if disks and facts.at.kind == "qemu" and facts.running and not wish.with_local_disks:
         advice = "with_local_disks=true copies them while it runs; or move_disk to a shared storage first"
         yield _block("disks", f"{wish.target} does not see {named}", advice)
@@ -245,14 +245,14 @@ def _linked(facts: Facts, _: Wish) -> Iterator[Finding]:
 
 def _types(facts: Facts) -> dict[str, str]:
     """Return the types of the storages of the guest's node, where they are known."""
-    known = {name: each.get("plugintype") for (node, name), each in facts.storages.items() if node == facts.at.node}
+    known = {name: entry.get("plugintype") for (node, name), entry in facts.storages.items() if node == facts.at.node}
     return {name: str(kind) for name, kind in known.items() if kind}
 
 
 def _snapshots(facts: Facts, _: Wish) -> Iterator[Finding]:
     """Block on local disks that Proxmox does not copy: of a running VM with snapshots, or of such a storage."""
     local, types = _local(facts), _types(facts)
-    disks = [each for each in local if not _is_medium(facts, each)]
+    disks = [key for key in local if not _is_medium(facts, key)]
     if not disks or not (facts.config.get("parent") or facts.snapshots):
         pass
     elif facts.at.kind == "qemu" and facts.running:
@@ -304,7 +304,7 @@ def _devices(facts: Facts, _: Wish) -> Iterator[Finding]:
     if facts.at.kind != "qemu":
         return
     found = {key for key, value in facts.config.items() if _DEVICE.match(key) and _is_local(key, str(value))}
-    found |= {one_line(each) for each in (facts.conditions or {}).get("local_resources") or []}
+    found |= {one_line(name) for name in (facts.conditions or {}).get("local_resources") or []}
     if found:
         named = ", ".join(sorted(found))
         yield _block("devices", f"{facts.at.title} uses devices of {facts.at.node}: {named}", "take them away first")
@@ -324,7 +324,7 @@ def _mapped(facts: Facts, wish: Wish) -> Iterator[Finding]:
     said = {key.replace("_", "-"): value for key, value in (facts.conditions or {}).items()}
     known = said.get("mapped-resource-info") or {}
     mapped = {key for key, value in facts.config.items() if _DEVICE.match(key) and "mapping=" in str(value)}
-    mapped |= {one_line(each) for each in said.get("mapped-resources") or []} | {one_line(each) for each in known}
+    mapped |= {one_line(name) for name in said.get("mapped-resources") or []} | {one_line(name) for name in known}
     if facts.running and wish.online:
         fixed = sorted(key for key in mapped if not (known.get(key) or {}).get("live-migration-capable"))
         if fixed:
@@ -393,7 +393,7 @@ def _node_rule(rule: Rule, wish: Wish) -> Iterator[Finding]:
 def _resource_rule(rule: Rule, facts: Facts, wish: Wish) -> Iterator[Finding]:
     others = set(rule.resources) - {facts.sid}
     if rule.affinity == "negative":
-        there = sorted(each for each in others if facts.managed.get(each) == wish.target)
+        there = sorted(sid for sid in others if facts.managed.get(sid) == wish.target)
         if there:
             text = f"the HA rule {rule.name} keeps it apart from {', '.join(there)}, which is on {wish.target}"
             yield _block("rules", text, "choose another target, or change the rule")

@@ -169,12 +169,12 @@ class Replication:
         entries = [e for e in entries or [] if p.vmid in {None, int(e["guest"])}]
         nodes = sorted({where.get(int(e["guest"]), str(e.get("source") or "")) for e in entries} - {""})
         answers = await asyncio.gather(*map(self._states, nodes))
-        states = {k: v for each in answers if isinstance(each, dict) for k, v in each.items()}
+        states = {k: v for answer in answers if isinstance(answer, dict) for k, v in answer.items()}
         unread = {n: one_line(e) for n, e in zip(nodes, answers, strict=True) if isinstance(e, AgentdError)}
-        jobs = [_replica(each, where, states.get(str(each["id"]))) for each in entries]
-        wanted = [each for each in jobs if each.fails or not p.failing]
+        jobs = [_replica(entry, where, states.get(str(entry["id"]))) for entry in entries]
+        wanted = [job for job in jobs if job.fails or not p.failing]
         shown, after = pages.page(wanted, _order, p.limit, p.cursor)
-        return ReplicaPage(len(jobs), sum(bool(each.fails) for each in jobs), shown, unread, after)
+        return ReplicaPage(len(jobs), sum(bool(job.fails) for job in jobs), shown, unread, after)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def replication_status(self, call: Call, p: OneReplica) -> ReplicaStatus:  # noqa: ARG002
@@ -182,7 +182,7 @@ class Replication:
         entry = await self._known(p.id)
         job = await self._read(entry)
         lines = await self.proxmox.get(f"/nodes/{job.source}/replication/{p.id}/log", limit=0) or []
-        log = [one_line(each.get("t") or "") for each in lines][-LOG_LINES:]
+        log = [one_line(line.get("t") or "") for line in lines][-LOG_LINES:]
         return ReplicaStatus(job, one_line(entry.get("digest") or ""), log)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
@@ -222,7 +222,7 @@ class Replication:
         at = await self.inventory.find(p.vmid, away=True)
         if p.target == at.node:
             raise Rejected(f"target: {at.title} is there itself; choose another node")
-        nodes = sorted(str(each["node"]) for each in await self.inventory.resources("node"))
+        nodes = sorted(str(entry["node"]) for entry in await self.inventory.resources("node"))
         if p.target not in nodes:
             raise Rejected(f"target: there is no node {p.target!r}; there are {', '.join(nodes)}")
         call.target(at.target())
@@ -321,12 +321,12 @@ class Replication:
         return DeletedReplication(p.id, gone=entry is None)
 
     async def _where(self) -> dict[int, str]:
-        return {each.vmid: each.node for each in await self.inventory.places()}
+        return {place.vmid: place.node for place in await self.inventory.places()}
 
     async def _states(self, node: str) -> dict[str, Entry] | AgentdError:
         """Return the states of the jobs that a node runs, or why it could not be asked."""
         try:
-            return {str(each["id"]): each for each in await self.proxmox.get(f"/nodes/{node}/replication") or []}
+            return {str(job["id"]): job for job in await self.proxmox.get(f"/nodes/{node}/replication") or []}
         except AgentdError as error:
             return error
 
@@ -337,7 +337,7 @@ class Replication:
     async def _known(self, name: str) -> Entry:
         """Return a job with its digest."""
         entries = await self.proxmox.get(JOBS) or []
-        names = sorted(one_line(each["id"]) for each in entries)
+        names = sorted(one_line(entry["id"]) for entry in entries)
         if name not in names:
             raise NotFound(f"there is no replication job {name}; there are {', '.join(names) or 'none'}")
         return dict(await self.proxmox.get(f"{JOBS}/{name}"))

@@ -143,7 +143,7 @@ class Ceph:
         ),
         "set_ceph_flag": (f"GET {FLAGS}", f"PUT {FLAGS}/{{flag}}"),
     }
-    needs: ClassVar[Needs] = {each: methods.on("/", "Sys.Audit") for each in calls}
+    needs: ClassVar[Needs] = {name: methods.on("/", "Sys.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where the cluster is reached."""
@@ -155,7 +155,7 @@ class Ceph:
         try:
             data = await self.proxmox.get(STATUS)
         except AgentdError as error:
-            if any(each in str(error) for each in ABSENT):
+            if any(text in str(error) for text in ABSENT):
                 return CephStatus(installed=False)
             raise
         return _status(data or {}, await self._flags())
@@ -163,24 +163,24 @@ class Ceph:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_osds(self, call: Call, p: OnNode) -> Osds:  # noqa: ARG002
         """List the disks of Ceph with the node that each is in, those that are down or out first."""
-        found = sorted(await self._tree(p.node), key=lambda each: (each.up and each.in_, each.id))
+        found = sorted(await self._tree(p.node), key=lambda osd: (osd.up and osd.in_, osd.id))
         return Osds(len(found), found)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_ceph_pools(self, call: Call, p: OnNode) -> CephPools:
         """List the pools and monitors of Ceph, and warn of data that is kept once and of monitors that are away."""
-        pools = [_pool(each) for each in await self.proxmox.get(f"/nodes/{p.node}/ceph/pool") or []]
-        monitors = [_monitor(each) for each in await self.proxmox.get(f"/nodes/{p.node}/ceph/mon") or []]
-        for each in pools:
-            if each.type == "replicated" and min(each.size, each.min_size) < SAFE:
+        pools = [_pool(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/ceph/pool") or []]
+        monitors = [_monitor(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/ceph/mon") or []]
+        for pool in pools:
+            if pool.type == "replicated" and min(pool.size, pool.min_size) < SAFE:
                 call.warn(
-                    f"pool {each.name} keeps {each.size} copies and writes with {each.min_size}: it may lose data"
+                    f"pool {pool.name} keeps {pool.size} copies and writes with {pool.min_size}: it may lose data"
                 )
         for monitor in monitors:
             if not monitor.quorum:
                 call.warn(f"monitor {monitor.name} on {monitor.host} is not in the quorum")
-        pools.sort(key=lambda each: -each.used)
-        return CephPools(pools, sorted(monitors, key=lambda each: (each.quorum, each.name)))
+        pools.sort(key=lambda pool: -pool.used)
+        return CephPools(pools, sorted(monitors, key=lambda monitor: (monitor.quorum, monitor.name)))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def move_osd_data(self, call: Call, p: MoveOsd) -> Osd:
@@ -237,7 +237,7 @@ class Ceph:
 
     async def _osd(self, node: str, p: MoveOsd) -> Osd:
         """Return the disk; raises NotFound, Rejected if it is in another node."""
-        found = next((each for each in await self._tree(node) if each.id == p.osd), None)
+        found = next((osd for osd in await self._tree(node) if osd.id == p.osd), None)
         if found is None:
             raise NotFound(f"osd: there is no osd.{p.osd}; list_osds shows which there are")
         if found.node != p.host:
@@ -246,14 +246,14 @@ class Ceph:
 
     async def _flags(self) -> list[str]:
         entries = await self.proxmox.get(FLAGS) or []
-        return sorted(one_line(each["name"]) for each in entries if int(each.get("value") or 0))
+        return sorted(one_line(entry["name"]) for entry in entries if int(entry.get("value") or 0))
 
 
 def _status(data: Entry, flags: list[str]) -> CephStatus:
     health, osds, pgs = (data.get(key) or {} for key in ("health", "osdmap", "pgmap"))
     checks = [
-        f"{name}: {one_line((each.get('summary') or {}).get('message') or each.get('severity') or '')}"
-        for name, each in sorted((health.get("checks") or {}).items())
+        f"{name}: {one_line((check.get('summary') or {}).get('message') or check.get('severity') or '')}"
+        for name, check in sorted((health.get("checks") or {}).items())
     ]
     osds = osds.get("osdmap") or osds  # older versions nest it once more
     return CephStatus(
@@ -263,7 +263,7 @@ def _status(data: Entry, flags: list[str]) -> CephStatus:
         osds=int(osds.get("num_osds") or 0),
         osds_up=int(osds.get("num_up_osds") or 0),
         osds_in=int(osds.get("num_in_osds") or 0),
-        monitors=[one_line(each) for each in data.get("quorum_names") or []],
+        monitors=[one_line(name) for name in data.get("quorum_names") or []],
         total=int(pgs.get("bytes_total") or 0),
         used=int(pgs.get("bytes_used") or 0),
         groups={one_line(e["state_name"]): int(e.get("count") or 0) for e in pgs.get("pgs_by_state") or []},
@@ -285,7 +285,7 @@ def _monitor(entry: Entry) -> Monitor:
 def _osds(entry: Entry, node: str) -> list[Osd]:
     """Return the disks below an entry of Ceph's tree."""
     node = one_line(entry.get("name") or "") if entry.get("type") == "host" else node
-    found = [each for child in entry.get("children") or [] for each in _osds(child, node)]
+    found = [osd for child in entry.get("children") or [] for osd in _osds(child, node)]
     if entry.get("type") == "osd":
         used = round(float(entry.get("percent_used") or 0), 1)
         kind = one_line(entry.get("device_class") or "")

@@ -226,8 +226,8 @@ class Cluster:
         """List the nodes of the cluster, how loaded they are, and whether the cluster is quorate."""
         entries, quorate = await asyncio.gather(self.proxmox.get("/nodes"), self._quorate())
         lines = list(map(_node_line, entries))
-        tally = NodePage(len(lines), dict(Counter(each.status for each in lines)), quorate)
-        return pages.fill(tally, "nodes", lines, lambda each: each.node, p)
+        tally = NodePage(len(lines), dict(Counter(line.status for line in lines)), quorate)
+        return pages.fill(tally, "nodes", lines, lambda line: line.node, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_node(self, call: Call, p: fields.OneNode) -> NodeDetails:  # noqa: ARG002
@@ -249,17 +249,17 @@ class Cluster:
         filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
         lines = [_storage_line(entry) for entry in await self.inventory.resources("storage")]
         filter_values.known("content", p.content, {*CONTENTS, *(kind for line in lines for kind in line.content)})
-        lines = [each for each in lines if p.node in {None, each.node} and (not p.content or p.content in each.content)]
-        by_status, by_storage = (dict(Counter(getattr(each, of) for each in lines)) for of in ("status", "storage"))
+        lines = [line for line in lines if p.node in {None, line.node} and (not p.content or p.content in line.content)]
+        by_status, by_storage = (dict(Counter(getattr(line, of) for line in lines)) for of in ("status", "storage"))
         tally = StoragePage(len(lines), by_status, by_storage)
-        return pages.fill(tally, "storages", lines, lambda each: f"{each.node}/{each.storage}", p)
+        return pages.fill(tally, "storages", lines, lambda line: f"{line.node}/{line.storage}", p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_bridges(self, call: Call, p: ListBridges) -> BridgePage:  # noqa: ARG002
         """List the bridges of a node that a guest's network can be on."""
         entries = await self.proxmox.get(f"/nodes/{p.node}/network", type="any_bridge") or []
         lines = list(map(_bridge_line, entries))
-        return pages.fill(BridgePage(p.node, len(lines)), "bridges", lines, lambda each: each.bridge, p)
+        return pages.fill(BridgePage(p.node, len(lines)), "bridges", lines, lambda bridge: bridge.bridge, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_tasks(self, call: Call, p: ListTasks) -> TaskPage:  # noqa: ARG002
@@ -325,7 +325,7 @@ def _details(node: str, state: str, data: Entry) -> NodeDetails:
         cpu_model=one_line(cpu.get("model") or ""),
         cpus=int(cpu.get("cpus") or 0),
         cpu=_percent(data.get("cpu")),
-        load=[float(each) for each in data.get("loadavg") or []],
+        load=[float(load) for load in data.get("loadavg") or []],
         memory=int(memory.get("total") or 0),
         memory_used=int(memory.get("used") or 0),
         swap=int(swap.get("total") or 0),

@@ -107,19 +107,19 @@ class NoticeRules:
 
     calls: ClassVar[Calls] = {
         "set_matcher": (
-            *(f"GET {PATH}/{each}" for each in ("matchers", "targets")),
+            *(f"GET {PATH}/{kind}" for kind in ("matchers", "targets")),
             *(f"POST {PATH}/matchers", f"PUT {PATH}/matchers/{{name}}"),
         ),
         "delete_matcher": (f"GET {PATH}/matchers", f"DELETE {PATH}/matchers/{{name}}"),
         "add_mail_target": (
             f"GET {PATH}/targets",
-            *(f"POST {PATH}/endpoints/{each}" for each in ("sendmail", "smtp")),
-            *(f"GET {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp")),
+            *(f"POST {PATH}/endpoints/{kind}" for kind in ("sendmail", "smtp")),
+            *(f"GET {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp")),
         ),
         "delete_target": (
-            *(f"GET {PATH}/{each}" for each in ("matchers", "targets")),
-            *(f"DELETE {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp", "gotify", "webhook")),
-            *(f"GET {PATH}/endpoints/{each}/{{name}}" for each in ("sendmail", "smtp")),
+            *(f"GET {PATH}/{kind}" for kind in ("matchers", "targets")),
+            *(f"DELETE {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp", "gotify", "webhook")),
+            *(f"GET {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp")),
         ),
         "add_metric_server": (f"GET {SERVERS}", f"POST {SERVERS}/{{id}}"),
         "delete_metric_server": (f"GET {SERVERS}", f"DELETE {SERVERS}/{{id}}"),
@@ -195,7 +195,7 @@ class NoticeRules:
             renamed = {"target": "targets", "match-severity": "severities", "match-field": "rules"}
             renamed |= {"match-calendar": "calendars", "mode": "mode", "comment": "comment"}
             old = {new: said[key] for key, new in renamed.items()}
-            old["severities"] = [each for part in old["severities"] for each in part.split(",")]
+            old["severities"] = [severity for part in old["severities"] for severity in part.split(",")]
             call.inverse("set_matcher", {"name": one_line(now["name"]), "enabled": not said["disable"], **old})
 
     # -- targets ------------------------------------------------------------------------------------------------------
@@ -241,7 +241,9 @@ class NoticeRules:
                 return Found()
             if now.get("origin") == "builtin":
                 raise Rejected(f"name: {p.name} comes with Proxmox: take it out of the matchers with set_matcher")
-            users = [key for key, each in (await self._named("matchers")).items() if p.name in each.get("target", [])]
+            users = [
+                key for key, matcher in (await self._named("matchers")).items() if p.name in matcher.get("target", [])
+            ]
             if users:
                 raise Rejected(f"name: the matchers {', '.join(users)} send to {p.name}: nothing was done")
             kind[:] = [one_line(now["type"])]
@@ -318,11 +320,11 @@ class NoticeRules:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     async def _named(self, what: str) -> dict[str, Entry]:
-        return {one_line(each["name"]): each for each in await self.proxmox.get(f"{PATH}/{what}") or []}
+        return {one_line(entry["name"]): entry for entry in await self.proxmox.get(f"{PATH}/{what}") or []}
 
     async def _servers(self) -> dict[str, Entry]:
         found = await self.proxmox.get(SERVERS) or []
-        return {one_line(each["id"]): each | {"port": int(each.get("port") or 0)} for each in found}
+        return {one_line(entry["id"]): entry | {"port": int(entry.get("port") or 0)} for entry in found}
 
 
 def _wanted(p: SetMatcher) -> Entry:
@@ -342,7 +344,7 @@ def _kept(entry: Entry) -> Entry:
     """Return what Proxmox says of a matcher, with what it leaves out."""
     lists = ("target", "match-severity", "match-field", "match-calendar")
     return {
-        **{key: sorted(one_line(each) for each in entry.get(key) or []) for key in lists},
+        **{key: sorted(one_line(item) for item in entry.get(key) or []) for key in lists},
         "mode": one_line(entry.get("mode") or "all"),
         "disable": bool(int(entry.get("disable") or 0)),
         "comment": one_line(entry.get("comment") or ""),

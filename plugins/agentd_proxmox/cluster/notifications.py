@@ -102,11 +102,11 @@ class NoticeTools:
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_notifications(self, call: Call, p: fields.NoParameters) -> Notices:  # noqa: ARG002
         """List the targets of notifications, which of them get which, and the servers that figures are sent to."""
-        receivers, matchers = [await self.proxmox.get(f"{PATH}/{each}") or [] for each in ("targets", "matchers")]
+        receivers, matchers = [await self.proxmox.get(f"{PATH}/{kind}") or [] for kind in ("targets", "matchers")]
         servers = await self.proxmox.get("/cluster/metrics/server") or []
         return Notices(
-            [_receiver(each) for each in receivers],
-            [_matcher(each) for each in matchers],
+            [_receiver(receiver) for receiver in receivers],
+            [_matcher(matcher) for matcher in matchers],
             {one_line(e["id"]): one_line(f"{e.get('type')} {e.get('server')}:{e.get('port')}") for e in servers},
         )
 
@@ -116,7 +116,7 @@ class NoticeTools:
         call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
 
         async def seen() -> None:
-            known = [one_line(each["name"]) for each in await self.proxmox.get(f"{PATH}/targets") or []]
+            known = [one_line(entry["name"]) for entry in await self.proxmox.get(f"{PATH}/targets") or []]
             if p.name not in known:
                 raise NotFound(f"name: there is no target {p.name!r}; there are {', '.join(known) or 'none'}")
 
@@ -134,16 +134,16 @@ class NoticeTools:
         is in it.
         """
         call.target(Target(f"realm/{p.realm}", f"realm {p.realm}"))
-        known = {one_line(each["realm"]): each for each in await self.proxmox.get("/access/domains") or []}
+        known = {one_line(entry["realm"]): entry for entry in await self.proxmox.get("/access/domains") or []}
         if p.realm not in known or known[p.realm].get("type") not in {"ldap", "ad"}:
-            fit = [name for name, each in known.items() if each.get("type") in {"ldap", "ad"}]
+            fit = [name for name, entry in known.items() if entry.get("type") in {"ldap", "ad"}]
             there = ", ".join(fit) or "none"
             raise NotFound(f"realm: there is no directory {p.realm!r} to sync with; there are {there}")
 
         async def seen() -> Found | None:
             if p.preview:  # a sync that runs is none, and another preview changes nothing
                 return None
-            for node in sorted(one_line(each["node"]) for each in await self.proxmox.get("/nodes") or []):
+            for node in sorted(one_line(entry["node"]) for entry in await self.proxmox.get("/nodes") or []):
                 ours = await targets.running(self.inventory, node, {"auth-realm-sync"}, p.realm)
                 if ours:
                     return Found(ours[0].text)
@@ -174,5 +174,5 @@ def _receiver(entry: Entry) -> Receiver:
 def _matcher(entry: Entry) -> Matcher:
     kinds = [key for key in entry if key.startswith("match-")]
     rules = [f"{key.removeprefix('match-')} {one_line(value)}" for key in kinds for value in entry[key]]
-    goes = [one_line(each) for each in entry.get("target") or []]
+    goes = [one_line(target) for target in entry.get("target") or []]
     return Matcher(one_line(entry["name"]), goes, rules, not int(entry.get("disable") or 0))

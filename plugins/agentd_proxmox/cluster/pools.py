@@ -144,8 +144,8 @@ class Pools:
     async def list_pools(self, call: Call, p: ListPools) -> PoolPage:  # noqa: ARG002 - every tool has a call
         """List the pools that the token may see."""
         pools = await self._list()
-        shown, after = pages.page(list(pools), lambda each: each, p.limit, p.cursor)
-        return PoolPage(len(pools), [PoolLine(each, pools[each]) for each in shown], after)
+        shown, after = pages.page(list(pools), lambda name: name, p.limit, p.cursor)
+        return PoolPage(len(pools), [PoolLine(name, pools[name]) for name in shown], after)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_pool(self, call: Call, p: OnePool) -> Pool:  # noqa: ARG002
@@ -184,7 +184,7 @@ class Pools:
         if p.comment is None and not p.guests and not p.storages:
             raise Rejected("update_pool: say what to change by comment, guests or storages")
         sent: Entry = {}
-        labels = [*(f"guest/{each}" for each in p.guests), *(f"storage/{each}" for each in p.storages)]
+        labels = [*(f"guest/{vmid}" for vmid in p.guests), *(f"storage/{storage}" for storage in p.storages)]
         call.target(Target(f"pool/{p.pool}", f"pool {p.pool}", labels=labels))
 
         async def seen() -> Found | None:
@@ -228,8 +228,8 @@ class Pools:
                 return await self._gone(p.pool)
             was.append(True)
             pool = await self._read(p.pool, limit=5)
-            inside = [f"guest {each.vmid}" for each in pool.guests] + [f"storage {each}" for each in pool.storages]
-            inside += [f"pool {each}" for each in pool.pools]
+            inside = [f"guest {guest.vmid}" for guest in pool.guests] + [f"storage {name}" for name in pool.storages]
+            inside += [f"pool {name}" for name in pool.pools]
             if inside:
                 more = pool.total + len(pool.storages) + len(pool.pools) - len(inside)
                 named = ", ".join(inside) + (f" and {more} more" if more else "")
@@ -249,8 +249,8 @@ class Pools:
 
     async def _widened(self, p: UpdatePool, sent: Entry) -> list[str]:
         """Return which rights a membership gives beyond those of agentd's own token; raises Rejected for a new one."""
-        members = [f"/vms/{each}" for each in sent.get("vms", [])]
-        members += [f"/storage/{each}" for each in sent.get("storages", [])]
+        members = [f"/vms/{vmid}" for vmid in sent.get("vms", [])]
+        members += [f"/storage/{storage}" for storage in sent.get("storages", [])]
         if not members:
             return []
         ours = await escalation.own(self.proxmox)
@@ -264,7 +264,7 @@ class Pools:
         entries = await self.proxmox.get("/pools") or []
         if not entries and not await self.proxmox.permissions():
             raise Denied(f"the token {self.proxmox.user} has no rights, so Proxmox shows it no pools (Pool.Audit)")
-        return {one_line(each["poolid"]): one_line(each.get("comment") or "") for each in entries}
+        return {one_line(entry["poolid"]): one_line(entry.get("comment") or "") for entry in entries}
 
     async def _gone(self, name: str) -> Found:
         """Make sure that a pool which is not in the list is not there: the list leaves out what may not be seen."""
@@ -285,16 +285,18 @@ class Pools:
 
     async def _read(self, name: str, limit: int = PAGE, cursor: str = "") -> Pool:
         entry, pools = await self._entry(name), await self._list()
-        guests = await self.inventory.completed([each for each in _members(entry) if each.get("vmid") is not None])
-        lines = {f"{int(each['vmid']):09d}": _line(each) for each in guests}
-        shown, after = pages.page(list(lines), lambda each: each, limit, cursor)
+        guests = await self.inventory.completed(
+            [member for member in _members(entry) if member.get("vmid") is not None]
+        )
+        lines = {f"{int(guest['vmid']):09d}": _line(guest) for guest in guests}
+        shown, after = pages.page(list(lines), lambda key: key, limit, cursor)
         return Pool(
             pool=name,
             comment=one_line(entry.get("comment") or ""),
             total=len(lines),
-            guests=[lines[each] for each in shown],
+            guests=[lines[key] for key in shown],
             storages=_storages(entry),
-            pools=[each for each in pools if each.startswith(f"{name}/")],
+            pools=[pool for pool in pools if pool.startswith(f"{name}/")],
             digest=_digest(entry),
             next=after,
         )
@@ -314,7 +316,7 @@ class Pools:
 
     async def _free(self, vmids: list[int], p: UpdatePool) -> None:
         """Refuse guests that do not exist, and those of another pool unless they may be moved."""
-        entries = {int(each["vmid"]): each for each in await self.inventory.resources("vm")}
+        entries = {int(entry["vmid"]): entry for entry in await self.inventory.resources("vm")}
         for vmid in vmids:
             if vmid not in entries:
                 raise NotFound(f"guests: there is no guest {vmid}, or {self.proxmox.user} may not see it (VM.Audit)")
@@ -324,15 +326,15 @@ class Pools:
 
 
 def _members(entry: Entry) -> list[Entry]:
-    return [dict(each) for each in entry.get("members") or []]
+    return [dict(member) for member in entry.get("members") or []]
 
 
 def _storages(entry: Entry) -> list[str]:
-    return sorted({one_line(each["storage"]) for each in _members(entry) if each.get("type") == "storage"})
+    return sorted({one_line(member["storage"]) for member in _members(entry) if member.get("type") == "storage"})
 
 
 def _vmids(entry: Entry) -> set[int]:
-    return {int(each["vmid"]) for each in _members(entry) if each.get("vmid") is not None}
+    return {int(member["vmid"]) for member in _members(entry) if member.get("vmid") is not None}
 
 
 def _digest(entry: Entry) -> str:
@@ -343,8 +345,8 @@ def _changes(entry: Entry, p: UpdatePool) -> Entry:
     """Return what of a request is not so yet."""
     vmids, storages = _vmids(entry), set(_storages(entry))
     changes: Entry = {
-        "vms": sorted(each for each in set(p.guests) if (each in vmids) is p.remove),
-        "storages": sorted(each for each in set(p.storages) if (each in storages) is p.remove),
+        "vms": sorted(vmid for vmid in set(p.guests) if (vmid in vmids) is p.remove),
+        "storages": sorted(storage for storage in set(p.storages) if (storage in storages) is p.remove),
         "comment": None if p.comment == str(entry.get("comment") or "") else p.comment,
     }
     return {key: value for key, value in changes.items() if value not in ([], None)}

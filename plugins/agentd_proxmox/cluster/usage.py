@@ -97,25 +97,25 @@ class UsageTools:
 
 def _usage(title: str, entries: list[Entry], points: list[str]) -> Usage:
     """Return what the points of a table come to; a point without a value is none."""
-    entries = sorted(entries, key=lambda each: int(each.get("time") or 0))
+    entries = sorted(entries, key=lambda entry: int(entry.get("time") or 0))
     series = {
         one_line(name): [(int(e["time"]), float(e[name])) for e in entries if e.get(name) is not None]
         for name in SHOWN
-        if any(each.get(name) is not None for each in entries)
+        if any(entry.get(name) is not None for entry in entries)
     }
     if unknown := sorted(set(points) - set(series)):
         raise Rejected(f"points: there is no {unknown[0]!r}; there are {', '.join(series) or 'none'}")
-    times = [datetime.fromtimestamp(int(each["time"]), UTC) for each in entries if each.get("time")]
+    times = [datetime.fromtimestamp(int(entry["time"]), UTC) for entry in entries if entry.get("time")]
     return Usage(
         of=title,
         since=times[0] if times else None,
         until=times[-1] if times else None,
         samples=len(entries),
-        values={name: _value([value for _, value in each]) for name, each in series.items()},
+        values={name: _value([value for _, value in pairs]) for name, pairs in series.items()},
         points={name: series[name] for name in points},
     )
 
 
 def _value(values: list[float]) -> Value:
     mean = sum(values) / len(values)
-    return Value(*(round(each, 4) for each in (min(values), mean, max(values), values[-1])))
+    return Value(*(round(number, 4) for number in (min(values), mean, max(values), values[-1])))

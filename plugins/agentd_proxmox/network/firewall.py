@@ -44,10 +44,10 @@ LEVELS: Final = (
     "/nodes/{node}/firewall",
     *(f"/nodes/{{node}}/{kind}/{{vmid}}/firewall" for kind in ("qemu", "lxc")),
 )
-RULES: Final = (*(f"{each}/rules" for each in LEVELS), f"{CLUSTER}/groups/{{group}}")
+RULES: Final = (*(f"{level}/rules" for level in LEVELS), f"{CLUSTER}/groups/{{group}}")
 SEEN: Final = (
     *(*methods.PLACES, *methods.guest("GET /config")),
-    *(*(f"GET {each}/options" for each in LEVELS), *(f"GET {each}" for each in RULES), f"GET {CLUSTER}/groups"),
+    *(*(f"GET {level}/options" for level in LEVELS), *(f"GET {rules}" for rules in RULES), f"GET {CLUSTER}/groups"),
 )
 RESTS: Final = {"policy_in": "DROP", "policy_out": "ACCEPT"}
 """What a firewall does by default with what no rule speaks of."""
@@ -117,12 +117,12 @@ class Firewalls:
 
     calls: ClassVar[Calls] = {
         "list_firewall": SEEN,
-        "add_firewall_rule": (*SEEN, *(each for rules in RULES for each in (f"POST {rules}", f"PUT {rules}/{{pos}}"))),
-        "change_firewall_rule": (*SEEN, *(f"PUT {each}/{{pos}}" for each in RULES)),
-        "delete_firewall_rule": (*SEEN, *(f"DELETE {each}/{{pos}}" for each in RULES)),
-        "set_firewall_options": (*SEEN, *(f"PUT {each}/options" for each in LEVELS)),
+        "add_firewall_rule": (*SEEN, *(call for rules in RULES for call in (f"POST {rules}", f"PUT {rules}/{{pos}}"))),
+        "change_firewall_rule": (*SEEN, *(f"PUT {rules}/{{pos}}" for rules in RULES)),
+        "delete_firewall_rule": (*SEEN, *(f"DELETE {rules}/{{pos}}" for rules in RULES)),
+        "set_firewall_options": (*SEEN, *(f"PUT {level}/options" for level in LEVELS)),
     }
-    needs: ClassVar[Needs] = {each: methods.on(methods.VM, "VM.Audit") for each in calls}
+    needs: ClassVar[Needs] = {name: methods.on(methods.VM, "VM.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""
@@ -187,7 +187,7 @@ class Firewalls:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def change_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
         """Let a rule say something else, switch it on or off, or move it to another position."""
-        wanted = [each for each in (p.enabled, p.comment, p.becomes) if each is not None]
+        wanted = [value for value in (p.enabled, p.comment, p.becomes) if value is not None]
         if bool(wanted) == (p.to is not None):
             raise Rejected("change_firewall_rule: say either to, or some of enabled, comment and becomes")
         path, title = await self._path(p)
@@ -226,7 +226,7 @@ class Firewalls:
                 return Found()
             entry = firewall_rules.hold(entries, p.pos, p.rule, title)
             firewall_rules.last(entries, p.rule)
-            left = [each for each in entries if each is not entry]
+            left = [other for other in entries if other is not entry]
             shut = await self.doors.shut(path, p, entries, left)
             call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
             targets.back(call, "add_firewall_rule", AddRule, {**_of(p), **firewall_rules.again(entry, p.pos)})
@@ -270,7 +270,7 @@ class Firewalls:
 
     async def _path(self, p: Where | AddRule) -> tuple[str, str]:
         """Return where a firewall lies in the API, and what a person calls it."""
-        if sum(each is not None for each in (p.node, p.vmid, p.group)) > 1:
+        if sum(value is not None for value in (p.node, p.vmid, p.group)) > 1:
             raise Rejected("name a node, a vmid or a group, one of them; none is the cluster's firewall")
         if p.vmid is not None:
             at = await self.inventory.find(p.vmid)
@@ -303,7 +303,7 @@ class Firewalls:
             count=len(entries),
         )
         lines = firewall_rules.lines(entries)
-        return pages.fill(found, "rules", lines, lambda each: f"{each.pos:05d}", asked)
+        return pages.fill(found, "rules", lines, lambda rule: f"{rule.pos:05d}", asked)
 
     async def _cards(self, path: str) -> tuple[list[str], list[str]]:
         """Return the network cards of a guest that its firewall sees, and those that it does not see."""
@@ -329,7 +329,7 @@ def _now(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch
 def _wanted(p: SetOptions) -> Entry:
     """Return the options that are to be changed; raises Rejected for those that the level does not have."""
     level = "guest" if p.vmid is not None else "node" if p.node else "cluster"
-    known = {each for names in OPTIONS.values() for each in names}
+    known = {option for names in OPTIONS.values() for option in names}
     wanted = {key: getattr(p, key) for key in sorted(known) if getattr(p, key) is not None}
     if not wanted or p.group:
         raise Rejected("set_firewall_options: say what to change, and of no security group, which has no options")

@@ -39,14 +39,14 @@ class Doors:
     async def rules(self, path: str, p: Where | AddRule) -> list[Entry]:
         """Return the rules of a firewall in their order."""
         found: list[Entry] = await self.proxmox.get(listed(path, p)) or []
-        return sorted(found, key=lambda each: int(each.get("pos") or 0))
+        return sorted(found, key=lambda rule: int(rule.get("pos") or 0))
 
     async def open(self, entries: list[Entry], policy: object, groups: dict[str, list[Entry]]) -> set[int]:
         """Return at which of the ports of MANAGED these rules let somebody in; `groups` are those known already."""
-        used = {str(each.get("action")) for each in entries if each.get("type") == "group"} - set(groups)
+        used = {str(entry.get("action")) for entry in entries if entry.get("type") == "group"} - set(groups)
         if used:  # a rule may name a group that was deleted
-            used &= {str(each["group"]) for each in await self.proxmox.get(f"{CLUSTER}/groups") or []}
-        found = {each: await self.proxmox.get(f"{CLUSTER}/groups/{each}") or [] for each in sorted(used)}
+            used &= {str(entry["group"]) for entry in await self.proxmox.get(f"{CLUSTER}/groups") or []}
+        found = {group: await self.proxmox.get(f"{CLUSTER}/groups/{group}") or [] for group in sorted(used)}
         return doors(entries, groups | found, policy)
 
     async def shut(self, path: str, p: Where | AddRule, before: list[Entry], after: list[Entry]) -> list[str]:
@@ -85,11 +85,11 @@ def doors(entries: list[Entry], groups: Mapping[str, list[Entry]], policy: objec
     """Return the ports of MANAGED at which these rules let somebody in, wherever from."""
     opened: set[int] = set()
     closed: set[int] = set()
-    for each in _unfolded(entries, groups):
-        ports = _ports(each)
-        if each.get("action") == "ACCEPT":
+    for rule in _unfolded(entries, groups):
+        ports = _ports(rule)
+        if rule.get("action") == "ACCEPT":
             opened |= ports - closed
-        elif not any(each.get(key) for key in ("source", "iface")):
+        elif not any(rule.get(key) for key in ("source", "iface")):
             closed |= ports
     return opened | (MANAGED - closed if policy == "ACCEPT" else set())
 
@@ -97,13 +97,13 @@ def doors(entries: list[Entry], groups: Mapping[str, list[Entry]], policy: objec
 def _unfolded(entries: list[Entry], groups: Mapping[str, list[Entry]]) -> list[Entry]:
     """Return the rules for what comes in that are switched on, with those of the groups in their places."""
     found: list[Entry] = []
-    for each in entries:
-        if not on(each.get("enable")):
+    for entry in entries:
+        if not on(entry.get("enable")):
             continue
-        if each.get("type") == "group":
-            found += _unfolded(groups.get(str(each.get("action")), []), {})
-        elif each.get("type") == "in":
-            found.append(each)
+        if entry.get("type") == "group":
+            found += _unfolded(groups.get(str(entry.get("action")), []), {})
+        elif entry.get("type") == "in":
+            found.append(entry)
     return found
 
 
@@ -114,10 +114,10 @@ def _ports(entry: Entry) -> set[int]:
     if str(entry.get("proto") or "tcp") not in {"tcp", "6"} or entry.get("dest") or entry.get("sport"):
         return set()
     said = str(entry.get("dport") or "0:65535").replace("ssh", "22")
-    spans = [each.partition(":") for each in said.split(",")]
+    spans = [span.partition(":") for span in said.split(",")]
     pairs = [(int(low), int(high or low)) for low, _, high in spans if (low + high).isdecimal()]
     return {port for port in MANAGED if any(low <= port <= high for low, high in pairs)}
 
 
 def _list(ports: frozenset[int] | set[int]) -> str:
-    return " and ".join(str(each) for each in sorted(ports, reverse=True))
+    return " and ".join(str(port) for port in sorted(ports, reverse=True))

@@ -71,7 +71,7 @@ class FirewallLogs:
         if len(lines) == 1 and _NOTHING.match(lines[0]):  # Proxmox says it as a line of the log
             call.warn(f"{node} has logged nothing yet: {lines[0]}")
             lines = []
-        fitting = [each for each in lines if p.match.lower() in each.lower()]
+        fitting = [line for line in lines if p.match.lower() in line.lower()]
         if p.vmid is not None:  # a line begins with the number of the guest, 0 for the node itself
-            fitting = [each for each in fitting if each.split(" ", 1)[0] == str(p.vmid)]
+            fitting = [line for line in fitting if line.split(" ", 1)[0] == str(p.vmid)]
         return FirewallLog(node, len(lines), fitting[-p.lines :])

@@ -125,16 +125,16 @@ def says(entry: Entry) -> str:
 
 def names(entries: list[Entry]) -> list[str]:
     """Return what each rule is called: what it says, with a number if one before it says the same."""
-    said = [says(each) for each in entries]
-    count = [said[: number + 1].count(each) for number, each in enumerate(said)]
-    return [each if nth == 1 else f"{each} ({nth})" for each, nth in zip(said, count, strict=True)]
+    said = [says(entry) for entry in entries]
+    count = [said[: number + 1].count(text) for number, text in enumerate(said)]
+    return [text if nth == 1 else f"{text} ({nth})" for text, nth in zip(said, count, strict=True)]
 
 
 def lines(entries: list[Entry]) -> list[Rule]:
     """Return rules as they are shown."""
     return [
-        Rule(number, name, on(each.get("enable")), comment(each), _errors(each))
-        for number, (name, each) in enumerate(zip(names(entries), entries, strict=True))
+        Rule(number, name, on(entry.get("enable")), comment(entry), _errors(entry))
+        for number, (name, entry) in enumerate(zip(names(entries), entries, strict=True))
     ]
 
 
@@ -174,7 +174,7 @@ def hold(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
 
 def last(entries: list[Entry], rule: str) -> None:
     """Refuse a rule after which another one says the same: a repeated call could not tell them apart."""
-    same = [each for each in names(entries) if _plain(each) == _plain(rule)]
+    same = [name for name in names(entries) if _plain(name) == _plain(rule)]
     if same[-1] != rule:
         raise Rejected(f"rule: {len(same)} rules say {_plain(rule)!r}; begin with the last of them, {same[-1]!r}")
 
@@ -186,7 +186,7 @@ def _plain(name: str) -> str:
 def digest(options: Entry, entries: list[Entry]) -> str:
     """Return a digest of what a firewall does."""
     said = {key: str(value) for key, value in options.items() if key != "digest"}
-    return pages.digest([said, [[says(each), str(each.get("enable") or 0)] for each in entries]])
+    return pages.digest([said, [[says(entry), str(entry.get("enable") or 0)] for entry in entries]])
 
 
 def listed(path: str, p: Where | AddRule) -> str:
@@ -206,7 +206,7 @@ def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
     """Return the rules as they will be."""
     entry = entries[p.pos]
     if p.to is not None:
-        rest = [each for each in entries if each is not entry]
+        rest = [rule for rule in entries if rule is not entry]
         return [*rest[: p.to], entry, *rest[p.to :]]
     changed = dict(entry)
     if p.becomes is not None:
@@ -217,7 +217,7 @@ def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
         changed = changed | {"enable": int(p.enabled)}
     if p.comment is not None and p.comment.strip() != comment(entry):
         changed = changed | {"comment": noted(entry, p.comment)}
-    return [changed if each is entry else each for each in entries]
+    return [changed if rule is entry else rule for rule in entries]
 
 
 def difference(entry: Entry, p: ChangeRule) -> Entry:
@@ -287,5 +287,5 @@ def added(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:
 
 def marked(entries: list[Entry], mark: str) -> int | None:
     """Return the position of the rule with our mark."""
-    found = (pos for pos, each in enumerate(entries) if mark and _comment(each)[1] == mark)
+    found = (pos for pos, entry in enumerate(entries) if mark and _comment(entry)[1] == mark)
     return next(found, None)

@@ -50,7 +50,7 @@ USERS: Final = (
 
 
 def _on_each(*calls: str) -> tuple[str, ...]:
-    pairs = (each.split(" ") for each in calls)
+    pairs = (call.split(" ") for call in calls)
     return (*LISTS, *(f"{verb} {level}/{rest}" for verb, rest in pairs for level in LEVELS))
 
 
@@ -137,7 +137,7 @@ class FirewallSets:
             *(f"DELETE {CLUSTER}/groups/{{group}}", *USERS),
         ),
     }
-    needs: ClassVar[Needs] = {each: methods.on(methods.VM, "VM.Audit") for each in calls}
+    needs: ClassVar[Needs] = {name: methods.on(methods.VM, "VM.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
         """Keep where guests are found."""
@@ -156,7 +156,7 @@ class FirewallSets:
         there: list[Alias] = []
 
         async def seen() -> Found | None:
-            now = next((each for each in (await self._read(path)).aliases if _same(each, p.name)), None)
+            now = next((alias for alias in (await self._read(path)).aliases if _same(alias, p.name)), None)
             if now and (_network(now.cidr), now.comment) == (cidr, p.comment):
                 return Found()
             there[:] = [now] if now else []
@@ -179,11 +179,11 @@ class FirewallSets:
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_firewall_ipset(self, call: Call, p: SetIpSet) -> Sets:
         """Make a set of exactly these addresses, or make an existing one that: every rule that uses it changes."""
-        path, wanted = await self._path(p.vmid), {_member(each) for each in p.entries}
+        path, wanted = await self._path(p.vmid), {_member(entry) for entry in p.entries}
         now: list[IpSet] = []
 
         async def seen() -> Found | None:
-            now[:] = [each for each in (await self._read(path)).ipsets if each.name == p.name]
+            now[:] = [ipset for ipset in (await self._read(path)).ipsets if ipset.name == p.name]
             if now and set(now[0].entries) == wanted:
                 return Found()
             undo = {"name": p.name, "entries": now[0].entries, "comment": now[0].comment} if now else None
@@ -200,7 +200,7 @@ class FirewallSets:
 
         await call.once(seen, act)
         found = await self._read(path)
-        made = next((set(each.entries) for each in found.ipsets if each.name == p.name), None)
+        made = next((set(ipset.entries) for ipset in found.ipsets if ipset.name == p.name), None)
         if made != wanted:
             raise TaskFailed(f"the set {p.name} is {sorted(made or [])}, not what was asked for: call again")
         return found
@@ -236,8 +236,8 @@ class FirewallSets:
         async def seen() -> Found | None:
             sets = await self._read(path)
             kept: dict[str, dict[str, dict[str, Any]]] = {
-                "alias": {each.name: {"cidr": each.cidr, "comment": each.comment} for each in sets.aliases},
-                "ipset": {each.name: {"entries": each.entries, "comment": each.comment} for each in sets.ipsets},
+                "alias": {alias.name: {"cidr": alias.cidr, "comment": alias.comment} for alias in sets.aliases},
+                "ipset": {ipset.name: {"entries": ipset.entries, "comment": ipset.comment} for ipset in sets.ipsets},
                 "group": {name: {"comment": comment} for name, comment in sets.groups.items()},
             }
             if p.name not in kept[p.kind]:
@@ -264,30 +264,30 @@ class FirewallSets:
 
     async def _make(self, path: str, now: set[str], wanted: set[str]) -> None:
         """Add what is missing before taking away what is too much: nobody is shut out meanwhile."""
-        turned = {each for each in now if _turned(each) in wanted}
-        for each in sorted(turned):  # the same address cannot stand in a set twice
-            await self._drop(path, each)
-        for each in sorted(wanted - now):
-            cidr = each.removeprefix("!")
-            await self.proxmox.post(path, cidr=cidr, nomatch=True if each != cidr else None)
-        for each in sorted(now - wanted - turned):
-            await self._drop(path, each)
+        turned = {entry for entry in now if _turned(entry) in wanted}
+        for entry in sorted(turned):  # the same address cannot stand in a set twice
+            await self._drop(path, entry)
+        for entry in sorted(wanted - now):
+            cidr = entry.removeprefix("!")
+            await self.proxmox.post(path, cidr=cidr, nomatch=True if entry != cidr else None)
+        for entry in sorted(now - wanted - turned):
+            await self._drop(path, entry)
 
     async def _drop(self, path: str, entry: str) -> None:
         await self.proxmox.delete(f"{path}/{entry.removeprefix('!').replace('/', '%2F')}")
 
     async def _read(self, path: str) -> Sets:
-        aliases, ipsets = [await self.proxmox.get(f"{path}/{each}") or [] for each in ("aliases", "ipset")]
+        aliases, ipsets = [await self.proxmox.get(f"{path}/{kind}") or [] for kind in ("aliases", "ipset")]
         groups = await self.proxmox.get(f"{CLUSTER}/groups") or [] if path == CLUSTER else []
         return Sets(
             aliases=[Alias(one_line(e["name"]), one_line(e["cidr"]), _comment(e)) for e in aliases],
             ipsets=[IpSet(one_line(e["name"]), await self._entries(path, e["name"]), _comment(e)) for e in ipsets],
-            groups={one_line(each["group"]): _comment(each) for each in groups},
+            groups={one_line(group["group"]): _comment(group) for group in groups},
         )
 
     async def _entries(self, path: str, name: str) -> list[str]:
         found: list[Entry] = await self.proxmox.get(f"{path}/ipset/{name}") or []
-        return [("!" if int(each.get("nomatch") or 0) else "") + one_line(each["cidr"]) for each in found]
+        return [("!" if int(entry.get("nomatch") or 0) else "") + one_line(entry["cidr"]) for entry in found]
 
 
 _MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {

@@ -134,8 +134,8 @@ class SdnTools:
         "apply_sdn": (*LISTS, *methods.PLACES, *methods.TASK, methods.TASKS, f"PUT {SDN}"),
     }
     needs: ClassVar[Needs] = {
-        each: methods.on("/sdn/zones/{zone}", "SDN.Audit", *(() if each == "list_sdn" else ("SDN.Allocate",)))
-        for each in calls
+        name: methods.on("/sdn/zones/{zone}", "SDN.Audit", *(() if name == "list_sdn" else ("SDN.Allocate",)))
+        for name in calls
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -160,7 +160,7 @@ class SdnTools:
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
     async def set_sdn_vnet(self, call: Call, p: SetVnet) -> Sdn:
         """Make a virtual network in a zone, or change one; it waits until apply_sdn."""
-        if p.zone not in {each.zone for each in (await self._read()).zones if each.pending != "deleted"}:
+        if p.zone not in {zone.zone for zone in (await self._read()).zones if zone.pending != "deleted"}:
             raise NotFound(f"zone: there is no zone {p.zone!r}; set_sdn_zone makes one")
         sent: Entry = {"zone": p.zone, "tag": p.tag, "alias": p.alias, "vlanaware": p.vlan_aware}
         await self._set(call, "vnet", p, sent, {})
@@ -175,13 +175,13 @@ class SdnTools:
         _once(p, sent)
 
         async def seen() -> Found | None:
-            now = next((each for each in await self._kept(p.vnet) if _cidr(each) == p.subnet), None)
+            now = next((entry for entry in await self._kept(p.vnet) if _cidr(entry) == p.subnet), None)
             there[:] = [one_line(now["subnet"])] if now else []
             if now is None:
                 call.inverse("delete_sdn", {"kind": "subnet", "name": p.vnet, "subnet": p.subnet})
                 return None
             old = _effective(now)
-            if _agrees(old, sent) and not any(old.get(each) for each in p.without):
+            if _agrees(old, sent) and not any(old.get(option) for option in p.without):
                 return Found()
             targets.back(call, *_was("subnet", old | {"vnet": p.vnet, "subnet": p.subnet}))
             return None
@@ -243,7 +243,7 @@ class SdnTools:
 
     async def _applying(self) -> str:
         """Return our own task that puts networks in force now, on whatever node; "" if there is none."""
-        nodes = [str(each["node"]) for each in await self.inventory.resources("node") if each.get("status") == "online"]
+        nodes = [str(node["node"]) for node in await self.inventory.resources("node") if node.get("status") == "online"]
         active = await self.inventory.active(nodes)
         ours = [e.text for e in active if e.type == "reloadnetworkall" and e.user == self.proxmox.user]
         return ours[0] if ours else ""
@@ -251,34 +251,34 @@ class SdnTools:
     async def _inside(self, p: DeleteSdn) -> tuple[Entry, list[str], list[str]]:
         """Return what is meant ({} if it is not there), what is in it, and where it lies in the API."""
         if p.kind == "subnet":
-            subnet = next((each for each in await self._kept(p.name) if _cidr(each) == p.subnet), {})
+            subnet = next((entry for entry in await self._kept(p.name) if _cidr(entry) == p.subnet), {})
             said = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
             return said, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
-        there: Entry = next((each for each in await self._those(f"{p.kind}s") if each.get(p.kind) == p.name), {})
+        there: Entry = next((entry for entry in await self._those(f"{p.kind}s") if entry.get(p.kind) == p.name), {})
         if not there:
             return {}, [], []
         if p.kind == "vnet":
-            inside = sorted(_cidr(each) for each in await self._kept(p.name))
+            inside = sorted(_cidr(entry) for entry in await self._kept(p.name))
         else:
-            inside = [one_line(each["vnet"]) for each in await self._those("vnets") if each.get("zone") == p.name]
+            inside = [one_line(entry["vnet"]) for entry in await self._those("vnets") if entry.get("zone") == p.name]
         return there, inside, [f"{p.kind}s/{p.name}"]
 
     async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:
         """Make or change a zone or a virtual network."""
         path, name = f"{SDN}/{key}s", str(getattr(p, key))
         call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
-        said = {each: value for each, value in sent.items() if value is not None}
+        said = {option: value for option, value in sent.items() if value is not None}
         _once(p, said)
         there: list[Entry] = []
 
         async def seen() -> Found | None:
-            there[:] = [each for each in await self._those(f"{key}s") if each.get(key) == name]
+            there[:] = [entry for entry in await self._those(f"{key}s") if entry.get(key) == name]
             if not there:
                 call.inverse("delete_sdn", {"kind": key, "name": name})
                 return None
             if first and there[0].get("type") != first["type"]:
                 raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
-            if _agrees(there[0], said) and not any(there[0].get(each) for each in p.without):
+            if _agrees(there[0], said) and not any(there[0].get(option) for option in p.without):
                 return Found()
             targets.back(call, *_was(key, there[0]))
             return None
@@ -292,13 +292,15 @@ class SdnTools:
         await call.once(seen, act)
 
     async def _read(self) -> Sdn:
-        zones = [_zone(each) for each in await self.proxmox.get(f"{SDN}/zones", pending=True) or []]
-        vnets, waiting = [], [f"zone {each.zone} ({each.pending})" for each in zones if each.pending]
+        zones = [_zone(zone) for zone in await self.proxmox.get(f"{SDN}/zones", pending=True) or []]
+        vnets, waiting = [], [f"zone {zone.zone} ({zone.pending})" for zone in zones if zone.pending]
         for entry in await self.proxmox.get(f"{SDN}/vnets", pending=True) or []:
             subnets = await self._entries(entry["vnet"])
-            vnets.append(_vnet(entry, sorted(_cidr(each) for each in subnets if each.get("state") != "deleted")))
-            waiting += [f"virtual network {each.vnet} ({each.pending})" for each in vnets[-1:] if each.pending]
-            waiting += [f"subnet {_cidr(each)} ({one_line(each['state'])})" for each in subnets if each.get("state")]
+            vnets.append(_vnet(entry, sorted(_cidr(subnet) for subnet in subnets if subnet.get("state") != "deleted")))
+            waiting += [f"virtual network {vnet.vnet} ({vnet.pending})" for vnet in vnets[-1:] if vnet.pending]
+            waiting += [
+                f"subnet {_cidr(subnet)} ({one_line(subnet['state'])})" for subnet in subnets if subnet.get("state")
+            ]
         return Sdn(zones, vnets, waiting, pages.digest([waiting, zones, vnets]) if waiting else "")
 
     async def _entries(self, vnet: str) -> list[Entry]:
@@ -307,10 +309,10 @@ class SdnTools:
     async def _those(self, kind: str) -> list[Entry]:
         """Return the zones or virtual networks as they will be."""
         entries: list[Entry] = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
-        return [_effective(each) for each in entries if each.get("state") != "deleted"]
+        return [_effective(entry) for entry in entries if entry.get("state") != "deleted"]
 
     async def _kept(self, vnet: str) -> list[Entry]:
-        return [each for each in await self._entries(vnet) if each.get("state") != "deleted"]
+        return [entry for entry in await self._entries(vnet) if entry.get("state") != "deleted"]
 
 
 KNOWN: Final = frozenset(
