@@ -1,7 +1,7 @@
-"""HA rules of Proxmox VE 9 and groups of 8, as one kind of thing.
+"""HA rules of Proxmox VE 9 and HA groups of Proxmox VE 8, read into one type.
 
-Proxmox VE 9 has made rules of the groups; its schema still lists them and its API answers 500 for them.  Which of the
-two a cluster has is what its API says: 501 for rules is Proxmox VE 8.
+Proxmox VE 9 replaced groups with rules: its schema still lists the calls for groups, but its API answers them with 500.
+The API also shows which of the two a cluster has: 501 for the rules means Proxmox VE 8.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RULES, GROUPS = "/cluster/ha/rules", "/cluster/ha/groups"
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A rule, or a group as a rule: guests that belong on nodes, together, or apart."""
+    """An HA rule or group: guests that belong on nodes, together, or apart."""
 
     name: str
     type: str
@@ -44,14 +44,14 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Rules(NamedTuple):
-    """All rules, and whether they are `rules` or `groups`."""
+    """All rules; `source` says whether they are `rules` or `groups`."""
 
     source: str
     rules: list[Rule]
 
 
 async def rules(proxmox: Proxmox) -> Rules:
-    """Return the rules of the cluster, or its groups where it has no rules."""
+    """Return the HA rules of the cluster, or its groups if it has no rules."""
     try:
         return Rules("rules", [_rule(entry) for entry in await proxmox.get(RULES) or []])
     except PermanentError as error:
@@ -67,7 +67,7 @@ OF_RULE = ("resources", "nodes", "strict", "affinity", "comment", "disable")
 
 
 def before(was: Rule, options: Iterable[str]) -> Entry:
-    """Return options of a rule or group as they were, as parameters of our tools."""
+    """Return the old values of `options`, as parameters of our tools."""
     have: Entry = {
         "type": {"type": was.type},
         "resources": {"guests": [int(sid.partition(":")[2]) for sid in was.resources]},
@@ -83,13 +83,13 @@ def before(was: Rule, options: Iterable[str]) -> Entry:
 
 
 def target(kind: str, rule: Rule, *loses: str) -> Target:
-    """Return a rule or group as what a call is about to change."""
+    """Return a rule or group as the target of a call that changes it."""
     labels = [f"guest/{sid.partition(':')[2]}" for sid in rule.resources]
     return Target(f"ha-{kind}/{rule.name}", f"HA {kind} {rule.name}", {"digest": rule.digest}, labels, list(loses))
 
 
 def bond(rule: Rule) -> str:
-    """Return what a rule holds, as a person says it."""
+    """Return what a rule enforces, as a phrase for a person."""
     guests = ", ".join(rule.resources) or "no guest"
     if rule.type == "node-affinity":
         return f"that {guests} {'must' if rule.strict else 'should'} be on {', '.join(rule.nodes)}"
@@ -129,12 +129,12 @@ def _priorities(text: object) -> dict[str, int]:
 
 
 def node_list(nodes: dict[str, int]) -> str | None:
-    """Return nodes as Proxmox takes them: `pve1:2,pve2`."""
+    """Return nodes in the notation of Proxmox: `pve1:2,pve2`."""
     return ",".join(f"{name}:{nodes[name]}" if nodes[name] else name for name in sorted(nodes)) or None
 
 
 def differs(rule: Rule, wanted: Entry) -> list[str]:
-    """Return the options that are not as wanted; None means: as it is."""
+    """Return the options that differ from `wanted`; None there means unchanged."""
     have: Entry = {
         "type": rule.type,
         "resources": ",".join(rule.resources),
@@ -146,15 +146,18 @@ def differs(rule: Rule, wanted: Entry) -> list[str]:
         "comment": rule.comment,
         "disable": not rule.enabled,
     }
-    told = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
-    return [key for key, value in told.items() if value is not None and have[key] != value]
+    normalized = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
+    return [key for key, value in normalized.items() if value is not None and have[key] != value]
 
 
 def service(at: Place) -> str:
-    """Return the name by which HA knows a guest."""
+    """Return the HA service ID of a guest, such as `vm:100`."""
     return f"{'vm' if at.kind == 'qemu' else 'ct'}:{at.vmid}"
 
 
 def members(text: object) -> set[str]:
-    """Return the names in a list of Proxmox: nodes without their priorities, services as they are called."""
+    """Return the entries of a list of Proxmox.
+
+    The entries are service IDs, or nodes with their priorities, if they have one.
+    """
     return {one_line(name) for name in re.split(r"[,;\s]+", str(text or "")) if name}

@@ -1,7 +1,8 @@
-"""High availability: what the HA manager does, and which guests it looks after.
+"""High availability (HA): what the HA manager does, and which guests it manages.
 
-A guest under HA is kept in the state that its resource asks for: `stopped` shuts it down, `ignored` leaves it alone.
-Changes carry Proxmox' digest of what was read, so that nobody's change is overwritten.
+The HA manager keeps a guest in the state that its resource requests: `stopped` shuts the guest down, `ignored` leaves
+it alone.  A change carries the digest that Proxmox returned with the resource, so that a concurrent change is not
+overwritten.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ Group = Annotated[formats.ConfigId, Meta(description="name of an HA group (Proxm
 
 
 class ListHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which page of the resources."""
+    """The page of the resources to return."""
 
     limit: pages.Limit = PAGE
     cursor: pages.Cursor = ""
 
 
 class Resource(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A guest under HA: the state that is asked for, and what the manager says of it."""
+    """A guest under HA: the requested state, and the state that the manager reports."""
 
     sid: str
     vmid: int
@@ -63,9 +64,11 @@ class Resource(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class HaOverview(msgspec.Struct, frozen=True):
-    """Quorum, master, the manager of each node, how many resources are in which state, one page, and all rules.
+    """The HA status: quorum, master, one page of the resources, and all rules.
 
-    rules_from is `rules` with Proxmox VE 9 and `groups` with 8.
+    nodes       state of the local HA manager of each node
+    states      number of resources in each state
+    rules_from  `rules` with Proxmox VE 9, `groups` with 8
     """
 
     quorate: bool
@@ -79,12 +82,13 @@ class HaOverview(msgspec.Struct, frozen=True):
 
 
 class AddHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which guest, and how it is looked after.
+    """The guest, and how the HA manager treats it.
 
     state         started keeps it running, stopped keeps it off, ignored leaves it alone
-    max_restart   tries to start it again on its node, max_relocate on others
-    failback      it goes back to the node that it prefers
-    group         of Proxmox VE 8; rules stand in its place in 9
+    max_restart   attempts to start it again on its node
+    max_relocate  attempts to start it on other nodes
+    failback      it moves back to the node that it prefers
+    group         for Proxmox VE 8; Proxmox VE 9 has rules instead
     """
 
     vmid: fields.Vmid
@@ -97,7 +101,10 @@ class AddHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class UpdateHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to change; what is left out stays.  digest: of list_ha, refuses a resource that changed since."""
+    """The HA settings to change; an omitted one is kept.
+
+    digest  from list_ha: the call is refused if the resource has changed since
+    """
 
     vmid: fields.Vmid
     state: State | None = None
@@ -110,7 +117,11 @@ class UpdateHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class RemoveHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which guest, named too; it stays as it is.  purge: rules forget it as well.  digest: of list_ha."""
+    """The guest, by VMID and name; the guest itself is not changed.
+
+    purge   also remove it from the HA rules
+    digest  from list_ha: the call is refused if the resource has changed since
+    """
 
     vmid: fields.Vmid
     guest: GuestName
@@ -119,14 +130,14 @@ class RemoveHa(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RemovedHa(msgspec.Struct, frozen=True):
-    """The resource as it was, null if the guest was not under HA."""
+    """The resource before its removal; null if the guest was not under HA."""
 
     sid: str
     resource: Resource | None
 
 
 class Ha:
-    """The tools for what is under HA."""
+    """The tools for HA resources."""
 
     calls: ClassVar[Calls] = {
         "list_ha": (*methods.PLACES, *methods.HA_LISTS),
@@ -136,13 +147,13 @@ class Ha:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_ha(self, call: Call, p: ListHa) -> HaOverview:  # noqa: ARG002 - every tool has a call
-        """Show high availability: the manager, the guests that it looks after, and the rules that bind them."""
+        """Show the HA status: the manager, the guests under HA, and their rules."""
         states, found = await asyncio.gather(self._states(), rules(self.proxmox))
         resources = await self._resources(states)
         shown, after = pages.page(resources, lambda resource: resource.sid, p.limit, p.cursor)
@@ -163,7 +174,10 @@ class Ha:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def add_ha_resource(self, call: Call, p: AddHa) -> Resource:
-        """Put a guest under HA: the manager keeps it in the state that is asked for, and moves it off a dead node."""
+        """Put a guest under HA, so that it is started elsewhere if its node fails.
+
+        The HA manager keeps the guest in the requested state.
+        """
         at = await self.inventory.find(p.vmid, away=True)
         if at.template:
             raise Rejected(f"{at.title} is a template: there is nothing to keep running")
@@ -194,7 +208,10 @@ class Ha:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def update_ha_resource(self, call: Call, p: UpdateHa) -> Resource:
-        """Change how a guest is looked after; `state` starts it, shuts it down or leaves it alone."""
+        """Change the HA settings of a guest.
+
+        `state` starts the guest, shuts it down, or leaves it alone.
+        """
         at = await self.inventory.find(p.vmid, away=True)
         wanted: Entry = {
             "state": p.state,
@@ -229,7 +246,10 @@ class Ha:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def remove_ha_resource(self, call: Call, p: RemoveHa) -> RemovedHa:
-        """Take a guest out of HA: it stays as it is, and nobody starts it elsewhere when its node dies."""
+        """Remove a guest from HA; its current state is kept.
+
+        It is no longer started on another node when its node fails.
+        """
         at = await self.inventory.find(p.vmid, away=True)
         targets.named(at, p.guest)
         was: list[Resource] = []
@@ -259,11 +279,14 @@ class Ha:
     async def _resources(self, states: list[Entry]) -> list[Resource]:
         entries, places = await asyncio.gather(self.proxmox.get(RESOURCES), self.inventory.places())
         at = {service(place): place for place in places}
-        said = {str(entry.get("sid")): one_line(entry.get("crm_state") or entry.get("state") or "") for entry in states}
-        return [_resource(entry, at.get(str(entry["sid"])), said.get(str(entry["sid"]), "")) for entry in entries or []]
+        crm = {str(entry.get("sid")): one_line(entry.get("crm_state") or entry.get("state") or "") for entry in states}
+        return [_resource(entry, at.get(str(entry["sid"])), crm.get(str(entry["sid"]), "")) for entry in entries or []]
 
     async def _entry(self, at: Place) -> Entry | None:
-        """Return the guest's resource from the list: a missing one is an error of its own to Proxmox."""
+        """Return the HA resource of a guest, or None.
+
+        It is read from the list, because Proxmox answers a request for a missing resource with an error of its own.
+        """
         entries = await self.proxmox.get(RESOURCES) or []
         return next((dict(entry) for entry in entries if entry.get("sid") == service(at)), None)
 
@@ -278,7 +301,7 @@ class Ha:
 
 
 def _unchanged(at: Place, entry: Entry, digest: str) -> str:
-    """Return Proxmox' digest of a resource; raises ConfigChanged if it is not the one that was seen."""
+    """Return the current digest of a resource; raise ConfigChanged if it differs."""
     now = one_line(entry.get("digest") or "")
     if digest and digest != now:
         raise ConfigChanged(f"HA of {at.title} was changed since it was read: look again, then decide again")
@@ -289,7 +312,7 @@ _KEPT = ("max_restart", "max_relocate", "comment")
 
 
 def _before(was: Resource, options: Iterable[str]) -> Entry:
-    """Return options of a resource as they were, as parameters of our tools."""
+    """Return the old values of `options`, as parameters of our tools."""
     state = {"enabled": "started"}.get(was.requested, was.requested)
     have = {"state": state, "failback": was.failback, "group": was.group or None, "comment": was.comment}
     have |= {"max_restart": was.max_restart, "max_relocate": was.max_relocate}
@@ -300,7 +323,7 @@ _USUAL: Entry = {"state": "started", "max_restart": 1, "max_relocate": 1, "failb
 
 
 def _differs(entry: Entry, wanted: Entry) -> list[str]:
-    """Return the options that are not as wanted; None means: as it is."""
+    """Return the options that differ from `wanted`; None there means unchanged."""
     have = _USUAL | {"state": "started"} | entry
     have["state"] = {"enabled": "started"}.get(str(have["state"]), have["state"])
     plain = {key: int(value) if isinstance(value, bool) else value for key, value in wanted.items()}
@@ -326,6 +349,6 @@ def _resource(entry: Entry, at: Place | None, state: str) -> Resource:
 
 
 def _between(entry: Entry) -> str:
-    """Return the state in a line like `pve1 (active, Mon Nov 2 …)`."""
+    """Return the state from a status line like `pve1 (active, Mon Nov 2 …)`."""
     text = one_line(entry.get("status") or "")
     return text.partition("(")[2].rpartition(")")[0] or text

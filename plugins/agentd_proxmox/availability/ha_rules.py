@@ -1,4 +1,4 @@
-"""Change what binds guests under HA to nodes and to each other: rules of Proxmox VE 9, groups of 8."""
+"""Change the HA rules of Proxmox VE 9 and the HA groups of Proxmox VE 8."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ Kind = Literal["node-affinity", "resource-affinity"]
 
 
 class CreateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A rule of Proxmox VE 9.
+    """A new HA rule of Proxmox VE 9.
 
     type      node-affinity: the guests belong on `nodes`, with `strict` on no others
               resource-affinity: they belong together (positive) or apart (negative)
-    guests    each under HA already
+    guests    all of them must be under HA already
     """
 
     name: RuleName
@@ -60,7 +60,10 @@ class CreateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class UpdateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to change; what is left out stays.  digest: of list_ha, refuses a rule that changed since."""
+    """The settings of the rule to change; an omitted one is kept.
+
+    digest  from list_ha: the call is refused if the rule has changed since
+    """
 
     name: RuleName
     guests: list[fields.Vmid] | None = None
@@ -73,9 +76,11 @@ class UpdateRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class SetGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A group of Proxmox VE 8: its nodes; `restricted` to no others; `failback` to the preferred one.
+    """All settings of an HA group of Proxmox VE 8.
 
-    digest: of list_ha, refuses a group that changed since.
+    restricted  its guests run on no other nodes
+    failback    its guests move back to the preferred node
+    digest      from list_ha: the call is refused if the group has changed since
     """
 
     name: RuleName
@@ -87,21 +92,24 @@ class SetGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class DeleteRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which rule or group.  digest: of list_ha, refuses one that changed since."""
+    """The rule or group to delete.
+
+    digest  from list_ha: the call is refused if the rule or group has changed since
+    """
 
     name: RuleName
     digest: str = ""
 
 
 class DeletedRule(msgspec.Struct, frozen=True):
-    """The rule or group as it was, null if it was gone before."""
+    """The rule or group before its deletion; null if it did not exist."""
 
     name: str
     rule: Rule | None
 
 
 class HaRules:
-    """The tools for what binds guests under HA."""
+    """The tools for HA rules and groups."""
 
     calls: ClassVar[Calls] = {
         "create_ha_rule": (*LISTS, "POST /cluster/ha/rules"),
@@ -112,13 +120,13 @@ class HaRules:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_ha_rule(self, call: Call, p: CreateRule) -> Rule:
-        """Make an HA rule (Proxmox VE 9): guests that belong on nodes, together, or apart."""
+        """Create an HA rule (Proxmox VE 9): keep guests on nodes, together, or apart."""
         labels = [f"guest/{vmid}" for vmid in p.guests]
         call.target(Target(f"ha-rule/{p.name}", f"HA rule {p.name}", labels=labels))
         _fits(p)
@@ -152,7 +160,7 @@ class HaRules:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def update_ha_rule(self, call: Call, p: UpdateRule) -> Rule:
-        """Change an HA rule (Proxmox VE 9), or switch it off or on."""
+        """Change an HA rule (Proxmox VE 9), or switch it on or off."""
         if p.nodes == {}:
             raise Rejected("nodes: a rule without nodes; delete_ha_rule, or enabled=false")
         wanted = {
@@ -186,12 +194,12 @@ class HaRules:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_ha_rule(self, call: Call, p: DeleteRule) -> DeletedRule:
-        """Delete an HA rule (Proxmox VE 9): its guests may go where it kept them from."""
+        """Delete an HA rule (Proxmox VE 9); it no longer restricts its guests."""
         return await self._delete(call, "rules", p)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def set_ha_group(self, call: Call, p: SetGroup) -> Rule:
-        """Make an HA group as it is said here, or change it to that (Proxmox VE 8)."""
+        """Create an HA group, or change it to the given settings (Proxmox VE 8)."""
         call.target(Target(f"ha-group/{p.name}", f"HA group {p.name}"))
         if not p.nodes:
             raise Rejected("nodes: a group has at least one node")
@@ -227,7 +235,7 @@ class HaRules:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_ha_group(self, call: Call, p: DeleteRule) -> DeletedRule:
-        """Delete an HA group that no resource is in (Proxmox VE 8)."""
+        """Delete an HA group that has no resources (Proxmox VE 8)."""
         return await self._delete(call, "groups", p)
 
     async def _delete(self, call: Call, source: str, p: DeleteRule) -> DeletedRule:
@@ -255,7 +263,10 @@ class HaRules:
         return DeletedRule(p.name, was[0] if was else None)
 
     async def _services(self, vmids: list[int]) -> str:
-        """Return guests as HA names them; raises NotFound, Rejected for one that is not under HA."""
+        """Return the HA service IDs of guests, joined by commas.
+
+        Raises NotFound for an unknown guest, and Rejected for one that is not under HA.
+        """
         if not vmids:
             raise Rejected("guests: name at least one")
         places = {place.vmid: place for place in await self.inventory.places()}
@@ -267,7 +278,7 @@ class HaRules:
         return ",".join(sorted(service(places[vmid]) for vmid in set(vmids)))
 
     async def _all(self, source: str) -> list[Rule]:
-        """Return the rules, or the groups; raises Rejected where the cluster has the other ones."""
+        """Return the rules or the groups; raise Rejected if the cluster has the others."""
         found = await rules(self.proxmox)
         if found.source != source:
             raise Rejected(f"this cluster has HA {found.source}, not {source}: use the tools for {found.source}")
@@ -298,7 +309,7 @@ def _unchanged(rule: Rule, digest: str) -> Rule:
 
 
 def _fits(p: CreateRule) -> None:
-    """Refuse what belongs to the other type of rule."""
+    """Reject settings that belong to the other type of rule."""
     on_nodes = p.type == "node-affinity"
     if on_nodes and (not p.nodes or p.affinity):
         raise Rejected("create_ha_rule: a node-affinity rule has nodes, and no affinity")

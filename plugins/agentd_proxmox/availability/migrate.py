@@ -1,9 +1,9 @@
-"""Move guests between nodes, and look before whether they can move.
+"""Migrate guests between nodes, and check before whether they can migrate.
 
-Where the guest is says whether the work is done, so a lost answer is settled by its place, and while it moves by our
-own task.  A guest under HA is moved by the HA manager: the node's API hands the request on and its task ends at once
-(`hamigrate`), and the guest is watched until it has arrived.  A migration that is ended half-way tidies up: the guest
-goes on where it was, a container is started there again.
+The node of the guest shows whether the work is done.  So after a lost answer, the agent checks on which node the guest
+is, and whether its own migration task still runs.  A guest under HA is moved by the HA manager: the node's API forwards
+the request and its task ends at once (`hamigrate`), so the agent polls the guest until it has arrived.  A migration
+that is aborted cleans up: the guest continues on its source node, where a container is started again.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ CHECKS = (
 )
 MOVERS = frozenset({"qmigrate", "vzmigrate", "hamigrate"})
 TELL = 2.0
-"""Seconds between two looks at the log of a migration."""
+"""Seconds between two reads of the log of a migration."""
 _TO = re.compile(r"\bto node '?([A-Za-z0-9-]+)")
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Whether a migration can be begun, and what was found; what blocks comes first."""
+    """Whether a migration is possible, and all findings, blocking ones first."""
 
     vmid: int
     name: str
@@ -61,7 +61,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Migrated(msgspec.Struct, frozen=True):
-    """The guest where it is now, and where it was; `moved` is false if it was there already."""
+    """The guest on its node now, and the node that it came from.
+
+    moved  false if the guest was on the target already
+    """
 
     guest: fields.Guest
     source: str
@@ -69,7 +72,7 @@ class Migrated(msgspec.Struct, frozen=True):
 
 
 class Migration:
-    """The tools that move guests."""
+    """The tools that migrate guests."""
 
     calls: ClassVar[Calls] = {
         "migration_preflight": (*methods.READ, *CHECKS),
@@ -82,13 +85,13 @@ class Migration:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
     async def migration_preflight(self, call: Call, p: preflight.Wish) -> Report:  # noqa: ARG002 - every tool has a call
-        """Tell whether a guest can move to another node, and what to do about each thing in its way."""
+        """Check whether a guest can migrate, and what to do about each problem."""
         at = await self.inventory.find(p.vmid, p.name)
         facts = await self._facts(at, p)
         found = preflight.findings(facts, p)
@@ -105,11 +108,12 @@ class Migration:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
     async def migrate_guest(self, call: Call, p: preflight.Wish) -> Migrated:
-        """Move a VM or container to another node and wait until it is there; one that is there is left alone.
+        """Migrate a VM or container to another node, and wait until it is there.
 
-        A running VM moves while it runs, a running container is stopped for it (restart=true).  What
-        migration_preflight finds in the way is refused before anything is done.  Ended half-way the guest stays where
-        it was, unless the HA manager moves it.
+        A running VM moves while it runs, a running container is stopped for it (restart=true).  The call is refused
+        before anything is changed if migration_preflight finds a blocking problem.  A guest that is on the target
+        already is not changed.  If the migration is aborted, the guest stays on its node, unless the HA manager moves
+        it.
         """
         at = await self.inventory.find(p.vmid, p.name)
         call.target(at.target())
@@ -141,14 +145,14 @@ class Migration:
 
     @staticmethod
     def _refuse(call: Call, at: Place, p: preflight.Wish, found: list[preflight.Finding]) -> None:
-        """Raise Rejected for what blocks; the rest becomes warnings."""
+        """Raise Rejected for blocking findings; add the others as warnings."""
         if blocking := [finding.line() for finding in found if finding.blocks]:
             raise Rejected(f"{at.title} cannot move to {p.target}: {'; '.join(blocking)}: nothing was done")
         for finding in found:
             call.warn(finding.line())
 
     async def _facts(self, at: Place, p: preflight.Wish) -> preflight.Facts:
-        """Read what the checks need; of a target that is away nothing is asked."""
+        """Read what the checks need; a target that is not online is not queried."""
         nodes, storages, config, status = await asyncio.gather(
             self.inventory.resources("node"),
             self.inventory.resources("storage"),
@@ -188,7 +192,10 @@ class Migration:
         )
 
     async def _snapshots(self, at: Place) -> dict[str, Entry]:
-        """Return the configurations of the snapshots: a medium or a device of one moves with the guest as well."""
+        """Return the configurations of the snapshots.
+
+        The media and devices of a snapshot move with the guest as well.
+        """
         entries: list[Entry] = await self.proxmox.get(f"{at.path}/snapshot") or []
         names = [str(entry["name"]) for entry in entries if entry.get("name") != "current"]
         found = [await self.proxmox.get(f"{at.path}/snapshot/{name}/config") or {} for name in names]
@@ -200,7 +207,10 @@ class Migration:
         return None if source is None or target is None else (source, target)
 
     async def _ha(self, at: Place) -> tuple[list[ha_model.Rule] | None, dict[str, str]]:
-        """Return the HA rules and where the guests are that HA manages; groups of Proxmox VE 8 come as rules."""
+        """Return the HA rules, and the nodes of the guests that HA manages.
+
+        Groups of Proxmox VE 8 are returned as rules.
+        """
         resources, places, rules = await asyncio.gather(
             _may(self.proxmox.get("/cluster/ha/resources")), self.inventory.places(), _may(ha_model.rules(self.proxmox))
         )
@@ -210,7 +220,10 @@ class Migration:
         return None if rules is None else rules.rules, managed
 
     async def _at_rest(self, call: Call, vmid: int, target: str) -> tuple[Place, str]:
-        """Return where the guest is when nothing holds it, with our own migration to `target` if that runs now."""
+        """Wait until nothing holds the guest; return where it is, and our own migration.
+
+        The migration is the UPID of our task to `target`, or "" if none runs.
+        """
         while True:
             at = await self.inventory.find(vmid)
             upid, to = ("", "") if at.node == target else await self._under_way(at)
@@ -220,14 +233,14 @@ class Migration:
             if not upid:
                 try:
                     await self.inventory.unlocked(call, at)
-                except NotFound:  # it went while it was looked at
+                except NotFound:  # it was moved or deleted during the check
                     text = f"{at.title} has just been moved or deleted"
                 else:
                     return at, ""
             await targets.pause(call, text)
 
     async def _under_way(self, at: Place) -> tuple[str, str]:
-        """Return our own migration of the guest that runs now, and where to; both "" if none does."""
+        """Return the UPID and target node of our running migration, both "" if none runs."""
         tasks = await self.inventory.active([at.node])
         ours = [e for e in tasks if e.type in MOVERS and e.id == str(at.vmid) and e.user == self.proxmox.user]
         if not ours:
@@ -237,7 +250,7 @@ class Migration:
         return ours[0].text, found[1] if found else ""
 
     async def _follow(self, call: Call, found: Found) -> None:
-        """Wait for the task, and tell how far it is."""
+        """Wait for the task, and report its log as progress."""
 
         async def tell() -> None:
             while True:
@@ -245,18 +258,21 @@ class Migration:
                 try:
                     lines = await self.proxmox.log_tail(found.upid, 1)
                 except AgentdError:
-                    continue  # whether the task lives is for whoever waits for it to find out
+                    continue  # `finish` below finds out whether the task still runs
                 if lines:
                     call.progress(lines[-1])
 
-        telling = asyncio.ensure_future(tell())
+        reporter = asyncio.ensure_future(tell())
         try:
             await self.inventory.finish(call, found)
         finally:
-            telling.cancel()
+            reporter.cancel()
 
     async def _failed(self, call: Call, vmid: int, target: str, error: TaskFailed) -> None:
-        """Say where a guest is whose migration failed; one that arrived all the same is a warning."""
+        """Raise TaskFailed with the place and state of the guest.
+
+        A guest that arrived although its task failed is only a warning.
+        """
         now = await self.inventory.find(vmid)
         if now.node == target:
             call.warn(
@@ -270,7 +286,7 @@ class Migration:
         raise TaskFailed(text, log=error.log)
 
     async def _arrived(self, call: Call, at: Place, target: str, upid: Upid) -> Place:
-        """Return where the guest is when it is at `target`; one under HA is waited for."""
+        """Return the place of the guest on `target`; wait for one under HA."""
         idle, pause = time.monotonic(), 0.25
         while True:
             now = await self.inventory.find(at.vmid)
@@ -294,7 +310,7 @@ class Migration:
             pause = min(pause * 1.5, 3.0)
 
     async def _ha_state(self, now: Place, upid: Upid) -> str:
-        """Return what the HA manager does with the guest; raises TaskFailed if its migration failed."""
+        """Return the HA state of the guest; raise TaskFailed if its migration failed."""
         entries = await self.proxmox.tasks(upid.node, source="all", vmid=now.vmid, since=upid.start, limit=20)
         for task in entries:
             ended = one_line(task.get("status") or "RUNNING") if task.get("endtime") else ""
@@ -315,7 +331,10 @@ def _targets(jobs: list[Entry], vmid: int) -> frozenset[str]:
 
 
 async def _may(asked: Awaitable[T]) -> T | None:
-    """Return the answer, or None where the token may not ask: the checks say what they could not see."""
+    """Return the answer, or None if the token may not read it.
+
+    The checks report what they could not read.
+    """
     try:
         return await asked
     except (Denied, NotFound):
@@ -323,7 +342,7 @@ async def _may(asked: Awaitable[T]) -> T | None:
 
 
 def _sent(at: Place, p: preflight.Wish, *, running: bool) -> Entry:
-    """Return the parameters of a migration as Proxmox calls them."""
+    """Return the parameters of a migration in the names of Proxmox."""
     pairs = ",".join(f"{source}:{target}" for source, target in sorted(p.storage_map.items()))
     storages = ",".join(filter(None, (p.target_storage, pairs))) or None
     if at.kind == "lxc":
@@ -334,5 +353,5 @@ def _sent(at: Place, p: preflight.Wish, *, running: bool) -> Entry:
 
 
 def _errors(error: TaskFailed) -> list[str]:
-    """Return the lines of a migration's log that say what went wrong."""
+    """Return the last three error lines of a migration's log."""
     return [line for line in error.log if re.search(r"\bERROR\b", line)][-3:]

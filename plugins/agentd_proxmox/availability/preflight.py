@@ -1,8 +1,8 @@
-"""Say what stands in the way of a migration, and what to do about it; pure.
+"""Checks before a migration: what blocks it, and what to do about it; pure.
 
-Proxmox accepts a migration to a node that is away, of a running VM with local disks or with a device of its node, and
-fails in the task (proxmox.md, Cluster): what can be known before is looked at before. A finding either blocks or is
-worth knowing; each that blocks says what to do.
+Proxmox accepts a migration to an offline node, of a running VM with local disks, or of a VM with a device of its node,
+and the task then fails (proxmox.md, Cluster).  So whatever can be known before is checked before.  A finding either
+blocks the migration or is a warning; each blocking finding says what to do.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _BRIDGE = re.compile(r"(?:^|,)bridge=([^,]+)")
 _DEVICE = re.compile(r"(?:(?:hostpci|usb|parallel|serial|virtiofs)\d+|ivshmem)\Z")
 _COPIED_WITH_SNAPSHOTS = frozenset({"zfspool", "btrfs"})
 _COPIED = frozenset({"dir", "btrfs", "zfspool", "lvm", "lvmthin"})
-"""Types of storages whose volumes Proxmox copies to another node, and those of which snapshots go along."""
+"""Storage types whose volumes Proxmox copies to another node; above: those of which it copies snapshots too."""
 _OF_THE_HOST = ("host", "max")
-"""CPU types that show a guest the CPU of its node."""
+"""CPU types that show the CPU of the node to the guest."""
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which guest, by its VMID or its unique name, where to, and how.
+    """The guest, by its VMID or its unique name, the target node, and the mode.
 
-    online             a running VM moves while it runs; false: only if it is stopped
-    restart            a running container may be stopped for it, and started at the target
-    with_local_disks   disks that the target does not see are copied while the VM runs
-    target_storage     where the disks go; without it to the storages of the same name
-    storage_map        the same by storage: {"local-lvm": "fast"}
+    online             move a running VM while it runs; false: move it only if it is stopped
+    restart            a running container may be stopped for the move, and is started on the target
+    with_local_disks   copy disks that the target cannot access, while the VM runs
+    target_storage     where the disks go; omitted: to the storages of the same name
+    storage_map        the same for each storage: {"local-lvm": "fast"}
     """
 
     vmid: fields.Vmid | None = None
@@ -55,12 +55,12 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     storage_map: dict[fields.Storage, fields.Storage] = {}
 
     def storage(self, name: str) -> str:
-        """Return where the disks of the storage `name` go."""
+        """Return the target storage for the disks of the storage `name`."""
         return self.storage_map.get(name, self.target_storage or name)
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that stands in the way (`blocks`) or that somebody should know, and what to do."""
+    """A result of a check: it blocks the migration or is a warning."""
 
     check: str
     blocks: bool
@@ -68,13 +68,13 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str = ""
 
     def line(self) -> str:
-        """Return it for a person."""
+        """Return the finding with its advice, as one line of text."""
         return self.text + (f" ({self.advice})" if self.advice else "")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was read; None is what could not be.
+    """The facts that the checks use; None means that a fact could not be read.
 
     conditions   answer of GET …/migrate
     nodes        entries of /cluster/resources, by node
@@ -82,7 +82,7 @@ class Facts:
     bridges      of the target
     cpus         models of the CPUs of source and target
     rules        HA rules, or groups as rules
-    managed      where the guests are that HA manages, by service id; empty if it does not manage this one
+    managed      nodes of the guests that HA manages, by service ID; empty if it does not manage this guest
     snapshots    configurations of the snapshots, by name: their volumes are moved too
     replicas     nodes to which the guest is replicated
     """
@@ -107,12 +107,12 @@ class Facts:
 
     @property
     def sid(self) -> str:
-        """The guest's name in HA."""
+        """The HA service ID of the guest."""
         return service(self.at)
 
 
 def findings(facts: Facts, wish: Wish) -> list[Finding]:
-    """Return all that is known for or against a migration; what blocks comes first."""
+    """Return the findings of all checks, blocking ones first."""
     if wish.target == facts.at.node:
         return [Finding("place", blocks=False, text=f"{facts.at.title} is there already: nothing is to be done")]
     away = [*_target(facts, wish), *_lock(facts)]
@@ -125,7 +125,7 @@ def findings(facts: Facts, wish: Wish) -> list[Finding]:
 
 
 def back(facts: Facts, wish: Wish) -> dict[str, Any]:
-    """Return the parameters that bring the guest back to where it is, its disks to their storages."""
+    """Return the parameters that move the guest back, its disks to their storages."""
     storages = {wish.storage(name): name for name, _ in _local(facts).values()}
     moved = {there: here for there, here in storages.items() if there != here}
     wanted = {"vmid": facts.at.vmid, "target": facts.at.node, "storage_map": moved}
@@ -133,7 +133,10 @@ def back(facts: Facts, wish: Wish) -> dict[str, Any]:
 
 
 def needs_cpus(facts: Facts, wish: Wish) -> bool:
-    """Tell whether the CPUs of both nodes matter: the guest sees the one that it was started on."""
+    """Return whether the CPUs of both nodes have to be the same.
+
+    A guest with CPU type `host` or `max` that moves while it runs expects the CPU that it was started on.
+    """
     kind = str(facts.config.get("cpu") or "").partition(",")[0].removeprefix("cputype=")
     return facts.at.kind == "qemu" and facts.running and wish.online and kind in _OF_THE_HOST
 
@@ -178,13 +181,13 @@ def _managed(facts: Facts, wish: Wish) -> Iterator[Finding]:
 
 
 def _volumes(facts: Facts) -> dict[str, tuple[str, float]]:
-    """Return the guest's drives that lie on a storage: drive -> (storage, GiB)."""
+    """Return the guest's drives that are on a storage: drive -> (storage, GiB)."""
     found = [drive for drive in drives(facts.config) if drive.storage]
     return {drive.key: (drive.storage, guest_model.disk_size(str(facts.config[drive.key]))) for drive in found}
 
 
 def _everywhere(facts: Facts) -> Iterator[tuple[str, Drive]]:
-    """Yield every drive with how a person finds it, those of snapshots too."""
+    """Yield every drive, including those of snapshots, with a label for a person."""
     for drive in drives(facts.config):
         yield drive.key, drive
     for name, config in sorted(facts.snapshots.items()):
@@ -193,7 +196,7 @@ def _everywhere(facts: Facts) -> Iterator[tuple[str, Drive]]:
 
 
 def _local(facts: Facts) -> dict[str, tuple[str, float]]:
-    """Return the drives that other nodes do not see."""
+    """Return the drives that other nodes cannot access."""
     shared = {name for (node, name), entry in facts.storages.items() if node == facts.at.node and entry.get("shared")}
     return {key: volume for key, volume in _volumes(facts).items() if volume[0] not in shared}
 
@@ -213,7 +216,7 @@ def _media(facts: Facts, _: Wish) -> Iterator[Finding]:
 
 
 def _paths(facts: Facts, _: Wish) -> Iterator[Finding]:
-    """Block on devices, files and folders of the node, unless an administrator has marked them as shared."""
+    """Block on devices, files and folders of the node, unless marked as shared."""
     for where, drive in _everywhere(facts):
         if drive.is_local_path and not drive.is_shared:
             kind = "a folder or device" if facts.at.kind == "lxc" else "a device or file"
@@ -250,7 +253,11 @@ def _types(facts: Facts) -> dict[str, str]:
 
 
 def _snapshots(facts: Facts, _: Wish) -> Iterator[Finding]:
-    """Block on local disks that Proxmox does not copy: of a running VM with snapshots, or of such a storage."""
+    """Block on local disks that Proxmox does not copy.
+
+    It does not copy disks of a running VM with snapshots, disks with snapshots on most types of storage, and any disk
+    on some types of storage.
+    """
     local, types = _local(facts), _types(facts)
     disks = [key for key in local if not _is_medium(facts, key)]
     if not disks or not (facts.config.get("parent") or facts.snapshots):
@@ -300,7 +307,7 @@ def _free(entry: Entry) -> float:
 
 
 def _devices(facts: Facts, _: Wish) -> Iterator[Finding]:
-    """Block on devices of the node, by the configuration and by what Proxmox says besides."""
+    """Block on devices of the node, by the configuration and by Proxmox' own answer."""
     if facts.at.kind != "qemu":
         return
     found = {key for key, value in facts.config.items() if _DEVICE.match(key) and _is_local(key, str(value))}
@@ -318,13 +325,16 @@ def _is_local(key: str, value: str) -> bool:
 
 
 def _mapped(facts: Facts, wish: Wish) -> Iterator[Finding]:
-    """Block on mapped devices: those that the target lacks, and while it runs those that cannot move so."""
+    """Block on mapped devices that cannot move with a running guest.
+
+    Otherwise warn that the target needs the mapped devices.
+    """
     if facts.at.kind != "qemu":
         return
-    said = {key.replace("_", "-"): value for key, value in (facts.conditions or {}).items()}
-    known = said.get("mapped-resource-info") or {}
+    conditions = {key.replace("_", "-"): value for key, value in (facts.conditions or {}).items()}
+    known = conditions.get("mapped-resource-info") or {}
     mapped = {key for key, value in facts.config.items() if _DEVICE.match(key) and "mapping=" in str(value)}
-    mapped |= {one_line(name) for name in said.get("mapped-resources") or []} | {one_line(name) for name in known}
+    mapped |= {one_line(name) for name in conditions.get("mapped-resources") or []} | {one_line(name) for name in known}
     if facts.running and wish.online:
         fixed = sorted(key for key in mapped if not (known.get(key) or {}).get("live-migration-capable"))
         if fixed:
@@ -347,20 +357,23 @@ def _replicas(facts: Facts, wish: Wish) -> Iterator[Finding]:
 
 
 def _allowed(facts: Facts, wish: Wish) -> Iterator[Finding]:
-    """Hand on what Proxmox itself says of the target; a list of allowed nodes comes for stopped guests only."""
+    """Report what Proxmox itself answers about the target.
+
+    Its list of allowed nodes is only present for stopped guests.
+    """
     if facts.conditions is None:
         yield _note("allowed", "what Proxmox says of the target was not asked: the token lacks VM.Migrate on the guest")
         return
-    said = {key.replace("-", "_"): value for key, value in facts.conditions.items()}
-    reasons = (said.get("not_allowed_nodes") or {}).get(wish.target) or {}
-    allowed = said.get("allowed_nodes")
+    conditions = {key.replace("-", "_"): value for key, value in facts.conditions.items()}
+    reasons = (conditions.get("not_allowed_nodes") or {}).get(wish.target) or {}
+    allowed = conditions.get("allowed_nodes")
     if wish.target in (allowed or []) or (allowed is None and not reasons):
         pass
     elif not (set(reasons) == {"unavailable_storages"} and (wish.target_storage or wish.storage_map)):
         why = "; ".join(f"{one_line(key)}: {_reason(value)}" for key, value in sorted(reasons.items()))
         advice = f"target: {', '.join(sorted(allowed))}" if allowed else "choose another target"
         yield _block("allowed", f"Proxmox does not let it go to {wish.target}" + (f": {why}" if why else ""), advice)
-    if along := said.get("dependent_ha_resources"):
+    if along := conditions.get("dependent_ha_resources"):
         yield _note("allowed", f"HA moves these with it: {', '.join(map(one_line, along))}")
 
 

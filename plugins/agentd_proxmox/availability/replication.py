@@ -1,7 +1,8 @@
-"""Replication: copies of a guest's disks on another node, made by a schedule of the guest's own node.
+"""Replication: copies of a guest's disks on another node, made on a schedule.
 
-A guest has one job for each target, by which a repeat finds its own.  A run is no task: it is made due, the node's
-scheduler begins it within a minute, and what came of it stands in the job's state.
+A guest has one job for each target node, so a repeated call finds the job that it created.  A run is not a Proxmox
+task: a call makes the job due, the scheduler of the guest's node starts it within a minute, and the state of the job
+shows the result.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ Comment = Annotated[str, Meta(max_length=1024)]
 
 
 class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job, and how its runs went where the node of its guest can be asked; `removing` goes with its next run."""
+    """A replication job, with its last runs if the node of its guest can be read.
+
+    removing  the next run deletes the job
+    """
 
     id: str
     vmid: int
@@ -60,7 +64,11 @@ class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ListReplications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of one guest or of all, only those that fail, and which page."""
+    """Filters for the jobs, and the page to return.
+
+    vmid     the jobs of one guest; omitted: of all guests
+    failing  only jobs that fail
+    """
 
     vmid: fields.Vmid | None = None
     failing: bool = False
@@ -69,7 +77,10 @@ class ListReplications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReplicaPage(msgspec.Struct, frozen=True):
-    """How many jobs there are and how many fail, and one page by id; `unread` are nodes not asked, and why."""
+    """The number of jobs, the number that fail, and one page of jobs sorted by ID.
+
+    unread  nodes whose jobs could not be read, with the reason
+    """
 
     total: int
     failing: int
@@ -79,13 +90,13 @@ class ReplicaPage(msgspec.Struct, frozen=True):
 
 
 class OneReplica(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which job."""
+    """The replication job."""
 
     id: JobId
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True):
-    """A job, its digest and the last lines of its last run."""
+    """A job, its digest, and the last log lines of its last run."""
 
     job: Replica
     digest: str
@@ -93,7 +104,7 @@ class ReplicaStatus(msgspec.Struct, frozen=True):
 
 
 class CreateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which guest, whereto, when."""
+    """The guest, the target node, and the schedule."""
 
     vmid: fields.Vmid
     target: fields.Node
@@ -104,7 +115,10 @@ class CreateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class UpdateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to change; what is left out stays.  digest: of replication_status, refuses a job that changed since."""
+    """The settings of the job to change; an omitted one is kept.
+
+    digest  from replication_status: the call is refused if the job has changed since
+    """
 
     id: JobId
     schedule: Schedule | None = None
@@ -115,10 +129,10 @@ class UpdateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class DeleteReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which job of which guest, named too.
+    """The job, and the name of its guest.
 
-    keep   the copies on the target stay
-    force  the job goes at once, whatever lies on the target: for a target that is no more
+    keep    keep the copies on the target
+    force   delete the job at once, whatever is on the target: for a target that no longer exists
     """
 
     id: JobId
@@ -129,7 +143,10 @@ class DeleteReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class DeletedReplication(msgspec.Struct, frozen=True):
-    """Whether the job is gone; else it goes, with its copies, with its next run."""
+    """Whether the job is deleted already.
+
+    gone  if false, the next run deletes the job and its copies
+    """
 
     id: str
     gone: bool
@@ -156,16 +173,19 @@ class Replication:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_replications(self, call: Call, p: ListReplications) -> ReplicaPage:  # noqa: ARG002
-        """List the replication jobs with their state, by one call for all jobs and one for each node."""
+        """List the replication jobs with their state.
+
+        Needs one request for all jobs, and one for each node.
+        """
         entries, where = await asyncio.gather(self.proxmox.get(JOBS), self._where())
         if p.vmid is not None and p.vmid not in {int(e["guest"]) for e in entries or []}:
-            await self.inventory.find(p.vmid, away=True)  # a number that no guest has is no empty list
+            await self.inventory.find(p.vmid, away=True)  # an unknown VMID is an error, not an empty list
         entries = [e for e in entries or [] if p.vmid in {None, int(e["guest"])}]
         nodes = sorted({where.get(int(e["guest"]), str(e.get("source") or "")) for e in entries} - {""})
         answers = await asyncio.gather(*map(self._states, nodes))
@@ -178,7 +198,7 @@ class Replication:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def replication_status(self, call: Call, p: OneReplica) -> ReplicaStatus:  # noqa: ARG002
-        """Show a replication job: when it ran, how it went, and the last lines of its last run."""
+        """Show a replication job: its last run, the result, and the end of its log."""
         entry = await self._known(p.id)
         job = await self._read(entry)
         lines = await self.proxmox.get(f"/nodes/{job.source}/replication/{p.id}/log", limit=0) or []
@@ -187,9 +207,10 @@ class Replication:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def run_replication(self, call: Call, p: OneReplica) -> Replica:
-        """Make a replication job due now and wait until it has run; asked twice it runs once.
+        """Run a replication job now, and wait until it has run.
 
-        The node's scheduler comes by once a minute.
+        The call makes the job due; the scheduler of the node starts due jobs once a minute.  A second call before that
+        does not cause a second run.
         """
         entry = await self._known(p.id)
         before = await self._read(entry)
@@ -218,7 +239,10 @@ class Replication:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_replication(self, call: Call, p: CreateReplication) -> Replica:
-        """Replicate a guest's disks to another node by a schedule; a guest has one job for each target."""
+        """Replicate a guest's disks to another node on a schedule.
+
+        A guest has one job for each target node.
+        """
         at = await self.inventory.find(p.vmid, away=True)
         if p.target == at.node:
             raise Rejected(f"target: {at.title} is there itself; choose another node")
@@ -260,7 +284,7 @@ class Replication:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def update_replication(self, call: Call, p: UpdateReplication) -> Replica:
-        """Change a replication job: its schedule, its rate, or whether it is on."""
+        """Change a replication job: its schedule, its rate, or whether it is enabled."""
         wanted: Entry = {
             "schedule": p.schedule,
             "rate": p.rate,
@@ -292,7 +316,10 @@ class Replication:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_replication(self, call: Call, p: DeleteReplication) -> DeletedReplication:
-        """Delete a replication job and, without `keep`, the copies that it made; done by its next run."""
+        """Delete a replication job and, without `keep`, the copies that it made.
+
+        Proxmox deletes both with the next run of the job.
+        """
         vmid = int(p.id.partition("-")[0])
         at = await self.inventory.find(vmid, away=True)
         targets.named(at, p.guest)
@@ -324,18 +351,21 @@ class Replication:
         return {place.vmid: place.node for place in await self.inventory.places()}
 
     async def _states(self, node: str) -> dict[str, Entry] | AgentdError:
-        """Return the states of the jobs that a node runs, or why it could not be asked."""
+        """Return the states of a node's jobs, or the error if they cannot be read."""
         try:
             return {str(job["id"]): job for job in await self.proxmox.get(f"/nodes/{node}/replication") or []}
         except AgentdError as error:
             return error
 
     async def _one(self, name: str) -> Entry | None:
-        """Return a job from the list: a missing one is an error of its own to Proxmox."""
+        """Return a job, or None.
+
+        It is read from the list, because Proxmox answers a request for a missing job with an error of its own.
+        """
         return next((dict(e) for e in await self.proxmox.get(JOBS) or [] if e.get("id") == name), None)
 
     async def _known(self, name: str) -> Entry:
-        """Return a job with its digest."""
+        """Return a job with its digest; raise NotFound if it does not exist."""
         entries = await self.proxmox.get(JOBS) or []
         names = sorted(one_line(entry["id"]) for entry in entries)
         if name not in names:
@@ -352,7 +382,7 @@ class Replication:
 
 
 async def _nothing() -> None:
-    """Find nothing: a job that is due twice runs once."""
+    """Return None: making a job due again is harmless, it still runs once."""
 
 
 def _order(job: Replica) -> str:
@@ -367,19 +397,19 @@ def _unchanged(entry: Entry, digest: str) -> str:
 
 
 def _differs(entry: Entry, wanted: Entry) -> list[str]:
-    """Return the options that are not as wanted; None means: as it is."""
+    """Return the options that differ from `wanted`; None there means unchanged."""
     have: Entry = {
         "schedule": one_line(entry.get("schedule") or "*/15"),
         "rate": float(entry["rate"]) if entry.get("rate") else None,
         "comment": one_line(entry.get("comment") or ""),
         "disable": bool(int(entry.get("disable") or 0)),
     }
-    told = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
-    return [key for key, value in told.items() if value is not None and have[key] != value]
+    normalized = {key: one_line(value) if isinstance(value, str) else value for key, value in wanted.items()}
+    return [key for key, value in normalized.items() if value is not None and have[key] != value]
 
 
 def _before(was: Replica, options: list[str]) -> Entry:
-    """Return options of a job as they were, as parameters of our tools."""
+    """Return the old values of `options`, as parameters of our tools."""
     have: Entry = {"schedule": was.schedule, "rate": was.rate, "comment": was.comment, "disable": was.enabled}
     return {"enabled" if key == "disable" else key: have[key] for key in options}
 
