@@ -1,4 +1,4 @@
-"""Ceph: its health and what each warning means, its disks, and the flags that hold it still during maintenance."""
+"""Ceph: its health and warnings, its disks, and the flags for maintenance."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 STATUS: Final = "/cluster/ceph/status"
 FLAGS: Final = "/cluster/ceph/flags"
 ABSENT: Final = ("not installed", "not initialized", "no such file")
-"""What a node says that has no Ceph. One whose monitors are away does not answer, which is no reason to say so."""
+"""Error texts of a node without Ceph.  If the monitors are down, a node does not answer at all, which does not mean
+that Ceph is absent."""
 SAFE: Final = 2
-"""Copies with fewer of which a failed disk loses data."""
+"""With fewer copies than this, a failed disk loses data."""
 Flag = Literal[
     "nobackfill", "nodeep-scrub", "nodown", "noin", "noout", "norebalance", "norecover", "noscrub", "notieragent",
     "noup", "pause",
@@ -33,7 +34,7 @@ Flag = Literal[
 
 
 HARMLESS: Final = frozenset({"noout", "norebalance", "noscrub", "nodeep-scrub"})
-"""Flags for the time of a maintenance, which keep Ceph from neither reading nor repairing data."""
+"""Flags for maintenance that do not keep Ceph from reading or repairing data."""
 SERIOUS: Final = Raise(
     Tier.DESTROY,
     "any flag but noout, norebalance, noscrub and nodeep-scrub",
@@ -42,7 +43,11 @@ SERIOUS: Final = Raise(
 
 
 class CephStatus(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How Ceph stands: sizes in bytes, groups of placement by their state; `installed` is false where there is none."""
+    """The status of Ceph; sizes in bytes.
+
+    installed  false if there is no Ceph
+    groups     number of placement groups in each state
+    """
 
     installed: bool
     health: str = ""
@@ -58,7 +63,7 @@ class CephStatus(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Osd(msgspec.Struct, frozen=True):
-    """A disk of Ceph: used in percent."""
+    """An OSD, which is a disk of Ceph; `used` is in percent."""
 
     id: int
     node: str
@@ -69,20 +74,23 @@ class Osd(msgspec.Struct, frozen=True):
 
 
 class Osds(msgspec.Struct, frozen=True):
-    """The disks of Ceph, those that are down or out first."""
+    """The OSDs, those that are down or out first."""
 
     total: int
     osds: list[Osd]
 
 
 class OnNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A node that Ceph runs on."""
+    """A node that runs Ceph."""
 
     node: fields.Node
 
 
 class MoveOsd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which disk of Ceph, by its number and the node that it is in; through: the node to ask, else that one."""
+    """The OSD by its number, the node that it is in, and the direction.
+
+    through  the node that gets the request; omitted: the node of the OSD
+    """
 
     osd: Annotated[int, Meta(ge=0, le=100_000)]
     host: fields.Node
@@ -91,7 +99,7 @@ class MoveOsd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CephPool(msgspec.Struct, frozen=True):
-    """A pool: each piece of data is kept `size` times, and served while `min_size` of them are there."""
+    """A pool: data has `size` copies, and is served while `min_size` of them exist."""
 
     name: str
     type: str
@@ -111,14 +119,17 @@ class Monitor(msgspec.Struct, frozen=True):
 
 
 class CephPools(msgspec.Struct, frozen=True):
-    """The pools, used in percent, the fullest first, and the monitors, those out of the quorum first."""
+    """The pools, the fullest first, and the monitors, those out of the quorum first.
+
+    The use of a pool is in percent.
+    """
 
     pools: list[CephPool]
     monitors: list[Monitor]
 
 
 class SetFlag(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which flag, and whether it is to be set."""
+    """The flag, and whether to set or to clear it."""
 
     flag: Flag
     value: bool
@@ -146,12 +157,12 @@ class Ceph:
     needs: ClassVar[Needs] = {name: methods.on("/", "Sys.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def ceph_status(self, call: Call, p: fields.NoParameters) -> CephStatus:  # noqa: ARG002 - every tool has a call
-        """Show how Ceph stands, each of its warnings in words, and the flags that are set."""
+        """Show the health of Ceph, each of its warnings, and the flags that are set."""
         try:
             data = await self.proxmox.get(STATUS)
         except AgentdError as error:
@@ -162,13 +173,16 @@ class Ceph:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_osds(self, call: Call, p: OnNode) -> Osds:  # noqa: ARG002
-        """List the disks of Ceph with the node that each is in, those that are down or out first."""
+        """List the OSDs (disks) of Ceph with their nodes, those down or out first."""
         found = sorted(await self._tree(p.node), key=lambda osd: (osd.up and osd.in_, osd.id))
         return Osds(len(found), found)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_ceph_pools(self, call: Call, p: OnNode) -> CephPools:
-        """List the pools and monitors of Ceph, and warn of data that is kept once and of monitors that are away."""
+        """List the pools and monitors of Ceph.
+
+        It warns of pools that keep or write fewer than two copies, and of monitors that are not in the quorum.
+        """
         pools = [_pool(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/ceph/pool") or []]
         monitors = [_monitor(entry) for entry in await self.proxmox.get(f"/nodes/{p.node}/ceph/mon") or []]
         for pool in pools:
@@ -184,7 +198,10 @@ class Ceph:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def move_osd_data(self, call: Call, p: MoveOsd) -> Osd:
-        """Take a disk of Ceph out, so that its data is moved to the others, or in again; not while data is missing."""
+        """Take an OSD (disk of Ceph) out, so that its data moves to others, or in again.
+
+        Taking it out is refused while data lacks copies.
+        """
         node = p.through or p.host
 
         async def seen() -> Found | None:
@@ -213,7 +230,10 @@ class Ceph:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management", raises=(SERIOUS,))
     async def set_ceph_flag(self, call: Call, p: SetFlag) -> Flags:
-        """Set or clear a flag of Ceph: `noout` lets a node be away for a while without its data being moved."""
+        """Set or clear a flag of Ceph.
+
+        With `noout` a node can be down for a while without its data being moved.
+        """
         call.target(Target("ceph/flags", "flags of Ceph"))
 
         async def seen() -> Found | None:
@@ -236,7 +256,7 @@ class Ceph:
         return _osds(data.get("root") or {}, "")
 
     async def _osd(self, node: str, p: MoveOsd) -> Osd:
-        """Return the disk; raises NotFound, Rejected if it is in another node."""
+        """Return the OSD; raise NotFound, or Rejected if it is in another node."""
         found = next((osd for osd in await self._tree(node) if osd.id == p.osd), None)
         if found is None:
             raise NotFound(f"osd: there is no osd.{p.osd}; list_osds shows which there are")
@@ -255,7 +275,7 @@ def _status(data: Entry, flags: list[str]) -> CephStatus:
         f"{name}: {one_line((check.get('summary') or {}).get('message') or check.get('severity') or '')}"
         for name, check in sorted((health.get("checks") or {}).items())
     ]
-    osds = osds.get("osdmap") or osds  # older versions nest it once more
+    osds = osds.get("osdmap") or osds  # older versions nest it one level deeper
     return CephStatus(
         installed=True,
         health=one_line(health.get("status") or "unknown"),
@@ -273,7 +293,7 @@ def _status(data: Entry, flags: list[str]) -> CephStatus:
 
 def _pool(entry: Entry) -> CephPool:
     size, least, groups = (int(entry.get(key) or 0) for key in ("size", "min_size", "pg_num"))
-    used = round(100 * float(entry.get("percent_used") or 0), 1)  # a share of one, unlike a disk's
+    used = round(100 * float(entry.get("percent_used") or 0), 1)  # a fraction of 1; that of an OSD is percent
     return CephPool(one_line(entry["pool_name"]), one_line(entry.get("type") or ""), size, least, groups, used)
 
 
@@ -283,7 +303,7 @@ def _monitor(entry: Entry) -> Monitor:
 
 
 def _osds(entry: Entry, node: str) -> list[Osd]:
-    """Return the disks below an entry of Ceph's tree."""
+    """Return the OSDs below an entry of Ceph's tree."""
     node = one_line(entry.get("name") or "") if entry.get("type") == "host" else node
     found = [osd for child in entry.get("children") or [] for osd in _osds(child, node)]
     if entry.get("type") == "osd":

@@ -1,4 +1,4 @@
-"""Look at nodes, storages, networks and tasks."""
+"""Read nodes, storages, bridges and tasks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 CONTENTS = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import")
-"""What a storage may hold, as the schema of Proxmox lists it."""
+"""Kinds of content that a storage can hold, as the schema of Proxmox lists them."""
 
 
 class ListNodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which page of the nodes; `cursor` is `next` of the page before."""
+    """The page of the nodes to return; `cursor` is `next` of the previous page."""
 
     limit: pages.Fit = None
     cursor: pages.Cursor = ""
@@ -37,7 +37,10 @@ class ListNodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A node; cpu is percent of all its CPUs, memory in bytes, uptime in seconds.  An offline one has no figures."""
+    """A node: cpu in percent of all its CPUs, memory in bytes, uptime in seconds.
+
+    An offline node has no figures.
+    """
 
     node: str
     status: str = ""
@@ -49,7 +52,10 @@ class NodeLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NodePage(msgspec.Struct, frozen=True):
-    """How many nodes there are, and one page of them; `quorate` is null where the token may not see it (Sys.Audit)."""
+    """The number of nodes, and one page of them.
+
+    quorate  null if the token may not read it (Sys.Audit)
+    """
 
     total: int
     by_status: dict[str, int]
@@ -79,7 +85,11 @@ class NodeDetails(msgspec.Struct, frozen=True):
 
 
 class ListStorages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which storages: of one node, and with one kind of content (images, rootdir, iso, vztmpl, backup, snippets)."""
+    """Filters for the storages, and the page to return.
+
+    node     storages of this node
+    content  storages with this kind of content: images, rootdir, iso, vztmpl, backup, snippets
+    """
 
     node: fields.Node | None = None
     content: fields.Word | None = None
@@ -89,7 +99,10 @@ class ListStorages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StorageLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A storage as one node sees it; sizes in bytes.  What is false, 0 or empty is left out."""
+    """A storage as one node sees it; sizes in bytes.
+
+    A value that is false, 0 or empty is omitted.
+    """
 
     storage: str
     node: str
@@ -103,7 +116,10 @@ class StorageLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StoragePage(msgspec.Struct, frozen=True):
-    """How many there are, by status and by name, and one page of them; a shared one stands once a node."""
+    """The number of storages, by status and by name, and one page of them.
+
+    A shared storage is counted once for each node.
+    """
 
     total: int
     by_status: dict[str, int]
@@ -113,7 +129,7 @@ class StoragePage(msgspec.Struct, frozen=True):
 
 
 class ListBridges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which node; `cursor` is `next` of the page before."""
+    """The node, and the page to return; `cursor` is `next` of the previous page."""
 
     node: fields.Node
     limit: pages.Fit = None
@@ -122,7 +138,7 @@ class ListBridges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BridgeLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A bridge of a node; what is as usual is left out."""
+    """A bridge of a node; default values are omitted."""
 
     bridge: str
     active: bool = True
@@ -134,7 +150,7 @@ class BridgeLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BridgePage(msgspec.Struct, frozen=True):
-    """How many bridges a guest's network can be on, and one page of them."""
+    """The number of bridges that a guest's network can use, and one page of them."""
 
     node: str
     total: int
@@ -143,7 +159,13 @@ class BridgePage(msgspec.Struct, frozen=True):
 
 
 class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tasks: of a node (or the whole cluster), of a guest, only those that run or failed."""
+    """Filters for the tasks, and the page to return.
+
+    node     tasks of this node; omitted: of the whole cluster
+    vmid     tasks of this guest
+    running  only tasks that run
+    failed   only tasks that failed
+    """
 
     node: fields.Node | None = None
     vmid: fields.Vmid | None = None
@@ -155,7 +177,10 @@ class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaskLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A Proxmox task; `status` is `running` or how it ended (OK, WARNINGS: n, or an error)."""
+    """A Proxmox task.
+
+    status  `running`, or the result: OK, WARNINGS: n, or an error
+    """
 
     upid: str
     node: str = ""
@@ -168,7 +193,7 @@ class TaskLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskPage(msgspec.Struct, frozen=True):
-    """How many tasks match, by how they ended, and one page of them, newest first."""
+    """The number of matching tasks by result, and one page of them, newest first."""
 
     total: int
     by_status: dict[str, int]
@@ -177,7 +202,10 @@ class TaskPage(msgspec.Struct, frozen=True):
 
 
 class OneTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which task, how many of the last lines of its log, and for how long to wait for its end."""
+    """The task, and how many lines of the end of its log to return.
+
+    patience  how long to wait for the end of the task
+    """
 
     upid: str
     lines: Annotated[int, Meta(ge=0, le=200)] = 20
@@ -200,7 +228,7 @@ class TaskDetails(msgspec.Struct, frozen=True):
 
 
 class Cluster:
-    """The tools that look at the cluster; none changes anything."""
+    """The tools that read the cluster; none of them changes anything."""
 
     calls: ClassVar[Calls] = {
         "list_nodes": ("GET /nodes", "GET /cluster/status"),
@@ -217,13 +245,13 @@ class Cluster:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_nodes(self, call: Call, p: ListNodes) -> NodePage:  # noqa: ARG002 - every tool has a call
-        """List the nodes of the cluster, how loaded they are, and whether the cluster is quorate."""
+        """List the nodes with their load, and whether the cluster is quorate."""
         entries, quorate = await asyncio.gather(self.proxmox.get("/nodes"), self._quorate())
         lines = list(map(_node_line, entries))
         tally = NodePage(len(lines), dict(Counter(line.status for line in lines)), quorate)
@@ -236,15 +264,16 @@ class Cluster:
         if p.node not in known:
             raise NotFound(f"there is no node {p.node!r}; there are {', '.join(sorted(known))}")
         state = one_line(known[p.node].get("status") or "unknown")
-        if state == "offline":  # asking it would take up to 30 s to say so once more
+        if state == "offline":  # a request to it would take up to 30 s, with the same result
             return NodeDetails(p.node, state)
         return _details(p.node, state, await self.proxmox.get(f"/nodes/{p.node}/status"))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
     async def list_storages(self, call: Call, p: ListStorages) -> StoragePage:  # noqa: ARG002
-        """List the storages with their free bytes and what they may hold.
+        """List the storages with their free space, and what they can hold.
 
-        From the cluster's list, up to 10 s old: asking the storages themselves hangs when one of them does.
+        The data comes from the cluster's list, which is up to 10 s old: a query to the storages hangs if one of them
+        hangs.
         """
         filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
         lines = [_storage_line(entry) for entry in await self.inventory.resources("storage")]
@@ -256,14 +285,17 @@ class Cluster:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_bridges(self, call: Call, p: ListBridges) -> BridgePage:  # noqa: ARG002
-        """List the bridges of a node that a guest's network can be on."""
+        """List the bridges of a node that a guest's network can use."""
         entries = await self.proxmox.get(f"/nodes/{p.node}/network", type="any_bridge") or []
         lines = list(map(_bridge_line, entries))
         return pages.fill(BridgePage(p.node, len(lines)), "bridges", lines, lambda bridge: bridge.bridge, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_tasks(self, call: Call, p: ListTasks) -> TaskPage:  # noqa: ARG002
-        """List the tasks of the cluster (at most 25 finished ones a node) or of one node (500), newest first."""
+        """List the tasks of the cluster or of one node, newest first.
+
+        The list of the cluster has at most 25 finished tasks of each node, the list of one node 500.
+        """
         if p.node is None:
             entries = await self.proxmox.get("/cluster/tasks") or []
         else:
@@ -275,11 +307,14 @@ class Cluster:
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def get_task(self, call: Call, p: OneTask) -> TaskDetails:
-        """Show how a Proxmox task stands, and the last lines of its log; with patience, once it has ended."""
+        """Show the status of a Proxmox task and the end of its log.
+
+        With `patience` it waits for the end of the task.
+        """
         upid = Upid.parse(p.upid)
         if p.patience:
             call.progress(f"{upid.type} {upid.id} runs on {upid.node}")
-            with contextlib.suppress(TaskFailed, TemporaryError):  # how it ended, or that it has not, is told below
+            with contextlib.suppress(TaskFailed, TemporaryError):  # the result shows the error, or that it runs
                 await self.proxmox.wait(p.upid, min(p.patience, call.left()))
         status = await self.proxmox.task(p.upid)
         return TaskDetails(
@@ -299,7 +334,7 @@ class Cluster:
         try:
             entries = await self.proxmox.get("/cluster/status")
         except Denied:
-            return None  # the list of nodes is worth having without it; null says that it is not known
+            return None  # the list of nodes is useful without it; null means that it is not known
         return all(entry.get("quorate") for entry in entries if entry.get("type") == "cluster")
 
 
@@ -371,7 +406,7 @@ def _task_line(entry: Entry) -> TaskLine:
         node=one_line(entry["node"]),
         type=one_line(entry["type"]),
         id=one_line(entry.get("id") or ""),
-        user=f"{user}!{token}" if token else user,  # finished tasks show them apart, running ones in one word
+        user=f"{user}!{token}" if token else user,  # a finished task has two fields, a running task has one
         status=one_line(entry.get("status") or "unknown") if ended else "running",
         start=datetime.fromtimestamp(int(entry["starttime"]), UTC),
         end=datetime.fromtimestamp(int(ended), UTC) if ended else None,
@@ -387,7 +422,7 @@ def _wanted(line: TaskLine, p: ListTasks) -> bool:
 
 
 def _ending(line: TaskLine) -> str:
-    """Return how a task stands, in a word."""
+    """Return the status of a task as one word."""
     if line.status.startswith("WARNINGS"):
         return "warnings"
     return line.status if line.status in {"OK", "running"} else "failed"

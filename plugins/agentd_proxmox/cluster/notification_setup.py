@@ -1,7 +1,7 @@
-"""Who is told what: matchers, targets that send mail without a login, and servers that get figures without a token.
+"""Notification matchers, mail targets and metric servers.
 
-Targets and servers that need a password or a token are made by a person, for secrets do not travel (README).  What
-comes with Proxmox is switched off rather than deleted.
+An administrator creates targets and servers that need a password or a token, because secrets are not sent through
+agentd (README).  What comes with Proxmox is switched off, not deleted.
 """
 
 from __future__ import annotations
@@ -37,16 +37,21 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
 PLAIN: Final = frozenset({"id", "type", "server", "port", "proto", "path", "influxdbproto", "disable", "digest"})
-"""The settings of a metric server that add_metric_server can give."""
+"""The settings of a metric server that add_metric_server can set."""
 MAILS: Final = {
     "mailto": "to", "mailto-user": "users", "server": "server", "port": "port", "mode": "mode",
     "from-address": "sender", "comment": "comment",
 }  # fmt: skip
-"""The settings of a target that add_mail_target can give, and what it calls them."""
+"""The settings of a target that add_mail_target can set, and the names of its parameters."""
 
 
 class SetMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole matcher, whether it is there or not; rules: by fields; without conditions it takes every message."""
+    """All settings of the matcher, whether it exists or not.
+
+    rules  conditions on fields
+
+    Without conditions it matches every notification.
+    """
 
     name: Name
     targets: Annotated[list[Name], Meta(max_length=20)]
@@ -59,13 +64,16 @@ class SetMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which one."""
+    """The name."""
 
     name: Name
 
 
 class AddMail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A target: smtp has a server and a sender, sendmail is the node's own; mail goes to addresses or users."""
+    """A target: smtp has a server and a sender, sendmail is the one of the node.
+
+    Mail goes to addresses (`to`) or to `users`.
+    """
 
     name: Name
     type: Literal["sendmail", "smtp"]
@@ -79,7 +87,7 @@ class AddMail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class AddServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A server that gets figures: graphite or InfluxDB over UDP, which ask for no token."""
+    """A metric server that needs no token: graphite, or InfluxDB over UDP."""
 
     name: Name
     type: Literal["graphite", "influxdb"]
@@ -90,20 +98,20 @@ class AddServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Set(msgspec.Struct, frozen=True):
-    """What it is called, and its settings as Proxmox keeps them."""
+    """The name, and the settings as Proxmox stores them."""
 
     name: str
     settings: dict[str, str]
 
 
 class Gone(msgspec.Struct, frozen=True):
-    """What is not there any more."""
+    """The name of what was deleted."""
 
     name: str
 
 
 class NoticeRules:
-    """The tools that change who is told what."""
+    """The tools that set up notifications and metric servers."""
 
     calls: ClassVar[Calls] = {
         "set_matcher": (
@@ -126,14 +134,14 @@ class NoticeRules:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.proxmox = inventory.proxmox
 
     # -- matchers -----------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def set_matcher(self, call: Call, p: SetMatcher) -> Set:
-        """Make a matcher, or change one to what is said: which notifications go to which targets."""
+        """Create or change a matcher: which notifications go to which targets."""
         call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications"))
         wanted = _wanted(p)
         there: list[bool] = []
@@ -167,7 +175,7 @@ class NoticeRules:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_matcher(self, call: Call, p: Which) -> Gone:
-        """Delete a matcher: what it alone sent on is told to nobody any more."""
+        """Delete a matcher; what only it forwarded is no longer sent to anyone."""
 
         async def seen() -> Found | None:
             now = (await self._named("matchers")).get(p.name)
@@ -189,7 +197,7 @@ class NoticeRules:
 
     @staticmethod
     def _invertible(call: Call, now: Entry) -> None:
-        """Keep how the matcher is made as it was, where these tools can say all of it."""
+        """Record how to restore the matcher, if these tools can set all of it."""
         if not now.get("invert-match"):
             said = _kept(now)
             renamed = {"target": "targets", "match-severity": "severities", "match-field": "rules"}
@@ -202,7 +210,10 @@ class NoticeRules:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def add_mail_target(self, call: Call, p: AddMail) -> Set:
-        """Make a target that sends mail without a login; a matcher sends to it, test_notification tries it."""
+        """Create a notification target that sends mail without a login.
+
+        set_matcher sends notifications to it, test_notification tests it.
+        """
         if not p.to and not p.users:
             raise Rejected("to: say an address, or users whose address Proxmox knows")
         if (p.type == "smtp") != (p.server is not None and p.sender is not None):
@@ -232,7 +243,10 @@ class NoticeRules:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_target(self, call: Call, p: Which) -> Gone:
-        """Delete a target of notifications with its password or token; one that a matcher sends to is refused."""
+        """Delete a notification target with its password or token.
+
+        It is refused while a matcher sends to the target.
+        """
         kind: list[str] = []
 
         async def seen() -> Found | None:
@@ -266,11 +280,14 @@ class NoticeRules:
         await call.once(seen, act)
         return Gone(p.name)
 
-    # -- figures ------------------------------------------------------------------------------------------------------
+    # -- metric servers -----------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def add_metric_server(self, call: Call, p: AddServer) -> Set:
-        """Send the figures of all nodes to a graphite or InfluxDB server too; one that wants a token a person adds."""
+        """Send the metrics of all nodes to a graphite or InfluxDB server as well.
+
+        A server that needs a token is added by an administrator.
+        """
         if p.type == "influxdb" and (p.protocol != "udp" or p.path is not None):
             raise Rejected("protocol: InfluxDB without a token is reached over udp, and has no path")
         call.target(Target(f"metrics/{p.name}", f"metric server {p.name}"))
@@ -296,7 +313,7 @@ class NoticeRules:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_metric_server(self, call: Call, p: Which) -> Gone:
-        """Send figures to a server no more; a token that it was given is lost."""
+        """Delete a metric server; nodes send it nothing more, and its token is lost."""
 
         async def seen() -> Found | None:
             now = (await self._servers()).get(p.name)
@@ -317,7 +334,7 @@ class NoticeRules:
         await call.once(seen, act)
         return Gone(p.name)
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- reads --------------------------------------------------------------------------------------------------------
 
     async def _named(self, what: str) -> dict[str, Entry]:
         return {one_line(entry["name"]): entry for entry in await self.proxmox.get(f"{PATH}/{what}") or []}
@@ -328,7 +345,7 @@ class NoticeRules:
 
 
 def _wanted(p: SetMatcher) -> Entry:
-    """Return a matcher as Proxmox keeps it."""
+    """Return a matcher as Proxmox stores it."""
     return {
         "target": sorted(p.targets),
         "match-severity": sorted(p.severities),
@@ -341,7 +358,7 @@ def _wanted(p: SetMatcher) -> Entry:
 
 
 def _kept(entry: Entry) -> Entry:
-    """Return what Proxmox says of a matcher, with what it leaves out."""
+    """Return a matcher as Proxmox has it, with the defaults that Proxmox omits."""
     lists = ("target", "match-severity", "match-field", "match-calendar")
     return {
         **{key: sorted(one_line(item) for item in entry.get(key) or []) for key in lists},

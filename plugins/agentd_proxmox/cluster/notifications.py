@@ -1,6 +1,6 @@
-"""Where Proxmox sends its notifications and figures, and the sync of a realm with its directory.
+"""Where Proxmox sends notifications and metrics, and the sync of realms.
 
-Targets and realms keep passwords, so they are made by a person; here they are listed, tried and run.
+Targets and realms contain passwords, so an administrator creates them; these tools list, test and run them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATH = "/cluster/notifications"
 
 
 class Receiver(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A target of notifications: sendmail, smtp, gotify or webhook."""
+    """A notification target: sendmail, smtp, gotify or webhook."""
 
     name: str
     type: str
@@ -36,7 +36,10 @@ class Receiver(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Matcher(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which notifications go to which targets: by severity, fields and calendar; none of them is all."""
+    """Which notifications go to which targets: by severity, field and calendar.
+
+    Without any of these, all notifications match.
+    """
 
     name: str
     targets: list[str]
@@ -45,7 +48,7 @@ class Matcher(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Notices(msgspec.Struct, frozen=True):
-    """Targets, matchers, and the servers that figures are sent to."""
+    """The notification targets, the matchers, and the metric servers."""
 
     targets: list[Receiver]
     matchers: list[Matcher]
@@ -53,7 +56,7 @@ class Notices(msgspec.Struct, frozen=True):
 
 
 class TestTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which target."""
+    """The target to test."""
 
     name: formats.ConfigId
 
@@ -65,7 +68,12 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class SyncRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which realm, and what of it; who is gone from the directory stays here.  preview: say what it would do alone."""
+    """The realm, and which part of it to sync.
+
+    preview  only report what the sync would do
+
+    A user or group that is gone from the directory is kept in Proxmox.
+    """
 
     realm: formats.Realm
     scope: Literal["users", "groups", "both"] = "both"
@@ -73,7 +81,7 @@ class SyncRealm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Synced(msgspec.Struct, frozen=True):
-    """The realm, and what its sync has said last."""
+    """The realm, and the end of the log of its sync."""
 
     realm: str
     log: list[str]
@@ -95,13 +103,13 @@ class NoticeTools:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def list_notifications(self, call: Call, p: fields.NoParameters) -> Notices:  # noqa: ARG002
-        """List the targets of notifications, which of them get which, and the servers that figures are sent to."""
+        """List the notification targets, the matchers, and the metric servers."""
         receivers, matchers = [await self.proxmox.get(f"{PATH}/{kind}") or [] for kind in ("targets", "matchers")]
         servers = await self.proxmox.get("/cluster/metrics/server") or []
         return Notices(
@@ -112,7 +120,7 @@ class NoticeTools:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="cluster_management")
     async def test_notification(self, call: Call, p: TestTarget) -> Sent:
-        """Send a test through a target of notifications; somebody gets a message."""
+        """Send a test notification through a target; its recipients get a message."""
         call.target(Target(f"notification/{p.name}", f"target {p.name} of notifications"))
 
         async def seen() -> None:
@@ -128,10 +136,10 @@ class NoticeTools:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="user_management")
     async def sync_realm(self, call: Call, p: SyncRealm) -> Synced:
-        """Take over users and groups of a realm's directory (LDAP, Active Directory); nobody is deleted here.
+        """Import users and groups from a realm's directory (LDAP, Active Directory).
 
-        Not where a group or user of the realm was granted more than agentd's own token has: the directory decides who
-        is in it.
+        The sync deletes no users or groups.  It is refused if a group or user of the realm has more permissions than
+        agentd's own token: the directory decides who is in it.
         """
         call.target(Target(f"realm/{p.realm}", f"realm {p.realm}"))
         known = {one_line(entry["realm"]): entry for entry in await self.proxmox.get("/access/domains") or []}
@@ -141,7 +149,7 @@ class NoticeTools:
             raise NotFound(f"realm: there is no directory {p.realm!r} to sync with; there are {there}")
 
         async def seen() -> Found | None:
-            if p.preview:  # a sync that runs is none, and another preview changes nothing
+            if p.preview:  # a running sync is not a preview, and a second preview changes nothing
                 return None
             for node in sorted(one_line(entry["node"]) for entry in await self.proxmox.get("/nodes") or []):
                 ours = await targets.running(self.inventory, node, {"auth-realm-sync"}, p.realm)

@@ -1,7 +1,7 @@
-"""Resource pools: guests and storages under one name, for rights and for backups.
+"""Pools: guests and storages under one name, for permissions and backups.
 
-A guest is in one pool at most; taking it out of another one is said (`move`).  What is a member already is left out
-of what is sent, so that a repeat does nothing; Proxmox would refuse it.
+A guest is in at most one pool; it is taken out of another pool only with `move`.  Proxmox refuses to add an existing
+member, so existing members are not sent again, and a repeated call changes nothing.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class PoolLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ListPools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which page."""
+    """The page of the pools to return."""
 
     limit: pages.Limit = PAGE
     cursor: pages.Cursor = ""
 
 
 class PoolPage(msgspec.Struct, frozen=True):
-    """How many pools the token may see, and one page by name."""
+    """The number of pools that the token may see, and one page sorted by name."""
 
     total: int
     pools: list[PoolLine]
@@ -53,7 +53,7 @@ class PoolPage(msgspec.Struct, frozen=True):
 
 
 class OnePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which pool, and which page of its guests."""
+    """The pool, and the page of its guests to return."""
 
     pool: PoolId
     limit: pages.Limit = PAGE
@@ -61,9 +61,10 @@ class OnePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Pool(msgspec.Struct, frozen=True):
-    """A pool: how many guests, a page of them by VMID, all its storages and the pools within it.
+    """A pool: one page of its guests by VMID, its storages, and the pools within it.
 
-    digest is that of all its members and its comment.
+    total   number of its guests
+    digest  of all its members and its comment
     """
 
     pool: str
@@ -77,19 +78,19 @@ class Pool(msgspec.Struct, frozen=True):
 
 
 class CreatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The name, and what it is for."""
+    """The name, and a comment on its purpose."""
 
     pool: formats.NewPool
     comment: Comment = ""
 
 
 class UpdatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to change.
+    """The changes to the pool.
 
-    comment           left out it stays
-    guests, storages  to add; with remove=true to take out
-    move              a guest may be taken out of another pool for it
-    digest            of get_pool, refuses a pool that changed since
+    comment           omitted: it is kept
+    guests, storages  members to add; with remove=true, members to remove
+    move              a guest may be taken out of another pool
+    digest            from get_pool: the call is refused if the pool has changed since
     """
 
     pool: PoolId
@@ -102,13 +103,13 @@ class UpdatePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class DeletePool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which pool; it must be empty."""
+    """The pool to delete; it must be empty."""
 
     pool: PoolId
 
 
 class DeletedPool(msgspec.Struct, frozen=True):
-    """The pool that is no more; `was_there` is false if it was gone before."""
+    """The deleted pool; `was_there` is false if it did not exist before the call."""
 
     pool: str
     was_there: bool
@@ -136,7 +137,7 @@ class Pools:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
@@ -154,7 +155,7 @@ class Pools:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
     async def create_pool(self, call: Call, p: CreatePool) -> Pool:
-        """Make an empty pool; one of that name with that comment is left alone."""
+        """Create an empty pool; an existing one with the same comment is not changed."""
         call.target(Target(f"pool/{p.pool}", f"pool {p.pool}"))
 
         async def seen() -> Found | None:
@@ -176,10 +177,11 @@ class Pools:
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="cluster_management")
     async def update_pool(self, call: Call, p: UpdatePool) -> Pool:
-        """Add guests and storages to a pool or take them out, or change its comment; what is so is left alone.
+        """Add members to a pool or remove them, or change its comment.
 
-        Rights on a pool are rights on its members: nothing is added where they would give anyone more rights on it than
-        agentd's own token has.
+        The members are guests and storages.  Permissions on a pool apply to its members: the call is refused if an
+        added member would give anyone more permissions on it than agentd's own token has.  A member that is in the
+        requested state already is not changed.
         """
         if p.comment is None and not p.guests and not p.storages:
             raise Rejected("update_pool: say what to change by comment, guests or storages")
@@ -193,7 +195,7 @@ class Pools:
             if not sent:
                 return Found()
             widened = await self._widened(p, sent)
-            if not p.move and not widened:  # who is moved comes from pools that this call does not know
+            if not p.move and not widened:  # this call does not know the old pools of moved guests
                 call.inverse("update_pool", _back(entry, p, sent))
             return None
 
@@ -219,7 +221,7 @@ class Pools:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
     async def delete_pool(self, call: Call, p: DeletePool) -> DeletedPool:
-        """Delete an empty pool; the rights that were given on it go with it."""
+        """Delete an empty pool, and the permissions that were granted on it."""
         was: list[bool] = []
 
         async def seen() -> Found | None:
@@ -248,7 +250,10 @@ class Pools:
         return DeletedPool(p.pool, bool(was))
 
     async def _widened(self, p: UpdatePool, sent: Entry) -> list[str]:
-        """Return which rights a membership gives beyond those of agentd's own token; raises Rejected for a new one."""
+        """Return which permissions of the membership exceed those of agentd's own token.
+
+        Raises Rejected if a new member would get such permissions.
+        """
         members = [f"/vms/{vmid}" for vmid in sent.get("vms", [])]
         members += [f"/storage/{storage}" for storage in sent.get("storages", [])]
         if not members:
@@ -260,14 +265,20 @@ class Pools:
         return widened
 
     async def _list(self) -> dict[str, str]:
-        """Return the pools that the token may see, with their comments; raises Denied for a blind token."""
+        """Return the pools that the token may see, with their comments.
+
+        Raises Denied for a token without any permission.
+        """
         entries = await self.proxmox.get("/pools") or []
         if not entries and not await self.proxmox.permissions():
             raise Denied(f"the token {self.proxmox.user} has no rights, so Proxmox shows it no pools (Pool.Audit)")
         return {one_line(entry["poolid"]): one_line(entry.get("comment") or "") for entry in entries}
 
     async def _gone(self, name: str) -> Found:
-        """Make sure that a pool which is not in the list is not there: the list leaves out what may not be seen."""
+        """Return Found if a pool does not exist; raise Denied if it is only hidden.
+
+        The list of pools omits those that the token may not see.
+        """
         try:
             await self._entry(name)
         except NotFound:
@@ -302,7 +313,7 @@ class Pools:
         )
 
     async def _wanted(self, entry: Entry, p: UpdatePool) -> Entry:
-        """Return what is to be changed; raises ConfigChanged, and what `_free` raises."""
+        """Return the changes to send; raises ConfigChanged, and what `_free` raises."""
         wanted = _changes(entry, p)
         if wanted and p.digest and p.digest != _digest(entry):
             raise ConfigChanged(f"the pool {p.pool} was changed since it was read: look again, then decide again")
@@ -315,7 +326,7 @@ class Pools:
         return wanted
 
     async def _free(self, vmids: list[int], p: UpdatePool) -> None:
-        """Refuse guests that do not exist, and those of another pool unless they may be moved."""
+        """Reject unknown guests, and guests of another pool unless they may be moved."""
         entries = {int(entry["vmid"]): entry for entry in await self.inventory.resources("vm")}
         for vmid in vmids:
             if vmid not in entries:
@@ -342,7 +353,7 @@ def _digest(entry: Entry) -> str:
 
 
 def _changes(entry: Entry, p: UpdatePool) -> Entry:
-    """Return what of a request is not so yet."""
+    """Return the part of a request that is not in place yet."""
     vmids, storages = _vmids(entry), set(_storages(entry))
     changes: Entry = {
         "vms": sorted(vmid for vmid in set(p.guests) if (vmid in vmids) is p.remove),
@@ -353,7 +364,7 @@ def _changes(entry: Entry, p: UpdatePool) -> Entry:
 
 
 def _back(entry: Entry, p: UpdatePool, sent: Entry) -> Entry:
-    """Return the parameters that take a change back."""
+    """Return the parameters that undo a change."""
     changed: Entry = {"pool": p.pool, "guests": sent.get("vms", []), "storages": sent.get("storages", [])}
     comment = {"comment": one_line(entry.get("comment") or "")} if "comment" in sent else {}
     return changed | {"remove": not p.remove} | comment

@@ -1,7 +1,7 @@
-"""How much nodes, guests and storages have used over time, as few numbers rather than a table.
+"""Usage of nodes, guests and storages over time, summarized in a few numbers.
 
-Proxmox keeps averages: 70 points for each of an hour, a day, a week, a month and a year.  What a person or a model
-wants to know of them is mostly the least, the mean, the most and the last.
+Proxmox keeps averages: 70 points for each of an hour, a day, a week, a month and a year.  A person or a model mostly
+needs the minimum, the mean, the maximum and the last of them, not the table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ SHOWN: Final = (
 
 
 class ShowUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of a guest, of a node, or of a storage of a node; points: every point of these values too."""
+    """A guest, a node, or a storage of a node, and the period.
+
+    points  values of which every point is returned too
+    """
 
     vmid: fields.Vmid | None = None
     node: fields.Node | None = None
@@ -40,7 +43,10 @@ class ShowUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value over time: cpu as a share of all cores (0 to 1), memory and disk in bytes, traffic in bytes a second."""
+    """A value over time: its minimum, mean, maximum and last point.
+
+    cpu is a fraction of all cores (0 to 1), memory and disk are in bytes, traffic is in bytes per second.
+    """
 
     least: float
     mean: float
@@ -49,7 +55,10 @@ class Value(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What was used, by value; `points` are [time, value] pairs of those that were asked for."""
+    """The usage, by value.
+
+    points  [time, value] pairs of the values that were requested
+    """
 
     of: str
     since: datetime | None
@@ -71,13 +80,16 @@ class UsageTools:
     needs: ClassVar[Needs] = {"show_usage": methods.on(methods.STORAGE, "Datastore.Audit")}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
     async def show_usage(self, call: Call, p: ShowUsage) -> Usage:  # noqa: ARG002 - every tool has a call
-        """Show how much a guest, a node or a storage has used over time: least, mean, most and last of each value."""
+        """Show how much a guest, a node or a storage has used over time.
+
+        The result has the minimum (least), mean, maximum (most) and last of each value.
+        """
         path, title = await self._path(p)
         entries: list[Entry] = await self.proxmox.get(f"{path}/rrddata", timeframe=p.period, cf="AVERAGE") or []
         return _usage(title, entries, p.points)
@@ -96,7 +108,7 @@ class UsageTools:
 
 
 def _usage(title: str, entries: list[Entry], points: list[str]) -> Usage:
-    """Return what the points of a table come to; a point without a value is none."""
+    """Return the summary of a table of points; missing values are skipped."""
     entries = sorted(entries, key=lambda entry: int(entry.get("time") or 0))
     series = {
         one_line(name): [(int(e["time"]), float(e[name])) for e in entries if e.get(name) is not None]
