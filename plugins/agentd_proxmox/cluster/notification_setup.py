@@ -199,12 +199,12 @@ class NoticeRules:
     def _invertible(call: Call, now: Entry) -> None:
         """Record how to restore the matcher, if these tools can set all of it."""
         if not now.get("invert-match"):
-            said = _kept(now)
+            stored = _kept(now)
             renamed = {"target": "targets", "match-severity": "severities", "match-field": "rules"}
             renamed |= {"match-calendar": "calendars", "mode": "mode", "comment": "comment"}
-            old = {new: said[key] for key, new in renamed.items()}
+            old = {new: stored[key] for key, new in renamed.items()}
             old["severities"] = [severity for part in old["severities"] for severity in part.split(",")]
-            call.inverse("set_matcher", {"name": one_line(now["name"]), "enabled": not said["disable"], **old})
+            call.inverse("set_matcher", {"name": one_line(now["name"]), "enabled": not stored["disable"], **old})
 
     # -- targets ------------------------------------------------------------------------------------------------------
 
@@ -270,8 +270,8 @@ class NoticeRules:
                 return None
             now = await self.proxmox.get(f"{PATH}/endpoints/{kind[0]}/{p.name}") or {}
             if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
-                said = {new: now[key] for key, new in MAILS.items() if now.get(key)}
-                targets.back(call, "add_mail_target", AddMail, {"name": p.name, "type": kind[0], **said})
+                values = {new: now[key] for key, new in MAILS.items() if now.get(key)}
+                targets.back(call, "add_mail_target", AddMail, {"name": p.name, "type": kind[0], **values})
             return None
 
         async def act() -> None:
@@ -324,8 +324,8 @@ class NoticeRules:
             call.target(Target(f"metrics/{p.name}", title, dict(state), [], ["figures from now on, and its token"]))
             if set(now) <= PLAIN and not int(now.get("disable") or 0):
                 protocol = now.get("proto") or now.get("influxdbproto") or "udp"
-                said = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
-                targets.back(call, "add_metric_server", AddServer, {"name": p.name, "protocol": protocol, **said})
+                values = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
+                targets.back(call, "add_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values})
             return None
 
         async def act() -> None:

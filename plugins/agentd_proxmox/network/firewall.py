@@ -1,9 +1,9 @@
-"""Firewalls of the cluster, of nodes, of guests and security groups: options and rules.
+"""Firewalls of the cluster, nodes, guests and security groups: options and rules.
 
-Rules have no names, only positions, and these move when others come and go.  So a rule is named by its position and by
-what it says there; one that says something else is left alone.  A rule that is added bears the mark of its call at the
-end of its comment.  Whatever opens or closes something is of tier `destroy`: it may let a stranger in, or shut
-everybody out, and with them the API by which it could be taken back.
+Rules have no names, only positions, which change when other rules are added or deleted.  So a caller selects a rule by
+its position and its text; if another rule is at that position, nothing is changed.  An added rule has the mark of its
+call at the end of its comment.  A change that opens or closes access is of tier `destroy`: it may let a stranger in, or
+lock everyone out, even from the API that could undo the change.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ SEEN: Final = (
     *(*(f"GET {level}/options" for level in LEVELS), *(f"GET {rules}" for rules in RULES), f"GET {CLUSTER}/groups"),
 )
 RESTS: Final = {"policy_in": "DROP", "policy_out": "ACCEPT"}
-"""What a firewall does by default with what no rule speaks of."""
+"""The default policies of a firewall, for traffic that no rule matches."""
 GUEST: Final = ("enable", *RESTS, "log_level_in", "log_level_out", "macfilter", "ipfilter", "dhcp")
 OPTIONS: Final = {
     "cluster": ("enable", *RESTS, "policy_forward"),
     "node": ("enable", "log_level_in", "log_level_out"),
     "guest": GUEST,
 }
-"""Which options there are on which level."""
+"""The options on each level."""
 
 
 class Firewall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A firewall: what it does by default, its rules in their order, and whether all that is in force.
+    """A firewall: its default policies, its rules in order, whether it is in force.
 
-    switched  on or off at this level; it counts only while the cluster's is on too (`in_force`)
-    options   what else was set
-    count     of all rules, of which `rules` are a page
-    bare      network cards of the guest without firewall=1: what goes through them no rule sees
+    switched  on or off at this level; it has an effect only while the cluster's firewall is on too (`in_force`)
+    options   all other options that are set
+    count     number of all rules; `rules` is one page of them
+    bare      network cards of the guest without firewall=1: no rule applies to their traffic
     """
 
     of: str
@@ -84,7 +84,7 @@ class Firewall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ListFirewall(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whose firewall, and which of its rules."""
+    """The firewall, and the page of its rules to return."""
 
     limit: pages.Fit = None
     cursor: pages.Cursor = ""
@@ -92,11 +92,15 @@ class ListFirewall(Where, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class SetOptions(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to change; what is left out stays.  A node has no policies of its own, the cluster's count there.
+    """The options to change; an omitted one is kept.
 
-    macfilter   of a guest: it may send by no other MAC address than its own; ipfilter: by no other than those of
-                its ipsets ipfilter-netN; dhcp: it may ask for an address
-    locked_out  switch it on although no rule lets anybody reach a node's API and shell
+    A node has no policies of its own: those of the cluster apply.
+
+    macfilter   of a guest: it can send only with its own MAC address
+    ipfilter    of a guest: it can send only with the addresses in its IP sets ipfilter-netN
+    dhcp        of a guest: it can request an address
+    digest      from list_firewall: the call is refused if the firewall has changed since
+    locked_out  switch it on even if no rule opens the API and shell of a node
     """
 
     enable: bool | None = None
@@ -125,19 +129,22 @@ class Firewalls:
     needs: ClassVar[Needs] = {name: methods.on(methods.VM, "VM.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
         self.doors = Doors(inventory.proxmox)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_firewall(self, call: Call, p: ListFirewall) -> Firewall:  # noqa: ARG002 - every tool has a call
-        """Show a firewall: whether it is in force, what it does by default, and its rules in their order."""
+        """Show a firewall: whether it is in force, its policies, and its rules in order."""
         return await self._read(p, p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
     async def add_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
-        """Add a rule to a firewall, as its first if nothing else is said; it counts at once if that is in force."""
+        """Add a rule to a firewall, as its first one unless `to` is set.
+
+        The rule applies at once if the firewall is in force.
+        """
         path, title = await self._path(p)
         sent = {**firewall_rules.sent(p), "enable": int(p.enabled)}
         mark = marks.mark(call.key) if call.key else ""
@@ -161,7 +168,7 @@ class Firewalls:
             if not p.to:
                 await self.proxmox.post(listed(path, p), **sent, comment=comment or None)
                 return
-            if firewall_rules.marked(await self.doors.rules(path, p), mark) is None:  # off until it is where it belongs
+            if firewall_rules.marked(await self.doors.rules(path, p), mark) is None:  # off until it is at its position
                 await self.proxmox.post(listed(path, p), **sent | {"enable": 0}, comment=comment)
             await self._place(path, p, mark)
 
@@ -175,7 +182,7 @@ class Firewalls:
         rules = listed(path, p)
         entries = await self.doors.rules(path, p)
         pos, to = firewall_rules.marked(entries, mark), min(p.to, len(entries) - 1)
-        if pos is not None and pos != to:  # Proxmox counts before the rule has left
+        if pos is not None and pos != to:  # Proxmox counts with the rule at its old place
             digest = entries[pos].get("digest") or None
             await self.proxmox.put(f"{rules}/{pos}", moveto=to + (to > pos), digest=digest)
             entries = await self.doors.rules(path, p)
@@ -186,7 +193,7 @@ class Firewalls:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def change_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
-        """Let a rule say something else, switch it on or off, or move it to another position."""
+        """Change the content of a rule, switch it on or off, or move it."""
         wanted = [value for value in (p.enabled, p.comment, p.becomes) if value is not None]
         if bool(wanted) == (p.to is not None):
             raise Rejected("change_firewall_rule: say either to, or some of enabled, comment and becomes")
@@ -216,7 +223,10 @@ class Firewalls:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def delete_firewall_rule(self, call: Call, p: DeleteRule) -> Firewall:
-        """Delete a rule; one that is at its position no more is left alone."""
+        """Delete a rule.
+
+        If it is no longer at its position, nothing is deleted.
+        """
         path, title = await self._path(p)
         at: list[str] = []
 
@@ -241,7 +251,7 @@ class Firewalls:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_firewall_options(self, call: Call, p: SetOptions) -> Firewall:
-        """Switch a firewall on or off, or change what it does with what no rule speaks of."""
+        """Switch a firewall on or off, or change its default policies and options."""
         path, title = await self._path(p)
         wanted, at = _wanted(p), [""]
 
@@ -269,7 +279,7 @@ class Firewalls:
         return await self._read(p)
 
     async def _path(self, p: Where | AddRule) -> tuple[str, str]:
-        """Return where a firewall lies in the API, and what a person calls it."""
+        """Return the API path of a firewall, and its name for a person."""
         if sum(value is not None for value in (p.node, p.vmid, p.group)) > 1:
             raise Rejected("name a node, a vmid or a group, one of them; none is the cluster's firewall")
         if p.vmid is not None:
@@ -306,10 +316,10 @@ class Firewalls:
         return pages.fill(found, "rules", lines, lambda rule: f"{rule.pos:05d}", asked)
 
     async def _cards(self, path: str) -> tuple[list[str], list[str]]:
-        """Return the network cards of a guest that its firewall sees, and those that it does not see."""
+        """Return a guest's network cards with firewall=1, and those without it."""
         config = await self.proxmox.get(f"{path.removesuffix('/firewall')}/config") or {}
         cards = {key: str(value).split(",") for key, value in sorted(config.items()) if re.match(r"net\d+$", key)}
-        seen = [key for key, said in cards.items() if "firewall=1" in said]
+        seen = [key for key, options in cards.items() if "firewall=1" in options]
         return seen, [key for key in cards if key not in seen]
 
 
@@ -318,7 +328,7 @@ _SWITCHES: Final = {"macfilter": True, "ipfilter": False, "dhcp": False}
 
 
 def _now(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch or a word
-    """Return what an option is."""
+    """Return the current value of an option, or its default."""
     if key == "enable":
         return switched(options, path)
     if key in _SWITCHES:
@@ -327,7 +337,7 @@ def _now(options: Entry, path: str, key: str) -> Any:  # noqa: ANN401 - a switch
 
 
 def _wanted(p: SetOptions) -> Entry:
-    """Return the options that are to be changed; raises Rejected for those that the level does not have."""
+    """Return the options to change; raise Rejected for those that the level lacks."""
     level = "guest" if p.vmid is not None else "node" if p.node else "cluster"
     known = {option for names in OPTIONS.values() for option in names}
     wanted = {key: getattr(p, key) for key in sorted(known) if getattr(p, key) is not None}

@@ -1,6 +1,6 @@
-"""Who can still come in to a node's API and shell, through the firewalls of the cluster and of the node.
+"""Lockout check: which changes of a firewall close the API and shell of a node.
 
-Proxmox itself lets the nodes' own network in, and nobody else.
+It covers the firewalls of the cluster and of the node.  Proxmox itself admits the nodes' own network, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 CLUSTER: Final = "/cluster/firewall"
 MANAGED: Final = frozenset({8006, 22})
-"""Ports without which nobody reaches the API and a shell of a node."""
+"""The ports of a node's API and shell."""
 
 
 def switched(options: Entry, path: str) -> bool:
-    """Tell whether a firewall is switched on: that of a node is unless somebody says otherwise."""
+    """Return whether a firewall is on; that of a node is on by default."""
     return on(options.get("enable", int(re.fullmatch(r"/nodes/[^/]+/firewall", path) is not None)))
 
 
 class Doors:
-    """Looks at the rules of the cluster and its nodes."""
+    """Checks which ports the rules of the cluster and its nodes open."""
 
     def __init__(self, proxmox: Proxmox) -> None:
-        """Keep where the cluster is reached."""
+        """Use this Proxmox client."""
         self.proxmox = proxmox
 
     async def rules(self, path: str, p: Where | AddRule) -> list[Entry]:
@@ -42,7 +42,10 @@ class Doors:
         return sorted(found, key=lambda rule: int(rule.get("pos") or 0))
 
     async def open(self, entries: list[Entry], policy: object, groups: dict[str, list[Entry]]) -> set[int]:
-        """Return at which of the ports of MANAGED these rules let somebody in; `groups` are those known already."""
+        """Return the ports of MANAGED that these rules open.
+
+        `groups` are the security groups whose rules are known already; others are read.
+        """
         used = {str(entry.get("action")) for entry in entries if entry.get("type") == "group"} - set(groups)
         if used:  # a rule may name a group that was deleted
             used &= {str(entry["group"]) for entry in await self.proxmox.get(f"{CLUSTER}/groups") or []}
@@ -50,7 +53,7 @@ class Doors:
         return doors(entries, groups | found, policy)
 
     async def shut(self, path: str, p: Where | AddRule, before: list[Entry], after: list[Entry]) -> list[str]:
-        """Return what a change of rules shuts people out from, where the cluster's firewall is on."""
+        """Return what access a change of rules closes, if the cluster's firewall is on."""
         options = {} if p.vmid is not None else await self.proxmox.get(f"{CLUSTER}/options") or {}
         if not switched(options, CLUSTER):
             return []
@@ -63,9 +66,9 @@ class Doors:
         return [f"nobody from outside of the nodes' own network gets in at {_list(shut)} any more"] if shut else []
 
     async def reachable(self, path: str, p: Where, options: Entry) -> None:
-        """Refuse to switch a firewall on where no rule lets anybody in to a node's API and shell.
+        """Reject switching on a firewall if no rule opens a node's API and shell.
 
-        Proxmox itself lets the nodes' own network in, and nobody else.
+        Proxmox itself admits the nodes' own network, and nothing else.
         """
         cluster, rules = options, await self.rules(path, p)
         if path != CLUSTER:
@@ -82,7 +85,7 @@ class Doors:
 
 
 def doors(entries: list[Entry], groups: Mapping[str, list[Entry]], policy: object) -> set[int]:
-    """Return the ports of MANAGED at which these rules let somebody in, wherever from."""
+    """Return the ports of MANAGED that these rules open, at least for one source."""
     opened: set[int] = set()
     closed: set[int] = set()
     for rule in _unfolded(entries, groups):
@@ -95,7 +98,7 @@ def doors(entries: list[Entry], groups: Mapping[str, list[Entry]], policy: objec
 
 
 def _unfolded(entries: list[Entry], groups: Mapping[str, list[Entry]]) -> list[Entry]:
-    """Return the rules for what comes in that are switched on, with those of the groups in their places."""
+    """Return the enabled rules for incoming traffic, with those of groups in place."""
     found: list[Entry] = []
     for entry in entries:
         if not on(entry.get("enable")):
@@ -108,13 +111,13 @@ def _unfolded(entries: list[Entry], groups: Mapping[str, list[Entry]]) -> list[E
 
 
 def _ports(entry: Entry) -> set[int]:
-    """Return the ports of MANAGED that a rule speaks of."""
+    """Return the ports of MANAGED to which a rule applies."""
     if entry.get("macro"):
         return {22} if str(entry["macro"]).lower() == "ssh" else set()
     if str(entry.get("proto") or "tcp") not in {"tcp", "6"} or entry.get("dest") or entry.get("sport"):
         return set()
-    said = str(entry.get("dport") or "0:65535").replace("ssh", "22")
-    spans = [span.partition(":") for span in said.split(",")]
+    text = str(entry.get("dport") or "0:65535").replace("ssh", "22")
+    spans = [span.partition(":") for span in text.split(",")]
     pairs = [(int(low), int(high or low)) for low, _, high in spans if (low + high).isdecimal()]
     return {port for port in MANAGED if any(low <= port <= high for low, high in pairs)}
 

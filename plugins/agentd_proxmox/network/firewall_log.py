@@ -1,7 +1,7 @@
-"""What firewalls have logged: a node's, or of its lines those of one guest.
+"""The firewall log of a node, or the lines of one guest in it.
 
-A guest's own log asks for the right to its console.  The same lines stand in the log of its node, for which the right
-to logs suffices, so they are picked from there.
+To read a guest's own log, a token needs the right to its console.  The log of the node has the same lines and needs
+only the right to logs, so the lines are filtered from there.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 PATH: Final = "/nodes/{node}/firewall/log"
 LOOKED_AT: Final = 5000
-"""Lines of a node's log among which words, or the lines of a guest, are looked for."""
+"""Number of lines at the end of a node's log that are searched."""
 
 
 _NOTHING: Final = re.compile(r"no content|unable to open file")
 
 
 class ReadLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which node or guest; match: only lines with this in them, in capitals or not."""
+    """The node or the guest.
+
+    match  only lines that contain this text, in upper or lower case
+    """
 
     node: fields.Node | None = None
     vmid: fields.Vmid | None = None
@@ -40,7 +43,7 @@ class ReadLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FirewallLog(msgspec.Struct, frozen=True):
-    """The last lines that fit, the newest at the end; looked_at: of how many lines they were picked."""
+    """The last matching lines, newest last; looked_at: number of searched lines."""
 
     node: str
     looked_at: int
@@ -54,13 +57,16 @@ class FirewallLogs:
     needs: ClassVar[Needs] = {"firewall_log": methods.on(methods.VM, "VM.Audit")}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:
-        """Read the end of a firewall's log; a rule or a default logs only where its log level says so."""
+        """Read the end of a firewall's log.
+
+        A rule or default policy only logs if its log level is set.
+        """
         if (p.node is None) == (p.vmid is None):
             raise Rejected("name a node or the vmid of a guest, one of both")
         node = p.node or (await self.inventory.find(p.vmid)).node
@@ -68,10 +74,10 @@ class FirewallLogs:
         total = int((await self.proxmox.whole(path, limit=1)).get("total") or 0)
         found = await self.proxmox.get(path, start=max(0, total - LOOKED_AT), limit=LOOKED_AT) or []
         lines = [one_line(entry["t"]) for entry in found if total]
-        if len(lines) == 1 and _NOTHING.match(lines[0]):  # Proxmox says it as a line of the log
+        if len(lines) == 1 and _NOTHING.match(lines[0]):  # Proxmox returns it as a line of the log
             call.warn(f"{node} has logged nothing yet: {lines[0]}")
             lines = []
         fitting = [line for line in lines if p.match.lower() in line.lower()]
-        if p.vmid is not None:  # a line begins with the number of the guest, 0 for the node itself
+        if p.vmid is not None:  # a line begins with the VMID of the guest, 0 for the node itself
             fitting = [line for line in fitting if line.split(" ", 1)[0] == str(p.vmid)]
         return FirewallLog(node, len(lines), fitting[-p.lines :])

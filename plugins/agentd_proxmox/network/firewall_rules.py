@@ -1,8 +1,8 @@
-"""What rules of a firewall say, which of them is meant, and what becomes of it; pure.
+"""Firewall rules: their text, how a caller selects one, what a change does; pure.
 
-A rule has no name, so it is named by what it says.  Several that say the same are told apart by a number in brackets,
-from the second on.  The last of them is deleted first: otherwise a repeated call would take the next one for the one
-that is gone already.
+A rule has no name, so a caller selects it by its text.  Rules with the same text get a number in brackets, from the
+second on.  The last of them has to be deleted first: otherwise a repeated call would delete the next one in place of
+the one that is gone already.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ WORDS: Final = {
     "icmp-type": "of type ",
     "log": "logged as ",
 }
-"""What a rule may say, in the order in which it is said, and the word before each."""
+"""The fields of a rule in the order of its text, each with the word before it."""
 KEYS: Final = tuple(WORDS)
-"""What a rule may say beside its type and action."""
+"""The fields of a rule besides its type and action."""
 
 
 class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Whose firewall: a node's, a guest's, a security group's, or without any of them the cluster's."""
+    """The firewall of a node, a guest or a security group, by default the cluster's."""
 
     node: fields.Node | None = None
     vmid: fields.Vmid | None = None
@@ -54,7 +54,7 @@ class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A rule; `rule` is what it says, by which it is named to change or delete it."""
+    """A rule; `rule` is its text, which selects it for a change or deletion."""
 
     pos: int
     rule: str
@@ -64,7 +64,10 @@ class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a rule says.  With `uses` it is a security group's rules, on an interface or everywhere."""
+    """The content of a rule.
+
+    uses  apply the rules of this security group, on an interface or everywhere
+    """
 
     direction: Literal["in", "out", "forward"] = "in"
     action: Policy = "ACCEPT"
@@ -81,7 +84,7 @@ class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class AddRule(Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the new rule says; it becomes the first, or the one at position `to`."""
+    """The content of the new rule; it is added as the first, or at position `to`."""
 
     node: fields.Node | None = None
     vmid: fields.Vmid | None = None
@@ -92,9 +95,9 @@ class AddRule(Said, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ChangeRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which rule, by its position and what it says (list_firewall), and what is to become of it.
+    """The rule, by its position and text (list_firewall), and its changes.
 
-    becomes  all that it says from then on
+    becomes  the whole new content of the rule
     """
 
     pos: Position
@@ -106,32 +109,32 @@ class ChangeRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class DeleteRule(Where, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which rule, by its position and what it says (list_firewall)."""
+    """The rule, by its position and text (list_firewall)."""
 
     pos: Position
     rule: str
 
 
 def on(value: Any) -> bool:  # noqa: ANN401 - a number, its text, or nothing
-    """Tell whether a switch that Proxmox writes as a number, or not at all, is on."""
+    """Return whether a switch is on, which Proxmox writes as a number or omits."""
     return bool(int(value or 0))
 
 
 def says(entry: Entry) -> str:
-    """Return what a rule says, in one line."""
-    said = (f"{word}{entry[key]}" for key, word in WORDS.items() if entry.get(key) not in (None, "", "nolog"))
-    return one_line(" ".join([f"{entry.get('type')} {entry.get('action')}", *said]))
+    """Return the text of a rule, in one line."""
+    parts = (f"{word}{entry[key]}" for key, word in WORDS.items() if entry.get(key) not in (None, "", "nolog"))
+    return one_line(" ".join([f"{entry.get('type')} {entry.get('action')}", *parts]))
 
 
 def names(entries: list[Entry]) -> list[str]:
-    """Return what each rule is called: what it says, with a number if one before it says the same."""
-    said = [says(entry) for entry in entries]
-    count = [said[: number + 1].count(text) for number, text in enumerate(said)]
-    return [text if nth == 1 else f"{text} ({nth})" for text, nth in zip(said, count, strict=True)]
+    """Return the texts of rules, with a number if an earlier rule has the same text."""
+    texts = [says(entry) for entry in entries]
+    count = [texts[: number + 1].count(text) for number, text in enumerate(texts)]
+    return [text if nth == 1 else f"{text} ({nth})" for text, nth in zip(texts, count, strict=True)]
 
 
 def lines(entries: list[Entry]) -> list[Rule]:
-    """Return rules as they are shown."""
+    """Return rules in the form of a result."""
     return [
         Rule(number, name, on(entry.get("enable")), comment(entry), _errors(entry))
         for number, (name, entry) in enumerate(zip(names(entries), entries, strict=True))
@@ -139,19 +142,19 @@ def lines(entries: list[Entry]) -> list[Rule]:
 
 
 def _errors(entry: Entry) -> list[str]:
-    """Return why Proxmox leaves a rule out, such as for a set that is no more."""
+    """Return why Proxmox ignores a rule, such as for a set that no longer exists."""
     found = entry.get("errors") or {}
     return [f"{one_line(key)}: {one_line(text)}" for key, text in sorted(found.items())]
 
 
 def comment(entry: Entry) -> str:
-    """Return what a person wrote beside a rule, without our mark."""
+    """Return the comment of a rule without the mark of agentd."""
     text, mark = _comment(entry)
     return one_line(text if mark else str(entry.get("comment") or ""))
 
 
 def noted(entry: Entry, text: str) -> str:
-    """Return a comment that says `text` and keeps our mark."""
+    """Return `text` as a comment that keeps the mark of agentd."""
     return f"{text.strip()} {_comment(entry)[1]}".strip()
 
 
@@ -162,7 +165,10 @@ def _comment(entry: Entry) -> tuple[str, str]:
 
 
 def hold(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
-    """Return the rule at a position; refuses one that does not say any more what the caller thinks."""
+    """Return the rule at a position.
+
+    Raises NotFound if no rule has the text `rule`, and Rejected if the rule is at another position.
+    """
     called = names(entries)
     if pos < len(called) and called[pos] == rule:
         return entries[pos]
@@ -173,7 +179,10 @@ def hold(entries: list[Entry], pos: int, rule: str, title: str) -> Entry:
 
 
 def last(entries: list[Entry], rule: str) -> None:
-    """Refuse a rule after which another one says the same: a repeated call could not tell them apart."""
+    """Reject a rule if a later one has the same text.
+
+    A repeated call could not distinguish them.
+    """
     same = [name for name in names(entries) if _plain(name) == _plain(rule)]
     if same[-1] != rule:
         raise Rejected(f"rule: {len(same)} rules say {_plain(rule)!r}; begin with the last of them, {same[-1]!r}")
@@ -184,26 +193,26 @@ def _plain(name: str) -> str:
 
 
 def digest(options: Entry, entries: list[Entry]) -> str:
-    """Return a digest of what a firewall does."""
-    said = {key: str(value) for key, value in options.items() if key != "digest"}
-    return pages.digest([said, [[says(entry), str(entry.get("enable") or 0)] for entry in entries]])
+    """Return a digest of the options and rules of a firewall."""
+    settings = {key: str(value) for key, value in options.items() if key != "digest"}
+    return pages.digest([settings, [[says(entry), str(entry.get("enable") or 0)] for entry in entries]])
 
 
 def listed(path: str, p: Where | AddRule) -> str:
-    """Return where the rules of a firewall lie in the API."""
+    """Return the API path of the rules of a firewall."""
     return f"/cluster/firewall/groups/{p.group}" if p.group else f"{path}/rules"
 
 
 def sent(p: Said) -> Entry:
-    """Return a rule as Proxmox is told it."""
+    """Return the content of a rule as parameters of Proxmox."""
     if p.uses:
         return {"type": "group", "action": p.uses, "iface": p.iface}
-    said = {key: getattr(p, key.replace("-", "_")) for key in KEYS}
-    return {"type": p.direction, "action": p.action, **said}
+    values = {key: getattr(p, key.replace("-", "_")) for key in KEYS}
+    return {"type": p.direction, "action": p.action, **values}
 
 
 def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
-    """Return the rules as they will be."""
+    """Return the rules as they are after the change."""
     entry = entries[p.pos]
     if p.to is not None:
         rest = [rule for rule in entries if rule is not entry]
@@ -221,41 +230,41 @@ def after(entries: list[Entry], p: ChangeRule) -> list[Entry]:
 
 
 def difference(entry: Entry, p: ChangeRule) -> Entry:
-    """Return what of a rule Proxmox is told to change."""
+    """Return the change of a rule as parameters of Proxmox."""
     if p.to is not None:
-        return {"moveto": p.to + (p.to > p.pos)}  # Proxmox counts before the rule has left
+        return {"moveto": p.to + (p.to > p.pos)}  # Proxmox counts with the rule at its old place
     (changed,) = after([entry], msgspec.structs.replace(p, pos=0))
     gone = [key for key in KEYS if entry.get(key) and key not in changed]
-    said = {key: changed.get(key) for key in ("type", "action", *KEYS, "enable", "comment")}
-    gone += ["comment"] if entry.get("comment") and not said["comment"] else []  # Proxmox takes "" for nothing said
-    return {**{key: value for key, value in said.items() if entry.get(key) != value}, "delete": ",".join(gone) or None}
+    new = {key: changed.get(key) for key in ("type", "action", *KEYS, "enable", "comment")}
+    gone += ["comment"] if entry.get("comment") and not new["comment"] else []  # Proxmox ignores ""
+    return {**{key: value for key, value in new.items() if entry.get(key) != value}, "delete": ",".join(gone) or None}
 
 
 def moved(entries: list[Entry], p: ChangeRule) -> bool:
-    """Tell whether a rule stands where it is to stand."""
+    """Return whether a rule is at its new position."""
     called = names(entries)
     return p.to is not None and bool(called) and called[min(p.to, len(called) - 1)] == p.rule
 
 
 def changed(entries: list[Entry], p: ChangeRule) -> bool:
-    """Tell whether a rule says what it is to say, and not any more what it said."""
+    """Return whether a rule has its new text, and no rule has the old one."""
     if p.becomes is None:
         return False
-    called, said = names(entries), says(sent(p.becomes))
-    return said != p.rule and p.rule not in called and said in called
+    called, text = names(entries), says(sent(p.becomes))
+    return text != p.rule and p.rule not in called and text in called
 
 
 def what(p: ChangeRule) -> str:
-    """Return in words what becomes of a rule."""
-    said = [f"moves to position {p.to}"] if p.to is not None else []
-    said += [f"becomes {says(sent(p.becomes))}"] if p.becomes is not None else []
-    said += ["is switched " + ("on" if p.enabled else "off")] if p.enabled is not None else []
-    said += ["gets another comment"] if p.comment is not None else []
-    return f"{p.rule} {', '.join(said)}"
+    """Return a description of the change of a rule."""
+    changes = [f"moves to position {p.to}"] if p.to is not None else []
+    changes += [f"becomes {says(sent(p.becomes))}"] if p.becomes is not None else []
+    changes += ["is switched " + ("on" if p.enabled else "off")] if p.enabled is not None else []
+    changes += ["gets another comment"] if p.comment is not None else []
+    return f"{p.rule} {', '.join(changes)}"
 
 
 def back(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str, Any]:
-    """Return the parameters that change a rule back to what it is."""
+    """Return the parameters that undo the change of a rule."""
     place = p.pos if p.to is None else becoming.index(entries[p.pos])
     found: dict[str, Any] = {"pos": place, "rule": names(becoming)[place]}
     if p.to is not None:
@@ -269,23 +278,23 @@ def back(entries: list[Entry], becoming: list[Entry], p: ChangeRule) -> dict[str
 
 
 def _as_said(entry: Entry) -> dict[str, Any]:
-    """Return what a rule says as it is said to a tool."""
-    said = {key.replace("-", "_"): str(entry[key]) for key in KEYS if entry.get(key)}
+    """Return the content of a rule as parameters of our tools."""
+    content = {key.replace("-", "_"): str(entry[key]) for key in KEYS if entry.get(key)}
     kind = {"direction": entry["type"], "action": entry["action"]}
-    return said | ({"uses": entry["action"]} if entry["type"] == "group" else kind)
+    return content | ({"uses": entry["action"]} if entry["type"] == "group" else kind)
 
 
 def again(entry: Entry, pos: int) -> dict[str, Any]:
-    """Return the parameters that add a rule once more where it is."""
+    """Return the parameters that add a rule again at its position."""
     return {**_as_said(entry), "comment": comment(entry), "enabled": on(entry.get("enable")), "to": pos}
 
 
 def added(entries: list[Entry], rule: Entry, to: int) -> list[Entry]:
-    """Return the rules with a new one."""
+    """Return the rules with a new one at position `to`."""
     return [*entries[:to], rule, *entries[to:]]
 
 
 def marked(entries: list[Entry], mark: str) -> int | None:
-    """Return the position of the rule with our mark."""
+    """Return the position of the rule with the mark `mark`, or None."""
     found = (pos for pos, entry in enumerate(entries) if mark and _comment(entry)[1] == mark)
     return next(found, None)

@@ -1,6 +1,7 @@
-"""What firewall rules speak of by name: aliases and sets of addresses of the cluster or a guest, groups of rules.
+"""Names that firewall rules use: aliases, IP sets and security groups.
 
-What a name stands for is what the rules that use it let in, so a change is as serious as a rule.
+Aliases and IP sets belong to the cluster or to a guest.  The value of a name decides what the rules that use it let in,
+so changing it is as serious as changing a rule.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ USERS: Final = (
     *(f"GET {CLUSTER}/groups/{{group}}", "GET /nodes/{node}/firewall/rules"),
     *(f"GET {level}/rules" for level in LEVELS),
 )
-"""What is read to find the rules that name an alias or a set."""
+"""The calls that find the rules that use an alias or an IP set."""
 
 
 def _on_each(*calls: str) -> tuple[str, ...]:
@@ -63,7 +64,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class IpSet(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A name for several addresses; one with ! is left out of it."""
+    """A name for several addresses; an entry with ! is excluded."""
 
     name: str
     entries: list[str]
@@ -71,7 +72,10 @@ class IpSet(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sets(msgspec.Struct, frozen=True):
-    """All names that rules may use: the cluster's, which all may, or those of a guest, which only its own may."""
+    """All names that rules may use.
+
+    Every rule may use the cluster's names, only a guest's own rules may use those of the guest.
+    """
 
     aliases: list[Alias]
     ipsets: list[IpSet]
@@ -79,13 +83,16 @@ class Sets(msgspec.Struct, frozen=True):
 
 
 class WhoseSets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which guest; left out: the cluster's."""
+    """The guest; omitted: the cluster."""
 
     vmid: fields.Vmid | None = None
 
 
 class SetAlias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The name, and what it shall stand for; vmid: only for the rules of this guest."""
+    """The name, and its address or network.
+
+    vmid  only for the rules of this guest
+    """
 
     name: Name
     cidr: Network
@@ -94,7 +101,10 @@ class SetAlias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SetIpSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The name, and all that shall be in it; vmid: only for the rules of this guest."""
+    """The name, and all its entries.
+
+    vmid  only for the rules of this guest
+    """
 
     name: Name
     entries: Annotated[list[Member], Meta(max_length=500)]
@@ -110,7 +120,10 @@ class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeleteName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which name of which kind; nothing may use it.  vmid: of this guest, which has no groups."""
+    """The kind and the name to delete; nothing should use it.
+
+    vmid  a name of this guest, which has no groups
+    """
 
     kind: Literal["alias", "ipset", "group"]
     name: Name
@@ -118,14 +131,14 @@ class DeleteName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeletedName(msgspec.Struct, frozen=True):
-    """The name that is no more."""
+    """The deleted name."""
 
     kind: str
     name: str
 
 
 class FirewallSets:
-    """The tools for aliases, sets of addresses and security groups."""
+    """The tools for aliases, IP sets and security groups."""
 
     calls: ClassVar[Calls] = {
         "list_firewall_sets": LISTS,
@@ -140,18 +153,18 @@ class FirewallSets:
     needs: ClassVar[Needs] = {name: methods.on(methods.VM, "VM.Audit") for name in calls}
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where guests are found."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_firewall_sets(self, call: Call, p: WhoseSets) -> Sets:  # noqa: ARG002 - every tool has a call
-        """List the aliases, the sets of addresses with their entries, and the security groups that rules may use."""
+        """List aliases, IP sets with their entries, and security groups."""
         return await self._read(await self._path(p.vmid))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_firewall_alias(self, call: Call, p: SetAlias) -> Sets:
-        """Make an alias, or let it stand for something else: every rule that uses it changes with it."""
+        """Create or change an alias; every rule that uses it changes with it."""
         path, cidr = await self._path(p.vmid), _network(p.cidr)
         there: list[Alias] = []
 
@@ -178,7 +191,10 @@ class FirewallSets:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def set_firewall_ipset(self, call: Call, p: SetIpSet) -> Sets:
-        """Make a set of exactly these addresses, or make an existing one that: every rule that uses it changes."""
+        """Create an IP set, or replace its entries.
+
+        Every rule that uses it changes with it.
+        """
         path, wanted = await self._path(p.vmid), {_member(entry) for entry in p.entries}
         now: list[IpSet] = []
 
@@ -207,7 +223,7 @@ class FirewallSets:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
     async def create_firewall_group(self, call: Call, p: NewGroup) -> Sets:
-        """Make a security group without rules, which no firewall uses yet."""
+        """Create a security group without rules; no firewall uses it yet."""
         call.target(Target(f"firewall/group/{p.name}", f"security group {p.name}"))
 
         async def seen() -> Found | None:
@@ -224,9 +240,10 @@ class FirewallSets:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def delete_firewall_set(self, call: Call, p: DeleteName) -> DeletedName:
-        """Delete an alias, a set of addresses or a security group; Proxmox refuses a group that has rules.
+        """Delete an alias, an IP set or a security group.
 
-        What uses it is named: Proxmox deletes it all the same, and a rule that names it does nothing from then on.
+        Proxmox refuses a group that has rules, but deletes a name that is in use: rules that use it do nothing from
+        then on.  The preview lists where the name is used.
         """
         if p.kind == "group" and p.vmid is not None:
             raise Rejected("vmid: a guest has no security groups, they are the cluster's; leave it out")
@@ -259,13 +276,16 @@ class FirewallSets:
         return DeletedName(p.kind, p.name)
 
     async def _path(self, vmid: int | None) -> str:
-        """Return whose names are meant."""
+        """Return the API path of the firewall that has the names."""
         return CLUSTER if vmid is None else f"{(await self.inventory.find(vmid)).path}/firewall"
 
     async def _make(self, path: str, now: set[str], wanted: set[str]) -> None:
-        """Add what is missing before taking away what is too much: nobody is shut out meanwhile."""
+        """Add the missing entries of a set, then remove the others.
+
+        In this order nothing is locked out meanwhile.
+        """
         turned = {entry for entry in now if _turned(entry) in wanted}
-        for entry in sorted(turned):  # the same address cannot stand in a set twice
+        for entry in sorted(turned):  # a set cannot contain an address twice
             await self._drop(path, entry)
         for entry in sorted(wanted - now):
             cidr = entry.removeprefix("!")
@@ -295,7 +315,7 @@ _MAKES: Final[dict[str, tuple[str, type[msgspec.Struct]]]] = {
     "ipset": ("set_firewall_ipset", SetIpSet),
     "group": ("create_firewall_group", NewGroup),
 }
-"""What makes each kind of name, and its parameters."""
+"""The tool that creates each kind of name, and its parameters."""
 
 
 def _comment(entry: Entry) -> str:
@@ -303,7 +323,7 @@ def _comment(entry: Entry) -> str:
 
 
 def _same(alias: Alias, name: str) -> bool:
-    return alias.name.lower() == name.lower()  # Proxmox keeps aliases by their small letters
+    return alias.name.lower() == name.lower()  # Proxmox stores aliases in lower case
 
 
 def _turned(entry: str) -> str:
@@ -311,7 +331,10 @@ def _turned(entry: str) -> str:
 
 
 def _network(text: str) -> str:
-    """Return an address or a network as Proxmox keeps it: a network of one address as the address alone."""
+    """Return an address or a network as Proxmox stores it.
+
+    A network of one address is stored as the address alone.
+    """
     try:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
@@ -320,7 +343,7 @@ def _network(text: str) -> str:
 
 
 def _member(entry: str) -> str:
-    """Return an entry of a set as Proxmox keeps it."""
+    """Return an entry of a set as Proxmox stores it."""
     plain = entry.removeprefix("!")
     kept = plain if plain[:1].isalpha() and ":" not in plain else _network(plain)
     return entry[: len(entry) - len(plain)] + kept

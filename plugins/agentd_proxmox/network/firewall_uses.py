@@ -1,6 +1,6 @@
-"""Find the firewall rules and sets that name an alias, an ipset or a security group.
+"""Find the firewall rules and sets that use an alias, IP set or security group.
 
-Proxmox deletes one that is in use without a word, and the rules that name it do nothing from then on.
+Proxmox deletes a name that is in use without a warning, and the rules that use it do nothing from then on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Entry = dict[str, Any]
 
 TOGETHER = 4
-"""Firewalls that are read at once."""
+"""Number of firewalls that are read at the same time."""
 
 
 async def users(inventory: Inventory, kind: str, name: str, vmid: int | None) -> list[str]:
@@ -42,7 +42,10 @@ async def users(inventory: Inventory, kind: str, name: str, vmid: int | None) ->
 
 
 def names(kind: str, name: str, vmid: int | None) -> frozenset[str]:
-    """Return how rules and sets write a name: aliases bare or with their level, ipsets with a `+`."""
+    """Return the spellings of a name in rules and sets.
+
+    An alias is written alone or with its level, an IP set with a `+`.
+    """
     level = "dc" if vmid is None else "guest"
     if kind == "group":
         return frozenset({name})
@@ -51,17 +54,23 @@ def names(kind: str, name: str, vmid: int | None) -> frozenset[str]:
 
 
 def names_it(entry: Entry, wanted: frozenset[str], *, group: bool = False) -> bool:
-    """Tell whether a rule names one of `wanted`; a group is the action of a rule of type group."""
+    """Return whether a rule uses one of `wanted`.
+
+    A security group is the action of a rule of type group.
+    """
     if entry.get("type") == "group":
         return group and str(entry.get("action")) in wanted
     if group:
         return False
-    said = ",".join(str(entry.get(key) or "") for key in ("source", "dest")).lower()
-    return not wanted.isdisjoint(part.strip() for part in said.split(","))
+    text = ",".join(str(entry.get(key) or "") for key in ("source", "dest")).lower()
+    return not wanted.isdisjoint(part.strip() for part in text.split(","))
 
 
 async def _firewalls(inventory: Inventory, vmid: int | None) -> list[tuple[str, str, bool]]:
-    """Return the firewalls whose rules may use a name: title, path, and whether it is a security group."""
+    """Return the firewalls whose rules may use a name.
+
+    A firewall has a title, a path, and whether it is a security group.
+    """
     places = await inventory.places()
     if vmid is not None:
         return [(f"the firewall of {at.title}", f"{at.path}/firewall", False) for at in places if at.vmid == vmid]

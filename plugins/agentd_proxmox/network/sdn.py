@@ -1,7 +1,7 @@
-"""Software-defined networks: zones, virtual networks and subnets, which wait until they are put in force everywhere.
+"""Software-defined networks (SDN): zones, virtual networks and subnets.
 
-As with a node's interfaces, what is made or changed waits, so it is of tier `operate`; what deletes, and what puts it
-in force on all nodes, is of tier `destroy`.
+As with a node's interfaces, a change is pending until it is applied on all nodes.  So creating and changing is of tier
+`operate`; deleting, and applying the pending changes on all nodes, is of tier `destroy`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ class Vnet(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sdn(msgspec.Struct, frozen=True):
-    """All zones and virtual networks as they will be; digest: of what waits to be put in force."""
+    """All zones and virtual networks, with the pending changes.
+
+    digest  of the pending changes
+    """
 
     zones: list[Zone]
     vnets: list[Vnet]
@@ -67,9 +70,11 @@ class Sdn(msgspec.Struct, frozen=True):
 
 
 class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the zone shall be; bridge: of type vlan, peers: the addresses of the nodes, of type vxlan.
+    """The settings of the zone; an omitted one is kept.
 
-    What is left out stays; without: what it shall have no more.
+    bridge   for type vlan
+    peers    for type vxlan: the addresses of the nodes
+    without  the settings to remove
     """
 
     zone: Id
@@ -82,7 +87,12 @@ class SetZone(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the virtual network shall be; guests use it as a bridge of that name.  without: as with zones."""
+    """The settings of the virtual network; an omitted one is kept.
+
+    Guests use the network as a bridge of that name.
+
+    without  the settings to remove
+    """
 
     vnet: Id
     zone: Id
@@ -93,7 +103,11 @@ class SetVnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class SetSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the subnet shall be; snat: the nodes translate what leaves it.  without: as with zones."""
+    """The settings of the subnet; an omitted one is kept.
+
+    snat     the nodes translate the source addresses of outgoing traffic
+    without  the settings to remove
+    """
 
     vnet: Id
     subnet: Network
@@ -103,7 +117,7 @@ class SetSubnet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class DeleteSdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to delete; a subnet by vnet and its network."""
+    """What to delete; a subnet by its virtual network (`name`) and its `subnet`."""
 
     kind: Literal["zone", "vnet", "subnet"]
     name: Id
@@ -111,7 +125,7 @@ class DeleteSdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ApplySdn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The digest of what waits (list_sdn)."""
+    """The digest of the pending changes (list_sdn)."""
 
     digest: str
 
@@ -139,18 +153,18 @@ class SdnTools:
     }
 
     def __init__(self, inventory: Inventory) -> None:
-        """Keep where the cluster is reached."""
+        """Use the Proxmox client of `inventory`."""
         self.inventory = inventory
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
     async def list_sdn(self, call: Call, p: fields.NoParameters) -> Sdn:  # noqa: ARG002 - every tool has a call
-        """List the zones and virtual networks with their subnets, and what of them is not in force yet."""
+        """List zones, virtual networks, their subnets, and the pending changes."""
         return await self._read()
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
     async def set_sdn_zone(self, call: Call, p: SetZone) -> Sdn:
-        """Make a zone, or change one; it waits until apply_sdn."""
+        """Create or change a zone; the change is pending until apply_sdn."""
         if (p.type == "vlan") != (p.bridge is not None) or (p.type == "vxlan") != (p.peers is not None):
             raise Rejected("a zone of type vlan has a bridge, one of type vxlan has peers, one of type simple neither")
         sent: Entry = {"bridge": p.bridge, "peers": _joined(p.peers), "nodes": _joined(p.nodes), "mtu": p.mtu}
@@ -159,7 +173,7 @@ class SdnTools:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
     async def set_sdn_vnet(self, call: Call, p: SetVnet) -> Sdn:
-        """Make a virtual network in a zone, or change one; it waits until apply_sdn."""
+        """Create or change a virtual network; the change is pending until apply_sdn."""
         if p.zone not in {zone.zone for zone in (await self._read()).zones if zone.pending != "deleted"}:
             raise NotFound(f"zone: there is no zone {p.zone!r}; set_sdn_zone makes one")
         sent: Entry = {"zone": p.zone, "tag": p.tag, "alias": p.alias, "vlanaware": p.vlan_aware}
@@ -168,7 +182,7 @@ class SdnTools:
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="network_management")
     async def set_sdn_subnet(self, call: Call, p: SetSubnet) -> Sdn:
-        """Add a subnet to a virtual network, or change one; it waits until apply_sdn."""
+        """Create or change a subnet; the change is pending until apply_sdn."""
         call.target(Target(f"sdn/{p.vnet}", f"virtual network {p.vnet}"))
         path, there = f"{SDN}/vnets/{p.vnet}/subnets", list[str]()
         sent = {key: value for key, value in {"gateway": p.gateway, "snat": p.snat}.items() if value is not None}
@@ -197,7 +211,7 @@ class SdnTools:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def delete_sdn(self, call: Call, p: DeleteSdn) -> Sdn:
-        """Delete a zone, a virtual network or a subnet; it is in force until apply_sdn."""
+        """Delete a zone, virtual network or subnet; it is in force until apply_sdn."""
         if (p.kind == "subnet") != (p.subnet is not None):
             raise Rejected("subnet: is said for the kind subnet, and for no other")
         path: list[str] = []
@@ -210,7 +224,7 @@ class SdnTools:
                 raise Rejected(f"{p.kind} {p.name} is not empty: {', '.join(inside)}; delete_sdn them first")
             title = f"{p.kind} {p.subnet or p.name} of the software-defined networks"
             state = {"is": pages.digest(there)}
-            if set(there) <= KNOWN:  # else it has settings that these tools do not know
+            if set(there) <= KNOWN:  # otherwise it has settings that these tools cannot set
                 targets.back(call, *_was(p.kind, there))
             call.target(Target(f"sdn/{p.name}", title, state, [], ["the network of the guests on it, after apply_sdn"]))
             return None
@@ -223,11 +237,11 @@ class SdnTools:
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
     async def apply_sdn(self, call: Call, p: ApplySdn) -> Sdn:
-        """Put what waits in force on all nodes."""
+        """Apply the pending changes of the software-defined networks on all nodes."""
 
         async def seen() -> Found | None:
             now = await self._read()
-            if not now.pending:  # it waits no more as soon as it is asked for, and the nodes may still be at it
+            if not now.pending:  # nothing is pending once apply is called, but nodes may still be working
                 return Found(await self._applying())
             if now.digest != p.digest:
                 raise Rejected(f"digest: what waits is not what was looked at (now {now.digest}); list_sdn again")
@@ -242,18 +256,18 @@ class SdnTools:
         return await self._read()
 
     async def _applying(self) -> str:
-        """Return our own task that puts networks in force now, on whatever node; "" if there is none."""
+        """Return the UPID of our own apply task that runs on any node, or ""."""
         nodes = [str(node["node"]) for node in await self.inventory.resources("node") if node.get("status") == "online"]
         active = await self.inventory.active(nodes)
         ours = [e.text for e in active if e.type == "reloadnetworkall" and e.user == self.proxmox.user]
         return ours[0] if ours else ""
 
     async def _inside(self, p: DeleteSdn) -> tuple[Entry, list[str], list[str]]:
-        """Return what is meant ({} if it is not there), what is in it, and where it lies in the API."""
+        """Return the object ({} if it does not exist), what is in it, and its API path."""
         if p.kind == "subnet":
             subnet = next((entry for entry in await self._kept(p.name) if _cidr(entry) == p.subnet), {})
-            said = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
-            return said, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
+            found = _effective(subnet) | {"vnet": p.name, "subnet": p.subnet} if subnet else {}
+            return found, [], [f"vnets/{p.name}/subnets/{subnet.get('subnet')}"]
         there: Entry = next((entry for entry in await self._those(f"{p.kind}s") if entry.get(p.kind) == p.name), {})
         if not there:
             return {}, [], []
@@ -264,11 +278,11 @@ class SdnTools:
         return there, inside, [f"{p.kind}s/{p.name}"]
 
     async def _set(self, call: Call, key: str, p: SetZone | SetVnet, sent: Entry, first: Entry) -> None:
-        """Make or change a zone or a virtual network."""
+        """Create or change a zone or a virtual network."""
         path, name = f"{SDN}/{key}s", str(getattr(p, key))
         call.target(Target(f"sdn/{name}", f"{key} {name} of the software-defined networks"))
-        said = {option: value for option, value in sent.items() if value is not None}
-        _once(p, said)
+        settings = {option: value for option, value in sent.items() if value is not None}
+        _once(p, settings)
         there: list[Entry] = []
 
         async def seen() -> Found | None:
@@ -278,16 +292,16 @@ class SdnTools:
                 return None
             if first and there[0].get("type") != first["type"]:
                 raise Rejected(f"type: {key} {name} is of type {there[0].get('type')}: delete_sdn it first")
-            if _agrees(there[0], said) and not any(there[0].get(option) for option in p.without):
+            if _agrees(there[0], settings) and not any(there[0].get(option) for option in p.without):
                 return Found()
             targets.back(call, *_was(key, there[0]))
             return None
 
         async def act() -> None:
             if there:
-                await self.proxmox.put(f"{path}/{name}", **said, delete=",".join(p.without) or None)
+                await self.proxmox.put(f"{path}/{name}", **settings, delete=",".join(p.without) or None)
             else:
-                await self.proxmox.post(path, **{key: name}, **first, **said)
+                await self.proxmox.post(path, **{key: name}, **first, **settings)
 
         await call.once(seen, act)
 
@@ -307,7 +321,7 @@ class SdnTools:
         return await self.proxmox.get(f"{SDN}/vnets/{vnet}/subnets", pending=True) or []
 
     async def _those(self, kind: str) -> list[Entry]:
-        """Return the zones or virtual networks as they will be."""
+        """Return the zones or virtual networks with their pending changes."""
         entries: list[Entry] = await self.proxmox.get(f"{SDN}/{kind}", pending=True) or []
         return [_effective(entry) for entry in entries if entry.get("state") != "deleted"]
 
@@ -321,23 +335,26 @@ KNOWN: Final = frozenset(
         *("gateway", "snat", "network", "mask", "state", "pending", "digest"),
     }
 )
-"""The settings of zones, networks and subnets that these tools can give, and what Proxmox says besides."""
+"""The settings of zones, networks and subnets that these tools can set, and what else Proxmox returns."""
 
 
 def _was(kind: str, entry: Entry) -> tuple[str, type[msgspec.Struct], Entry]:
-    """Return what makes a zone, a virtual network or a subnet as it is, and the parameters of that tool."""
+    """Return how to restore a zone, a virtual network or a subnet.
+
+    The answer is a tool, the type of its parameters, and their values.
+    """
     name, parameters = _MAKES[kind]
     switches = {"vlan_aware": bool(int(entry.get("vlanaware") or 0)), "snat": bool(int(entry.get("snat") or 0))}
     whole = (entry | switches).items()
-    said = {key: value for key, value in whole if key in parameters.__struct_fields__ and value not in (None, "")}
-    lists: Entry = {key: str(said[key]).split(",") for key in ("peers", "nodes") if key in said}
-    numbers: Entry = {key: int(said[key]) for key in ("mtu", "tag") if key in said}
-    return name, parameters, {**said, **lists, **numbers, "without": sorted(_MAY_LACK[kind] - set(said))}
+    values = {key: value for key, value in whole if key in parameters.__struct_fields__ and value not in (None, "")}
+    lists: Entry = {key: str(values[key]).split(",") for key in ("peers", "nodes") if key in values}
+    numbers: Entry = {key: int(values[key]) for key in ("mtu", "tag") if key in values}
+    return name, parameters, {**values, **lists, **numbers, "without": sorted(_MAY_LACK[kind] - set(values))}
 
 
-def _once(p: SetZone | SetVnet | SetSubnet, said: Entry) -> None:
-    """Refuse to set and to take away the same."""
-    if both := sorted(set(said) & set(p.without)):
+def _once(p: SetZone | SetVnet | SetSubnet, settings: Entry) -> None:
+    """Reject a setting that is both set and removed."""
+    if both := sorted(set(settings) & set(p.without)):
         raise Rejected(f"without: {both[0]} is said as well; say one of both")
 
 
@@ -353,9 +370,12 @@ def _joined(names: list[str] | None) -> str | None:
     return None if names is None else ",".join(names)
 
 
-def _agrees(entry: Entry, said: Entry) -> bool:
-    """Tell whether an entry is as it is to be; for Proxmox, what is off and what is not said are the same."""
-    return all(str(entry.get(key) or 0) == str(_plain(value) or 0) for key, value in said.items())
+def _agrees(entry: Entry, settings: Entry) -> bool:
+    """Return whether an entry has these settings.
+
+    To Proxmox, a setting that is off and one that is omitted are the same.
+    """
+    return all(str(entry.get(key) or 0) == str(_plain(value) or 0) for key, value in settings.items())
 
 
 def _plain(value: object) -> object:
@@ -363,7 +383,10 @@ def _plain(value: object) -> object:
 
 
 def _effective(entry: Entry) -> Entry:
-    """Return an entry as it will be: what waits stands in it under `pending`, and `deleted` for what is taken away."""
+    """Return an entry with its pending changes.
+
+    Proxmox returns them under `pending`, with `deleted` for a setting that is removed.
+    """
     whole = entry | (entry.get("pending") or {})
     return {key: value for key, value in whole.items() if value != "deleted" or key == "state"}
 
