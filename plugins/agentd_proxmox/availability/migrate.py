@@ -111,9 +111,8 @@ class Migration:
         """Migrate a VM or container to another node, and wait until it is there.
 
         A running VM moves while it runs, a running container is stopped for it (restart=true).  The call is refused
-        before anything is changed if migration_preflight finds a blocking problem.  A guest that is on the target
-        already is not changed.  If the migration is aborted, the guest stays on its node, unless the HA manager moves
-        it.
+        before anything is changed if migration_preflight finds a blocking problem, and changes nothing if the guest is
+        there already.  An aborted migration leaves the guest on its node, unless the HA manager moves it.
         """
         at = await self.inventory.find(p.vmid, p.name)
         call.target(at.target())

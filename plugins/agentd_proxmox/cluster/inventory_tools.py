@@ -29,7 +29,7 @@ CONTENTS = ("images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"
 
 
 class ListNodes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The page of the nodes to return; `cursor` is `next` of the previous page."""
+    """The page to return; `cursor` is `next` of the previous page."""
 
     limit: pages.Fit = None
     cursor: pages.Cursor = ""
@@ -87,8 +87,7 @@ class NodeDetails(msgspec.Struct, frozen=True):
 class ListStorages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Filters for the storages, and the page to return.
 
-    node     storages of this node
-    content  storages with this kind of content: images, rootdir, iso, vztmpl, backup, snippets
+    content  images, rootdir, iso, vztmpl, backup or snippets
     """
 
     node: fields.Node | None = None
@@ -161,10 +160,7 @@ class BridgePage(msgspec.Struct, frozen=True):
 class ListTasks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Filters for the tasks, and the page to return.
 
-    node     tasks of this node; omitted: of the whole cluster
-    vmid     tasks of this guest
-    running  only tasks that run
-    failed   only tasks that failed
+    node  omitted: the tasks of the whole cluster
     """
 
     node: fields.Node | None = None
