@@ -332,14 +332,14 @@ class Proxmox:
         if source and path != source[1]:  # a request to the path of the list creates the object: it need not exist
             listed = await self._in_thread("GET", source[1], {})
             return absent(source, listed.get("data") or [], str(error)) or error if isinstance(listed, dict) else error
-        found = _NODE.match(path + "/")
-        if found is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
+        match = _NODE.match(path + "/")
+        if match is None or not isinstance(error, ProxmoxUnavailable | NotFound) or isinstance(error, NoQuorum):
             return error
         if isinstance(error, NotFound) and "hostname lookup" not in str(error):
             return error
         answer = await self._in_thread("GET", "/nodes", {})
         entries = answer.get("data") if isinstance(answer, dict) else None
-        return away(found[1], entries or []) or error
+        return away(match[1], entries or []) or error
 
     async def _in_thread(self, method: str, path: str, params: dict[str, Any]) -> dict[str, Any] | AgentdError:
         """Run one call in a thread, within the limits.
@@ -348,19 +348,19 @@ class Proxmox:
         slot is freed only then: the node's worker is busy until then.
         """
         held = self._limits(method, path)
-        taken: list[asyncio.Semaphore] = []
+        acquired: list[asyncio.Semaphore] = []
         try:
             for limit in held:
                 await limit.acquire()
-                taken.append(limit)
+                acquired.append(limit)
             future = asyncio.get_running_loop().run_in_executor(self._threads, self._send, method, path, params)
         except BaseException:
-            for limit in taken:
+            for limit in acquired:
                 limit.release()
             raise
 
         def give_back(_: object) -> None:
-            for limit in taken:
+            for limit in acquired:
                 limit.release()
 
         future.add_done_callback(give_back)
@@ -371,8 +371,8 @@ class Proxmox:
             return [self._uploads, self._room] if method == "UPLOAD" else [self._room]
         if method == "GET" and (_UNCOUNTED.match(path) or not path.startswith("/nodes/")):
             return []
-        found = _NODE.match(path + "/")
-        node = found[1] if found else ""  # "" is the node that we are connected to
+        match = _NODE.match(path + "/")
+        node = match[1] if match else ""  # "" is the node that we are connected to
         counted = self._nodes.setdefault(node, asyncio.Semaphore(self.settings.calls_per_node))
         return [counted, self._room]
 
@@ -480,12 +480,12 @@ class Proxmox:
         """
         assert self._session is not None  # noqa: S101 - _connect has made it
         url, wait = f"{self.settings.url}/api2/json{path}", self.settings.timeout
-        more: dict[str, Any] = {
+        options: dict[str, Any] = {
             "headers": {"Content-Type": body.content_type},
             "verify": self._session.auth.verify_ssl,  # type: ignore[union-attr]  # proxmoxer's own type
         }
         try:
-            answer = requests.Session.request(self._session, "POST", url, data=body, timeout=(wait, wait), **more)
+            answer = requests.Session.request(self._session, "POST", url, data=body, timeout=(wait, wait), **options)
         except AgentdError as error:  # raised while the file is read
             return error
         except requests.RequestException as error:
@@ -502,13 +502,13 @@ class Proxmox:
     def _refused(self, method: str, path: str, error: ResourceException) -> AgentdError:
         body = error.errors or {}
         method = VERBS.get(method, method)
-        found = classify(
+        refusal = classify(
             method, error.status_code, error.content or "", body.get("errors"), body, path=path, token=self.user
         )
-        if error.status_code == requests.codes.unauthorized and isinstance(found, Denied):
-            self._denied, self._denied_until = found, time.monotonic() + DENIED_PAUSE
+        if error.status_code == requests.codes.unauthorized and isinstance(refusal, Denied):
+            self._denied, self._denied_until = refusal, time.monotonic() + DENIED_PAUSE
             self._api = None
-        return found
+        return refusal
 
 
 def _ended(status: TaskStatus, log: list[str]) -> list[str]:

@@ -129,8 +129,8 @@ def source_of(text: str) -> tuple[str, str, str, str] | None:
     for kind, pattern, source, key in _NAMED_PATHS:
         if missing is not None and missing[1] == kind:
             return kind, source, key, missing[2]
-        if (found := re.search(rf"lacks [^;]* on {pattern}(?:[;\s/]|$)", text)) is not None:
-            return kind, source, key, found[1]
+        if (match := re.search(rf"lacks [^;]* on {pattern}(?:[;\s/]|$)", text)) is not None:
+            return kind, source, key, match[1]
     return None
 
 
@@ -198,8 +198,8 @@ def _by_status(method: str, status: int, line: str) -> AgentdError | None:
 
 
 def _by_text(line: str, text: str) -> AgentdError:
-    if (found := _refused(line, text)) is not None:
-        return found
+    if (refusal := _refused(line, text)) is not None:
+        return refusal
     kinds: tuple[tuple[re.Pattern[str], type[AgentdError]], ...] = (
         (_TAKEN, VmidTaken),
         (re.compile("checksum mismatch|detected modified configuration"), ConfigChanged),
@@ -216,10 +216,10 @@ def _refused(line: str, text: str) -> TemporaryError | None:
     """
     if _NO_QUORUM.search(text):
         return NoQuorum(f"{line}: the cluster has no quorum", delay=5.0)
-    if (found := _LOCKED.search(text)) is not None:
-        return GuestLocked(f"{line}: Proxmox holds the lock '{found['lock']}' on the guest", delay=5.0)
-    if (found := _HELD.search(text)) is not None:
-        return GuestLocked(f"{line}: another process holds the lock {found['file'] or found['name']}", delay=2.0)
+    if (match := _LOCKED.search(text)) is not None:
+        return GuestLocked(f"{line}: Proxmox holds the lock '{match['lock']}' on the guest", delay=5.0)
+    if (match := _HELD.search(text)) is not None:
+        return GuestLocked(f"{line}: another process holds the lock {match['file'] or match['name']}", delay=2.0)
     return None
 
 
@@ -233,13 +233,13 @@ def grant(path: str, privilege: str, token: str) -> str:
 
 
 def _forbidden(where: str, text: str, token: str) -> Denied:
-    found = _FORBIDDEN.search(text)
-    if found is None:
+    match = _FORBIDDEN.search(text)
+    if match is None:
         return Denied(f"{where}: Proxmox denies it to {token or 'this token'}: {text}")
-    privileges = found["privileges"].split("|")
-    lacking = f"lacks {' or '.join(privileges)} on {found['path']}"
+    privileges = match["privileges"].split("|")
+    lacking = f"lacks {' or '.join(privileges)} on {match['path']}"
     return Denied(
-        f"{where}: {token or 'this token'} {lacking}; to grant it: {grant(found['path'], privileges[0], token)}"
+        f"{where}: {token or 'this token'} {lacking}; to grant it: {grant(match['path'], privileges[0], token)}"
     )
 
 
@@ -276,10 +276,10 @@ class Upid:
     @classmethod
     def parse(cls, text: str) -> Upid:
         """Return the parts of `text`; raises Rejected if it is not a UPID."""
-        found = _UPID.match(text)
-        if found is None:
+        match = _UPID.match(text)
+        if match is None:
             raise Rejected(f"{one_line(text)!r} is not a UPID")
-        return cls(text, found["node"], int(found["start"], 16), found["type"], found["id"], found["user"])
+        return cls(text, match["node"], int(match["start"], 16), match["type"], match["id"], match["user"])
 
 
 @dataclass(frozen=True)

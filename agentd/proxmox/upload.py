@@ -54,10 +54,10 @@ class Upload:
 
     def digest(self, algorithm: str) -> str:
         """Return the checksum of the file (in a thread); raises Rejected."""
-        found = hashlib.new(algorithm)
+        checksum = hashlib.new(algorithm)
         for piece in self._pieces("reading"):
-            found.update(piece)
-        return found.hexdigest()
+            checksum.update(piece)
+        return checksum.hexdigest()
 
     def describe(self, fields: dict[str, str]) -> None:
         """Set the fields before the file, in the order in which Proxmox reads them.

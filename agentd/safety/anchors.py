@@ -78,15 +78,15 @@ class Anchors:
         heads = await self._bus.kv_values(subjects.CHAINS, AuditRecord, "head.")
         keys = await self._bus.kv_values(subjects.CHAINS, AuditKeys, "key.")
         living = await self._living()
-        wanted: list[dict[str, Any]] = []
+        changed: list[dict[str, Any]] = []
         for agent, head in sorted(heads.items()):
             if agent == self._agent or _keeper(agent, living) != self._agent:
                 continue
             record = self._genuine(agent, head.value, keys[agent].value if agent in keys else None)
             if record is not None and self._seen.get(agent) != record.hash:
-                wanted.append({"agent": agent, "seq": record.seq, "hash": record.hash, "signer": record.signer})
-        for start in range(0, len(wanted), AT_ONCE):
-            part = wanted[start : start + AT_ONCE]
+                changed.append({"agent": agent, "seq": record.seq, "hash": record.hash, "signer": record.signer})
+        for start in range(0, len(changed), AT_ONCE):
+            part = changed[start : start + AT_ONCE]
             await self._ledger.write(
                 principal="", tool=ANCHOR, tier=Tier.READ, phase="after", key="", arguments={"heads": part}, anchor=True
             )
@@ -94,14 +94,14 @@ class Anchors:
 
     async def _living(self) -> list[str]:
         living = {self._agent}
-        for name, found in (await self._bus.kv_values(subjects.LIVE, Presence)).items():
-            if found.value is not None and found.value.agent.version and found.value.agent.status != ARRIVING:
+        for name, presence in (await self._bus.kv_values(subjects.LIVE, Presence)).items():
+            if presence.value is not None and presence.value.agent.version and presence.value.agent.status != ARRIVING:
                 living.add(name)
         return sorted(living)
 
-    def _genuine(self, agent: str, record: AuditRecord | None, known: AuditKeys | None) -> AuditRecord | None:
+    def _genuine(self, agent: str, record: AuditRecord | None, pinned: AuditKeys | None) -> AuditRecord | None:
         """Return the head of another agent if that agent wrote it, else None."""
-        keys = [] if known is None or known.agent_id != agent else known.keys
+        keys = [] if pinned is None or pinned.agent_id != agent else pinned.keys
         signed = record is not None and any(record.signer == key.public for key in keys)
         if record is None or not signed or record.hash != hash_of(record) or record.agent_id != agent:
             self._log.error("the head of another agent's audit is not one that this agent wrote", other=agent)

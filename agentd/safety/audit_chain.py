@@ -85,8 +85,8 @@ def genuine(record: AuditRecord) -> bool:
 
 def anchors_in(record: AuditRecord) -> Iterator[tuple[str, Anchor]]:
     """Yield the heads of other chains that a record notes: agent and anchor."""
-    found = record.arguments.get("heads") if record.tool == ANCHOR else None
-    for entry in found if isinstance(found, list) else ():
+    heads = record.arguments.get("heads") if record.tool == ANCHOR else None
+    for entry in heads if isinstance(heads, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("seq"), int):
             head = {name: str(entry.get(name, "")) for name in ("agent", "hash", "signer")}
             anchor = Anchor(entry["seq"], head["hash"], head["signer"], record.agent_id, record.timestamp)
@@ -145,11 +145,11 @@ class ChainCheck:
                 continue
             anchor = self.anchors[seq][0]
             if seq > self.last:
-                what = f"the chain ends at line {self.last}, and {anchor.by} has seen line {seq}: its end was cut off"
+                text = f"the chain ends at line {self.last}, and {anchor.by} has seen line {seq}: its end was cut off"
             else:
-                what = f"line {seq}, which {anchor.by} has seen, is not there"
+                text = f"line {seq}, which {anchor.by} has seen, is not there"
             accepted = self._accepted is not None and anchor.at <= self._accepted[0]
-            self._problem(seq, CUT, what, self._accepted[1] if self._accepted and accepted else "")
+            self._problem(seq, CUT, text, self._accepted[1] if self._accepted and accepted else "")
         self.anchors.clear()
 
     def _stranger(self, record: AuditRecord) -> tuple[str, str]:
@@ -162,15 +162,15 @@ class ChainCheck:
 
     def _unsigned(self, record: AuditRecord) -> tuple[str, str]:
         """Return what is wrong with the signature; two empty texts if it is the agent's."""
-        wanted = next((key.public for key in reversed(self.keys) if key.first <= record.seq), "")
+        expected = next((key.public for key in reversed(self.keys) if key.first <= record.seq), "")
         text = ""
-        if self.keys and not wanted:
+        if self.keys and not expected:
             return "", ""  # written before this agent signed its records
         if not self.keys:
             text = "is signed, and no key of this agent is known" if record.signature else ""
         elif not record.signature:
             text = "is not signed"
-        elif record.signer != wanted:
+        elif record.signer != expected:
             text = f"is signed with another key ({record.signer[:12]}…)"
         elif not valid(record.signer, record.hash, record.signature):
             text = "has a wrong signature"
@@ -214,9 +214,11 @@ class ChainCheck:
 
     def _accept(self, record: AuditRecord) -> None:
         """Mark all problems so far as acknowledged."""
-        who = f"{record.principal}: {record.arguments.get('reason', '')}"
-        self._accepted = (record.timestamp, who)
-        self.problems = [problem if problem.accepted else replace(problem, accepted=who) for problem in self.problems]
+        acknowledgement = f"{record.principal}: {record.arguments.get('reason', '')}"
+        self._accepted = (record.timestamp, acknowledgement)
+        self.problems = [
+            problem if problem.accepted else replace(problem, accepted=acknowledgement) for problem in self.problems
+        ]
         self.more = 0
 
 
@@ -271,8 +273,10 @@ class AuditChain:
             process=self.process,
             signer=self.signer.public if self.signer else "",
         )
-        found = hash_of(record)
-        return msgspec.structs.replace(record, hash=found, signature=self.signer.sign(found) if self.signer else "")
+        record_hash = hash_of(record)
+        return msgspec.structs.replace(
+            record, hash=record_hash, signature=self.signer.sign(record_hash) if self.signer else ""
+        )
 
 
 def hash_of(record: AuditRecord) -> str:
@@ -288,8 +292,8 @@ def redact(arguments: dict[str, Any]) -> dict[str, Any]:
 
     Hidden are values whose name looks like that of a secret, and secrets within texts.
     """
-    shown: dict[str, Any] = _without_secrets(msgspec.to_builtins(arguments, str_keys=True))
-    return shown
+    result: dict[str, Any] = _without_secrets(msgspec.to_builtins(arguments, str_keys=True))
+    return result
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:  # noqa: ANN401 - JSON values

@@ -89,17 +89,17 @@ class Ledger:
         public = self.signer.public
         stored = await self._bus.last(subjects.AUDIT, self._subject)
         await self._pin(public, stored)
-        known = await self._known()
+        remembered = await self._known()
         self._seq = 0 if stored is None else stored.seq
         line = await self._last_line(stored, 1)
         self._at = 0 if line is None else line.seq
-        found = None if line is None else self._own(line)
-        problem = _lost(line, found, known)
+        record = None if line is None else self._own(line)
+        problem = _lost(line, record, remembered)
         if problem:
             self._raise(problem)
-            self._head = known or (None if found is None else Head(found.seq, found.hash))
+            self._head = remembered or (None if record is None else Head(record.seq, record.hash))
         else:
-            self._head = None if found is None else Head(found.seq, found.hash)
+            self._head = None if record is None else Head(record.seq, record.hash)
         await self._same_stream()
         self._opened = True
 
@@ -135,12 +135,12 @@ class Ledger:
 
     async def _known(self) -> Head | None:
         """Return the latest head of this chain that the agent or the bucket remembers."""
-        found = [] if self._memory is None or self._memory.head is None else [self._memory.head]
+        heads = [] if self._memory is None or self._memory.head is None else [self._memory.head]
         key = subjects.audit_head(self._agent)
         noted = await self._bus.kv_read(subjects.CHAINS, key, AuditRecord, self._wrote)
         if noted.value is not None:
-            found.append(Head(noted.value.seq, noted.value.hash))
-        return max(found, default=None)
+            heads.append(Head(noted.value.seq, noted.value.hash))
+        return max(heads, default=None)
 
     def _own(self, stored: Stored) -> AuditRecord | None:
         """Return the record in a message if this agent wrote it, else None."""
@@ -155,10 +155,10 @@ class Ledger:
 
         Records from before the agent signed have no signature.
         """
-        wanted = next((key.public for key in reversed(self._keys) if key.first <= record.seq), "")
+        expected = next((key.public for key in reversed(self._keys) if key.first <= record.seq), "")
         if record.agent_id != self._agent or record.hash != hash_of(record):
             return False
-        return not wanted or (record.signer == wanted and valid(wanted, record.hash, record.signature))
+        return not expected or (record.signer == expected and valid(expected, record.hash, record.signature))
 
     async def _last_line(self, stored: Stored | None, since: int) -> Stored | None:
         """Return the last message that is a record, from stream sequence `since` on.
@@ -192,10 +192,10 @@ class Ledger:
 
     async def _same_stream(self) -> None:
         """Raise the alarm if the stream was created anew since this agent wrote."""
-        made = str((await self._bus.api(f"STREAM.INFO.{subjects.AUDIT}"))["created"])
-        before, self._stream = self._stream, made
-        if before and before != made and self._head is not None:
-            self._raise(f"the stream was made anew at {made[:19]}")
+        created = str((await self._bus.api(f"STREAM.INFO.{subjects.AUDIT}"))["created"])
+        before, self._stream = self._stream, created
+        if before and before != created and self._head is not None:
+            self._raise(f"the stream was made anew at {created[:19]}")
 
     async def _differs(self, stored: Stored | None) -> None:
         """Take over what is stored instead of our last record.
@@ -220,8 +220,8 @@ class Ledger:
         elif record is not None and self._head is not None and record.hash == self._head.hash:
             self._raise(f"line {at} lies elsewhere than where this agent wrote it: the stream was made anew")
         else:
-            what = "the chain is gone" if stored is None else "the last line is not one that this agent wrote"
-            self._raise(f"{what}; its own last line is {at}")
+            text = "the chain is gone" if stored is None else "the last line is not one that this agent wrote"
+            self._raise(f"{text}; its own last line is {at}")
         self._unsure.clear()
 
     # -- the alarm ----------------------------------------------------------------------------------------------------
@@ -362,18 +362,18 @@ def _unsigned_until(stored: Stored | None) -> int:
     return record.seq if record is not None and not record.signature else 0
 
 
-def _lost(stored: Stored | None, found: AuditRecord | None, known: Head | None) -> str:
+def _lost(stored: Stored | None, record: AuditRecord | None, remembered: Head | None) -> str:
     """Return what is wrong with the last stored record, "" if nothing.
 
-    known  the last record that the agent remembers
+    remembered  the last record that the agent remembers
     """
-    at = 0 if known is None else known.seq
+    at = 0 if remembered is None else remembered.seq
     if stored is None:
-        return f"the chain is gone; its own last line is {at}" if known else ""
-    if found is None:
+        return f"the chain is gone; its own last line is {at}" if remembered else ""
+    if record is None:
         return f"the last line is not one that this agent wrote; its own last line is {at}"
-    if found.seq < at:
-        return f"line {found.seq} is the last one, and this agent has written line {at}: the end was cut off"
-    if known is not None and found.seq == at and found.hash != known.hash:
+    if record.seq < at:
+        return f"line {record.seq} is the last one, and this agent has written line {at}: the end was cut off"
+    if remembered is not None and record.seq == at and record.hash != remembered.hash:
         return f"line {at} is not the one that this agent wrote: the chain was written anew"
     return ""

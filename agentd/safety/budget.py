@@ -29,10 +29,10 @@ class Spent(msgspec.Struct, frozen=True):
 async def spend(bus: Bus, key: str, limit: int) -> None:
     """Take a slot for the act `key`; raises Denied if all `limit` slots are taken."""
     while True:
-        taken = await bus.kv_values(subjects.BUDGET, Spent)
-        if any(spent.value is not None and spent.value.key == key for spent in taken.values()):
+        slots = await bus.kv_values(subjects.BUDGET, Spent)
+        if any(spent.value is not None and spent.value.key == key for spent in slots.values()):
             return
-        free = next((place for place in map(str, range(limit)) if place not in taken), None)
+        free = next((slot for slot in map(str, range(limit)) if slot not in slots), None)
         if free is None:
             raise Denied(
                 f"{limit} acts that destroy or execute within an hour are what [policy] destroys_per_hour allows; "

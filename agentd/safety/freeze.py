@@ -126,7 +126,7 @@ class Brake:
 # -- for orchestrators ------------------------------------------------------------------------------------------------
 
 
-def check(request: NetworkRequest, principal: str, tier: Tier, there: Freeze | None) -> None:
+def check(request: NetworkRequest, principal: str, tier: Tier, current: Freeze | None) -> None:
     """Raise an error that says what to do unless `principal` may freeze or thaw.
 
     Raises Denied, Rejected or InvalidMessage.
@@ -134,22 +134,22 @@ def check(request: NetworkRequest, principal: str, tier: Tier, there: Freeze | N
     if request.action not in ACTIONS:
         raise InvalidMessage(f"action: unknown {request.action!r}; there are {', '.join(ACTIONS)}")
     if request.action == "freeze":
-        _check_freeze(request, principal, tier, there)
-    elif there is None:
+        _check_freeze(request, principal, tier, current)
+    elif current is None:
         raise Rejected("the network is not frozen")
-    elif principal != there.by and not tier.covers(Tier.DESTROY):
-        raise Denied(f"{principal} may {tier}; to thaw what {there.by} has frozen needs destroy: {there.reason}")
+    elif principal != current.by and not tier.covers(Tier.DESTROY):
+        raise Denied(f"{principal} may {tier}; to thaw what {current.by} has frozen needs destroy: {current.reason}")
 
 
-def _check_freeze(request: NetworkRequest, principal: str, tier: Tier, there: Freeze | None) -> None:
+def _check_freeze(request: NetworkRequest, principal: str, tier: Tier, current: Freeze | None) -> None:
     if not tier.covers(Tier.OPERATE):
         raise Denied(f"{principal} may {tier}; to freeze the network needs operate")
     if not request.reason.strip() or len(request.reason) > MOST_TEXT:
         raise InvalidMessage(f"reason: say why, in 1 to {MOST_TEXT} characters; agentd freeze --reason TEXT")
     if request.seconds is not None and not 1 <= request.seconds <= LONGEST:
         raise InvalidMessage(f"seconds: {request.seconds:g} is not from 1 to {LONGEST:.0f}")
-    if there is not None:
-        raise Rejected(f"the network is frozen already: {say(there)}")
+    if current is not None:
+        raise Rejected(f"the network is frozen already: {say(current)}")
 
 
 Note: TypeAlias = "Callable[[str, Freeze | None], Awaitable[None]]"
@@ -164,16 +164,16 @@ async def carry_out(  # noqa: PLR0913, PLR0917 - a request, its principal, and t
     """
     while True:
         newest = await bus.kv_read(subjects.FREEZE, KEY, Freeze)
-        there = understood(newest, bus.server_time())
-        if there is not None and request.action == "freeze" and request.id and there.id == request.id:
-            return NetworkReply(agent, done=True, message=say(there), freeze=there)  # by another orchestrator
-        check(request, principal, tier, there)
+        current = understood(newest, bus.server_time())
+        if current is not None and request.action == "freeze" and request.id and current.id == request.id:
+            return NetworkReply(agent, done=True, message=say(current), freeze=current)  # by another orchestrator
+        check(request, principal, tier, current)
         try:
             if request.action == "freeze":
-                made = await _freeze(bus, principal, request, newest.seq)
-                await note("frozen", made)
-                return NetworkReply(agent, done=True, message=say(made), freeze=made)
-            await note("to be thawed", there)
+                freeze = await _freeze(bus, principal, request, newest.seq)
+                await note("frozen", freeze)
+                return NetworkReply(agent, done=True, message=say(freeze), freeze=freeze)
+            await note("to be thawed", current)
             await bus.kv_delete(subjects.FREEZE, KEY, expect=newest.seq)
         except StaleWrite:
             continue
@@ -183,9 +183,9 @@ async def carry_out(  # noqa: PLR0913, PLR0917 - a request, its principal, and t
 async def _freeze(bus: Bus, principal: str, request: NetworkRequest, expect: int) -> Freeze:
     at, seconds = bus.server_time(), request.seconds
     until = None if seconds is None else at + timedelta(seconds=seconds)
-    made = Freeze(principal, at, wire_secrets.redacted(" ".join(request.reason.split())), until, request.id)
-    await bus.kv_put(subjects.FREEZE, KEY, made, ttl=seconds, expect=expect)
-    return made
+    freeze = Freeze(principal, at, wire_secrets.redacted(" ".join(request.reason.split())), until, request.id)
+    await bus.kv_put(subjects.FREEZE, KEY, freeze, ttl=seconds, expect=expect)
+    return freeze
 
 
 # -- for principals ---------------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ class Process:
 
 def gone(process: str, ours: str) -> bool | None:
     """Return whether another process has ended; None if this process cannot see that."""
-    its, mine = process.split("/"), ours.split("/")
-    if len(its) != len(mine) or its[:2] != mine[:2] or not its[2].isdecimal():
+    its, own = process.split("/"), ours.split("/")
+    if len(its) != len(own) or its[:2] != own[:2] or not its[2].isdecimal():
         return None
     return _started(int(its[2])) != its[3]
 
@@ -81,12 +81,12 @@ class Lease:
                 newest = await self._newest()
                 if newest.value is None or await self._free(newest.value):
                     return await self._put(presence, newest.seq)
-                taken = self._taken(newest.value, newest.time)
+                reason = self._taken(newest.value, newest.time)
                 if seen and newest.time != seen:
-                    raise ConfigError(taken)
+                    raise ConfigError(reason)
                 if not seen:
-                    self._log.warning("waiting for the lease of another process to end", reason=taken)
-                seen, self.problem = newest.time, taken
+                    self._log.warning("waiting for the lease of another process to end", reason=reason)
+                seen, self.problem = newest.time, reason
             except NotProvisioned:
                 return None
             except StaleWrite:
@@ -102,21 +102,21 @@ class Lease:
     def _of_this_id(self, presence: messages.Presence) -> bool:
         return presence.agent.agent_id == self._agent
 
-    async def _free(self, found: messages.Presence) -> bool:
+    async def _free(self, presence: messages.Presence) -> bool:
         """Return whether the lease can be taken over.
 
         Raises ConfigError if its process runs on this machine.
         """
-        if not found.agent.version:  # an external agent's entry under an id that is not its own
+        if not presence.agent.version:  # an external agent's entry under an id that is not its own
             return True
-        over = await asyncio.to_thread(gone, found.process, self.process)
-        if over is False and found.process != self.process:
-            raise ConfigError(self._taken(found, None))
-        return over is not None
+        ended = await asyncio.to_thread(gone, presence.process, self.process)
+        if ended is False and presence.process != self.process:
+            raise ConfigError(self._taken(presence, None))
+        return ended is not None
 
-    def _taken(self, found: messages.Presence, heard: datetime | None) -> str:
+    def _taken(self, presence: messages.Presence, last_heard: datetime | None) -> str:
         return (
-            f"another process runs as {self._agent} ({_who(found, heard)}): two would do everything twice; "
+            f"another process runs as {self._agent} ({_who(presence, last_heard)}): two would do everything twice; "
             "stop it, or give this one another instance or [node] name"
         )
 
@@ -145,11 +145,11 @@ class Lease:
                 raise Superseded(self.problem)
             self._seq = newest.seq
 
-    def _ours(self, found: messages.Presence) -> bool:
-        return not found.agent.version or found.process == self.process
+    def _ours(self, presence: messages.Presence) -> bool:
+        return not presence.agent.version or presence.process == self.process
 
     async def _put(self, presence: messages.Presence, expect: int) -> None:
-        begun = time.monotonic()  # not the time of the response: the lease runs from when NATS stored it
+        started = time.monotonic()  # not the time of the response: the lease runs from when NATS stored it
         self._seq = await self._bus.kv_put(
             subjects.LIVE,
             self._agent,
@@ -157,7 +157,7 @@ class Lease:
             ttl=SECONDS,
             expect=expect,
         )
-        self._renewed, self.problem = begun, ""
+        self._renewed, self.problem = started, ""
 
     async def check(self) -> None:
         """Return if no other process can have our id now; raises BusUnavailable.
@@ -179,10 +179,10 @@ class Lease:
                 await self._bus.kv_delete(subjects.LIVE, self._agent, expect=self._seq)
 
 
-def _who(found: messages.Presence, heard: datetime | None) -> str:
-    pid = f"process {found.process.split('/')[2]} " if found.process.count("/") > 1 else ""
-    last = "" if heard is None else f", heard {heard:%H:%M:%S} UTC"
-    return f"{pid}on {found.agent.node or 'an unknown node'}{last}"
+def _who(presence: messages.Presence, last_heard: datetime | None) -> str:
+    pid = f"process {presence.process.split('/')[2]} " if presence.process.count("/") > 1 else ""
+    last = "" if last_heard is None else f", heard {last_heard:%H:%M:%S} UTC"
+    return f"{pid}on {presence.agent.node or 'an unknown node'}{last}"
 
 
 def _machine() -> tuple[str, str]:

@@ -176,7 +176,8 @@ class Policy:
         """
         names = {name.casefold() for label in (target.name, *target.labels) for name in _within(label)}
         return next(
-            (found for found in self.protected if any(fnmatchcase(name, found.casefold()) for name in names)), None
+            (pattern for pattern in self.protected if any(fnmatchcase(name, pattern.casefold()) for name in names)),
+            None,
         )
 
 
@@ -196,10 +197,10 @@ def same_guests(tool: str, targets: Sequence[Target], wanted: Mapping[str, str])
 
     It may be another guest now.  A target without an entry in `wanted` is not checked.
     """
-    found = guests(targets)
+    names = guests(targets)
     for target in targets:
         name = wanted.get(target.name)
-        if name is not None and found.get(target.name) != name:
+        if name is not None and names.get(target.name) != name:
             raise Rejected(
                 f"{tool}: {target.title} was called {name!r} when that was done which this takes back, so it may be "
                 "another guest: nothing was done; look which guest is meant, then call the tool itself"
@@ -259,18 +260,18 @@ def unproven(what: str, principal: str) -> str:
 
 def unchanged(targets: Sequence[Target], consent: Consent) -> None:
     """Raise Rejected, naming the change, unless `targets` are as they were approved."""
-    then = {target.name: target for target in consent.targets}
+    approved = {target.name: target for target in consent.targets}
     for target in targets:
-        old = then.pop(target.name, None)
+        old = approved.pop(target.name, None)
         if old is None:
             raise Rejected(f"{target.title} was not part of what {consent.by} approved: nothing was done; ask anew")
-        what = _difference(old, target)
-        if what:
+        changes = _difference(old, target)
+        if changes:
             raise Rejected(
-                f"{target.title} is not as it was when {consent.by} approved it ({what}): nothing was done; ask anew"
+                f"{target.title} is not as it was when {consent.by} approved it ({changes}): nothing was done; ask anew"
             )
-    if then:
-        gone = next(iter(then.values())).title
+    if approved:
+        gone = next(iter(approved.values())).title
         raise Rejected(f"{gone}, which {consent.by} approved, is not meant any more: nothing was done; ask anew")
 
 
@@ -280,9 +281,9 @@ def _difference(old: Target, new: Target) -> str:
     `risks` are not compared, because they change by themselves.
     """
     keys = sorted(key for key in {*old.state, *new.state} if old.state.get(key) != new.state.get(key))
-    found = [f"{key}: {old.state.get(key)!r} → {new.state.get(key)!r}" for key in keys]
-    if found:
-        return ", ".join(found)
+    changes = [f"{key}: {old.state.get(key)!r} → {new.state.get(key)!r}" for key in keys]
+    if changes:
+        return ", ".join(changes)
     sides = {
         "title": (old.title, new.title),
         "labels": (sorted(old.labels), sorted(new.labels)),

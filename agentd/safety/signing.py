@@ -93,16 +93,16 @@ def own_seed(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(file, "w") as made:
-            made.write(_new_seed())
-            made.flush()
-            os.fsync(made.fileno())
+        with os.fdopen(file, "w") as new_file:
+            new_file.write(_new_seed())
+            new_file.flush()
+            os.fsync(new_file.fileno())
     file = _opened(path, os.O_RDONLY)
-    with os.fdopen(file) as found:
-        mode = os.fstat(found.fileno())
+    with os.fdopen(file) as stream:
+        mode = os.fstat(stream.fileno())
         if mode.st_mode & 0o077 or mode.st_uid != os.geteuid():
             raise ConfigError(f"{path}: others can read or replace the key of the audit: chown and chmod 600 it")
-        return found.read().strip()
+        return stream.read().strip()
 
 
 def _opened(path: Path, flags: int) -> int:
@@ -136,15 +136,17 @@ class Memory:
         self.alarm = ""
         self.stream = ""
         with suppress(ValueError, KeyError, TypeError):
-            found = json.loads(self._map[:].rstrip(b"\0") or b"{}")
-            self.alarm, self.stream = str(found.get("alarm", "")), str(found.get("stream", ""))
-            self.head = Head(int(found["seq"]), str(found["hash"]))
+            stored = json.loads(self._map[:].rstrip(b"\0") or b"{}")
+            self.alarm, self.stream = str(stored.get("alarm", "")), str(stored.get("stream", ""))
+            self.head = Head(int(stored["seq"]), str(stored["hash"]))
 
     def keep(self, head: Head | None, alarm: str, stream: str = "") -> None:
         """Store the head, the alarm, and the creation time of the head's stream."""
         self.head, self.alarm, self.stream = head, alarm[:LONGEST], stream
-        found = {"alarm": self.alarm, "stream": stream} | ({} if head is None else {"seq": head.seq, "hash": head.hash})
-        data = json.dumps(found).encode()[:SIZE]
+        fields = {"alarm": self.alarm, "stream": stream} | (
+            {} if head is None else {"seq": head.seq, "hash": head.hash}
+        )
+        data = json.dumps(fields).encode()[:SIZE]
         self._map[:] = data + bytes(SIZE - len(data))
 
     def close(self) -> None:

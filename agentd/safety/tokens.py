@@ -44,8 +44,8 @@ def principal_of(authorization: str | None, tokens: Mapping[str, str]) -> str | 
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Denied("Authorization: Bearer TOKEN is understood, nothing else; `agentd token NAME` makes one")
-    shown = digest(token.strip())
-    for principal, known in tokens.items():
-        if secrets.compare_digest(shown, known):
+    presented = digest(token.strip())
+    for principal, stored in tokens.items():
+        if secrets.compare_digest(presented, stored):
             return principal
     raise Denied("this token is nobody's: it is not in [web.tokens] of this daemon")

@@ -222,9 +222,9 @@ class Tool:
         try:
             return msgspec.convert(parameters, self.parameters)
         except msgspec.ValidationError as error:
-            again = _texts(parameters, self.input_schema()) if isinstance(parameters, dict) else parameters
-            if again != parameters:
-                return self.parse(again)
+            converted = _texts(parameters, self.input_schema()) if isinstance(parameters, dict) else parameters
+            if converted != parameters:
+                return self.parse(converted)
             raise InvalidMessage(fault(error, self.name)) from error
 
     def _unreviewed(self, parameters: object) -> str:
@@ -334,16 +334,16 @@ def collect(
 
     A tool that does not validate is returned as a BrokenTool.
     """
-    found: list[Tool | BrokenTool] = []
+    tools: list[Tool | BrokenTool] = []
     for name, method in inspect.getmembers(owner, inspect.ismethod):
         marking = getattr(method, "__agentd_tool__", None)
         if marking is None:
             continue
         try:
-            found.append(dataclasses.replace(_define(name, method, marking, service), halt=halt))
+            tools.append(dataclasses.replace(_define(name, method, marking, service), halt=halt))
         except (TypeError, ValueError, NameError) as error:
-            found.append(BrokenTool(name, str(error)))
-    return found
+            tools.append(BrokenTool(name, str(error)))
+    return tools
 
 
 def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
@@ -360,7 +360,7 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
         message = "a tool takes (call, p: Parameters) and says what it returns"
         raise TypeError(message)
     parameters = next(iter(hints.values()))
-    made = Tool(
+    definition = Tool(
         name=name,
         service=service,
         description=inspect.getdoc(method) or "",
@@ -375,25 +375,27 @@ def _define(name: str, method: Run, marking: _Marking, service: str) -> Tool:
         raises=marking.raises,
         reads=marking.reads,
     )
-    _check_raises(made)
-    if not made.description:
+    _check_raises(definition)
+    if not definition.description:
         message = "a tool has a docstring: it is what an AI client reads"
         raise ValueError(message)
-    made.input_schema()
-    made.output_schema()
-    return made
+    definition.input_schema()
+    definition.output_schema()
+    return definition
 
 
-def _check_raises(made: Tool) -> None:
+def _check_raises(definition: Tool) -> None:
     """Raise ValueError for an entry of `raises` that is not valid for this tool.
 
     Each must need an approval, and a higher tier than the tool itself.
     """
-    for rule in made.raises:
-        if rule.tier.rank <= made.tier.rank or rule.tier not in CONSENTED:
-            message = f"with {rule.says} it would need tier {rule.tier}: only destroy or exec above its own {made.tier}"
+    for rule in definition.raises:
+        if rule.tier.rank <= definition.tier.rank or rule.tier not in CONSENTED:
+            message = (
+                f"with {rule.says} it would need tier {rule.tier}: only destroy or exec above its own {definition.tier}"
+            )
             raise ValueError(message)
-        if made.tier is Tier.READ:
+        if definition.tier is Tier.READ:
             message = f"with {rule.says} it would not be of tier read any more: a tool that changes something operates"
             raise ValueError(message)
 
@@ -411,8 +413,8 @@ def object_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any type that 
         raise TypeError(message)
     if components:
         schema["$defs"] = components
-    found: dict[str, Any] = formats.published(schema)
-    return found
+    published: dict[str, Any] = formats.published(schema)
+    return published
 
 
 @functools.lru_cache(maxsize=1024)
@@ -433,13 +435,13 @@ def _plainer(parameters: object, schema: dict[str, Any], name: str) -> object:
     return _as_meant(parameters, schema, schema.get("$defs", {}))
 
 
-def _has(value: object, what: Callable[[object], bool]) -> bool:
-    """Return whether `what` is true for any value in nested lists and objects."""
+def _has(value: object, predicate: Callable[[object], bool]) -> bool:
+    """Return whether `predicate` is true for any value in nested lists and objects."""
     if isinstance(value, dict):
-        return any(_has(item, what) for item in value.values())
+        return any(_has(item, predicate) for item in value.values())
     if isinstance(value, list):
-        return any(_has(item, what) for item in value)
-    return what(value)
+        return any(_has(item, predicate) for item in value)
+    return predicate(value)
 
 
 def _as_meant(value: object, schema: dict[str, Any], defs: dict[str, Any]) -> object:
@@ -473,9 +475,9 @@ def _kinds(schema: dict[str, Any], defs: dict[str, Any]) -> list[dict[str, Any]]
 
 def _property(kinds: list[dict[str, Any]], name: str) -> dict[str, Any]:
     for kind in kinds:
-        found = kind.get("properties", {}).get(name, kind.get("additionalProperties"))
-        if isinstance(found, dict):
-            return found
+        subschema = kind.get("properties", {}).get(name, kind.get("additionalProperties"))
+        if isinstance(subschema, dict):
+            return subschema
     return {}
 
 
@@ -484,12 +486,12 @@ def _texts(parameters: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
 
     `dport=22` means the text "22".
     """
-    found = dict(parameters)
+    converted = dict(parameters)
     for name, kind in schema.get("properties", {}).items():
         types = {part.get("type") for part in (kind, *kind.get("anyOf", ()))}
         if type(parameters.get(name)) is int and "string" in types and not types & {"integer", "number"}:
-            found[name] = str(parameters[name])
-    return found
+            converted[name] = str(parameters[name])
+    return converted
 
 
 def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:

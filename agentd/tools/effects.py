@@ -95,13 +95,13 @@ def judge(record: EffectRecord | None, wanted: Wanted, *, age: float) -> Verdict
         return Verdict.TAKE
     if record.phase == CANCELLED:
         return Verdict.CANCELLED
-    again = record.phase == FAILED and record.attempt < wanted.attempt
-    if record.tool != wanted.tool or (record.digest != wanted.digest and not again):
+    is_retry = record.phase == FAILED and record.attempt < wanted.attempt
+    if record.tool != wanted.tool or (record.digest != wanted.digest and not is_retry):
         return Verdict.CONFLICT
     if record.phase in {DONE, FAILED}:
-        return Verdict.TAKE if again or _was_held(record) else Verdict.DONE
-    ours = record.owner.partition("/")[0] == wanted.owner.partition("/")[0]
-    stale = age > ACK_WAIT or ((wanted.takeover or ours) and wanted.attempt >= record.attempt)
+        return Verdict.TAKE if is_retry or _was_held(record) else Verdict.DONE
+    same_agent = record.owner.partition("/")[0] == wanted.owner.partition("/")[0]
+    stale = age > ACK_WAIT or ((wanted.takeover or same_agent) and wanted.attempt >= record.attempt)
     return Verdict.TAKE if stale else Verdict.BUSY
 
 
@@ -171,7 +171,7 @@ class Claim:
         async with self._writing:
             changed = msgspec.structs.replace(self.record, **changes)
             while True:
-                begun = time.monotonic()
+                started = time.monotonic()
                 try:
                     self._seq = await self._bus.store(self._subject, changed, expect=self._seq)
                 except StaleWrite as error:
@@ -182,7 +182,7 @@ class Claim:
             self.record = changed
             if changed.stop:
                 self.stop.set()
-            self._written = begun
+            self._written = started
 
     async def _as_stored(self, changed: EffectRecord, error: StaleWrite) -> tuple[int, bool]:
         """Return sequence and stop flag of our record after a write that timed out.
@@ -246,17 +246,17 @@ async def claim(bus: Bus, wanted: Wanted, now: datetime) -> Claim | EffectRecord
             raise PermanentError(message)
         if verdict is not Verdict.TAKE and record is not None:
             return record
-        taken = _taken(record, wanted, now)
-        begun = time.monotonic()  # not the time of the response: the process may be suspended in between
+        new_record = _taken(record, wanted, now)
+        started = time.monotonic()  # not the time of the response: the process may be suspended in between
         try:
-            seq = await bus.store(subject, taken, expect=seq)
+            seq = await bus.store(subject, new_record, expect=seq)
         except StaleWrite:
             continue
         crash_point("after-claim", wanted.key)
-        made = Claim(bus, subject, taken, seq, begun)
-        if taken.acting and not taken.upid:
-            made.doubtful_since = begun - age
-        return made
+        new_claim = Claim(bus, subject, new_record, seq, started)
+        if new_record.acting and not new_record.upid:
+            new_claim.doubtful_since = started - age
+        return new_claim
 
 
 def _taken(record: EffectRecord | None, wanted: Wanted, now: datetime) -> EffectRecord:
@@ -377,9 +377,9 @@ async def _reason_to_end(claim: Claim) -> Fenced | Stopped:
                     await claim.stop.wait()
             if claim.stop.is_set():
                 continue
-        lost = await looked_at(claim)
-        if lost is not None:
-            return lost
+        error = await looked_at(claim)
+        if error is not None:
+            return error
 
 
 async def looked_at(claim: Claim) -> Fenced | None:

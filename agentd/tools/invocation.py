@@ -105,7 +105,7 @@ class Performance:
     def target(self, target: Target) -> None:
         """Store a target in its present state; its texts are shown to the approver."""
         target = msgspec.structs.replace(
-            target, title=printable(target.title), loses=[printable(lost, lines=True) for lost in target.loses]
+            target, title=printable(target.title), loses=[printable(loss, lines=True) for loss in target.loses]
         )
         self.targets[:] = [*(other for other in self.targets if other.name != target.name), target]
 
@@ -148,9 +148,9 @@ class Performance:
         if found is None or not found.adopted or self.tool.repeat is not Repeat.MARKED:
             return
         if record is None or not effects.begun(record, self.tool.name, self.targets):
-            what = ", ".join(target.title for target in self.targets) or "what was found"
+            seen = ", ".join(target.title for target in self.targets) or "what was found"
             message = (
-                f"{self.tool.name}: {what} has the mark of this call ({self.key}), but the effect record says that the "
+                f"{self.tool.name}: {seen} has the mark of this call ({self.key}), but the effect record says that the "
                 "call never began: it is not ours, and nothing was done; find out who made it, or use another id"
             )
             raise NotOurs(message)

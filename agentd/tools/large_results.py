@@ -34,8 +34,8 @@ async def expand(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
     """Return `value` with every reference replaced by the stored result."""
     if isinstance(value, dict):
         if "$stored" in value:
-            found = await fetch(bus, value)
-            return found.get(value["field"]) if "field" in value and isinstance(found, dict) else found
+            stored = await fetch(bus, value)
+            return stored.get(value["field"]) if "field" in value and isinstance(stored, dict) else stored
         return {key: await expand(bus, item) for key, item in value.items()}
     if isinstance(value, list):
         return [await expand(bus, item) for item in value]
@@ -48,7 +48,7 @@ async def fetch(bus: Bus, reference: dict[str, Any]) -> Any:  # noqa: ANN401 - J
     Raises InvalidMessage.  A stored value whose size differs from that in the reference is not the original.
     """
     key, size = str(reference["$stored"]), reference.get("bytes")
-    found = await bus.kv_read(subjects.RESULTS, key, Raw, lambda raw: size in {None, len(bytes(raw))})
-    if found.doubt:
-        raise InvalidMessage(f"the stored result {subjects.RESULTS}/{key} cannot be read: {found.doubt}")
-    return None if found.value is None else msgspec.json.decode(found.value)
+    newest = await bus.kv_read(subjects.RESULTS, key, Raw, lambda raw: size in {None, len(bytes(raw))})
+    if newest.doubt:
+        raise InvalidMessage(f"the stored result {subjects.RESULTS}/{key} cannot be read: {newest.doubt}")
+    return None if newest.value is None else msgspec.json.decode(newest.value)

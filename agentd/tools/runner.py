@@ -94,10 +94,10 @@ class Performer:
     async def perform(self, performance: Performance, parameters: dict[str, Any], *, takeover: bool) -> ToolReply:
         """Run a tool to its end and return the result; raises only errors of the bus."""
         tool = performance.tool
-        begun = time.monotonic()
+        started = time.monotonic()
         self.metrics.tasks_in_flight.inc()
         try:
-            performance.needed, what = await self._needed(performance, parameters)
+            performance.needed, described = await self._needed(performance, parameters)
             if performance.dry_run and tool.tier is not Tier.READ:
                 if tool.tier is Tier.EXEC:  # even a dry run of such a tool may read inside a guest
                     self.policy.allow(tool.name, tool.tier, performance.tier, principal=performance.principal)
@@ -106,7 +106,7 @@ class Performer:
             elif tool.tier is Tier.READ:
                 reply = await self._attempt(performance, tool.parse(parameters))
             else:
-                await self._allow(performance, what)
+                await self._allow(performance, described)
                 parsed = tool.parse(parameters)
                 reply = await self._guarded(performance, parameters, parsed, takeover=takeover)
         except BusUnavailable:
@@ -119,7 +119,7 @@ class Performer:
             reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
         finally:
             self.metrics.tasks_in_flight.dec()
-        self.metrics.task_finished(tool.name, reply.status, time.monotonic() - begun)
+        self.metrics.task_finished(tool.name, reply.status, time.monotonic() - started)
         return reply
 
     async def _needed(self, performance: Performance, parameters: dict[str, Any]) -> tuple[Tier, str]:
@@ -133,17 +133,19 @@ class Performer:
                 tier, raised_by = rule.tier, f" with {rule.says}"
         return tier, tool.name + raised_by
 
-    async def _made_here(self, performance: Performance, given: Raise, parameters: dict[str, Any]) -> bool:
+    async def _made_here(self, performance: Performance, rule: Raise, parameters: dict[str, Any]) -> bool:
         """Return whether this workflow created the target, by our own effect records."""
         workflow = performance.key.partition(".")[0]
-        if not given.made or not workflow or "=" in workflow:
+        if not rule.made or not workflow or "=" in workflow:
             return False
-        acts = {f"{tool} {given.target.format_map(defaultdict(str, parameters))}" for tool in given.made}
-        found = await self.bus.last_many(subjects.EFFECTS, subjects.effect(performance.tool.service, f"{workflow}.>"))
-        records = [record for stored in found if (record := self.bus.read(stored, EffectRecord)) is not None]
+        acts = {f"{tool} {rule.target.format_map(defaultdict(str, parameters))}" for tool in rule.made}
+        messages = await self.bus.last_many(
+            subjects.EFFECTS, subjects.effect(performance.tool.service, f"{workflow}.>")
+        )
+        records = [record for stored in messages if (record := self.bus.read(stored, EffectRecord)) is not None]
         return any(record.phase == effects.DONE and acts & set(record.acted) for record in records)
 
-    async def _allow(self, performance: Performance, what: str) -> None:
+    async def _allow(self, performance: Performance, described: str) -> None:
         """Raise Denied or Held if this call may not begin; a dry run is not checked here.
 
         Denied: this principal may not.  Held: the agent may not begin anything now.
@@ -155,10 +157,10 @@ class Performer:
         # An assignment states the tier as of its planning.  A tier that is raised now needs an approval besides.
         raised = needed is not tool.tier
         granted = self.policy.tier_of(principal, plain=False) if raised else performance.tier
-        self.policy.allow(what, needed, granted, principal=principal)
+        self.policy.allow(described, needed, granted, principal=principal)
         if needed in CONSENTED and not performance.authenticated:
-            raise Denied(unproven(f"{what} is of tier {needed}", principal))
-        self.policy.consented(what, needed, principal, performance.consent, asked=performance.asked)
+            raise Denied(unproven(f"{described} is of tier {needed}", principal))
+        self.policy.consented(described, needed, principal, performance.consent, asked=performance.asked)
         await self.brake.begin(tool.name)
         await self.ledger.open()
         self.ledger.check(tool.name)
@@ -195,8 +197,8 @@ class Performer:
         claim = await effects.claim(self.bus, wanted, now())
         if isinstance(claim, EffectRecord):
             reply = _recorded(claim)
-            whole = reply.result if takeover else await large_results.expand(self.bus, reply.result)
-            return msgspec.structs.replace(reply, result=whole)
+            full_result = reply.result if takeover else await large_results.expand(self.bus, reply.result)
+            return msgspec.structs.replace(reply, result=full_result)
         performance.claim = claim
         return await self._claimed(performance, claim, parameters, parsed)
 

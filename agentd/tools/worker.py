@@ -183,10 +183,10 @@ class Worker:
 
         Returns 0 if it should have begun earlier.
         """
-        now_ = self.bus.server_time()
-        if task.start_by is not None and job.delivered == 1 and now_ > task.start_by:
+        server_now = self.bus.server_time()
+        if task.start_by is not None and job.delivered == 1 and server_now > task.start_by:
             return 0.0
-        left = (task.deadline - now_).total_seconds()
+        left = (task.deadline - server_now).total_seconds()
         return left if task.seconds is None else min(left, task.seconds)
 
     @contextlib.asynccontextmanager
@@ -320,8 +320,8 @@ class Worker:
             raise InvalidMessage(message)
         asked = digest([tool.name, call.parameters, principal, call.dry_run])
         if call.key in self._calls:
-            same, performance, task = self._calls[call.key]
-            if same != asked:
+            running, performance, task = self._calls[call.key]
+            if running != asked:
                 message = f"{call.key}: runs now with another tool or other parameters; use another key"
                 raise PermanentError(message)
             return performance, task

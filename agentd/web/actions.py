@@ -76,16 +76,16 @@ class Wheel:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        whole = [Route(NETWORK.format(action=action), self.network, methods=["POST"]) for action in freeze.ACTIONS]
-        return [Route(PATH, self.steer, methods=["POST"]), *whole]
+        network = [Route(NETWORK.format(action=action), self.network, methods=["POST"]) for action in freeze.ACTIONS]
+        return [Route(PATH, self.steer, methods=["POST"]), *network]
 
     async def network(self, request: Request) -> Response:
         """Freeze or thaw the network; 409 with a reason if the orchestrator refuses."""
         principal = self._principal(request)
-        wanted = await _body(request, Stopping)
+        details = await _body(request, Stopping)
         action = request.url.path.rpartition("/")[2]
         with self._one(principal):
-            reply = await self._view.network(principal, NetworkRequest(action, wanted.reason, wanted.seconds))
+            reply = await self._view.network(principal, NetworkRequest(action, details.reason, details.seconds))
         return _reply(reply, done=reply.done)
 
     async def steer(self, request: Request) -> Response:
@@ -94,17 +94,17 @@ class Wheel:
         action, workflow_id = request.path_params["action"], check_id(request.path_params["id"])
         if action not in ACTIONS:
             raise HTTPException(_MISSING, f"there is no action {action[:40]!r}; there are {', '.join(ACTIONS)}")
-        wanted = await _body(request, Steering)
+        details = await _body(request, Steering)
         with self._one(principal):
             if await self._view.workflow(workflow_id) is None:
                 raise HTTPException(_MISSING, f"there is no workflow {workflow_id!r}; /api/workflows lists them")
-            if action == "approve" and not wanted.digest:
+            if action == "approve" and not details.digest:
                 text = (
                     f"digest: name the one that was shown: /api/workflows/{workflow_id} has it beside each task that "
                     "waits"
                 )
                 raise InvalidMessage(text)
-            signal = WorkflowSignal(action, wanted.reason, wanted.task, wanted.digest, compensate=wanted.compensate)
+            signal = WorkflowSignal(action, details.reason, details.task, details.digest, compensate=details.compensate)
             reply = await self._view.signal(principal, workflow_id, signal)
         return _reply(reply, done=reply.done)
 
@@ -125,12 +125,12 @@ class Wheel:
             raise HTTPException(_FORBIDDEN, "nobody may act over HTTP: [web.tokens] is empty; `agentd token` helps")
         challenge = {"www-authenticate": 'Bearer realm="agentd"'}
         try:
-            found = tokens.principal_of(request.headers.get("authorization"), self._known)
+            principal = tokens.principal_of(request.headers.get("authorization"), self._known)
         except Denied as error:
             raise HTTPException(_UNKNOWN, str(error), challenge) from error
-        if found is None:
+        if principal is None:
             raise HTTPException(_UNKNOWN, "say who you are: Authorization: Bearer TOKEN", challenge)
-        return found
+        return principal
 
 
 def _reply(reply: object, *, done: bool) -> Response:

@@ -265,8 +265,8 @@ def _has(request: Request, asset: Asset) -> bool:
 def _known(request: Request, *names: str) -> None:
     for name in request.query_params:
         if name not in names:
-            there = f"there are {', '.join(names)}" if names else "none is taken here"
-            raise HTTPException(400, f"unknown query parameter {name!r}; {there}")
+            allowed = f"there are {', '.join(names)}" if names else "none is taken here"
+            raise HTTPException(400, f"unknown query parameter {name!r}; {allowed}")
 
 
 def _number(query: QueryParams, name: str, default: int, most: int) -> int:

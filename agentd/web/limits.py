@@ -49,26 +49,26 @@ class Crowd:
         self.each = each
         self._all: dict[Connection, None] = {}
 
-    def enter(self, one: Connection) -> None:
+    def enter(self, connection: Connection) -> None:
         """Add a new connection; if there are too many, close an older one."""
-        self._all[one] = None
-        alike = [other for other in self._all if other.address == one.address]
-        if len(alike) > self.each and not one.is_local:
-            self._make_room(alike, one)
+        self._all[connection] = None
+        same_address = [other for other in self._all if other.address == connection.address]
+        if len(same_address) > self.each and not connection.is_local:
+            self._make_room(same_address, connection)
         elif len(self._all) > self.most:
-            self._make_room(self._all, one)
+            self._make_room(self._all, connection)
 
-    def leave(self, one: Connection) -> None:
+    def leave(self, connection: Connection) -> None:
         """Remove a connection."""
-        self._all.pop(one, None)
+        self._all.pop(connection, None)
 
-    def _make_room(self, among: Iterable[Connection], one: Connection) -> None:
-        found = next((other for other in among if other.awaited == "head" and other is not one), None)
-        if found is not None:
-            self.leave(found)
-            found.cut()
+    def _make_room(self, among: Iterable[Connection], connection: Connection) -> None:
+        oldest = next((other for other in among if other.awaited == "head" and other is not connection), None)
+        if oldest is not None:
+            self.leave(oldest)
+            oldest.cut()
             return
-        one.spare = True
+        connection.spare = True
         spare = [other for other in self._all if other.spare]
         if len(spare) > SPARE:
             self.leave(spare[0])

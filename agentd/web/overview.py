@@ -136,8 +136,8 @@ def service_status(service: ServiceRegistration, at: datetime) -> str:
 
 
 def _heard(status: str, timestamp: datetime | None, since: datetime) -> str:
-    known = timestamp is not None and timestamp >= since
-    return status if known or status == "offline" else "silent"
+    recent = timestamp is not None and timestamp >= since
+    return status if recent or status == "offline" else "silent"
 
 
 def _level(picture: Overview, attention: list[Attention]) -> str:

@@ -115,8 +115,8 @@ def _shown(value: object) -> object:
 
 def measured(report: MetricReport) -> list[tuple[str, str]]:
     """Return the CPU and memory percentages of an agent's host."""
-    wanted = {"cpu": "host_cpu_percent", "memory": "host_memory_percent"}
-    return [(name, formats.percent(report.metrics[key] / 100)) for name, key in wanted.items() if key in report.metrics]
+    keys = {"cpu": "host_cpu_percent", "memory": "host_memory_percent"}
+    return [(name, formats.percent(report.metrics[key] / 100)) for name, key in keys.items() if key in report.metrics]
 
 
 def web_address(url: str) -> str:
@@ -131,21 +131,21 @@ def _asset(path: Path) -> Asset:
 
 
 def _by_agent(tasks: list[TaskView]) -> dict[str, list[TaskView]]:
-    found: dict[str, list[TaskView]] = {}
+    by_agent: dict[str, list[TaskView]] = {}
     for task in tasks:
         if task.agent:
-            found.setdefault(task.agent, []).append(task)
-    return found
+            by_agent.setdefault(task.agent, []).append(task)
+    return by_agent
 
 
 def _bars(workflow: WorkflowDetail, at: datetime) -> dict[str, tuple[float, float]]:
     """Return start and length of each started task, in percent of the whole time."""
     end = workflow.updated if workflow.status in TERMINAL else at
-    whole = max(end - workflow.created, timedelta(milliseconds=1))
+    duration = max(end - workflow.created, timedelta(milliseconds=1))
     bars = {}
     for task in workflow.tasks:
         if task.started is not None:
-            start = 100 * min(1.0, max(0.0, (task.started - workflow.created) / whole))
-            length = 100 * max(0.0, ((task.finished or end) - task.started) / whole)
+            start = 100 * min(1.0, max(0.0, (task.started - workflow.created) / duration))
+            length = 100 * max(0.0, ((task.finished or end) - task.started) / duration)
             bars[task.name] = (round(start, 1), round(max(0.8, min(length, 100 - start)), 1))
     return bars

@@ -24,10 +24,10 @@ _ERROR_SHOWN = 100
 
 def status_text(picture: Overview, limit: int) -> str:
     """Return the whole status with at most `limit` workflows."""
-    me = picture.identity
-    up = formats.span((picture.at - me.started).total_seconds())
-    lines = [f"agentd {me.version}  {me.instance} on {me.node}  up {up}", picture.headline]
-    lines += [f"= THE NETWORK IS {me.frozen}"] if me.frozen else []
+    identity = picture.identity
+    up = formats.span((picture.at - identity.started).total_seconds())
+    lines = [f"agentd {identity.version}  {identity.instance} on {identity.node}  up {up}", picture.headline]
+    lines += [f"= THE NETWORK IS {identity.frozen}"] if identity.frozen else []
     lines += [f"? {text}" for text in picture.problems]
     if picture.attention:
         rows = [(f"  {look(status.LEVEL, item.level).mark} {item.what}", item.text) for item in picture.attention]
@@ -45,9 +45,10 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
 
     frozen  describes the freeze of the network, "" if there is none
     """
-    how = look(status.WORKFLOW, workflow.status)
+    style = look(status.WORKFLOW, workflow.status)
     head = (
-        f"{how.mark} {workflow.workflow_id}  {workflow.workflow_type} {how.word}, {workflow.done}/{workflow.total} done"
+        f"{style.mark} {workflow.workflow_id}  {workflow.workflow_type} {style.word}, "
+        f"{workflow.done}/{workflow.total} done"
     )
     lines = [
         *([f"= THE NETWORK IS {frozen}"] if frozen else []),
@@ -70,12 +71,12 @@ def workflow_text(workflow: WorkflowDetail, frozen: str = "") -> str:
 
 
 def _task(task: TaskView) -> tuple[str, ...]:
-    how = look(status.TASK, task.status)
+    style = look(status.TASK, task.status)
     notes = "; ".join(_short(text) for text in (task.error, *task.warnings) if text)
     return (
-        f"  {how.mark} {task.name}",
+        f"  {style.mark} {task.name}",
         task.tool,
-        f"{how.word}{_attempt(task.attempt)}",
+        f"{style.word}{_attempt(task.attempt)}",
         task.agent or task.queue,
         notes,
     )
@@ -87,8 +88,8 @@ def _attempt(attempt: int) -> str:
 
 def _roles(picture: Overview) -> Iterator[tuple[str, ...]]:
     for role in picture.identity.roles:
-        how = status.ROLE["ready" if role.ready else "not_ready"]
-        yield f"  {how.mark} {role.name}", how.word, role.reason
+        style = status.ROLE["ready" if role.ready else "not_ready"]
+        yield f"  {style.mark} {role.name}", style.word, role.reason
 
 
 def _workflows(picture: Overview, limit: int) -> list[str]:
@@ -102,13 +103,13 @@ def _workflows(picture: Overview, limit: int) -> list[str]:
 
 
 def _workflow(workflow: WorkflowSummary, picture: Overview) -> tuple[str, ...]:
-    how = look(status.WORKFLOW, workflow.status)
-    first = f"  {how.mark} {workflow.workflow_id}"
+    style = look(status.WORKFLOW, workflow.status)
+    first = f"  {style.mark} {workflow.workflow_id}"
     changed = formats.ago(workflow.updated, picture.at)
     return (
         first,
         workflow.workflow_type,
-        how.word,
+        style.word,
         f"{_dots(workflow.steps)}{workflow.done}/{workflow.total}",
         changed,
         _short(workflow.error),
@@ -129,11 +130,18 @@ def _agents(picture: Overview) -> list[str]:
     rows = []
     for agent in picture.agents:
         state = agent_status(agent, picture.at)
-        how = look(status.AGENT, state)
+        style = look(status.AGENT, state)
         load = "load ?" if state in {"silent", "offline"} else f"load {formats.percent(agent.load)}"
-        heard = f"heard {formats.ago(agent.timestamp, picture.at)}"
+        last_heard = f"heard {formats.ago(agent.timestamp, picture.at)}"
         rows.append(
-            (f"  {how.mark} {agent.agent_id}", agent.role or "plain agent", how.word, load, heard, agent.version)
+            (
+                f"  {style.mark} {agent.agent_id}",
+                agent.role or "plain agent",
+                style.word,
+                load,
+                last_heard,
+                agent.version,
+            )
         )
     return _columns(rows)
 
@@ -145,11 +153,11 @@ def _services(picture: Overview) -> list[str]:
         return ["  none is offered; see: agentd tools"]
     rows = []
     for service in picture.services:
-        how = look(status.AGENT, service_status(service, picture.at))
+        style = look(status.AGENT, service_status(service, picture.at))
         rows.append(
             (
-                f"  {how.mark} {service.service_id}",
-                how.word,
+                f"  {style.mark} {service.service_id}",
+                style.word,
                 f"{len(service.tools)} tool{'' if len(service.tools) == 1 else 's'}",
             )
         )
@@ -158,9 +166,13 @@ def _services(picture: Overview) -> list[str]:
 
 def _plugins(picture: Overview) -> Iterator[tuple[str, ...]]:
     for plugin in picture.plugins:
-        how = look(status.PLUGIN, plugin.status)
+        style = look(status.PLUGIN, plugin.status)
         out = ", ".join(f"{tool.name} left out: {tool.reason}" for tool in plugin.quarantined)
-        yield f"  {how.mark} {plugin.name}", how.word, _short("; ".join(text for text in (plugin.reason, out) if text))
+        yield (
+            f"  {style.mark} {plugin.name}",
+            style.word,
+            _short("; ".join(text for text in (plugin.reason, out) if text)),
+        )
 
 
 def _short(text: str) -> str:

@@ -73,12 +73,12 @@ def host_name(host: str) -> str | None:
     None if it is not exactly `name[:port]`.  A dot at the end of a name is removed, an IPv6 address is in brackets, and
     a user before the name is not allowed.
     """
-    found = _HOST.fullmatch(host)
-    if found is None or int(found["port"] or 0) > LARGEST_PORT:
+    match = _HOST.fullmatch(host)
+    if match is None or int(match["port"] or 0) > LARGEST_PORT:
         return None
-    if found["six"] is None:
-        return found["name"].lower().removesuffix(".")
-    return found["six"].lower() if _is_address(found["six"]) else None
+    if match["six"] is None:
+        return match["name"].lower().removesuffix(".")
+    return match["six"].lower() if _is_address(match["six"]) else None
 
 
 def _plain(host: str) -> str:

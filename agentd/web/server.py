@@ -115,10 +115,10 @@ class WebServer:
     async def _bind(self) -> socket.socket:
         where = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
+            addresses = await asyncio.get_running_loop().getaddrinfo(
                 self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            family, address = found[0][0], found[0][4]
+            family, address = addresses[0][0], addresses[0][4]
             return socket.create_server(address, family=family)
         except socket.gaierror as error:
             raise ConfigError(
