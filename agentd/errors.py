@@ -2,40 +2,42 @@
 
     AgentdError
     ├── ConfigError            the configuration is wrong; nothing was started
-    │   └── UnsafeFile         a file is not read, because another user can have written it or can read it
+    │   └── UnsafeFile         a file is not read, because another user may have written it or can read it
     ├── UsageError             the command line asked for something that does not exist
-    ├── InvalidMessage         a message cannot be understood; names the field
-    ├── Denied                 policy, NATS or Proxmox permissions say no
-    │   └── NeedsPlan          it destroys or executes: somebody else has to approve a plan
-    ├── BusError
+    ├── InvalidMessage         a message cannot be decoded; names the field
+    ├── Denied                 the policy, NATS or Proxmox permissions do not allow it
+    │   └── NeedsPlan          it destroys or executes: another principal has to approve a plan
+    ├── BusError               an error between this process and NATS
     │   ├── BusUnavailable     no NATS, or no answer in time (temporary)
     │   │   ├── BusFull        JetStream has no room for a message (temporary)
-    │   │   ├── TooManyWaiting too many requests of this principal wait already: nothing was stored (temporary)
-    │   │   └── Superseded     another process has this agent's id, or may have it: it acts, this one does not
-    │   ├── StaleWrite         somebody wrote this subject first: reload and decide again
-    │   ├── NoResponder        nobody on the network offers this (temporary)
+    │   │   ├── TooManyWaiting too many requests of this principal already wait: nothing was stored (temporary)
+    │   │   ├── NoResponder    no agent on the network answers this subject (temporary)
+    │   │   └── Superseded     another process has this agent's id, or may have it: only that process may act
+    │   ├── StaleWrite         another client wrote this subject first: reload and decide again
     │   └── NotProvisioned     a stream, bucket or consumer is missing
     ├── GiveUp                 a message can never be handled: it becomes a dead letter
-    ├── TemporaryError         try again after `delay` seconds
-    │   ├── ProxmoxUnavailable Proxmox answered that it cannot now, or did not answer a read
+    ├── TemporaryError         retry after `delay` seconds
+    │   ├── ProxmoxUnavailable Proxmox answered that it cannot do this now, or did not answer a read
+    │   │   ├── NodeOffline    the node that has to answer is offline
     │   │   └── NoQuorum       the cluster refuses every change; nothing was done
     │   ├── GuestLocked        Proxmox holds a lock on the guest; nothing was done
-    │   ├── Held               nothing may be changed until a person ends that; nothing was done
+    │   ├── Held               changes are blocked until a person ends the block; nothing was done
     │   │   ├── Frozen         the network is frozen
-    │   │   └── AuditBroken    the agent's own audit chain is not as it wrote it
-    │   └── UnknownOutcome     a write was sent and not answered: look before repeating
-    └── PermanentError         trying again would give the same answer
+    │   │   └── AuditBroken    the agent's own audit chain is not as the agent wrote it
+    │   └── UnknownOutcome     a write was sent and not answered: check the result before a retry
+    └── PermanentError         a retry would give the same answer
         ├── Rejected           a request was refused before anything was done
-        │   └── BadExpression  an expression of a workflow cannot be read, or gives nothing that can be used
-        ├── NotFound           what was asked for does not exist
-        ├── ConfigChanged      somebody changed the configuration meanwhile: read it again
-        ├── VmidTaken          the VMID belongs to a stranger
+        │   ├── NotOurs        an object has the mark of this call, but the call never began
+        │   └── BadExpression  an expression of a workflow cannot be parsed, or its value cannot be used
+        ├── NotFound           the requested object does not exist
+        ├── ConfigChanged      another client changed the configuration meanwhile: read it again
+        ├── VmidTaken          the VMID is used by a guest that agentd did not create
         ├── TaskFailed         a Proxmox task ended in an error
         ├── Fenced             another process holds the claim on this effect
-        └── Stopped            the workflow wants this task to end now
+        └── Stopped            the workflow requires this task to end now
 
-Two kinds matter to whoever catches: temporary (what to do next is to wait) and permanent.
-Anything that is not an `AgentdError` is a bug.  The exit code is on the class.
+A caller has to distinguish two kinds: temporary (wait, then retry) and permanent (do not retry).
+Any exception that is not an `AgentdError` is a bug.  Each class defines its exit code.
 """
 
 from __future__ import annotations
@@ -47,139 +49,142 @@ if TYPE_CHECKING:
 
 
 class AgentdError(Exception):
-    """Something that an operator can act on; the text says what to do next."""
+    """Base of all errors that an operator can act on; the text says what to do next."""
 
     exit_code: ClassVar[int] = 1
     code: ClassVar[str] = "error"
 
 
 class ConfigError(AgentdError):
-    """Say which key of the configuration is wrong, and where."""
+    """The configuration is wrong; the text names the key and where it was set."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h; systemd units use RestartPreventExitStatus=78
     code = "config"
 
 
 class UnsafeFile(ConfigError):
-    """Say why a file is not read or written, and by which command that is mended; never what it holds."""
+    """A file is not safe to read or write; the text names the command that fixes it.
+
+    The text never contains the content of the file.
+    """
 
     code = "unsafe_file"
 
     def __init__(self, path: object, problem: str) -> None:
-        """Keep what is wrong with which file."""
+        """Store the problem beside the message, which begins with `path`."""
         super().__init__(f"{path}: {problem}")
         self.problem = problem
 
 
 class UsageError(AgentdError):
-    """Say what the command line asked for and what there is."""
+    """The command line names something that does not exist; the text lists what exists."""
 
     exit_code = 2
     code = "usage"
 
 
 class InvalidMessage(AgentdError):
-    """Say which field of which message cannot be understood."""
+    """A message cannot be decoded; the text names the message and the field."""
 
     exit_code = 65  # EX_DATAERR
     code = "invalid"
 
 
 class Denied(AgentdError):
-    """Say who may not do what, and which right is missing."""
+    """A principal or an agent may not do this; the text names the missing permission."""
 
     exit_code = 77  # EX_NOPERM
     code = "denied"
 
 
 class NeedsPlan(Denied):
-    """Only a plan that somebody else has approved may do this."""
+    """The call needs a plan that another principal has approved."""
 
     code = "needs_plan"
 
 
 class GiveUp(AgentdError):
-    """A message can never be handled: end it and keep it among the dead letters."""
+    """A message can never be handled: terminate it and store it as a dead letter."""
 
     code = "given_up"
 
 
 class TemporaryError(AgentdError):
-    """Wait `delay` seconds and try again."""
+    """Wait `delay` seconds, then retry."""
 
     exit_code = 75  # EX_TEMPFAIL
     code = "temporary"
 
     def __init__(self, message: str, *, delay: float = 1.0) -> None:
-        """Keep the pause, in seconds, that whoever retries should make."""
+        """Store the pause, in seconds, before a retry."""
         super().__init__(message)
         self.delay = delay
 
 
 class PermanentError(AgentdError):
-    """Trying again gives the same answer."""
+    """A retry gives the same answer."""
 
     code = "failed"
 
 
 class BusError(AgentdError):
-    """Something is wrong between this process and NATS."""
+    """An error between this process and NATS."""
 
     exit_code = 69  # EX_UNAVAILABLE
     code = "bus"
 
 
 class BusUnavailable(BusError, TemporaryError):
-    """NATS is not reachable or did not answer in time."""
+    """NATS cannot be reached or did not answer in time."""
 
     code = "bus_unavailable"
 
 
 class BusFull(BusUnavailable):
-    """A stream, the account or the server has no room: nothing was stored, and it can be once there is room."""
+    """A stream, the account or the server has no room: nothing was stored; retry once there is room."""
 
     code = "bus_full"
 
 
 class TooManyWaiting(BusUnavailable):
-    """As many requests of this principal wait as the server stores: this one was not stored."""
+    """The server stores no more waiting requests of this principal: this one was not stored."""
 
     exit_code = TemporaryError.exit_code
     code = "too_many_waiting"
 
 
 class Superseded(BusUnavailable):
-    """The lease on the agent id is not held by this process: another one may act under that id."""
+    """The lease on the agent id is not held by this process: another process may act under that id."""
 
     code = "superseded"
 
 
 class NoResponder(BusUnavailable):
-    """Nobody on the network answers this subject."""
+    """No agent on the network answers this subject."""
 
     code = "no_responder"
 
 
 class StaleWrite(BusError):
-    """Somebody else wrote this subject first: reload, then decide again."""
+    """Another client wrote this subject first: reload, then decide again."""
 
     code = "stale_write"
 
 
 class NotProvisioned(BusError):
-    """A stream, bucket or consumer does not exist: `agentd provision` makes it."""
+    """A stream, bucket or consumer does not exist: `agentd provision` creates it."""
 
     code = "not_provisioned"
 
 
 class ProxmoxUnavailable(TemporaryError):
-    """Proxmox cannot now: a node is away, no quorum, a restart, a time-out on a read."""
+    """Proxmox cannot do this now: a node is offline, no quorum, a restart, a time-out on a read."""
 
     code = "proxmox_unavailable"
 
 
 class NodeOffline(ProxmoxUnavailable):
-    """The node that would have to answer is offline: a read ends with this at once, a change waits for the node."""
+    """The node that has to answer is offline: a read raises this at once, a change waits for the node."""
 
     code = "node_offline"
 
@@ -191,19 +196,19 @@ class NoQuorum(ProxmoxUnavailable):
 
 
 class Held(TemporaryError):
-    """Nothing may be changed now; what waits is begun again once a person has ended the reason."""
+    """Changes are blocked now; waiting tasks start again once a person has removed the reason."""
 
     code = "held"
 
 
 class Frozen(Held):
-    """The network is frozen: agents read, and change nothing."""
+    """The network is frozen: agents only read and change nothing."""
 
     code = "frozen"
 
 
 class AuditBroken(Held):
-    """The agent's own audit chain is not as the agent wrote it, and nobody has acknowledged that yet."""
+    """The agent's own audit chain is not as the agent wrote it, and this is not acknowledged yet."""
 
     code = "audit_broken"
 
@@ -215,7 +220,7 @@ class GuestLocked(TemporaryError):
 
 
 class UnknownOutcome(TemporaryError):
-    """A write was sent and no answer came: it may have happened."""
+    """A write was sent and not answered: it may have been carried out."""
 
     code = "unknown_outcome"
 
@@ -228,41 +233,41 @@ class Rejected(PermanentError):
 
 
 class NotOurs(Rejected):
-    """What was found has the mark of this call, and our effect record says that the call never began."""
+    """The object has the mark of this call, but our effect record says that the call never began."""
 
     code = "not_ours"
 
 
 class BadExpression(Rejected):
-    """An expression of a workflow cannot be read, or gives nothing that can be used; the text shows it.
+    """An expression of a workflow cannot be parsed, or its value cannot be used; the text shows it.
 
-    line  in the template, from 1
-    word  what is wrong, as it stands there, so that its column can be found; "" if that is not known
+    line  line in the template, from 1
+    word  the wrong part exactly as in the template, so that its column can be found; "" if it is not known
     """
 
     code = "expression"
 
     def __init__(self, message: str, *, line: int = 1, word: str = "") -> None:
-        """Keep where in the template it is."""
+        """Store the position in the template beside the message."""
         super().__init__(message)
         self.line = line
         self.word = word
 
 
 class NotFound(PermanentError):
-    """What was asked for does not exist."""
+    """The requested object does not exist."""
 
     code = "not_found"
 
 
 class ConfigChanged(PermanentError):
-    """Somebody changed the configuration since it was read: read it again, then decide again."""
+    """Another client changed the configuration after it was read: read it again, then decide again."""
 
     code = "config_changed"
 
 
 class VmidTaken(PermanentError):
-    """The VMID belongs to a guest that is not ours."""
+    """The VMID is used by a guest that agentd did not create."""
 
     code = "vmid_taken"
 
@@ -273,7 +278,7 @@ class TaskFailed(PermanentError):
     code = "task_failed"
 
     def __init__(self, message: str, *, log: tuple[str, ...] = ()) -> None:
-        """Keep the last lines of the task's log beside the message."""
+        """Store the last lines of the task's log beside the message."""
         super().__init__(message)
         self.log = log
 
@@ -285,13 +290,16 @@ class Fenced(PermanentError):
 
 
 class Stopped(PermanentError):
-    """The workflow wants this task to end now."""
+    """The workflow requires this task to end now."""
 
     code = "cancelled"
 
 
 def from_code(code: str, message: str, *, retry: bool = False, log: Sequence[str] = ()) -> AgentdError:
-    """Return the error that another agent reported by `code`; an unknown one is temporary or permanent."""
+    """Return the error that another agent reported as `code`.
+
+    An unknown code gives a TemporaryError if `retry`, else a PermanentError.
+    """
     if code == TaskFailed.code:
         return TaskFailed(message, log=tuple(log))
     if code in _BY_CODE:
@@ -300,10 +308,10 @@ def from_code(code: str, message: str, *, retry: bool = False, log: Sequence[str
 
 
 def _subclasses(kind: type[AgentdError]) -> list[type[AgentdError]]:
-    return [kind, *(below for each in kind.__subclasses__() for below in _subclasses(each))]
+    return [kind, *(below for subclass in kind.__subclasses__() for below in _subclasses(subclass))]
 
 
-_BY_CODE = {each.code: each for each in _subclasses(AgentdError)}
+_BY_CODE = {kind.code: kind for kind in _subclasses(AgentdError)}
 
-HELD = frozenset(each.code for each in _subclasses(Held))
-"""Codes of errors that say nothing of a task: it waits until a person has ended the reason."""
+HELD = frozenset(kind.code for kind in _subclasses(Held))
+"""Codes of errors that are no failure of the task: it waits until a person has removed the reason."""

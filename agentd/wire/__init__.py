@@ -1,1 +1,1 @@
-"""Messages, their encoding, and the subjects on which they are sent."""
+"""Messages, their encoding, and the subjects that they are sent on."""

@@ -39,7 +39,7 @@ def digest(value: object) -> str:
 def decode(data: bytes, kind: type[M]) -> M:
     """Return `data` as a message of type `kind`.
 
-    Raises InvalidMessage, naming the type, the field and the fault.
+    Raises InvalidMessage, which names the type, the field and what is wrong.
     """
     check_size(data, kind)
     if answered_by_server(data):
@@ -56,9 +56,10 @@ def decode(data: bytes, kind: type[M]) -> M:
 
 
 def answered_by_server(data: bytes) -> bool:
-    """Return whether `data` is an answer that the NATS server writes to a reply subject of the publisher's choice.
+    """Return whether the NATS server, not a client, wrote `data` as an answer.
 
-    The server does not check whether the publisher may publish there, so such an answer can be stored in any stream.
+    The server publishes an answer to the reply subject that the requester chose, and does not check whether the
+    requester may publish there.  So such an answer can be stored in any stream.
     """
     if not data.startswith((b'{"stream":', b'{"error":', b'{"type":"io.nats.jetstream.api.', b'{"server":')):
         return False
@@ -70,7 +71,7 @@ def answered_by_server(data: bytes) -> bool:
 
 
 _ANSWERS = frozenset({"stream", "seq", "domain", "duplicate", "error", "val", "batch", "count", "server", "data"})
-"""The fields of the server's acknowledgements, and of its answer on who a user is."""
+"""The fields of the server's acknowledgements, and of its answer to a request for the user's identity."""
 
 
 def check_size(data: bytes, kind: type[object]) -> None:
@@ -81,7 +82,7 @@ def check_size(data: bytes, kind: type[object]) -> None:
 
 
 def convert(value: object, kind: type[M]) -> M:
-    """Return plain `value` (dicts, lists, …) as `kind`; raises InvalidMessage like `decode`."""
+    """Return `value` (dicts, lists, …) as `kind`; raises InvalidMessage as `decode` does."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -89,7 +90,7 @@ def convert(value: object, kind: type[M]) -> M:
 
 
 def fault(error: Exception, where: str) -> str:
-    """Return msgspec's complaint with its field first: `WorkflowRequest.priority: expected int, got str`."""
+    """Return msgspec's error text with the field first: `WorkflowRequest.priority: expected int, got str`."""
     text, _, at = str(error).partition(" - at `$")
     text = text.replace("`", "").replace(" | null", " or nothing").replace(r"\\Z'", "$'")
     text = text if text.startswith("JSON") else text[:1].lower() + text[1:]
@@ -97,10 +98,10 @@ def fault(error: Exception, where: str) -> str:
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - JSON values
-    """Return `value` as what JSON can carry: dicts, lists, strings, numbers."""
+    """Return `value` in types that JSON has: dicts, lists, strings, numbers."""
     return msgspec.to_builtins(value)
 
 
 def now() -> datetime:
-    """Return the time now, in UTC."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)

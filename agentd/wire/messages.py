@@ -1,9 +1,9 @@
-"""Every message on the wire: JSON by msgspec, so that a person can read it with any NATS client.
+"""Every message on the wire: JSON, encoded by msgspec, so that a person can read it with any NATS client.
 
-Unknown fields are ignored, missing ones are errors that name the field: an old and a new daemon understand
-each other during a rollout.  Names and meanings of the first fields are the seed's; what agentd adds has
-defaults, so that a plain client need not know it.  What a plain client reads by its
-name (`status`, `load`, `error`, `endpoint`, `workflow_id` …) is in the JSON also when it has its default value: these
+Unknown fields are ignored, and a missing field is an error that names the field: so old and new daemons can exchange
+messages during a rollout.  The first fields of a message have the names and meanings of the original protocol; fields
+that agentd adds have defaults, so that an external client need not know them.  Fields that an external client reads by
+name (`status`, `load`, `error`, `endpoint`, `workflow_id` …) are in the JSON even with their default value: these
 messages do not omit defaults.  Times are RFC 3339 in UTC with a zone.
 """
 
@@ -19,20 +19,20 @@ from agentd.wire import secrets
 from agentd.wire.codec import digest
 
 ARRIVING = "arriving"
-"""Status of an agent that has taken its lease and does not work yet: it is not listed."""
+"""Status of an agent that has its lease but does not work yet: it is not listed."""
 
 
 MAX_STATE = 960 * 1024
-"""Largest state of a workflow in bytes, and largest answer made of it: max_payload, less room for headers."""
+"""Largest state of a workflow in bytes, and largest answer derived from it: max_payload, less room for headers."""
 MAX_REQUEST = 128 * 1024
-"""Largest request in bytes: its parameters stand in the state, in its plan and in the first assignment."""
+"""Largest request in bytes: its parameters are stored in the state, in its plan and in the first assignment."""
 
 Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
-"""A time that is reckoned with; one without a zone is an error.  Times that are only shown may lack it."""
+"""A time used in calculations; without a zone it is an error.  Times that are only shown may lack the zone."""
 
 
 class Tier(StrEnum):
-    """What harm a tool can do, in rising order."""
+    """How much harm a tool can do, in rising order."""
 
     READ = "read"
     OPERATE = "operate"
@@ -45,7 +45,7 @@ class Tier(StrEnum):
         return _RANKS[self]
 
     def covers(self, other: Tier) -> bool:
-        """Tell whether who holds this tier may use a tool of tier `other`."""
+        """Return whether a principal of this tier may use a tool of tier `other`."""
         return self.rank >= other.rank
 
 
@@ -53,7 +53,7 @@ _RANKS = {tier: rank for rank, tier in enumerate(Tier)}
 
 
 class Outcome(StrEnum):
-    """How a task ended, or that it began."""
+    """How a task ended, or that it is running."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -63,7 +63,7 @@ class Outcome(StrEnum):
 
 
 class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a task failed: `code` for programs (errors.py), `message` for people, `retry` if another try may help."""
+    """Why a task failed: `code` for programs (errors.py), `message` for people, `retry` if a retry may help."""
 
     code: str
     message: str
@@ -72,11 +72,13 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WorkflowRequest(msgspec.Struct, frozen=True):
-    """Ask for a workflow; `timeout` (s) counts from its start, `start_by` from when NATS stored the request.
+    """A request for a workflow.
 
-    authenticated  false: who publishes this has not authenticated the principal, and asks for an anonymous client
-    priority  1 to 10; above 5 its tasks do not wait behind those of others
-    retry_of  a workflow that ended early and is carried on under this new id; `workflow_type` may then be empty
+    timeout        seconds from the start of the workflow
+    start_by       seconds from the time when NATS stored the request
+    authenticated  false: the publisher sends this for an anonymous client and has not authenticated the principal
+    priority       1 to 10; above 5 its tasks do not wait behind the tasks of other workflows
+    retry_of       a workflow that ended early and continues under this new id; `workflow_type` may then be empty
     """
 
     MAX_BYTES: ClassVar[int] = MAX_REQUEST
@@ -94,12 +96,13 @@ class WorkflowRequest(msgspec.Struct, frozen=True):
 
 
 class WorkflowSignal(msgspec.Struct, frozen=True):
-    """Change a running workflow; `reply` is a subject on which somebody waits to hear whether it was done.
+    """A request to change a running workflow.
 
     action      cancel, pause, resume, approve or reject
-    task        which one is approved or rejected
-    digest      of the approval: what was shown to who approves
+    task        the task to approve or reject
+    digest      of an approval: the digest of what the approving principal was shown
     compensate  of cancel: undo what was done
+    reply       the subject that a SignalReply is sent to
     """
 
     action: str
@@ -112,7 +115,7 @@ class WorkflowSignal(msgspec.Struct, frozen=True):
 
 
 class SignalReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say whether a WorkflowSignal was carried out, and if not, why."""
+    """The answer to a WorkflowSignal: whether it was carried out, and if not, why."""
 
     workflow_id: str
     done: bool
@@ -120,7 +123,7 @@ class SignalReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WorkflowResponse(msgspec.Struct, frozen=True):
-    """Answer a request once it is over, or say why it was rejected."""
+    """The answer to a request: the result of the workflow, or why the request was rejected."""
 
     MAX_BYTES: ClassVar[int] = MAX_STATE
 
@@ -132,14 +135,15 @@ class WorkflowResponse(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a call is about to change.
+    """An object that a call is about to change.
 
-    name    as protection knows it: guest/100, storage/local, user/eve@pve
-    title   what a person calls it
-    state   how it looks now, short: an approval holds for exactly this
+    name    the name that [policy] protected uses: guest/100, storage/local, user/eve@pve
+    title   the name for people
+    state   its current state, short: an approval is valid for exactly this state
     labels  further names that may protect it: tag/keep, pool/core, node/pve1
-    loses   what goes with it, for who has to approve: one line each
-    risks   what speaks against it, for who has to approve: it changes by itself, so no approval is bound to it
+    loses   what is lost with it, for the approving principal: one line each
+    risks   reasons against the change, for the approving principal; they change by themselves, so no approval is
+            bound to them
     """
 
     name: str
@@ -151,9 +155,9 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Name the call that makes things as they were before an act.
+    """The call that restores the state before an act.
 
-    guests  how each guest that the act changed was called then: ids are given to other guests in time
+    guests  the name that each changed guest had then: over time VMIDs are given to other guests
     """
 
     tool: str
@@ -162,10 +166,10 @@ class Inverse(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say what a call would do; nothing was done.
+    """What a call would do, from a dry run; nothing was changed.
 
-    already  things are as wanted, so it would do nothing
-    undo     the call by which it would be taken back; without it nothing does that
+    already  the state is already as requested, so the call would do nothing
+    undo     the call that would undo it; without it the call cannot be undone
     """
 
     tool: str
@@ -175,10 +179,10 @@ class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say who approved an act, what exactly (`digest`), and how that looked which it changes.
+    """An approval: who approved, exactly what (`digest`), and the state of the targets at that time.
 
-    call  the digest of the tool and its parameters, as the assignment has them; "" in a state of an older orchestrator,
-          which is not enough
+    call  the digest of the tool and its parameters, as in the assignment; "" in the state of an older orchestrator,
+          which is not sufficient
     """
 
     by: str
@@ -188,17 +192,17 @@ class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Give one attempt of a task to whoever takes it from the queue; times are absolute.
+    """One attempt of a task, for the agent that takes it from the queue; times are absolute.
 
-    start_by   until when it may be begun; who begins it says so
-    seconds    that it may take once it was begun
-    heartbeat  seconds within which whoever runs it says so again and again
-    depth      how many workflows have started one another
-    dry_run    look only, and answer with a Preview
-    consent    who approved it
-    undoes     the task of the same workflow that this one undoes; only the orchestrator that undoes it sets this
+    start_by       latest start; the agent reports that it has started
+    seconds        how long it may run after its start
+    heartbeat      seconds within which the agent has to report again that it runs
+    depth          how many workflows have started one another
+    dry_run        change nothing, and answer with a Preview
+    consent        the approval
+    undoes         the task of the same workflow that this one undoes; only the orchestrator that undoes it sets this
     authenticated  false: the requester needed no token and no login
-    guests     how the guests that it changes have to be called (`Inverse.guests`), or nothing is done
+    guests         the names that the changed guests must have (`Inverse.guests`); if they differ, nothing is done
     """
 
     task_id: str
@@ -223,7 +227,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskCompletion(msgspec.Struct, frozen=True):
-    """Tell how one attempt ended; the same completion twice means no more than once."""
+    """How one attempt ended; a repeated completion has no further effect."""
 
     task_id: str
     status: Outcome
@@ -238,7 +242,7 @@ class TaskCompletion(msgspec.Struct, frozen=True):
 
 
 class TimerDue(msgspec.Struct, frozen=True):
-    """Come back when a schedule fires; the workflow itself knows what is due then."""
+    """Wakes a workflow when a timer fires; the workflow's state says what is due."""
 
     kind: str
     task: str
@@ -247,13 +251,13 @@ class TimerDue(msgspec.Struct, frozen=True):
 
 
 class StopHint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tell the agents of a service to look at an effect record now: it says that the task is to end."""
+    """Tells the agents of a service to read an effect record now: it says that the task has to end."""
 
     key: str
 
 
 class ScheduleDue(msgspec.Struct, frozen=True):
-    """Begin a workflow because it is time: what a schedule of the configuration has JetStream send, again and again."""
+    """Starts a workflow: the message that JetStream sends each time a configured schedule fires."""
 
     name: str
     workflow_type: str
@@ -268,7 +272,7 @@ class ScheduleDue(msgspec.Struct, frozen=True):
 
 
 class ScheduleRun(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Note what the last firing of a schedule became; `skipped` counts those since that found it still running."""
+    """The workflow of a schedule's last firing; `skipped` counts later firings while it was still running."""
 
     workflow_id: str
     begun: datetime
@@ -277,12 +281,12 @@ class ScheduleRun(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Call a tool; `key` makes the repeated call the same call.
+    """A call of a tool; a repeated call with the same `key` is the same call.
 
-    With `dry_run` it only looks, and its result is a Preview; a tool of tier read is simply run.
+    With `dry_run` nothing is changed, and the result is a Preview; a tool of tier read runs as usual.
 
-    principal  only of a step that an agent calls inside a task: for whom that task is; else the subject says who asks.
-               What a principal may do is for the policy of the called agent to say.
+    principal  only for a step that an agent calls inside a task: the principal of that task; for other calls the
+               subject names the principal.  The policy of the called agent decides what a principal may do.
     """
 
     parameters: dict[str, Any]
@@ -294,9 +298,9 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Answer a ToolCall; status `running` means: still at it, call again with the same key.
+    """The answer to a ToolCall; status `running`: not finished, call again with the same key.
 
-    With `looked` the result is a Preview: nothing was done.  `undo` is the key by which `agentd undo` takes it back.
+    With `looked` the result is a Preview: nothing was changed.  `undo` is the key for `agentd undo`.
     """
 
     status: str
@@ -309,12 +313,12 @@ class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Write down what an agent is about to do, is doing and did to the world; `epoch` is the fence.
+    """What an agent is about to change, is changing or has changed outside; `epoch` is the fencing number.
 
-    stop  whoever is at it is to end it
-    undo  what makes it as it was before, written down before the act
-    acted the acts that were ever begun under this key, `<tool> <target>` each; written before the act, and kept when
-          an attempt fails and when the record is taken over: a mark in Proxmox counts only with this
+    stop   the agent that works on it has to end it
+    undo   the call that restores the state before the act; stored before the act
+    acted  the acts that were ever started under this key, each as `<tool> <target>`; stored before the act, and kept
+           when an attempt fails and when the record is taken over: a mark in Proxmox counts only with this
     """
 
     key: str
@@ -336,10 +340,11 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of an agent's hash chain: who had what done, before and after the act, and who had approved it.
+    """One line of an agent's audit chain: who requested an act and who approved it; before and after the act.
 
-    process    which process of the agent wrote it: one that another has followed never writes again
-    signer     the agent's public key, and its `signature` of the hash
+    process    the process of the agent that wrote it; once its successor has written, that process never writes again
+    signer     the agent's public key
+    signature  the agent's signature of `hash`
     """
 
     seq: int
@@ -363,24 +368,24 @@ class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditKey(msgspec.Struct, frozen=True):
-    """Name the public key that signs the lines of an audit chain from line `first` on."""
+    """The public key that signs the lines of an audit chain from line `first` on."""
 
     public: str
     first: int
 
 
 class AuditKeys(msgspec.Struct, frozen=True):
-    """Pin the keys of one agent's audit chain, the oldest first."""
+    """The pinned keys of one agent's audit chain, the oldest first."""
 
     agent_id: str
     keys: list[AuditKey]
 
 
 class AuditExport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Stand at the top of an export: what its lines are held against, by agent.
+    """The head of an export: by agent, the keys and last lines that the exported lines are checked against.
 
-    since     only lines of this time or later are in it
-    max_age   seconds after which the stream lets lines expire, 0 for never
+    since    the export holds only lines of this time or later
+    max_age  seconds after which lines expire in the stream, 0 for never
     """
 
     exported: Zoned
@@ -391,13 +396,13 @@ class AuditExport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditAcceptance(msgspec.Struct, frozen=True):
-    """Acknowledge the alarm of an agent's own audit chain."""
+    """The acknowledgement of an alarm about an agent's own audit chain."""
 
     reason: str
 
 
 class AgentRegistration(msgspec.Struct, frozen=True):
-    """Introduce a running instance; `load` is from 0 (idle) to 1 (full)."""
+    """Registers a running instance; `load` is from 0 (idle) to 1 (full)."""
 
     agent_id: str
     capabilities: list[str] = []
@@ -412,7 +417,7 @@ class AgentRegistration(msgspec.Struct, frozen=True):
 
 
 class ServiceRegistration(msgspec.Struct, frozen=True):
-    """Introduce a service and the tools that it offers."""
+    """Registers a service and the tools that it offers."""
 
     service_id: str
     service_type: str
@@ -424,9 +429,9 @@ class ServiceRegistration(msgspec.Struct, frozen=True):
 
 
 class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an instance says of itself, as the bucket `live` keeps it while the instance lives.
+    """What an instance reports about itself; the bucket `live` holds it while the instance runs.
 
-    process  which process it is (presence.py): only one may have the agent's id
+    process  the id of the process (daemon/presence.py): only one process may have the agent's id
     """
 
     agent: AgentRegistration
@@ -436,13 +441,13 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ControlRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tell one agent to drain or reload."""
+    """A request to one agent: drain or reload."""
 
     action: str
 
 
 class ControlReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say what an agent did with a ControlRequest."""
+    """The answer of an agent to a ControlRequest."""
 
     agent_id: str
     done: bool
@@ -450,9 +455,9 @@ class ControlReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Freeze(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say that the network is frozen: nothing is changed until `until`, or until a principal thaws it.
+    """The network is frozen: no changes until `until`, or until a principal thaws it.
 
-    id  of the request that froze it: two orchestrators hear the same request
+    id  id of the request that froze it: two orchestrators receive the same request
     """
 
     by: str
@@ -463,7 +468,7 @@ class Freeze(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NetworkRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Ask the orchestrators to freeze or to thaw the network; `seconds` after which it thaws by itself."""
+    """A request to freeze or thaw the network; after `seconds` it thaws by itself."""
 
     action: str
     reason: str = ""
@@ -472,7 +477,7 @@ class NetworkRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NetworkReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say what an orchestrator did with a NetworkRequest, and how the network stands now."""
+    """The answer of an orchestrator to a NetworkRequest, with the current state of the network."""
 
     agent_id: str
     done: bool
@@ -481,14 +486,14 @@ class NetworkReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DiscoveryRequest(msgspec.Struct, frozen=True):
-    """Ask everybody to register again."""
+    """A request to all agents and services to register again."""
 
     requester: str
     timestamp: datetime | None = None
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """Say that an agent lives."""
+    """A sign of life of an agent."""
 
     agent_id: str
     timestamp: datetime
@@ -496,7 +501,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
 
 class MetricReport(msgspec.Struct, frozen=True):
-    """Report figures of an agent; percentages are 0 to 100, sizes are bytes."""
+    """Measurements of an agent; percentages are 0 to 100, sizes are in bytes."""
 
     agent_id: str
     timestamp: datetime
@@ -505,7 +510,7 @@ class MetricReport(msgspec.Struct, frozen=True):
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """Tell that something needs attention, or no longer does."""
+    """A condition that needs attention, or no longer does."""
 
     alert_type: str
     message: str
@@ -517,12 +522,14 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say where a message was that was given up, why and by whom; the message itself is the body beside it.
+    """Where a given-up message was stored, and why and by which agent it was given up.
 
-    stored     when it was stored, and as which `sequence` of which `stream`
-    headers    those that it had: in AI_DEAD they would act on AI_DEAD
-    cut        it, its headers or its reason did not fit beside this, and is not whole
-    replay_of  the letter that it was replayed from, 0 for none
+    The body of the stored dead letter is the message itself.
+
+    stored     when the message was stored in `stream`, as number `sequence`
+    headers    the headers of the message; as real headers in AI_DEAD they would act on AI_DEAD
+    cut        the message, its headers or its reason are not complete: they did not fit, or held secrets
+    replay_of  the dead letter that the message was replayed from, 0 for none
     """
 
     stream: str
@@ -539,7 +546,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeadMark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Say what became of a dead letter: replaying, replayed (as which message of its stream) or dropped."""
+    """What was done with a dead letter: replaying, replayed (with the new `sequence` in its stream) or dropped."""
 
     action: str
     principal: str
@@ -548,7 +555,7 @@ class DeadMark(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CriticalError(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tell that a service met an error that it could not handle."""
+    """An error that a service could not handle."""
 
     service_id: str
     error: str
@@ -567,9 +574,10 @@ def withheld_of(request: WorkflowRequest) -> WorkflowRequest:
 
 
 def request_digest(request: WorkflowRequest) -> str:
-    """Return what makes two requests with one id the same request: their type and parameters.
+    """Return the digest that decides whether two requests with one id are the same request.
 
-    Of a retry it is which workflow is carried on: type and parameters are that one's, and may be left out.
+    It covers type and parameters; for a retry the id of the retried workflow, because the type and parameters are
+    those of that workflow and may be left out.
     """
     if request.retry_of:
         return digest(["retry", request.retry_of, request.dry_run])

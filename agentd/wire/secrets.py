@@ -1,11 +1,11 @@
-"""Find secrets in the parameters of a request or a call before anything is stored, and hide them where they are; pure.
+"""Find secrets in the parameters of a request or a call before anything is stored, and redact them; pure.
 
-NATS keeps what agentd receives: requests for days, the audit for ever.  So a call that carries a secret is refused by
-the client that sends it and by the agent that receives it.  Of a refused request only names, numbers and texts that
-name something known are kept: what was not understood may be a secret.  Three things give a secret away: a parameter
-of the Proxmox API that is one (SECRETS, by path and name), a field that has the name of a password, and a text that has
-the form of one: the private part of a key, a URL with user and password, `password=…`.  A secret in a text without such
-a form cannot be recognized.
+NATS keeps what agentd receives: requests for days, the audit for ever.  So a call that contains a secret is refused by
+the client that sends it and by the agent that receives it.  Of a refused request only names, numbers and the texts of
+known fields (OPEN) are kept: any other text may be a secret.  A secret is recognized in three ways: by the path and
+name of a parameter of the Proxmox API (SECRETS), by a field name such as that of a password, and by the form of a text:
+the private part of a key, a URL with user and password, `password=…`.  A secret in a text without such a form cannot be
+recognized.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SECRETS: Final = (
     (r"/access/(?:tfa|openid|ticket|vncticket)(?:/.*)?", r"challenge|value|code|state"),
     (r"/nodes/[^/]+/lxc(?:/.*)?", r"env"),
 )
-"""Path of the Proxmox API, and names of parameters and of fields in answers that are secret there."""
+"""Path of the Proxmox API, and the names of its parameters and answer fields that are secret."""
 _PATHS: Final = tuple((re.compile(path, re.IGNORECASE), re.compile(names, re.IGNORECASE)) for path, names in SECRETS)
 _ANYWHERE: Final = "*"
-"""The path of a call that names none: there every name is secret that is secret on any path."""
+"""The path of a call that names no path: a name that is secret on any path is then secret."""
 _NAME: Final = re.compile(
     r".*(?:password|passwd|passphrase|secret|apikey|keyring)s?"
     r"|(?:.*-)?(?:pwd|pass|token|ticket|cookie|credentials?|authorization|otp|totp|(?:api|access|private|secret|auth)-?key)"
@@ -52,7 +52,7 @@ _TEXT: Final = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _VALUE: Final = re.compile(r"""(["']\s*:\s*)["'](?:[^"'\\]|\\.)*(?:["']|\Z)""", re.DOTALL)
-"""A text that stands for the value of a field in JSON that is broken."""
+"""A text that is the value of a field in invalid JSON."""
 _SIMPLE: Final = re.compile(r"[A-Za-z0-9_.:@/{}+-]{0,128}")
 OPEN: Final = frozenset(
     {
@@ -74,21 +74,21 @@ OPEN: Final = frozenset(
 )
 """Parameters of a refused request whose texts are kept."""
 _DEEP: Final = 100
-"""Levels of lists and objects inside each other that a request may have."""
+"""Largest nesting depth of lists and objects in a request."""
 
 
 def is_secret_of(path: str, name: str) -> bool:
-    """Return whether the parameter or the field `name` of a method of this path of the Proxmox API is a secret."""
+    """Return whether `name`, a parameter or an answer field of this path of the Proxmox API, is a secret."""
     return any((path == _ANYWHERE or where.fullmatch(path)) and names.fullmatch(name) for where, names in _PATHS)
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether what has this name is a secret wherever it stands, as `adminPassword` and `access_token`."""
+    """Return whether a field of this name is a secret anywhere, such as `adminPassword` and `access_token`."""
     return _NAME.fullmatch(_plain(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)).lower()) is not None
 
 
 def _plain(name: str) -> str:
-    """Return a name without blanks and without the number at its end, with dashes between its words."""
+    """Return `name` without blanks and without a number at its end, with dashes between its words."""
     return re.sub(r"[_.\s]+", "-", re.sub(r"(?:\d+|\[n\])\Z", "", name.strip()[:200]))
 
 
@@ -98,12 +98,15 @@ def looks_secret(text: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """Return a text with what has the form of a secret in it replaced by ***: to the end of the line, if need be."""
+    """Return `text` with everything that has the form of a secret replaced by ***.
+
+    Where the end of the secret is not known, the rest of the line is replaced.
+    """
     return _TEXT.sub(HIDDEN, text)
 
 
 def found(value: Any, path: str = "", name: str = "", depth: int = 0) -> list[str]:  # noqa: ANN401 - JSON values
-    """Return the names of the fields of `value` that are secrets; `path` is that of the API call around them."""
+    """Return the names of the fields of `value` that are secrets; `path` is the path of the surrounding API call."""
     if depth > _DEEP:
         return ["what is nested deeper than 100 levels"]
     if isinstance(value, dict):
@@ -127,7 +130,7 @@ def _field(key: str, value: Any, path: str, depth: int) -> list[str]:  # noqa: A
 
 
 def hidden(value: Any, path: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - JSON values
-    """Return `value` with each secret in it replaced by ***, and with each text without what looks like one."""
+    """Return `value` with each secret field, and everything in a text that looks like a secret, replaced by ***."""
     if depth > _DEEP:
         return HIDDEN
     if isinstance(value, dict):
@@ -153,18 +156,18 @@ def _named(key: str, path: str) -> bool:
 
 
 def _inside(text: str) -> Any:  # noqa: ANN401
-    """Return the list or the object that a text is, None if it is none."""
+    """Return the list or object that `text` encodes as JSON, else None."""
     if text[:1] not in "{[" or len(text) < len('{"":1}'):
         return None
     try:
-        made = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return made if isinstance(made, dict | list) else None
+    return parsed if isinstance(parsed, dict | list) else None
 
 
 def _path(value: dict[Any, Any]) -> str:
-    """Return the path that a call of the Proxmox API names, "*" if it is a call without one, "" if it is none."""
+    """Return the path that a call of the Proxmox API names; "*" for a call without a path, "" if it is no call."""
     if "parameters" not in value or not {"path", "method"} & value.keys():
         return ""
     path = value.get("path")
@@ -175,9 +178,9 @@ def _path(value: dict[Any, Any]) -> str:
 
 
 def withheld(value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - JSON values
-    """Return what is kept of the parameters of a refused request: names, numbers, and texts that name something known.
+    """Return what is kept of the parameters of a refused request: names, numbers, and texts of the fields in OPEN.
 
-    What is refused was not understood, so nothing says which of its texts are secrets.
+    A refused request was not understood, so it is not known which of its texts are secrets.
     """
     if depth > _DEEP:
         return HIDDEN
@@ -191,7 +194,7 @@ def withheld(value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401
 
 
 def of_message(data: bytes) -> bytes:
-    """Return a message that nobody could handle without the secrets in it; the same bytes if it holds none."""
+    """Return a message that could not be handled without its secrets; the same bytes if it holds none."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -202,7 +205,7 @@ def of_message(data: bytes) -> bytes:
 
 
 def refusal(parameters: Any) -> str:  # noqa: ANN401
-    """Return why a call or a request with these parameters is refused, "" if it holds no secret."""
+    """Return why a call or a request with these parameters is refused; "" if they hold no secret."""
     names = sorted(set(found(parameters)))
     return (
         f"{', '.join(repr(name) for name in names[:5])}: is a secret, and what agentd receives is kept for days; "

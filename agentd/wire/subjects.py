@@ -1,8 +1,8 @@
 """Every subject, stream, bucket and consumer name, in one place.
 
-Streams: AI_REQUESTS and AI_INPUT are work queues, AI_WORKFLOWS is the state of all workflows and is written
-by orchestrators alone, AI_EFFECTS holds effect records, AI_AUDIT the hash chains, AI_METRICS what may be lost,
-AI_DEAD the messages that were given up, with the reason, and the server's advisories.  `provision` makes them.
+Streams: AI_REQUESTS and AI_INPUT are work queues.  AI_WORKFLOWS is the state of all workflows; only orchestrators
+write it.  AI_EFFECTS holds effect records, AI_AUDIT the audit chains, AI_METRICS heartbeats and metrics, which may be
+lost.  AI_DEAD holds dead letters with the reason, and the server's advisories.  `agentd provision` creates the streams.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ FREEZE: Final = "freeze"
 CHAINS: Final = "audit"
 
 SINGLY: Final = frozenset({REQUESTS, INPUT, WORKFLOWS, f"KV_{LIVE}"})
-"""Streams that answer no direct gets: the server sends such an answer, headers and all, to whatever subject the asker
-names as its reply, so a principal that may read here could store a copy of what it read in any other stream."""
+"""Streams without direct gets: the server sends the answer to a direct get, with its headers, to any reply subject
+that the requester names, so a principal that may read here could store a copy of a message in any other stream."""
 
 ORCH_REQUESTS: Final = "orch-req"
 ORCH_INPUT: Final = "orch"
 ORCH_DUE: Final = "orch-due"
 ACK_WAIT: Final = 30.0
-"""Seconds after which a delivery that is not reported on goes to another consumer; a double failover takes 14.6."""
+"""Seconds without a progress report after which a message is delivered again; a double failover takes 14.6."""
 PROGRESS: Final = 10.0
-"""Seconds between two reports that a message is being worked on."""
+"""Seconds between two progress reports for a message."""
 
 WORKFLOW_REQUEST: Final = "ai.workflows.request"
 WORKFLOW_RESPONSE: Final = "ai.workflows.response"
-"""Where requests on the plain subject are answered too; core NATS, nothing keeps it."""
+"""Requests on the plain subject are also answered here; core NATS, not stored."""
 PLAIN: Final = "plain"
-"""The principal of a request on the plain subject: nothing proves its name."""
+"""The principal of a request on the plain subject: its sender is not proven."""
 TASK_COMPLETE: Final = "ai.tasks.complete"
 AGENT_REGISTER: Final = "ai.agents.register"
 SERVICE_REGISTER: Final = "ai.mcp.register"
@@ -69,31 +69,31 @@ ADVISORIES: Final = (
 )
 
 SERVICES: Final = ("specialist", "mcp-proxmox")
-"""The services that come with agentd; each has a lane for what is urgent."""
+"""The services that agentd brings; each has an extra queue for urgent tasks."""
 ORCHESTRATOR: Final = "orchestrator"
-"""The queue of tasks that are workflows of their own."""
+"""The queue of tasks that start a workflow of their own."""
 MAX_ID: Final = 64
-"""Characters of an id."""
+"""Largest length of an id, in characters."""
 
 WHOLE_WORKFLOW: Final = "_"
-"""The task token of timers that belong to the workflow as a whole; no task may be named so."""
+"""The task token of timers that belong to the workflow as a whole; no task may have this name."""
 
 CRON: Final = "cron"
-"""The last token of a schedule's timer, where others have an attempt, and what the ids of its workflows begin with."""
+"""The last token of a schedule's timer, where other timers have an attempt; also the prefix of its workflow ids."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _CHILD = re.compile(r".*--|.{47}-[0-9a-f]{16}\Z", re.DOTALL)
-"""What the id of a workflow looks like that a task starts: `<workflow>--<task>`, or cut to MAX_ID with a digest."""
+"""Form of the id of a workflow that a task starts: `<workflow>--<task>`, or cut to MAX_ID with a digest."""
 _TASK = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}\Z")
 _INBOX = re.compile(r"_INBOX\.[!-)+-=?-~]+\Z")
 """Printable ASCII without blanks, `*` and `>`."""
 MAX_INBOX: Final = 512
-"""Characters of a subject that an answer is sent to."""
+"""Largest length, in characters, of a reply subject."""
 _QUEUE = re.compile(r"[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_-]{1,64})?(\+[A-Za-z0-9_-]{1,64})?\Z")
 
 
 def check_id(value: str, field: str = "workflow_id") -> str:
-    """Return `value` if it may be one token of a subject, else raise InvalidMessage naming `field`."""
+    """Return `value` if it is valid as one token of a subject, else raise InvalidMessage, which names `field`."""
     if not _ID.match(value):
         message = f"{field}: {value!r} is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -"
         raise InvalidMessage(message)
@@ -101,10 +101,10 @@ def check_id(value: str, field: str = "workflow_id") -> str:
 
 
 def check_own_id(value: str) -> str:
-    """Return `value` if a principal may name its workflow so, else raise InvalidMessage.
+    """Return `value` if a principal may use it as the id of its workflow, else raise InvalidMessage.
 
-    Ids of workflows that tasks start are made by orchestrators: who takes one before would stand in the place of that
-    workflow, and the task would wait for nothing.
+    Orchestrators make the ids of workflows that tasks start.  If a principal used such an id first, its workflow would
+    replace the one that the task starts, and the task would wait in vain.
     """
     if _CHILD.match(check_id(value)):
         message = (
@@ -116,11 +116,12 @@ def check_own_id(value: str) -> str:
 
 
 def is_inbox(subject: str, principal: str = "", others: Iterable[str] = ()) -> bool:
-    """Return whether an answer may be published to `subject`: a reply subject is chosen by the one who asks.
+    """Return whether an answer may be published to `subject`, a reply subject that the requester chose.
 
-    Anything but an inbox (`_INBOX.…`) would let a principal that may only ask make a daemon write its answer where the
-    principal itself may not write: into the events of a workflow or the audit of an agent.  With `principal`, who asks,
-    the named inbox (`_INBOX.<name>.…`) of one of `others`, the principals that are known, is refused too.
+    Only an inbox (`_INBOX.…`) is accepted.  Otherwise a principal that may only send requests could make a daemon write
+    its answer where the principal may not write: into the events of a workflow or the audit of an agent.  With
+    `principal`, the requester, the named inbox (`_INBOX.<name>.…`) of one of `others`, the known principals, is refused
+    too.
     """
     if len(subject) > MAX_INBOX or ".." in subject or subject.endswith(".") or not _INBOX.match(subject):
         return False
@@ -129,7 +130,7 @@ def is_inbox(subject: str, principal: str = "", others: Iterable[str] = ()) -> b
 
 
 def check_call_key(value: str) -> str:
-    """Return `value` if a principal may name its call by it (`<word>.<word>[.<word>]`), else raise InvalidMessage."""
+    """Return `value` if it is valid as the key of a call (`<word>.<word>[.<word>]`), else raise InvalidMessage."""
     tokens = value.split(".")
     if len(tokens) not in {2, 3}:
         message = f"key: {value!r} is not <word>.<word> or <word>.<word>.<word>"
@@ -140,10 +141,10 @@ def check_call_key(value: str) -> str:
 
 
 def check_step_key(value: str, principal: str) -> str:
-    """Return `value` if it may be the key of a step, else raise InvalidMessage.
+    """Return `value` if it is valid as the key of a step, else raise InvalidMessage.
 
-    That is `<workflow>.<task>.<step>` inside a task, and `<principal>=<word>.<word>.<step>` inside a call of
-    `principal`.  Two words alone would be the key of a task itself.
+    A step inside a task has the key `<workflow>.<task>.<step>`, a step inside a call of `principal` the key
+    `<principal>=<word>.<word>.<step>`.  Only two words would be the key of a task itself.
     """
     owner, equals, rest = value.rpartition("=")
     tokens = rest.split(".")
@@ -156,7 +157,7 @@ def check_step_key(value: str, principal: str) -> str:
 
 
 def check_task(value: str) -> str:
-    """Return `value` if it may name a task of a plan, else raise InvalidMessage."""
+    """Return `value` if it is valid as the name of a task, else raise InvalidMessage."""
     if not _TASK.match(value):
         message = f"task: {value!r} is not a task name; use a letter, then up to 63 of A-Z a-z 0-9 _ and -"
         raise InvalidMessage(message)
@@ -202,33 +203,36 @@ def due(workflow: str, task: str, attempt: str) -> str:
 
 
 def cron_timer(name: str) -> str:
-    """ai.workflows.timer.cron-<name>._.cron: where a schedule lies."""
+    """ai.workflows.timer.cron-<name>._.cron: the subject that stores a schedule."""
     return timer(f"{CRON}-{name}", WHOLE_WORKFLOW, CRON)
 
 
 def cron_due(name: str) -> str:
-    """ai.workflows.due.cron-<name>._.cron: where its firings arrive."""
+    """ai.workflows.due.cron-<name>._.cron: the subject that receives its firings."""
     return due(f"{CRON}-{name}", WHOLE_WORKFLOW, CRON)
 
 
 def cron_workflow(name: str, firing: int | str) -> str:
-    """cron-<name>-<firing>: the workflow that a firing becomes; `firing` is its sequence, or of who runs it by hand."""
+    """cron-<name>-<firing>: the id of the workflow that a firing starts.
+
+    `firing` is the sequence of the firing's message, or an id of a run that is started by hand.
+    """
     return f"{CRON}-{name}-{firing}"
 
 
 def schedule_of(workflow: str) -> str:
-    """Return the schedule that the workflow belongs to, "" for none."""
-    begun, _, _ = workflow.rpartition("-")
-    return begun.removeprefix(f"{CRON}-") if begun.startswith(f"{CRON}-") else ""
+    """Return the schedule that the workflow belongs to; "" for none."""
+    start, _, _ = workflow.rpartition("-")
+    return start.removeprefix(f"{CRON}-") if start.startswith(f"{CRON}-") else ""
 
 
 def firing_of(workflow: str) -> str:
-    """Return the schedule of which the workflow is a firing, not a run by hand; "" for none."""
+    """Return the schedule whose firing started the workflow; "" for none, or for a run that was started by hand."""
     return schedule_of(workflow) if workflow.rpartition("-")[2].isdecimal() else ""
 
 
 def schedule_key(name: str) -> str:
-    """schedule.<name>: the key in the bucket `conf` under which the last run stands."""
+    """schedule.<name>: the key of the last run in the bucket `conf`."""
     return f"schedule.{name}"
 
 
@@ -238,23 +242,23 @@ def assign(queue: str, workflow: str, task: str, attempt: int) -> str:
 
 
 def urgent(service: str) -> str:
-    """<service>+urgent: the lane of a service that nothing else waits in."""
+    """<service>+urgent: the queue of a service for urgent tasks only."""
     return f"{service}+urgent"
 
 
 def queues_of(service: str, node: str, queues: Iterable[str]) -> list[str]:
-    """Return those of `queues` that an agent of `service` on `node` works on."""
+    """Return the queues that an agent of `service` on `node` takes tasks from."""
     mine = {service, f"{service}@{node}"}
-    return [each for each in queues if each.partition("+")[0] in mine]
+    return [queue for queue in queues if queue.partition("+")[0] in mine]
 
 
 def assigns_of(queue: str) -> str:
-    """ai.tasks.assign.<queue>.*.*.*: what the consumer of a queue is filtered by."""
+    """ai.tasks.assign.<queue>.*.*.*: the filter of the consumer of a queue."""
     return f"ai.tasks.assign.{queue}.*.*.*"
 
 
 def assign_plain(agent: str) -> str:
-    """ai.tasks.assign.<agent>: where a plain agent listens."""
+    """ai.tasks.assign.<agent>: the subject that an external agent subscribes to."""
     return f"ai.tasks.assign.{agent}"
 
 
@@ -266,23 +270,26 @@ def response(workflow: str) -> str:
 def effect(service: str, key: str) -> str:
     """ai.effects.<service>.<workflow>.<task>[.<step>]; `key` is the part after the service.
 
-    Of a call it is ai.effects.<service>.<principal>=<word>.<word>[.<word>].
+    For a call it is ai.effects.<service>.<principal>=<word>.<word>[.<word>].
     """
     return f"ai.effects.{service}.{key}"
 
 
 def effect_key(workflow: str, task: str, step: str | None = None) -> str:
-    """<workflow>.<task>[.<step>]: what an effect is known by, and the mark that it leaves on a guest."""
+    """<workflow>.<task>[.<step>]: the key of an effect, and the mark that it leaves on a guest."""
     return f"{workflow}.{task}" if step is None else f"{workflow}.{task}.{step}"
 
 
 def call_key(principal: str, key: str) -> str:
-    """<principal>=<key>: the effect key of a call; no id holds a `=`, so it is nobody else's and never a task's."""
+    """<principal>=<key>: the effect key of a call.
+
+    No id contains a `=`, so it cannot be the key of another principal or of a task.
+    """
     return f"{principal}={key}"
 
 
 def conflict(workflow: str, digest: str) -> str:
-    """<workflow>-conflict-<digest>: under which id a request is refused whose id is another's."""
+    """<workflow>-conflict-<digest>: the id under which a request is refused whose id another request has."""
     return f"{workflow}-conflict-{digest[:8]}"
 
 
@@ -292,12 +299,12 @@ def audit(agent: str) -> str:
 
 
 def tool_call(principal: str, service: str, tool: str) -> str:
-    """ai.tools.call.<principal>.<service>.<tool>: NATS lets a principal publish under its own name only."""
+    """ai.tools.call.<principal>.<service>.<tool>: NATS lets a principal publish only under its own name."""
     return f"ai.tools.call.{principal}.{service}.{tool}"
 
 
 def tool_step(agent: str, service: str, tool: str) -> str:
-    """ai.tools.step.<agent>.<service>.<tool>: what an agent calls inside a task; principals may not publish here."""
+    """ai.tools.step.<agent>.<service>.<tool>: a call by an agent inside a task; principals may not publish here."""
     return f"ai.tools.step.{agent}.{service}.{tool}"
 
 
@@ -327,12 +334,12 @@ def critical_error(service: str) -> str:
 
 
 def dead(why: str, consumer: str, key: str) -> str:
-    """ai.dead.<why>.<consumer>.<key>: a message that was given up; `why` is given-up, poisoned or broken."""
+    """ai.dead.<why>.<consumer>.<key>: a dead letter; `why` is given-up, poisoned or broken."""
     return f"ai.dead.{why}.{consumer}.{key}"
 
 
 def dead_mark(letter: int) -> str:
-    """ai.dead.mark.<letter>: what became of the dead letter of that sequence."""
+    """ai.dead.mark.<letter>: what was done with the dead letter of that sequence."""
     return f"ai.dead.mark.{letter}"
 
 
@@ -347,20 +354,20 @@ def accept(principal: str, agent: str) -> str:
 
 
 def audit_key(agent: str) -> str:
-    """key.<agent>: the key in the bucket `audit` under which the public keys of a chain are pinned."""
+    """key.<agent>: the key of a chain's pinned public keys in the bucket `audit`."""
     return f"key.{agent}"
 
 
 def audit_head(agent: str) -> str:
-    """head.<agent>: the key in the bucket `audit` under which the last line of a chain stands."""
+    """head.<agent>: the key of a chain's last line in the bucket `audit`."""
     return f"head.{agent}"
 
 
 def network(principal: str) -> str:
-    """ai.control.network.<principal>: what a principal wants of the whole network."""
+    """ai.control.network.<principal>: requests of a principal to freeze or thaw the network."""
     return f"ai.control.network.{principal}"
 
 
 def agent_id(instance: str, node: str) -> str:
-    """<instance>-<node>, with the dots of a host name replaced: it must be one token."""
+    """<instance>-<node>, without the domain of a host name: it must be one token."""
     return f"{instance}-{node.partition('.')[0]}"

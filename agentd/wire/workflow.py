@@ -1,8 +1,8 @@
-"""What a workflow is made of: a definition turns parameters into a plan, a plan is a graph of tasks.
+"""Types of a workflow: a definition turns parameters into a plan, a plan is a graph of tasks.
 
-These are values; who decides over them is the orchestrator (`plugins/agentd_orchestrator`).  A plugin offers
-definitions by the hook `agentd_workflows`.  A `Workflow` is the whole state as `ai.workflows.event.<workflow>`
-carries it, so that whoever watches reads the same as who decides.
+These are only values; the orchestrator (`plugins/agentd_orchestrator`) makes the decisions.  A plugin offers
+definitions by the hook `agentd_workflows`.  A `Workflow` is the whole state, as each event on
+`ai.workflows.event.<workflow>` contains it, so that a client reads the same state as the orchestrator.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VERSION: Final = 1
-"""Version of the state's form; an orchestrator leaves states of a higher one to newer orchestrators."""
+"""Version of the state's format; an orchestrator does not process states of a higher version."""
 
 
 class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What undoes a task: the call of a tool that copes with there being nothing to undo.
+    """The tool call that undoes a task; the tool must also succeed if there is nothing to undo.
 
-    It runs when the workflow fails (or is cancelled with `compensate`) after the task was begun, once everything that
+    It runs when the workflow fails (or is cancelled with `compensate`) after the task was started, once everything that
     depends on the task has been undone.  Fields are those of a TaskSpec; parameters may refer to the task itself.
 
-    always  it runs also when the workflow has done its work: what the task makes is there for the workflow alone
+    always  run it also when the workflow succeeds: what the task creates is only for the workflow itself
     """
 
     tool: str
@@ -44,29 +44,29 @@ class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task of a plan: the call of a tool, or a workflow of its own.
+    """One task of a plan: a tool call, or a workflow of its own.
 
-    name          what it is called in this plan; a letter, then A-Z a-z 0-9 _ -
-    tool          which tool it calls, of the service that works on `queue`
-    workflow      which kind of workflow it starts and waits for, in the place of a tool
-    parameters    for the tool; what `result_of` or `template` made is filled in when the task is assigned
-    after         names of the tasks that must have completed before
-    deadline      seconds that one attempt may take; from its assignment, or from its start if `start_within` is set
-    start_within  seconds that an attempt may wait in its queue until an agent begins it
-    heartbeat     seconds after the agent's last sign of life at which an attempt is given up
-    retries       how many further attempts an error that may pass gets
-    backoff       seconds before the first retry; doubles each time up to five minutes, with jitter
-    redo          {error code: task}: on this error go back to that earlier task instead of failing
-    condition     an expression (jinja2, without braces) that must be true; otherwise the task is skipped
-    each          a list, `result_of` or `template`: one task an item, which templates know as `item` and `index`
-    window        how many items of `each` are worked on at once
-    optional      its failure is a warning of the workflow; what depends on it goes on
-    approval      what a principal other than the requester has to say yes to before the task is assigned
-    approve_within  seconds within which it has to be approved; None: for ever
-    look          it does nothing but look what the tool would do (a dry run), for whoever has to approve
-    compensation  what undoes it
-    guests        how the guests that it changes have to be called: {"guest/105": "web"}
-    reads         it changes nothing, though its tool is not of tier `read`: it leaves nothing behind
+    name            name of the task in this plan; a letter, then A-Z a-z 0-9 _ -
+    tool            the tool to call, of the service that takes tasks from `queue`
+    workflow        instead of a tool: the kind of workflow that the task starts and waits for
+    parameters      for the tool; values made by `result_of` or `template` are filled in when the task is assigned
+    after           names of the tasks that must have completed before
+    deadline        seconds that one attempt may take; from its assignment, or from its start if `start_within` is set
+    start_within    seconds that an attempt may wait in its queue until an agent starts it
+    heartbeat       seconds after the agent's last heartbeat after which an attempt is given up
+    retries         number of retries after a temporary error
+    backoff         seconds before the first retry; doubles each time up to five minutes, with jitter
+    redo            {error code: task}: on this error go back to that earlier task instead of failing
+    condition       an expression (jinja2, without braces) that must be true; otherwise the task is skipped
+    each            a list, `result_of` or `template`: one task per item, which templates know as `item` and `index`
+    window          how many items of `each` run at once
+    optional        its failure is only a warning of the workflow; tasks that depend on it continue
+    approval        the text that a principal other than the requester has to approve before the task is assigned
+    approve_within  seconds within which it has to be approved; None: no limit
+    look            only find out what the tool would do (a dry run), for the principal who has to approve
+    compensation    the call that undoes it
+    guests          the names that the changed guests must have: {"guest/105": "web"}
+    reads           it changes nothing, though its tool is not of tier `read`: it leaves nothing behind
     """
 
     name: str
@@ -96,9 +96,10 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Definition:
-    """A kind of workflow: `plan` is pure and turns checked parameters into tasks; `source` says who brings it.
+    """A kind of workflow: `plan` is pure and turns checked parameters into tasks.
 
-    prepare  called in a thread before `plan`, for one that has to be told something by files
+    source   the plugin or file that defines it
+    prepare  called in a thread before `plan`, for a definition that has to read files
     """
 
     name: str
@@ -110,73 +111,74 @@ class Definition:
 
 
 def result_of(task: str, field: str = "") -> dict[str, str]:
-    """Stand for the result of `task` (or one field of it) among the parameters of a later task."""
+    """Return a placeholder for the result of `task` (or one field of it) in the parameters of a later task."""
     return {"$result": task, "field": field} if field else {"$result": task}
 
 
 def template(text: str) -> dict[str, str]:
-    """Stand for a jinja2 template among the parameters, filled in when the task is assigned.
+    """Return a placeholder for a jinja2 template in the parameters, rendered when the task is assigned.
 
-    It knows `parameters` (of the workflow), `tasks.<name>.result`, `.status`, `.error` and `.warnings` of tasks that
-    come before, `item` and `index`, and `workflow_id`.  A lone `{{ … }}` gives its value as it is, all else a text.
+    The template can use `parameters` (of the workflow), `tasks.<name>.result`, `.status`, `.error` and `.warnings` of
+    earlier tasks, `item` and `index`, and `workflow_id`.  A single `{{ … }}` gives the value itself, anything else a
+    text.
     """
     return {"$template": text}
 
 
 class Status(StrEnum):
-    """Where a workflow stands."""
+    """The status of a workflow."""
 
     PLANNED = "planned"
-    """Its plan is made, nothing has begun."""
+    """The plan is made, no task has started."""
     WAITING_APPROVAL = "waiting_approval"
-    """A person has to say yes before it goes on."""
+    """A person has to approve before it continues."""
     RUNNING = "running"
-    """Tasks are being worked on, or wait for a retry."""
+    """Tasks are running, or wait for a retry."""
     PAUSED = "paused"
-    """A principal holds it: what runs is being finished, nothing new begins, its clock stands still."""
+    """A principal paused it: running tasks finish, no new task starts, and its timeout does not count."""
     COMPLETED = "completed"
     """Every task has completed."""
     COMPLETED_WITH_WARNINGS = "completed_with_warnings"
-    """Every task has completed, and somebody should read the warnings."""
+    """Every task has completed; a person should read the warnings."""
     FAILED = "failed"
-    """A task failed for good, or the time was up."""
+    """A task failed finally, or the timeout was reached."""
     CANCELLING = "cancelling"
-    """No new tasks; what runs is being finished."""
+    """No new tasks; running tasks finish."""
     CANCELLED = "cancelled"
     """Cancelled; the result names what was done before."""
     COMPENSATING = "compensating"
-    """What was done is being undone in reverse order."""
+    """Completed work is being undone in reverse order."""
     COMPENSATED = "compensated"
-    """It failed or was cancelled, and what had been done is undone."""
+    """It failed or was cancelled, and the completed work is undone."""
     COMPENSATION_FAILED = "compensation_failed"
-    """Undoing failed: a person has to look."""
+    """Undoing failed: a person has to check it."""
     REJECTED = "rejected"
     """The request was refused before anything was done."""
     EXPIRED = "expired"
-    """Nobody began it before its `start_by`."""
+    """It was not started before its `start_by`."""
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands."""
+    """The status of a task."""
 
     WAITING = "waiting"
-    """For others to complete, or for its retry."""
+    """It waits for other tasks to complete, or for its retry."""
     WAITING_APPROVAL = "waiting_approval"
-    """For a principal other than the requester to say yes."""
+    """It waits for the approval of a principal other than the requester."""
     ASSIGNED = "assigned"
-    """An attempt lies in its queue, or an agent is at it."""
+    """An attempt is in its queue, or an agent has taken it."""
     RUNNING = "running"
-    """An agent has said that it began; of a task with `each`: its items are being worked on."""
+    """An agent has reported that it started; of a task with `each`: its items are running."""
     COMPLETED = "completed"
-    """It is done."""
+    """It has completed."""
     COMPLETED_WITH_WARNINGS = "completed_with_warnings"
-    """It is done, and somebody should read the warnings."""
+    """It has completed; a person should read the warnings."""
     FAILED = "failed"
-    """It failed and is not tried again."""
+    """It failed and is not retried."""
     SKIPPED = "skipped"
     """It was not needed."""
     CANCELLED = "cancelled"
-    """It was cancelled before it began, or its end was not waited for."""
+    """It was cancelled before it started, or the workflow did not wait for its end."""
 
 
 TERMINAL: Final = frozenset(
@@ -194,18 +196,21 @@ TERMINAL: Final = frozenset(
 DONE: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_WARNINGS, TaskStatus.SKIPPED})
 UNDER_WAY: Final = frozenset({TaskStatus.ASSIGNED, TaskStatus.RUNNING})
 UNDO: Final = "undo-"
-"""What the name of a task begins with that undoes another."""
+"""Prefix of the name of a task that undoes another."""
 LOOK: Final = "look-"
-"""What the name of a task begins with that looks what another would do."""
+"""Prefix of the name of a task that finds out, by a dry run, what another would do."""
 
 
 class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that has to leave because of a change; its body is derived from the state.
+    """A message of the outbox, to be sent because of a state change; its body is derived from the state.
 
-    assign   an attempt of a task            entomb  nobody may begin the task any more
-    timer    come back `at`, number `attempt`  stop    as entomb, and whoever runs it ends it
-    respond  the answer to the request       report  the end of a child, to the task that started it
-    alert    a person has to look
+    assign   an attempt of a task
+    entomb   no agent may start the task any more
+    stop     like entomb, and the agent that runs the task has to end it
+    timer    wake the workflow `at`, as number `attempt`
+    respond  the answer to the request
+    report   the end of a child workflow, to the task that started it
+    alert    a person has to check the workflow
     """
 
     kind: str
@@ -225,11 +230,11 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Approval(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What has to be said yes to: exactly what `digest` is made of, until when, and by whom it was.
+    """An approval of a task: what has to be approved, until when, and who approved it.
 
-    That is the tool, its parameters, what a look at what it would change has found, and the text that is shown.
+    `digest` covers the tool, its parameters, the targets that the dry run found, and the text that is shown.
 
-    calls  the digest of the tool and the parameters of the call, or of each item's: what the agent may do
+    calls  digest of tool and parameters of the call, or of the call of each item: what the agent may do
     """
 
     text: str
@@ -252,13 +257,13 @@ class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one task; `attempt` counts from 1, times and `deadline` belong to the attempt.
+    """The state of one task; `attempt` counts from 1, times and `deadline` belong to the attempt.
 
-    spec     none for an item of a task with `each`: it is its parent's
+    spec     None for an item of a task with `each`, which has the spec of its parent
     parent   the task with `each` whose item this is, or the task that this one undoes
-    items    how many items a task with `each` has
-    heard    when an agent last said that it is at it
-    retried  how often it was tried again
+    items    number of items of a task with `each`
+    heard    when an agent last reported that it runs the task
+    retried  number of retries
     redone   how often it sent the workflow back to an earlier task
     """
 
@@ -286,16 +291,16 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole state of a workflow, as each event carries it.
+    """The whole state of a workflow, as each event contains it.
 
-    v             version of the form; its default is 1 for ever, for a default is not written
-    deadline      when the time is up; moves while the clock stands still
-    held          since when the clock stands still: it is paused, or waits for an approval alone
-    timers, armed how many timers were set, and for when the last one is
-    undo          what was done is to be undone once nothing runs any more
-    parent        who waits for it
-    retry_of      the workflow whose work it carries on
-    authenticated false: its requester needed no token and no login, so nothing of it can be approved
+    v              version of the format; its default must stay 1, because a default is not written
+    deadline       when the timeout is reached; it moves while the clock is stopped
+    held           since when the clock is stopped: the workflow is paused, or waits only for an approval
+    timers, armed  how many timers were set, and the time of the last one
+    undo           undo completed work as soon as no task runs any more
+    parent         the task of another workflow that waits for this one
+    retry_of       the workflow whose work this one continues
+    authenticated  false: the requester needed no token and no login, so none of its tasks can be approved
     """
 
     MAX_BYTES: ClassVar[int] = MAX_STATE
@@ -327,7 +332,7 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     authenticated: bool = True
 
     def spec(self, name: str) -> TaskSpec:
-        """Return what the task `name` is; raises KeyError."""
+        """Return the spec of the task `name`; raises KeyError."""
         task = self.tasks[name]
         if task.spec is not None:
             return task.spec
@@ -335,11 +340,11 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
         return undoing(spec) if name.startswith(UNDO) else spec
 
     def result(self, name: str) -> Any:  # noqa: ANN401 - JSON
-        """Return the result of the task `name`; of one with `each` the results of its items, in their order."""
+        """Return the result of the task `name`; for a task with `each` the results of its items, in their order."""
         task = self.tasks[name]
         if not task.items:
             return [] if task.spec is not None and task.spec.each is not None else task.result
-        return [self.tasks[each].result for each in self.items(name)]
+        return [self.tasks[item].result for item in self.items(name)]
 
     def items(self, name: str) -> list[str]:
         """Return the names of the items of a task with `each`."""
@@ -347,12 +352,12 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def over(self) -> bool:
-        """Tell whether the workflow has ended."""
+        """Whether the workflow has ended."""
         return self.status in TERMINAL
 
 
 def undoing(spec: TaskSpec) -> TaskSpec:
-    """Return the task that undoes `spec`; raises ValueError if nothing does."""
+    """Return the task that undoes `spec`; raises ValueError if it cannot be undone."""
     undo = spec.compensation
     if undo is None:
         message = f"{spec.name} cannot be undone"
