@@ -1,1 +1,1 @@
-"""The connection to NATS and everything that is stored in JetStream."""
+"""The connection to NATS, and reading and writing JetStream."""

@@ -1,9 +1,9 @@
-"""How full NATS is: the account, and the streams that have a limit of their own.
+"""How full NATS is: the account, and the streams that have their own limit.
 
-At the limit every event is refused, and those inputs too whose bytes are reserved: nats-server 2.15 counts what is
-used, not what is reserved [seen].  So somebody has to act before: from FULL on no new request is begun, and the monitor
-says so.  An account without a limit does not show how large the server's disk or its max_file_store is; then
-`max_storage` under [bus] says it, and without that only the refusal itself tells.
+At the account's limit NATS rejects every event, and also messages of the inputs, although their bytes are reserved:
+nats-server 2.15 counts used bytes, not reserved ones [seen].  So action is needed before: from FULL on no new request
+is started, and the monitor raises an alert.  An account without a limit does not show the size of the server's disk or
+its max_file_store; `max_storage` under [bus] gives that size, and without it only the rejection shows that it is full.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
 
 FULL: Final = 0.70
-"""Share of a limit from which on no request is begun and an alert is raised: what runs needs room to end."""
+"""Share of a limit from which on no request is started and an alert is raised: running workflows need room to end."""
 EASED: Final = 0.65
-"""Share below which work goes on; the gap keeps it from beginning and stopping at every event."""
+"""Share below which requests are started again; the gap prevents starting and stopping at every event."""
 STREAMS: Final = (
     subjects.REQUESTS,
     subjects.INPUT,
@@ -30,13 +30,13 @@ STREAMS: Final = (
     subjects.DEAD,
     f"KV_{subjects.RESULTS}",
 )
-"""What takes storage, the first three as work comes and goes."""
+"""Streams that use storage; the use of the first three changes with the amount of work."""
 MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Room:
-    """A limit and what is used of it, in bytes."""
+    """A limit and its used part, in bytes."""
 
     what: str
     used: int
@@ -44,22 +44,22 @@ class Room:
 
     @property
     def share(self) -> float:
-        """Return how much of it is used, 0 to 1 and more."""
+        """Return the used share: 0 to 1, or more."""
         return self.used / self.limit
 
     @property
     def text(self) -> str:
-        """Say it to people."""
+        """Return the limit and its use as a text for people."""
         return f"{self.what} is {self.share:.0%} full ({self.used / MIB:.1f} of {self.limit / MIB:.0f} MiB)"
 
 
 async def account(bus: Bus) -> list[Room]:
-    """Return the limits of the account that this connection is in; none where nothing is known."""
+    """Return the limits of this connection's account; an empty list if none is known."""
     info = await bus.api("INFO")
     found = [
-        Room(f"the NATS account's tier {name}", each["storage"], each["limits"]["max_storage"])
-        for name, each in (info.get("tiers") or {}).items()
-        if each["limits"]["max_storage"] > 0
+        Room(f"the NATS account's tier {name}", tier["storage"], tier["limits"]["max_storage"])
+        for name, tier in (info.get("tiers") or {}).items()
+        if tier["limits"]["max_storage"] > 0
     ]
     if not found and info["limits"]["max_storage"] > 0:
         found = [Room("the NATS account", info["storage"], info["limits"]["max_storage"])]
@@ -69,7 +69,7 @@ async def account(bus: Bus) -> list[Room]:
 
 
 async def stream(bus: Bus, name: str) -> tuple[int, Room | None]:
-    """Return the bytes of a stream, and its limit if it has one."""
+    """Return the size of a stream in bytes, and its limit if it has one."""
     try:
         info: dict[str, Any] = await bus.api(f"STREAM.INFO.{name}")
     except NotProvisioned:
@@ -79,13 +79,13 @@ async def stream(bus: Bus, name: str) -> tuple[int, Room | None]:
 
 
 async def for_events(bus: Bus) -> list[Room]:
-    """Return the limits at which running workflows would stand still."""
+    """Return the limits that would stop running workflows."""
     _, inputs = await stream(bus, subjects.INPUT)
     return [*await account(bus), *([inputs] if inputs is not None else [])]
 
 
 async def everything(bus: Bus) -> tuple[list[Room], dict[str, int]]:
-    """Return every limit, and the bytes of each stream."""
+    """Return every limit, and the size of each stream in bytes."""
     rooms, sizes = await account(bus), dict[str, int]()
     for name in STREAMS:
         sizes[name], room = await stream(bus, name)
@@ -95,7 +95,7 @@ async def everything(bus: Bus) -> tuple[list[Room], dict[str, int]]:
 
 
 def advice(room: Room, sizes: dict[str, int]) -> str:
-    """Say what takes the room, and what can be done."""
+    """Return what uses the storage, and what to do."""
     if room.what == subjects.REQUESTS:
         return "requests wait: is an orchestrator at work, and does it take requests? see its /readyz"
     if room.what == subjects.INPUT:

@@ -1,14 +1,14 @@
-"""The only file that speaks NATS: one connection that a daemon can live on for months.
+"""One connection to NATS that a daemon can use for months.
 
-Several habits of nats-py end a long-lived daemon (each reproduced against 2.16):
+Several defects of nats-py stop a long-running daemon (each reproduced against 2.16):
 
-- a cancelled `flush()` or `rtt()` kills the read loop        → nothing here flushes; a PONG is watched instead
-- a frozen server blocks `publish()` and reconnecting for ever → publishing is handed to one pump, callers wait
-  for the answer with a time-out, and a watchdog aborts a transport that has had no PONG for eight seconds
-- any `-ERR` closes the client for good                       → `closed` is set, the daemon exits, systemd restarts it
+- a cancelled `flush()` or `rtt()` kills the read loop        → this file never flushes; it watches for PONGs instead
+- a frozen server blocks `publish()` and reconnecting for ever → one task (the pump) publishes, callers wait for the
+  answer with a time-out, and a watchdog aborts a transport without a PONG for eight seconds
+- any `-ERR` closes the client permanently                    → `closed` is set, the daemon exits, systemd restarts it
 - `publish_async` leaks its permits while disconnected        → one reply inbox of our own for all answers
-- values that changed while disconnected are never told       → `on_reconnect` lets whoever holds a view list again
-- an exception in `error_cb` kills the read loop              → ours only notes it
+- values that changed while disconnected are not reported     → `on_reconnect` lets the holder of a view list them again
+- an exception in `error_cb` kills the read loop              → our callback only logs the error
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 Delivery: TypeAlias = "Msg"
-"""What a pull request brings: a message of a stream, or a status without data."""
+"""What a pull request delivers: a message of a stream, or a status without data."""
 
 PING_INTERVAL = 5
 """Seconds between PINGs."""
 SILENCE = 8.0
 """Seconds without a PONG after which the transport is aborted."""
 DRAIN = 2.0
-"""Seconds that the server may take to confirm the end of a subscription or a connection."""
+"""Seconds to wait for the server to confirm the end of a subscription or a connection."""
 WORKERS = 256
-"""Requests of other agents that are answered at the same time."""
+"""Messages of subscriptions and requests that are handled at the same time."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """A message that came over core NATS."""
+    """A message that was received over core NATS."""
 
     subject: str
     data: bytes
@@ -71,7 +71,7 @@ class Received:
         return codec.decode(self.data, kind)
 
     async def respond(self, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
-        """Answer a message, as `Connection.answer` does; one without a reply subject is not answered."""
+        """Answer the message, as `Connection.answer` does; without a reply subject nothing is sent."""
         if self.reply:
             await self.bus.answer(self.reply, message, principal=principal, others=others)
 
@@ -80,33 +80,33 @@ Handler = Callable[[Received], Awaitable[None]]
 
 
 class Subscription:
-    """Something that was subscribed to; `stop` ends it."""
+    """A subscription or a service; `stop` ends it."""
 
     def __init__(self, stop: Callable[[], Awaitable[None]]) -> None:
-        """Keep how to stop."""
+        """Use `stop` to end it."""
         self._stop = stop
 
     async def stop(self) -> None:
-        """Take no more messages."""
+        """Receive no more messages."""
         await self._stop()
 
 
 class Pull:
-    """An inbox for what pull requests bring; `stop` ends it."""
+    """An inbox for the messages of pull requests; `stop` ends it."""
 
     def __init__(self, inbox: str, sub: NatsSubscription) -> None:
-        """Keep the subject and the subscription behind it."""
+        """Use the subject `inbox` and its subscription."""
         self.inbox = inbox
         self._sub = sub
 
     async def stop(self) -> None:
-        """Take no more; what the server had sent already still arrives, unless it does not answer."""
+        """Stop receiving; messages that the server has already sent still arrive, if the server answers."""
         drain: Callable[[], Awaitable[None]] = self._sub.drain
         ending = asyncio.ensure_future(_lenient(drain()))
         await asyncio.wait([ending], timeout=DRAIN)  # not wait_for: cancelling its flush() kills the read loop
 
     async def cut(self) -> None:
-        """Take no more; what is under way is dropped."""
+        """Stop receiving; messages that have not arrived yet are dropped."""
         await _unsubscribe(self._sub)
 
 
@@ -114,7 +114,7 @@ class Connection:
     """One connection to NATS; `Bus` adds JetStream."""
 
     def __init__(self, settings: BusSettings, agent: str, log: Logger) -> None:
-        """Keep the settings; `connect` does the work."""
+        """Prepare a client with these settings; `connect` opens the connection."""
         self.agent = agent
         self.settings = settings
         self.problem = "not connected"
@@ -139,29 +139,29 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Tell whether the connection is up now."""
+        """Return whether the connection is up now."""
         return bool(self._nc.is_connected)
 
     @property
     def server_version(self) -> str:
-        """Return the version of the server that we are connected to."""
+        """Return the version of the connected server; "" without a connection."""
         return str(self._nc._server_info.get("version", "")) if self.connected else ""  # noqa: SLF001
 
     @property
     def max_payload(self) -> int:
-        """Return the largest message in bytes, headers included, that the server takes."""
+        """Return the size in bytes, headers included, of the largest message that the server accepts."""
         return int(self._nc.max_payload)
 
     def server_time(self) -> datetime:
-        """Return the NATS server's time as far as it is known."""
+        """Return the NATS server's time, estimated from the last `measure_clock`."""
         return datetime.fromtimestamp(time.time() + self.clock_offset, UTC)
 
     # -- the connection ---------------------------------------------------------------------------------------
 
     async def connect(self, *, wait: float | None = None, login: Login | None = None) -> None:
-        """Connect; keeps trying for `wait` seconds, for ever if None.
+        """Connect; retries for `wait` seconds, without limit if None.
 
-        Raises BusUnavailable after that time, Denied when the server refuses these credentials.
+        Raises BusUnavailable after that time, Denied when the server rejects the credentials.
         """
         options = await asyncio.to_thread(logins.options, self.settings, login or self.settings, self.agent)
         prefix = str(options["inbox_prefix"])
@@ -201,12 +201,12 @@ class Connection:
         self._background = [asyncio.create_task(self._pump()), asyncio.create_task(self._watchdog())]
 
     def _start_anew(self) -> None:
-        """Drop a client that did not connect: each `connect` would add the same servers to its list."""
+        """Replace a client that did not connect: each `connect` would add the same servers to its list again."""
         _abort(self._nc)
         self._nc = Answering(self._refuse)
 
     async def close(self) -> None:
-        """Hand what is still to be sent to the server, then disconnect."""
+        """Send the waiting messages to the server, then disconnect."""
         for _ in range(100):
             if not self._out or not self.connected:
                 break
@@ -217,15 +217,15 @@ class Connection:
         for task in tasks:
             task.cancel()
         closing = asyncio.ensure_future(_lenient(self._nc.close()))
-        # Not wait_for, which waits for what it has cancelled: nats-py swallows that, and a frozen server blocks it.
+        # Not wait_for: it waits for the cancelled task, but nats-py swallows the cancel and a frozen server blocks it.
         await asyncio.wait([closing, *tasks], timeout=DRAIN)
         if not closing.done():
             _abort(self._nc)
             await asyncio.wait([closing, *tasks], timeout=DRAIN)
 
     async def _pump(self) -> None:
-        """Be the one caller of nats-py's publish: if it blocks, only the pump does."""
-        while not self._closing:  # a cancel may be swallowed by the publish that it meets
+        """Publish all messages as the only caller of nats-py's `publish`: if it blocks, only this task blocks."""
+        while not self._closing:  # nats-py's publish may swallow a cancel
             await self._wake.wait()
             self._wake.clear()
             while self._out:
@@ -246,7 +246,7 @@ class Connection:
             await asyncio.sleep(1)
             now = time.monotonic()
             seen = self._nc._pongs_received  # noqa: SLF001 - nats-py offers no other sign of life
-            stopped_ourselves = now - before > 3  # noqa: PLR2004 - SIGSTOP or a blocked loop: no reason to blame NATS
+            stopped_ourselves = now - before > 3  # noqa: PLR2004 - SIGSTOP or a blocked loop: not a fault of NATS
             in_use = self.connected or _is_stuck(self._nc)
             if seen != pongs or not in_use or stopped_ourselves:
                 pongs, heard = seen, now
@@ -260,9 +260,9 @@ class Connection:
         text = _text(error)
         if not self.connected:
             self.problem = text
-            _abort(self._nc)  # nats-py leaves the socket of an attempt that failed to the garbage collector
+            _abort(self._nc)  # nats-py leaves the socket of a failed attempt to the garbage collector
         if self._connecting and _is_refusal(text):
-            # nats-py would try for ever; it calls this from our own `connect`, so this ends it.
+            # nats-py would retry for ever; it calls this callback inside `connect`, so raising here ends `connect`.
             message = f"NATS refuses these credentials ({text}): see nkey_file, creds_file, user under [bus]"
             raise Denied(message)
         if "permissions violation" in text.lower():
@@ -288,34 +288,34 @@ class Connection:
             self.spawn(again())
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` beside everything else; an exception in it is logged, not lost."""
+        """Run `work` as a background task; an exception in it is logged."""
 
         async def run() -> None:
             try:
                 await work
             except asyncio.CancelledError:
                 raise
-            except Exception:  # noqa: BLE001 - whatever it is, it is told
+            except Exception:  # noqa: BLE001 - every exception is logged
                 self._log.exception("background work failed")
 
         task = asyncio.create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # cancelled before it began: or Python complains
+        task.add_done_callback(lambda _: work.close())  # if it was cancelled before it began, Python would warn
 
-    # -- asking and answering -----------------------------------------------------------------------------------
+    # -- requests and answers -----------------------------------------------------------------------------------
 
     def send(self, subject: str, data: bytes = b"", reply: str = "", headers: dict[str, str] | None = None) -> None:
-        """Hand a message to the pump; no answer is expected."""
+        """Queue a message for publishing; no answer is expected."""
         self._out.append((subject, data, reply, headers))
         self._wake.set()
 
     async def publish(self, subject: str, message: object) -> None:
-        """Publish over core NATS: whoever listens now gets it, nobody else."""
+        """Publish over core NATS: only the current subscribers receive it."""
         self.send(subject, as_bytes(message))
 
     async def answer(self, reply: str, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
-        """Publish an answer to a reply subject that came from outside, if it is an inbox; else count and log it."""
+        """Publish an answer to a received reply subject; if that is not an inbox, only count and log it."""
         if subjects.is_inbox(reply, principal, others):
             await self.publish(reply, message)
         else:
@@ -334,7 +334,7 @@ class Connection:
     def _asked(
         self, subject: str, data: bytes, wait: float | None, headers: dict[str, str] | None
     ) -> asyncio.Future[Msg]:
-        """Publish with a reply subject now; the future is given the first answer, or why there is none."""
+        """Publish with a reply subject now; the future gets the first answer, or the error."""
         token, answer = self._pending.add(subject, wait or self.settings.timeout)
         if self._nc.is_closed:
             self._pending.fail(token, BusUnavailable("the connection to NATS is closed"))
@@ -350,7 +350,7 @@ class Connection:
         return BusUnavailable(f"NATS did not answer {subject} in time ({self.problem or 'connected'})")
 
     async def request(self, subject: str, message: object, kind: type[M], *, wait: float | None = None) -> M:
-        """Ask whoever serves `subject`; raises NoResponder, BusUnavailable, InvalidMessage."""
+        """Send a request to `subject` and return the answer; raises NoResponder, BusUnavailable, InvalidMessage."""
         answer = await self.ask(subject, as_bytes(message), wait=wait)
         if status_of(answer) == "503":
             error = f"nobody answers {subject}: is the agent that offers it running?"
@@ -358,7 +358,7 @@ class Connection:
         return codec.decode(answer.data, kind)
 
     async def subscribe(self, subject: str, handler: Handler) -> Subscription:
-        """Call `handler` for each message; one at a time would block the others, so each runs as a task."""
+        """Call `handler` for each message, each in its own task, so that none blocks the others."""
         try:
             sub = await self._nc.subscribe(subject, cb=self._spawning(handler))
         except nats.errors.ConnectionClosedError as error:
@@ -399,24 +399,24 @@ class Connection:
         return on_request
 
     def inbox(self, name: str) -> str:
-        """Return a subject that only we may subscribe to, and nobody has used before."""
+        """Return a new, unused subject that only this connection may subscribe to."""
         self._pulls += 1
         return f"{self._inbox}-{name}-{self._pulls}"
 
     async def pull(self, inbox_name: str, on_message: Callable[[Delivery], Awaitable[None]]) -> Pull:
-        """Subscribe to an inbox of our own for pulled messages."""
+        """Subscribe to a new inbox for the messages of pull requests."""
         inbox = self.inbox(inbox_name)
         sub = await self._nc.subscribe(inbox, cb=on_message, pending_msgs_limit=1 << 20, pending_bytes_limit=1 << 30)
         return Pull(inbox, sub)
 
 
 def as_bytes(message: object) -> bytes:
-    """Return `message` as it goes over the wire."""
+    """Return `message` as it is sent over the wire."""
     return message if isinstance(message, bytes) else codec.encode(message)
 
 
 def _endpoint(subject: str) -> str:
-    """Return the name of an endpoint: the last word, after `step_` where agents alone may call it."""
+    """Return the name of an endpoint: the last word, with the prefix `step_` if only agents may call it."""
     name = subject.rpartition(".")[2]
     return f"step_{name}" if subject.startswith(subjects.tool_step("*", "", "").rstrip(".")) else name
 
@@ -426,24 +426,24 @@ def _text(error: Exception) -> str:
 
 
 def _is_refusal(text: str) -> bool:
-    """Tell whether the server refused who we say that we are."""
+    """Return whether the server rejected our credentials."""
     return any(words in text.lower() for words in ("authorization violation", "authentication"))
 
 
 def status_of(msg: Msg) -> str:
-    """Return the status of a message that has one in the place of data, else ""."""
+    """Return the status of a message that has a status instead of data, else ""."""
     return "" if msg.headers is None else str(msg.headers.get("Status", ""))
 
 
 def _abort(client: Client) -> None:
-    """Cut the socket: nats-py's own way waits for a peer that does not answer."""
+    """Abort the socket: nats-py's own close waits for a peer that does not answer."""
     transport = _socket(client)
     if transport is not None:
         transport.abort()
 
 
 def _is_stuck(client: Client) -> bool:
-    """Tell whether a reconnection waits for the old socket to take what it still holds."""
+    """Return whether a reconnect waits for the old socket to send its remaining data."""
     transport = _socket(client)
     return transport is not None and transport.get_write_buffer_size() > 0
 
@@ -459,7 +459,7 @@ async def _unsubscribe(sub: NatsSubscription) -> None:
 
 
 async def _lenient(ending: Awaitable[None]) -> None:
-    """End something; on a connection that is gone it has ended already (uvloop says so by a RuntimeError)."""
+    """Await `ending`; ignore errors of a closed connection (uvloop raises a RuntimeError for it)."""
     with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
         await ending
 

@@ -1,13 +1,18 @@
-"""The work loop: pulls messages from a durable consumer, and alone decides what becomes of each.
+"""The work loop: pulls messages from a durable consumer; only this file acknowledges, retries or gives up a message.
 
-A handler never acknowledges.  It returns (done), raises BusUnavailable (again here, as long as the message is ours),
-another TemporaryError (handed back, again after its delay), or anything else (again, with growing pauses: a message is
-never thrown away because of our own fault).  `GiveUp`, and a fault of ours that is there each time, end a message
-without success: it is kept among the dead letters first (dead.py), and one that cannot be kept comes again.
+A handler never acknowledges.  The result of the handler decides what happens with the message:
 
-Why our own: nats-py has `fetch` alone, whose cancellation leaves a pull open, so that a message lands in a local
-queue while its timer runs.  Here a slot is free before a message is asked for, the pull is continuous, and a
-message that is being worked on is reported as in progress every ten seconds until its deadline.
+- it returns: acknowledged
+- it raises BusUnavailable: handled again in this process, as long as the message is still ours
+- it raises another TemporaryError: handed back to the server, which delivers it again after the error's delay
+- it raises `GiveUp`: stored as a dead letter first (dead_letters.py), then terminated; if it cannot be stored, it is
+  delivered again
+- it raises any other exception, a bug of ours: delivered again with growing pauses, because a bug must never lose a
+  message; after BUGS times it is given up
+
+nats-py offers only `fetch`, and a cancelled `fetch` leaves its pull request open, so that a message arrives in a local
+queue while its timer runs.  Here a message is requested only for a free slot, the pull is continuous, and a message is
+reported as in progress every ten seconds while it is handled, until its deadline.
 """
 
 from __future__ import annotations
@@ -36,33 +41,33 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 HELD = ACK_WAIT - 2.0
-"""Seconds after the last report for which a message is surely still ours.
+"""Seconds after the last progress report during which a message is certainly still ours.
 
-After that somebody else may have it (this process was stopped, or cut off), and a NAK of our delivery would hand it to
-a third while that one works on it [seen].
+After that another process may have it (this process was stopped, or had no connection), and a NAK of our delivery would
+give it to a third process while the second one works on it [seen].
 """
 EXPIRES = 10.0
 """Seconds that one pull request stays open at the server."""
 SUSPECT = 3
-"""Deliveries after which a message may be what its handlers die of.
+"""Deliveries after which a message is a suspect: it may kill the process that handles it.
 
-Every death of a process is a delivery more for all that it held, so deliveries alone blame the innocent: a task that
-killed its worker again and again failed its neighbours [seen].  So suspects run one at a time in a process, and each
-begin of one is written down before it.
+When a process dies, the delivery count of every message that it held rises, so this count alone also blames other
+messages: a task that killed its worker repeatedly made the tasks beside it fail [seen].  So suspects run one at a time
+in a process, and each start of a suspect is stored before it is handled.
 """
 BEGINS = 5
-"""Begins of a suspect after which it is taken for poison."""
+"""Starts of a suspect after which it is given up as poison."""
 ALONE = 30.0
-"""Seconds for which a suspect runs alone: who lives longer kills nobody at once, and others have deadlines."""
+"""Seconds for which a suspect runs alone: after that it does not kill at once, and other suspects have deadlines."""
 MAX_PAUSE = 30.0
 """Longest pause in seconds before a message is delivered again."""
 
 
 BUGS = 20
-"""Times that a message may meet a fault of ours in this process, over eight minutes, before it is given up.
+"""Unexpected exceptions of one message in this process, over eight minutes, after which it is given up.
 
-One that comes again for ever takes a place among those that the server hands out; a thousand of them would stop all
-others.  Errors of NATS do not count: an outage may last.
+A message that is delivered again for ever takes one of the consumer's places for unacknowledged messages; a thousand
+of them would stop all others.  Errors of NATS do not count: an outage may last long.
 """
 
 
@@ -70,12 +75,12 @@ others.  Errors of NATS do not count: an outage may last.
 class Job:
     """One delivery of a message.
 
-    sequence   of the message in its stream
-    delivered  how often it was delivered, this time included
-    begun      how often it was begun since it is a suspect, this time included
+    sequence   sequence of the message in its stream
+    delivered  number of deliveries, including this one
+    begun      number of starts since it is a suspect, including this one; 0 while it is none
     stored     when the server stored it
-    until      monotonic time after which it is no longer reported as in progress; None: as long as it takes
-    reported   monotonic time when the server last heard of us that we have it
+    until      monotonic time after which it is no longer reported as in progress; None: no limit
+    reported   monotonic time of the delivery or of the last progress report to the server
     """
 
     subject: str
@@ -91,7 +96,7 @@ class Job:
 
     @property
     def ours(self) -> bool:
-        """Tell whether nobody else can have got this message meanwhile."""
+        """Return whether no other process can have received this message since the last report."""
         return time.monotonic() - self.reported < HELD
 
     def decode(self, kind: type[M]) -> M:
@@ -99,7 +104,7 @@ class Job:
         return codec.decode(self.data, kind)
 
     def letter(self, stream: str, agent_id: str, reason: str) -> messages.DeadLetter:
-        """Return what a dead letter says of this message, which lay in `stream` and which `agent_id` gives up."""
+        """Return the dead letter of this message of `stream`, which `agent_id` gives up."""
         return messages.DeadLetter(
             stream=stream,
             sequence=self.sequence,
@@ -116,12 +121,15 @@ Handle = Callable[[Job], Awaitable[None]]
 
 
 class Consumer:
-    """A continuous pull from one durable consumer; `problem` says why it gets no work, if so."""
+    """A continuous pull from one durable consumer; `problem` says why it receives no messages, else ""."""
 
-    def __init__(  # noqa: PLR0913 - what, how much, by whom, and where it is noted
+    def __init__(  # noqa: PLR0913 - the consumer, its handler, and what the handler runs with
         self, bus: Bus, stream: str, durable: str, handle: Handle, *, slots: int, log: Logger, journal: Journal | None
     ) -> None:
-        """Keep what to pull, how many messages at once, who handles them, and where open ones are noted."""
+        """Pull from `durable` of `stream` and call `handle`, for at most `slots` messages at once.
+
+        journal  records the deliveries that are not answered yet; None: no record
+        """
         self.durable = durable
         self.problem = ""
         self.paused = False
@@ -146,17 +154,20 @@ class Consumer:
 
     @property
     def active(self) -> int:
-        """Return how many messages are being handled now."""
+        """Return the number of messages that are being handled now."""
         return len(self._active)
 
     @property
     def full(self) -> str:
-        """Return why JetStream had no room for what a message led to; empty once one is done, or it is long ago."""
+        """Return why JetStream had no room while a message was handled.
+
+        It is empty again once a message was handled, or after MAX_PAUSE and two seconds.
+        """
         text, until = self._full
         return text if time.monotonic() < until else ""
 
     async def run(self, stopping: asyncio.Event, *, drain: float = 30.0) -> None:
-        """Work until `stopping` is set, then finish what runs within `drain` seconds or hand it back."""
+        """Handle messages until `stopping` is set; then finish them within `drain` seconds or hand them back."""
         await self._again()
         self._bus.on_reconnect.append(self._again)
         try:
@@ -168,14 +179,14 @@ class Consumer:
             await self._finish(drain)
 
     async def pause(self) -> None:
-        """Take nothing more, also not what an open pull request would bring: it could bring `slots` messages."""
+        """Receive no more messages, not even those of open pull requests, which could be `slots` messages."""
         if not self.paused:
             self.paused = True
             if self._pull is not None and self._bus.connected:
                 await self._again()
 
     def resume(self) -> None:
-        """Take work again."""
+        """Receive messages again."""
         self.paused = False
         self._ask()
 
@@ -194,7 +205,7 @@ class Consumer:
         await asyncio.gather(*(task for _, task in left), return_exceptions=True)
 
     async def _again(self) -> None:
-        """Ask anew, under a new subject: what was asked before may still count at a server that did not restart."""
+        """Pull again with a new inbox: earlier pull requests may still be open at a server that did not restart."""
         before, self._pull = self._pull, await self._bus.pull(self.durable, self._on_message)
         self._asked = 0
         self._ask()
@@ -212,7 +223,7 @@ class Consumer:
         self._bus.send(self._next, request, self._pull.inbox)
 
     def _tick(self) -> None:
-        """Forget pull requests that the server must have ended, and report on what runs."""
+        """Forget pull requests that must have expired at the server, and report messages as in progress."""
         if self._asked and time.monotonic() - self._asked_at > EXPIRES + 2:
             self._asked = 0
         self._ask()
@@ -236,12 +247,12 @@ class Consumer:
             self._on_status(status, msg)
             return
         if not msg.reply:
-            return  # not of the server's: there is nothing to acknowledge
+            return  # not sent by the server: there is nothing to acknowledge
         self._asked = max(0, self._asked - 1)
         self.problem = ""
         job = _job(msg)
         if self._stopping or len(self._active) >= self._slots:
-            self._nak(job, 0.0)  # a pull request that we took for ended was not
+            self._nak(job, 0.0)  # from a pull request that we believed had ended
             return
         self._idle.clear()
         if self._journal is not None:
@@ -252,7 +263,7 @@ class Consumer:
             self._ask()
 
     def _on_status(self, status: str, msg: Delivery) -> None:
-        """408 and 404: the request ended unfilled; 409 and 503: the consumer moved, or is not there."""
+        """408 and 404: the request ended unfilled; 409 and 503: the consumer moved, or does not exist."""
         headers = msg.headers or {}
         if status in {"408", "404"}:
             self.problem = ""
@@ -260,17 +271,17 @@ class Consumer:
             self._ask()
             return
         if status in {"409", "503"}:
-            # A 503 has no description; nats-py takes the next header for one.
+            # A 503 has no description; nats-py returns the next header as one.
             text = headers.get("Description", "") if status == "409" else "it is not there: run `agentd provision`"
             self.problem = f"consumer {self.durable}: {text}"
-            self._asked = 0  # the next tick asks again: at once would be a storm
+            self._asked = 0  # the next tick pulls again: to do it at once would flood the server
 
     async def _work(self, job: Job) -> None:
         try:
             await self._patiently(job)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug of the handler's is one too: the message comes again
+        except Exception as error:  # noqa: BLE001 - also a bug of the handler: the message is delivered again
             await self._failed(job, error)
         else:
             self._full = ("", 0.0)
@@ -285,10 +296,10 @@ class Consumer:
             self._ask()
 
     async def _patiently(self, job: Job) -> None:
-        """Handle a message; while NATS is away, again and again: its deliveries are not used up by that.
+        """Handle a message; retry here while NATS is not available, so that no further deliveries are counted.
 
-        A NAK is a delivery more, and who has been delivered too often is taken for poison: ten were used up within a
-        minute in which JetStream answered now and then [seen].
+        A NAK leads to one more delivery, and a message with too many deliveries is treated as poison: ten deliveries
+        were used up within a minute in which JetStream answered only sometimes [seen].
         """
         tries = 0
         while True:
@@ -306,7 +317,7 @@ class Consumer:
                 return
 
     async def _handled(self, job: Job) -> None:
-        """Handle a message; a suspect alone among suspects, and not again and again."""
+        """Handle a message; only one suspect at a time, and each only a limited number of times."""
         if job.delivered <= SUSPECT:
             await self._handle(job)
             return
@@ -327,16 +338,16 @@ class Consumer:
             self._survived(job, done=done)
 
     async def _noted(self, job: Job) -> int:
-        """Write down that a suspect is begun; return how often it was, this time included."""
+        """Store that a suspect is started; return its number of starts, including this one."""
         begun = 1 + ((await self._bus.kv_read(subjects.RESULTS, self._begun(job), int)).value or 0)
         await self._bus.kv_put(subjects.RESULTS, self._begun(job), str(begun).encode())
         return begun
 
     def _survived(self, job: Job, *, done: bool) -> None:
-        """Take back the begin of a message that did not kill us: one that is handed back again and again is no poison.
+        """Remove the start of a message that did not kill this process: a message that is handed back is no poison.
 
-        The begins before it stay, unless the message is done: while the claim of a process that died counts, others
-        hand the message back, and poison that was forgotten each time killed for ever [seen].
+        Earlier starts stay recorded, unless the message is done: while the claim of a dead process is valid, other
+        processes hand the message back; when that removed all starts, poison killed processes for ever [seen].
         """
         before, job.begun = job.begun - 1, 0
         subject = f"$KV.{subjects.RESULTS}.{self._begun(job)}"
@@ -349,7 +360,7 @@ class Consumer:
         return f"begun.{self.durable}.{job.sequence}"
 
     async def _failed(self, job: Job, error: Exception) -> None:
-        """Decide what becomes of a message that was not handled."""
+        """Decide what happens with a message that was not handled."""
         if isinstance(error, TemporaryError):
             self._log.info("again later", subject=job.subject, delay=error.delay, reason=str(error))
             self._nak(job, min(error.delay * job.delivered, MAX_PAUSE))
@@ -363,14 +374,14 @@ class Consumer:
                 self._nak(job, min(0.5 * 2 ** min(job.delivered, 10), MAX_PAUSE))
 
     def _is_hopeless(self, job: Job, error: Exception) -> bool:
-        """Count a fault; tell whether this message has met too many."""
+        """Count an unexpected exception; return whether this message has caused too many."""
         if isinstance(error, BusError):
             return False
         self._bugs[job.sequence] = self._bugs.get(job.sequence, 0) + 1
         return self._bugs[job.sequence] >= BUGS
 
     async def _give_up(self, job: Job, reason: str) -> None:
-        """Keep a message among the dead letters, then end it."""
+        """Store a message as a dead letter, then terminate it."""
         self._log.error("gave up a message", subject=job.subject, reason=reason)
         try:
             await dead_letters.bury(
@@ -403,7 +414,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def _job(msg: Delivery) -> Job:
-    """Read the delivery's figures from its reply subject, `$JS.ACK.…` in its old or its new form."""
+    """Read the delivery's numbers from its reply subject, `$JS.ACK.…` in its old or its new form."""
     tokens = msg.reply.split(".")
     shift = 2 if len(tokens) > 9 else 0  # noqa: PLR2004 - the new form has a domain and an account hash
     return Job(
@@ -418,7 +429,7 @@ def _job(msg: Delivery) -> Job:
 
 
 def _once(work: Callable[[], None]) -> Callable[[], None]:
-    """Return what does `work` at its first call."""
+    """Return a function that calls `work` at its first call only."""
     left = [work]
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Who we say that we are to NATS: a login of the configuration as nats-py's options."""
+"""Translate a login of the configuration to the options of nats-py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentd.config.settings import Login
 
 _CUT = ("broken pipe", "reset by peer", "eof", "connection lost")
-"""How a server that wants a certificate ends the connection of who has none, if its alert comes too late."""
+"""Errors seen when a server requires a client certificate and closes the connection before its TLS alert arrives."""
 
 
 def options(settings: BusSettings, login: Login, identity: str) -> dict[str, Any]:
@@ -34,11 +34,11 @@ def options(settings: BusSettings, login: Login, identity: str) -> dict[str, Any
 
 
 def hint(settings: BusSettings, problem: str) -> str:
-    """Say what to do about a `problem` that kept us from connecting."""
+    """Return what to do about a `problem` that prevented the connection."""
     text = problem.lower()
     if "certificate" in text:
         return "see tls_ca_file and tls_cert_file under [bus]"
-    if _secure(settings) and any(each in text for each in _CUT):
+    if _secure(settings) and any(sign in text for sign in _CUT):
         return "does it want a certificate of ours? see tls_cert_file under [bus]"
     return "start it, or name it under [bus] servers"
 
@@ -48,7 +48,7 @@ def _secure(settings: BusSettings) -> bool:
 
 
 def _credentials(login: Login) -> RawCredentials:
-    """Read the credentials file here: nats-py reads it in the loop, and for ever if it holds no JWT."""
+    """Read the credentials file here: nats-py reads it in the event loop, and without end if it holds no JWT."""
     text = login.creds()
     for part in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
         if part not in text:

@@ -1,19 +1,19 @@
-"""Dead letters: messages that could not be handled, kept with the reason until a person has looked.
+"""Dead letters: messages that could not be handled, stored with the reason until a person has closed them.
 
-The server's own advisories name a message that was ended; in a work queue the message itself is gone then [seen].  So
-whoever gives one up stores it here first and only then ends it, and what cannot be stored comes again.  The body of a
-letter is the message as it was, the header LETTER the rest as JSON: a header of its own, such as a rollup, would act on
-AI_DEAD.
+The server's own advisories name a terminated message, but in a work queue the message itself is then gone [seen].  So a
+consumer stores the message here first and terminates it only then; if it cannot be stored, it is delivered again.  The
+body of a dead letter is the unchanged message; the header LETTER holds everything else as JSON, because an original
+header, such as a rollup, would act on AI_DEAD.
 
-    ai.dead.given-up.<consumer>.<key>   a consumer could not take a message: it is gone from its stream
-    ai.dead.poisoned.<queue>.<key>      an assignment that whoever ran it died of; its workflow was told
-    ai.dead.broken.<consumer>.<key>     an input that ended its workflow, because it could not be decided over
-    ai.dead.mark.<letter>               what became of a letter, written by compare-and-set: it is replayed once
-    $JS.EVENT.ADVISORY.…                messages that somebody else ended, such as a plain agent
+    ai.dead.given-up.<consumer>.<key>   a consumer could not handle a message: it is gone from its stream
+    ai.dead.poisoned.<queue>.<key>      an assignment that killed the agents that ran it; its workflow was informed
+    ai.dead.broken.<consumer>.<key>     an input that ended its workflow, because it could not be processed
+    ai.dead.mark.<letter>               what was done with a letter, written by compare-and-set: it is replayed once
+    $JS.EVENT.ADVISORY.…                messages that another client terminated, such as an external agent
 
-A replay publishes a message again where it was, and only what an orchestrator gave up: a worker may write letters too,
-and must not get a signal or a completion published that way.  What fails again is a new letter that names the first; no
-program replays, so there is no loop.
+A replay publishes a message again on its subject, and only a message that an orchestrator gave up: workers may write
+dead letters too, and must not be able to have a signal or a completion published.  A message that fails again becomes a
+new letter that names the first.  Only people start replays, so there is no loop.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GIVEN_UP: Final = "given-up"
 POISONED: Final = "poisoned"
 BROKEN: Final = "broken"
 ENDED: Final = "ended"
-"""Why there is a letter; `ended` are the server's advisories."""
+"""Reasons for a letter; ENDED is for the server's advisories."""
 
 OPEN: Final = "open"
 REPLAYING: Final = "replaying"
@@ -47,27 +47,27 @@ DROPPED: Final = "dropped"
 LETTER: Final = "Agentd-Letter"
 """Header with a DeadLetter as JSON."""
 REPLAY: Final = "Agentd-Replay"
-"""Header of a message that is published again: which letter it was."""
+"""Header of a replayed message: the number of its letter."""
 MAX_REASON: Final = 2000
 MAX_HEADERS: Final = 16 * 1024
-"""Characters of the reason, and bytes of the message's own headers, that a letter keeps."""
+"""Largest reason in characters, and largest size of the message's headers in bytes, that a letter keeps."""
 ROOM: Final = 512
-"""Bytes of a message that the protocol and our other headers take."""
+"""Bytes of a message that are reserved for the protocol and our other headers."""
 TAKEOVER: Final = timedelta(seconds=60)
-"""After which a replay that was begun counts as broken off, and may be begun again."""
+"""Time after which an unfinished replay counts as aborted, and may be started again."""
 
 _REPLAYED_FROM: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     subjects.ORCH_REQUESTS: (subjects.REQUESTS, (subjects.WORKFLOW_REQUEST,)),
     subjects.ORCH_INPUT: (subjects.INPUT, (subjects.TASK_COMPLETE, "ai.workflows.signal.")),
     subjects.ORCH_DUE: (subjects.WORKFLOWS, ("ai.workflows.due.",)),
 }
-"""Consumers of the orchestrators: the stream that each reads, and how what it gave up began."""
+"""Consumers of the orchestrators: the stream that each reads, and the prefixes of subjects that may be replayed."""
 
 
 class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
     """One dead letter as it is listed.
 
-    number     its sequence in AI_DEAD: what `agentd dead` knows it by
+    number     its sequence in AI_DEAD: its number for `agentd dead`
     fixed      why it cannot be replayed; empty if it can
     state      open, replaying, replayed or dropped; `closed_by` and `closed_at` say by whom and when
     """
@@ -93,12 +93,12 @@ class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def open(self) -> bool:
-        """Tell whether a person still has to look."""
+        """Return whether a person still has to replay or drop it."""
         return self.state in {OPEN, REPLAYING}
 
 
 class Body(msgspec.Struct, frozen=True):
-    """The message that a letter is about; `text` is None where it is no text."""
+    """The message of a letter; `text` is None if `data` is not UTF-8."""
 
     headers: dict[str, str]
     text: str | None
@@ -106,7 +106,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class _Advisory(msgspec.Struct, frozen=True):
-    """What the server says when a message is ended or was delivered too often."""
+    """The server's advisory about a message that was terminated or was delivered too often."""
 
     type: str
     stream: str
@@ -117,11 +117,11 @@ class _Advisory(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-# -- keeping --------------------------------------------------------------------------------------------------------
+# -- storing --------------------------------------------------------------------------------------------------------
 
 
 async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: bytes) -> None:
-    """Keep a message among the dead letters; the same one twice is one letter.  Raises BusError."""
+    """Store a message as a dead letter; the same message twice gives one letter.  Raises BusError."""
     key = f"{letter.sequence}-{round(letter.stored.timestamp() * 1000)}"
     letter, data = _fitting(letter, data, bus.max_payload)
     subject, expect = subjects.dead(why, consumer, key), 0
@@ -131,14 +131,17 @@ async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: byte
         except StaleWrite:
             there = await bus.every(subjects.DEAD, subject)
             if any(LETTER in stored.headers for stored in there):
-                return  # kept before, by an agent that died before it ended the message
-            expect = there[-1].seq if there else 0  # only answers of the server
+                return  # stored before, by an agent that died before it terminated the message
+            expect = there[-1].seq if there else 0  # the subject has only answers of the server
         else:
             return
 
 
 def _fitting(letter: DeadLetter, data: bytes, most: int) -> tuple[DeadLetter, bytes]:
-    """Return what one message can carry; agentd takes none whose end would have to go, so nothing of use is lost."""
+    """Return letter and data, redacted and cut to what fits into one message.
+
+    agentd accepts no message so large that its end would have to be cut, so nothing useful is lost.
+    """
     replay = letter.headers.get(REPLAY, "")
     given, data = data, secrets.of_message(data)
     headers = {secrets.redacted(name): secrets.redacted(value) for name, value in letter.headers.items()}
@@ -164,12 +167,12 @@ def _header(letter: DeadLetter) -> str:
     return json.dumps(plain(letter))
 
 
-# -- looking --------------------------------------------------------------------------------------------------------
+# -- reading --------------------------------------------------------------------------------------------------------
 
 
 async def letters(bus: Bus) -> list[Letter]:
-    """Return every dead letter, the oldest first, with what became of it; bodies are not fetched."""
-    # In this order: an advisory comes after the letter that explains it, and a mark after both.
+    """Return every dead letter with its state, the oldest first; without bodies."""
+    # Read in this order: an advisory is stored after the letter that explains it, and a mark after both.
     advisories = [_advised(stored) async for stored in scan(bus, subjects.DEAD, *subjects.ADVISORIES)]
     kept = [
         _letter(stored, why)
@@ -177,30 +180,32 @@ async def letters(bus: Bus) -> list[Letter]:
         async for stored in scan(bus, subjects.DEAD, subjects.dead(why, "*", "*"), headers_only=True)
     ]
     newest = await bus.newest_many(subjects.DEAD, subjects.ALL_DEAD_MARKS, DeadMark)
-    marks = {_number(subject): each.value for subject, each in newest.items() if each.value is not None}
-    explained = {(each.stream, each.consumer, each.sequence) for each in kept}
-    unexplained = [each for each in advisories if each and (each.stream, each.consumer, each.sequence) not in explained]
-    found = sorted([*kept, *unexplained], key=lambda each: each.number)
-    return [_marked(each, marks.get(each.number)) for each in found]
+    marks = {_number(subject): mark.value for subject, mark in newest.items() if mark.value is not None}
+    explained = {(letter.stream, letter.consumer, letter.sequence) for letter in kept}
+    unexplained = [
+        letter for letter in advisories if letter and (letter.stream, letter.consumer, letter.sequence) not in explained
+    ]
+    found = sorted([*kept, *unexplained], key=lambda letter: letter.number)
+    return [_marked(letter, marks.get(letter.number)) for letter in found]
 
 
 async def counted(bus: Bus) -> dict[str, int]:
-    """Return how many letters of each stream are open."""
-    open_ = [each.stream for each in await letters(bus) if each.open]
+    """Return the number of open letters of each stream."""
+    open_ = [letter.stream for letter in await letters(bus) if letter.open]
     return {stream: open_.count(stream) for stream in open_}
 
 
 async def find(bus: Bus, number: int) -> Letter:
-    """Return one letter; raises NotFound."""
-    for each in await letters(bus):
-        if each.number == number:
-            return each
+    """Return the letter with this number; raises NotFound."""
+    for letter in await letters(bus):
+        if letter.number == number:
+            return letter
     message = f"there is no dead letter {number}; `agentd dead --all` lists them, and they stay 30 days"
     raise NotFound(message)
 
 
 async def body(bus: Bus, letter: Letter) -> Body:
-    """Return the message that a letter is about; raises NotFound where it is gone."""
+    """Return the message of a letter; raises NotFound if it is gone."""
     if letter.why == ENDED:
         stored = await bus.message(letter.stream, letter.sequence)
         if stored is None:
@@ -232,7 +237,7 @@ def _letter(stored: Stored, why: str) -> Letter:
     consumer = stored.subject.split(".")[3]
     try:
         read = _read(stored)
-    except InvalidMessage as error:  # not of our making: who may publish here may write nonsense, and it is shown
+    except InvalidMessage as error:  # not written by agentd: other clients may publish here, so show it as it is
         size = int(stored.headers.get(SIZE, len(stored.data)))
         reason = f"not a letter of agentd's: {error}"
         return Letter(stored.seq, stored.time, why, subjects.DEAD, stored.subject, reason, "", size, fixed=reason)
@@ -255,7 +260,7 @@ def _letter(stored: Stored, why: str) -> Letter:
 
 
 def _fixed(why: str, consumer: str, letter: DeadLetter) -> str:
-    """Return why a letter is not replayed, empty if it can be."""
+    """Return why a letter cannot be replayed; "" if it can."""
     if why == POISONED:
         return "its workflow has counted that attempt as failed, and would not hear of another: ask for the work anew"
     if why == BROKEN:
@@ -269,7 +274,7 @@ def _fixed(why: str, consumer: str, letter: DeadLetter) -> str:
 
 
 def _advised(stored: Stored) -> Letter | None:
-    """Return the letter that an advisory amounts to; None for streams that are not ours."""
+    """Return an advisory as a letter; None for streams that are not agentd's."""
     try:
         read = stored.decode(_Advisory)
     except InvalidMessage:
@@ -310,11 +315,11 @@ def _number(subject: str) -> int:
 
 
 async def replay(bus: Bus, letter: Letter, principal: str) -> int:
-    """Publish the message of a letter again where it was, once; return its new sequence.
+    """Publish the message of a letter again on its subject, once; return its new sequence.
 
-    The mark comes first, so that two people do not both do it; one that was broken off can be done again after a
-    minute: whoever reads these messages takes the same one twice as one.
-    Raises PermanentError for one that is closed or cannot be replayed, BusError.
+    The mark is written first, so that two people cannot replay the same letter.  An aborted replay can be started again
+    after a minute: the readers of these messages handle a repeated message as one.
+    Raises PermanentError for a letter that is closed or cannot be replayed, BusError.
     """
     if letter.fixed:
         message = f"letter {letter.number} cannot be replayed: {letter.fixed}"
@@ -324,7 +329,7 @@ async def replay(bus: Bus, letter: Letter, principal: str) -> int:
     own = {name: value for name, value in found.headers.items() if not name.lower().startswith("nats-")}
     try:
         sequence = await bus.store(letter.subject, found.data, headers=own | {REPLAY: str(letter.number)})
-    except (BusFull, TooManyWaiting, Denied):  # surely not stored
+    except (BusFull, TooManyWaiting, Denied):  # certainly not stored
         await bus.store(subjects.dead_mark(letter.number), DeadMark(OPEN, principal, now()), expect=mark)
         raise
     done = DeadMark(REPLAYED, principal, now(), sequence)
@@ -333,18 +338,18 @@ async def replay(bus: Bus, letter: Letter, principal: str) -> int:
 
 
 async def drop(bus: Bus, letter: Letter, principal: str) -> None:
-    """Say that nothing has to be done about a letter; it stays to be read.  Raises PermanentError."""
+    """Close a letter without a replay; it can still be read.  Raises PermanentError."""
     await _mark(bus, letter, DROPPED, principal)
 
 
 async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:
-    """Close a letter, or begin to; return the mark's sequence."""
+    """Write the mark that closes a letter or starts its replay; return the mark's sequence."""
     subject = subjects.dead_mark(letter.number)
     before = await bus.newest(subjects.DEAD, subject, DeadMark)
-    mark = before.value  # one that cannot be read closes nothing
+    mark = before.value  # a mark that cannot be read closes nothing
     if mark is not None:
-        broken_off = mark.action == REPLAYING and now() - mark.timestamp > TAKEOVER
-        if mark.action != OPEN and not broken_off:
+        aborted = mark.action == REPLAYING and now() - mark.timestamp > TAKEOVER
+        if mark.action != OPEN and not aborted:
             message = f"letter {letter.number} was {mark.action} by {mark.principal} at {mark.timestamp:%F %T} UTC"
             raise PermanentError(message)
     try:

@@ -1,14 +1,14 @@
-"""Which deliveries this process has not answered yet, in a memory-mapped file that outlives a kill -9.
+"""Deliveries that this process has not answered yet, in a memory-mapped file that survives a kill -9.
 
-A process that starts again hands back what its predecessor had open: the server then delivers it at once,
-instead of after `ack_wait`.  A shared mapping costs no system call a message; after a power failure the file
-may be stale, and `ack_wait` does what it is for.  The alternative, to read one's own effect records at start,
-knows neither reads nor an orchestrator's inputs and grows with thirty days of history.
+A restarted process hands back the open deliveries of its predecessor: the server then delivers them at once, instead of
+after `ack_wait`.  A shared mapping needs no system call per message.  After a power failure the file may be stale; then
+`ack_wait` applies.  The alternative, to read the agent's own effect records at start, covers neither reads nor the
+inputs of an orchestrator, and grows with thirty days of history.
 
-What a process that has been dead for longer had open is not handed back: the server has given it to somebody else,
-and a NAK of the old delivery would give it to a third while that one works [seen].
+If the predecessor has been dead for longer than HELD, its open deliveries are not handed back: the server has given
+them to another process, and a NAK of the old delivery would give them to a third while the second one works [seen].
 
-The lock on the file also keeps a second process from playing the same instance.
+The lock on the file also prevents a second process of the same instance.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SLOT: Final = 256
-"""Bytes of one entry: its length in two bytes, then the reply subject; JetStream's have up to about 150."""
+"""Bytes per entry: its length in two bytes, then the reply subject; JetStream's have up to about 150."""
 SLOTS: Final = 4096
 HELD: Final = ACK_WAIT - PROGRESS
-"""Seconds after a process's last sign of life for which nobody else has what it held: `ack_wait` less the ten
-seconds between two reports to the server."""
+"""Seconds after a process's last sign of life during which no other process has its deliveries: `ack_wait` less the
+ten seconds between two progress reports to the server."""
 
 _time = struct.Struct("d")
 
 
 class Journal:
-    """The open deliveries of one instance; more than SLOTS at once are not kept, and wait for `ack_wait`."""
+    """The open deliveries of one instance; those beyond SLOTS are not recorded, and wait for `ack_wait`."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file at `path`; raises ConfigError if another process has it."""
+        """Open or create the file at `path`; raises ConfigError if another process has it open."""
         self.alone = asyncio.Lock()
-        """Held by what may kill this process: one such message at a time, over all consumers."""
+        """Held while a message that may kill this process is handled: one at a time, over all consumers."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = files.state(path)
         try:
@@ -52,12 +52,12 @@ class Journal:
             self._file.close()
             message = f"{path} is in use: this instance runs already on this machine"
             raise ConfigError(message) from error
-        size = SLOT * (SLOTS + 1)  # the last one holds the time of the last sign of life
+        size = SLOT * (SLOTS + 1)  # the last slot holds the time of the last sign of life
         self._file.truncate(size)
         self._map = mmap.mmap(self._file.fileno(), size)
         (alive,) = _time.unpack_from(self._map, SLOT * SLOTS)
         self.left_open = [entry for number in range(SLOTS) if (entry := self._read(number))]
-        if not time.time() - alive < HELD:  # a damaged file may say NaN
+        if not time.time() - alive < HELD:  # a damaged file may hold NaN
             self.left_open = []
         self._map[:] = bytes(size)
         self.beat()
@@ -70,11 +70,11 @@ class Journal:
         return self._map[start + 2 : start + 2 + min(length, SLOT - 2)].decode(errors="replace")
 
     def beat(self) -> None:
-        """Note that this process lives."""
+        """Record a sign of life of this process."""
         _time.pack_into(self._map, SLOT * SLOTS, time.time())
 
     def add(self, reply: str) -> None:
-        """Note that `reply` is not answered yet."""
+        """Record that the delivery with this reply subject is not answered yet."""
         self.beat()
         data = reply.encode()
         if not self._free or len(data) > SLOT - 2:
@@ -85,13 +85,13 @@ class Journal:
         self._taken[reply] = number
 
     def remove(self, reply: str) -> None:
-        """Note that `reply` is answered."""
+        """Record that the delivery with this reply subject is answered."""
         number = self._taken.pop(reply, None)
         if number is not None:
             self._map[number * SLOT : number * SLOT + 2] = b"\0\0"
             self._free.append(number)
 
     def close(self) -> None:
-        """Give the file free."""
+        """Close the file and release its lock."""
         self._map.close()
         self._file.close()

@@ -1,11 +1,11 @@
-"""JetStream on our connection: stored messages, compare-and-set, streams read whole, key-value buckets.
+"""JetStream on our connection: storing messages, compare-and-set, reading whole streams, key-value buckets.
 
-Why not nats-py's own JetStream calls: each awaits its own Future under its own `wait_for`, which halves the throughput,
-and two of its habits lose data (each reproduced against 2.16):
+nats-py's own JetStream calls are not used: each awaits its own Future under its own `wait_for`, which halves the
+throughput, and two of their properties lose data (each reproduced against 2.16):
 
 - a time-out does not mean that the message was not stored    → every stored message is idempotent for its reader:
-  it expects a sequence, or carries a message id
-- a key that expired is reported as a value of None           → markers and tombstones are read as "not there"
+  it expects a sequence, or has a message id
+- a key that expired is reported as a value of None           → markers and tombstones are read as "no value"
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 PAGE = 256
-"""Messages that are asked for at once."""
+"""Messages per page."""
 AT_ONCE = 64
-"""Subjects whose last messages are asked for at once."""
+"""Subjects whose last messages are requested at once."""
 PAGE_BYTES = 8 << 20
-"""Bytes of them, after the first."""
+"""Bytes per page, after its first message."""
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 TTL = "Nats-TTL"
 SCHEDULE = "Nats-Schedule"
@@ -47,7 +47,7 @@ _REPLACE = {ROLLUP: "sub"}
 
 _GONE = ("KV-Operation", "Nats-Marker-Reason")
 _ANSWERED = frozenset({"Nats-Sequence", "Nats-Num-Pending", "Status"})
-"""Headers of the server's answers to direct gets, which a message that a client stores does not have."""
+"""Headers of the server's answers to direct gets; a message that a client stores does not have them."""
 _STALE, _IN_PROGRESS, _NO_MESSAGE, _NO_STREAM, _NO_CONSUMER = 10071, 10164, 10037, 10059, 10014
 _ROOM = "JetStream has no room; let its account have more (max_file), or make room: `agentd doctor` says what takes it"
 _NOT_STORED = 10077
@@ -80,7 +80,7 @@ _ack = msgspec.json.Decoder(_PubAck)
 
 @dataclass(frozen=True)
 class Stored:
-    """A message as a stream keeps it; `time` is the server's."""
+    """A message as stored in a stream; `time` is the server's time."""
 
     subject: str
     seq: int
@@ -96,23 +96,23 @@ class Stored:
 
     @property
     def answered(self) -> bool:
-        """Return whether the server wrote this as an answer to a request whose reply subject is this subject."""
+        """Return whether this is an answer of the server to a request that had this subject as its reply subject."""
         return not _ANSWERED.isdisjoint(self.headers) or codec.answered_by_server(self.data)
 
     @property
     def gone(self) -> bool:
-        """Return whether this says that the key of a bucket was deleted, or has expired."""
+        """Return whether this marks a key of a bucket as deleted or expired."""
         return not self.answered and any(name in self.headers for name in _GONE)
 
 
 @dataclass(frozen=True)
 class Newest(Generic[M]):
-    """The newest message on a subject that can be read.
+    """The newest readable message on a subject.
 
-    seq    the sequence of the last message, which a compare-and-set expects; 0 for none
-    value  the newest message that can be read; None if there is none, or if the key was deleted or has expired
+    seq    the sequence of the last message, which a compare-and-set has to expect; 0 for none
+    value  the newest readable message; None if there is none, or if the key was deleted or has expired
     time   when `value` was stored
-    doubt  why a message after `value` cannot be read, unless the server wrote it as an answer
+    doubt  why a message after `value` cannot be read; "" if all of them are answers of the server
     """
 
     seq: int = 0
@@ -122,17 +122,17 @@ class Newest(Generic[M]):
 
 
 class Storing:
-    """A message on its way into a stream; awaiting it returns its sequence, or raises what `store` raises."""
+    """A message that is being stored; awaiting it returns its sequence, or raises what `store` raises."""
 
     __slots__ = ("_answer", "_subject")
 
     def __init__(self, answer: asyncio.Future[Msg], subject: str) -> None:
-        """Keep what will be answered."""
+        """Wait on `answer`, the server's answer to the message on `subject`."""
         self._answer = answer
         self._subject = subject
 
     def __await__(self) -> Generator[Any, None, int]:
-        """Wait until the server says that it has the message."""
+        """Wait until the server confirms that it has stored the message."""
         answer = yield from self._answer
         if status_of(answer):
             raise BusUnavailable(
@@ -145,7 +145,7 @@ class Storing:
 
 
 class Bus(Connection):
-    """One connection to NATS, JetStream and its buckets."""
+    """One connection to NATS, with JetStream and key-value buckets."""
 
     # -- JetStream ----------------------------------------------------------------------------------------------
 
@@ -160,10 +160,10 @@ class Bus(Connection):
     ) -> int:
         """Store a message in the stream that captures `subject`; return its sequence.
 
-        expect   the sequence of the last message on this subject, 0 for none; raises StaleWrite if it is another
-        ttl      seconds after which the message may go; a stream must allow it
+        expect   the sequence of the last message on this subject, 0 for none; raises StaleWrite if it differs
+        ttl      seconds after which the server may delete the message; the stream must allow it
 
-        After BusUnavailable the message may have been stored all the same.
+        After BusUnavailable the message may still have been stored.
         """
         return await self.storing(subject, message, expect=expect, ttl=ttl, headers=headers)
 
@@ -176,7 +176,7 @@ class Bus(Connection):
         ttl: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> Storing:
-        """Send at once what `store` would store: many can be on their way without a task for each."""
+        """Send a message as `store` does, without waiting: many can be stored at once without a task for each."""
         head = dict(headers or {})
         if expect is not None:
             head[EXPECT] = str(expect)
@@ -196,7 +196,7 @@ class Bus(Connection):
         return result
 
     async def durables(self, stream: str) -> set[str]:
-        """Return the names of the consumers of a stream."""
+        """Return the names of all consumers of a stream."""
         found: set[str] = set()
         total = 1
         while len(found) < total:
@@ -208,11 +208,11 @@ class Bus(Connection):
         return found
 
     async def last(self, stream: str, subject: str) -> Stored | None:
-        """Return the last message on `subject`, as the leader knows it; None if there is none."""
+        """Return the last message on `subject`, read from the stream's leader; None if there is none."""
         return await self._get(stream, {"last_by_subj": subject})
 
     async def message(self, stream: str, seq: int) -> Stored | None:
-        """Return the message of that sequence, as the leader knows it; None if it is gone."""
+        """Return the message with this sequence, read from the stream's leader; None if it is gone."""
         return await self._get(stream, {"seq": seq})
 
     async def _get(self, stream: str, which: dict[str, Any]) -> Stored | None:
@@ -230,7 +230,7 @@ class Bus(Connection):
         )
 
     async def measure_clock(self, stream: str) -> float:
-        """Estimate how many seconds the server's clock is ahead of ours, keep and return it."""
+        """Estimate how many seconds the server's clock is ahead of ours; store and return the result."""
         before = time.time()
         answer = await self.api(f"STREAM.INFO.{stream}")
         after = time.time()
@@ -239,7 +239,7 @@ class Bus(Connection):
         return self.clock_offset
 
     def read(self, stored: Stored, kind: type[M]) -> M | None:
-        """Return a stored message as `kind`; one that cannot be read is noted, and None."""
+        """Return a stored message as `kind`; record an unreadable one and return None."""
         try:
             return stored.decode(kind)
         except InvalidMessage as error:
@@ -252,16 +252,16 @@ class Bus(Connection):
     async def newest(
         self, stream: str, subject: str, kind: type[M], mine: Callable[[M], bool] | None = None
     ) -> Newest[M]:
-        """Return the newest message on `subject` that can be read as `kind`; those after it are noted and skipped.
+        """Return the newest message on `subject` that can be read as `kind`; record and skip later ones.
 
-        What cannot be read was not written by agentd: the server writes its acknowledgements wherever their publisher
-        says.  With `mine` what it refuses is not read either: a message that belongs to another subject.
+        An unreadable message was not written by agentd: the server writes its acknowledgements to any subject that a
+        publisher names.  With `mine`, a message that it rejects counts as unreadable: it belongs to another subject.
         """
         last = await self.last(stream, subject)
         return Newest() if last is None else await self._newest(stream, last, kind, mine)
 
     async def newest_many(self, stream: str, subject_filter: str, kind: type[M]) -> dict[str, Newest[M]]:
-        """Return for every subject that matches what `newest` returns, in the order of their last sequences."""
+        """Return the result of `newest` for every matching subject, in the order of their last sequences."""
         lasts = await self.last_many(stream, subject_filter)
         return {last.subject: await self._newest(stream, last, kind) for last in lasts}
 
@@ -281,7 +281,7 @@ class Bus(Connection):
         return Newest(last.seq, doubt=doubt)
 
     def _judged(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
-        """Return what a message says, or why it cannot be read; no reason where the server wrote it as an answer."""
+        """Return the content of a message, or why it cannot be read; no reason if it is an answer of the server."""
         if stored.gone:
             return Newest(stored.seq), ""
         try:
@@ -296,34 +296,34 @@ class Bus(Connection):
         return None, "" if stored.answered else reason
 
     def readable(self, stored: Iterable[Stored], kind: type[M]) -> list[M]:
-        """Return those of `stored` that can be read as `kind`; the others are noted."""
-        found = (self.read(each, kind) for each in stored)
+        """Return the messages of `stored` that can be read as `kind`; record the others."""
+        found = (self.read(entry, kind) for entry in stored)
         return [message for message in found if message is not None]
 
     async def last_many(self, stream: str, subject_filter: str) -> list[Stored]:
-        """Return the last message of every subject that matches, in the order of their sequences."""
+        """Return the last message of every matching subject, in the order of their sequences."""
         found = [stored async for stored in self.lasts(stream, subject_filter)]
         return sorted(found, key=lambda stored: stored.seq)
 
     async def lasts(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
-        """Yield the last message of every subject that matches, in no order, read page by page."""
-        named = await self._subjects(stream, subject_filter)
-        for begin in range(0, len(named), AT_ONCE):
-            page = (self.last(stream, name) for name in named[begin : begin + AT_ONCE])
-            for stored in await asyncio.gather(*page, return_exceptions=True):  # none is left behind by an error
+        """Yield the last message of every matching subject, in no order, read page by page."""
+        names = await self._subjects(stream, subject_filter)
+        for start in range(0, len(names), AT_ONCE):
+            page = (self.last(stream, name) for name in names[start : start + AT_ONCE])
+            for stored in await asyncio.gather(*page, return_exceptions=True):  # an error leaves no call running
                 if isinstance(stored, BaseException):
                     raise stored
                 if stored is not None:
                     yield stored
 
     async def every(self, stream: str, subject_filter: str) -> list[Stored]:
-        """Return every message whose subject matches, the oldest first."""
+        """Return every message with a matching subject, the oldest first."""
         return [stored async for stored in self.walk(stream, subject_filter)]
 
     async def walk(self, stream: str, subject_filter: str, *, since: int = 1) -> AsyncIterator[Stored]:
-        """Yield every message whose subject matches that is stored now, the oldest first, read page by page.
+        """Yield every message with a matching subject that is stored now, the oldest first, read page by page.
 
-        since  the sequence in the stream to begin at
+        since  the sequence in the stream to start at
         """
         if stream in subjects.SINGLY:
             async for stored in self._walk_singly(stream, subject_filter, since):
@@ -341,7 +341,7 @@ class Bus(Connection):
             seq = page[-1].seq + 1 if page else seq
 
     async def _walk_singly(self, stream: str, subject_filter: str, since: int) -> AsyncIterator[Stored]:
-        """Yield what `walk` does, message by message: the stream answers no direct gets."""
+        """Yield the same as `walk`, read message by message: for streams without direct gets."""
         last = await self.last(stream, subject_filter)
         seq = since
         while last is not None and seq <= last.seq:
@@ -352,7 +352,7 @@ class Bus(Connection):
             seq = stored.seq + 1
 
     async def _subjects(self, stream: str, subject_filter: str) -> list[str]:
-        """Return the subjects of a stream that match and hold a message."""
+        """Return the matching subjects of a stream that hold a message."""
         found: list[str] = []
         total = 1
         while len(found) < total:
@@ -365,7 +365,7 @@ class Bus(Connection):
         return found
 
     async def _direct(self, stream: str, request: dict[str, Any]) -> tuple[list[Stored], int]:
-        """Ask for messages by direct get, which needs no consumer; return them, and how many more there are."""
+        """Request messages by direct get, which needs no consumer; return them and the number of remaining ones."""
         subject = f"$JS.API.DIRECT.GET.{stream}"
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         found: list[Stored] = []
@@ -405,7 +405,7 @@ class Bus(Connection):
     # -- key-value buckets ----------------------------------------------------------------------------------------
 
     async def kv_get(self, bucket: str, key: str) -> Stored | None:
-        """Return the value of `key`; None if it was never put, deleted, or has expired."""
+        """Return the value of `key`; None if it was never written, was deleted, or has expired."""
         found = await self.last(f"KV_{bucket}", f"$KV.{bucket}.{key}")
         return None if found is None or found.gone else found
 
@@ -414,22 +414,25 @@ class Bus(Connection):
         return await self.newest(f"KV_{bucket}", f"$KV.{bucket}.{key}", kind, mine)
 
     async def kv_values(self, bucket: str, kind: type[M], prefix: str = "") -> dict[str, Newest[M]]:
-        """Return what `kv_read` returns for every key that has a value or a doubtful one.
+        """Return the result of `kv_read` for every key that has a value, or a message that cannot be read.
 
-        With `prefix` only the keys that begin with it, without it.
+        With `prefix` only the keys that begin with it are returned, without the prefix.
         """
         start = f"$KV.{bucket}.{prefix}"
         found = await self.newest_many(f"KV_{bucket}", f"{start}>", kind)
         return {
-            subject.removeprefix(start): each for subject, each in found.items() if each.value is not None or each.doubt
+            subject.removeprefix(start): newest
+            for subject, newest in found.items()
+            if newest.value is not None or newest.doubt
         }
 
     async def kv_put(
         self, bucket: str, key: str, message: object, *, ttl: float | None = None, expect: int | None = None
     ) -> int:
-        """Put a value; with `expect` (0 for a new key) by compare-and-set, raising StaleWrite.
+        """Write a value; with `expect` (0 for a new key) by compare-and-set, which raises StaleWrite.
 
-        The value replaces all that the key had, by a roll-up; what others have the server write replaces nothing.
+        The value replaces all earlier messages of the key, by a roll-up; answers that others make the server write
+        replace nothing.
         """
         subject = f"$KV.{bucket}.{key}"
         try:
@@ -444,17 +447,17 @@ class Bus(Connection):
         return await self.store(subject, message, ttl=ttl, expect=there.seq, headers=_REPLACE)
 
     async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None) -> None:
-        """Delete a key, with `expect` by compare-and-set; one that is not there is deleted already."""
+        """Delete a key, with `expect` by compare-and-set; a missing key is no error."""
         await self.store(f"$KV.{bucket}.{key}", b"", headers=DELETE, expect=expect)
 
     async def kv_list(self, bucket: str) -> dict[str, Stored]:
-        """Return every key with the last message on it, readable or not."""
+        """Return every key with its last message, readable or not."""
         found = await self.last_many(f"KV_{bucket}", f"$KV.{bucket}.>")
-        return {each.subject.removeprefix(f"$KV.{bucket}."): each for each in found if not each.gone}
+        return {stored.subject.removeprefix(f"$KV.{bucket}."): stored for stored in found if not stored.gone}
 
 
 class _NoMessage(BusError):
-    """There is no message on that subject."""
+    """There is no message on the subject."""
 
 
 def _api_error(error: _ApiError, subject: str) -> BusError:
@@ -481,7 +484,7 @@ def _parse_headers(raw: bytes) -> dict[str, str]:
 
 
 def _got(msg: Msg) -> Stored:
-    """Return a message that a direct get has brought: where it was stored is in headers that the server adds."""
+    """Return a message from a direct get: the server adds its subject, sequence and time as headers."""
     headers = dict(msg.headers or {})
     subject, seq, at = (headers.pop(f"Nats-{name}", "") for name in ("Subject", "Sequence", "Time-Stamp"))
     for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"):

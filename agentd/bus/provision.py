@@ -1,22 +1,22 @@
-"""What must exist in JetStream before anything runs: streams, buckets, consumers; made with the admin key.
+"""The streams, buckets and consumers that must exist in JetStream before an agent runs; created with the admin key.
 
-Agents never make these: a consumer that is made again replays, a stream that is made again is empty.
-Running it twice changes nothing; settings that differ are brought up to date.  Each setting's reason:
+Agents never create them: a recreated consumer delivers old messages again, and a recreated stream is empty.
+A second run changes nothing; settings that differ are updated.  The reason for each setting:
 
-- the inputs are work queues: with limits and `discard: new` an acknowledged history filled the stream and
-  refused completions; their bytes are reserved, so that they accept when the account is full
-- every principal writes into the inputs, and the subjects of a stream share their message ids: who guesses an id makes
-  NATS leave out the message of another one.  So ours have none, and the server
-  keeps the ids of others for as short a time as it can
-- AI_REQUESTS stores only so many requests of one principal that wait (each principal has a subject of its own), and
-  refuses the next one to its sender: the requests of others never wait behind more
-- requests and inputs are apart: 3,000 requests put a completion at place 3,001
-- only orchestrators write AI_WORKFLOWS: on a stream with schedules whoever may publish one subject can inject
-  into any other of it
-- AI_EFFECTS keeps one record a key and denies purge and deletion: a record must outlive its assignment
-- AI_METRICS lies in memory and anybody may write to it: it is bounded, the oldest goes
-- AI_DEAD drops its oldest when it is full: refusing new letters would leave what is poisoned in the inputs, for ever
-- `ack_wait` 30 s never redelivered under a live worker through two faults; 10 s did
+- the inputs are work queues: with limits retention and `discard: new`, acknowledged messages filled the stream and
+  completions were rejected.  Their bytes are reserved, so that they accept messages when the account is full
+- every principal writes into the inputs, and all subjects of a stream share their message ids: a principal that guesses
+  an id makes NATS drop the message of another one.  So our messages have no ids, and the server keeps the ids of others
+  for the shortest time that it supports
+- AI_REQUESTS stores only a limited number of waiting requests per principal (each principal has its own subject) and
+  rejects the next one: the requests of others never wait behind more
+- requests and inputs are separate streams: 3,000 requests put a completion at place 3,001
+- only orchestrators write AI_WORKFLOWS: on a stream with schedules, a client that may publish to one subject can inject
+  messages into any other subject of the stream
+- AI_EFFECTS keeps all records of a key and denies purge and deletion: a record must outlive its assignment
+- AI_METRICS is in memory, and any client may write to it: it is bounded and drops the oldest messages
+- AI_DEAD drops its oldest messages when it is full: if it rejected new letters, poison would never leave the inputs
+- with `ack_wait` 30 s no message was redelivered while its worker was alive, through two faults; with 10 s some were
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ SECOND: Final = 1_000_000_000
 DAY: Final = 86_400 * SECOND
 MIB: Final = 1 << 20
 SHORTEST: Final = SECOND // 10
-"""The shortest `duplicate_window` that the server takes; without one it keeps message ids for two minutes."""
+"""The shortest `duplicate_window` that the server accepts; without one it keeps message ids for two minutes."""
 
 QUEUES: Final = (*subjects.SERVICES, *map(subjects.urgent, subjects.SERVICES), subjects.ORCHESTRATOR)
-"""Services that agentd brings; each has a queue of its own name."""
+"""Queues that are always created: each service of agentd has one, and one for urgent tasks; orchestrators have one."""
 DEFAULT_SLOTS: Final = 256
-"""Unacknowledged messages of a queue over all of its workers; a concurrency class has its own number."""
+"""Largest number of unacknowledged messages of a queue over all of its workers; a concurrency class has its own."""
 
 
 WAITING: Final = 100
-"""Requests of one principal that wait for an orchestrator: a second of its work."""
+"""Largest number of waiting requests of one principal: a second of an orchestrator's work."""
 
 
 def streams(replicas: int) -> list[dict[str, Any]]:
@@ -63,7 +63,10 @@ def streams(replicas: int) -> list[dict[str, Any]]:
 
 
 def _flowing(replicas: int) -> list[dict[str, Any]]:
-    """Return the streams through which work goes; principals write into them or read them, so without direct gets."""
+    """Return the streams of requests, inputs and workflows.
+
+    They have no direct gets, because principals write or read them (`subjects.SINGLY`).
+    """
     file = _file(replicas, direct=False)
     queue = {
         **file,
@@ -97,7 +100,7 @@ def _flowing(replicas: int) -> list[dict[str, Any]]:
             ],
             **file,
             "retention": "limits",
-            "max_msgs_per_subject": -1,  # a limit would let forged acknowledgements push out the state of a workflow
+            "max_msgs_per_subject": -1,  # with a limit, forged acknowledgements could displace a workflow's state
             "allow_msg_schedules": True,
             "allow_msg_ttl": True,
             "allow_rollup_hdrs": True,
@@ -113,7 +116,7 @@ def _kept(replicas: int) -> list[dict[str, Any]]:
             "name": subjects.EFFECTS,
             "subjects": ["ai.effects.*.*.*", "ai.effects.*.*.*.*"],
             **file,
-            "max_msgs_per_subject": -1,  # the last record counts; if it cannot be read, one before it
+            "max_msgs_per_subject": -1,  # the last record is valid; if it cannot be read, an earlier one
             "deny_delete": True,
             "deny_purge": True,
             "max_age": 30 * DAY,
@@ -145,10 +148,10 @@ def _file(replicas: int, *, direct: bool = True) -> dict[str, Any]:
 
 
 def _bucket(name: str, replicas: int, *, max_age: float, expire: bool) -> dict[str, Any]:
-    """Return the configuration of a bucket; `max_age` is in days, longer than anything in it has to last.
+    """Return the configuration of a bucket; `max_age` is in days, longer than any value has to be kept.
 
     A key keeps all of its messages until agentd writes it again, which replaces them: with a limit, acknowledgements
-    that others have the server write there would push the value out.
+    that other clients make the server write there would displace the value.
     """
     config: dict[str, Any] = {
         "name": f"KV_{name}",
@@ -163,8 +166,8 @@ def _bucket(name: str, replicas: int, *, max_age: float, expire: bool) -> dict[s
         "max_age": round(max_age * DAY),
     }
     if expire:
-        # No markers of expired keys: with them the server lets a key last at least as long as its marker, unless it
-        # keeps one message a key.
+        # No markers for expired keys: with them the server keeps a key at least as long as its marker, unless it keeps
+        # only one message per key.
         config |= {"allow_msg_ttl": True, "subject_delete_marker_ttl": 0}
     return config
 
@@ -172,10 +175,10 @@ def _bucket(name: str, replicas: int, *, max_age: float, expire: bool) -> dict[s
 def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tuple[str, dict[str, Any]]]:
     """Return (stream, configuration) of every durable consumer; `queues` gives each queue its limit in flight.
 
-    The tasks of the queues in `pushed` are published by the server: for plain agents that speak core NATS only.
-    Raises ConfigError for a queue whose name cannot be a token.
+    The server publishes the tasks of the queues in `pushed`: for external agents that use only core NATS.
+    Raises ConfigError for a queue whose name is not a valid token.
     """
-    made = [
+    found = [
         (subjects.REQUESTS, _consumer(subjects.ORCH_REQUESTS, None, 64)),
         (subjects.INPUT, _consumer(subjects.ORCH_INPUT, None, 1024)),
         (subjects.WORKFLOWS, _consumer(subjects.ORCH_DUE, subjects.ALL_DUE, 256)),
@@ -186,14 +189,14 @@ def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tupl
         except Exception as error:
             message = f"bus.queues: {error}"
             raise ConfigError(message) from error
-        # A durable's name may hold neither dots nor wildcards; a queue's has none.
+        # A durable's name may contain neither dots nor wildcards; the name of a queue has none.
         config = _pushing(name) if name in pushed else _consumer(name, subjects.assigns_of(name), in_flight)
-        made.append((subjects.WORKFLOWS, config))
-    return made
+        found.append((subjects.WORKFLOWS, config))
+    return found
 
 
 def _pushing(agent: str) -> dict[str, Any]:
-    """Return the consumer of a plain agent: while it listens, the server publishes each assignment to it, once."""
+    """Return the consumer of an external agent: while it is subscribed, the server publishes each assignment once."""
     return {
         "durable_name": agent,
         "ack_policy": "none",
@@ -217,13 +220,13 @@ def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str
 
 
 def wanted(section: settings.Bus) -> tuple[list[tuple[str, int]], set[str]]:
-    """Return the queues that `[bus.queues]` asks for with their limits, and those that are pushed."""
-    queues = [(each.name, each.in_flight) for each in section.queues]
-    return queues, {each.name for each in section.queues if each.plain == "push"}
+    """Return the queues of `[bus.queues]` with their limits, and the names of those that are pushed."""
+    queues = [(queue.name, queue.in_flight) for queue in section.queues]
+    return queues, {queue.name for queue in section.queues if queue.plain == "push"}
 
 
 async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Collection[str] = ()) -> list[str]:
-    """Make what is missing and bring the rest up to date; return a line for each thing that was changed."""
+    """Create missing streams, buckets and consumers, and update the others; return a line for each change."""
     slots = dict.fromkeys(QUEUES, DEFAULT_SLOTS) | dict(queues)
     changes: list[str] = []
     for config in streams(bus.settings.replicas):
@@ -269,5 +272,5 @@ async def _durable(bus: Bus, stream: str, config: dict[str, Any]) -> list[str]:
 
 
 def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return the names of the settings that are not as wanted; the server leaves out what is zero or false."""
+    """Return the names of the settings that differ; the server leaves out a setting that is zero or false."""
     return sorted(key for key, value in wanted.items() if there.get(key) != value and (value or there.get(key)))

@@ -1,4 +1,4 @@
-"""Questions that wait for their answer: one table and one sweep for all of them, in the place of a timer each."""
+"""Requests that wait for an answer: one table and one sweep for all of them, instead of one timer per request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 SWEEP = 0.2
-"""Seconds between two looks at what has waited too long."""
+"""Seconds between two checks for requests that have waited too long."""
 
 
 @dataclass(slots=True)
@@ -26,22 +26,22 @@ class _Waiting(Generic[A]):
 
 
 class Pending(Generic[A]):
-    """What was asked and not answered yet, by token."""
+    """Requests that are not answered yet, by token."""
 
     def __init__(self, timed_out: Callable[[str], Exception]) -> None:
-        """Keep how to say that a question about a subject was not answered in time."""
+        """Use `timed_out` to make the error for a subject that was not answered in time."""
         self._timed_out = timed_out
         self._waiting: dict[str, _Waiting[A]] = {}
         self._last = 0
         self._sweeping = False
-        self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking for the running one costs a getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None  # stored: get_running_loop() costs a getpid()
 
     def drop(self, token: str) -> None:
-        """Forget a question: its answer does not matter any more."""
+        """Forget a request whose answer is no longer needed."""
         self._waiting.pop(token, None)
 
     def add(self, subject: str, seconds: float) -> tuple[str, asyncio.Future[A]]:
-        """Return a token for a question about `subject`, and what its answer is put into."""
+        """Return a token for a request to `subject`, and the future of its answer."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         answer: asyncio.Future[A] = loop.create_future()
         self._last += 1
@@ -53,19 +53,19 @@ class Pending(Generic[A]):
         return token, answer
 
     def settle(self, token: str, answer: A) -> None:
-        """Give the answer to whoever waits for it; nobody may."""
+        """Set the answer of a request, if it still waits."""
         waiting = self._waiting.pop(token, None)
         if waiting is not None and not waiting.answer.done():
             waiting.answer.set_result(answer)
 
     def fail(self, token: str, error: Exception) -> None:
-        """Tell whoever waits that there will be no answer."""
+        """Fail a request that still waits with `error`."""
         waiting = self._waiting.pop(token, None)
         if waiting is not None and not waiting.answer.done():
             waiting.answer.set_exception(error)
 
     def deny(self, text: str, agent: str) -> None:
-        """Fail what waits for the subject that the server refuses in `text`: it sends no other answer."""
+        """Fail the requests to the subject that the server's error `text` names: no other answer will come."""
         for token, waiting in list(self._waiting.items()):
             if f'"{waiting.subject.lower()}"' in text.lower():
                 self.fail(token, Denied(f"NATS does not allow {agent} to publish {waiting.subject}"))

@@ -1,4 +1,4 @@
-"""Where answers may go: a reply subject is chosen by the one who asks, and need not be an inbox."""
+"""Check reply subjects: the requester chooses them, so a received one need not be an inbox."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 ACK: Final = "$JS.ACK."
-"""How the reply subject of a message begins that the server delivers from a stream."""
+"""Prefix of the reply subject of a message that the server delivers from a stream."""
 
 
 class Answering(Client):
-    """nats-py's client, which never sees a reply subject that is neither an inbox nor ours to acknowledge.
+    """nats-py's client without reply subjects that are neither an inbox nor an acknowledgement of our own delivery.
 
-    nats-py answers some messages itself (`$SRV.PING`, a handler that raised), so the check is here, where each message
-    comes in, and in `Connection.answer`, where each answer goes out.
+    nats-py answers some messages itself (`$SRV.PING`, a handler that raised).  So reply subjects are checked here, for
+    each received message, and in `Connection.answer`, for each sent answer.
     """
 
     def __init__(self, refuse: Callable[[str, str], None]) -> None:
-        """Keep what is called with the subject and the reply subject of a message that is not answered."""
+        """Call `refuse` with the subject and the reply subject of each message whose reply subject is removed."""
         super().__init__()
         self._refuse = refuse
 

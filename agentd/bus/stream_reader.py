@@ -1,7 +1,7 @@
-"""Reads a stream message by message: however long it is, a page is in memory at once.
+"""Read a stream message by message: however long it is, only one page is in memory.
 
-`Bus.every` and `last_many` return lists, which is simpler where a stream is short.  All of them read by direct gets:
-who only reads needs no right to make, read or delete consumers, with which it could take messages from others.
+`Bus.every` and `last_many` return lists, which is simpler for a short stream.  None of them uses a consumer: a client
+that only reads needs no permission to create, read or delete consumers, which would let it take messages from others.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus, Stored
 
 SIZE: Final = "Nats-Msg-Size"
-"""Header in which a message that is listed without its body says how large that is."""
+"""Header with the size of the body of a message that is listed without it."""
 
 
 async def scan(
     bus: Bus, stream: str, *filters: str, last: bool = False, headers_only: bool = False
 ) -> AsyncIterator[Stored]:
-    """Yield the messages whose subject matches, the oldest first; with `last`, each subject's last one, in no order.
+    """Yield the messages with a matching subject, the oldest first; with `last`, the last of each subject, unordered.
 
-    Raises BusUnavailable when NATS goes away in between: what was yielded until then is not all.
+    Raises BusUnavailable if NATS becomes unavailable meanwhile: the messages yielded until then are not complete.
     """
     for subject_filter in filters:
         if last:

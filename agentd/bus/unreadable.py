@@ -1,7 +1,8 @@
-"""Records that cannot be read: skipped, counted, logged once, and shown until they were not met for a while.
+"""Records that cannot be read: skipped, counted, logged once, and shown until they were not seen for a while.
 
-Whoever may write into a stream may write nonsense, and another version may write what this one does not know.  Such a
-record stops neither the agent, the page nor the list that meets it; it is shown on the status page and by /readyz.
+Any client that may write into a stream may write invalid data, and another version may write messages that this one
+does not know.  Such a record stops neither the agent nor the page or list that reads it; the status page and /readyz
+show it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     from agentd.telemetry.logs import Logger
 
 SHOWN: Final = 600.0
-"""Seconds for which a record is shown after it was met last."""
+"""Seconds for which a record is shown after it was last read."""
 KEPT: Final = 1000
-"""Records that are kept at once; the oldest make room."""
+"""Largest number of remembered records; the oldest are dropped."""
 
 
 @dataclass
@@ -29,13 +30,13 @@ class Unreadable:
     """The records that this process could not read."""
 
     def __init__(self, log: Logger) -> None:
-        """Begin with none."""
+        """Start with no records."""
         self.count = 0
         self._log = log
         self._met: dict[str, _Met] = {}
 
     def note(self, where: str, reason: str) -> None:
-        """Keep that the record at `where` (subject and sequence) cannot be read; it is counted and logged once."""
+        """Remember that the record at `where` (subject and sequence) cannot be read; count and log it once."""
         known = self._met.pop(where, None)
         if known is None:
             self.count += 1
@@ -45,7 +46,7 @@ class Unreadable:
             del self._met[next(iter(self._met))]
 
     def shown(self) -> list[str]:
-        """Return a line for each record that was met lately."""
+        """Return a line for each record that was read within the last SHOWN seconds."""
         since = time.monotonic() - SHOWN
         return [
             f"{where} cannot be read and is skipped: {met.reason}" for where, met in self._met.items() if met.at > since
