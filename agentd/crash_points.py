@@ -1,13 +1,12 @@
-"""Named places between two writes, where tests kill the process.
+"""Named places between two writes where tests kill the process.
 
-`AGENTD_TEST_CRASH=after-post` makes the process kill itself with SIGKILL the first time that it comes to
-that place, after it has left a file of that name in the directory `AGENTD_TEST_CRASH_DIR`, by which a test
-knows that the place was reached; the next process finds the file and goes on.  Without the variable a point
-costs a dictionary look-up.
+With `AGENTD_TEST_CRASH=after-post` the process kills itself with SIGKILL the first time that it reaches that place.
+Before, it writes a file of that name into the directory `AGENTD_TEST_CRASH_DIR`, which shows a test that the place was
+reached; the next process finds the file and continues.  Without the variable a crash point costs a dictionary look-up.
 
-Several may be armed, by commas.  `after-post:0.05` dies there with that chance, each time, until a file `over` lies in
-the directory; `after-claim@poison:1` only where the work is about something with `poison` in its name, without end.
-Each such death leaves a file `<point>.<process>`.
+Several crash points are separated by commas.  `after-post:0.05` kills with that probability, each time, until the
+directory contains a file `over`; `after-claim@poison:1` kills only for work with `poison` in its name, without end.
+Each such kill leaves a file `<point>.<process>`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ POINTS: Final = {
     "before-input-ack": "the outbox is sent, the input not acknowledged",
 }
 OVER: Final = "over"
-"""The file that ends all deaths by chance."""
+"""The file that ends all kills with a probability."""
 
 
 class _Armed(NamedTuple):
@@ -41,8 +40,8 @@ class _Armed(NamedTuple):
 
 def _read(text: str) -> dict[str, list[_Armed]]:
     armed: dict[str, list[_Armed]] = {}
-    for each in filter(None, text.split(",")):
-        place, _, chance = each.partition(":")
+    for point in filter(None, text.split(",")):
+        place, _, chance = point.partition(":")
         name, _, about = place.partition("@")
         armed.setdefault(name, []).append(_Armed(about, float(chance) if chance else None))
     return armed
@@ -53,10 +52,10 @@ _chance = random.Random(os.environ.get("AGENTD_TEST_CRASH_SEED"))  # noqa: S311 
 
 
 def crash_point(name: str, about: str = "") -> None:
-    """Die here if a test asked for it; `about` names the work that is done."""
-    for each in _armed.get(name, ()):
-        if each.about in about:
-            _die(name, each)
+    """Kill the process here if a test asks for it; `about` names the current work."""
+    for armed in _armed.get(name, ()):
+        if armed.about in about:
+            _die(name, armed)
 
 
 def _die(name: str, armed: _Armed) -> None:
@@ -74,7 +73,7 @@ def _die(name: str, armed: _Armed) -> None:
 
 
 def _is_over(folder: Path) -> bool:
-    """Look by opening: the watch for calls that block the event loop lets that pass, and forbids `exists`."""
+    """Return whether OVER exists; it is opened, because blockbuster forbids the blocking `exists` but not `open`."""
     try:
         os.close(os.open(folder / OVER, os.O_RDONLY))
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Cron expressions as the NATS server reads them, checked before it sees them, and when they come next; pure.
+"""Parse cron expressions for the NATS server, and calculate when they fire next; pure.
 
-The server (server/cron.go and scheduler.go of 2.15) wants six fields, seconds first, Sunday as 0, and fires whenever
-the wall clock of the time zone matches.  People write five fields and Sunday as 7: that is accepted here and becomes
-six.  On the days when clocks change, the server's rule means: a time that does not exist that day is left out, and a
-time that comes twice fires twice.  The second one is dropped by whoever handles the firing (`comes_again`), unless the
-hour is `*` or `*/n`: then hours are meant, not a time of day.
+The server (server/cron.go and scheduler.go of 2.15) requires six fields, seconds first, with Sunday as 0, and fires
+whenever the wall clock of the time zone matches.  People write five fields, and Sunday as 7: both are accepted here and
+converted.  On the days when the clocks change, the rule of the server means: a time that does not exist on that day is
+left out, and a time that occurs twice fires twice.  The orchestrator that handles the firing drops the second one
+(`comes_again`), unless the hour is `*` or `*/n`: then the schedule means hours, not a time of day.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ NAMED: Final = {
     "@hourly": "0 * * * *",
 }
 YEARS: Final = 5
-"""Years that are searched for a match, as the server does."""
+"""Years to search for a match; the server does the same."""
 
 
 @dataclass(frozen=True)
 class Cron:
-    """A checked expression: `text` is what the server is given, the sets are what it matches."""
+    """A validated expression: `text` is for the server, the sets are the values that it matches."""
 
     text: str
     seconds: frozenset[int]
@@ -53,12 +53,12 @@ class Cron:
     months: frozenset[int]
     weekdays: frozenset[int]
     any_day: bool
-    """One of the two day fields is `*`: a day has to match both; else one of them is enough."""
+    """One of the two day fields is `*`: a day has to match both fields; otherwise one match is enough."""
     hourly: bool
     """The hour is `*` or `*/n`."""
 
     def matches(self, day: date) -> bool:
-        """Tell whether it comes on this day."""
+        """Return whether it fires on this day."""
         if day.month not in self.months:
             return False
         found = (day.day in self.days, day.isoweekday() % 7 in self.weekdays)
@@ -66,7 +66,7 @@ class Cron:
 
 
 def parse(text: str) -> Cron:
-    """Return the expression; raises ValueError that says which field is wrong."""
+    """Return the parsed expression; raises ValueError, which names the wrong field."""
     if text.strip().startswith("@") and text.strip().lower() not in NAMED:
         message = f"{text!r} is not taken; there are {', '.join(NAMED)} and five fields: minute hour day month weekday"
         raise ValueError(message)
@@ -80,9 +80,9 @@ def parse(text: str) -> Cron:
     seconds, minutes, hours, days, months, weekdays = (
         _values(field, *bounds) for field, bounds in zip(fields, FIELDS, strict=True)
     )
-    if 7 in weekdays:  # noqa: PLR2004 - Sunday, for people
+    if 7 in weekdays:  # noqa: PLR2004 - Sunday, as people write it
         weekdays = weekdays - {7} | {0}
-        fields[5] = ",".join(str(each) for each in sorted(weekdays))
+        fields[5] = ",".join(str(weekday) for weekday in sorted(weekdays))
     starred = any(part in {"*", "?", "*/1", "?/1"} for field in (fields[3], fields[5]) for part in field.split(","))
     return Cron(
         " ".join(fields), seconds, minutes, hours, days, months, weekdays, any_day=starred, hourly=fields[2][0] in "*?"
@@ -90,7 +90,7 @@ def parse(text: str) -> Cron:
 
 
 def _values(field: str, name: str, lowest: int, highest: int, names: tuple[str, ...]) -> frozenset[int]:
-    """Return the numbers that a field stands for; raises ValueError."""
+    """Return the numbers that a field matches; raises ValueError."""
     found: set[int] = set()
     for part in field.split(","):
         span, slash, step = part.partition("/")
@@ -128,7 +128,7 @@ def _number(text: str, names: tuple[str, ...], lowest: int) -> int:
 
 
 def following(cron: Cron, at: datetime, zone: tzinfo) -> datetime | None:
-    """Return when it comes next after `at`, in UTC; None if it does not within five years."""
+    """Return the next time after `at` when it fires, in UTC; None if there is none within five years."""
     local = at.astimezone(zone)
     for number in range(YEARS * 366):
         day = local.date() + timedelta(days=number)
@@ -144,7 +144,7 @@ def following(cron: Cron, at: datetime, zone: tzinfo) -> datetime | None:
 
 
 def _in_hour(cron: Cron, day: date, hour: int, zone: tzinfo) -> list[datetime]:
-    """Return the moments of one hour of the wall clock, which may not exist or come twice."""
+    """Return the moments of one hour of the wall clock; the hour may not exist, or may occur twice."""
 
     def moments() -> Iterator[datetime]:
         for minute, second in product(cron.minutes, cron.seconds):
@@ -159,5 +159,8 @@ def _in_hour(cron: Cron, day: date, hour: int, zone: tzinfo) -> list[datetime]:
 
 
 def comes_again(cron: Cron, at: datetime, zone: tzinfo) -> bool:
-    """Tell whether the clock has shown this time of day before, on the day when it is put back."""
+    """Return whether this is the second occurrence of a time of day, on the day when the clock is put back.
+
+    It is always false if the hour is `*` or `*/n`.
+    """
     return not cron.hourly and at.astimezone(zone).fold == 1

@@ -1,10 +1,10 @@
-"""How a file is opened that decides what agentd does, or that holds a secret.
+"""Safe opening of files that control agentd or hold a secret.
 
 Such a file is read only if no other user can have written it: it is a regular file, owned by root or by the user of
-this process, not writable by its group or by others, and so are the directories above it (a sticky directory such as
-/tmp is allowed).  A secret is refused if others can read it.  A symbolic link is refused: name the file itself.  The
-checks are made on the open file, so that it cannot be replaced in between; a FIFO or a device never blocks.  A refusal
-names the command that mends it, and never repeats the content of the file.
+this process, not writable by its group or by others, and the same holds for the directories above it (a sticky
+directory such as /tmp is allowed).  A secret is rejected if other users can read it.  A symbolic link is rejected: name
+the file itself.  The checks are made on the open file, so that it cannot be replaced in between; a FIFO or a device
+never blocks.  The error names the command that fixes the problem, and never repeats the content of the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 MOST: Final = 1 << 20
-"""Bytes of a configuration file at most."""
+"""Largest size of a configuration file in bytes."""
 _WRITABLE: Final = stat.S_IWGRP | stat.S_IWOTH
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _STATE: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -43,8 +43,8 @@ _KINDS: Final = (
 def opened(path: Path, *, secret: bool = False, trusted: bool = True) -> Iterator[BinaryIO]:
     """Open a regular file for reading; raises UnsafeFile, and OSError if it cannot be opened at all.
 
-    secret   others may not be able to read it
-    trusted  its owner and mode, and those of the directories above it, are checked
+    secret   check that other users cannot read it
+    trusted  check its owner and mode, and those of the directories above it
     """
     with os.fdopen(_checked(path, _READ, secret=secret, trusted=trusted), "rb") as file:
         yield file
@@ -60,23 +60,23 @@ def read(path: Path, *, secret: bool = False, most: int = MOST) -> bytes:
 
 
 def check(path: Path, *, secret: bool = False, follow: bool = False) -> None:
-    """Check a file that a library opens by its name; `follow`: a symbolic link may lead to it."""
+    """Check a file that a library opens by its name; with `follow`, a symbolic link to it is allowed."""
     if follow and path.is_symlink():
         _check_above(path)
         path = path.resolve()
-    with suppress(OSError), opened(path, secret=secret):  # the library says itself that it cannot be read
+    with suppress(OSError), opened(path, secret=secret):  # if it cannot be read, the library reports that itself
         pass
 
 
 def state(path: Path) -> BinaryIO:
-    """Open a file of this process's own state for reading and writing; it is made if it is missing (mode 0600)."""
+    """Open a state file of this process for reading and writing; create it if it is missing (mode 0600)."""
     return os.fdopen(_checked(path, _STATE), "r+b")
 
 
 def replaceable(path: Path) -> None:
-    """Check that a secret can be written to `path`: its directory is safe, and nothing but an old secret is there.
+    """Check that a secret can be written to `path`: its directory is safe, and `path` is at most an old secret.
 
-    The directory is made if it is missing.
+    The directory is created if it is missing.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_above(path)
@@ -89,7 +89,7 @@ def replaceable(path: Path) -> None:
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    """Put a new file that only this user may read in the place of `path`; raises UnsafeFile."""
+    """Write `data` to a new file that only this user can read, and replace `path` by it; raises UnsafeFile."""
     replaceable(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(beside, _NEW, 0o600)
@@ -106,7 +106,7 @@ def write_secret(path: Path, data: bytes) -> None:
 
 
 def directory_fault(directory: Path) -> str:
-    """Return why files of this directory are not read, or ""."""
+    """Return why files of this directory are not read; "" if they are."""
     try:
         _check_above(directory / "file")
     except UnsafeFile as error:
@@ -166,7 +166,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 
 def _above(path: Path) -> list[Path]:
-    """Return the directories above `path`, symbolic links followed, the nearest first."""
+    """Return the directories above `path`, with symbolic links resolved, the nearest first."""
     nearest = Path(os.path.realpath(path.parent))
     return [nearest, *nearest.parents]
 
@@ -184,7 +184,7 @@ def _check_above(path: Path) -> None:
 
 
 def reachable(path: Path) -> bool:
-    """Tell whether every user can come to the file: no directory above it keeps them out."""
+    """Return whether every user can reach the file: no directory above it denies access."""
     return all(directory.stat().st_mode & stat.S_IXOTH for directory in _above(path))
 
 

@@ -1,8 +1,9 @@
-r"""Names and texts of Proxmox VE: one pattern for each format, as Proxmox itself has it; pure.
+r"""Names and texts of Proxmox VE: one pattern for each format, as in Proxmox itself; pure.
 
-Each pattern is matched against the whole text.  Python's `$`, like Perl's, lets a line feed follow, so the types end in
-`\Z`.  JSON Schema knows no `\Z`, and there `$` is the very end: `published` writes it so into what clients read.  The
-classes are ASCII where Perl's `\w` and `\d` are not.  A type that is narrower than Proxmox says why beside it.
+Each pattern is matched against the whole text.  Python's `$`, like Perl's, allows a line feed after it, so the types
+end in `\Z`.  JSON Schema has no `\Z`, and its `$` is the very end: `published` converts the patterns for clients.  The
+character classes are ASCII, unlike Perl's `\w` and `\d`.  A comment beside a type that is narrower than in Proxmox says
+why.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _LABEL: Final = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _OCTET: Final = "(?:25[0-5]|(?:2[0-4]|1[0-9]|[1-9])?[0-9])"
 _IP4: Final = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
 _IP6: Final = "[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,41}"
-"""The characters of one: the tools read it as an address before they send it, and Proxmox does."""
+"""Only the characters of an IPv6 address: the tools, and Proxmox, parse it as an address."""
 _CIDR4: Final = rf"{_IP4}/(?:[89]|[12][0-9]|3[0-2])"
 _CIDR6: Final = rf"{_IP6}/(?:[89]|[1-9][0-9]|1[01][0-9]|12[0-8])"
 _REALM: Final = "[A-Za-z][A-Za-z0-9._-]+"
@@ -27,12 +28,12 @@ _STORAGE: Final = "[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 _PORTION: Final = (
     r"[^/.,\x00-\x1f\x7f][^/,\x00-\x1f\x7f]*|\.[^/.,\x00-\x1f\x7f][^/,\x00-\x1f\x7f]*|\.\.[^/,\x00-\x1f\x7f]+"
 )
-"""A part of a path that is neither empty nor `.` nor `..`."""
+"""A component of a path that is neither empty nor `.` nor `..`."""
 
 USER: Final = rf"[^\s:/\x00-\x1f\x7f]+@{_REALM}"
-"""The realm is behind the last `@`: a name may have `@` and `!`."""
+"""The realm is after the last `@`: a user name may contain `@` and `!`."""
 TOKEN: Final = rf"{USER}!{_REALM}"
-"""The user is before the last `!`: a name of a token has neither `!` nor `@`."""
+"""The user is before the last `!`: the name of a token contains neither `!` nor `@`."""
 NAME: Final = rf"{_LABEL}(?:\.{_LABEL})*"
 TAG: Final = "[A-Za-z0-9_][A-Za-z0-9_+.-]*"
 LONGEST_NAME: Final = 255
@@ -42,18 +43,18 @@ _CLASSES: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
 
 
 def whole(pattern: str, description: str | None = None, least: int | None = None, most: int | None = None) -> Meta:
-    """Return what makes a text one that is `pattern` from its first character to its last."""
+    """Return the constraint that the whole text matches `pattern`, with `least` to `most` characters."""
     inner = f"(?:{pattern})" if "|" in pattern else pattern
     return Meta(pattern=rf"^{inner}\Z", description=description, min_length=least, max_length=most)
 
 
 def exact(pattern: str) -> str:
-    """Return an expression of JSON Schema for Python: in it `$` is the very end, and no line feed follows."""
+    """Return a pattern of JSON Schema as a Python pattern: its `$` is the very end, without a line feed after it."""
     return _CLASSES.sub(lambda found: r"\Z" if found[0] == "$" else found[0], pattern)
 
 
 def published(schema: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a JSON Schema whose patterns are as other languages read them."""
+    """Return a JSON Schema with its patterns in the form that other languages understand."""
     if isinstance(schema, list):
         return [published(item) for item in schema]
     if not isinstance(schema, dict):
@@ -65,36 +66,36 @@ def published(schema: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def shown(pattern: str) -> str:
-    """Return a pattern of these as other languages, and persons, read it."""
+    """Return a pattern of this file in the form that other languages, and people, understand."""
     return re.sub(r"\\(.)", lambda found: "$" if found[1] == "Z" else found[0], pattern, flags=re.DOTALL)
 
 
 def part(text: str) -> str:
-    """Return a name as a part of a path of the API: what means something else there is percent-encoded."""
+    """Return a name as a part of an API path: characters with another meaning there are percent-encoded."""
     return quote(text, safe="/:@!+=,;")
 
 
 def is_token(who: str) -> bool:
-    """Return whether `who` is a token (user@realm!name); a `!` alone may be one in the name of a user."""
+    """Return whether `who` is a token (user@realm!name); a `!` alone may also be part of a user name."""
     return _TOKEN.match(who) is not None
 
 
 def is_group(who: str) -> bool:
-    """Return whether `who` is a group (@name); a user whose name begins with `@` has another one before the realm."""
+    """Return whether `who` is a group (@name); a user name that begins with `@` has a second `@` before the realm."""
     return who.startswith("@") and "@" not in who[1:]
 
 
 def user_of(who: str) -> str:
-    """Return the user of a token; of a user that user."""
+    """Return the user of a token; for a user, the user itself."""
     return who.rpartition("!")[0] if is_token(who) else who
 
 
 Node = Annotated[str, whole(_LABEL, "name of a node")]
-# Proxmox has no limit for a VM; a name of DNS has this one, and Proxmox has it for a container.
+# Proxmox has no length limit for the name of a VM; this is the limit of a DNS name, and Proxmox's for a container.
 GuestName = Annotated[str, whole(NAME, "name of a guest, as in DNS", most=LONGEST_NAME)]
 Domain = Annotated[str, whole(NAME, "name of a domain", most=LONGEST_NAME)]
 Storage = Annotated[str, whole(_STORAGE, "name of a storage")]
-# Without comma and control characters: it becomes a part of an option, and a line of a configuration.
+# Without comma and control characters: it becomes part of an option, and of a line of a configuration.
 Volume = Annotated[str, whole(rf"{_STORAGE}:[^,\x00-\x1f\x7f]+", "for example local:iso/debian.iso", most=255)]
 Backup = Annotated[str, whole(rf"{_STORAGE}:backup/[^,\x00-\x1f\x7f]+", "a backup, as list_backups says", most=255)]
 CtTemplate = Annotated[
@@ -102,7 +103,7 @@ CtTemplate = Annotated[
 ]
 ConfigId = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "letters, digits, - and _")]
 Snapshot = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "2 to 40 letters, digits, - and _", most=40)]
-# What list_backup_jobs shows can also have the form that Proxmox gave to jobs of older versions.
+# An id in list_backup_jobs can also have the form that older versions of Proxmox used.
 BackupJob = Annotated[str, whole("[A-Za-z0-9][A-Za-z0-9_:.-]*", "id, as list_backup_jobs says", most=50)]
 NewBackupJob = Annotated[str, whole("[A-Za-z][A-Za-z0-9_-]+", "id of the job", most=50)]
 Replication = Annotated[str, whole("[1-9][0-9]{2,8}-[0-9]{1,9}", "VMID and number: 101-0")]
@@ -112,7 +113,7 @@ NewPool = Annotated[
     str, whole(rf"(?:{_POOL}/){{0,2}}[A-Za-z][A-Za-z0-9._-]*", "name of a pool; a pool within another is parent/child")
 ]
 User = Annotated[str, whole(USER, "name@realm", 3, 64)]
-# The name of a token is a part of the name of the file in which its secret is kept.
+# The name of a token is part of the name of the file that holds its secret.
 TokenName = Annotated[str, whole(_REALM, "name of a token", most=64)]
 Realm = Annotated[str, whole(_REALM, "name of a realm", most=32)]
 Group = Annotated[str, whole(_GROUP, "name of a group")]
@@ -120,7 +121,7 @@ Role = Annotated[str, whole(_GROUP, "name of a role")]
 Whom = Annotated[str, whole(rf"@{_GROUP}|{USER}(?:!{_REALM})?", "name@realm, name@realm!token, or @group")]
 Privilege = Annotated[str, whole(r"[A-Za-z]+(?:\.[A-Za-z]+)+", "for example VM.Audit")]
 AclPath = Annotated[str, whole("/[A-Za-z0-9._/@:-]*", "/, /vms/100, /pool/web", most=256)]
-# Multicast addresses are refused by Proxmox too.
+# Proxmox rejects multicast addresses too.
 Mac = Annotated[str, whole("[0-9A-Fa-f][02468ACEace](?::[0-9A-Fa-f]{2}){5}")]
 Ip = Annotated[str, whole(f"{_IP4}|{_IP6}", "IPv4 or IPv6 address")]
 Ip4 = Annotated[str, whole(_IP4, "IPv4 address")]
@@ -128,7 +129,7 @@ Ip6 = Annotated[str, whole(_IP6, "IPv6 address")]
 Cidr = Annotated[str, whole(f"{_CIDR4}|{_CIDR6}", "for example 10.0.0.0/24")]
 Cidr4 = Annotated[str, whole(_CIDR4, "IPv4 address/length of its network")]
 Cidr6 = Annotated[str, whole(_CIDR6, "IPv6 address/length of its network")]
-# Its characters: the tool reads it as a network, and says what is wrong with it.
+# Only the allowed characters: the tool parses it as a network, and reports what is wrong with it.
 IpOrCidr = Annotated[str, whole("[0-9A-Fa-f:./]{2,64}", "address or network")]
 CtIp4 = Annotated[str, whole(f"dhcp|manual|{_CIDR4}", "dhcp, manual or 192.0.2.5/24")]
 CtIp6 = Annotated[str, whole(f"dhcp|auto|manual|{_CIDR6}", "dhcp, auto or 2001:db8::5/64")]
@@ -144,7 +145,7 @@ Calendar = Annotated[str, whole("[A-Za-z0-9*,:/. -]+", "a calendar event, for ex
 TimeZone = Annotated[str, whole("[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*", "for example Europe/Berlin")]
 Startup = Annotated[
     str,
-    # A bare 0 alone is refused by Proxmox; an empty text removes the option.
+    # Proxmox rejects a single bare 0; an empty text removes the option.
     whole(
         "(?:(?:(?:order|up|down)=[0-9]+|[1-9][0-9]*|0[0-9]+)(?:,(?:(?:order|up|down)=)?[0-9]+)*"
         "|0(?:,(?:(?:order|up|down)=)?[0-9]+)+)?",

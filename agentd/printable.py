@@ -1,9 +1,9 @@
-"""The one sanitizer for text that is shown to a person: on a terminal, a page, in a log line, in a question.
+"""The sanitizer for all text that is shown to a person: on a terminal, a page, in a log line, in a prompt.
 
-Names, errors and results are written by guests, clients and other agents.  A control character in them is a command
-to the terminal; a bidirectional override shows another text than the one that is there; a zero-width or tag character
-hides.  Each is replaced by U+FFFD, so that the reader sees that something was there.  JSON keeps the data: the same
-characters are written as escapes.
+Names, errors and results come from guests, clients and other agents.  A control character in them is a command to the
+terminal; a bidirectional override displays a different text than the real one; a zero-width or tag character is
+invisible.  Each is replaced by U+FFFD, so that the reader sees that there was a character.  JSON keeps the data: the
+same characters are written as escapes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any, Final
 
 INSTEAD: Final = "\ufffd"
 _UNSEEN: Final = (
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0d\uffa0"  # letters and marks that draw nothing
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0d\uffa0"  # invisible letters and marks
 )
 _CHEAP: Final = re.compile(f"[{_UNSEEN}\U000e0000-\U000e0fff]")
-"""What draws nothing, though Python calls it printable; all else is found by str.isprintable()."""
+"""Characters that are invisible but printable for Python; str.isprintable() finds all others."""
 _UNSAFE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     f"{_UNSEEN}\ufeff\ufff0-\ufffb\ud800-\udfff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
@@ -27,7 +27,7 @@ _UNSAFE: Final = re.compile(
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Return `text` without characters that steer a terminal, reorder or hide text; as one line, unless `lines`."""
+    """Return `text` with characters that control a terminal, reorder or hide text replaced; one line unless `lines`."""
     if text.isprintable() and not _CHEAP.search(text):
         return text
     return "".join(char if lines and char == "\n" else _shown(char) for char in text)
@@ -40,7 +40,7 @@ def _shown(char: str) -> str:
 
 
 def cleaned(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a JSON value with every text in it printable, keys too."""
+    """Return a JSON value with every text in it made printable, including keys."""
     if isinstance(value, str):
         return printable(value, lines=True)
     if isinstance(value, dict):
@@ -49,17 +49,17 @@ def cleaned(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def as_json(value: Any, **options: Any) -> str:  # noqa: ANN401 - JSON, and what json.dumps takes
-    """Return a value as JSON that can be shown: letters stay readable, all that `printable` replaces is escaped."""
+    """Return a value as JSON for display: letters stay readable, characters that `printable` replaces are escaped."""
     return escaped(json.dumps(value, ensure_ascii=False, **options))
 
 
 def escaped(text: str) -> str:
-    """Return a JSON text with the characters that `printable` replaces as escapes; a parser reads the same data."""
+    """Return a JSON text with the characters that `printable` replaces as escapes; the data stays the same."""
     return _UNSAFE.sub(_escape, text)
 
 
 def escaped_bytes(data: bytes) -> bytes:
-    """Return encoded JSON as `escaped` does; most has nothing to escape, and is returned as it is."""
+    """Return encoded JSON as `escaped` does; without characters to escape it is returned unchanged."""
     return data if data.isascii() and b"\x7f" not in data else escaped(data.decode()).encode()
 
 

@@ -1,13 +1,13 @@
-"""Schedules: put in force as messages that JetStream sends by the clock, and what is known of them.
+"""Schedules: activate them as messages that JetStream sends at given times, and show their state.
 
-A schedule is one message on `ai.workflows.timer.cron-<name>._.cron`, written by `agentd provision`; the server sends
-its body to `ai.workflows.due.cron-<name>._.cron` when it is time, and an orchestrator asks for the workflow.  Nobody
-of ours keeps a clock, so nobody has to live when it is time.  A firing replaces the one before it that nobody has taken
-(`Nats-Schedule-Rollup`): what was missed while no orchestrator lived is one firing, not many; the server does the same
-for what it missed itself.
+A schedule is one message on `ai.workflows.timer.cron-<name>._.cron`, written by `agentd provision`.  When it is due,
+the server sends its body to `ai.workflows.due.cron-<name>._.cron`, and an orchestrator requests the workflow.  Only the
+server keeps the time, so no daemon has to run when a schedule is due.  A firing replaces the previous one if no
+orchestrator has taken it (`Nats-Schedule-Rollup`): so all firings missed while no orchestrator was running become one;
+the server does the same for firings that it missed itself.
 
-What is in force is what the server has: these messages, not a file.  A schedule that is no longer configured, or not
-enabled, is taken away by the next provision, together with a firing of it that nobody has taken.
+The active schedules are these messages in the server, not a file.  The next `agentd provision` removes a schedule that
+is no longer configured, or not enabled, together with its firing that no orchestrator has taken.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OVERWRITTEN: Final = "overwritten by another client, and not fired: run `agentd 
 
 
 class ScheduleView(msgspec.Struct, frozen=True):
-    """A schedule as people see it; `next` is in UTC, `state` says whether it is in force and as configured."""
+    """A schedule for display; `next` is in UTC, `state` says whether it is active and as configured."""
 
     name: str
     workflow: str
@@ -65,7 +65,7 @@ class ScheduleView(msgspec.Struct, frozen=True):
 
 
 def check(config: Config, definitions: Mapping[str, Definition]) -> None:
-    """Raise ConfigError for a schedule that can never run: its workflow, its parameters, or what it may do."""
+    """Raise ConfigError for a schedule that can never run: its workflow, parameters or permissions are wrong."""
     policy = Policy.of(config.policy)
     for name, schedule in config.schedules.items():
         definition = definitions.get(schedule.workflow)
@@ -101,7 +101,7 @@ def _check_one(where: str, schedule: settings.Schedule, definition: Definition, 
 
 
 def due(name: str, schedule: settings.Schedule) -> ScheduleDue:
-    """Return what the server is to send when it is time."""
+    """Return the message that the server sends when the schedule fires."""
     return ScheduleDue(
         name=name,
         workflow_type=schedule.workflow,
@@ -115,23 +115,23 @@ def due(name: str, schedule: settings.Schedule) -> ScheduleDue:
     )
 
 
-# -- what is in force -------------------------------------------------------------------------------------------------
+# -- activation -------------------------------------------------------------------------------------------------------
 
 
 async def provision(bus: Bus, schedules: Mapping[str, settings.Schedule]) -> list[str]:
-    """Put exactly these schedules in force; return a line for each that was changed.  Raises ConfigError."""
+    """Activate exactly these schedules; return a line for each change.  Raises ConfigError."""
     there = await _stored(bus)
-    wanted = {name: due(name, each) for name, each in schedules.items() if each.enabled}
-    changes = [await _put(bus, each, there.get(name)) for name, each in wanted.items()]
+    wanted = {name: due(name, schedule) for name, schedule in schedules.items() if schedule.enabled}
+    changes = [await _put(bus, schedule, there.get(name)) for name, schedule in wanted.items()]
     for name in sorted(set(there) - set(wanted)):
         for subject in (subjects.cron_timer(name), subjects.cron_due(name)):
             await bus.api(f"STREAM.PURGE.{subjects.WORKFLOWS}", {"filter": subject})
         changes.append(f"removed schedule {name}")
-    return [each for each in changes if each]
+    return [change for change in changes if change]
 
 
 async def _put(bus: Bus, wanted: ScheduleDue, stored: Stored | None) -> str:
-    """Store a schedule unless it is there; return what was changed."""
+    """Store a schedule unless it is already stored; return what was changed, "" for nothing."""
     known = None if stored is None or SCHEDULE not in stored.headers else bus.read(stored, ScheduleDue)
     if stored is not None and known == wanted and _headers(wanted).items() <= stored.headers.items():
         return ""
@@ -169,20 +169,20 @@ def _headers(wanted: ScheduleDue) -> dict[str, str]:
 
 async def _stored(bus: Bus) -> dict[str, Stored]:
     found = await bus.last_many(subjects.WORKFLOWS, subjects.ALL_CRON)
-    return {_name_of(each.subject): each for each in found}
+    return {_name_of(stored.subject): stored for stored in found}
 
 
 def _name_of(subject: str) -> str:
     return subject.split(".")[3].removeprefix(f"{subjects.CRON}-")
 
 
-# -- what is known ----------------------------------------------------------------------------------------------------
+# -- state ------------------------------------------------------------------------------------------------------------
 
 
 async def schedules(bus: Bus, configured: Mapping[str, settings.Schedule]) -> list[ScheduleView]:
-    """Return the schedules that are in force, and those that this configuration has besides."""
+    """Return the active schedules, and the other schedules of this configuration."""
     newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_CRON, ScheduleDue)
-    read = {subject: each.value for subject, each in newest.items() if each.value is not None}
+    read = {subject: message.value for subject, message in newest.items() if message.value is not None}
     there = {_name_of(subject): schedule for subject, schedule in read.items()}
     lasts = await _stored(bus)
     views = [
@@ -192,7 +192,7 @@ async def schedules(bus: Bus, configured: Mapping[str, settings.Schedule]) -> li
     for name in set(configured) - set(there):
         state = "not in force: run `agentd provision`" if configured[name].enabled else "disabled"
         views.append(await _view(bus, due(name, configured[name]), state))
-    return sorted(views, key=lambda each: each.name)
+    return sorted(views, key=lambda view: view.name)
 
 
 def _state(there: ScheduleDue, configured: settings.Schedule | None, last: Stored | None) -> str:
@@ -230,7 +230,7 @@ async def _view(bus: Bus, schedule: ScheduleDue, state: str) -> ScheduleView:
 
 
 def _next(schedule: ScheduleDue, at: datetime) -> datetime | None:
-    """Return when it comes next; None if this machine does not know its time zone."""
+    """Return when it fires next; None if this machine does not know its time zone."""
     try:
         zone = ZoneInfo(schedule.timezone)
     except ZoneInfoNotFoundError:
@@ -239,7 +239,7 @@ def _next(schedule: ScheduleDue, at: datetime) -> datetime | None:
 
 
 async def by_hand(bus: Bus, name: str) -> WorkflowRequest:
-    """Return the request for one more run of a schedule that is in force; raises UsageError if it is not."""
+    """Return the request for an additional run of an active schedule; raises UsageError if it is not active."""
     subject = subjects.cron_timer(subjects.check_id(name, "schedule"))
     schedule = (await bus.newest(subjects.WORKFLOWS, subject, ScheduleDue)).value
     if schedule is None:
@@ -249,7 +249,7 @@ async def by_hand(bus: Bus, name: str) -> WorkflowRequest:
 
 
 def request(schedule: ScheduleDue, workflow_id: str, waited: float = 0.0) -> WorkflowRequest:
-    """Return what is asked for when it is time; `waited` seconds of `start_by` are over."""
+    """Return the request for a firing of the schedule; `waited` seconds of `start_by` have passed."""
     return WorkflowRequest(
         schedule.workflow_type,
         workflow_id,

@@ -1,4 +1,4 @@
-"""Explain what is wrong in a configuration: the setting, where its value came from, and what is accepted."""
+"""Explain an error in the configuration: the setting, the origin of its value, and what is accepted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _bare(annotation: object) -> object:
     if hasattr(annotation, "__metadata__"):
         return _bare(arguments[0])
     if type(None) in arguments:
-        return _bare(next(each for each in arguments if each is not type(None)))
+        return _bare(next(argument for argument in arguments if argument is not type(None)))
     return annotation
 
 
@@ -56,7 +56,7 @@ def is_list_type(annotation: object) -> bool:
 
 
 def inner_type(kind: object, key: str | int) -> object:
-    """Return the type of what lies under `key` in a value of type `kind`; None if nothing does."""
+    """Return the type of the value under `key` in a value of type `kind`; None if there is none."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = kind.model_fields.get(str(key))
         return _bare(field.annotation) if field else None
@@ -67,7 +67,7 @@ def inner_type(kind: object, key: str | int) -> object:
 
 
 def fault_line(kind: object, fault: ErrorDetails, origins: Origins, prefix: str) -> str:
-    """Return one line for one fault: file, dotted key, what is wrong and what would be right."""
+    """Return one line for one fault: file, dotted key, what is wrong and what is accepted."""
     where, field, parent, siblings = prefix, None, kind, list[str]()
     for part in fault["loc"]:
         if part == "[key]":
@@ -85,7 +85,7 @@ def fault_line(kind: object, fault: ErrorDetails, origins: Origins, prefix: str)
 
 
 def _fault(fault: ErrorDetails, description: str) -> str:
-    """Return what is wrong with a value in the words of whoever wrote it."""
+    """Return what is wrong with a value, in the terms of TOML instead of pydantic."""
     kind, given = fault["type"], fault["input"]
     if kind == "missing":
         return f"is missing: {description}" if description else "is missing"
@@ -98,13 +98,13 @@ def _fault(fault: ErrorDetails, description: str) -> str:
     elif kind == "string_pattern_mismatch":
         message = f"cannot be {_toml(_hidden('', given))}"
     elif isinstance(given, (str, int, float)):
-        # A secret written by mistake where its file belongs must not be repeated in a log.
+        # A secret that was set by mistake instead of its file must not be repeated in a log.
         message += f", not {_toml(_hidden(str(fault['loc'][-1]), given))}"
     return f"{message}: {description}" if kind.startswith(_LIMITS) and description else message
 
 
 def origin_of(origins: Origins, where: str) -> str:
-    """Return who set `where`, or the nearest table above it."""
+    """Return the file or variable that set `where`, or the nearest table above it."""
     dotted = where.partition("[")[0]
     while dotted and dotted not in origins:
         dotted = dotted.rpartition(".")[0]
@@ -112,7 +112,7 @@ def origin_of(origins: Origins, where: str) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of an error's line: the nearest name, or all there are."""
+    """Return the end of an error's line: the most similar known name, or all known names."""
     names = list(dict.fromkeys(known))
     nearest = difflib.get_close_matches(wrong, names, n=1)
     return f'; did you mean "{nearest[0]}"?' if nearest else f"; there are {', '.join(names) or 'none'}"

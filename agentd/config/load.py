@@ -1,11 +1,11 @@
-"""Where the configuration comes from, and how an error in it is told in one line.
+"""Load the configuration from its sources, merge and validate it; an error is one line.
 
-In this order, the later wins: /etc/agentd/agentd.toml (or the file that is named), `conf.d/*.toml` beside it in
-the order of their names, `AGENTD_<SECTION>__<KEY>` from the environment; secrets are files, by default systemd
-credentials.  Tables are merged, everything else is replaced.  An unknown key stops the start: a misspelt limit
-that is silently ignored is worse than no daemon.
+The sources in this order; a later one overrides an earlier one: /etc/agentd/agentd.toml (or the file given instead),
+`conf.d/*.toml` beside it in the order of their names, `AGENTD_<SECTION>__<KEY>` from the environment.  Secrets are
+files, by default systemd credentials.  Tables are merged, all other values are replaced.  An unknown key prevents the
+start: a misspelt limit that is silently ignored is worse than no daemon.
 
-pydantic-settings would do half of this, costs 9 MiB and 56 ms, and does not know which file set a value.
+pydantic-settings could do half of this, but costs 9 MiB and 56 ms, and does not know which file set a value.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_PATH: Final = Path("/etc/agentd/agentd.toml")
 CORE: Final = ("node", "client", "bus", "proxmox", "policy", "web", "log", "drain", "instances", "schedules")
 RESERVED: Final = ("AGENTD_CONFIG", "AGENTD_FACTS", "AGENTD_PVE_PYTHON")
-"""Variables that are no settings, beside AGENTD_TEST_*."""
+"""Variables that are not settings, in addition to AGENTD_TEST_*."""
 
 CREDENTIALS: Final = {
     "bus.nkey_file": "agentd-bus-nkey",
@@ -42,14 +42,14 @@ CREDENTIALS: Final = {
     "bus.admin.password_file": "agentd-admin-password",
     "proxmox.token_file": "agentd-proxmox-token",
 }
-"""Secret settings, and the systemd credential that each takes where it is not set."""
+"""Secret settings, and the systemd credential that each uses if it is not set."""
 
 
 B = TypeVar("B", bound=BaseModel)
 
 
 class Config(settings.Section):
-    """The whole configuration, checked; `Config()` has every default."""
+    """The whole configuration, validated; `Config()` has the default of every setting."""
 
     node: settings.Node = Field(default_factory=settings.Node)
     client: settings.Client = Field(default_factory=settings.Client)
@@ -67,11 +67,11 @@ class Config(settings.Section):
 
     @property
     def principal(self) -> str:
-        """Who the command line asks as."""
+        """The principal of requests from the command line."""
         return self.client.principal
 
     def instance(self, name: str, roles: Collection[str] = ()) -> Instance:
-        """Return the instance `name`; without a section of its own it plays the role (or plugin) of its name."""
+        """Return the instance `name`; without its own section it has the role (or plugin) of its name."""
         section = self.instances.get(name)
         known = sorted({*self.instances, *self.known_plugins, *roles})
         if name not in known:
@@ -83,7 +83,7 @@ class Config(settings.Section):
 
 @dataclass(frozen=True)
 class Instance:
-    """One daemon: the roles that it plays, the port of its page (None: the role's own), tasks at once."""
+    """One daemon: its roles, the port of its page (None: the role's default), and its number of parallel tasks."""
 
     name: str
     roles: tuple[str, ...]
@@ -92,10 +92,10 @@ class Instance:
 
 
 def load(path: Path | None, env: Mapping[str, str], known_plugins: Collection[str] = ()) -> Config:
-    """Return the configuration in force; a ConfigError says in one line what is wrong and where.
+    """Return the active configuration; a ConfigError says in one line what is wrong and where.
 
-    `path` None stands for $AGENTD_CONFIG or the default file, which need not exist.  A top-level table that is
-    not the core's must bear the name of one of `known_plugins`.
+    With `path` None, the file is $AGENTD_CONFIG or the default file, which need not exist.  A top-level table that is
+    not one of the core's must have the name of one of `known_plugins`.
     """
     raw: Raw = {}
     origins: Origins = {}
@@ -104,7 +104,7 @@ def load(path: Path | None, env: Mapping[str, str], known_plugins: Collection[st
     _environment(raw, env, known_plugins, origins)
     _credentials(raw, env, origins)
     plugins = {}
-    for name in [each for each in raw if each not in CORE]:
+    for name in [section for section in raw if section not in CORE]:
         if name not in known_plugins or not isinstance(raw[name], dict):
             raise ConfigError(f"{origins[name]}: {name}: unknown section{suggestion(name, [*CORE, *known_plugins])}")
         plugins[name] = raw.pop(name)
@@ -116,9 +116,10 @@ def load(path: Path | None, env: Mapping[str, str], known_plugins: Collection[st
 
 
 def plugin_settings(config: Config, name: str, kind: type[B]) -> B:
-    """Return the section of plugin `name` as its own settings type, with the same one-line errors.
+    """Return the section of plugin `name` as the plugin's settings type, with the same one-line errors.
 
-    `enabled = true` in any plugin's section loads it where no role needs it; it is not the plugin's own.
+    `enabled = true` in a plugin's section loads the plugin even if no role needs it; it is not one of the plugin's own
+    settings.
     """
     own = {key: value for key, value in config.plugins.get(name, {}).items() if key != "enabled"}
     return _validate(kind, own, config.origins, name)
@@ -146,7 +147,7 @@ def _read(path: Path) -> Raw:
 
 
 def merge(into: Raw, layer: Raw, label: str, origins: Origins, prefix: str = "") -> None:
-    """Lay `layer` over `into`: tables are merged, everything else is replaced."""
+    """Merge `layer` into `into`: tables are merged, all other values are replaced."""
     for key, value in layer.items():
         dotted = f"{prefix}{key}"
         origins[dotted] = label
@@ -174,18 +175,18 @@ def _environment(raw: Raw, env: Mapping[str, str], plugins: Collection[str], ori
 
 
 def _names(raw: Raw, parts: list[str], plugins: Collection[str]) -> list[str]:
-    """Return `parts` of a variable's name, which has no dashes and no case, as the files and plugins spell them."""
+    """Return the parts of a variable's name as files and plugins spell them: a variable has no dashes and no case."""
     names: list[str] = []
     table: Any = raw
     for part in parts:
         known = [*(table if isinstance(table, dict) else ()), *plugins]
-        names.append(next((each for each in known if each.replace("-", "_").lower() == part), part))
+        names.append(next((name for name in known if name.replace("-", "_").lower() == part), part))
         table = table.get(names[-1]) if isinstance(table, dict) else None
     return names
 
 
 def _variables() -> Iterator[str]:
-    """Yield the environment's name of each setting of the core."""
+    """Yield the environment variable of each setting of the core."""
     for section in CORE:
         kind = inner_type(Config, section)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -193,15 +194,15 @@ def _variables() -> Iterator[str]:
 
 
 def _credentials(raw: Raw, env: Mapping[str, str], origins: Origins) -> None:
-    """Resolve `credential:NAME`, and fill in the credentials that the unit brings without being asked."""
+    """Resolve `credential:NAME`, and use the credentials of the systemd unit for settings that are not set."""
     directory = env.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return
     for dotted, name in CREDENTIALS.items():
         *tables, key = dotted.split(".")
         table: Any = raw
-        for each in tables:
-            table = table.setdefault(each, {}) if each == "bus" else table.get(each)
+        for section in tables:
+            table = table.setdefault(section, {}) if section == "bus" else table.get(section)
             if not isinstance(table, dict):
                 break
         else:
@@ -214,8 +215,8 @@ def _credentials(raw: Raw, env: Mapping[str, str], origins: Origins) -> None:
 
 
 def _takes(table: Raw, key: str) -> bool:
-    """Tell whether a credential may stand in for `key`: no other proof is set, and a password has a user."""
-    proofs = {each.rpartition(".")[2] for each in CREDENTIALS}
+    """Return whether a credential may be used for `key`: no other proof is set, and for a password a user is set."""
+    proofs = {setting.rpartition(".")[2] for setting in CREDENTIALS}
     return not table.keys() & proofs and (key != "password_file" or "user" in table)
 
 
@@ -235,23 +236,20 @@ def _validate(kind: type[B], raw: Raw, origins: Origins, prefix: str) -> B:
     try:
         return kind.model_validate(_split(kind, raw, origins, prefix))
     except ValidationError as error:
-        # An unknown key first: it is why a required one is missing.
-        faults = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+        # Report an unknown key first: it may be the misspelt name of a missing required one.
+        faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
         raise ConfigError(fault_line(kind, faults[0], origins, prefix)) from error
 
 
 def _split(kind: object, raw: Raw, origins: Origins, prefix: str) -> Raw:
-    """Return `raw` with what the environment gave for a list split at commas."""
-    made: Raw = {}
+    """Return `raw` with values from the environment split at commas where the setting is a list."""
+    found: Raw = {}
     for key, value in raw.items():
         dotted = f"{prefix}.{key}" if prefix else key
         inner = inner_type(kind, key)
-        made[key] = value
+        found[key] = value
         if isinstance(value, dict):
-            made[key] = _split(inner, value, origins, dotted)
+            found[key] = _split(inner, value, origins, dotted)
         elif isinstance(value, str) and origins.get(dotted, "").startswith("AGENTD_") and is_list_type(inner):
-            made[key] = [each.strip() for each in value.split(",") if each.strip()]
-    return made
-
-
-# -- the words --------------------------------------------------------------------------------------------------------
+            found[key] = [item.strip() for item in value.split(",") if item.strip()]
+    return found

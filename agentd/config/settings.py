@@ -1,8 +1,8 @@
-"""Every setting of the core, section by section: what it means, its unit, and why its default is what it is.
+"""Every setting of the core, section by section: its meaning, its unit, and the reason for its default.
 
-These are the checked values; where they come from (files, environment, credentials) is `config.py`.
-A file that holds a secret is named here and read when the secret is needed, so that no secret lies in memory,
-in a traceback or in `agentd check --show` without need.
+These are the validated values; `load.py` reads them from files, environment and credentials.
+A setting names the file of a secret, and the file is read only when the secret is needed, so that no secret is in
+memory, in a traceback or in `agentd check --show` without need.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agentd.wire.secrets import is_secret_name
 CREDENTIAL = "credential:"
 """`token_file = "credential:NAME"` names a systemd credential (LoadCredential=, LoadCredentialEncrypted=)."""
 LARGEST_SECRET = 64 * 1024
-"""Bytes of a file that holds a secret; a credentials file of NATS has some hundred."""
+"""Largest size in bytes of a file with a secret; a credentials file of NATS has some hundred bytes."""
 
 
 def _id(value: str) -> str:
@@ -44,7 +44,7 @@ Id = Annotated[str, AfterValidator(_id)]
 
 
 class Section(BaseModel):
-    """A table of the configuration: an unknown key is an error, a value does not change."""
+    """A table of the configuration: an unknown key is an error, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,17 +56,17 @@ _SECRET = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Tell whether what is called `name` must be shown to nobody: `cipassword` is, `token_file` is not."""
+    """Return whether a value of this name must never be shown: `cipassword` is secret, `token_file` is not."""
     return _SECRET.search(name) is not None or is_secret_name(name)
 
 
 def as_id(name: str) -> str:
-    """Return `name` with every character replaced by _ that may not stand in a subject."""
+    """Return `name` as an id: each character that an id may not have is replaced by _."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64] or "_"
 
 
 def user_name() -> str:
-    """Return the name of the user that this process runs as, made into an id."""
+    """Return the name of the user that this process runs as, converted to an id."""
     try:
         return as_id(pwd.getpwuid(os.getuid()).pw_name)
     except KeyError:  # a container's user need not be in /etc/passwd
@@ -74,7 +74,7 @@ def user_name() -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach `host`."""
+    """Return whether only this machine can reach `host`."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -82,7 +82,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_secret(path: str, setting: str) -> str:
-    """Return what stands in the file `path` without the line's end; an error names the `setting`, not the secret."""
+    """Return the content of the file `path` without the line end; an error names the `setting`, not the secret."""
     if path.startswith(CREDENTIAL):
         raise ConfigError(
             f"{setting}: {path}: there is no CREDENTIALS_DIRECTORY; "
@@ -114,7 +114,7 @@ class Node(Section):
 
 
 class Client(Section):
-    """Who the command line is on the network."""
+    """The principal of the command line."""
 
     principal: Id = Field(
         default_factory=user_name,
@@ -123,7 +123,7 @@ class Client(Section):
 
 
 class Login(Section):
-    """How to prove to NATS who we are: an NKey, a credentials file, or a user with a password; and TLS."""
+    """The identity for NATS: an NKey, a credentials file, or a user with a password; and the TLS files."""
 
     table: ClassVar = "bus"
 
@@ -152,7 +152,7 @@ class Login(Section):
         return self
 
     def inbox(self, identity: str) -> str:
-        """Return the prefix of our inboxes; `identity` (agent id or principal) names it where no `user` does."""
+        """Return the prefix of our inboxes; it contains `user` or, without one, `identity` (agent id or principal)."""
         if self.inbox_prefix:
             return self.inbox_prefix
         named = self.user or (identity if self.nkey_file or self.creds_file else "")
@@ -172,13 +172,13 @@ class Login(Section):
 
 
 class Admin(Login):
-    """The identity that `agentd provision` uses: it may make streams, the daemons may not."""
+    """The identity that `agentd provision` uses: it may create streams, the daemons may not."""
 
     table: ClassVar = "bus.admin"
 
 
 class Queue(Section):
-    """One more queue for `agentd provision` to make: its consumer lets `in_flight` tasks be under way at once."""
+    """An additional queue that `agentd provision` creates: its consumer allows `in_flight` running tasks at once."""
 
     name: str = Field(description="<service>[@<node>][+<class>]")
     in_flight: int = Field(ge=1, description="tasks under way at once over all agents, such as 2 for migrations")
@@ -240,7 +240,7 @@ class Bus(Login):
 
 
 class Schedule(Section):
-    """A workflow that is begun again and again, by the clock; `agentd provision` puts it in force."""
+    """A workflow that is started repeatedly at given times; `agentd provision` activates the schedule."""
 
     workflow: str = Field(description="kind of workflow, as `agentd submit` takes it")
     cron: str = Field(
@@ -283,11 +283,11 @@ def _schedule(value: str) -> str:
 
 
 ScheduleName = Annotated[Id, AfterValidator(_schedule)]
-"""Name of a schedule: a part of the ids of its workflows."""
+"""Name of a schedule; it is part of the ids of its workflows."""
 
 
 class Proxmox(Section):
-    """The Proxmox VE API; without this section the daemon has no Proxmox."""
+    """The Proxmox VE API; without this section the daemon has no connection to Proxmox."""
 
     url: str = Field(description="address of a node or of a name for all of them: https://pve1:8006")
     token_id: str = Field(
@@ -356,7 +356,7 @@ class Proxmox(Section):
         return self
 
     def token(self) -> str:
-        """Read the token's secret; the file may hold the whole user@realm!name=secret as Proxmox shows it."""
+        """Read the token's secret; the file may also hold the whole user@realm!name=secret as Proxmox shows it."""
         if self.token_file is None:
             raise ConfigError("proxmox.token_file: not set; it names the file with the secret of the API token")
         return read_secret(self.token_file, "proxmox.token_file").rpartition("=")[2]
@@ -367,11 +367,11 @@ PROTECTABLE: Final = (
     *("user", "group", "role", "realm", "token", "acl", "firewall", "alias", "ipset", "sdn", "interface", "network"),
     *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics", "job"),
 )
-"""What [policy] protected may name: the kinds of the names by which tools announce what they change."""
+"""The kinds that [policy] protected may name: tools announce the objects that they change by these kinds."""
 
 
 def unprotectable(entry: str) -> str:
-    """Return why an entry of [policy] protected would protect nothing, and what to write; "" if it may stand."""
+    """Return why an entry of [policy] protected would protect nothing, and what to write; "" if it is valid."""
     if entry == "*":
         return ""
     kind, slash, name = entry.partition("/")
@@ -387,7 +387,7 @@ def unprotectable(entry: str) -> str:
 
 
 class Policy(Section):
-    """Who may do what; a tier covers the ones below it: read < operate < destroy < exec."""
+    """What each principal may do; a tier includes the lower ones: read < operate < destroy < exec."""
 
     default_tier: Tier = Field(default=Tier.READ, description="tier of a principal that is not named")
     plain_tier: Tier | None = Field(
@@ -437,7 +437,7 @@ class Policy(Section):
 
 
 class Web(Section):
-    """The status page, metrics and API of this daemon."""
+    """The status page, the metrics and the HTTP API of this daemon."""
 
     allow_remote: bool = Field(default=False, description="let `host` be an address that other machines can reach")
     host: str = Field(default="127.0.0.1", description="address to listen on; the page asks nobody who they are")
@@ -471,7 +471,7 @@ class Web(Section):
 
 
 class Log(Section):
-    """What is logged and how."""
+    """The level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="lowest level that is logged"
@@ -482,7 +482,7 @@ class Log(Section):
 
 
 class Drain(Section):
-    """What happens when the daemon is told to go."""
+    """What happens when the daemon is stopped."""
 
     timeout: float = Field(
         default=30.0, ge=0, description="seconds that running tasks get to end; below TimeoutStopSec of the unit"
@@ -490,7 +490,7 @@ class Drain(Section):
 
 
 class InstanceSection(Section):
-    """An instance whose name is not its role, or whose role needs something else."""
+    """An instance whose name is not its role, or that needs its own settings."""
 
     roles: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="roles that it plays; default: its name"

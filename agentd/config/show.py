@@ -1,4 +1,4 @@
-"""Print the configuration in force as TOML, with the origin of each value and without secrets."""
+"""Show the active configuration as TOML, with the origin of each value and without secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USERINFO: Final = re.compile(r"://[^/@\s]*@")
 
 
 def show(config: Config) -> str:
-    """Return what is in force as TOML, each value with where it came from; secrets are hidden."""
+    """Return the active configuration as TOML, each value with its origin; secrets are hidden."""
     values = config.model_dump(mode="json")
     values |= values.pop("plugins")
     lines: list[str] = []
@@ -32,24 +32,24 @@ def show(config: Config) -> str:
 
 
 def _hidden(key: str, value: object) -> object:
-    """Return `value` without what nobody should read."""
+    """Return `value` with secrets replaced by ***."""
     if settings.is_secret(key) and value is not None:
         return "***"
     if isinstance(value, (list, tuple)):
-        return [_hidden(key, each) for each in value]
+        return [_hidden(key, item) for item in value]
     if isinstance(value, dict):
-        return {name: _hidden(name, each) for name, each in value.items()}
+        return {name: _hidden(name, item) for name, item in value.items()}
     return _USERINFO.sub("://***@", value) if isinstance(value, str) else value
 
 
 def _tables(values: Raw, prefix: str) -> Iterator[tuple[str, Raw]]:
-    """Yield each table that holds more than tables, with what it holds."""
-    plain = {key: each for key, each in values.items() if not isinstance(each, dict) and each is not None}
+    """Yield each table that has values other than tables, with those values."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict) and value is not None}
     if prefix and plain:
         yield prefix, plain
-    for key, each in values.items():
-        if isinstance(each, dict):
-            yield from _tables(each, f"{prefix}.{_key(key)}" if prefix else _key(key))
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _tables(value, f"{prefix}.{_key(key)}" if prefix else _key(key))
 
 
 def _key(name: str) -> str:
@@ -62,7 +62,7 @@ def _toml(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_key(key)} = {_toml(each)}' for key, each in value.items())} }}"
+        return f"{{ {', '.join(f'{_key(key)} = {_toml(item)}' for key, item in value.items())} }}"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # a JSON text is a TOML text
+        return json.dumps(value, ensure_ascii=False)  # a JSON string is a valid TOML string
     return str(value)
