@@ -120,10 +120,10 @@ def due(name: str, schedule: settings.Schedule) -> ScheduleDue:
 
 async def provision(bus: Bus, schedules: Mapping[str, settings.Schedule]) -> list[str]:
     """Activate exactly these schedules; return a line for each change.  Raises ConfigError."""
-    there = await _stored(bus)
+    stored = await _stored(bus)
     wanted = {name: due(name, schedule) for name, schedule in schedules.items() if schedule.enabled}
-    changes = [await _put(bus, schedule, there.get(name)) for name, schedule in wanted.items()]
-    for name in sorted(set(there) - set(wanted)):
+    changes = [await _put(bus, schedule, stored.get(name)) for name, schedule in wanted.items()]
+    for name in sorted(set(stored) - set(wanted)):
         for subject in (subjects.cron_timer(name), subjects.cron_due(name)):
             await bus.api(f"STREAM.PURGE.{subjects.WORKFLOWS}", {"filter": subject})
         changes.append(f"removed schedule {name}")
@@ -183,24 +183,24 @@ async def schedules(bus: Bus, configured: Mapping[str, settings.Schedule]) -> li
     """Return the active schedules, and the other schedules of this configuration."""
     newest = await bus.newest_many(subjects.WORKFLOWS, subjects.ALL_CRON, ScheduleDue)
     read = {subject: message.value for subject, message in newest.items() if message.value is not None}
-    there = {_name_of(subject): schedule for subject, schedule in read.items()}
+    active = {_name_of(subject): schedule for subject, schedule in read.items()}
     lasts = await _stored(bus)
     views = [
         await _view(bus, schedule, _state(schedule, configured.get(name), lasts.get(name)))
-        for name, schedule in there.items()
+        for name, schedule in active.items()
     ]
-    for name in set(configured) - set(there):
+    for name in set(configured) - set(active):
         state = "not in force: run `agentd provision`" if configured[name].enabled else "disabled"
         views.append(await _view(bus, due(name, configured[name]), state))
     return sorted(views, key=lambda view: view.name)
 
 
-def _state(there: ScheduleDue, configured: settings.Schedule | None, last: Stored | None) -> str:
+def _state(active: ScheduleDue, configured: settings.Schedule | None, last: Stored | None) -> str:
     if last is None or SCHEDULE not in last.headers:
         return OVERWRITTEN
     if configured is None:
         return f"{IN_FORCE}; not in this configuration"
-    if not configured.enabled or due(there.name, configured) != there:
+    if not configured.enabled or due(active.name, configured) != active:
         return f"{IN_FORCE}; configured otherwise: run `agentd provision`"
     return IN_FORCE
 

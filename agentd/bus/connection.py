@@ -240,7 +240,7 @@ class Connection:
 
     async def _watchdog(self) -> None:
         """Abort a transport that has not answered a PING for SILENCE seconds."""
-        pongs, heard = -1, time.monotonic()
+        pongs, last_pong = -1, time.monotonic()
         while True:
             before = time.monotonic()
             await asyncio.sleep(1)
@@ -249,11 +249,11 @@ class Connection:
             stopped_ourselves = now - before > 3  # noqa: PLR2004 - SIGSTOP or a blocked loop: not a fault of NATS
             in_use = self.connected or _is_stuck(self._nc)
             if seen != pongs or not in_use or stopped_ourselves:
-                pongs, heard = seen, now
-            elif now - heard > SILENCE:
+                pongs, last_pong = seen, now
+            elif now - last_pong > SILENCE:
                 self.counters["watchdog_aborts"] += 1
-                self._log.warning("NATS is silent, aborting the connection", seconds=round(now - heard, 1))
-                heard = now
+                self._log.warning("NATS is silent, aborting the connection", seconds=round(now - last_pong, 1))
+                last_pong = now
                 _abort(self._nc)
 
     async def _on_error(self, error: Exception) -> None:

@@ -129,15 +129,15 @@ async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: byte
         try:
             await bus.store(subject, data, expect=expect, headers={LETTER: _header(letter)})
         except StaleWrite:
-            there = await bus.every(subjects.DEAD, subject)
-            if any(LETTER in stored.headers for stored in there):
+            existing = await bus.every(subjects.DEAD, subject)
+            if any(LETTER in stored.headers for stored in existing):
                 return  # stored before, by an agent that died before it terminated the message
-            expect = there[-1].seq if there else 0  # the subject has only answers of the server
+            expect = existing[-1].seq if existing else 0  # the subject has only answers of the server
         else:
             return
 
 
-def _fitting(letter: DeadLetter, data: bytes, most: int) -> tuple[DeadLetter, bytes]:
+def _fitting(letter: DeadLetter, data: bytes, limit: int) -> tuple[DeadLetter, bytes]:
     """Return letter and data, redacted and cut to what fits into one message.
 
     agentd accepts no message so large that its end would have to be cut, so nothing useful is lost.
@@ -156,7 +156,7 @@ def _fitting(letter: DeadLetter, data: bytes, most: int) -> tuple[DeadLetter, by
         size=len(given),
         replay_of=int(replay) if replay.isascii() and replay.isdigit() and len(replay) < 20 else 0,  # noqa: PLR2004
     )
-    room = most - len(_header(letter)) - ROOM
+    room = limit - len(_header(letter)) - ROOM
     if len(data) <= room:
         return letter, data
     return msgspec.structs.replace(letter, cut=True), data[: max(room, 0)]
@@ -267,8 +267,8 @@ def _fixed(why: str, consumer: str, letter: DeadLetter) -> str:
         return "its workflow has ended because of it: ask for the work anew"
     if letter.cut:
         return "it was too large to be kept whole"
-    stream, begin = _REPLAYED_FROM.get(consumer, ("", ()))
-    if letter.stream != stream or not letter.subject.startswith(begin):
+    stream, prefixes = _REPLAYED_FROM.get(consumer, ("", ()))
+    if letter.stream != stream or not letter.subject.startswith(prefixes):
         return f"only what an orchestrator gave up is published again; this was {consumer}'s"
     return ""
 

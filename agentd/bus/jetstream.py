@@ -440,11 +440,11 @@ class Bus(Connection):
         except StaleWrite:
             if expect != 0:
                 raise
-        there = await self.kv_read(bucket, key, msgspec.Raw)
-        if there.value is not None or there.doubt:
+        newest = await self.kv_read(bucket, key, msgspec.Raw)
+        if newest.value is not None or newest.doubt:
             error = f"{bucket}/{key} exists already"
             raise StaleWrite(error)
-        return await self.store(subject, message, ttl=ttl, expect=there.seq, headers=_REPLACE)
+        return await self.store(subject, message, ttl=ttl, expect=newest.seq, headers=_REPLACE)
 
     async def kv_delete(self, bucket: str, key: str, *, expect: int | None = None) -> None:
         """Delete a key, with `expect` by compare-and-set; a missing key is no error."""

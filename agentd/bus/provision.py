@@ -239,15 +239,15 @@ async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Co
 async def _stream(bus: Bus, config: dict[str, Any]) -> list[str]:
     name = config["name"]
     try:
-        there = (await bus.api(f"STREAM.INFO.{name}"))["config"]
+        existing = (await bus.api(f"STREAM.INFO.{name}"))["config"]
     except NotProvisioned:
         await bus.api(f"STREAM.CREATE.{name}", config, wait=10)
         return [f"made stream {name}"]
-    different = _differences(there, config)
+    different = _differences(existing, config)
     if not different:
         return []
     try:
-        await bus.api(f"STREAM.UPDATE.{name}", there | config, wait=10)
+        await bus.api(f"STREAM.UPDATE.{name}", existing | config, wait=10)
     except BusError as error:
         message = f"stream {name} cannot be brought up to date ({', '.join(different)}): {error}"
         raise ConfigError(message) from error
@@ -257,20 +257,20 @@ async def _stream(bus: Bus, config: dict[str, Any]) -> list[str]:
 async def _durable(bus: Bus, stream: str, config: dict[str, Any]) -> list[str]:
     name = config["durable_name"]
     try:
-        there = (await bus.api(f"CONSUMER.INFO.{stream}.{name}"))["config"]
+        existing = (await bus.api(f"CONSUMER.INFO.{stream}.{name}"))["config"]
     except NotProvisioned:
-        there = None
-    if there is not None and not _differences(there, config):
+        existing = None
+    if existing is not None and not _differences(existing, config):
         return []
-    body = {"stream_name": stream, "config": config if there is None else there | config}
+    body = {"stream_name": stream, "config": config if existing is None else existing | config}
     try:
         await bus.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body, wait=10)
     except BusError as error:
         message = f"consumer {name} of {stream} cannot be made as configured (bus.queues): {error}"
         raise ConfigError(message) from error
-    return [f"{'made' if there is None else 'changed'} consumer {name} of {stream}"]
+    return [f"{'made' if existing is None else 'changed'} consumer {name} of {stream}"]
 
 
-def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def _differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Return the names of the settings that differ; the server leaves out a setting that is zero or false."""
-    return sorted(key for key, value in wanted.items() if there.get(key) != value and (value or there.get(key)))
+    return sorted(key for key, value in wanted.items() if existing.get(key) != value and (value or existing.get(key)))

@@ -76,9 +76,9 @@ _ANSWERS = frozenset({"stream", "seq", "domain", "duplicate", "error", "val", "b
 
 def check_size(data: bytes, kind: type[object]) -> None:
     """Raise InvalidMessage if `data` is larger than a message of type `kind` may be."""
-    most = getattr(kind, "MAX_BYTES", MAX_MESSAGE)
-    if len(data) > most:
-        raise InvalidMessage(f"{kind.__name__}: {len(data)} bytes; at most {most} are accepted")
+    limit = getattr(kind, "MAX_BYTES", MAX_MESSAGE)
+    if len(data) > limit:
+        raise InvalidMessage(f"{kind.__name__}: {len(data)} bytes; at most {limit} are accepted")
 
 
 def convert(value: object, kind: type[M]) -> M:
