@@ -1,7 +1,7 @@
-"""What is shown to who has to approve a task, and the digests that bind the approval to it; pure.
+"""The text shown to an approver, and the digests that bind an approval to it; pure.
 
-All of it is shown, or it cannot be approved: the tool, its whole parameters without secrets, every target with what is
-lost and what speaks against it, and how it would be undone.
+Everything is shown, or the task cannot be approved: the tool, its complete parameters without secrets, every target
+with its losses and risks, and how the change would be undone.
 """
 
 from __future__ import annotations
@@ -20,21 +20,26 @@ if TYPE_CHECKING:
     from agentd.wire.messages import Inverse, Preview, Target
 
 LARGEST: Final = 64 * 1024
-"""Bytes of a text that can be shown to who approves; what needs more is refused."""
+"""Maximum bytes of the text shown to the approver; a longer text is rejected."""
 BRIEF: Final = 300
-"""Characters of it that the timeline repeats."""
+"""Characters of the text that the timeline repeats."""
 GAP: Final = ";\n  "
 
 
 def shown(state: Workflow, name: str) -> str:
-    """Return all that would be done if the task `name` were approved now; raises Rejected if that is too large."""
+    """Return the text of everything that approving the task `name` would do now.
+
+    Raises Rejected if it is too large.
+    """
     given = str(outgoing.resolve(state.spec(name).approval, state, name))
     found = outgoing.seen(state, name)
     parts = [given] if given else []
     if found:
         parts.append(_first(found))
-        parts += [f"mind: {each.title}: {', '.join(each.risks)}" for each in _targets(found) if each.risks]
-        parts += [f"taken back by {_undo(each.undo)}" for each in found if each.undo is not None and not each.already]
+        parts += [f"mind: {target.title}: {', '.join(target.risks)}" for target in _targets(found) if target.risks]
+        parts += [
+            f"taken back by {_undo(each.undo)}" for preview in found if preview.undo is not None and not preview.already
+        ]
     spec = state.spec(name)
     what = f"{spec.tool or spec.workflow} with"
     parts += [f"{what} {_json(parameters)}" for parameters in _parameters(state, name)]
@@ -50,13 +55,13 @@ def shown(state: Workflow, name: str) -> str:
 
 
 def brief(text: str) -> str:
-    """Return the beginning of what is shown, for the timeline; the whole text is part of the approval."""
+    """Return the beginning of `text` for the timeline; the approval contains all of it."""
     first, more, _ = text.partition(GAP)
     return f"{first[:BRIEF]} …" if more or len(first) > BRIEF else first
 
 
 def approved(state: Workflow, name: str, text: str) -> str:
-    """Return the digest of what is done if the task `name` is approved now, and of how that is shown."""
+    """Return the digest of what approving the task `name` does now, and of `text`."""
     spec = state.spec(name)
     what: list[Any] = [spec.tool or spec.workflow]
     if spec.each is None:
@@ -68,15 +73,14 @@ def approved(state: Workflow, name: str, text: str) -> str:
 
 
 def calls(state: Workflow, name: str) -> list[str]:
-    """Return the digest of the tool and the parameters of each call that is approved: of one, or one an item."""
+    """Return the digests of the approved calls (tool, parameters): one, or one per item."""
     spec = state.spec(name)
     if spec.each is not None and not outgoing.looked(state, name):
         return []
-    return [digest([spec.tool or spec.workflow, each]) for each in _raw(state, name)]
+    return [digest([spec.tool or spec.workflow, parameters]) for parameters in _raw(state, name)]
 
 
 def _raw(state: Workflow, name: str) -> list[Any]:
-    """Return the parameters of each call."""
     spec = state.spec(name)
     if spec.each is None:
         return [outgoing.parameters(state, name)]
@@ -90,18 +94,18 @@ def _parameters(state: Workflow, name: str) -> list[Any]:
     if _refers(raw):
         message = f"{name}: a large result of an earlier task is among its parameters and cannot be shown: split it"
         raise Rejected(message)
-    return [redact(each) for each in raw]
+    return [redact(parameters) for parameters in raw]
 
 
 def _refers(value: Any) -> bool:  # noqa: ANN401 - JSON
-    """Return True if a value is carried by reference somewhere in `value`."""
+    """Return whether `value` contains a reference to a stored value."""
     if isinstance(value, dict):
         return "$stored" in value or any(_refers(inner) for inner in value.values())
     return isinstance(value, list) and any(_refers(inner) for inner in value)
 
 
 def _first(found: list[Preview]) -> str:
-    """Return the line that names every target and what goes with it."""
+    """Return the line that names every target and what is lost with it."""
     lines = [_line(target) for target in _targets(found)]
     text = f"{found[0].tool}: {'; '.join(lines) or 'nothing'}"
     if any(preview.undo is None and not preview.already for preview in found):

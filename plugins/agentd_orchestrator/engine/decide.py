@@ -1,15 +1,15 @@
-"""How a workflow proceeds: values in, values out.
+"""The workflow state machine: a pure function from state and input to next state.
 
-`decide(state, input, at)` returns the next state, or the same object when nothing changes; the engine folds several
-inputs into one change.  The state is everything: the plan, what became of each task, the timeline, and the outbox, that
-is what has to leave because of this very change.  There is no clock, no bus and no log here; the same inputs
-give the same state, whichever orchestrator decides.
+`decide(state, input, at)` returns the next state, or the same object when nothing changes; the executor folds several
+inputs into one transition.  The state is complete: the plan, the result of each task, the timeline, and the outbox,
+which holds the messages that this transition has to send.  There is no clock, no bus and no log here; the same inputs
+give the same state in every orchestrator.
 
-Inputs may come twice, late, in any order, or from an attempt that is over: only the completion of the attempt
-that is under way changes a task, a timer only makes us look at the clock, and a terminal state never changes.
+An input may arrive twice, late, in any order, or from an earlier attempt.  Only the completion of the current attempt
+changes a task, a timer only causes a check of what is due, and a terminal state never changes.
 
-What follows from an input: `progress` (what is begun next, failures, undoing, the end), `timers`, `signals`.
-What follows from a state: `derived`.
+What an input causes: `progress` (tasks to start, failures, compensation, the end), `timers`, `signals`.
+What is derived from a state: `outgoing`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from agentd_orchestrator.engine.signals import MAX_TEXT
 from agentd_orchestrator.engine.state import cancelled, going_on, note, put
 
 MAX_LINES: Final = 50
-"""Warnings and lines of a log that are kept of a task, and of the timeline of a workflow that has grown too large."""
+"""Maximum of stored warnings and log lines per task, and of timeline lines of a workflow that is too large."""
 
 
 def cleared(state: Workflow | None) -> Workflow | None:
-    """Return the state with an empty outbox: what it held has been sent."""
+    """Return the state with an empty outbox, after its messages have been sent."""
     return None if state is None else replace(state, outbox=[])
 
 
 def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | None:
-    """Return the state after `given`; the very same object when it changes nothing.
+    """Return the state after the input `given`; the same object if nothing changes.
 
-    Raises Rejected or Denied for a signal that cannot be carried out.
+    Raises Rejected or Denied for a signal that cannot be executed.
     """
     if isinstance(given, Signal) and (state is None or state.over):
         ended = "there is no such workflow" if state is None else f"it is over: {state.status}"
@@ -71,7 +71,7 @@ def _react(state: Workflow, given: Input, at: datetime) -> Workflow:
 
 
 def begin(given: Begin, at: datetime) -> Workflow:
-    """Return the first state of a workflow: running, or ended at once when it is refused or only planned."""
+    """Return the first state: running, or ended if the request is rejected or a dry run."""
     request = given.request
     state = Workflow(
         workflow_id=request.workflow_id,
@@ -92,7 +92,7 @@ def begin(given: Begin, at: datetime) -> Workflow:
     if given.refused:
         state = note(replace(state, error=given.refused), at, f"{given.status}: {given.refused}")
         return progress.finish(state, at, given.status)
-    tasks = {each.name: TaskState(each) for each in given.plan} | given.carried
+    tasks = {spec.name: TaskState(spec) for spec in given.plan} | given.carried
     if request.dry_run:
         tasks = {name: replace(task, status=TaskStatus.SKIPPED) for name, task in tasks.items()}
         state = note(replace(state, tasks=tasks), at, "planned only (dry run)")
@@ -104,9 +104,9 @@ def begin(given: Begin, at: datetime) -> Workflow:
 
 
 def carried(old: Workflow) -> dict[str, TaskState]:
-    """Return the tasks of a workflow that ended early, as one that carries it on begins with them.
+    """Return the tasks of an ended workflow as its retry starts with them.
 
-    What was done is not done again, unless it was undone.  Raises Rejected for one that cannot be carried on.
+    Completed tasks are not executed again, unless they were undone.  Raises Rejected if the workflow cannot be retried.
     """
     if old.status not in {Status.FAILED, Status.CANCELLED, Status.COMPENSATED} or not old.tasks:
         hint = "look at what it left behind" if old.status is Status.COMPENSATION_FAILED else "ask anew"
@@ -118,19 +118,22 @@ def carried(old: Workflow) -> dict[str, TaskState]:
 
 
 def _stays_done(old: Workflow, name: str, task: TaskState) -> bool:
-    """Tell whether a task need not be done again; what was seen before an act that was not had is old by now."""
+    """Return whether a task keeps its result.
+
+    A preview is outdated if the task that it previews was not completed.
+    """
     if old.spec(name).look:
         return old.tasks[name.removeprefix(LOOK)].status in DONE if name.removeprefix(LOOK) in old.tasks else False
     return task.status in DONE
 
 
 def _anew(task: TaskState) -> TaskState:
-    """Return a task as it is before its first attempt; one with items keeps those that are done."""
+    """Reset a task to before its first attempt; its completed items are kept."""
     status = TaskStatus.RUNNING if task.items else TaskStatus.WAITING
     return TaskState(task.spec, status, parent=task.parent, index=task.index, item=task.item, items=task.items)
 
 
-# -- what an agent tells ------------------------------------------------------------------------------------------
+# -- completions --------------------------------------------------------------------------------------------------
 
 
 def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
@@ -142,7 +145,7 @@ def _ended(state: Workflow, given: Ended, at: datetime) -> Workflow:
         return state
     if completion.status is Outcome.RUNNING:
         return _began(state, given, task, at)
-    warnings = [each[:MAX_TEXT] for each in completion.warnings[:MAX_LINES]]
+    warnings = [warning[:MAX_TEXT] for warning in completion.warnings[:MAX_LINES]]
     task = replace(task, agent=completion.agent_id, finished_at=at, warnings=warnings)
     if completion.status in {Outcome.FAILED, Outcome.CANCELLED}:
         return _not_done(state, given, task, at)
@@ -163,7 +166,7 @@ def _not_done(state: Workflow, given: Ended, task: TaskState, at: datetime) -> W
 
 
 def _began(state: Workflow, given: Ended, task: TaskState, at: datetime) -> Workflow:
-    """Take an agent's word that it is at it: its time counts from now."""
+    """Record that the agent has started the attempt: its deadline counts from now."""
     agent, spec = given.completion.agent_id, state.spec(given.task)
     if task.status is TaskStatus.RUNNING and task.agent == agent:
         heard = replace(task, heard=at)
@@ -180,14 +183,18 @@ def _error_of(completion: TaskCompletion) -> TaskError:
     error = completion.error
     if not isinstance(error, TaskError):
         error = TaskError("failed", error or "failed without saying why")
-    return replace(error, message=error.message[:MAX_TEXT], log=[each[:MAX_TEXT] for each in error.log[-MAX_LINES:]])
+    return replace(error, message=error.message[:MAX_TEXT], log=[line[:MAX_TEXT] for line in error.log[-MAX_LINES:]])
 
 
-# -- what ends at once --------------------------------------------------------------------------------------------
+# -- immediate ends -----------------------------------------------------------------------------------------------
 
 
 def overgrown(state: Workflow, size: int, most: int = Workflow.MAX_BYTES, *, new: bool) -> Workflow:
-    """Return `state`, which one event of at most `most` bytes cannot carry, ended and without what makes it large."""
+    """End a workflow that is too large for one event, and drop its large fields.
+
+    size  bytes of the encoded state
+    most  bytes that one event may have
+    """
     text = f"its state takes {size} bytes, and one event carries {most}"
     kept = {} if new else _abandoned(state, state.updated)
     tasks = {name: _bare(task) for name, task in kept.items()}
@@ -214,7 +221,7 @@ def _bare(task: TaskState) -> TaskState:
 
 
 def _abandoned(state: Workflow, at: datetime) -> dict[str, TaskState]:
-    """Return the tasks of a workflow that ends at once: nobody waits for what runs."""
+    """Return the tasks of a workflow that ends without waiting for running attempts."""
     tasks = dict(state.tasks)
     for name, task in tasks.items():
         if task.status in UNDER_WAY:

@@ -1,16 +1,17 @@
-"""Carries decisions out: loads a state, folds what came in, commits the next event, sends its outbox.
+"""Executes transitions: load the state, fold the inputs, commit, send the outbox.
 
 A transition is one compare-and-set publish of the whole state.  There is no lock between orchestrators, no
-leader and no recovery at start: who loses the race loads again, and whatever is pending is a message in a durable
-consumer or a schedule of JetStream.  Within a process the inputs of one workflow queue up and are folded into one
-event (without this a fan-out of 1,000 cost 5,843 conflicts and 1.08 GB).
+leader and no recovery at start: an orchestrator that loses the race loads the state again, and everything pending is
+a message in a durable consumer or a JetStream schedule.  Within a process the inputs of one workflow are queued and
+folded into one event (without this a fan-out of 1,000 cost 5,843 conflicts and 1.08 GB).
 
 The order that makes it safe: commit the event, send every message of its outbox (each expects its own subject to
-be empty, so sending twice is sending once), only then acknowledge the input.  Whoever loads a state sends its
-outbox again before the next event is committed, because that event replaces it.
+be empty, so sending twice has the effect of sending once), only then acknowledge the input.  An orchestrator that loads
+a state sends its outbox again before it commits the next event, because that event replaces the outbox.
 
-A state in memory may be old, because another orchestrator has gone on.  A commit would notice; an input that changes
-nothing commits nothing, so it is judged again by the leader's state before it is acknowledged.
+A state in memory may be outdated, because another orchestrator has committed a newer one.  A commit would detect this;
+an input that changes nothing commits nothing, so it is decided again with the state of the stream's leader before it is
+acknowledged.
 """
 
 from __future__ import annotations
@@ -50,24 +51,25 @@ if TYPE_CHECKING:
     from agentd.telemetry.metrics import Metrics
 
 KEPT = 30 * 86_400.0
-"""Seconds that a workflow that is over, and the answer to it, stay: within them the same id is the same workflow.
+"""Seconds that an ended workflow and its response are kept; until then the same id means the same workflow.
 
-No more than effect records and stored results stay (provision.py), which the state refers to; `keep` makes it less.
+At most as long as effect records and stored results are kept (provision.py), because the state refers to them; the
+setting `keep` reduces it.
 """
 BRIEF = 3600.0
-"""Seconds that a request stays that was rejected because its principal asked for too much: a flood fills nothing."""
+"""Seconds that a request over its principal's quota is kept: short, so that a flood of requests fills nothing."""
 KEPT_EVENTS = 16
-"""Events of a workflow that are kept, about; a person who has to find out what happened may want them."""
+"""Approximate number of events kept per workflow, for a person who investigates what happened."""
 CACHE = 10_000
-"""Open workflows whose state is kept in memory; one that is not is read again."""
+"""Open workflows whose state is kept in memory; the state of any other is read again."""
 REFRESHED = 500
-"""States that are compared with the leader's at a time."""
+"""States that are compared with the stream leader's in one refresh."""
 BROKEN_AFTER = 3
-"""Deliveries after which an input that `decide` cannot take ends its workflow, so that a person looks."""
+"""Deliveries after which an input that makes `decide` fail ends its workflow, so that a person notices."""
 HEADERS = 4096
-"""Bytes that the headers and the protocol may take of the server's max_payload."""
+"""Bytes of the server's max_payload that are reserved for headers and the protocol."""
 NEWER_DELAY = 10.0
-"""Seconds before a state of a newer version is offered to another orchestrator."""
+"""Seconds before an input for a state of a newer version is redelivered to another orchestrator."""
 
 
 @dataclass(slots=True)
@@ -76,73 +78,73 @@ class _Given:
     done: asyncio.Future[Workflow | None]
     delivered: int
     new: bool
-    """Nothing is known of this workflow yet, as far as we can tell without reading."""
+    """The workflow does not exist yet, as far as this process knows without reading."""
 
 
 class Engine:
-    """Decides for every workflow whose inputs this process gets."""
+    """Executes the transitions of the workflows whose inputs this process receives."""
 
     def __init__(self, bus: Bus, agent_id: str, metrics: Metrics, log: Logger, *, kept: float = KEPT) -> None:
-        """Begin with nothing in memory; a workflow that is over stays for `kept` seconds."""
+        """Start with no states in memory; keep ended workflows for `kept` seconds."""
         self._kept = kept
         self._bus = bus
         self._agent = agent_id
         self._metrics = metrics
         self._log = log
         self.plain: frozenset[str] = frozenset()
-        """Agents in other languages, which do not know of a freeze."""
+        """Services of external agents, which do not know about a freeze."""
         self.writes = VERSION
-        """Version that new states are written in: the highest that every orchestrator knows."""
+        """Version that new states are written in: the highest that every orchestrator supports."""
         self._queues: dict[str, list[_Given]] = {}
         self._states = Opened(CACHE)
         self._brief: set[str] = set()
 
     @property
     def open(self) -> int:
-        """Return how many open workflows this process knows of."""
+        """Return the number of open workflows that this process knows."""
         return len(self._states)
 
     def open_of(self, principal: str) -> int:
-        """Return how many of them `principal` has asked for."""
+        """Return the number of open workflows that `principal` has requested."""
         return self._states.of(principal)
 
     async def feed(self, workflow_id: str, given: inputs.Input, *, delivered: int = 1) -> Workflow | None:
-        """Decide over `given`; return the workflow's state once it is committed and its outbox sent.
+        """Apply `given`; return the state once it is committed and its outbox is sent.
 
-        Raises BusUnavailable or TemporaryError when the input has to come again, Rejected or Denied when it is a signal
-        that cannot be carried out.
+        Raises BusUnavailable or TemporaryError when the input must be redelivered, Rejected or Denied when it is a
+        signal that cannot be executed.
         """
         done: asyncio.Future[Workflow | None] = asyncio.get_running_loop().create_future()
         mine = _Given(given, done, delivered, new=isinstance(given, inputs.Begin) and delivered == 1)
         if isinstance(given, inputs.Begin) and given.brief:
             self._brief.add(workflow_id)
         waiting = self._queues.get(workflow_id)
-        if waiting is not None:  # somebody is at it and takes ours next
+        if waiting is not None:  # another call is working on this workflow and takes this input next
             waiting.append(mine)
         else:
             await self._work(workflow_id, [mine])
         return await done
 
     async def _work(self, workflow_id: str, batch: list[_Given]) -> None:
-        """Decide over `batch`, then over what has come meanwhile, again and again, until nothing has."""
+        """Process `batch`, then the inputs that arrived meanwhile, until none is left."""
         waiting = self._queues[workflow_id] = []
         try:
             while batch:
                 try:
                     state = await self._transition(workflow_id, batch)
-                except Exception as error:  # noqa: BLE001 - every waiting input is told; none is lost
+                except Exception as error:  # noqa: BLE001 - every waiting input gets the error; none is lost
                     self._states.drop(workflow_id)
                     _tell(batch, error)
                 else:
-                    for each in batch:
-                        if not each.done.done():
-                            each.done.set_result(state)
+                    for given in batch:
+                        if not given.done.done():
+                            given.done.set_result(state)
                 batch, waiting[:] = waiting[:], []
         finally:
             del self._queues[workflow_id]
             self._brief.discard(workflow_id)
             left = [*batch, *waiting]
-            if left:  # whoever began was cancelled: the others come again
+            if left:  # the call that started this loop was cancelled: the other inputs are redelivered
                 self._states.drop(workflow_id)
                 _tell(left, TemporaryError("this orchestrator is stopping", delay=0.0))
 
@@ -153,7 +155,7 @@ class Engine:
             crash_point("before-commit", workflow_id)
             changed, refused = await self._fold(workflow_id, state, batch)
             if changed is None and remembered:
-                self._states.drop(workflow_id)  # another orchestrator may have gone on: ask before it is dropped
+                self._states.drop(workflow_id)  # another orchestrator may have committed: read the state again first
                 continue
             if changed is not None:
                 if state is None:
@@ -165,13 +167,16 @@ class Engine:
                     self._metrics.event_conflicts.inc()
                     self._states.drop(workflow_id)
                     continue
-            for each, error in refused:
-                each.done.set_exception(error)
+            for given, error in refused:
+                given.done.set_exception(error)
             crash_point("before-input-ack", workflow_id)
             return changed or state
 
     async def _carry_out(self, state: Workflow, data: bytes, expect: int, *, new: bool) -> None:
-        """Commit the next event, then send its outbox; raises StaleWrite when another one was faster."""
+        """Commit the next event, then send its outbox.
+
+        Raises StaleWrite when another orchestrator was faster.
+        """
         seq = await self._commit(state, data, expect)
         if new:
             self._metrics.workflow_started(state.workflow_type)
@@ -182,33 +187,37 @@ class Engine:
     async def _fold(
         self, workflow_id: str, state: Workflow | None, batch: list[_Given]
     ) -> tuple[Workflow | None, list[tuple[_Given, Exception]]]:
-        """Fold the inputs into one state, None for no change; also return those that cannot be carried out, and why.
+        """Fold the inputs into one state; also return the refused inputs.
 
-        One that cannot be decided is told at once, the others go on.
+        The state is None if nothing changes.  A refused input is a signal that cannot be executed.  If `decide` fails for an input, that input gets the error
+        at once and the others continue.
         """
         at = self._bus.server_time()
         start = current = wf.cleared(state)
         refused: list[tuple[_Given, Exception]] = []
-        for each in batch:
-            if each.done.done():
+        for given in batch:
+            if given.done.done():
                 continue
             try:
-                current = await evaluated(partial(wf.decide, current, each.value, at))
+                current = await evaluated(partial(wf.decide, current, given.value, at))
             except (Rejected, Denied) as error:
-                refused.append((each, error))
-            except Exception as error:  # noqa: BLE001 - a bug in decide: this input alone is blamed
-                self._log.exception("cannot decide", workflow=workflow_id, given=type(each.value).__name__)
+                refused.append((given, error))
+            except Exception as error:  # noqa: BLE001 - a bug in decide: only this input fails
+                self._log.exception("cannot decide", workflow=workflow_id, given=type(given.value).__name__)
                 self._metrics.decide_errors.inc()
-                if each.delivered < BROKEN_AFTER:
-                    each.done.set_exception(error)
+                if given.delivered < BROKEN_AFTER:
+                    given.done.set_exception(error)
                     continue
-                text = f"deciding over {type(each.value).__name__} failed {each.delivered} times: {error}"
-                self._bus.spawn(self._bury(workflow_id, text, each))
-                current = await evaluated(partial(wf.decide, current, inputs.broken(each.value, text), at))
+                text = f"deciding over {type(given.value).__name__} failed {given.delivered} times: {error}"
+                self._bus.spawn(self._bury(workflow_id, text, given))
+                current = await evaluated(partial(wf.decide, current, inputs.broken(given.value, text), at))
         return None if current is start else current, refused
 
     def _fitting(self, state: Workflow, *, new: bool) -> tuple[Workflow, bytes]:
-        """Return the state as one event can carry it, and its bytes: what does not fit would be stuck for ever."""
+        """Return a state that fits into one event, and its bytes.
+
+        A state that does not fit would block the workflow for ever.
+        """
         data = encode(state)
         most = min(Workflow.MAX_BYTES, self._bus.max_payload - HEADERS)
         if len(data) <= most:
@@ -222,7 +231,7 @@ class Engine:
         await self._bus.publish(subjects.critical_error("orchestrator"), error)
 
     async def _bury(self, workflow_id: str, text: str, given: _Given) -> None:
-        """Tell of an input that ended its workflow, and keep it."""
+        """Report an input that ended its workflow, and store it as a dead letter."""
         await self._alarm(workflow_id, text)
         subject = subjects.event(workflow_id)
         letter = DeadLetter(subjects.WORKFLOWS, 0, subject, text, self._agent, now(), delivered=given.delivered)
@@ -231,12 +240,15 @@ class Engine:
     # -- reading and writing ------------------------------------------------------------------------------------------
 
     async def _load(self, workflow_id: str, batch: list[_Given]) -> tuple[int, Workflow | None]:
-        """Return the last event's sequence and state; what we did not commit ourselves is emitted again."""
+        """Return the last event's sequence and state.
+
+        If this process did not commit the event, its outbox is sent again.
+        """
         known = self._states.get(workflow_id)
         if known is not None:
             return known
         if batch[0].new:
-            batch[0].new = False  # most requests are: try without reading, once
+            batch[0].new = False  # most requests are new: try once without reading
             return 0, None
         seq, state = await self._read(workflow_id)
         if state is None:
@@ -246,10 +258,11 @@ class Engine:
         return seq, state
 
     async def _read(self, workflow_id: str) -> tuple[int, Workflow | None]:
-        """Return the sequence of the last event, which the next one replaces, and the last state that can be read.
+        """Return the sequence of the last event and the last state that can be decoded.
 
-        What cannot be read was not written by an orchestrator: the workflow goes on from the event before it.  Raises
-        TemporaryError for a state of a newer version, GiveUp if no event of the workflow can be read.
+        The next event replaces that sequence.  An event that cannot be decoded was not written by an orchestrator: the
+        workflow continues from the event before it.  Raises TemporaryError for a state of a newer version, GiveUp if no
+        event of the workflow can be decoded.
         """
         newest = await newest_state(self._bus, workflow_id)
         version = await self._version(workflow_id) if newest.doubt else newest.value.v if newest.value else 0
@@ -262,12 +275,15 @@ class Engine:
         return newest.seq, newest.value
 
     async def _version(self, workflow_id: str) -> int:
-        """Return the version of the newest state of which that much can be read."""
+        """Return the version of the newest state whose version can be decoded."""
         head = (await self._bus.newest(subjects.WORKFLOWS, subjects.event(workflow_id), _Head)).value
         return 0 if head is None else head.v
 
     async def refresh(self) -> None:
-        """Forget what another orchestrator has carried on or ended; asked while too many seem to be open."""
+        """Forget states that another orchestrator has advanced or ended.
+
+        Called while too many workflows seem to be open.
+        """
         oldest = self._states.oldest(REFRESHED)
         states = (self._bus.last(subjects.WORKFLOWS, subjects.event(name)) for name, _ in oldest)
         try:
@@ -290,34 +306,37 @@ class Engine:
                 state.workflow_type, state.status, (state.updated - state.created).total_seconds()
             )
             return seq
-        # Replacing at each event what was before it costs half of the throughput; never doing it fills the stream.
+        # Deleting the older events with every event costs half of the throughput; never doing it fills the stream.
         headers = {ROLLUP: "sub"} if expect % KEPT_EVENTS == 0 else None
         return await self._bus.store(subject, data, expect=expect, headers=headers)
 
     def _ttl(self, state: Workflow) -> float:
-        """Return the seconds that a workflow that is over, and its answer, stay."""
+        """Return the seconds that an ended workflow and its response are kept."""
         brief = state.workflow_id in self._brief and state.status is Status.REJECTED
         return min(BRIEF, self._kept) if brief else self._kept
 
     async def _emit(self, state: Workflow) -> None:
-        """Send the outbox; what lies there already was sent before."""
+        """Send the outbox; a message whose subject is not empty was sent before."""
         failed: Exception | None = None
         with on_the_loop():
-            under_way = [(each, self._send(state, each)) for each in state.outbox]
+            under_way = [(effect, self._send(state, effect)) for effect in state.outbox]
         for effect, sent in under_way:
             try:
                 if sent is not None:
                     await sent
             except StaleWrite:
                 await self._send_over_answer(state, effect)
-            except Exception as error:  # noqa: BLE001 - the others are waited for, then it is raised
+            except Exception as error:  # noqa: BLE001 - raised after the others have been sent
                 failed = failed or error
             crash_point("in-outbox")
         if failed is not None:
             raise failed
 
     async def _send_over_answer(self, state: Workflow, effect: Effect) -> None:
-        """Send an effect again if only the server's answers to others are on its subject; else it was sent before."""
+        """Send an effect again if its subject holds only server replies to other clients.
+
+        Otherwise it was sent before.
+        """
         newest = await self._bus.newest(subjects.WORKFLOWS, outgoing.subject_of(state, effect), msgspec.Raw)
         if newest.value is not None or newest.doubt or not newest.seq:
             self._log.debug("sent before", workflow=state.workflow_id, kind=effect.kind, task=effect.task)
@@ -325,7 +344,7 @@ class Engine:
             await sent
 
     def _send(self, state: Workflow, effect: Effect, expect: int = 0) -> Awaitable[object] | None:
-        """Send one effect now; return what tells that it is stored."""
+        """Send one effect now; return an awaitable that completes when it is stored."""
         match effect.kind:
             case "assign":
                 return self._assign(state, effect, expect)
@@ -342,9 +361,9 @@ class Engine:
                 return self._arm(state.workflow_id, effect, expect)
 
     async def _respond(self, state: Workflow, expect: int) -> None:
-        """Store the answer; a request on the plain subject is answered on the plain subject as well, after that.
+        """Store the response; publish it on the plain subject too, if the request was plain.
 
-        The plain answer is not stored: after a restart it may be sent twice.
+        The plain response follows the stored one and is not stored itself: after a restart it may be sent twice.
         """
         answer = outgoing.response(state, self._agent)
         try:
@@ -354,12 +373,12 @@ class Engine:
                 await self._bus.publish(subjects.WORKFLOW_RESPONSE, answer)
 
     def _end(self, state: Workflow, effect: Effect) -> Awaitable[object]:
-        """Keep a task from being begun; with `stop` end it, whoever is at it."""
+        """Prevent a task from being started; with `stop` also stop a running attempt."""
         spec = state.spec(effect.task)
         if spec.workflow:
             child = outgoing.child_id(state.workflow_id, effect.task, effect.attempt)
             signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", compensate=True, workflow_id=child)
-            # In the name of whose workflow both are: an orchestrator itself need not be allowed what they do.
+            # Sent as the principal of both workflows: the orchestrator itself may lack the permissions for their tasks.
             return self._bus.storing(subjects.signal(state.principal, child), signal)
         service = outgoing.service_of(spec.queue)
         key = subjects.effect_key(state.workflow_id, effect.task)
@@ -373,7 +392,7 @@ class Engine:
         return self._assigned(state, effect, message, expect)
 
     async def _assign_costly(self, state: Workflow, effect: Effect, expect: int) -> None:
-        """Assign a task whose parameters take the event loop too long."""
+        """Assign a task whose parameters take too long to evaluate on the event loop."""
         message = await in_thread(partial(outgoing.assignment, state, effect.task, effect.attempt))
         sent = self._assigned(state, effect, message, expect)
         if sent is not None:
@@ -382,7 +401,7 @@ class Engine:
     def _assigned(
         self, state: Workflow, effect: Effect, message: TaskAssignment | None, expect: int
     ) -> Awaitable[object] | None:
-        if message is None:  # an older event's outbox, sent again: the state has gone on
+        if message is None:  # an older event's outbox, sent again: the state has changed since
             return None
         subject = subjects.assign(message.assigned_to, state.workflow_id, effect.task, effect.attempt)
         ttl = max((message.deadline - self._bus.server_time()).total_seconds(), 0.0) + 3600.0
@@ -392,7 +411,10 @@ class Engine:
         return self._bus.storing(subject, message, expect=expect, ttl=ttl)
 
     async def _assign_plain(self, subject: str, message: TaskAssignment, ttl: float, expect: int) -> None:
-        """Give a task to an agent that knows nothing of a freeze: while there is one, the task is held back here."""
+        """Assign a task to an external agent, which knows nothing about a freeze.
+
+        During a freeze the task is held back here.
+        """
         found = await freeze.read(self._bus)
         if found is None:
             await self._bus.store(subject, message, expect=expect, ttl=ttl)
@@ -401,7 +423,7 @@ class Engine:
             await self._bus.store(subjects.complete(self._agent, message.workflow_id, subject.split(".")[5]), held)
 
     def _arm(self, workflow_id: str, effect: Effect, expect: int) -> Awaitable[object]:
-        """Let JetStream send a message when it is time: `@at` is the server's clock."""
+        """Schedule a timer message in JetStream: `@at` uses the server's clock."""
         whole, number = subjects.WHOLE_WORKFLOW, str(effect.attempt)
         at = effect.at or datetime.fromtimestamp(time.time(), UTC)
         headers = {
@@ -412,7 +434,10 @@ class Engine:
         return self._bus.storing(subjects.timer(workflow_id, whole, number), timer, expect=expect, headers=headers)
 
     async def ended(self, workflow_id: str) -> bool:
-        """Tell whether the workflow is over: most timers fire after that, and then one look is all they cost."""
+        """Return whether the workflow has ended.
+
+        Most timers fire after the end, and then this one read is all they cost.
+        """
         if workflow_id in self._states:
             return False
         newest = await self._bus.newest(subjects.WORKFLOWS, subjects.event(workflow_id), _Head)
@@ -421,11 +446,11 @@ class Engine:
         return newest.value.v <= VERSION and newest.value.status in TERMINAL
 
     async def read(self, workflow_id: str) -> Workflow | None:
-        """Return the state of a workflow as the leader knows it."""
+        """Return the state of a workflow as the stream's leader has it."""
         return (await self._read(workflow_id))[1]
 
     async def awaits(self, parent: Parent) -> bool:
-        """Tell whether the task that wants to start a workflow still waits for it."""
+        """Return whether the task that starts a child workflow still waits for it."""
         state = await self.read(parent.workflow_id)
         task = None if state is None else state.tasks.get(parent.task)
         return (
@@ -437,7 +462,7 @@ class Engine:
         )
 
     async def reported(self, workflow_id: str) -> bool:
-        """Tell whether a completion of a task is stored and not handled yet: then what is due can wait."""
+        """Return whether a stored completion is not handled yet: then a timer can wait."""
         try:
             found = await self._bus.last(subjects.INPUT, f"{subjects.TASK_COMPLETE}.*.{workflow_id}.*")
         except BusUnavailable:
@@ -446,10 +471,10 @@ class Engine:
 
 
 def _tell(batch: list[_Given], error: Exception) -> None:
-    for each in batch:
-        if not each.done.done():
-            each.done.set_exception(error)
-            each.done.exception()  # asyncio would complain where nobody waits any more: whoever began was cancelled
+    for given in batch:
+        if not given.done.done():
+            given.done.set_exception(error)
+            given.done.exception()  # avoids asyncio's warning when the waiting call was cancelled
 
 
 class _Head(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""What a workflow can be told: the inputs of `decide`."""
+"""The inputs of `decide`: everything that can change a workflow's state."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from agentd.wire.workflow import Parent, Status, TaskSpec, TaskState
 class Begin(msgspec.Struct, frozen=True):
     """A request with its plan.
 
-    refused  why it is not carried out, and `status` how it ends then
-    parameters  the request's, with their defaults: what templates know
-    carried  tasks of an earlier workflow that need not be done again, by name
-    parent   the task that waits for it
-    authenticated  the principal is proven: by its subject, or by the token that it showed
-    brief    its refusal is kept for an hour only: the principal has asked for too much
+    refused        why the request is rejected; `status` is then the status of the workflow
+    parameters     the request's parameters with their defaults, as templates see them
+    carried        tasks of the workflow that is retried which need not be executed again, by name
+    parent         the task that waits for this workflow
+    authenticated  the principal is proven, by its subject or by the token that it presented
+    brief          keep the rejection for an hour only, because the principal has sent too many requests
     """
 
     request: WorkflowRequest
@@ -36,20 +36,20 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """An agent told how an attempt ended, or that it has begun it."""
+    """A message of an agent: an attempt has ended, or has started."""
 
     task: str
     completion: TaskCompletion
 
 
 class Due(msgspec.Struct, frozen=True):
-    """The timer `number` of the workflow fired."""
+    """The timer `number` of the workflow has fired."""
 
     number: int
 
 
 class Signal(msgspec.Struct, frozen=True):
-    """A principal wants something of the workflow."""
+    """A signal of a principal: cancel, pause, resume, approve or reject."""
 
     principal: str
     tier: Tier
@@ -57,7 +57,7 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """Deciding failed again and again: a bug; the workflow ends, so that a person looks."""
+    """`decide` failed repeatedly (a bug); the workflow ends, so that a person notices."""
 
     error: str
 
@@ -66,5 +66,5 @@ Input = Begin | Ended | Due | Signal | Broken
 
 
 def broken(given: Input, error: str) -> Input:
-    """Return what is decided over in the place of `given`, which cannot be."""
+    """Return the input that replaces `given`, for which `decide` fails."""
     return replace(given, plan=[], refused=error, status=Status.FAILED) if isinstance(given, Begin) else Broken(error)

@@ -1,4 +1,4 @@
-"""The open workflows that an orchestrator keeps in memory, counted by principal."""
+"""Cache of the open workflows of an orchestrator, counted by principal."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ if TYPE_CHECKING:
 
 
 class Opened:
-    """States with the sequence of their last event, the least recently used first; at most `most`."""
+    """States with the sequence of their last event: an LRU cache of at most `most`."""
 
     def __init__(self, most: int) -> None:
-        """Begin with none."""
+        """Start empty."""
         self._most = most
         self._states: OrderedDict[str, tuple[int, Workflow]] = OrderedDict()
         self._count: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of workflows."""
         return len(self._states)
 
     def __contains__(self, workflow_id: str) -> bool:
-        """Return True if the state of this workflow is here."""
+        """Return whether the state of this workflow is cached."""
         return workflow_id in self._states
 
     def get(self, workflow_id: str) -> tuple[int, Workflow] | None:
-        """Return the sequence and the state of a workflow, None if it is not here."""
+        """Return the sequence and the state of a workflow, None if it is not cached."""
         return self._states.get(workflow_id)
 
     def keep(self, state: Workflow, seq: int) -> None:
-        """Keep the state of a workflow, or forget one that is over; the least recently used one may be forgotten."""
+        """Store the state of an open workflow, or forget an ended one.
+
+        When the cache is full, the least recently used workflow is forgotten.
+        """
         self.drop(state.workflow_id)
         if state.over:
             return
@@ -51,18 +54,18 @@ class Opened:
             del self._count[principal]
 
     def used(self, workflow_id: str) -> None:
-        """Note that a workflow was used now."""
+        """Mark a workflow as the most recently used."""
         self._states.move_to_end(workflow_id)
 
     def oldest(self, most: int) -> list[tuple[str, int]]:
-        """Return the least recently used workflows with their sequences, at most `most`."""
+        """Return the `most` least recently used workflows with their sequences."""
         return [(name, seq) for name, (seq, _) in list(self._states.items())[:most]]
 
     def of(self, principal: str) -> int:
-        """Return how many of them `principal` has asked for; those that other workflows started are not counted."""
+        """Return the number that `principal` has requested; child workflows do not count."""
         return self._count[principal]
 
 
 def _asked_by(state: Workflow) -> str:
-    """Return who has asked for a workflow; "" for another workflow."""
+    """Return the principal that requested a workflow; "" for a child workflow."""
     return state.principal if state.parent is None else ""

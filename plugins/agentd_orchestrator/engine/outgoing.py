@@ -1,4 +1,4 @@
-"""What follows from a workflow's state: the messages that leave, and what they are filled in with."""
+"""Messages derived from a workflow's state, and the values that fill them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,22 @@ from agentd.wire.workflow import DONE, LOOK, UNDER_WAY, UNDO, Effect, Status, Ta
 from agentd_orchestrator.expressions import evaluate
 
 MAX_TIMEOUT: Final = 30 * 86_400.0
-"""Longest time-out of a workflow in seconds: effect records, by which nothing is done twice, are kept for as long."""
+"""Longest time-out of a workflow in seconds: as long as effect records, which prevent repetition, are kept."""
 URGENT: Final = 5
-"""Priority above which tasks go to the lane of their service that nothing else waits in."""
+"""Priority above which tasks go to the urgent queue of their service."""
 UNKNOWN: Final = {
     "deadline": "its deadline passed while it ran",
     "lost": "its agent was not heard of again while it ran",
     "abandoned": "the workflow ended while it ran",
 }
-"""Errors after which it is not known what a task has done to the world."""
+"""Errors after which it is not known what a task has changed."""
 
 
 class _Tasks(Mapping[str, dict[str, Any]]):
-    """The tasks of a workflow as templates know them; made when they are asked for, for there may be a thousand."""
+    """The tasks of a workflow as templates see them.
+
+    Built on access, because there may be a thousand.
+    """
 
     def __init__(self, state: Workflow) -> None:
         self._state = state
@@ -60,7 +63,10 @@ class _Tasks(Mapping[str, dict[str, Any]]):
 
 
 def names(state: Workflow, name: str) -> dict[str, Any]:
-    """Return what templates of the task `name` know; for an item, and for what undoes it, the item too."""
+    """Return the names that templates of the task `name` can use.
+
+    An item, and the task that undoes it, also have `item` and `index`.
+    """
     task = state.tasks[name]
     known = {"parameters": state.parameters, "tasks": _Tasks(state), "workflow_id": state.workflow_id}
     if task.parent and name.startswith(UNDO):
@@ -69,12 +75,15 @@ def names(state: Workflow, name: str) -> dict[str, Any]:
 
 
 def parameters(state: Workflow, name: str) -> Any:  # noqa: ANN401 - JSON
-    """Return what the task `name` is called with now; raises Rejected for a template that cannot be filled in."""
+    """Return the current parameters of the task `name`.
+
+    Raises Rejected for a template that cannot be filled in.
+    """
     return resolve(state.spec(name).parameters, state, name)
 
 
 def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JSON
-    """Put results of earlier tasks in the place of `result_of(…)`, and values in the place of `template(…)`."""
+    """Replace `result_of(…)` by results of earlier tasks and `template(…)` by values."""
     if isinstance(value, dict):
         if "$template" in value:
             return evaluate.evaluate(value["$template"], names(state, name))
@@ -85,16 +94,16 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
             if not isinstance(result, dict):
                 message = f"the result of {value['$result']} is {type(result).__name__}: it has no {value['field']!r}"
                 raise Rejected(message)
-            # A large result lies in the bucket `results`: the worker takes the field when it has fetched it.
+            # A large result is stored in the bucket `results`: the worker fetches it and takes the field.
             return result | {"field": value["field"]} if "$stored" in result else result.get(value["field"])
-        return {key: resolve(each, state, name) for key, each in value.items()}
+        return {key: resolve(entry, state, name) for key, entry in value.items()}
     if isinstance(value, list):
-        return [resolve(each, state, name) for each in value]
+        return [resolve(entry, state, name) for entry in value]
     return value
 
 
 def seen(state: Workflow, name: str) -> list[Preview]:
-    """Return what was seen of what the task `name`, or each of its items, would change; [] if nobody looked."""
+    """Return the previews of the task `name`, one for each item; [] if there is none."""
     look, task = LOOK + name, _look_of(state, name)
     if task is None or task.status not in DONE or task.status is TaskStatus.SKIPPED:
         return []
@@ -108,18 +117,21 @@ def seen(state: Workflow, name: str) -> list[Preview]:
 
 
 def looked(state: Workflow, name: str) -> bool:
-    """Return True if a task of the plan looks what the task `name` would change."""
+    """Return whether the plan contains a preview task for the task `name`."""
     return _look_of(state, name) is not None
 
 
 def _look_of(state: Workflow, name: str) -> TaskState | None:
-    """Return the task that looks for the task `name`, which is more than to be called so."""
+    """Return the preview task of the task `name`; the name alone does not make it one."""
     task = state.tasks.get(LOOK + name)
     return task if task is not None and state.spec(LOOK + name).look else None
 
 
 def consent(state: Workflow, name: str) -> Consent | None:
-    """Return who approved the task `name` or the one whose item it is, with what was seen; None if nobody did."""
+    """Return the approval of the task `name` with the previewed targets, or None.
+
+    An item has the approval of the task that it belongs to.
+    """
     if name.startswith(UNDO):
         return None
     approval = state.tasks[_asked(state, name)].approval
@@ -132,7 +144,7 @@ def consent(state: Workflow, name: str) -> Consent | None:
 
 
 def _asked(state: Workflow, name: str) -> str:
-    """Return the task that is approved for `name` to be done: itself, or the one whose item it is."""
+    """Return the task whose approval counts for `name`: itself, or the parent of an item."""
     return state.tasks[name].parent or name
 
 
@@ -142,20 +154,20 @@ def service_of(queue: str) -> str:
 
 
 def queue_of(spec: TaskSpec, priority: int) -> str:
-    """Return the queue that a task of a workflow of this priority goes to."""
+    """Return the queue for a task in a workflow of this priority."""
     if priority > URGENT and spec.queue in subjects.SERVICES:
         return subjects.urgent(spec.queue)
     return spec.queue
 
 
 def child_id(workflow: str, task: str, attempt: int) -> str:
-    """Return the id of the workflow that an attempt of a task starts: short enough, and the same each time."""
+    """Return the id of an attempt's child workflow: deterministic, of limited length."""
     name = f"{workflow}--{task}" + (f"-{attempt}" if attempt > 1 else "")
     return name if len(name) <= subjects.MAX_ID else f"{name[: subjects.MAX_ID - 17]}-{digest(name)[:16]}"
 
 
 def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | None:
-    """Return the message that assigns this attempt; None if the state has gone on since."""
+    """Return the message that assigns this attempt; None if the attempt is over."""
     task = state.tasks[name]
     if task.attempt != attempt or task.status not in UNDER_WAY or task.assigned_at is None:
         return None
@@ -184,7 +196,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
 
 
 def held_back(message: TaskAssignment, agent_id: str, why: str) -> TaskCompletion:
-    """Return what is stored of a task that the orchestrator does not assign while the network is frozen."""
+    """Return the completion of a task that a freeze of the network holds back."""
     error = TaskError(Frozen.code, f"{message.task_type}: nothing was done: {why}", retry=True)
     return TaskCompletion(
         task_id=message.task_id,
@@ -199,7 +211,7 @@ def held_back(message: TaskAssignment, agent_id: str, why: str) -> TaskCompletio
 
 
 def subject_of(state: Workflow, effect: Effect) -> str:
-    """Return the subject in AI_WORKFLOWS on which an effect is stored: an assignment, an answer or a timer."""
+    """Return the subject of an effect in AI_WORKFLOWS: assignment, response or timer."""
     if effect.kind == "assign":
         queue = queue_of(state.spec(effect.task), state.priority)
         return subjects.assign(queue, state.workflow_id, effect.task, effect.attempt)
@@ -209,7 +221,7 @@ def subject_of(state: Workflow, effect: Effect) -> str:
 
 
 def response(state: Workflow, agent_id: str) -> WorkflowResponse:
-    """Return the answer to the request of a workflow that is over."""
+    """Return the response to the request of an ended workflow."""
     tasks: dict[str, Any] = {}
     for name, task in state.tasks.items():
         shown: dict[str, Any] = {"status": str(task.status)}
@@ -229,7 +241,7 @@ def response(state: Workflow, agent_id: str) -> WorkflowResponse:
 
 
 def report(state: Workflow, agent_id: str) -> TaskCompletion:
-    """Return what the task that started this workflow is told of its end."""
+    """Return the completion that reports a child workflow's end to its parent task."""
     assert state.parent is not None  # noqa: S101 - only a child has a report to send
     outcome = {
         Status.COMPLETED: Outcome.COMPLETED,
@@ -257,7 +269,7 @@ def report(state: Workflow, agent_id: str) -> TaskCompletion:
 
 
 def left_behind(state: Workflow) -> list[str]:
-    """Name what a workflow that ended early has done to the world, and what it may have done."""
+    """List what a workflow that ended early has changed, or may have changed."""
     left: list[str] = []
     gone = _undone(state)
     for name, task in state.tasks.items():
@@ -278,7 +290,10 @@ def left_behind(state: Workflow) -> list[str]:
 
 
 def _undone(state: Workflow) -> set[str]:
-    """Return the guests that were made and are undone: what else was done to one of them has gone with it."""
+    """Return the guests that were created and undone again.
+
+    Every other change to one of them was removed with it.
+    """
     undone = (task for name, task in state.tasks.items() if (of := state.tasks.get(UNDO + name)) and of.status in DONE)
     return {_thing(task.result) for task in undone if isinstance(task.result, dict) and "vmid" in task.result}
 
@@ -292,5 +307,5 @@ def _thing(result: object) -> str:
 
 
 def gone(task_status: TaskStatus) -> bool:
-    """Tell whether a task has come to its end, well or not."""
+    """Return whether a task has ended, successfully or not."""
     return task_status in DONE or task_status in {TaskStatus.FAILED, TaskStatus.CANCELLED}

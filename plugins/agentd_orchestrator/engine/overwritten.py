@@ -1,8 +1,8 @@
-"""Puts back timers and schedules over which another client has had the NATS server write.
+"""Restores timers and schedules that the server overwrote for another client.
 
-A message without a schedule on the subject of a timer ends its schedule: the server then sends nothing when it is
-time.  Each orchestrator hears what is stored on these subjects, and stores the schedule again; a timer that comes twice
-does no harm.  What was overwritten while no orchestrator was there is found at the start and after a reconnect.
+A message without a schedule on the subject of a timer ends its schedule: the server then sends nothing when the time
+comes.  Each orchestrator subscribes to these subjects and stores the schedule again; a repeated timer does no harm.
+Timers that were overwritten while no orchestrator ran are found at start and after a reconnect.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from agentd.plugins.role import Context
 
 AT_ONCE = 1000
-"""Timers that are put back at a start or a reconnect; the others are put back at the next one."""
+"""Timers that are restored at one start or reconnect; the others are restored at the next one."""
 
 
 class Timers:
-    """Listens to the subjects of timers for as long as `run` runs."""
+    """Restores overwritten timers while `run` runs."""
 
     def __init__(self, context: Context) -> None:
-        """Keep where the timers are."""
+        """Use the bus of `context`."""
         self._context = context
 
     async def run(self) -> None:
-        """Put back until the context says stop."""
+        """Restore overwritten timers until the context is stopping."""
         bus = self._context.bus
         subscription = await bus.subscribe(subjects.ALL_TIMERS, self._heard)
         bus.on_reconnect.append(self.look)
@@ -43,7 +43,7 @@ class Timers:
             await subscription.stop()
 
     async def look(self) -> None:
-        """Put back every timer that was overwritten."""
+        """Restore every timer that was overwritten, at most AT_ONCE."""
         bus, put_back = self._context.bus, 0
         try:
             async for last in bus.lasts(subjects.WORKFLOWS, subjects.ALL_TIMERS):
@@ -61,7 +61,10 @@ class Timers:
             self._context.log.warning("a timer cannot be put back", timer=received.subject, reason=str(error))
 
     async def _put_back(self, subject: str) -> bool:
-        """Store the last schedule on `subject` again, if what came after it ended it; return whether it did."""
+        """Store the last schedule on `subject` again if a later message ended it.
+
+        Return whether it was ended.
+        """
         bus = self._context.bus
         there = await bus.every(subjects.WORKFLOWS, subject)
         schedule = next((stored for stored in reversed(there) if SCHEDULE in stored.headers), None)

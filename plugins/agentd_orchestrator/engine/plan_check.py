@@ -1,4 +1,4 @@
-"""Whether a plan can be carried out: names, dependencies, cycles, references, sizes."""
+"""Checks of a plan: names, dependencies, cycles, references, sizes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
 from agentd_orchestrator.expressions import evaluate
 
 MAX_TASKS: Final = 1000
-"""Tasks of one workflow, items included: they take half of the largest state, the other half is for their results."""
+"""Most tasks of one workflow, items included: they take half of the largest state, their results the other half."""
 
 
 def check_plan(plan: list[TaskSpec]) -> None:
-    """Raise Rejected if `plan` cannot be carried out; the text names the task and what is wrong with it."""
-    names = [each.name for each in plan]
+    """Raise Rejected, naming the task and its fault, if `plan` is not valid."""
+    names = [task.name for task in plan]
     if not plan or len(plan) > MAX_TASKS:
         message = f"a plan has 1 to {MAX_TASKS} tasks; this one has {len(plan)}"
         raise Rejected(message)
-    for each in plan:
-        _check_task(each, names)
+    for task in plan:
+        _check_task(task, names)
     if len(set(names)) != len(names):
         message = "two tasks of the plan have the same name"
         raise Rejected(message)
@@ -30,17 +30,20 @@ def check_plan(plan: list[TaskSpec]) -> None:
 
 
 def default_timeout(plan: list[TaskSpec]) -> float:
-    """Return the seconds that a plan may take, each attempt of each task in turn; a month if nobody can say."""
-    if any(each.each is not None or each.workflow for each in plan):
+    """Return the seconds that all attempts of all tasks may take in sequence.
+
+    A month if that is not known, because there are items or child workflows.
+    """
+    if any(task.each is not None or task.workflow for task in plan):
         return MAX_TIMEOUT
-    return min(MAX_TIMEOUT, sum((each.deadline + (each.start_within or 0)) * (1 + each.retries) for each in plan))
+    return min(MAX_TIMEOUT, sum((task.deadline + (task.start_within or 0)) * (1 + task.retries) for task in plan))
 
 
 def _check_task(task: TaskSpec, names: list[str]) -> None:
     subjects.check_task(task.name)
     subjects.check_queue(task.queue)
     item = re.compile(re.escape(task.name) + r"-\d+\Z")
-    unknown = [each for each in (*task.after, *task.redo.values()) if each not in names]
+    unknown = [name for name in (*task.after, *task.redo.values()) if name not in names]
     faults = [
         (unknown, f"depends on {unknown[0]!r}, which the plan does not have" if unknown else ""),
         (task.name.startswith(UNDO), f"names that begin with {UNDO!r} are those of what undoes a task"),
@@ -68,18 +71,18 @@ def _wrong(task: TaskSpec, text: str) -> Rejected:
 
 
 def _check_order(plan: list[TaskSpec]) -> None:
-    """Raise Rejected for a cycle, and for a task that refers to one that does not come before it."""
+    """Raise Rejected for a cycle, or a reference to a task that does not come before."""
     before: dict[str, set[str]] = {}
     left = list(plan)
     while left:
-        ready = [each for each in left if all(other in before for other in each.after)]
+        ready = [task for task in left if all(other in before for other in task.after)]
         if not ready:
             message = f"the tasks {', '.join(each.name for each in left)} wait for one another"
             raise Rejected(message)
-        for each in ready:
-            before[each.name] = set(each.after).union(*(before[other] for other in each.after))
-            _check_references(each, before[each.name])
-        left = [each for each in left if each.name not in before]
+        for task in ready:
+            before[task.name] = set(task.after).union(*(before[other] for other in task.after))
+            _check_references(task, before[task.name])
+        left = [task for task in left if task.name not in before]
     _check_redo(plan, before)
 
 
@@ -102,20 +105,20 @@ def _check_references(task: TaskSpec, before: set[str]) -> None:
 
 
 def _check_redo(plan: list[TaskSpec], before: dict[str, set[str]]) -> None:
-    """Raise Rejected where going back would go over items: their names would be used again."""
-    several = [each.name for each in plan if each.each is not None]
-    for each in plan:
-        for back_to in each.redo.values():
-            over = [name for name in several if back_to in before[name] and name in before[each.name]]
+    """Raise Rejected if going back would repeat items: their names would be reused."""
+    several = [task.name for task in plan if task.each is not None]
+    for task in plan:
+        for back_to in task.redo.values():
+            over = [name for name in several if back_to in before[name] and name in before[task.name]]
             if over:
-                raise _wrong(each, f"cannot go back over {over[0]!r}, which has items")
+                raise _wrong(task, f"cannot go back over {over[0]!r}, which has items")
 
 
 def _wanted_by(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
-    """Return the tasks whose results stand in `value`; what is no task's name is returned as it is."""
+    """Return the tasks whose results `value` refers to, valid names or not."""
     if isinstance(value, dict):
         if "$template" in value:
             evaluate.check(value["$template"])
             return sorted(evaluate.wanted(value["$template"]))
         return [value["$result"]] if "$result" in value else _wanted_by(list(value.values()))
-    return [name for each in value for name in _wanted_by(each)] if isinstance(value, list) else []
+    return [name for entry in value for name in _wanted_by(entry)] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""From a request to a plan, or to why it is refused; pure."""
+"""Turns a request into a plan, or into the reason for its rejection; pure."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from agentd.wire.workflow import Compensation, Definition, Parent, Workflow
 
 MAX_DEPTH: Final = 5
-"""Workflows that may have started one another."""
+"""Maximum nesting of workflows that start one another."""
 
 
 class Planner:
-    """Makes plans of requests, after the definitions and the policy of this daemon."""
+    """Plans requests with the workflow definitions and the policy of this daemon."""
 
     def __init__(self, definitions: Mapping[str, Definition], policy: Policy) -> None:
-        """Keep what there is and who may do what."""
+        """Use these workflow definitions and this policy."""
         self._definitions = definitions
         self._policy = policy
 
-    def begin(  # noqa: PLR0913 - who asks for what, and how
+    def begin(  # noqa: PLR0913 - the request and its origin
         self,
         request: WorkflowRequest,
         principal: str,
@@ -47,9 +47,11 @@ class Planner:
         retried: Workflow | None = None,
         parent: Parent | None = None,
     ) -> Begin:
-        """Return the request with its plan, or with why it is refused; raises only what a definition's bug raises.
+        """Return the request with its plan, or with the reason for its rejection.
 
-        retried  the workflow that is carried on
+        Raises only what a bug in a definition raises.
+
+        retried  the workflow that the request retries
         parent   the task that starts this workflow
         """
         begin = Begin(request, [], principal, tier, parent=parent, authenticated=proven(request, principal))
@@ -76,16 +78,16 @@ class Planner:
         return replace(begin, plan=plan, parameters=plain(wish))
 
     def _allow(self, begin: Begin, *, plain: bool) -> None:
-        for each in begin.plan:
-            self._may(each.tool or each.name, each.tier, begin, plain=plain)
-            if not begin.authenticated and (each.approval or (each.tier in CONSENTED and not each.workflow)):
-                what = f"task {each.name}: {each.tool or each.workflow} has to be approved"
+        for task in begin.plan:
+            self._may(task.tool or task.name, task.tier, begin, plain=plain)
+            if not begin.authenticated and (task.approval or (task.tier in CONSENTED and not task.workflow)):
+                what = f"task {task.name}: {task.tool or task.workflow} has to be approved"
                 raise Denied(unproven(what, begin.principal))
-            if each.compensation is not None:
-                _undoable(each.name, each.compensation)
-                self._may(each.compensation.tool, each.compensation.tier, begin, plain=plain)
-            if each.workflow and each.workflow not in self._definitions:
-                message = f"task {each.name}: there is no workflow {each.workflow!r}"
+            if task.compensation is not None:
+                _undoable(task.name, task.compensation)
+                self._may(task.compensation.tool, task.compensation.tier, begin, plain=plain)
+            if task.workflow and task.workflow not in self._definitions:
+                message = f"task {task.name}: there is no workflow {task.workflow!r}"
                 raise Rejected(message)
 
     def _may(self, what: str, tier: Tier, begin: Begin, *, plain: bool) -> None:
@@ -94,28 +96,28 @@ class Planner:
 
 
 def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
-    """Return the plan with a look before each task that destroys or executes, and with its approval after that.
+    """Add a preview and an approval before each task of tier `destroy` or `exec`.
 
-    within  seconds for the approval of a task that does not say so itself
+    within  seconds for the approval of a task that has no `approve_within` of its own
     """
     made: list[TaskSpec] = []
-    for each in plan:
-        if each.workflow or each.tier not in CONSENTED:
-            made.append(each)
+    for task in plan:
+        if task.workflow or task.tier not in CONSENTED:
+            made.append(task)
             continue
-        look = replace(each, name=LOOK + each.name, look=True, tier=Tier.READ, approval="", redo={}, compensation=None)
-        last = within if each.approve_within is None else each.approve_within
-        made += [look, replace(each, after=[*each.after, look.name], approve_within=last)]
+        look = replace(task, name=LOOK + task.name, look=True, tier=Tier.READ, approval="", redo={}, compensation=None)
+        last = within if task.approve_within is None else task.approve_within
+        made += [look, replace(task, after=[*task.after, look.name], approve_within=last)]
     return made
 
 
 def proven(request: WorkflowRequest, principal: str) -> bool:
-    """Return True if the principal of a request is authenticated."""
+    """Return whether the principal of a request is authenticated."""
     return request.authenticated and principal not in ANONYMOUS
 
 
 def _undoable(name: str, undo: Compensation) -> None:
-    """Raise Rejected for a compensation that destroys: it runs at once, when nobody is there to approve it."""
+    """Raise Rejected for a compensation that needs approval: it runs without one."""
     if undo.tier in CONSENTED:
         message = f"task {name}: its compensation {undo.tool} is of tier {undo.tier}, and nobody could approve it"
         raise Rejected(message)
@@ -137,7 +139,7 @@ def _check(request: WorkflowRequest, parent: Parent | None) -> None:
 
 
 def _carry_on(begin: Begin, old: Workflow | None) -> Begin:
-    """Return the request with what the workflow that it carries on was to do and has done."""
+    """Return the request with plan and completed tasks of the workflow that it retries."""
     request = begin.request
     if old is None:
         message = f"retry_of: there is no workflow {request.retry_of!r}"
@@ -152,7 +154,10 @@ def _carry_on(begin: Begin, old: Workflow | None) -> Begin:
 
 
 def _parameters(request: WorkflowRequest, kind: type[msgspec.Struct]) -> Any:  # noqa: ANN401 - the definition's own
-    """Return the request's parameters as the definition wants them; raises InvalidMessage naming the field."""
+    """Return the request's parameters as the definition's type.
+
+    Raises InvalidMessage that names the invalid field.
+    """
     known = kind.__struct_encode_fields__
     unknown = sorted(set(request.parameters) - set(known))
     if unknown:

@@ -1,4 +1,4 @@
-"""How a workflow goes on: what is begun next, what a failure leads to, how it winds down, undoes and ends."""
+"""Progress of a workflow: tasks to start, failures, compensation and the end."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin
 from agentd_orchestrator.expressions import evaluate
 
 MAX_REDO: Final = 5
-"""How often a task may send the workflow back to an earlier one."""
+"""How often a task may send the workflow back to an earlier task."""
 HELD_FOR: Final = 15.0
-"""Seconds before a task that was held back is begun again; a thaw is noticed after as long."""
+"""Seconds before a task that was held back starts again; the end of a freeze is noticed after the same time."""
 MAX_BACKOFF: Final = 300.0
-"""Longest pause in seconds before a retry."""
+"""Longest delay in seconds before a retry."""
 JITTER: Final = 0.2
-"""Part of a pause by which it is longer or shorter, so that what failed together is not tried again together."""
+"""Fraction by which a delay is longer or shorter, so that tasks that failed together do not retry together."""
 
 _LEFT = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
 def advance(state: Workflow, at: datetime) -> Workflow:
-    """Begin what can begin; end the workflow, or undo what it has done, when nothing is left to wait for."""
+    """Start all tasks that can start; if none is left, compensate or end the workflow."""
     state = _close_items(_begin_ready(state, at), at)
     if any(not outgoing.gone(task.status) for task in state.tasks.values()):
         return _hold(state, at)
@@ -42,7 +42,10 @@ def advance(state: Workflow, at: datetime) -> Workflow:
 
 
 def _begin_ready(state: Workflow, at: datetime) -> Workflow:
-    """Begin every task that waits for nothing any more; skipping one may make others ready."""
+    """Start every task whose dependencies are done.
+
+    A skipped task may make others ready, so this repeats until nothing changes.
+    """
     before = None
     while may_begin(state) and state is not before:
         before = state
@@ -57,19 +60,19 @@ def _begin_ready(state: Workflow, at: datetime) -> Workflow:
                 continue
             elif name.startswith(UNDO):
                 state = _begin_undo(state, name, kept_back, at)
-            elif task.spec is not None and all(satisfied(state, each) for each in task.spec.after):
+            elif task.spec is not None and all(satisfied(state, dependency) for dependency in task.spec.after):
                 state = _begin(state, name, at)
     return state
 
 
 def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
-    """Assign a task; or skip it, ask for its approval, or make a task of each of its items."""
+    """Assign a task, skip it, request its approval, or create the tasks of its items."""
     spec, task = state.spec(name), state.tasks[name]
     try:
         if spec.condition and not evaluate.holds(spec.condition, outgoing.names(state, name)):
             return _skip(state, name, at, f"{spec.condition} is not so")
         found = outgoing.seen(state, name)
-        if found and all(each.already for each in found):
+        if found and all(preview.already for preview in found):
             return _skip(state, name, at, "it is so already")
         if (spec.approval or found) and not _approved(state, name):
             return _ask(state, name, at)
@@ -81,7 +84,10 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
 
 
 def _approved(state: Workflow, name: str) -> bool:
-    """Return whether a task was approved; an approval that names no calls, of an older version, is asked for again."""
+    """Return whether a task is approved.
+
+    An approval that contains no calls, from an older version, does not count: it is requested again.
+    """
     approval = state.tasks[name].approval
     if approval is None or approval.at is None:
         return False
@@ -105,7 +111,10 @@ def _ask(state: Workflow, name: str, at: datetime) -> Workflow:
 
 
 def assign(state: Workflow, name: str, at: datetime) -> Workflow:
-    """Begin the next attempt of a task; raises Rejected if its parameters cannot be filled in."""
+    """Assign the next attempt of a task.
+
+    Raises Rejected if its parameters cannot be filled in.
+    """
     outgoing.parameters(state, name)
     task, spec = state.tasks[name], state.spec(name)
     start_by = None if spec.start_within is None else at + timedelta(seconds=spec.start_within)
@@ -125,7 +134,7 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
     )
     effect = Effect("assign", name, task.attempt)
     held = task.error is not None and task.error.code in HELD
-    if held or (task.parent and not name.startswith(UNDO)):  # a thousand items would say it a thousand times
+    if held or (task.parent and not name.startswith(UNDO)):  # a thousand items would add a thousand timeline lines
         return add(replace(state, updated=at, tasks={**state.tasks, name: task}), effect)
     to = f"started as workflow {outgoing.child_id(state.workflow_id, name, task.attempt)}"
     return add(put(state, name, task, at, to if spec.workflow else f"assigned to {spec.queue}"), effect)
@@ -134,8 +143,8 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
 # -- items --------------------------------------------------------------------------------------------------------
 
 
-def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - whatever was said
-    """Make a task of each item, and begin the first of them."""
+def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - any JSON value
+    """Create a task for each item, and start the first of them."""
     if isinstance(items, dict) and "$stored" in items:
         message = f"each: the list takes {items.get('bytes')} bytes; at most {INLINE} can be gone through"
         raise Rejected(message)
@@ -157,13 +166,13 @@ def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  
 
 
 def _go_on_with_items(state: Workflow, name: str, at: datetime) -> Workflow:
-    """Begin as many items as the window lets; complete the task when all of them have ended."""
+    """Start as many items as the window allows; complete the task when all ended."""
     names = state.items(name)
-    items = [state.tasks[each] for each in names]
-    if all(outgoing.gone(each.status) for each in items):
+    items = [state.tasks[item_name] for item_name in names]
+    if all(outgoing.gone(task.status) for task in items):
         return _items_ended(state, name, at)
-    free = state.spec(name).window - sum(each.status in UNDER_WAY or each.retry_at is not None for each in items)
-    waiting = (each for each in names if state.tasks[each].status is TaskStatus.WAITING)
+    free = state.spec(name).window - sum(task.status in UNDER_WAY or task.retry_at is not None for task in items)
+    waiting = (item_name for item_name in names if state.tasks[item_name].status is TaskStatus.WAITING)
     for item in waiting:
         if free <= 0 or not may_begin(state):
             break
@@ -178,21 +187,21 @@ def _go_on_with_items(state: Workflow, name: str, at: datetime) -> Workflow:
 
 
 def _close_items(state: Workflow, at: datetime) -> Workflow:
-    """End each task with items whose items have ended; also while nothing is begun any more."""
+    """End each task whose items have all ended, also while no new tasks are started."""
     for name, task in state.tasks.items():
         items = state.items(name) if task.status is TaskStatus.RUNNING else []
-        if items and all(outgoing.gone(state.tasks[each].status) for each in items):
+        if items and all(outgoing.gone(state.tasks[item].status) for item in items):
             state = _items_ended(state, name, at)
     return state
 
 
 def _items_ended(state: Workflow, name: str, at: datetime) -> Workflow:
-    items = [state.tasks[each] for each in state.items(name)]
-    failed = sum(each.status not in DONE for each in items)
+    items = [state.tasks[item] for item in state.items(name)]
+    failed = sum(item.status not in DONE for item in items)
     if failed and not state.spec(name).optional:
         task = replace(state.tasks[name], status=TaskStatus.CANCELLED, finished_at=at)
         return put(state, name, task, at, f"{failed} of {len(items)} items were not done")
-    warned = failed or any(each.warnings for each in items)
+    warned = failed or any(item.warnings for item in items)
     status = TaskStatus.COMPLETED_WITH_WARNINGS if warned else TaskStatus.COMPLETED
     task = replace(state.tasks[name], status=status, finished_at=at)
     return put(state, name, task, at, f"{len(items) - failed} of {len(items)} items done")
@@ -202,7 +211,10 @@ def _items_ended(state: Workflow, name: str, at: datetime) -> Workflow:
 
 
 def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
-    """Go back, have it tried again, or give up, after an attempt has failed; `advance` goes on from there."""
+    """Handle a failed attempt: go back to an earlier task, retry, or give up.
+
+    `advance` continues from there.
+    """
     spec = state.spec(name)
     task = replace(task, error=error)
     again = going_on(state) or (state.status is Status.COMPENSATING and name.startswith(UNDO))
@@ -227,7 +239,10 @@ def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: date
 
 
 def _held_back(state: Workflow, name: str, task: TaskState, error: TaskError, at: datetime) -> Workflow:
-    """Have a task begun again that an agent was not allowed to begin: that is no failure, and is said once."""
+    """Reschedule a task that its agent was not allowed to start.
+
+    This is not a failure, and it is recorded in the timeline only once.
+    """
     before = state.tasks[name].error
     retry_at = at + timedelta(seconds=HELD_FOR * _spread(state, name, task))
     task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at)
@@ -237,7 +252,7 @@ def _held_back(state: Workflow, name: str, task: TaskState, error: TaskError, at
 
 
 def failed(state: Workflow, error: str, at: datetime) -> Workflow:
-    """Return the state winding down after a failure; what was done is undone where the plan says how."""
+    """Wind down after a failure; tasks that have a compensation are undone."""
     state = replace(state, error=state.error or error, failing=True, undo=state.undo or _has_undo(state))
     return wind_down(state, at)
 
@@ -247,19 +262,19 @@ def _has_undo(state: Workflow) -> bool:
 
 
 def _pause(state: Workflow, name: str, task: TaskState) -> float:
-    """Return the seconds before the next attempt; the same for the same attempt, whoever decides."""
+    """Return the seconds before the next attempt; the same in every orchestrator."""
     seconds = min(state.spec(name).backoff * 2.0 ** min(task.retried, 32), MAX_BACKOFF)
     return seconds * _spread(state, name, task)
 
 
 def _spread(state: Workflow, name: str, task: TaskState) -> float:
-    """Return by what a pause is longer or shorter, so that what failed together is not tried again together."""
+    """Return the jitter factor of a delay; it separates tasks that failed together."""
     chance = zlib.crc32(f"{state.workflow_id}.{name}.{task.attempt}".encode()) / 0xFFFFFFFF
     return 1 + JITTER * (2 * chance - 1)
 
 
 def _rewind(state: Workflow, back_to: str) -> Workflow:
-    """Make `back_to` and all that depends on it wait again; attempts go on counting."""
+    """Reset `back_to` and its dependents to waiting; attempt numbers continue."""
     again = {back_to, *_after(state)[back_to]}
     tasks = {
         name: TaskState(task.spec, attempt=task.attempt, error=task.error, retried=task.retried, redone=task.redone)
@@ -271,34 +286,35 @@ def _rewind(state: Workflow, back_to: str) -> Workflow:
 
 
 def _after(state: Workflow) -> dict[str, set[str]]:
-    """Return for each task of the plan all those that come after it."""
+    """Return the direct and indirect dependents of each task of the plan."""
     plan = {name: task.spec for name, task in state.tasks.items() if task.spec is not None}
     found: dict[str, set[str]] = {}
 
     def visit(name: str) -> set[str]:
         if name not in found:
             direct = followers[name]
-            found[name] = set(direct).union(*(visit(each) for each in direct))
+            found[name] = set(direct).union(*(visit(follower) for follower in direct))
         return found[name]
 
     followers: dict[str, list[str]] = {name: [] for name in plan}
     for name, spec in plan.items():
-        for each in spec.after:
-            followers[each].append(name)
+        for dependency in spec.after:
+            followers[dependency].append(name)
     for name in plan:
         visit(name)
     return found
 
 
 def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
-    """Begin nothing more; keep what nobody has begun from being begun; wait for what may be changing the world.
+    """Start no more tasks, and wait for those that may be changing something.
 
-    With `stop` whoever is at something ends it; else it is finished.
+    A task that no agent has started is prevented from starting (`entomb`).  With `stop` an agent also stops the attempt
+    that it is running; otherwise it finishes it.
     """
     tasks = dict(state.tasks)
     for name, task in state.tasks.items():
         if name.startswith(UNDO) and task.status in UNDER_WAY:
-            continue  # what is being undone is undone whole
+            continue  # a compensation that has started runs to its end
         spec = state.spec(name)
         reading = task.status in UNDER_WAY and spec.tier is Tier.READ and not task.items and not spec.workflow
         if task.status in {TaskStatus.WAITING, TaskStatus.WAITING_APPROVAL} or reading:
@@ -308,13 +324,14 @@ def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
     return replace(state, tasks=tasks)
 
 
-# -- undoing ------------------------------------------------------------------------------------------------------
+# -- compensation -------------------------------------------------------------------------------------------------
 
 
 def _undoable(state: Workflow) -> dict[str, TaskState]:
-    """Return the tasks that undo what was begun, can be undone and is not being undone yet.
+    """Return the undo tasks to create: of started tasks that have a compensation.
 
-    That is all of it when the work has ended early; what is undone always, when it has ended in whatever way.
+    Tasks that are already being undone are left out.  If the workflow ended early, these are all such tasks; if not,
+    only those whose compensation is marked `always`.
     """
     whole = state.undo and not going_on(state)
     made: dict[str, TaskState] = {}
@@ -328,7 +345,7 @@ def _undoable(state: Workflow) -> dict[str, TaskState]:
 
 
 def _undo(state: Workflow, at: datetime) -> Workflow:
-    """Begin to undo, in reverse order; a workflow that has done its work goes on as it is."""
+    """Start undoing in reverse order; a workflow that has not failed keeps its status."""
     made = _undoable(state)
     if not made:
         return finish(state, at, _ending(state))
@@ -338,23 +355,26 @@ def _undo(state: Workflow, at: datetime) -> Workflow:
 
 
 def _kept_back(state: Workflow) -> dict[str, set[TaskStatus]]:
-    """Return for each task of the plan how far the undoing of those that come after it has got."""
+    """Return for each task of the plan the undo statuses of all that depends on it."""
     undoing: dict[str, set[TaskStatus]] = {}
     for name, task in state.tasks.items():
         if name.startswith(UNDO):
             undoing.setdefault(_planned(state, task.parent), set()).add(task.status)
     if not undoing:
         return {}
-    return {name: set().union(*(undoing.get(each, set()) for each in later)) for name, later in _after(state).items()}
+    return {
+        name: set().union(*(undoing.get(follower, set()) for follower in later))
+        for name, later in _after(state).items()
+    }
 
 
 def _planned(state: Workflow, name: str) -> str:
-    """Return the task of the plan that `name` is an item of, or itself."""
+    """Return the task of the plan that `name` is an item of, or `name` itself."""
     return name if state.tasks[name].spec is not None else state.tasks[name].parent
 
 
 def _begin_undo(state: Workflow, name: str, kept_back: dict[str, set[TaskStatus]], at: datetime) -> Workflow:
-    """Undo a task once all that depends on it is undone."""
+    """Start undoing a task once all tasks that depend on it are undone."""
     task = state.tasks[name]
     later = kept_back[_planned(state, task.parent)]
     if later & _LEFT:
@@ -372,7 +392,7 @@ def _begin_undo(state: Workflow, name: str, kept_back: dict[str, set[TaskStatus]
 
 
 def _hold(state: Workflow, at: datetime) -> Workflow:
-    """Let the clock stand still while nothing but a person can carry the workflow on."""
+    """Suspend the workflow's deadline while only a person can let it continue."""
     if not going_on(state):
         return replace(state, held=None) if state.held else state
     status = state.status
@@ -405,7 +425,7 @@ def _ending(state: Workflow) -> Status:
 
 
 def finish(state: Workflow, at: datetime, status: Status) -> Workflow:
-    """End the workflow: its request is answered, and whoever waits for it is told."""
+    """End the workflow: answer its request, and report to the parent if there is one."""
     state = replace(note(state, at, str(status)), status=status, held=None)
     if status is Status.COMPENSATION_FAILED:
         state = add(state, Effect("alert"))

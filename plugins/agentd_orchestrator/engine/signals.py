@@ -1,7 +1,7 @@
-"""What principals want of a running workflow: cancel, pause, resume, approve, reject.
+"""Signals to a running workflow: cancel, pause, resume, approve, reject.
 
-A signal that comes a second time (it is delivered at least once) changes nothing and is no error; one that cannot be
-carried out raises Rejected, which says why, and the state is as it was.
+A repeated signal (delivery is at least once) changes nothing and is not an error.  A signal that cannot be executed
+raises Rejected with the reason, and the state does not change.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from agentd_orchestrator.engine.inputs import Signal
 
 MAX_TEXT: Final = 4000
-"""Characters that are kept of an error, a warning or a reason: it stands in the state more than once."""
+"""Characters that are stored of an error, a warning or a reason: the state contains it more than once."""
 STEERING: Final = ("cancel", "pause", "resume")
 ACTIONS: Final = (*STEERING, "approve", "reject")
 
 
 def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
-    """Return the state after a signal; raises Rejected or Denied when it cannot be carried out."""
+    """Return the state after a signal.
+
+    Raises Rejected or Denied if it cannot be executed.
+    """
     if given.signal.action in STEERING:
         _check_steering(state, given)
     match given.signal.action:
@@ -47,7 +50,7 @@ def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
 
 
 def _check_steering(state: Workflow, given: Signal) -> None:
-    """Raise Denied unless it is the principal's own workflow, or it may do all that is being done there."""
+    """Raise Denied unless the principal owns the workflow or its tier covers the tasks."""
     needed = max((state.spec(name).tier for name in state.tasks), key=lambda tier: tier.rank, default=Tier.READ)
     if given.principal != state.principal and not given.tier.covers(needed):
         message = (
@@ -102,7 +105,7 @@ def _doing(state: Workflow) -> str:
 
 
 def _decided(state: Workflow, given: Signal, at: datetime) -> Workflow:
-    """Take a principal's yes or no to a task."""
+    """Apply a principal's approval or rejection of a task."""
     name = given.signal.task
     task = state.tasks.get(name)
     if task is None:

@@ -1,4 +1,4 @@
-"""Small changes of a workflow's state, of which the larger ones are made; each returns a new state."""
+"""Basic changes to a workflow's state; each function returns a new state."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
 
 
 def put(state: Workflow, name: str, task: TaskState, at: datetime, what: str) -> Workflow:
-    """Return the state with `task` in the place of what `name` was, and a line that says so."""
+    """Replace the task `name` by `task` and add a line to the timeline."""
     return note(replace(state, tasks={**state.tasks, name: task}), at, what, name, task)
 
 
 def note(state: Workflow, at: datetime, what: str, name: str = "", task: TaskState | None = None) -> Workflow:
-    """Return the state with one more line in its timeline."""
+    """Add a line to the timeline."""
     attempt, agent = (0, "") if task is None else (task.attempt, task.agent)
     return replace(state, updated=at, timeline=[*state.timeline, Entry(at, what, name, attempt, agent)])
 
 
 def add(state: Workflow, *effects: Effect) -> Workflow:
-    """Return the state with more to be sent."""
+    """Add messages to the outbox."""
     return replace(state, outbox=[*state.outbox, *effects])
 
 
 def cancelled(task: TaskState, at: datetime, **more: Any) -> TaskState:  # noqa: ANN401 - fields of TaskState
-    """Return `task` as it is when its end is not waited for."""
+    """Return `task` as cancelled: the workflow does not wait for its end."""
     return replace(task, status=TaskStatus.CANCELLED, finished_at=at, retry_at=None, **more)
 
 
 def going_on(state: Workflow) -> bool:
-    """Tell whether the work goes on: nothing has failed for good, and nobody has cancelled."""
+    """Return whether the workflow continues: no final failure, and not cancelled."""
     return not state.failing and state.status not in {Status.CANCELLING, Status.COMPENSATING}
 
 
 def may_begin(state: Workflow) -> bool:
-    """Tell whether tasks may be begun now."""
+    """Return whether tasks may be started now."""
     return state.status is Status.COMPENSATING or (going_on(state) and state.status is not Status.PAUSED)
 
 
 def satisfied(state: Workflow, name: str) -> bool:
-    """Tell whether what waits for the task `name` may begin."""
+    """Return whether tasks that depend on the task `name` may start."""
     task = state.tasks[name]
     return task.status in DONE or (task.status is TaskStatus.FAILED and state.spec(name).optional)

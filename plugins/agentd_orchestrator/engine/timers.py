@@ -1,9 +1,9 @@
-"""When a workflow has to be looked at again, though nobody tells it anything; and what is due then.
+"""The timer of a workflow: when it fires, and what is due then.
 
-A workflow has one timer ahead of it, set for the first thing that can fall due: the end of an attempt, of the time
-to begin it or of an agent's silence, a retry, the time-out of the whole.  A timer says only `look`: what is due is
-read from the state, so that a late, early or doubled timer does no harm.  (With a timer for each attempt a workflow of
-three tasks stored four more messages, and four more came back.)
+A workflow has one pending timer, set for whatever falls due first: the deadline of an attempt, the time limit to start
+it, the limit of an agent's silence, a retry, the deadline of the workflow.  The timer message only says "check": what
+is due is read from the state, so that a late, early or repeated timer does no harm.  (With one timer per attempt a
+workflow of three tasks stored four more messages, and four more came back.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def armed(state: Workflow) -> Workflow:
-    """Return the state with a timer for what falls due next, if none rings before."""
+    """Set the timer for what falls due next, unless an earlier timer is pending."""
     ahead = None if state.over else min(_ahead(state), default=None)
     if ahead is None or (state.armed is not None and state.armed <= ahead):
         return state
@@ -35,9 +35,9 @@ def armed(state: Workflow) -> Workflow:
 
 
 def due(state: Workflow, given: Due, at: datetime) -> Workflow:
-    """Return the state after whatever is due now."""
+    """Return the state after handling everything that is due now."""
     if given.number == state.timers and state.armed is not None:
-        at = max(at, state.armed)  # the server's clock rang; ours may be a little behind
+        at = max(at, state.armed)  # the server's clock triggered it; ours may be slightly behind
         state = replace(state, armed=None)
     if _timed(state) and state.deadline is not None and state.deadline <= at:
         text = f"not done within {round((state.deadline - state.created).total_seconds())} s"
@@ -56,12 +56,12 @@ def due(state: Workflow, given: Due, at: datetime) -> Workflow:
 
 
 def _ahead(state: Workflow) -> Iterator[datetime]:
-    """Yield when things fall due."""
+    """Yield the times at which something falls due."""
     if _timed(state) and state.deadline is not None:
         yield state.deadline
     for name, task in state.tasks.items():
         if task.status in UNDER_WAY:
-            yield from (each for each in (task.deadline, task.start_by, _silent_at(state, name, task)) if each)
+            yield from (time for time in (task.deadline, task.start_by, _silent_at(state, name, task)) if time)
         elif task.retry_at is not None and _retried(state, task):
             yield task.retry_at
         elif (until := _approved_by(task)) is not None and going_on(state):
@@ -69,7 +69,7 @@ def _ahead(state: Workflow) -> Iterator[datetime]:
 
 
 def _timed(state: Workflow) -> bool:
-    """Tell whether the clock of the whole runs."""
+    """Return whether the deadline of the whole workflow is active."""
     return going_on(state) and state.held is None
 
 
@@ -78,18 +78,18 @@ def _retried(state: Workflow, task: TaskState) -> bool:
 
 
 def _approved_by(task: TaskState) -> datetime | None:
-    """Return until when a task that waits for an approval has to have it."""
+    """Return the time until which a task that waits for an approval must be approved."""
     return task.approval.until if task.approval is not None and task.status is TaskStatus.WAITING_APPROVAL else None
 
 
 def _silent_at(state: Workflow, name: str, task: TaskState) -> datetime | None:
-    """Return when an agent has been silent for too long, if it was to tell that it lives."""
+    """Return when a silent agent counts as lost, if the task requires heartbeats."""
     heartbeat = state.spec(name).heartbeat
     return None if heartbeat is None or task.heard is None else task.heard + timedelta(seconds=heartbeat)
 
 
 def _over(state: Workflow, name: str, task: TaskState, at: datetime) -> TaskError | None:
-    """Return why the attempt of a task is given up now; None if it is not."""
+    """Return why the attempt of a task is given up now; None if it continues."""
     spec = state.spec(name)
     if task.deadline is not None and task.deadline <= at:
         return TaskError("deadline", f"no result within {spec.deadline:g} s of attempt {task.attempt}", retry=True)
