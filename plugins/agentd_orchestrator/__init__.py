@@ -1,4 +1,4 @@
-"""The orchestrator plugin: runs durable workflows, and brings the built-in ones."""
+"""The orchestrator plugin: runs durable workflows and provides the built-in ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def agentd_workflows(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition
 def agentd_workflow_reader(
     settings: Settings, tools: Callable[[], Mapping[str, Tool]], workflows: Mapping[str, Definition]
 ) -> Reader:
-    """Return what reads the files of `[orchestrator] workflows_dir`."""
+    """Return the reader of the files in `[orchestrator] workflows_dir`."""
     from agentd_orchestrator.declared.library import Library
 
     return Library(cast("OrchestratorSettings", settings).workflows_dir, tools, workflows)

@@ -1,7 +1,7 @@
-"""Whether there is room for new work: in NATS, and for one principal among others.
+"""Admission control: free capacity in NATS, and a quota for each principal.
 
-From 70 % of a limit of NATS on requests wait, so that what runs can end.  A principal that asks for too much is
-refused, so that it does not keep the orchestrators from the requests of others.
+From 70 % of a NATS limit on, new requests wait, so that running workflows can end.  A request over its principal's
+quota is rejected, so that one principal does not block the requests of others.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from agentd.bus.jetstream import Bus
 
 EVERY = 5.0
-"""Seconds between two looks at how full NATS is."""
+"""Seconds between two checks of the capacity of NATS."""
 
 
 class Room:
-    """Looks every now and then; `problem` says why nothing new may begin."""
+    """Periodic check of NATS capacity; `problem` says why no request may start."""
 
     def __init__(self, bus: Bus) -> None:
-        """Begin with room."""
+        """Start with free capacity."""
         self.problem = ""
         self._bus = bus
         self._due = 0.0
 
     async def look(self) -> None:
-        """Look, if it is time; what cannot be seen says nothing."""
+        """Check if the check is due; if NATS cannot be asked, `problem` stays as it is."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY
@@ -42,20 +42,20 @@ class Room:
         except (BusError, Denied):
             return
         limit = capacity.EASED if self.problem else capacity.FULL
-        tight = [each for each in rooms if each.share >= limit]
+        tight = [room for room in rooms if room.share >= limit]
         self.problem = f"no new requests are taken: {tight[0].text}" if tight else ""
 
 
 MINUTE = 60.0
 PRINCIPALS = 1000
-"""Principals whose requests are counted; where NATS proves no names, a flood can come under many."""
+"""Principals whose requests are counted; where NATS does not prove names, a flood can use many names."""
 
 
 class Quota:
-    """How much one principal may ask for at this orchestrator."""
+    """Limits the requests and open workflows of each principal at this orchestrator."""
 
     def __init__(self, per_minute: int, open_workflows: int) -> None:
-        """Begin with nothing asked for."""
+        """Start with no requests counted."""
         self._per_minute = per_minute
         self._open = open_workflows
         self._beginning: Counter[str] = Counter()
@@ -63,11 +63,11 @@ class Quota:
 
     @property
     def counted(self) -> int:
-        """Return how many principals are known here."""
+        """Return the number of principals whose requests are counted."""
         return len(self._asked)
 
     def refusal(self, principal: str, at: float, opened: Callable[[str], int]) -> str:
-        """Count one more request of `principal`; return why it is refused, "" if it is not."""
+        """Count one more request of `principal`; return why it is rejected, or ""."""
         asked = self._asked.setdefault(principal, deque())
         self._asked.move_to_end(principal)
         if len(self._asked) > PRINCIPALS:
@@ -89,7 +89,7 @@ class Quota:
 
     @contextmanager
     def beginning(self, principal: str) -> Iterator[None]:
-        """Count a request among the open workflows of `principal` until it is one."""
+        """Count a request as an open workflow of `principal` until the workflow exists."""
         self._beginning[principal] += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""Freezing and thawing the whole network for principals: an orchestrator decides who may, and writes the audit line."""
+"""Freezes and thaws the whole network on request, and writes the audit record."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """Answers what principals want of the whole network."""
+    """Answers the freeze and thaw requests of principals."""
 
     def __init__(self, context: Context) -> None:
-        """Keep who decides."""
+        """Use the bus and the policy of `context`."""
         self._context = context
 
     async def listen(self) -> Subscription:
-        """Begin to answer."""
+        """Subscribe to the requests and answer them."""
         return await self._context.bus.subscribe(subjects.ALL_NETWORK, self._asked)
 
     async def _asked(self, received: Received) -> None:
-        """Carry a request out, and say what came of it."""
+        """Execute a request and reply with its outcome."""
         context, principal = self._context, received.subject.rpartition(".")[2]
         try:
             request = received.decode(NetworkRequest)

@@ -1,4 +1,7 @@
-"""The orchestrator: takes requests, completions, timers and signals, and feeds them to the engine."""
+"""The orchestrator role: receives requests, completions, timers and signals.
+
+It turns them into inputs for the engine, which executes the workflows.
+"""
 
 from __future__ import annotations
 
@@ -51,10 +54,10 @@ if TYPE_CHECKING:
 
 
 VERSIONS_EVERY = 5.0
-"""Seconds between two looks at which versions the orchestrators know."""
+"""Seconds between two reads of the state versions that the orchestrators support."""
 
 LOOK: float = 5.0
-"""Seconds between two looks at the files of declared workflows, so that a fault is seen before somebody asks."""
+"""Seconds between two checks of the workflow files, so that a fault shows before a request needs the file."""
 
 
 class OrchestratorSettings(Settings):
@@ -84,7 +87,7 @@ class OrchestratorSettings(Settings):
 
 
 class Orchestrator:
-    """Runs workflows; any number of orchestrators may work at once."""
+    """Runs workflows; any number of orchestrators may run at the same time."""
 
     name = "orchestrator"
     port = 8080
@@ -92,7 +95,7 @@ class Orchestrator:
     routes: tuple[BaseRoute, ...] = ()
 
     def __init__(self) -> None:
-        """Begin without a context."""
+        """Create the role; `run` supplies the context."""
         self._context: Context
         self._engine: Engine
         self._planner: Planner
@@ -102,10 +105,10 @@ class Orchestrator:
         self._queues: set[str] = set()
 
     def reload(self, settings: Any) -> None:  # noqa: ANN401 - the plugin's own settings
-        """Take over the settings that can change while it runs: none needs more than the next start."""
+        """Ignore new settings: they take effect at the next start."""
 
     async def run(self, context: Context) -> None:
-        """Work until the context says stop."""
+        """Run until the context is stopping."""
         self._context = context
         self._engine = Engine(
             context.bus, context.agent_id, context.metrics, context.log, kept=context.settings.keep * 86_400
@@ -132,7 +135,7 @@ class Orchestrator:
             await asked.stop()
 
     async def _work(self, consumers: list[Consumer]) -> None:
-        """Do all that an orchestrator does, until the context says stop."""
+        """Run all tasks of the orchestrator until the context is stopping."""
         context, settings = self._context, self._context.settings
         drain = context.config.drain.timeout
         async with asyncio.TaskGroup() as group:
@@ -142,8 +145,8 @@ class Orchestrator:
             group.create_task(self._agree())
             group.create_task(plain_agents.PlainAgents(context).run())
             group.create_task(Timers(context).run())
-            for each in consumers:
-                group.create_task(each.run(context.stopping, drain=drain))
+            for consumer in consumers:
+                group.create_task(consumer.run(context.stopping, drain=drain))
 
     def _consumer(self, stream: str, durable: str, handle: Any, slots: int) -> Consumer:  # noqa: ANN401
         context = self._context
@@ -151,13 +154,18 @@ class Orchestrator:
         return Consumer(context.bus, stream, durable, handle, slots=slots, log=context.log, journal=journal)
 
     async def _watch(self, consumers: list[Consumer], max_open: int) -> None:
-        """Say what keeps work from coming; take no requests while NATS is full or too many workflows are open."""
+        """Report problems, and pause requests while NATS or the orchestrator is full.
+
+        The orchestrator is full when too many workflows are open.
+        """
         context = self._context
         room = Room(context.bus)
         while not await _stopped(context.stopping, 1.0):
             await room.look()
-            refused = next((each.full for each in consumers if each.full), "")
-            problem = next((each.problem for each in consumers if each.problem), "") or refused or room.problem
+            refused = next((consumer.full for consumer in consumers if consumer.full), "")
+            problem = (
+                next((consumer.problem for consumer in consumers if consumer.problem), "") or refused or room.problem
+            )
             if self._engine.open >= max_open:
                 await self._engine.refresh()
             full = self._engine.open >= max_open or bool(refused or room.problem)
@@ -165,13 +173,16 @@ class Orchestrator:
                 await self._requests.pause()
             elif self._requests.paused:
                 self._requests.resume()
-            if problem:  # only now: who reads it may rely on it
+            if problem:  # reported after pausing: a reader may rely on requests being paused
                 context.health.down(problem)
             else:
                 context.health.up()
 
     async def _agree(self) -> None:
-        """Write states in a version that every orchestrator of the network knows: an old one may still be at work."""
+        """Write states in a version that every orchestrator of the network supports.
+
+        An older orchestrator may still be running.
+        """
         while not await _stopped(self._context.stopping, VERSIONS_EVERY):
             try:
                 self._engine.writes = await self._version()
@@ -180,21 +191,21 @@ class Orchestrator:
 
     async def _version(self) -> int:
         living = (await self._context.bus.kv_values(subjects.LIVE, Presence)).values()
-        agents = [each.value.agent for each in living if each.value is not None]
-        return min([VERSION, *(each.state_version for each in agents if self.name in each.role)])
+        agents = [entry.value.agent for entry in living if entry.value is not None]
+        return min([VERSION, *(agent.state_version for agent in agents if self.name in agent.role)])
 
     async def _look_at_files(self) -> None:
         while not await _stopped(self._context.stopping, LOOK):
             await self._read_files()
 
     async def _read_files(self) -> None:
-        """Read the workflow files that have changed; what is wrong is logged once and stands on the page."""
+        """Read the changed workflow files; log each fault once and show it on the page."""
         if not await asyncio.to_thread(self._library.refresh):
             return
-        warnings = [str(each) for each in self._library.faults]
-        for each in warnings:
-            if each not in self._context.health.warnings:
-                self._context.log.warning("a workflow file is at fault", fault=each)
+        warnings = [str(fault) for fault in self._library.faults]
+        for warning in warnings:
+            if warning not in self._context.health.warnings:
+                self._context.log.warning("a workflow file is at fault", fault=warning)
         self._context.health.warnings[:] = warnings
 
     async def _discover(self, every: float) -> None:
@@ -209,7 +220,7 @@ class Orchestrator:
     # -- requests -----------------------------------------------------------------------------------------------------
 
     async def _on_request(self, job: Job) -> None:
-        """Turn a request into a workflow, or into a refusal that the requester is told."""
+        """Turn a request into a workflow, or into a rejection sent to the requester."""
         plain = job.subject == subjects.WORKFLOW_REQUEST
         principal = subjects.PLAIN if plain else job.subject.split(".")[3]
         tier = self._context.policy.tier_of(principal, plain=plain)
@@ -219,7 +230,7 @@ class Orchestrator:
             request = msgspec.structs.replace(job.decode(WorkflowRequest), workflow_id=given_id)
         except AgentdError as error:
             broken = WorkflowRequest(workflow_type=_peek(job.data, "workflow_type"), workflow_id=given_id)
-            # Not counted: others can have the server write acknowledgements into the subject of a principal.
+            # Not counted: other clients can make the server write acknowledgements to the subject of a principal.
             begin = Begin(broken, [], principal, tier, refused=str(error), authenticated=not plain, brief=not wanted)
         else:
             refused = await self._over_quota(request, principal, job)
@@ -231,14 +242,20 @@ class Orchestrator:
         await self._carry_on(begin, job)
 
     async def _over_quota(self, request: WorkflowRequest, principal: str, job: Job) -> str:
-        """Return why the principal asks for too much, "" if it does not; what comes again was counted before."""
+        """Return why the principal is over its quota, or "".
+
+        A redelivered request was counted before.
+        """
         if job.delivered > 1:
             return ""
         refused = self._quota.refusal(principal, time.monotonic(), self._engine.open_of)
         return "" if refused and await schedules.asks(self._context, request.workflow_id) else refused
 
     async def _carry_on(self, begin: Begin, job: Job) -> None:
-        """Feed a request to the engine; answer with a conflict if the id belongs to another request or principal."""
+        """Feed a request to the engine; respond with a conflict if its id is already used.
+
+        The id may belong to another request or to another principal.
+        """
         kept = _kept(begin)
         state = await self._engine.feed(begin.request.workflow_id, kept, delivered=job.delivered)
         if state is None:
@@ -250,7 +267,7 @@ class Orchestrator:
     async def _begin(
         self, request: WorkflowRequest, principal: str, tier: Tier, job: Job, parent: Parent | None = None
     ) -> Begin:
-        """Return the request with its plan, or with why it is not carried out, and as what it ends then."""
+        """Return the request with its plan, or with the reason for its rejection."""
         context = self._context
         if secret := secrets.refusal(msgspec.to_builtins(request)):
             return Begin(request, [], principal, tier, parent=parent, refused=f"the request: {secret}")
@@ -281,21 +298,24 @@ class Orchestrator:
         return msgspec.structs.replace(begin, plan=[], carried={}, refused=unserved) if unserved else begin
 
     async def _prepare(self, workflow_type: str) -> None:
-        """Read what the plan of this kind of workflow is made from."""
+        """Read the files that the plan of this workflow type needs."""
         if not self._library.is_own(workflow_type):
             await self._read_files()
         elif (prepare := self._library[workflow_type].prepare) is not None:
             await asyncio.to_thread(prepare)
 
     async def _retried(self, workflow_id: str) -> tuple[Workflow | None, str]:
-        """Return the workflow that a request carries on, None for none, and why it cannot be read."""
+        """Return the workflow that a request retries, or None, and why it cannot be read."""
         try:
             return await self._engine.read(workflow_id) if workflow_id else None, ""
         except (GiveUp, InvalidMessage) as error:
             return None, f"retry_of: {error}"
 
     async def _unserved(self, begin: Begin) -> str:
-        """Say which queue of the plan does not exist, if any: its task would wait for nothing."""
+        """Return why a queue of the plan cannot be used, or "".
+
+        A task for a queue that does not exist would wait for ever.
+        """
         for spec in begin.plan:
             undo = [spec.compensation.queue] if spec.compensation else []
             for queue in (queue_of(spec, begin.request.priority), *undo):
@@ -307,7 +327,7 @@ class Orchestrator:
         return ""
 
     async def _on_child(self, job: Job) -> None:
-        """Begin the workflow that a task of another one is."""
+        """Start the child workflow that a task of another workflow requests."""
         try:
             task = job.decode(TaskAssignment)
         except InvalidMessage as error:
@@ -329,7 +349,7 @@ class Orchestrator:
         await self._engine.feed(request.workflow_id, _kept(begin), delivered=job.delivered)
 
     async def _conflict(self, begin: Begin, state: Workflow) -> None:
-        """Tell that this id is another workflow's; the answer of that one stays its own."""
+        """Respond that the id belongs to another workflow; that one's response stays."""
         wanted = request_digest(begin.request)
         other = "with other parameters" if state.principal == begin.principal else "of another principal"
         text = f"workflow_id: {state.workflow_id!r} is a {state.workflow_type} {other} ({state.status}); use another id"
@@ -339,7 +359,7 @@ class Orchestrator:
         if begin.principal == subjects.PLAIN:
             await self._context.bus.publish(subjects.WORKFLOW_RESPONSE, answer)
 
-    # -- what else comes in -------------------------------------------------------------------------------------------
+    # -- completions, signals, timers ---------------------------------------------------------------------------------
 
     async def _on_input(self, job: Job) -> None:
         if job.subject.startswith("ai.workflows.signal."):
@@ -359,7 +379,7 @@ class Orchestrator:
         await self._engine.feed(workflow, Ended(task, completion), delivered=job.delivered)
 
     async def _on_signal(self, job: Job) -> None:
-        """Carry a signal out, and tell whoever waits on its reply subject whether it was."""
+        """Execute a signal, and send the outcome to its reply subject."""
         _, _, _, principal, workflow = job.subject.split(".")
         try:
             signal = job.decode(WorkflowSignal)
@@ -396,14 +416,17 @@ class Orchestrator:
 
 
 def _kept(begin: Begin) -> Begin:
-    """Return a request as its state keeps it for days: of a refused one nothing that may be a secret."""
+    """Return a request as its state keeps it for days.
+
+    From a rejected request everything that may be a secret is removed.
+    """
     if not begin.refused:
         return begin
     return msgspec.structs.replace(begin, request=withheld_of(begin.request), refused=secrets.redacted(begin.refused))
 
 
 def _peek(data: bytes, field: str) -> str:
-    """Return a text field of a message that cannot be understood as a whole, as far as it can."""
+    """Return a string field of a message that may not be valid as a whole, or ""."""
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -413,7 +436,7 @@ def _peek(data: bytes, field: str) -> str:
 
 
 async def _stopped(stopping: asyncio.Event, seconds: float) -> bool:
-    """Wait for the stop, at most `seconds`; tell whether it came."""
+    """Wait at most `seconds` for the stop; return whether it was requested."""
     try:
         async with asyncio.timeout(seconds):
             await stopping.wait()

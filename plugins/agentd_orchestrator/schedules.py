@@ -1,9 +1,9 @@
-"""What a schedule's firing becomes: a request like any other, under an id that is made of the firing.
+"""Turns a schedule's firing into a request, with an id derived from the firing.
 
-The order that makes it safe: the run is noted (compare-and-set in the bucket `conf`), the request is stored, the firing
-is acknowledged.  A firing that comes again finds its own note and asks again, which is the same request; two
-orchestrators that get one firing ask for one workflow.  From the request on everything is as for any other one: who
-asks is the schedule's principal, and the policy has the word when the workflow is begun.
+The order that makes it safe: record the run (compare-and-set in the bucket `conf`), store the request, acknowledge the
+firing.  A redelivered firing finds its own record and stores the same request again; two orchestrators that receive the
+same firing request the same workflow.  From there on it is a request like any other: its principal is the schedule's,
+and the policy is applied when the workflow starts.
 """
 
 from __future__ import annotations
@@ -27,18 +27,24 @@ if TYPE_CHECKING:
 
 
 class _Head(msgspec.Struct):
-    """What has to be known of a run, whichever version wrote it."""
+    """The part of a workflow state that is needed here, valid for every version."""
 
     status: str
 
 
 def is_firing(subject: str) -> bool:
-    """Tell whether a timer's message is a schedule's: ai.workflows.due.cron-<name>._.cron."""
+    """Return whether a timer message is from a schedule.
+
+    Its subject is ai.workflows.due.cron-<name>._.cron.
+    """
     return subject.endswith(f".{subjects.CRON}")
 
 
 async def fire(context: Context, job: Job) -> None:
-    """Ask for the workflow of a firing, unless the one before it still runs and that is not wanted."""
+    """Request the workflow of a firing.
+
+    With `overlap = skip` it is not requested while the last run is open.
+    """
     try:
         schedule = job.decode(ScheduleDue)
         again = await asyncio.to_thread(_comes_again, schedule, job)  # a time zone is a file
@@ -56,9 +62,9 @@ async def fire(context: Context, job: Job) -> None:
 
 
 async def free(context: Context, workflow_id: str, principal: str) -> str:
-    """Return `workflow_id` if `principal` may ask for a workflow of that id, else raise InvalidMessage.
+    """Return `workflow_id` if `principal` may use that id, else raise InvalidMessage.
 
-    The next firing of a schedule can be guessed: who takes its id before would keep the schedule from running.
+    The id of a schedule's next firing can be guessed: another principal that used it first would block the schedule.
     """
     name = subjects.firing_of(subjects.check_own_id(workflow_id))
     stored = await context.bus.last(subjects.WORKFLOWS, subjects.cron_timer(name)) if name else None
@@ -72,7 +78,7 @@ async def free(context: Context, workflow_id: str, principal: str) -> str:
 
 
 async def asks(context: Context, workflow_id: str) -> bool:
-    """Return True if the last firing of a schedule asks for this workflow, as an orchestrator has noted."""
+    """Return whether the last recorded firing of a schedule requests this workflow."""
     name = subjects.schedule_of(workflow_id)
     if not name:
         return False
@@ -82,7 +88,10 @@ async def asks(context: Context, workflow_id: str) -> bool:
 
 
 def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
-    """Tell whether the clock has shown this time of day before; a zone that is not known here is the server's."""
+    """Return whether this local time is a repetition, because the clock was put back.
+
+    A time zone that is not known here is left to the server.
+    """
     try:
         zone = ZoneInfo(schedule.timezone)
     except ZoneInfoNotFoundError:
@@ -91,25 +100,26 @@ def _comes_again(schedule: ScheduleDue, job: Job) -> bool:
 
 
 async def _noted(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleRun | None:
-    """Note what this firing becomes; return the run whose workflow is to be asked for, None for none."""
+    """Record this firing; return the run whose workflow must be requested, or None."""
     bus, key = context.bus, subjects.schedule_key(schedule.name)
     newest = await bus.kv_read(subjects.CONF, key, ScheduleRun)
     last = newest.value
-    if last is not None and last.fired >= job.stored:  # noted before a crash, or a later one came
+    if last is not None and last.fired >= job.stored:  # recorded before a crash, or a later firing was recorded
         return last if last.begun == job.stored else None
     fresh = ScheduleRun(subjects.cron_workflow(schedule.name, job.sequence), begun=job.stored, fired=job.stored)
     note = fresh
     asked: ScheduleRun | None = fresh
     if last is not None and schedule.overlap == "skip":
         found = (await bus.newest(subjects.WORKFLOWS, subjects.event(last.workflow_id), _Head)).value
-        if found is None:  # not begun yet; or, long after its time to start, kept no longer
+        if found is None:  # not started yet; or, long after its start limit, already deleted
             runs = (job.stored - last.begun).total_seconds() <= schedule.start_by
         else:
             runs = found.status not in TERMINAL
         if runs:
             context.log.warning("not begun: the last one is not over", schedule=schedule.name, last=last.workflow_id)
             note = replace(last, fired=job.stored, skipped=last.skipped + 1)
-            asked = last if found is None else None  # who noted it may have died before asking: asked again, it is one
+            # The recording orchestrator may have crashed before the request: sent twice, it is one request.
+            asked = last if found is None else None
     try:
         await bus.kv_put(subjects.CONF, key, note, expect=newest.seq)
     except StaleWrite as error:

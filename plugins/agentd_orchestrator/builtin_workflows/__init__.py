@@ -1,1 +1,1 @@
-"""The workflows that agentd brings with it."""
+"""The built-in workflows of agentd."""

@@ -1,13 +1,13 @@
-"""The workflows that come with agentd: what they are asked with, and the tasks that they become.
+"""The built-in workflows: their parameters, and the tasks of their plans.
 
-vm_deployment   validate_vm_parameters → create_vm → configure_vm.  The first fixes everything that could be decided
-                in more than one way, the VMID above all, so that the others can be repeated; if a stranger was faster
-                (`vmid_taken`), the workflow goes back to it and another VMID is drawn.
-                In Python, because a file cannot say that a parameter is an int or a text (`template`), nor pass on
-                what was said and nothing else; and its parameters are held to be those of the tool by their types.
-health_check    three lists at once, then a summary of what they say: `health_check.yaml`.
+vm_deployment   validate_vm_parameters → create_vm → configure_vm.  The first task makes every decision that could have
+                more than one outcome, above all the VMID, so that the other tasks can be repeated; if another client
+                has taken the VMID meanwhile (`vmid_taken`), the workflow goes back to it and it picks another VMID.
+                Written in Python, because a file cannot declare a parameter as an int or a string (`template`), nor
+                pass on only the given parameters; and type checking keeps its parameters equal to those of the tool.
+health_check    three lists at once, then a summary of them: `health_check.yaml`.
 
-Parameters are checked here only for their types and names: what is possible is known where the cluster is known.
+Only the types and names of parameters are checked here: what is possible is checked where the cluster is known.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILES: Final = Path(__file__).parent
 
 
 class VmDeployment(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The wish for a VM, as validate_vm_parameters of the specialist takes it; only the name is needed."""
+    """The VM to deploy, as validate_vm_parameters takes it; only `name` is required."""
 
     name: str
     vmid: int | None = None
@@ -98,7 +98,7 @@ VM_DEPLOYMENT: Final = Definition(
 
 
 def definitions() -> list[Definition]:
-    """Return the built-in workflows; those in files are read by the same code as a user's."""
+    """Return the built-in workflows; files are read by the same code as users' files."""
     files = sorted(FILES.glob("*.yaml"))
     return [VM_DEPLOYMENT, *(_from(each) for each in files)]
 

@@ -1,6 +1,6 @@
-"""Workflows that are calls of tools: `tool_call` is one, `undo` are those that take acts back, one after the other.
+"""Workflows that call tools: `tool_call` makes one call, `undo` several in order.
 
-They are how a tool that destroys or executes is called: the planner puts a look and an approval before it.
+Tools of tier `destroy` and `exec` are called in this way: the planner adds a preview and an approval before the call.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from agentd.tools.definition import Tool
 
 DEADLINE: Final = 3600.0
-"""Seconds that a call may take unless it says so: a restore or a migration of a large guest takes long."""
+"""Seconds that a call may take by default: a restore or a migration of a large guest takes long."""
 
 
 class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Which tool, with what, how long it may take (s), and how the guests that it changes have to be called."""
+    """The call of one tool.
+
+    tool        name of the tool
+    parameters  its parameters
+    deadline    seconds that the call may take
+    guests      the names that the guests it changes must have
+    """
 
     tool: str
     parameters: dict[str, Any] = {}
@@ -33,14 +39,14 @@ class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
 
 
 class UndoWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What is taken back, and by which calls, in this order; the first that fails ends it."""
+    """What to undo, and the calls that undo it, in order; the first failure ends it."""
 
     of: str
     calls: list[ToolCallWish]
 
 
 def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
-    """Return both; `tools` is asked once which there are, when one is called."""
+    """Return both workflows; `tools` is called once, when the first one is planned."""
     known = functools.cache(tools)
 
     def task(name: str, wish: ToolCallWish, *after: str) -> TaskSpec:

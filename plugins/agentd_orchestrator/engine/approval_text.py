@@ -1,4 +1,6 @@
-"""The text shown to an approver, and the digests that bind an approval to it; pure.
+"""The text shown to an approver, and the digests that bind an approval to it.
+
+Pure functions.
 
 Everything is shown, or the task cannot be approved: the tool, its complete parameters without secrets, every target
 with its losses and risks, and how the change would be undone.
@@ -38,7 +40,9 @@ def shown(state: Workflow, name: str) -> str:
         parts.append(_first(found))
         parts += [f"mind: {target.title}: {', '.join(target.risks)}" for target in _targets(found) if target.risks]
         parts += [
-            f"taken back by {_undo(each.undo)}" for preview in found if preview.undo is not None and not preview.already
+            f"taken back by {_undo(preview.undo)}"
+            for preview in found
+            if preview.undo is not None and not preview.already
         ]
     spec = state.spec(name)
     what = f"{spec.tool or spec.workflow} with"
@@ -55,7 +59,7 @@ def shown(state: Workflow, name: str) -> str:
 
 
 def brief(text: str) -> str:
-    """Return the beginning of `text` for the timeline; the approval contains all of it."""
+    """Return the beginning of `text`, for the timeline; the approval has all of it."""
     first, more, _ = text.partition(GAP)
     return f"{first[:BRIEF]} …" if more or len(first) > BRIEF else first
 
@@ -73,7 +77,7 @@ def approved(state: Workflow, name: str, text: str) -> str:
 
 
 def calls(state: Workflow, name: str) -> list[str]:
-    """Return the digests of the approved calls (tool, parameters): one, or one per item."""
+    """Return the digest of tool and parameters of each approved call: one, or per item."""
     spec = state.spec(name)
     if spec.each is not None and not outgoing.looked(state, name):
         return []

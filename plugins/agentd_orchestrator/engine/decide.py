@@ -71,7 +71,10 @@ def _react(state: Workflow, given: Input, at: datetime) -> Workflow:
 
 
 def begin(given: Begin, at: datetime) -> Workflow:
-    """Return the first state: running, or ended if the request is rejected or a dry run."""
+    """Return the first state of a workflow: running, or already ended.
+
+    A rejected request and a dry run end at once.
+    """
     request = given.request
     state = Workflow(
         workflow_id=request.workflow_id,

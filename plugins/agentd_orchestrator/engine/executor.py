@@ -189,8 +189,8 @@ class Engine:
     ) -> tuple[Workflow | None, list[tuple[_Given, Exception]]]:
         """Fold the inputs into one state; also return the refused inputs.
 
-        The state is None if nothing changes.  A refused input is a signal that cannot be executed.  If `decide` fails for an input, that input gets the error
-        at once and the others continue.
+        The state is None if nothing changes.  A refused input is a signal that cannot be executed.  If `decide` fails
+        for an input, that input gets the error at once and the others continue.
         """
         at = self._bus.server_time()
         start = current = wf.cleared(state)
@@ -361,7 +361,7 @@ class Engine:
                 return self._arm(state.workflow_id, effect, expect)
 
     async def _respond(self, state: Workflow, expect: int) -> None:
-        """Store the response; publish it on the plain subject too, if the request was plain.
+        """Store the response; also publish it if the request used the plain subject.
 
         The plain response follows the stored one and is not stored itself: after a restart it may be sent twice.
         """

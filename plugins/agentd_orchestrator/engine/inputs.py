@@ -57,7 +57,7 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """`decide` failed repeatedly (a bug); the workflow ends, so that a person notices."""
+    """`decide` failed repeatedly, a bug; the workflow ends, so that a person notices."""
 
     error: str
 

@@ -122,7 +122,7 @@ def looked(state: Workflow, name: str) -> bool:
 
 
 def _look_of(state: Workflow, name: str) -> TaskState | None:
-    """Return the preview task of the task `name`; the name alone does not make it one."""
+    """Return the preview task of `name`; the prefix of its name alone does not count."""
     task = state.tasks.get(LOOK + name)
     return task if task is not None and state.spec(LOOK + name).look else None
 
@@ -144,7 +144,7 @@ def consent(state: Workflow, name: str) -> Consent | None:
 
 
 def _asked(state: Workflow, name: str) -> str:
-    """Return the task whose approval counts for `name`: itself, or the parent of an item."""
+    """Return the task whose approval covers `name`: itself, or an item's parent."""
     return state.tasks[name].parent or name
 
 

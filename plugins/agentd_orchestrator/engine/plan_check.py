@@ -77,7 +77,7 @@ def _check_order(plan: list[TaskSpec]) -> None:
     while left:
         ready = [task for task in left if all(other in before for other in task.after)]
         if not ready:
-            message = f"the tasks {', '.join(each.name for each in left)} wait for one another"
+            message = f"the tasks {', '.join(task.name for task in left)} wait for one another"
             raise Rejected(message)
         for task in ready:
             before[task.name] = set(task.after).union(*(before[other] for other in task.after))

@@ -139,7 +139,7 @@ def _check(request: WorkflowRequest, parent: Parent | None) -> None:
 
 
 def _carry_on(begin: Begin, old: Workflow | None) -> Begin:
-    """Return the request with plan and completed tasks of the workflow that it retries."""
+    """Return the request with plan and completed tasks of the workflow it retries."""
     request = begin.request
     if old is None:
         message = f"retry_of: there is no workflow {request.retry_of!r}"

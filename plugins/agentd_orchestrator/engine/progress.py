@@ -31,7 +31,7 @@ _LEFT = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
 def advance(state: Workflow, at: datetime) -> Workflow:
-    """Start all tasks that can start; if none is left, compensate or end the workflow."""
+    """Start all ready tasks; if none is left, compensate or end the workflow."""
     state = _close_items(_begin_ready(state, at), at)
     if any(not outgoing.gone(task.status) for task in state.tasks.values()):
         return _hold(state, at)
@@ -345,7 +345,7 @@ def _undoable(state: Workflow) -> dict[str, TaskState]:
 
 
 def _undo(state: Workflow, at: datetime) -> Workflow:
-    """Start undoing in reverse order; a workflow that has not failed keeps its status."""
+    """Start undoing in reverse order; a workflow that did not fail keeps its status."""
     made = _undoable(state)
     if not made:
         return finish(state, at, _ending(state))

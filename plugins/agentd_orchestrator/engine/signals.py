@@ -50,7 +50,10 @@ def apply(state: Workflow, given: Signal, at: datetime) -> Workflow:
 
 
 def _check_steering(state: Workflow, given: Signal) -> None:
-    """Raise Denied unless the principal owns the workflow or its tier covers the tasks."""
+    """Raise Denied unless the principal owns the workflow or its tier is sufficient.
+
+    The tier must cover every task of the workflow.
+    """
     needed = max((state.spec(name).tier for name in state.tasks), key=lambda tier: tier.rank, default=Tier.READ)
     if given.principal != state.principal and not given.tier.covers(needed):
         message = (

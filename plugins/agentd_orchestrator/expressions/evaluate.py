@@ -1,15 +1,15 @@
-"""The expressions of declared workflows: jinja2's sandbox, narrowed to what gives a value and cannot do more.
+"""Expressions of declared workflows: jinja2's sandbox, restricted further.
 
     {{ tasks.find.result.guests | selectattr('status', 'eq', 'running') | list }}
 
-Only expressions are taken: no statement, loop, macro, call or power.  A name is one of `parameters`, `tasks`, `item`,
-`index` and `workflow_id`; a dot looks into maps and never at an attribute of Python, so there is no way to its
-internals at all.  Operators and filters are our own (`filters.py`) and bounded in what they look at and make, a
-template in its length and nesting, and what comes out must be JSON of a bounded size.  There is no clock and no chance:
-the same names give the same value, on whichever orchestrator.
+Only expressions are accepted: no statement, loop, macro, call or power.  A name is one of `parameters`, `tasks`,
+`item`, `index` and `workflow_id`; a dot accesses keys of maps and never an attribute of a Python object, so Python's
+internals are not reachable.  Operators and filters are our own (`filters.py`), with limits on what they read and
+create; a template is limited in length and nesting, and its result must be JSON of limited size.  There is no clock and
+no randomness: the same names give the same value in every orchestrator.
 
-Which tasks and parameters a template refers to can be read off it (`uses`), because neither can be computed:
-`tasks[…]` takes a name in quotes and nothing else.
+The tasks and parameters that a template refers to are known without evaluating it (`uses`), because they cannot be
+computed: `tasks[…]` accepts only a quoted name.
 
 jinja2 is imported with the first expression: an orchestrator without declared workflows does not pay for it.
 """
@@ -37,9 +37,9 @@ MAX_TEMPLATE: Final = 4000
 MAX_NODES: Final = 400
 """Parts of one template: names, constants, operators, filters."""
 MAX_DEPTH: Final = 25
-"""How deeply the parts of a template may be nested."""
+"""Maximum nesting of the parts of a template."""
 CACHED: Final = 1024
-"""Templates that are kept compiled."""
+"""Compiled templates that are cached."""
 NAMES: Final = ("parameters", "tasks", "item", "index", "workflow_id")
 OF_A_TASK: Final = ("result", "status", "error", "warnings")
 SHOWN: Final = 160
@@ -65,11 +65,11 @@ _TAKEN: Final = frozenset(
 
 @dataclass(frozen=True)
 class Uses:
-    """What a template refers to.
+    """The names that a template refers to.
 
-    names       of NAMES
+    names       those of NAMES
     tasks       names of tasks
-    parameters  names of parameters; those of a workflow as a whole are "*"
+    parameters  names of parameters; "*" for all parameters as one map
     """
 
     names: frozenset[str] = frozenset()
@@ -78,7 +78,7 @@ class Uses:
 
     @property
     def early(self) -> bool:
-        """Tell whether it can be evaluated as soon as the parameters are known."""
+        """Return whether the template can be evaluated once the parameters are known."""
         return self.names <= {"parameters"}
 
 
@@ -92,22 +92,22 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Read:
-    """A template that was read: the expression that makes its value, and what it refers to."""
+    """A parsed template: the expression that gives its value, and the names it uses."""
 
     expression: nodes.Expr
     uses: Uses
 
 
-# -- what others ask ---------------------------------------------------------------------------------------------------
+# -- public functions --------------------------------------------------------------------------------------------------
 
 
 def is_template(text: str) -> bool:
-    """Tell whether there is anything to evaluate in `text`."""
+    """Return whether `text` contains anything to evaluate."""
     return _BEGINS.search(text) is not None
 
 
 def evaluate(template: str, names: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-    """Return what `template` stands for: of a lone `{{ … }}` the value as it is, of all else a text.
+    """Evaluate `template`: a single `{{ … }}` gives its value, all else a string.
 
     Raises BadExpression.
     """
@@ -115,9 +115,9 @@ def evaluate(template: str, names: Mapping[str, Any]) -> Any:  # noqa: ANN401 - 
 
 
 def holds(condition: str, names: Mapping[str, Any]) -> bool:
-    """Tell whether `condition`, an expression without braces, is true; raises BadExpression.
+    """Return whether `condition`, an expression without braces, is true.
 
-    A text is no answer: "false" and "no" would be true.
+    Raises BadExpression, also for a string: "false" and "no" would be true.
     """
     found = _run(condition, names, condition=True)
     if isinstance(found, str):
@@ -126,17 +126,17 @@ def holds(condition: str, names: Mapping[str, Any]) -> bool:
 
 
 def check(template: str) -> None:
-    """Raise BadExpression if `template` cannot be evaluated, whatever its names stand for."""
+    """Raise BadExpression if `template` cannot be evaluated with any values."""
     _read(template, condition=False)
 
 
 def check_condition(condition: str) -> None:
-    """Raise BadExpression if `condition` cannot be evaluated, whatever its names stand for."""
+    """Raise BadExpression if `condition` cannot be evaluated with any values."""
     _read(condition, condition=True)
 
 
 def uses(template: str, *, condition: bool = False) -> Uses:
-    """Return what `template` (or a condition) refers to; raises BadExpression."""
+    """Return the names that `template` (or a condition) uses; raises BadExpression."""
     return _read(template, condition=condition).uses
 
 
@@ -151,16 +151,20 @@ def wanted_by_condition(condition: str) -> set[str]:
 
 
 def reference(template: str) -> tuple[str, str] | None:
-    """Return (task, field) if `template` is a result, or one field of it, and no more: {{ tasks.a.result.b }}.
+    """Return (task, field) if `template` is only a result or one field of it, else None.
 
-    Such a one need not be evaluated, and may be of any size: it is carried by reference.
+    Such a template, {{ tasks.a.result.b }}, need not be evaluated, and its value may have any size, because it is
+    passed by reference.
     """
     found = _REFERENCE.fullmatch(template)
     return (found[1], found[2] or "") if found else None
 
 
 def marker(value: Any) -> str:  # noqa: ANN401 - JSON
-    """Return the first key in `value` that begins with "$", which is how a plan marks what is filled in; or ""."""
+    """Return the first key in `value` that starts with "$", or "".
+
+    A plan marks with such keys what is filled in later.
+    """
     if isinstance(value, dict):
         own = next((key for key in value if isinstance(key, str) and key.startswith("$")), "")
         return own or next(filter(None, map(marker, value.values())), "")
@@ -197,9 +201,9 @@ def _read(text: str, *, condition: bool) -> _Read:
         _fail(text, "it is nested too deeply", "")
     found = _Found()
     parts: list[nodes.Expr] = []
-    for each in parsed.body:
-        _check(text, each, found, 0)
-        parts += each.nodes  # type: ignore[attr-defined]  # an Output, or it was refused
+    for output in parsed.body:
+        _check(text, output, found, 0)
+        parts += output.nodes  # type: ignore[attr-defined]  # an Output, or it was refused
     if condition and len(parts) != 1:
         _fail(text, "a condition is one expression", "")
     expression = sandbox.joined(parts) if len(parts) != 1 or _is_data(parts[0]) else parts[0]
@@ -208,7 +212,7 @@ def _read(text: str, *, condition: bool) -> _Read:
 
 
 def _plainer(message: str) -> str:
-    """Return jinja2's complaint about the syntax without its own words."""
+    """Return jinja2's syntax error without jinja2's internal terms."""
     return message.replace("end of print statement", "}}").replace("'}}'", "}}").rstrip(".")
 
 
@@ -217,7 +221,7 @@ def _is_data(node: nodes.Node) -> bool:
 
 
 def _check(text: str, node: nodes.Node, found: _Found, depth: int) -> None:
-    """Look at a part of a template and all below it; note what it refers to."""
+    """Check a node of a template and all below it; record the names that it uses."""
     from jinja2 import nodes
 
     kind = type(node).__name__
@@ -234,19 +238,19 @@ def _check(text: str, node: nodes.Node, found: _Found, depth: int) -> None:
         _note_path(text, node, found)
     elif isinstance(node, nodes.Name):
         _note_name(text, node, found)
-    for each in [] if _rooted(node) else node.iter_child_nodes():
-        _check(text, each, found, depth + 1)
+    for child in [] if _rooted(node) else node.iter_child_nodes():
+        _check(text, child, found, depth + 1)
 
 
 def _rooted(node: nodes.Node) -> bool:
-    """Tell whether it is `parameters.x` or `tasks.x`, which `_note_path` has seen to."""
+    """Return whether `node` is `parameters.x` or `tasks.x`, handled by `_note_path`."""
     root = getattr(node, "node", None)
     rooted = type(root).__name__ == "Name" and getattr(root, "name", "") in {"parameters", "tasks"}
     return rooted and isinstance(_key(node), str)
 
 
 def _word(node: nodes.Node) -> str:
-    """Return a word by which the place of `node` in its line can be found."""
+    """Return a word that locates `node` in its line."""
     kind = type(node).__name__
     if kind == "Call":
         called = getattr(node, "node", None)
@@ -255,7 +259,7 @@ def _word(node: nodes.Node) -> str:
 
 
 def _check_named(text: str, node: nodes.Filter | nodes.Test) -> None:
-    """Refuse a filter or test that there is not, and arguments by `*` and `**`."""
+    """Refuse an unknown filter or test, and arguments with `*` and `**`."""
     from jinja2 import nodes
 
     from agentd_orchestrator.expressions.filters import FILTERS, TESTS
@@ -278,7 +282,7 @@ def _note_name(text: str, node: nodes.Name, found: _Found) -> None:
 
 
 def _note_path(text: str, node: nodes.Getattr | nodes.Getitem, found: _Found) -> None:
-    """Note `parameters.x` and `tasks.x`; refuse what a task does not have, and names that Python keeps for itself."""
+    """Record `parameters.x` and `tasks.x`; refuse unknown task fields and `__` names."""
     key = _key(node)
     if isinstance(key, str) and key.startswith("__"):
         _fail(text, f"{key!r} is not looked at: only what lies in maps and lists is", key, node.lineno)
@@ -291,7 +295,7 @@ def _note_path(text: str, node: nodes.Getattr | nodes.Getitem, found: _Found) ->
 
 
 def _key(node: nodes.Node) -> object:
-    """Return the constant by which `node` looks into its value; None if it is computed."""
+    """Return the constant key or index of `node`; None if it is computed."""
     if hasattr(node, "attr"):
         return node.attr
     return getattr(getattr(node, "arg", None), "value", None)

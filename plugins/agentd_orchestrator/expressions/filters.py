@@ -1,12 +1,12 @@
-"""The filters, tests and operators that an expression may use: few, pure, and bounded.
+"""The filters and tests that an expression may use: few, pure and limited.
 
-They are what users of Ansible know, under the same names, and take and give JSON values alone.  Each says what it
-spends before it works: an expression may look at so many items and make values of such a size, and no more, so that
-none of them can hold up an orchestrator.  What is not here does not exist: no regular expressions (they can run for
-ever), no formatting by width, no clock, no chance.
+They have the names that users of Ansible know, and take and return only JSON values.  Each counts its steps before it
+works: the items that an expression may read and the size of the values that it may create are limited, so that no
+expression can block an orchestrator.  Nothing else exists: no regular expressions (they can run for ever), no
+formatting by width, no clock, no randomness.
 
-Differences from Ansible: filters give lists, never generators; `default` also stands in for a value that is nothing
-(null); `round` gives a whole number for no digits.
+Differences from Ansible: filters return lists, never generators; `default` also replaces null; `round` returns an
+integer for no digits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_DIGITS: Final = 15
-"""Digits after the point that `round` keeps: a float has no more."""
+"""Maximum of decimal digits that `round` keeps: a float has no more."""
 
 
 def _text(value: Value, name: str) -> str:
@@ -46,7 +46,7 @@ def _text(value: Value, name: str) -> str:
 
 
 def _items(value: Value, name: str) -> list[Value]:
-    """Return the items of a list (or the keys of a map), counted."""
+    """Return the items of a list (or the keys of a map); counts steps."""
     found = list(wants(value, (list, tuple, dict), name, "a list"))
     spend(len(found))
     return found
@@ -56,13 +56,16 @@ def _items(value: Value, name: str) -> list[Value]:
 
 
 def default(value: Value, instead: Value = "", boolean: Value = False) -> Value:  # noqa: FBT002 - as jinja2 has it
-    """Return `value`, or `instead` if it is undefined or nothing (with `boolean`: if it is empty or false)."""
+    """Return `value`, or `instead` if it is undefined or null.
+
+    With `boolean` also if it is empty or false.
+    """
     missing = isinstance(value, Undefined) or value is None or (boolean is True and not value)
     return instead if missing else value
 
 
 def to_bool(value: Value) -> bool:
-    """Return true for true, 1, "true", "yes", "on" and "1", false for their opposites."""
+    """Return true for true, 1, "true", "yes", "on", "1", and false for their opposites."""
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     found = words.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
     if found is None:
@@ -71,7 +74,7 @@ def to_bool(value: Value) -> bool:
 
 
 def to_int(value: Value, instead: Value = None) -> Value:
-    """Return a whole number; of a text that is none, `instead`, if that is given."""
+    """Return `value` as an integer; if that fails, `instead`, if it is given."""
     try:
         return number(int(float(value)) if isinstance(value, float) else int(_small(value)))
     except (ValueError, OverflowError):
@@ -81,7 +84,7 @@ def to_int(value: Value, instead: Value = None) -> Value:
 
 
 def to_float(value: Value, instead: Value = None) -> Value:
-    """Return a number; of a text that is none, `instead`, if that is given."""
+    """Return `value` as a float; if that fails, `instead`, if it is given."""
     try:
         return number(float(_small(value)))
     except (ValueError, OverflowError):
@@ -97,7 +100,7 @@ def _small(value: Value) -> Value:
 
 
 def replace(value: Value, old: Value, new: Value) -> str:
-    """Return the text with `new` in each place of `old`."""
+    """Replace every `old` in the string by `new`."""
     text, was, becomes = _text(value, "replace"), _text(old, "replace"), _text(new, "replace")
     if not was:
         raise Refused("replace: what to replace is empty")
@@ -106,18 +109,18 @@ def replace(value: Value, old: Value, new: Value) -> str:
 
 
 def join(value: Value, between: Value = "", attribute: Value = None) -> str:
-    """Return the items as one text, `between` them."""
+    """Join the items into one string, separated by `between`."""
     items = _items(value, "join")
     if attribute is not None:
-        items = [known(pick(each, attribute)) for each in items]
-    texts = [text_of(each) for each in items]
+        items = [known(pick(item, attribute)) for item in items]
+    texts = [text_of(item) for item in items]
     comma = _text(between, "join")
     fits(sum(map(len, texts)) + len(comma) * len(texts))
     return comma.join(texts)
 
 
 def split(value: Value, at: Value = None) -> list[str]:
-    """Return the parts of a text, cut at `at` (by default where there is space)."""
+    """Split a string at `at`, by default at whitespace."""
     text = _text(value, "split")
     if at == "":
         raise Refused("split: what to cut at is empty")
@@ -128,7 +131,7 @@ def split(value: Value, at: Value = None) -> list[str]:
 
 
 def length(value: Value) -> int:
-    """Return how many items, keys or characters there are."""
+    """Return the number of items, keys or characters."""
     return len(wants(value, (str, list, tuple, dict), "length", "a list, a map or a text"))
 
 
@@ -150,7 +153,7 @@ def _end(value: Value, name: str, index: int) -> Value:
 
 
 def pick(value: Value, path: Value) -> Value:
-    """Return what lies under a dotted path (`config.name`, `disks.0`), or an Undefined."""
+    """Return the value at a dotted path (`config.name`, `disks.0`), or an Undefined."""
     for part in _text(path, "attribute").split("."):
         if isinstance(value, dict) and part in value:
             value = value[part]
@@ -163,22 +166,22 @@ def pick(value: Value, path: Value) -> Value:
 
 def select(value: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items that pass a test."""
-    return [each for each in _items(value, "select") if _passes(each, test, arguments)]
+    return [item for item in _items(value, "select") if _passes(item, test, arguments)]
 
 
 def reject(value: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items that do not pass a test."""
-    return [each for each in _items(value, "reject") if not _passes(each, test, arguments)]
+    return [item for item in _items(value, "reject") if not _passes(item, test, arguments)]
 
 
 def select_attribute(value: Value, attribute: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items whose attribute passes a test."""
-    return [each for each in _items(value, "selectattr") if _passes(pick(each, attribute), test, arguments)]
+    return [item for item in _items(value, "selectattr") if _passes(pick(item, attribute), test, arguments)]
 
 
 def reject_attribute(value: Value, attribute: Value, test: Value = None, *arguments: Value) -> list[Value]:
     """Return the items whose attribute does not pass a test."""
-    return [each for each in _items(value, "rejectattr") if not _passes(pick(each, attribute), test, arguments)]
+    return [item for item in _items(value, "rejectattr") if not _passes(pick(item, attribute), test, arguments)]
 
 
 def _passes(value: Value, test: Value, arguments: tuple[Value, ...]) -> bool:
@@ -192,34 +195,34 @@ def _passes(value: Value, test: Value, arguments: tuple[Value, ...]) -> bool:
 def map_(
     value: Value, name: Value = None, *arguments: Value, attribute: Value = None, default: Value = None
 ) -> list[Value]:
-    """Return an attribute of each item, or what a filter makes of each."""
+    """Return an attribute of each item, or the result of a filter for each item."""
     items = _items(value, "map")
     if attribute is not None:
-        found = [pick(each, attribute) for each in items]
-        return [default if isinstance(each, Undefined) and default is not None else known(each) for each in found]
+        found = [pick(item, attribute) for item in items]
+        return [default if isinstance(picked, Undefined) and default is not None else known(picked) for picked in found]
     if name not in FILTERS or name == "map":
         raise Refused(f"map: there is no filter {_short(name)}; or say map(attribute='…')")
-    return [FILTERS[name](each, *arguments) for each in items]
+    return [FILTERS[name](item, *arguments) for item in items]
 
 
 def unique(value: Value, attribute: Value = None) -> list[Value]:
-    """Return the items without those that were there before."""
+    """Return the items without duplicates."""
     found: dict[str, Value] = {}
-    for each in _items(value, "unique"):
-        found.setdefault(to_json(each if attribute is None else known(pick(each, attribute))), each)
+    for item in _items(value, "unique"):
+        found.setdefault(to_json(item if attribute is None else known(pick(item, attribute))), item)
     return list(found.values())
 
 
 def sort(value: Value, reverse: Value = False, attribute: Value = None) -> list[Value]:  # noqa: FBT002
-    """Return the items in order: all of them numbers, or all texts."""
+    """Return the items in order; they must be all numbers or all strings."""
     items = _items(value, "sort")
-    keys = [each if attribute is None else known(pick(each, attribute)) for each in items]
-    same = all(isinstance(each, str) for each in keys) or all(isinstance(each, (int, float)) for each in keys)
+    keys = [item if attribute is None else known(pick(item, attribute)) for item in items]
+    same = all(isinstance(key, str) for key in keys) or all(isinstance(key, (int, float)) for key in keys)
     if not same:
         raise Refused("sort takes a list of numbers or a list of texts; or say sort(attribute='…')")
     walk(keys)
     order = sorted(range(len(items)), key=keys.__getitem__, reverse=reverse is True)
-    return [items[each] for each in order]
+    return [items[index] for index in order]
 
 
 def smallest(value: Value, attribute: Value = None) -> Value:
@@ -235,13 +238,13 @@ def largest(value: Value, attribute: Value = None) -> Value:
 def total(value: Value, attribute: Value = None, start: Value = 0) -> Value:
     """Return the sum of the items."""
     found = start
-    for each in _items(value, "sum"):
-        found = binary("+", found, each if attribute is None else known(pick(each, attribute)))
+    for item in _items(value, "sum"):
+        found = binary("+", found, item if attribute is None else known(pick(item, attribute)))
     return found
 
 
 def round_(value: Value, digits: Value = 0) -> Value:
-    """Return the number rounded; a whole number for no digits."""
+    """Round a number; no digits give an integer."""
     wants(value, (int, float), "round", "a number")
     if not isinstance(digits, int) or not 0 <= digits <= MAX_DIGITS:
         raise Refused(f"round keeps 0 to {MAX_DIGITS} digits")
@@ -249,7 +252,7 @@ def round_(value: Value, digits: Value = 0) -> Value:
 
 
 def to_list(value: Value) -> list[Value]:
-    """Return the items of a list, the keys of a map, the characters of a text."""
+    """Return the items of a list, the keys of a map, or the characters of a string."""
     found = list(wants(value, (list, tuple, dict, str), "list", "a list"))
     fits(8 * len(found))
     spend(len(found))
@@ -257,16 +260,16 @@ def to_list(value: Value) -> list[Value]:
 
 
 def combine(value: Value, *others: Value) -> dict[str, Value]:
-    """Return one map of several; the later wins."""
+    """Merge maps into one; later ones take precedence."""
     made: dict[str, Value] = {}
-    for each in (value, *others):
-        made |= wants(each, dict, "combine", "maps")
+    for mapping in (value, *others):
+        made |= wants(mapping, dict, "combine", "maps")
         spend(len(made))
     return made
 
 
 def from_json(value: Value) -> Value:
-    """Return what a JSON text says."""
+    """Parse a JSON string."""
     try:
         return msgspec.json.decode(_text(value, "from_json"))
     except (msgspec.DecodeError, RecursionError) as error:
@@ -280,12 +283,12 @@ def _short(value: Value) -> str:
 
 
 def _strict(work: Callable[..., Value]) -> Callable[..., Value]:
-    """Let `work` see only values that are there."""
+    """Wrap `work` so that an undefined argument is an error."""
 
     @wraps(work)
     def checked(value: Value, *arguments: Value, **named: Value) -> Value:
         spend(0)
-        return work(known(value), *map(known, arguments), **{name: known(each) for name, each in named.items()})
+        return work(known(value), *map(known, arguments), **{name: known(argument) for name, argument in named.items()})
 
     return checked
 

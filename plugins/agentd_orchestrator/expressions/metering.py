@@ -1,9 +1,9 @@
-"""What expressions cost, counted in steps, and where they are evaluated: off the event loop when that is much.
+"""The cost of expressions in steps; costly ones are evaluated off the event loop.
 
-A step is about a microsecond of work.  One evaluation has `MAX_STEPS`.  What one transition of a workflow evaluates in
-all (a thousand items, each with its parameters) is done at once while it takes no more than `ON_THE_LOOP` steps.  What
-takes more is stopped there and done again from the start in one thread, which is possible because deciding is pure,
-within `IN_ALL` steps: so no workflow keeps the event loop from its other work, or the thread from other workflows.
+A step is about a microsecond of work.  One evaluation may use `MAX_STEPS`.  All evaluations of one transition of a
+workflow (a thousand items, each with its parameters) run on the event loop while they take no more than `ON_THE_LOOP`
+steps together.  If they take more, they are stopped and run again from the start in one thread, within `IN_ALL` steps;
+this is possible because `decide` is pure.  So no workflow blocks the event loop, or the thread for other workflows.
 jinja2 is not imported here: an orchestrator without declared workflows does not load it.
 """
 
@@ -22,46 +22,49 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_STEPS: Final = 100_000
-"""Items and characters (by the hundred) that the filters of one expression may look at."""
+"""Items and characters (in hundreds) that the filters of one expression may read."""
 ON_THE_LOOP: Final = 20_000
-"""Steps that are done on the event loop: some ten milliseconds."""
+"""Steps that may run on the event loop: some ten milliseconds."""
 IN_ALL: Final = 5_000_000
-"""Steps of all expressions that one transition, or the plan of one request, evaluates."""
+"""Steps of all expressions of one transition, or of the plan of one request."""
 
 
 class Costly(Exception):
-    """More is evaluated than the event loop may be kept for."""
+    """The evaluation takes too long for the event loop."""
 
 
 class Refused(Exception):
-    """What an expression asks for is not given; the text says why."""
+    """An expression is refused; the message says why."""
 
 
 class Meter:
-    """What is left: of one evaluation, and of all that are done together; `costly` says that a thread has more."""
+    """The steps left for one evaluation and for all evaluations together.
+
+    costly  raise Costly at the limit of all together, because a thread may use more steps
+    """
 
     __slots__ = ("_costly", "_one", "_whole")
 
     def __init__(self, whole: int, *, costly: bool) -> None:
-        """Grant `whole` steps."""
+        """Allow `whole` steps for all evaluations together."""
         self._one = 0
         self._whole = whole
         self._costly = costly
 
     def begin(self) -> None:
-        """Grant one expression its steps."""
+        """Allow the next expression its steps."""
         self._one = MAX_STEPS
         self.charge(50)
 
     def spend(self, steps: int) -> None:
-        """Take `steps` of one evaluation."""
+        """Use `steps` of one evaluation."""
         self._one -= steps + 1
         if self._one < 0:
             raise Refused(f"it works on too much: more than {MAX_STEPS} items in all")
         self.charge(steps + 1)
 
     def charge(self, steps: int) -> None:
-        """Take `steps` of what all evaluations together have."""
+        """Use `steps` of all evaluations together."""
         self._whole -= steps
         if self._whole < 0:
             if self._costly:
@@ -73,7 +76,7 @@ _meter: ContextVar[Meter] = ContextVar("what is left")
 
 
 def meter() -> Meter:
-    """Return what counts here; outside of an orchestrator nothing bounds all evaluations together."""
+    """Return the current meter; outside of an orchestrator it has no total limit."""
     found = _meter.get(None)
     if found is None:
         found = Meter(2**62, costly=False)
@@ -83,7 +86,7 @@ def meter() -> Meter:
 
 @contextmanager
 def on_the_loop() -> Iterator[None]:
-    """Count together what is evaluated on the event loop in this block; what is too much raises Costly."""
+    """Raise Costly when the evaluations in this block take too long for the event loop."""
     token = _meter.set(Meter(ON_THE_LOOP, costly=True))
     try:
         yield
@@ -92,7 +95,7 @@ def on_the_loop() -> Iterator[None]:
 
 
 async def evaluated(work: Callable[[], T]) -> T:
-    """Return what `work`, which is pure, returns: done at once if it evaluates little, else in the thread."""
+    """Call the pure function `work`, on the event loop if cheap, else in the thread."""
     try:
         with on_the_loop():
             return work()
@@ -101,7 +104,10 @@ async def evaluated(work: Callable[[], T]) -> T:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Return what `work` returns, done in the one thread for it: with several, the event loop would wait for each."""
+    """Call `work` in the one thread for evaluations.
+
+    With several threads the event loop would wait for each of them.
+    """
 
     def metered() -> T:
         _meter.set(Meter(IN_ALL, costly=False))

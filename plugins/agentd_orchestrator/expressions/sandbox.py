@@ -1,6 +1,6 @@
-"""jinja2's sandbox as `expressions.py` uses it: own operators and filters, maps instead of attributes.
+"""jinja2's sandbox with our own operators and filters and no attributes.
 
-Kept apart so that jinja2 is loaded with the first expression and not before.
+A module of its own, so that jinja2 is loaded with the first expression and not before.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from agentd_orchestrator.expressions import filters, values
 from agentd_orchestrator.expressions.metering import Refused
 
 JOIN: Final = "~"
-"""The filter that stands for `~` and for a text with expressions in it; no user can write its name."""
+"""The filter that replaces `~` and a string that contains expressions; users cannot write its name."""
 COMPARE: Final = "<>"
-"""The filter that stands for comparisons; as JOIN."""
+"""The filter that replaces comparisons; users cannot write its name."""
 PART: Final = "[:]"
-"""The filter that stands for slices; as JOIN."""
+"""The filter that replaces slices; users cannot write its name."""
 SHOWN: Final = 12
 STORED: Final = "$stored"
-"""What marks a result that lies in the bucket `results`."""
+"""Key that marks a result stored in the bucket `results`."""
 
 
 class Missing(StrictUndefined, ChainableUndefined):
-    """A value that is not there: it may be looked into (for `default`), and is an error wherever it is used."""
+    """A missing value: its keys may be read (for `default`), other uses are errors."""
 
     __slots__ = ()
 
@@ -46,24 +46,24 @@ class Missing(StrictUndefined, ChainableUndefined):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment that expressions are read and evaluated in."""
+    """The environment in which expressions are parsed and evaluated."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
     intercepted_unops = frozenset({"+", "-"})
 
     def __init__(self) -> None:
-        """Take nothing over of what jinja2 brings but its syntax."""
+        """Use only the syntax of jinja2, not its filters, tests and globals."""
         super().__init__(undefined=Missing, optimized=False, cache_size=0, keep_trailing_newline=True)
         self.filters = {**filters.FILTERS, JOIN: values.joined, COMPARE: values.compare, PART: values.part}
         self.tests = dict(filters.TESTS)
         self.globals = {}
 
     def getattr(self, obj: Any, attribute: str) -> Any:  # noqa: ANN401
-        """Return what lies under a name in a map; nothing else has attributes here."""
+        """Return the value of a key in a map; nothing else has attributes here."""
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:  # noqa: ANN401
-        """Return an item of a map, a list or a text, or a Missing that says what there is."""
+        """Return an item of a map, a list or a string, or a Missing that lists the keys."""
         if isinstance(obj, Missing):
             return obj
         values.known(argument)
@@ -77,40 +77,43 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.undefined(_no_item(obj, argument))
 
     def call(self, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401
-        """Refuse every call; none gets through `expressions.py`."""
+        """Refuse every call; `evaluate.py` has already refused them."""
         raise Refused("calls are not taken")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401, ARG002
-        """Reckon with bounds."""
+        """Evaluate a binary operator within the limits."""
         return values.binary(operator, left, right)
 
     def call_unop(self, context: Any, operator: str, arg: Any) -> Any:  # noqa: ANN401, ARG002
-        """Reckon with bounds."""
+        """Evaluate a unary operator within the limits."""
         return values.unary(operator, arg)
 
     def joined(self, parts: list[nodes.Expr]) -> nodes.Expr:
-        """Return the expression that makes one text of `parts`."""
-        constants = [nodes.Const(each.data) if isinstance(each, nodes.TemplateData) else each for each in parts]
+        """Return the expression that joins `parts` into one string."""
+        constants = [nodes.Const(part.data) if isinstance(part, nodes.TemplateData) else part for part in parts]
         return nodes.Filter(nodes.List(constants), JOIN, [], [], None, None)
 
     def rewritten(self, node: Any) -> Any:  # noqa: ANN401 - a node, or a part of one
-        """Return the expression with each `a ~ b` as a bounded filter: that operator cannot be intercepted."""
+        """Replace `~`, comparisons and slices by limited filters.
+
+        jinja2 cannot intercept these operators.
+        """
         for name, value in list(node.iter_fields()):
             if isinstance(value, nodes.Node):
                 setattr(node, name, self.rewritten(value))
             elif isinstance(value, list):
-                setattr(node, name, [self.rewritten(each) if isinstance(each, nodes.Node) else each for each in value])
+                setattr(node, name, [self.rewritten(item) if isinstance(item, nodes.Node) else item for item in value])
         if isinstance(node, nodes.Concat):
             return self.joined(node.nodes)
         if isinstance(node, nodes.Compare):
             return _compared(node)
         if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
-            bounds = [each or nodes.Const(None) for each in (node.arg.start, node.arg.stop, node.arg.step)]
+            bounds = [bound or nodes.Const(None) for bound in (node.arg.start, node.arg.stop, node.arg.step)]
             return nodes.Filter(node.node, PART, bounds, [], None, None)
         return node
 
     def compiled(self, expression: nodes.Expr) -> TemplateExpression:
-        """Return what evaluates `expression` when it is called with names."""
+        """Return a callable that evaluates `expression` with given names."""
         expression.set_environment(self)
         assign = nodes.Assign(nodes.Name("result", "store", lineno=1), expression, lineno=1)
         template = nodes.Template([assign], lineno=1)
@@ -119,7 +122,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _compared(node: nodes.Compare) -> nodes.Expr:
-    """Return a comparison as filters that pay for what they walk; `a < b < c` is `a < b and b < c`."""
+    """Return a comparison as filters that count their steps.
+
+    `a < b < c` becomes `a < b and b < c`.
+    """
     found: nodes.Expr | None = None
     left = node.expr
     for operand in node.ops:

@@ -1,7 +1,7 @@
-"""The values that expressions work on: JSON, bounded; and the operators that make one of two.
+"""The values of expressions (JSON of limited size), and their operators.
 
-Whatever looks at many items, or makes a large value, says so first (`spend`, `fits`), and is refused beyond a bound:
-no expression can hold up an orchestrator or fill its memory.
+Every function that reads many items, or creates a large value, first calls `spend` or `fits`, which refuse it beyond a
+limit: no expression can block an orchestrator or fill its memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_SIZE: Final = 128 * 1024
-"""Characters, and eight times the items, of any value that an expression makes."""
+"""Maximum size of any value that an expression creates: characters plus eight times the items."""
 MAX_INT: Final = 2**63 - 1
 
 Value = Any
@@ -26,19 +26,20 @@ Value = Any
 
 
 def begin() -> None:
-    """Grant one expression its steps."""
+    """Allow the next expression its steps."""
     meter().begin()
 
 
 def spend(steps: int) -> None:
-    """Take `steps` from what is left; raises Refused when there are not so many."""
+    """Use `steps` of the steps left; raises Refused when there are not enough."""
     meter().spend(steps)
 
 
 def walk(*found: Value) -> None:
-    """Pay for every item and character (by the hundred) below some values; raises Refused when that is too much.
+    """Use a step for every item and every hundred characters in some values.
 
-    What is walked here is what a comparison, a search or a conversion may have to walk.
+    This is what a comparison, a search or a conversion may have to read.  Raises Refused when there are not enough
+    steps.
     """
     left = list(found)
     while left:
@@ -56,20 +57,20 @@ def walk(*found: Value) -> None:
 
 
 def fits(size: int) -> None:
-    """Raise Refused if a value of this size may not be made."""
+    """Raise Refused if a value of this size is too large to create."""
     if size > MAX_SIZE:
         raise Refused(f"it makes a value of {size} characters; at most {MAX_SIZE} are allowed")
 
 
 def known(value: Value) -> Value:
-    """Return `value` if it is there; raises UndefinedError naming what is not."""
+    """Return `value` if it is defined; else raise UndefinedError with the missing name."""
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()  # noqa: SLF001 - what jinja2's own StrictUndefined calls
     return value
 
 
 def kind(value: Value) -> str:
-    """Return what a person calls the type of `value`."""
+    """Return the type of `value` in words."""
     if isinstance(value, bool):
         return "true or false"
     names: list[tuple[Any, str]] = [
@@ -102,16 +103,16 @@ def number(value: Value) -> Value:
 
 
 def binary(operator: str, left: Value, right: Value) -> Value:
-    """Return `left operator right`: numbers reckon, and `+` also joins two texts or two lists."""
+    """Return `left operator right` for numbers; `+` also joins strings or lists."""
     left, right = known(left), known(right)
     if operator == "+" and _joins(left, right):
         size = len(left) + len(right)
         fits(size if isinstance(left, str) else 8 * size)
         spend(size // 100)
         return left + right
-    for each in (left, right):
-        if isinstance(each, bool) or not isinstance(each, (int, float)):
-            raise Refused(f"{operator!r} reckons with numbers, not with {kind(each)}")
+    for operand in (left, right):
+        if isinstance(operand, bool) or not isinstance(operand, (int, float)):
+            raise Refused(f"{operator!r} reckons with numbers, not with {kind(operand)}")
     reckon = _RECKON.get(operator)
     if reckon is None:
         raise Refused(f"there is no {operator!r} in expressions")
@@ -121,7 +122,7 @@ def binary(operator: str, left: Value, right: Value) -> Value:
 
 
 def _joins(left: Value, right: Value) -> bool:
-    return any(isinstance(left, each) and isinstance(right, each) for each in (str, list))
+    return any(isinstance(left, type_) and isinstance(right, type_) for type_ in (str, list))
 
 
 _RECKON: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -140,7 +141,7 @@ def unary(operator: str, value: Value) -> Value:
 
 
 def text_of(value: Value) -> str:
-    """Return `value` as it stands in a text: as YAML writes it; raises Refused for what is nothing."""
+    """Return `value` as part of a string, as YAML writes it; raises Refused for null."""
     value = known(value)
     if isinstance(value, str):
         return value
@@ -150,14 +151,14 @@ def text_of(value: Value) -> str:
 
 
 def joined(parts: list[Value]) -> str:
-    """Return the parts of a text, or of `a ~ b`, as one text."""
-    texts = [text_of(each) for each in parts]
+    """Join the parts of a string, or of `a ~ b`, into one string."""
+    texts = [text_of(piece) for piece in parts]
     fits(sum(map(len, texts)))
     return "".join(texts)
 
 
 def compare(left: Value, operator: str, right: Value) -> bool:
-    """Return `left operator right`, paid for: comparing and searching walk what is compared."""
+    """Return `left operator right`; counts steps, because it reads both values."""
     left, right = known(left), known(right)
     walk(left, right)
     found: bool = _COMPARE[operator](left, right)
@@ -177,7 +178,7 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 
 def part(value: Value, start: Value, stop: Value, step: Value) -> Value:
-    """Return a slice of a list or a text, paid for."""
+    """Return a slice of a list or a string; counts steps."""
     value = wants(known(value), (str, list, tuple), "a slice", "a list or a text")
     spend(len(value) // 100)
     for bound in (start, stop, step):
@@ -200,7 +201,10 @@ def to_json(value: Value) -> str:
 
 
 def plain(value: Value, room: int = MAX_SIZE, depth: int = 32) -> Value:
-    """Return a copy of `value` in JSON's own types; raises Refused for what is too large, too deep or no value."""
+    """Return a copy of `value` that consists of JSON types only.
+
+    Raises Refused for a value that is too large, too deeply nested or not JSON.
+    """
     made, left = _plain(known(value), room, depth)
     spend((room - left) // 16)
     return made
@@ -220,16 +224,16 @@ def _plain(value: Value, room: int, depth: int) -> tuple[Value, int]:
     if not isinstance(value, (list, tuple)):
         raise Refused("it gives no value")
     items = []
-    for each in value:
-        item, room = _plain(known(each), room, depth - 1)
+    for element in value:
+        item, room = _plain(known(element), room, depth - 1)
         items.append(item)
     return items, room
 
 
 def _plain_map(value: dict[Any, Value], room: int, depth: int) -> tuple[Value, int]:
     made: dict[str, Value] = {}
-    for key, each in value.items():
+    for key, item in value.items():
         if not isinstance(key, str):
             raise Refused(f"the keys of a map are texts, not {kind(key)}")
-        made[key], room = _plain(known(each), room - len(key), depth - 1)
+        made[key], room = _plain(known(item), room - len(key), depth - 1)
     return made, room
