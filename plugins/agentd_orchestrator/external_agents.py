@@ -1,20 +1,22 @@
-"""Plain agents: clients in any language that know the messages on the wire and nothing else of agentd.
+"""External agents: clients in any language that know only the wire messages.
 
-What is decided here:
+The settings call them "plain".  The decisions:
 
-- A plain agent has a queue of its own name under `[[bus.queues]]`, with `plain`.  With `pull` it takes its tasks from
-  the durable consumer and acknowledges them: what it does not, is delivered again.  With `push` the NATS server itself
-  publishes them to `ai.tasks.assign.<agent>` while the agent listens: core NATS is enough, and an assignment that gets
-  lost is made good by the deadline of its attempt and its retries.  Nobody of ours forwards, so nobody can die at it.
-- It keeps no effect records, so it may do a task twice: it is given tasks of tier `read`, unless it is named with a
-  higher one under `[policy.plain_agents]`.  A plan that gives it more is refused before it begins.
-- It completes on the plain `ai.tasks.complete`, where nothing proves who speaks.  So such a completion counts only for
-  a task of a queue that is declared with `plain`, under way, and of a tier that a plain agent may have; never for a
-  look, whose result is what a person approves.  It may lack the attempt: then it is about the present one.
-- On `ai.tasks.complete.<agent>.<workflow>.<task>` NATS proves the agent.  What the message says must be the same, and a
-  plain agent completes tasks of its own queue alone.
-- It has no lease: orchestrators keep one for it in the bucket `live` while it is heard, for people and pages.  An id of
-  one of our own daemons is never taken over, and only so many are kept, because anybody may register.
+- An external agent has a queue of its own name under `[[bus.queues]]`, with `plain`.  With `pull` it takes its tasks
+  from the durable consumer and acknowledges them: a task that it does not acknowledge is redelivered.  With `push` the
+  NATS server itself publishes them to `ai.tasks.assign.<agent>` while the agent is subscribed: core NATS is enough, and
+  a lost assignment is repeated through the deadline of its attempt and its retries.  No agentd process forwards the
+  tasks, so none can fail while doing so.
+- It stores no effect records, so it may execute a task twice: it gets only tasks of tier `read`, unless
+  `[policy.plain_agents]` grants it a higher tier.  A plan that gives it more is rejected before it starts.
+- It completes on the plain `ai.tasks.complete`, where nothing proves the sender.  So such a completion is valid only
+  for a task that is under way, in a queue that is declared with `plain`, and of a tier that the agent may have; never
+  for a preview, because a person approves its result.  The attempt may be missing: then the current one is meant.
+- On `ai.tasks.complete.<agent>.<workflow>.<task>` NATS proves the agent.  The fields of the message must match the
+  subject, and an external agent can complete only tasks of its own queue.
+- It writes no lease itself: orchestrators keep a lease for it in the bucket `live` while they receive its messages, so
+  that people and pages see it.  An id of an agentd daemon is never taken over, and the number of leases is limited,
+  because any client may register.
 """
 
 from __future__ import annotations
@@ -55,23 +57,23 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 LEASE: Final = 90.0
-"""Seconds that a plain agent counts as living after it was heard: three heartbeats."""
+"""Seconds that an external agent counts as alive after its last message: three heartbeats."""
 RENEW: Final = 10.0
-"""Seconds between two writes of one lease, however often its agent is heard."""
+"""Seconds between two writes of one lease, however often its agent sends messages."""
 PAUSE: Final = 0.5
 """Seconds between two rounds of writing."""
 KNOWN: Final = 200
-"""Plain agents that are kept at once."""
+"""Maximum of external agents that have a lease at the same time."""
 OFFLINE: Final = "offline"
 
 
 def names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
-    """Return the plain agents that the configuration knows."""
-    return frozenset({service_of(each.name) for each in queues if each.plain != "no"} | set(policy.plain_agents))
+    """Return the external agents in the configuration."""
+    return frozenset({service_of(queue.name) for queue in queues if queue.plain != "no"} | set(policy.plain_agents))
 
 
 def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None:
-    """Raise Denied for a task that is too much for the plain agent whose queue it is for."""
+    """Raise Denied for a task whose tier is too high for its external agent."""
     plain = names(queues, policy)
     for task in plan:
         agent = service_of(task.queue)
@@ -88,7 +90,10 @@ def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None
 
 
 async def filled(context: Context, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
-    """Return workflow, task and a plain completion with what it may leave out; raises InvalidMessage naming a field."""
+    """Return workflow, task and a plain completion with missing fields filled in.
+
+    Raises InvalidMessage that names the invalid field.
+    """
     workflow, dot, name = completion.task_id.rpartition(".")
     if not dot:
         message = f"TaskCompletion.task_id: {completion.task_id!r} is not <workflow>.<task>, as in the assignment"
@@ -101,7 +106,10 @@ async def filled(context: Context, completion: TaskCompletion) -> tuple[str, str
 
 
 async def proven(context: Context, subject: str, completion: TaskCompletion) -> tuple[str, str, TaskCompletion]:
-    """Return workflow, task and a completion whose subject names them and its agent; raises InvalidMessage."""
+    """Return workflow, task and a completion whose subject names them and its agent.
+
+    Raises InvalidMessage if the message does not match its subject.
+    """
     _, _, _, agent, workflow, name = subject.split(".")
     stated = {"agent_id": agent, "workflow_id": workflow, "task_id": f"{workflow}.{name}"}
     for field, value in stated.items():
@@ -129,7 +137,7 @@ async def _state(context: Context, workflow: str, name: str) -> Workflow:
 
 
 def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: str) -> None:
-    """Raise InvalidMessage for a task that nobody completes on the plain subject, or not this agent."""
+    """Raise InvalidMessage if the agent may not complete the task on a plain subject."""
     spec, task = state.spec(name), state.tasks[name]
     named = f"{subjects.TASK_COMPLETE}.<agent>.<workflow>.<task>"
     if plain == "no":
@@ -151,7 +159,10 @@ def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: s
 
 
 def _judged(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy: Policy) -> TaskCompletion:
-    """Return the completion as `decide` understands it; raises InvalidMessage if it may not speak for this task."""
+    """Return the completion with the fields that `decide` needs.
+
+    Raises InvalidMessage if the sender may not complete this task.
+    """
     service = service_of(spec.queue)
     if service not in {completion.service_id, completion.agent_id}:
         named = completion.service_id or completion.agent_id
@@ -174,14 +185,14 @@ def _judged(completion: TaskCompletion, spec: TaskSpec, attempt: int, policy: Po
     )
 
 
-# -- who is here ------------------------------------------------------------------------------------------------------
+# -- presence ---------------------------------------------------------------------------------------------------------
 
 
 class PlainAgents:
-    """Keeps the leases of the plain agents that are heard."""
+    """Keeps the leases of the external agents that send messages."""
 
     def __init__(self, context: Context) -> None:
-        """Begin without any."""
+        """Start without any agents."""
         self._context = context
         self._known: dict[str, _Known] = {}
         self._gone: set[str] = set()
@@ -189,7 +200,10 @@ class PlainAgents:
         self._seldom = Seldom(context.log)
 
     async def run(self) -> None:
-        """Listen until the context says stop; write what was heard, at most twice a second, however much it was."""
+        """Keep leases until the context is stopping.
+
+        Leases are written at most twice a second, however many messages arrive.
+        """
         bus, stopping = self._context.bus, self._context.stopping
         hearing = [
             await bus.subscribe(subjects.AGENT_REGISTER, self._hears(AgentRegistration, self._registered)),
@@ -197,7 +211,7 @@ class PlainAgents:
             await bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._alive)),
         ]
         try:
-            asked = DiscoveryRequest(self._context.agent_id, now())  # what was said before we listened is said again
+            asked = DiscoveryRequest(self._context.agent_id, now())  # repeats what was sent before the subscription
             await bus.publish(subjects.AGENT_DISCOVERY, asked)
             await bus.publish(subjects.SERVICE_DISCOVERY, asked)
             while not stopping.is_set():
@@ -207,15 +221,15 @@ class PlainAgents:
                     async with asyncio.timeout(PAUSE):
                         await stopping.wait()
         finally:
-            for each in hearing:
-                await each.stop()
+            for subscription in hearing:
+                await subscription.stop()
 
     async def _news_or(self, stopping: asyncio.Event) -> None:
-        """Wait until there is something to write, or it is time to go."""
-        waiting = [asyncio.ensure_future(each.wait()) for each in (self._news, stopping)]
+        """Wait until there is something to write, or `stopping` is set."""
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._news, stopping)]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for each in waiting:
-            each.cancel()
+        for task in waiting:
+            task.cancel()
         self._news.clear()
 
     def _hears(self, kind: type[M], note: Callable[[M], None]) -> Callable[[Received], Awaitable[None]]:
@@ -229,14 +243,17 @@ class PlainAgents:
 
     def _registered(self, agent: AgentRegistration) -> None:
         if agent.version:
-            return  # one of ours: it keeps its lease itself
+            return  # an agentd daemon: it keeps its lease itself
         known = self._known.get(subjects.check_id(agent.agent_id, "AgentRegistration.agent_id"))
         self._keep(Presence(agent, [] if known is None else known.presence.services))
 
     def _offered(self, service: ServiceRegistration) -> None:
-        """Take a service as its agent, if the configuration knows it as a plain one: ours register here too."""
+        """Treat a service as its agent, if the configuration declares it with `plain`.
+
+        The services of agentd daemons register on the same subject.
+        """
         name = subjects.check_id(service.service_id, "ServiceRegistration.service_id")
-        if any(each.plain != "no" and service_of(each.name) == name for each in self._context.config.bus.queues):
+        if any(queue.plain != "no" and service_of(queue.name) == name for queue in self._context.config.bus.queues):
             known = self._known.get(name)
             agent = AgentRegistration(name, service.capabilities, status=service.status)
             self._keep(Presence(agent if known is None else known.presence.agent, [service]))
@@ -266,17 +283,17 @@ class PlainAgents:
             self._seldom.warning("too many plain agents; this one is not shown", agent=name, most=KNOWN)
 
     def _room(self, at: float) -> bool:
-        """Tell whether one more can be kept, once those that were not heard for long are forgotten."""
+        """Return whether one more agent can be kept, after removing the silent ones."""
         if len(self._known) >= KNOWN:
-            self._known = {name: each for name, each in self._known.items() if at - each.heard < LEASE}
+            self._known = {name: known for name, known in self._known.items() if at - known.heard < LEASE}
         return len(self._known) < KNOWN
 
     # -- the leases ---------------------------------------------------------------------------------------------------
 
     async def _write(self) -> None:
-        """Renew the leases that are due and end those of agents that said good-bye."""
+        """Renew the leases that are due, and delete those of agents that went offline."""
         try:
-            for name, known in [(name, each) for name, each in self._known.items() if each.due]:
+            for name, known in [(name, known) for name, known in self._known.items() if known.due]:
                 known.due, known.written = False, time.monotonic()
                 await self._renew(name, known.presence)
             while self._gone:
@@ -284,7 +301,7 @@ class PlainAgents:
                 if await self._foreign(name) is not None:
                     await self._context.bus.kv_delete(subjects.LIVE, name)
                 self._gone.discard(name)
-        except BusError as error:  # the next heartbeat makes it good, or the lease ends
+        except BusError as error:  # the next heartbeat repeats the write, or the lease expires
             self._seldom.warning("the leases of plain agents cannot be kept", reason=str(error))
 
     async def _renew(self, name: str, presence: Presence) -> None:
@@ -292,12 +309,15 @@ class PlainAgents:
         if expect is None:
             return
         shown = replace(presence, agent=replace(presence.agent, timestamp=now()))
-        # If another orchestrator was faster, it has heard the same.
+        # If another orchestrator was faster, it has received the same message.
         with contextlib.suppress(StaleWrite):
             await self._context.bus.kv_put(subjects.LIVE, name, shown, ttl=LEASE, expect=expect)
 
     async def _foreign(self, name: str) -> int | None:
-        """Return the sequence of a plain agent's lease, 0 for none; None if the id is one of our own daemons'."""
+        """Return the sequence of an external agent's lease, 0 for none.
+
+        None if the id belongs to an agentd daemon.
+        """
         newest = await self._context.bus.kv_read(subjects.LIVE, name, Presence)
         presence = newest.value
         if presence is not None and presence.agent.version:
@@ -308,7 +328,12 @@ class PlainAgents:
 
 @dataclass
 class _Known:
-    """A plain agent as it was last heard; times are monotonic, `due` means that its lease has to be written."""
+    """The last known presence of an external agent.
+
+    heard    monotonic time of its last message
+    written  monotonic time of the last write of its lease
+    due      its lease has to be written
+    """
 
     presence: Presence
     heard: float

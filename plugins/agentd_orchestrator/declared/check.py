@@ -1,6 +1,7 @@
-"""What is wrong with a workflow file beyond its form: names, dependencies, tools, their parameters, expressions.
+"""Checks of a workflow file beyond its format.
 
-Everything that can be known before a request comes is told here, all of it at once, each with its place.
+They cover names, dependencies, tools with their parameters, and expressions.  Every fault that can be known before a
+request arrives is reported here, all at once, each with its position.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ ITEM: Final = frozenset({"item", "index"})
 
 @dataclass(frozen=True)
 class Known:
-    """What a file may refer to: tools by name, and the parameters of other workflows (None: not known yet)."""
+    """What a file may refer to by name: tools, and the parameters of other workflows.
+
+    The parameters of a workflow are None while they are not known yet.
+    """
 
     tools: Mapping[str, Tool]
     workflows: Mapping[str, type[msgspec.Struct] | None]
 
 
 def read(data: bytes, file: str, name: str, known: Known) -> tuple[workflow.Declared | None, Report]:
-    """Return the workflow called `name` that `data` declares, or None and every fault."""
+    """Return the workflow `name` that `data` declares, or None, and every fault."""
     report = Report(file)
     tree = read_yaml(data, report)
     if tree is None:
@@ -64,21 +68,21 @@ class _Check:
             for index, (task, at) in enumerate(zip(found.tasks, places, strict=True))
         ]
         self._declared = tree.value.get("parameters") if isinstance(tree.value, dict) else None
-        self.names = {each.name for each in found.tasks if each.name}
+        self.names = {task.name for task in found.tasks if task.name}
 
     def all(self) -> None:
         if self._declared is not None and self._form.parameters:
             parameters.check(self._form.parameters, self._declared, self._report)
         seen: dict[str, Place] = {}
-        for each in self._tasks:
-            if each.name and each.name in seen:
-                text = f"there is a task of this name already, in line {seen[each.name].line}"
-                self._report.add(each.place("name"), f"{each.where}.name", text)
-            seen.setdefault(each.name, each.place("name"))
-            each.all()
-            item = re.compile(re.escape(each.name) + r"-\d+\Z")
-            for name in sorted(filter(item.match, self.names if each.name and each.several else ())):
-                self._report.add(each.place("name"), f"{each.where}.name", f"its items would be called as {name} is")
+        for task in self._tasks:
+            if task.name and task.name in seen:
+                text = f"there is a task of this name already, in line {seen[task.name].line}"
+                self._report.add(task.place("name"), f"{task.where}.name", text)
+            seen.setdefault(task.name, task.place("name"))
+            task.all()
+            item = re.compile(re.escape(task.name) + r"-\d+\Z")
+            for name in sorted(filter(item.match, self.names if task.name and task.several else ())):
+                self._report.add(task.place("name"), f"{task.where}.name", f"its items would be called as {name} is")
         self._order()
 
     def add(self, at: Place, where: str, text: str) -> None:
@@ -93,7 +97,7 @@ class _Check:
         return self._form.parameters
 
     def expression(self, value: Value, text: str, where: str, allowed: frozenset[str], *, condition: bool) -> set[str]:
-        """Check one expression; return the tasks that it refers to."""
+        """Check an expression; return the tasks that it refers to."""
         try:
             uses = evaluate.uses(text, condition=condition)
         except BadExpression as error:
@@ -107,37 +111,37 @@ class _Check:
         return set(uses.tasks) if "tasks" in allowed else set()
 
     def task(self, value: Value, name: str, where: str) -> bool:
-        """Note a task that there is not; tell whether there is one."""
+        """Return whether the task `name` exists; report it if not."""
         if name in self.names:
             return True
         self.add(self._report.find(value, 1, name), where, f"there is no task {name!r}{instead(name, self.names)}")
         return False
 
     def _order(self) -> None:
-        """Note tasks that wait for one another, and those that would go back to one that is not before them."""
+        """Report cycles, and tasks that go back to a task that does not come before them."""
         before: dict[str, set[str]] = {}
-        left = {each.name: each for each in self._tasks}
-        while ready := [each for each in left.values() if each.after <= set(before)]:
-            for each in ready:
-                before[each.name] = each.after.union(*(before[other] for other in each.after))
-                del left[each.name]
+        left = {task.name: task for task in self._tasks}
+        while ready := [task for task in left.values() if task.after <= set(before)]:
+            for task in ready:
+                before[task.name] = task.after.union(*(before[other] for other in task.after))
+                del left[task.name]
         if left:
             circle = _circle(left)
             names = " → ".join([*circle, circle[0]])
             self.add(left[circle[0]].place("name"), left[circle[0]].where, f"these wait for one another: {names}")
-        for each in self._tasks:
-            over = [other.name for other in self._tasks if other.several and other.name in before.get(each.name, ())]
-            for name in [name for name in over if before[name] & set(each.redo)]:
-                self.add(each.place("redo"), f"{each.where}.redo", f"cannot go back over {name!r}, which has each")
-            for target in sorted(set(each.redo) - before.get(each.name, set(each.redo))):
+        for task in self._tasks:
+            over = [other.name for other in self._tasks if other.several and other.name in before.get(task.name, ())]
+            for name in [name for name in over if before[name] & set(task.redo)]:
+                self.add(task.place("redo"), f"{task.where}.redo", f"cannot go back over {name!r}, which has each")
+            for target in sorted(set(task.redo) - before.get(task.name, set(task.redo))):
                 text = f"goes back to {target!r}, which does not come before it; put it under after"
-                self.add(each.place("redo"), f"{each.where}.redo", text)
+                self.add(task.place("redo"), f"{task.where}.redo", text)
 
 
 def _circle(left: Mapping[str, _TaskCheck]) -> list[str]:
-    """Return one circle among tasks each of which waits for another of them."""
+    """Return one cycle among tasks that wait for one another."""
     path = [min(left)]
-    while (following := min(each for each in left[path[-1]].after if each in left)) not in path:
+    while (following := min(name for name in left[path[-1]].after if name in left)) not in path:
         path.append(following)
     return path[path.index(following) :]
 
@@ -149,7 +153,7 @@ def _not_here(name: str, allowed: frozenset[str]) -> str:
 
 
 class _TaskCheck:
-    """Looks at one task."""
+    """Checks one task."""
 
     def __init__(self, of: _Check, task: Task, value: Value, where: str) -> None:
         self._of = of
@@ -161,7 +165,7 @@ class _TaskCheck:
         self.redo: list[str] = []
 
     def place(self, *path: str) -> Place:
-        """Return where a field stands, or the nearest that holds it."""
+        """Return the position of a field, or of the nearest enclosing field."""
         return self._at(*path).at
 
     def _at(self, *path: str) -> Value:
@@ -174,14 +178,14 @@ class _TaskCheck:
 
     @property
     def several(self) -> bool:
-        """Tell whether it becomes one task an item."""
+        """Return whether the task has `each`, so that it becomes one task per item."""
         return self._given("each")
 
     def _given(self, key: str) -> bool:
         return key in self._value.keys
 
     def all(self) -> None:
-        if not isinstance(self._value.value, dict):  # a fault of form, which is told already
+        if not isinstance(self._value.value, dict):  # a fault of format, already reported
             return
         task, where = self._task, self.where
         if self._given("tool") == self._given("workflow"):
@@ -205,7 +209,7 @@ class _TaskCheck:
         return self._of.expression(self._at(key), text, f"{self.where}.{key}", allowed, condition=condition)
 
     def _wants(self, names: set[str], value: Value, where: str, *, itself: bool = False) -> None:
-        """Note that the task uses the results of others."""
+        """Record that the task uses the results of other tasks."""
         for name in sorted(names):
             if name == self.name and not itself:
                 self._of.add(value.at, where, "a task cannot use its own result")
@@ -213,7 +217,7 @@ class _TaskCheck:
                 self.after.add(name)
 
     def _others(self, where: str) -> None:
-        """Look at the tasks that are named without an expression."""
+        """Check the tasks that `after` and `redo` name."""
         for index, name in enumerate(self._task.after):
             value = self._at("after")
             value = value.value[index] if isinstance(value.value, list) else value
@@ -235,7 +239,7 @@ class _TaskCheck:
         self._call(undo, value, where, allowed, itself=True)
 
     def _call(self, call: Call, value: Value, where: str, allowed: frozenset[str], *, itself: bool = False) -> None:
-        """Look at what is called, where, and with what."""
+        """Check what is called, where, and with which parameters."""
         for key in ("node", "class"):
             if isinstance(value.value, dict) and key in value.value:
                 self._templates(value.value[key], f"{where}.{key}", EARLY)
@@ -247,25 +251,25 @@ class _TaskCheck:
             self._tool(call, value, where, itself=itself)
 
     def _templates(self, value: Value, where: str, allowed: frozenset[str], *, itself: bool = False) -> None:
-        """Look at every expression in `value`."""
+        """Check every expression in `value`."""
         if value is self._value:  # the field is not there
             return
-        for each, inner in _strings(value, where):
-            if evaluate.is_template(each.value):
-                used = self._of.expression(each, each.value, inner, allowed, condition=False)
-                self._wants(used, each, inner, itself=itself)
+        for text, inner in _strings(value, where):
+            if evaluate.is_template(text.value):
+                used = self._of.expression(text, text.value, inner, allowed, condition=False)
+                self._wants(used, text, inner, itself=itself)
 
     def _keys(self, value: Value, where: str) -> None:
-        """Refuse keys that a plan would take for its own, and expressions as keys."""
+        """Report keys that a plan reserves for itself, and expressions as keys."""
         for key, at in value.keys.items():
             if key.startswith("$") or evaluate.is_template(key):
                 text = "keys that begin with $ are agentd's own" if key[0] == "$" else "a key cannot be an expression"
                 self._of.add(at, f"{where}.{key}", text)
         below = value.value.items() if isinstance(value.value, dict) else ()
-        for key, each in below:
-            self._keys(each, f"{where}.{key}")
-        for index, each in enumerate(value.value if isinstance(value.value, list) else ()):
-            self._keys(each, f"{where}[{index}]")
+        for key, item in below:
+            self._keys(item, f"{where}.{key}")
+        for index, item in enumerate(value.value if isinstance(value.value, list) else ()):
+            self._keys(item, f"{where}[{index}]")
 
     # -- tools ---------------------------------------------------------------------------------------------------------
 
@@ -288,9 +292,9 @@ class _TaskCheck:
             self._struct(tool.name, tool.parameters, given, f"{where}.with")
 
     def _stranger(self, call: Call, at: Place, where: str) -> None:
-        """Look at a tool that no installed plugin defines: a foreign agent may offer it."""
+        """Check a tool that no installed plugin defines: an external agent may offer it."""
         tools = self._of.known.tools
-        ours = call.service in {each.service for each in tools.values()}
+        ours = call.service in {tool.service for tool in tools.values()}
         if call.service and call.tier is not None and not ours:
             return
         hint = instead(call.tool, tools) if tools else ""
@@ -311,14 +315,14 @@ class _TaskCheck:
                 self._of.add(self.place(key), f"{where}.{key}", "belongs to a tool, and this starts a workflow")
 
     def _struct(self, owner: str, kind: type[msgspec.Struct], given: Value, where: str) -> None:
-        """Look whether what is given, as far as it is known, is what `kind` wants."""
+        """Check the given parameters, as far as they are known, against the type `kind`."""
         if not isinstance(given.value, dict):
             return
-        fields = {each.encode_name: each for each in msgspec.structs.fields(kind)}
+        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         for key, at in given.keys.items():
             if key not in fields:
                 self._of.add(at, f"{where}.{key}", f"{owner} takes no {key!r}{instead(key, fields)}")
-        missing = [key for key, each in fields.items() if each.required and key not in given.keys]
+        missing = [key for key, field in fields.items() if field.required and key not in given.keys]
         if missing:
             self._of.add(given.at, where, f"{owner} needs {', '.join(missing)}")
         for key, value in given.value.items():
@@ -334,12 +338,12 @@ class _TaskCheck:
 
 
 def _strings(value: Value, where: str) -> Iterator[tuple[Value, str]]:
-    """Yield every text in `value`, with what it belongs to."""
+    """Yield every string in `value`, with its path."""
     if isinstance(value.value, str):
         yield value, where
     elif isinstance(value.value, dict):
-        for key, each in value.value.items():
-            yield from _strings(each, f"{where}.{key}")
+        for key, item in value.value.items():
+            yield from _strings(item, f"{where}.{key}")
     elif isinstance(value.value, list):
-        for index, each in enumerate(value.value):
-            yield from _strings(each, f"{where}[{index}]")
+        for index, item in enumerate(value.value):
+            yield from _strings(item, f"{where}[{index}]")

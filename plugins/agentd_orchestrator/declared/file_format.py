@@ -1,6 +1,6 @@
-"""The form of a workflow file: what may stand in it, as types from which its JSON Schema is made.
+"""The format of a workflow file, as types that also give its JSON Schema.
 
-The words are those that users of Ansible and GitHub Actions know: `with`, `when`, `after`, `retries`.
+The keys are those that users of Ansible and GitHub Actions know: `with`, `when`, `after`, `retries`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Parameter(Form, frozen=True, kw_only=True):
-    """What a request may, or must, say."""
+    """A parameter that a request may, or must, give."""
 
     type: Annotated[TypeName, Meta(description="what it is")]
     description: Annotated[str, Meta(description="what it is for")] = ""
@@ -51,7 +51,7 @@ class Parameter(Form, frozen=True, kw_only=True):
 
 
 class Call(Form, frozen=True, kw_only=True):
-    """What is called, where, and with what."""
+    """The call of a tool: which, where, and with which parameters."""
 
     tool: Annotated[str, Meta(description="which tool; `agentd tools` lists them")] = ""
     service: Annotated[str, Meta(description="which service; by default the one that offers the tool")] = ""
@@ -71,7 +71,10 @@ class Call(Form, frozen=True, kw_only=True):
 
 
 class Undo(Call, frozen=True, kw_only=True):
-    """What undoes a task, if the workflow fails after it; it must cope with there being nothing to undo."""
+    """The call that undoes a task if the workflow fails.
+
+    It must succeed also if there is nothing to undo.
+    """
 
     always: Annotated[
         bool, Meta(description="also when all is done: what the task makes is for the workflow alone")
@@ -79,14 +82,14 @@ class Undo(Call, frozen=True, kw_only=True):
 
 
 class Task(Call, frozen=True, kw_only=True):
-    """One task: the call of a tool, or a workflow of its own."""
+    """One task: the call of a tool, or a child workflow."""
 
     name: Annotated[Name, Meta(description="what it is called; its result is {{ tasks.<name>.result }}")]
     workflow: Annotated[str, Meta(description="which workflow it starts and waits for, in the place of a tool")] = ""
     after: Annotated[list[Name], Meta(description="tasks that come before, beside those whose results it uses")] = []
     when: Annotated[str, Meta(description="expression without braces; if it is not true, the task is skipped")] = ""
     # Not Template: msgspec 0.22 reads past its memory, whenever Python collects garbage, where a type is a list or map
-    # or a text with a pattern [seen: segmentation faults].  typed.py looks at the text.
+    # or a string with a pattern [seen: segmentation faults].  typed_yaml.py checks the string.
     each: Annotated[list[Any] | AnyText, Meta(description="one task an item: {{ item }}, {{ index }}")] | None = None
     window: Annotated[Annotated[int, Meta(ge=1, le=1000)] | Template, Meta(description="items at once")] = 10
     start_within: Annotated[Duration, Meta(description="how long it may wait for an agent")] | None = None
@@ -98,7 +101,7 @@ class Task(Call, frozen=True, kw_only=True):
 
 
 class Workflow(Form, frozen=True, kw_only=True):
-    """A workflow: what it is asked with, and the tasks that it becomes."""
+    """A workflow: its parameters and its tasks."""
 
     name: Annotated[Name, Meta(description="the name of the file without .yaml, if it is said")] = ""
     description: Annotated[str, Meta(min_length=1, description="what it is for, in a sentence")]
@@ -119,4 +122,4 @@ def schema() -> dict[str, Any]:
     definitions = dict(sorted(made["$defs"].items()))
     root = definitions.pop("Workflow")
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, "title": "agentd workflow"}
-    return head | {key: each for key, each in root.items() if key != "title"} | {"$defs": definitions}
+    return head | {key: value for key, value in root.items() if key != "title"} | {"$defs": definitions}

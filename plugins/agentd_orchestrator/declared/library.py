@@ -1,14 +1,14 @@
-"""The workflow files of a directory: read when they change, each for itself.
+"""The workflow files of a directory; each is read on its own when it changes.
 
-A file's name is the workflow's name (`restart_tagged.yaml`), so that a file that cannot be read still has one: whoever
-asks for it is told its fault, and the others work.  There is one source for a name: a file cannot replace a workflow
-that a plugin brings.
+The file's name is the workflow's name (`restart_tagged.yaml`), so that a file that cannot be read still has a name: a
+request for it gets the file's fault, and the other workflows work.  A name has one source: a file cannot replace a
+workflow that a plugin provides.
 
-Before a request for a declared workflow is planned, the directory is looked at again, by inode, time and size: a file
-that was put in place is in force for the next request, without a signal that somebody has to send (and may forget on
-one of several orchestrators).  It costs the stat of some files in a thread, for requests of declared workflows alone.
-Write a file beside and rename it: one that is caught half-written is at fault until it is whole.  What runs goes on
-with the plan that it was started with: that is in its state.
+Before a request for a declared workflow is planned, the directory is checked for changes, by inode, time and size: a
+new file is effective for the next request, without a reload signal (which could be forgotten on one of several
+orchestrators).  The cost is a stat of some files in a thread, only for requests of declared workflows.  Write to a
+temporary file and rename it: a partly written file is faulty until it is complete.  Running workflows continue with
+the plan that they started with: it is in their state.
 """
 
 from __future__ import annotations
@@ -44,23 +44,24 @@ _Signature = tuple[object, ...]
 
 @dataclass
 class _Entry:
-    """One file as it was read last."""
+    """One file as it was last read."""
 
     path: Path
     signature: _Signature
     definition: Definition | None = None
     faults: list[Fault] = field(default_factory=list)
     starts: set[str] = field(default_factory=set)
-    """Workflows that it starts as tasks."""
+    """Workflows that its tasks start."""
 
 
 class Library(Mapping[str, Definition]):
-    """What can be asked for: workflows of plugins, and those of the files of a directory."""
+    """All workflows by name: those of plugins, and those of the files of a directory."""
 
     def __init__(self, directory: Path, tools: Callable[[], Mapping[str, Tool]], own: Mapping[str, Definition]) -> None:
-        """Keep where the files lie; nothing is read.
+        """Use the files of `directory`; nothing is read yet.
 
-        `tools` is asked once, when there is a file; `own` are the workflows of plugins, by name.
+        tools  called once, when there is a file: the tools of the installed plugins
+        own    the workflows of plugins, by name
         """
         self._directory = directory
         self._ask_tools = tools
@@ -73,30 +74,33 @@ class Library(Mapping[str, Definition]):
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> bool:
-        """Read what has changed in the directory, in a thread that may block; tell whether anything has."""
+        """Read the changed files; return whether anything has changed.
+
+        It blocks, so call it in a thread.
+        """
         with self._lock:
             found, extra = self._scan()
-            before = {name: each.signature for name, each in self._entries.items()}
+            before = {name: entry.signature for name, entry in self._entries.items()}
             now = {name: signature for name, (_, signature) in found.items()}
             if before == now and extra == self._extra:
                 return False
             self._extra = extra
             changed = {name for name in {*before, *now} if before.get(name) != now.get(name)}
-            entries = {name: each for name, each in self._entries.items() if name in now and name not in changed}
-            known = dict.fromkeys(now) | {name: each.parameters for name, each in self._own.items()}
+            entries = {name: entry for name, entry in self._entries.items() if name in now and name not in changed}
+            known = dict.fromkeys(now) | {name: definition.parameters for name, definition in self._own.items()}
             for name in sorted(changed & set(now)):
                 entries[name] = self._read(name, *found[name], known)
-            known |= {name: each.definition.parameters for name, each in entries.items() if each.definition}
-            for name, each in entries.items():
-                if each.starts & changed or (each.faults and name not in changed):
-                    entries[name] = self._read(name, each.path, each.signature, known)
+            known |= {name: entry.definition.parameters for name, entry in entries.items() if entry.definition}
+            for name, entry in entries.items():
+                if entry.starts & changed or (entry.faults and name not in changed):
+                    entries[name] = self._read(name, entry.path, entry.signature, known)
             self._entries = _without_circles(entries)
             return True
 
     def _scan(self) -> tuple[dict[str, tuple[Path, _Signature]], list[Fault]]:
-        """Return the files by the names of their workflows, and what is wrong with the directory."""
+        """Return the files by workflow name, and the faults of the directory."""
         try:
-            paths = sorted(each for each in self._directory.iterdir() if each.suffix in ENDINGS and _shown(each))
+            paths = sorted(path for path in self._directory.iterdir() if path.suffix in ENDINGS and _shown(path))
         except FileNotFoundError:
             return {}, []
         except OSError as error:
@@ -112,7 +116,7 @@ class Library(Mapping[str, Definition]):
                 continue
             try:
                 stat = path.lstat()
-            except OSError:  # it went away meanwhile: told when it is read
+            except OSError:  # it was removed meanwhile: reported when it is read
                 found[path.stem] = (path, (unsafe,))
             else:
                 kept = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
@@ -152,12 +156,12 @@ class Library(Mapping[str, Definition]):
             return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
         try:
             declared, report = check.read(data, _said(path), name, check.Known(self._known_tools(), known))
-        except Exception as error:  # noqa: BLE001 - a bug of the check must not keep the other files from being read
+        except Exception as error:  # noqa: BLE001 - a bug in the check must not prevent reading the other files
             text = f"it cannot be checked, which is a bug in agentd ({type(error).__name__}); the file is left out"
             return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
         if declared is None:
             return _Entry(path, signature, faults=report.faults)
-        starts = {each.workflow for each in declared.form.tasks if each.workflow}
+        starts = {task.workflow for task in declared.form.tasks if task.workflow}
         return _Entry(path, signature, replace(declared.definition(), source=_said(path)), starts=starts)
 
     def _known_tools(self) -> Mapping[str, Tool]:
@@ -165,14 +169,14 @@ class Library(Mapping[str, Definition]):
             self._tools = self._ask_tools()
         return self._tools
 
-    # -- asking --------------------------------------------------------------------------------------------------------
+    # -- lookup --------------------------------------------------------------------------------------------------------
 
     def is_own(self, name: str) -> bool:
-        """Tell whether a plugin brings it, so that no file has to be looked at."""
+        """Return whether a plugin provides the workflow, so that no file is read for it."""
         return name in self._own
 
     def __getitem__(self, name: str) -> Definition:
-        """Return a definition as it was read last; raises Rejected with the fault of its file."""
+        """Return a definition as last read; raises Rejected with the fault of its file."""
         if name in self._own:
             return self._own[name]
         entry = self._entries[name]
@@ -182,57 +186,68 @@ class Library(Mapping[str, Definition]):
         return entry.definition
 
     def __iter__(self) -> Iterator[str]:
-        """Name what there is, whether or not it can be used."""
+        """Iterate over the names of all workflows, usable or not."""
         return iter({**self._own, **self._entries})
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of workflows."""
         return len({**self._own, **self._entries})
 
     @property
     def faults(self) -> list[Fault]:
-        """Return what is wrong in the directory."""
-        return [*self._extra, *(_discreet(fault) for _, each in sorted(self._entries.items()) for fault in each.faults)]
+        """Return the faults of the directory and its files."""
+        return [
+            *self._extra,
+            *(_discreet(fault) for _, entry in sorted(self._entries.items()) for fault in entry.faults),
+        ]
 
     # -- for the command line ------------------------------------------------------------------------------------------
 
     def schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of a file."""
+        """Return the JSON Schema of a workflow file."""
         return file_format.schema()
 
     def check(self, paths: list[Path]) -> list[Fault]:
-        """Return every fault of these files; what they start may be among them, in the directory or in a plugin."""
+        """Return every fault of these files.
+
+        The workflows that they start may be among them, in the directory or in a plugin.
+        """
         self.refresh()
-        read = [(each, _bytes(each)) for each in paths]
-        known = {name: each.parameters for name, each in self._own.items()} | dict.fromkeys(
-            [*self._entries, *(each.stem for each in paths)]
+        read = [(path, _bytes(path)) for path in paths]
+        known = {name: definition.parameters for name, definition in self._own.items()} | dict.fromkeys(
+            [*self._entries, *(path.stem for path in paths)]
         )
-        known |= {name: each.definition.parameters for name, each in self._entries.items() if each.definition}
+        known |= {name: entry.definition.parameters for name, entry in self._entries.items() if entry.definition}
         entries = [self._entry(path.stem, path, (0, 0, 0), data, known) for path, data in read]
-        checked = _without_circles({**self._entries, **{each.path.stem: each for each in entries}})
-        found = [checked[each.path.stem] if checked[each.path.stem].path == each.path else each for each in entries]
-        return [fault for each in found for fault in each.faults]
+        checked = _without_circles({**self._entries, **{entry.path.stem: entry for entry in entries}})
+        found = [
+            checked[entry.path.stem] if checked[entry.path.stem].path == entry.path else entry for entry in entries
+        ]
+        return [fault for entry in found for fault in entry.faults]
 
     def listed(self) -> list[Listed]:
-        """Return what can be asked for, and what cannot because its file is at fault."""
+        """Return all workflows: the usable ones, and those whose file has faults."""
         self.refresh()
-        usable = [*self._own.values(), *(each.definition for each in self._entries.values() if each.definition)]
-        found = [Listed(each.name, each.source, each.description, object_schema(each.parameters)) for each in usable]
-        broken = [(name, each) for name, each in self._entries.items() if each.definition is None]
-        found += [Listed(printable(name), _said(each.path), faults=each.faults) for name, each in broken]
-        found += [Listed(Path(each.file).stem, each.file, faults=[each]) for each in self._extra]
-        return sorted(found, key=lambda each: each.name)
+        usable = [*self._own.values(), *(entry.definition for entry in self._entries.values() if entry.definition)]
+        found = [
+            Listed(definition.name, definition.source, definition.description, object_schema(definition.parameters))
+            for definition in usable
+        ]
+        broken = [(name, entry) for name, entry in self._entries.items() if entry.definition is None]
+        found += [Listed(printable(name), _said(entry.path), faults=entry.faults) for name, entry in broken]
+        found += [Listed(Path(fault.file).stem, fault.file, faults=[fault]) for fault in self._extra]
+        return sorted(found, key=lambda workflow: workflow.name)
 
 
 def _shown(path: Path) -> bool:
-    """Tell whether it is no hidden file, such as an editor leaves."""
+    """Return whether the file is not hidden; editors leave hidden files."""
     return not path.name.startswith(".")
 
 
 def _discreet(fault: Fault) -> Fault:
-    """Return a fault as others read it, in logs, on pages and in answers: names stay, other content of the file not.
+    """Return a fault for logs, pages and responses: names, but no other file content.
 
-    `agentd workflows check` shows all of it to those who may read the file.
+    `agentd workflows check` shows everything to users who may read the file.
     """
 
     def kept(found: re.Match[str]) -> str:
@@ -242,7 +257,7 @@ def _discreet(fault: Fault) -> Fault:
 
 
 def _said(path: Path) -> str:
-    """Return a path as it is shown; its name may hold anything, even bytes that are not UTF-8."""
+    """Return a path as printable text; it may contain any bytes, even invalid UTF-8."""
     return printable(str(path))
 
 
@@ -257,26 +272,28 @@ def _bytes(path: Path) -> bytes:
 
 
 def _without_circles(entries: dict[str, _Entry]) -> dict[str, _Entry]:
-    """Return the entries; one that would start itself, through whichever others, is at fault."""
+    """Return the entries; one that would start itself, directly or not, gets a fault."""
     made = dict(entries)
-    for name, each in entries.items():
+    for name, entry in entries.items():
         path = _way_back(entries, name)
-        if path and each.definition is not None:
+        if path and entry.definition is not None:
             text = f"would start itself for ever: {' → '.join(path)}"
-            made[name] = _Entry(each.path, each.signature, None, [Fault(_said(each.path), 1, 1, "", text)], each.starts)
+            made[name] = _Entry(
+                entry.path, entry.signature, None, [Fault(_said(entry.path), 1, 1, "", text)], entry.starts
+            )
     return made
 
 
 def _way_back(entries: dict[str, _Entry], name: str) -> list[str]:
-    """Return a way from `name` to itself along what each starts; empty if there is none."""
+    """Return a cycle of started workflows from `name` back to itself, or []."""
     ways = [[name]]
     seen: set[str] = set()
     while ways:
         way = ways.pop()
-        for each in sorted(entries[way[-1]].starts & entries.keys()):
-            if each == name:
+        for started in sorted(entries[way[-1]].starts & entries.keys()):
+            if started == name:
                 return [*way, name]
-            if each not in seen:
-                seen.add(each)
-                ways.append([*way, each])
+            if started not in seen:
+                seen.add(started)
+                ways.append([*way, started])
     return []

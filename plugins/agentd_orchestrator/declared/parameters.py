@@ -1,6 +1,6 @@
-"""What a declared workflow is asked with: from the file's declarations comes a type that a request is checked by.
+"""Parameters of a declared workflow: builds the type that checks a request.
 
-It is a msgspec Struct like that of a workflow in Python, so that a wrong request gets the same words.
+It is a msgspec Struct like that of a workflow in Python, so that an invalid request gets the same error messages.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _NUMBERS: Final = {"int", "number"}
 
 
 def check(declared: Mapping[str, Parameter], tree: Value, report: Report) -> None:
-    """Note what does not fit together in the declarations."""
-    for name, each in declared.items():
-        if isinstance(tree.value[name].value, dict):  # else a fault of form, which is told already
-            _check_one(f"parameters.{name}", each, tree.value[name], report)
+    """Report inconsistent declarations."""
+    for name, parameter in declared.items():
+        if isinstance(tree.value[name].value, dict):  # else a fault of format, already reported
+            _check_one(f"parameters.{name}", parameter, tree.value[name], report)
 
 
 def _check_one(where: str, declared: Parameter, tree: Value, report: Report) -> None:
@@ -49,7 +49,7 @@ def _check_one(where: str, declared: Parameter, tree: Value, report: Report) -> 
         else f"these are not all of type {inner}",
         "default": "what is required has no default; leave one of the two out" if declared.required else "",
     }
-    if not any(wrong[each] for each in tree.keys if each in wrong):
+    if not any(wrong[key] for key in tree.keys if key in wrong):
         wrong["default"] = _misfit(declared.default, declared)
     for key, text in wrong.items():
         if key in tree.value and text:
@@ -83,7 +83,7 @@ def _misfit(value: object, declared: Parameter) -> str:
 
 
 def annotation(declared: Parameter) -> Any:  # noqa: ANN401 - a type
-    """Return the type that a parameter is checked by."""
+    """Return the type that checks a parameter."""
     if declared.type == "list":
         return _list(_bounded(declared.items, declared) if declared.items else Any)
     return _bounded(declared.type, declared)
@@ -95,7 +95,7 @@ def _bounded(kind: str, declared: Parameter) -> Any:  # noqa: ANN401 - a type
     made = TYPES[kind]
     if kind in _NUMBERS:
         whole = int if kind == "int" else float
-        least, most = (None if each is None else whole(each) for each in (declared.minimum, declared.maximum))
+        least, most = (None if bound is None else whole(bound) for bound in (declared.minimum, declared.maximum))
         return Annotated[made, Meta(ge=least, le=most)]
     return (
         Annotated[made, Meta(pattern=formats.exact(declared.pattern))]
@@ -109,14 +109,14 @@ def _list(of: Any) -> Any:  # noqa: ANN401 - a type
 
 
 def struct(name: str, declared: Mapping[str, Parameter]) -> type[msgspec.Struct]:
-    """Return the type of a request's parameters."""
-    required = [(f"p_{key}", annotation(each)) for key, each in declared.items() if each.required]
+    """Return the type that checks a request's parameters."""
+    required = [(f"p_{key}", annotation(parameter)) for key, parameter in declared.items() if parameter.required]
     optional: list[Any] = []
-    for key, each in declared.items():
-        if not each.required:
-            unset = each.default is msgspec.UNSET or each.default is None
-            default = None if unset else msgspec.convert(each.default, annotation(each))
-            kind = annotation(each) | None if unset else annotation(each)
+    for key, parameter in declared.items():
+        if not parameter.required:
+            unset = parameter.default is msgspec.UNSET or parameter.default is None
+            default = None if unset else msgspec.convert(parameter.default, annotation(parameter))
+            kind = annotation(parameter) | None if unset else annotation(parameter)
             fresh = isinstance(default, (list, dict))
             given = msgspec.field(default_factory=partial(copy.deepcopy, default)) if fresh else default
             optional.append((f"p_{key}", kind, given))
@@ -127,14 +127,17 @@ def struct(name: str, declared: Mapping[str, Parameter]) -> type[msgspec.Struct]
 
 
 def values(wish: msgspec.Struct) -> dict[str, Any]:
-    """Return the parameters with their defaults; raises InvalidMessage for keys that could be taken for a plan's."""
+    """Return the parameters with their defaults.
+
+    Raises InvalidMessage for keys that a plan reserves for itself.
+    """
     found: dict[str, Any] = msgspec.to_builtins(wish)
     refuse_markers(found)
     return found
 
 
 def refuse_markers(parameters: Mapping[str, Any]) -> None:
-    """Raise InvalidMessage if a request brings what a plan marks references and templates with."""
+    """Raise InvalidMessage if a request contains keys that mark references in a plan."""
     for name, value in parameters.items():
         key = marker({name: value})
         if key:

@@ -1,7 +1,7 @@
-"""Turns the values of a workflow file into the types of `form.py`, and tells every fault of form at once.
+"""Converts the values of a workflow file to the types of `file_format.py`.
 
-What is at fault stands in the result as its default, so that the rest of the file can still be looked at; a file with
-faults is never used.
+All faults of format are reported at once.  A faulty value is replaced by its default, so that the rest of the file can
+still be checked; a file with faults is never used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MEANT: Final = {
     "steps": "tasks", "jobs": "tasks", "vars": "parameters", "options": "enum", "choices": "enum", "title": "name",
     "delay": "backoff", "parallel": "window", "throttle": "window",
 }  # fmt: skip
-"""What users of other tools call things."""
+"""The names of keys in other tools."""
 _DURATION: Final = "a number of seconds, or such as 90s, 10m, 1h30m, 2d; at most 30d"
 _PART: Final = "1 to 64 of A-Z a-z 0-9 _ and -, or an expression"
 _HINTS: Final = {
@@ -46,14 +46,14 @@ _HINTS: Final = {
     "window": 'a whole number from 1 to 1000, or an expression in quotes: "{{ … }}"',
 }
 TEXTS: Final = {"each": Template}
-"""What a text has to be where the type of the field cannot say it (form.py)."""
+"""The type of a string where the type of the field cannot express it (file_format.py)."""
 SHOWN: Final = 20
-"""Names that are listed where none is near."""
+"""Maximum of names that are listed when no name is similar."""
 _INDEX: Final = re.compile(r"\[(\d+)\]")
 
 
 def instead(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of a fault's line: the nearest name, or all there are."""
+    """Return the end of a fault's message: the most similar name, or all names."""
     names = sorted(known)
     nearest = difflib.get_close_matches(wrong, names, n=1)
     there = [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
@@ -61,8 +61,8 @@ def instead(wrong: str, known: Iterable[str]) -> str:
 
 
 def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
-    """Return `value` as `kind`; what is wrong is in the report."""
-    fields = {each.encode_name: each for each in msgspec.structs.fields(kind)}
+    """Return `value` as `kind`; faults are in the report."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     if not isinstance(value.value, dict):
         report.add(value.at, where, f"should be a map with {', '.join(fields)}")
         return _made(kind, {}, fields)
@@ -71,16 +71,16 @@ def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
             meant = MEANT.get(key)
             hint = f"; here it is called {meant}" if meant in fields else instead(key, fields)
             report.add(at, _inner(where, key), f"unknown key{hint}")
-    missing = [key for key, each in fields.items() if each.required and key not in value.keys]
+    missing = [key for key, field in fields.items() if field.required and key not in value.keys]
     if missing:
         report.add(value.at, where, f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     good = {}
-    for key, each in fields.items():
+    for key, field in fields.items():
         if key in value.value:
             text = TEXTS.get(key) if isinstance(value.value[key].value, str) else None
-            found = _field(text or each.type, value.value[key], report, _inner(where, key), key)
+            found = _field(text or field.type, value.value[key], report, _inner(where, key), key)
             if found is not msgspec.UNSET:
-                good[each.name] = found
+                good[field.name] = found
     return _made(kind, good, fields)
 
 
@@ -90,9 +90,9 @@ def _inner(where: str, key: str) -> str:
 
 def _made(kind: type[F], good: dict[str, Any], fields: dict[str, Any]) -> F:
     empty = {"tasks": [], "type": "string"}
-    for each in fields.values():
-        if each.required and each.name not in good:
-            good[each.name] = empty.get(each.name, "")
+    for field in fields.values():
+        if field.required and field.name not in good:
+            good[field.name] = empty.get(field.name, "")
     return kind(**good)
 
 
@@ -102,10 +102,10 @@ def _field(kind: Any, value: Value, report: Report, where: str, key: str) -> Any
         return _leaf(kind, value, report, where, key)
     if how is dict and isinstance(value.value, dict):
         _keys(get_args(_bare(kind))[0], value, report, where)
-        return {name: read(form, each, report, _inner(where, name)) for name, each in value.value.items()}
+        return {name: read(form, item, report, _inner(where, name)) for name, item in value.value.items()}
     if how is list and isinstance(value.value, list):
         _leaf(_lengths(kind), Value(value.at, [Value(value.at, 0)] * len(value.value)), report, where, key)
-        return [read(form, each, report, title(each, where, index)) for index, each in enumerate(value.value)]
+        return [read(form, item, report, title(item, where, index)) for index, item in enumerate(value.value)]
     if how is None:
         return read(form, value, report, where)
     report.add(value.at, where, "should be a map" if how is dict else "should be a list: lines that begin with -")
@@ -113,7 +113,7 @@ def _field(kind: Any, value: Value, report: Report, where: str, key: str) -> Any
 
 
 def title(value: Value, where: str, index: int) -> str:
-    """Return how a fault names one of a list: by its name, if it has one."""
+    """Return the path of a list item in a fault: with its name, if it has one."""
     name = value.value.get("name") if isinstance(value.value, dict) else None
     named = name is not None and isinstance(name.value, str) and name.value
     return f"{where}.{name.value}" if name is not None and named else f"{where}[{index}]"
@@ -129,7 +129,7 @@ def _leaf(kind: Any, value: Value, report: Report, where: str, key: str) -> Any:
 
 
 def misfit(value: Value, error: msgspec.ValidationError, hint: str) -> tuple[Place, str]:
-    """Return the place that msgspec complains about, and its words; `hint` says what would be right."""
+    """Return position and message of msgspec's error; `hint` says what is valid."""
     text, _, path = str(error).partition(" - at `$")
     found = value
     for part in _INDEX.findall(path):
@@ -144,11 +144,11 @@ def misfit(value: Value, error: msgspec.ValidationError, hint: str) -> tuple[Pla
 
 
 def described(kind: Any) -> str:  # noqa: ANN401 - any annotation
-    """Return what the annotation of a field says of it, or ""."""
+    """Return the description in the annotation of a field, or ""."""
     if get_origin(kind) is Annotated:
-        own = [each.description for each in get_args(kind)[1:] if isinstance(each, msgspec.Meta) and each.description]
+        own = [meta.description for meta in get_args(kind)[1:] if isinstance(meta, msgspec.Meta) and meta.description]
         return own[0] if own else described(get_args(kind)[0])
-    return next((found for each in get_args(kind) if (found := described(each))), "")
+    return next((found for argument in get_args(kind) if (found := described(argument))), "")
 
 
 def _keys(kind: Any, value: Value, report: Report, where: str) -> None:  # noqa: ANN401
@@ -163,12 +163,12 @@ def _bare(kind: Any) -> Any:  # noqa: ANN401 - any annotation
     """Return an annotation without Annotated and without None."""
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
-    others = [each for each in get_args(kind) if each is not type(None)]
+    others = [argument for argument in get_args(kind) if argument is not type(None)]
     return _bare(others[0]) if type(None) in get_args(kind) and len(others) == 1 else kind
 
 
 def _form_in(kind: Any) -> tuple[type[Form] | None, Callable[..., Any] | None]:  # noqa: ANN401
-    """Return the Form in an annotation, and whether it is one, a list or a map of them."""
+    """Return the Form in an annotation, and `list` or `dict` if it holds Forms."""
     bare = _bare(kind)
     if isinstance(bare, type) and issubclass(bare, Form):
         return bare, None
@@ -178,5 +178,8 @@ def _form_in(kind: Any) -> tuple[type[Form] | None, Callable[..., Any] | None]: 
 
 
 def _lengths(kind: Any) -> Any:  # noqa: ANN401
-    """Return the annotation of a list of Forms as one of anything, with its bounds of length."""
+    """Return the annotation of a list of Forms as a list of any items.
+
+    It keeps the limits of its length.
+    """
     return Annotated[(list[Any], *get_args(kind)[1:])] if get_origin(kind) is Annotated else list[Any]

@@ -1,8 +1,9 @@
-"""Turns a declared workflow and the parameters of a request into tasks: pure, and the same for the same request.
+"""Turns a declared workflow and the parameters of a request into tasks; pure.
 
-Expressions that know only `parameters` are evaluated here, so that a plan shows what will be done; what needs the
-result of a task is left in the plan and filled in when the task is assigned.  What a request brings is never evaluated
-itself: it ends up as a value in the plan, and keys by which a plan marks what is to be filled in are refused.
+The same request gives the same tasks.  Expressions that use only `parameters` are evaluated here, so that a plan shows
+what will be done; those that need the result of a task stay in the plan and are filled in when the task is assigned.
+The parameters of a request are never evaluated as templates: they become values in the plan, and the keys that mark
+references and templates in a plan are refused.
 """
 
 from __future__ import annotations
@@ -29,32 +30,35 @@ if TYPE_CHECKING:
 
 MAX_WINDOW: Final = 1000
 RETRIES: Final = TaskSpec("", "", "", Tier.READ).retries
-"""What a plan has where nothing is said."""
+"""The default of a plan."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A workflow that was read from a file without faults; `tools` are those that installed plugins define."""
+    """A workflow that was read from a file without faults.
+
+    tools  the tools that installed plugins define
+    """
 
     name: str
     form: Workflow
     tools: Mapping[str, Tool]
 
     def definition(self) -> Definition:
-        """Return it as plugins offer theirs."""
+        """Return the definition, in the form that plugins provide."""
         kind = parameters.struct(self.name, self.form.parameters)
         return Definition(self.name, self.form.description, kind, self.plan)
 
     def plan(self, wish: msgspec.Struct) -> list[TaskSpec]:
         """Return the tasks of a request; raises Rejected or InvalidMessage."""
         names = {"parameters": parameters.values(wish)}
-        known = [each.name for each in self.form.tasks]
-        return [_Making(self, names, each).spec(known) for each in self.form.tasks]
+        known = [task.name for task in self.form.tasks]
+        return [_Making(self, names, task).spec(known) for task in self.form.tasks]
 
 
 @dataclass(frozen=True)
 class _Making:
-    """One task on its way into a plan."""
+    """The conversion of one declared task into a task of a plan."""
 
     of: Declared
     names: dict[str, Any]
@@ -70,7 +74,7 @@ class _Making:
             queue=subjects.ORCHESTRATOR if task.workflow else self._queue(task),
             tier=self._tier(task),
             parameters=self._parameters(task, task.workflow or tool),
-            after=[*task.after, *(each for each in known if each in used_tasks(task) and each not in task.after)],
+            after=[*task.after, *(name for name in known if name in used_tasks(task) and name not in task.after)],
             deadline=seconds(task.deadline) or 0.0,
             retries=RETRIES if task.retries is None else task.retries,
             backoff=seconds(task.backoff) or 0.0,
@@ -99,7 +103,10 @@ class _Making:
         return made if undo.retries is None else msgspec.structs.replace(made, retries=undo.retries)
 
     def _tier(self, call: Call) -> Tier:
-        """Return the tier that a call needs; a value that is a template counts as the one that needs the most."""
+        """Return the tier that a call needs.
+
+        A parameter that is a template counts as the value that needs the highest tier.
+        """
         tool = self.of.tools.get(call.tool)
         beside = [task.tool for task in self.of.form.tasks]
         return call.tier or Tier.READ if tool is None else tool.tier_for(call.with_, beside)
@@ -118,9 +125,9 @@ class _Making:
         filled = self._filled(call.with_, "with")
         if not isinstance(filled, dict):
             raise Rejected(f"task {self.task.name}: with: {call.with_} gives {filled!r:.80}, and a map is needed")
-        # What an expression leaves open is left out, so that the tool's default holds.
-        said = {key for key, each in call.with_.items() if each is None} if isinstance(call.with_, dict) else set()
-        filled = {key: each for key, each in filled.items() if each is not None or key in said}
+        # A parameter whose expression gives null is left out, so that the tool's default applies.
+        said = {key for key, value in call.with_.items() if value is None} if isinstance(call.with_, dict) else set()
+        filled = {key: value for key, value in filled.items() if value is not None or key in said}
         tool = self.of.tools.get(owner)
         for text in () if tool is None else misfits(tool, filled):
             raise Rejected(f"task {self.task.name}: {text}")
@@ -128,9 +135,9 @@ class _Making:
 
     def _filled(self, value: Any, where: str) -> Any:  # noqa: ANN401 - JSON
         if isinstance(value, dict):
-            return {key: self._filled(each, f"{where}.{key}") for key, each in value.items()}
+            return {key: self._filled(item, f"{where}.{key}") for key, item in value.items()}
         if isinstance(value, list):
-            return [self._filled(each, f"{where}[{index}]") for index, each in enumerate(value)]
+            return [self._filled(item, f"{where}[{index}]") for index, item in enumerate(value)]
         if not isinstance(value, str) or not evaluate.is_template(value):
             return value
         result = evaluate.reference(value)
@@ -153,7 +160,7 @@ class _Making:
         return "" if found is None else str(found)
 
     def _condition(self, when: str) -> str:
-        """Return the condition; one that is decided by the parameters, as what it comes to."""
+        """Return the condition, as "true" or "false" if the parameters decide it."""
         if not when or not evaluate.uses(when, condition=True).early:
             return when
         try:
@@ -178,15 +185,15 @@ class _Making:
 
 
 def misfits(tool: Tool, given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with parameters of a tool, as far as they are known already."""
-    for each in msgspec.structs.fields(tool.parameters):
-        value = given.get(each.encode_name)
-        if each.encode_name not in given or evaluate.marker(value):
+    """Yield the faults in the parameters of a tool, as far as they are known already."""
+    for field in msgspec.structs.fields(tool.parameters):
+        value = given.get(field.encode_name)
+        if field.encode_name not in given or evaluate.marker(value):
             continue
         try:
-            msgspec.convert(value, each.type)
+            msgspec.convert(value, field.type)
         except msgspec.ValidationError as error:
-            yield fault(error, f"{tool.name}.{each.encode_name}")
+            yield fault(error, f"{tool.name}.{field.encode_name}")
 
 
 def texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
@@ -195,16 +202,16 @@ def texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
         if evaluate.is_template(value):
             yield value
     elif isinstance(value, (dict, list)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from texts(each)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
 
 
 def used_tasks(task: Task) -> set[str]:
-    """Return the tasks whose results `task` uses; those that its undoing uses too, but not itself."""
+    """Return the other tasks whose results `task`, or its undo, uses."""
     undone = set() if task.undo is None else _in_all(task.undo.with_)
     own = _in_all(task.with_) | _in_all(task.each)
     return own | (undone - {task.name}) | (evaluate.wanted_by_condition(task.when) if task.when else set())
 
 
 def _in_all(value: Any) -> set[str]:  # noqa: ANN401 - JSON
-    return {name for each in texts(value) for name in evaluate.wanted(each)}
+    return {name for text in texts(value) for name in evaluate.wanted(text)}

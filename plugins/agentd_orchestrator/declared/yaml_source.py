@@ -1,10 +1,9 @@
-"""YAML with the place of each value kept, and without its traps.
+"""A strict YAML reader that keeps the position of each value.
 
-PyYAML builds the tree of nodes; what they stand for is decided here, as YAML 1.2 has it and with one question more:
-what YAML 1.1 (Ansible, most tools) reads otherwise than 1.2 is a fault that says so, because whoever wrote `no` or
-`010` meant one of two things and nobody can know which.  Keys are texts, twice the same key is a fault, tags and merge
-keys are not taken.  An alias stands for its anchor's value; how many values there are is counted with every alias
-followed, so that a small file cannot become a large tree.
+PyYAML builds the tree of nodes; their values are determined here according to YAML 1.2, with one more rule: a value
+that YAML 1.1 (Ansible, most tools) reads differently from 1.2 is a fault, because the author of `no` or `010` may have
+meant either.  Keys are strings, a repeated key is a fault, tags and merge keys are not accepted.  An alias has the
+value of its anchor; values are counted with every alias expanded, so that a small file cannot become a large tree.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_BYTES: Final = 128 * 1024
-"""Largest file: a thousand tasks fit, and reading it takes a second."""
+"""Largest file in bytes: a thousand tasks fit, and reading it takes a second."""
 MAX_NODES: Final = 20_000
-"""Values of one file, each alias counted with all that it stands for."""
+"""Maximum of values in one file, with every alias expanded."""
 MAX_DEPTH: Final = 32
 MAX_FAULTS: Final = 100
-"""Faults that are told of one file."""
+"""Maximum of faults that are reported for one file."""
 MAX_INT: Final = 2**63 - 1
 
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
@@ -52,7 +51,7 @@ _KINDS: Final = {"map": dict, "seq": list, "str": str}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands; both count from 1."""
+    """The position of a value; line and column count from 1."""
 
     line: int
     column: int
@@ -60,37 +59,40 @@ class Place:
 
 @dataclass
 class Value:
-    """A value of the file: a scalar, a list of Values or a map of them, with the place of each key."""
+    """A value of the file: a scalar, or a list or map of Values, with key positions."""
 
     at: Place
     value: Any
     keys: dict[str, Place] = field(default_factory=dict)
     block: bool = False
-    """It is a text written below `|` or `>`: its first line is the next one."""
+    """A block string after `|` or `>`: it starts on the next line."""
 
     @property
     def plain(self) -> Any:  # noqa: ANN401 - JSON
-        """Return it without places."""
+        """Return the value without positions."""
         if isinstance(self.value, dict):
-            return {key: each.plain for key, each in self.value.items()}
-        return [each.plain for each in self.value] if isinstance(self.value, list) else self.value
+            return {key: item.plain for key, item in self.value.items()}
+        return [item.plain for item in self.value] if isinstance(self.value, list) else self.value
 
 
 class Report:
-    """Gathers the faults of one file."""
+    """Collects the faults of one file."""
 
     def __init__(self, file: str, text: str = "") -> None:
-        """Begin with none."""
+        """Start without faults."""
         self.file = file
         self.lines = text.splitlines()
         self._faults: dict[Fault, None] = {}
 
     def add(self, at: Place, where: str, text: str) -> None:
-        """Note a fault."""
+        """Add a fault."""
         self._faults[Fault(self.file, at.line, at.column, where, text)] = None
 
     def find(self, value: Value, line: int, word: str) -> Place:
-        """Return the place of `word` in line `line` of a text; that of the text, if it cannot be found there."""
+        """Return the position of `word` in line `line` of a string value.
+
+        If it is not found there, return the position of the value.
+        """
         number = value.at.line + line - (0 if value.block else 1)
         if not word or not 0 < number <= len(self.lines):
             return value.at if line == 1 and not value.block else Place(number, 1 if value.block else value.at.column)
@@ -101,12 +103,12 @@ class Report:
 
     @property
     def faults(self) -> list[Fault]:
-        """Return them in the order of the file."""
+        """Return the faults in the order of the file."""
         return sorted(self._faults)[:MAX_FAULTS]
 
 
 class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
-    """PyYAML without any meaning of tags and plain scalars."""
+    """PyYAML without interpretation of tags and plain scalars."""
 
     def __init__(self, stream: str) -> None:
         Reader.__init__(self, stream)
@@ -117,7 +119,7 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
 
 
 def read(data: bytes, report: Report) -> Value | None:
-    """Return what `data` says, or None; faults are in the report."""
+    """Return the parsed `data`, or None; faults are in the report."""
     if len(data) > MAX_BYTES:
         report.add(Place(1, 1), "", f"the file has {len(data)} bytes; at most {MAX_BYTES} are read")
         return None
@@ -152,14 +154,14 @@ def _compose(text: str, report: Report) -> yaml.Node | None:
 
 
 class _Conversion:
-    """Turns PyYAML's nodes into Values; counts them."""
+    """Converts PyYAML's nodes into Values, and counts them."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._left = MAX_NODES
 
     def value(self, node: yaml.Node, where: str, depth: int) -> Value | None:
-        """Return the value of `node`, None if it or something in it is at fault beyond use."""
+        """Return the value of `node`, or None if it cannot be used because of a fault."""
         at = _place(node)
         self._left -= 1
         if self._left < 0 or depth > MAX_DEPTH:
@@ -174,8 +176,8 @@ class _Conversion:
         if isinstance(node, yaml.MappingNode):
             return self._map(node, where, depth)
         if isinstance(node, yaml.SequenceNode):
-            found = [self.value(each, f"{where}[{index}]", depth + 1) for index, each in enumerate(node.value)]
-            return Value(at, [each for each in found if each is not None])
+            found = [self.value(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(node.value)]
+            return Value(at, [item for item in found if item is not None])
         return self._scalar(node, where) if isinstance(node, yaml.ScalarNode) else None
 
     def _map(self, node: yaml.MappingNode, where: str, depth: int) -> Value | None:
@@ -221,7 +223,7 @@ class _Conversion:
 
 
 def _plain(text: str) -> Any:  # noqa: ANN401 - a scalar
-    """Return what a scalar without quotes stands for; raises ValueError."""
+    """Return the value of a scalar without quotes; raises ValueError."""
     if text in _NULL:
         return None
     if text in _BOOL:

@@ -77,7 +77,7 @@ def approved(state: Workflow, name: str, text: str) -> str:
 
 
 def calls(state: Workflow, name: str) -> list[str]:
-    """Return the digest of tool and parameters of each approved call: one, or per item."""
+    """Return a digest of tool and parameters for each approved call (one per item)."""
     spec = state.spec(name)
     if spec.each is not None and not outgoing.looked(state, name):
         return []

@@ -151,7 +151,7 @@ def wanted_by_condition(condition: str) -> set[str]:
 
 
 def reference(template: str) -> tuple[str, str] | None:
-    """Return (task, field) if `template` is only a result or one field of it, else None.
+    """Return (task, field) if `template` is just a result or one field, else None.
 
     Such a template, {{ tasks.a.result.b }}, need not be evaluated, and its value may have any size, because it is
     passed by reference.

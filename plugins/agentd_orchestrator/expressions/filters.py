@@ -65,7 +65,7 @@ def default(value: Value, instead: Value = "", boolean: Value = False) -> Value:
 
 
 def to_bool(value: Value) -> bool:
-    """Return true for true, 1, "true", "yes", "on", "1", and false for their opposites."""
+    """Return true for true, 1, "true", "yes", "on", "1", false for their opposites."""
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     found = words.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
     if found is None:

@@ -86,7 +86,7 @@ def meter() -> Meter:
 
 @contextmanager
 def on_the_loop() -> Iterator[None]:
-    """Raise Costly when the evaluations in this block take too long for the event loop."""
+    """Raise Costly if the evaluations in this block are too long for the event loop."""
     token = _meter.set(Meter(ON_THE_LOOP, costly=True))
     try:
         yield

@@ -63,7 +63,7 @@ def fits(size: int) -> None:
 
 
 def known(value: Value) -> Value:
-    """Return `value` if it is defined; else raise UndefinedError with the missing name."""
+    """Return `value` if defined; else raise UndefinedError with the missing name."""
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()  # noqa: SLF001 - what jinja2's own StrictUndefined calls
     return value
