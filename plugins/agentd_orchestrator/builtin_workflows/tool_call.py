@@ -24,13 +24,7 @@ DEADLINE: Final = 3600.0
 
 
 class ToolCallWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The call of one tool.
-
-    tool        name of the tool
-    parameters  its parameters
-    deadline    seconds that the call may take
-    guests      the names that the guests it changes must have
-    """
+    """A tool call: tool, parameters, deadline (s), and the expected names of guests."""
 
     tool: str
     parameters: dict[str, Any] = {}

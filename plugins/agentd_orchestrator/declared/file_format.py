@@ -71,10 +71,7 @@ class Call(Form, frozen=True, kw_only=True):
 
 
 class Undo(Call, frozen=True, kw_only=True):
-    """The call that undoes a task if the workflow fails.
-
-    It must succeed also if there is nothing to undo.
-    """
+    """Undoes a task if the workflow fails; must succeed also with nothing to undo."""
 
     always: Annotated[
         bool, Meta(description="also when all is done: what the task makes is for the workflow alone")
