@@ -364,8 +364,8 @@ class Proxmox(Section):
 
 PROTECTABLE: Final = (
     *("guest", "tag", "pool", "node", "storage", "volume", "backups", "backup_job", "replication", "task", "disk"),
-    *("user", "group", "role", "realm", "token", "acl", "firewall", "alias", "ipset", "sdn", "interface", "network"),
-    *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics", "job"),
+    *("user", "group", "role", "realm", "token", "acl", "firewall", "sdn", "interface", "network"),
+    *("ha-rule", "ha-group", "ceph", "osd", "certificate", "service", "notification", "matcher", "metrics"),
 )
 """The kinds that [policy] protected may name: tools announce the objects that they change by these kinds."""
 

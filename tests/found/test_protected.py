@@ -72,11 +72,13 @@ def test_what_can_be_protected(tmp_path: Path, entry: str) -> None:
 
 def test_every_kind_that_tools_announce_is_known() -> None:
     """The list is one: a tool that announces another kind could not be protected from."""
-    sources = Path(agentd_proxmox.__file__).parent.glob("*.py")
+    sources = Path(agentd_proxmox.__file__).parent.rglob("*.py")
     announced = {kind for source in sources for kind in ANNOUNCED.findall(source.read_text())}
 
     assert {"guest", "ha-rule", "ha-group"} <= announced
     assert announced <= set(PROTECTABLE)
+    named_elsewhere = {"tag", "acl", "backups", "disk"}  # a label; names that are built in two steps
+    assert set(PROTECTABLE) - announced == named_elsewhere, "a pattern of this kind would protect nothing"
     for kind in announced:
         policy = Policy(Tier.DESTROY, protected=(f"{kind}/x",))
         assert policy.protecting(Target(f"{kind}/x", "x")) == f"{kind}/x"

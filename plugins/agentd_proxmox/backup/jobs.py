@@ -291,7 +291,9 @@ class Jobs:
             before.append(job)
             raw = await self._raw(p.id)
             self._unchanged(raw, p.digest)
-            call.target(Target(f"job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"]))
+            call.target(
+                Target(f"backup_job/{p.id}", f"backup job {p.id}", {"job": digest_of(raw)}, loses=["its schedule"])
+            )
             if set(raw) <= SAID:  # otherwise it has settings that create_backup_job does not know
                 targets.back(call, "create_backup_job", CreateJob, _again(job))
             return None
