@@ -68,23 +68,23 @@ class Quota:
 
     def refusal(self, principal: str, at: float, opened: Callable[[str], int]) -> str:
         """Count one more request of `principal`; return why it is rejected, or ""."""
-        asked = self._asked.setdefault(principal, deque())
+        times = self._asked.setdefault(principal, deque())
         self._asked.move_to_end(principal)
         if len(self._asked) > PRINCIPALS:
             self._asked.popitem(last=False)
-        while asked and at - asked[0] >= MINUTE:
-            asked.popleft()
-        if len(asked) >= self._per_minute:
+        while times and at - times[0] >= MINUTE:
+            times.popleft()
+        if len(times) >= self._per_minute:
             return (
                 f"{principal} has sent {self._per_minute} requests within a minute, as many as [orchestrator] "
-                f"requests_per_minute allows; ask again in {MINUTE - (at - asked[0]):.0f} s, with another id"
+                f"requests_per_minute allows; ask again in {MINUTE - (at - times[0]):.0f} s, with another id"
             )
         if opened(principal) + self._beginning[principal] >= self._open:
             return (
                 f"{principal} has {self._open} open workflows, as many as [orchestrator] open_workflows allows; "
                 "ask again when one of them is over, with another id"
             )
-        asked.append(at)
+        times.append(at)
         return ""
 
     @contextmanager

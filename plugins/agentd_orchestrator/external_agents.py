@@ -113,9 +113,9 @@ async def proven(context: Context, subject: str, completion: TaskCompletion) -> 
     _, _, _, agent, workflow, name = subject.split(".")
     stated = {"agent_id": agent, "workflow_id": workflow, "task_id": f"{workflow}.{name}"}
     for field, value in stated.items():
-        said = getattr(completion, field)
-        if said and said != value:
-            raise InvalidMessage(f"TaskCompletion.{field}: {said!r} is not {value!r}, which its subject names")
+        given = getattr(completion, field)
+        if given and given != value:
+            raise InvalidMessage(f"TaskCompletion.{field}: {given!r} is not {value!r}, which its subject names")
     subjects.check_id(workflow)
     plain = {service_of(queue.name) for queue in context.config.bus.queues if queue.plain != "no"}
     if agent in plain:
@@ -205,15 +205,15 @@ class PlainAgents:
         Leases are written at most twice a second, however many messages arrive.
         """
         bus, stopping = self._context.bus, self._context.stopping
-        hearing = [
+        subscriptions = [
             await bus.subscribe(subjects.AGENT_REGISTER, self._hears(AgentRegistration, self._registered)),
             await bus.subscribe(subjects.SERVICE_REGISTER, self._hears(ServiceRegistration, self._offered)),
             await bus.subscribe(subjects.ALL_HEARTBEATS, self._hears(Heartbeat, self._alive)),
         ]
         try:
-            asked = DiscoveryRequest(self._context.agent_id, now())  # repeats what was sent before the subscription
-            await bus.publish(subjects.AGENT_DISCOVERY, asked)
-            await bus.publish(subjects.SERVICE_DISCOVERY, asked)
+            request = DiscoveryRequest(self._context.agent_id, now())  # repeats what was sent before the subscription
+            await bus.publish(subjects.AGENT_DISCOVERY, request)
+            await bus.publish(subjects.SERVICE_DISCOVERY, request)
             while not stopping.is_set():
                 await self._news_or(stopping)
                 await self._write()
@@ -221,14 +221,14 @@ class PlainAgents:
                     async with asyncio.timeout(PAUSE):
                         await stopping.wait()
         finally:
-            for subscription in hearing:
+            for subscription in subscriptions:
                 await subscription.stop()
 
     async def _news_or(self, stopping: asyncio.Event) -> None:
         """Wait until there is something to write, or `stopping` is set."""
-        waiting = [asyncio.ensure_future(event.wait()) for event in (self._news, stopping)]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._news, stopping)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
             task.cancel()
         self._news.clear()
 

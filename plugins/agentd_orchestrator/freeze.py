@@ -34,8 +34,8 @@ class Network:
             reply = await self._carried_out(principal, request)
         except AgentdError as error:
             context.log.warning("the network was not changed", principal=principal, reason=str(error))
-            there = context.worker.performer.brake.current
-            reply = NetworkReply(context.agent_id, done=False, message=str(error), freeze=there)
+            current = context.worker.performer.brake.current
+            reply = NetworkReply(context.agent_id, done=False, message=str(error), freeze=current)
         await received.respond(reply)
 
     async def _carried_out(self, principal: str, request: NetworkRequest) -> NetworkReply:

@@ -127,12 +127,12 @@ class Orchestrator:
             self._consumer(subjects.WORKFLOWS, subjects.ORCHESTRATOR, self._on_child, 64),
         ]
         self._engine.writes = await self._version()
-        asked = await Network(context).listen()
+        network = await Network(context).listen()
         context.health.up()
         try:
             await self._work(consumers)
         finally:
-            await asked.stop()
+            await network.stop()
 
     async def _work(self, consumers: list[Consumer]) -> None:
         """Run all tasks of the orchestrator until the context is stopping."""
@@ -350,11 +350,11 @@ class Orchestrator:
 
     async def _conflict(self, begin: Begin, state: Workflow) -> None:
         """Respond that the id belongs to another workflow; that one's response stays."""
-        wanted = request_digest(begin.request)
+        digest = request_digest(begin.request)
         other = "with other parameters" if state.principal == begin.principal else "of another principal"
         text = f"workflow_id: {state.workflow_id!r} is a {state.workflow_type} {other} ({state.status}); use another id"
         answer = WorkflowResponse(state.workflow_id, "conflict", {}, text, self._context.agent_id)
-        subject = subjects.response(subjects.conflict(state.workflow_id, wanted))
+        subject = subjects.response(subjects.conflict(state.workflow_id, digest))
         await self._context.bus.store(subject, answer, ttl=self._context.settings.keep * 86_400)
         if begin.principal == subjects.PLAIN:
             await self._context.bus.publish(subjects.WORKFLOW_RESPONSE, answer)
@@ -395,8 +395,8 @@ class Orchestrator:
             self._context.log.info("a signal was refused", workflow=workflow, principal=principal, reason=str(error))
             reply = SignalReply(workflow, done=False, message=str(error))
         if signal.reply:
-            known = self._context.policy.principals
-            await self._context.bus.answer(signal.reply, reply, principal=principal, others=known)
+            principals = self._context.policy.principals
+            await self._context.bus.answer(signal.reply, reply, principal=principal, others=principals)
 
     async def _on_due(self, job: Job) -> None:
         if schedules.is_firing(job.subject):
@@ -431,8 +431,8 @@ def _peek(data: bytes, field: str) -> str:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    found = value.get(field, "") if isinstance(value, dict) else ""
-    return found if isinstance(found, str) else ""
+    text = value.get(field, "") if isinstance(value, dict) else ""
+    return text if isinstance(text, str) else ""
 
 
 async def _stopped(stopping: asyncio.Event, seconds: float) -> bool:

@@ -53,11 +53,11 @@ async def fire(context: Context, job: Job) -> None:
     if again:
         context.log.info("the clock was put back: not begun again", schedule=schedule.name)
         return
-    begun = await _noted(context, schedule, job)
-    if begun is None:
+    run = await _noted(context, schedule, job)
+    if run is None:
         return
-    waited = (context.bus.server_time() - begun.begun).total_seconds()
-    request = schedules.request(schedule, begun.workflow_id, waited)
+    waited = (context.bus.server_time() - run.begun).total_seconds()
+    request = schedules.request(schedule, run.workflow_id, waited)
     await context.bus.store(subjects.request(schedule.principal), request)
 
 
@@ -106,23 +106,23 @@ async def _noted(context: Context, schedule: ScheduleDue, job: Job) -> ScheduleR
     last = newest.value
     if last is not None and last.fired >= job.stored:  # recorded before a crash, or a later firing was recorded
         return last if last.begun == job.stored else None
-    fresh = ScheduleRun(subjects.cron_workflow(schedule.name, job.sequence), begun=job.stored, fired=job.stored)
-    note = fresh
-    asked: ScheduleRun | None = fresh
+    new_run = ScheduleRun(subjects.cron_workflow(schedule.name, job.sequence), begun=job.stored, fired=job.stored)
+    record = new_run
+    requested: ScheduleRun | None = new_run
     if last is not None and schedule.overlap == "skip":
-        found = (await bus.newest(subjects.WORKFLOWS, subjects.event(last.workflow_id), _Head)).value
-        if found is None:  # not started yet; or, long after its start limit, already deleted
-            runs = (job.stored - last.begun).total_seconds() <= schedule.start_by
+        state = (await bus.newest(subjects.WORKFLOWS, subjects.event(last.workflow_id), _Head)).value
+        if state is None:  # not started yet; or, long after its start limit, already deleted
+            is_open = (job.stored - last.begun).total_seconds() <= schedule.start_by
         else:
-            runs = found.status not in TERMINAL
-        if runs:
+            is_open = state.status not in TERMINAL
+        if is_open:
             context.log.warning("not begun: the last one is not over", schedule=schedule.name, last=last.workflow_id)
-            note = replace(last, fired=job.stored, skipped=last.skipped + 1)
+            record = replace(last, fired=job.stored, skipped=last.skipped + 1)
             # The recording orchestrator may have crashed before the request: sent twice, it is one request.
-            asked = last if found is None else None
+            requested = last if state is None else None
     try:
-        await bus.kv_put(subjects.CONF, key, note, expect=newest.seq)
+        await bus.kv_put(subjects.CONF, key, record, expect=newest.seq)
     except StaleWrite as error:
         message = f"{schedule.name}: another orchestrator notes a run of it"
         raise TemporaryError(message, delay=0.2) from error
-    return asked
+    return requested

@@ -100,7 +100,7 @@ VM_DEPLOYMENT: Final = Definition(
 def definitions() -> list[Definition]:
     """Return the built-in workflows; files are read by the same code as users' files."""
     files = sorted(FILES.glob("*.yaml"))
-    return [VM_DEPLOYMENT, *(_from(each) for each in files)]
+    return [VM_DEPLOYMENT, *(_from(file) for file in files)]
 
 
 def _from(file: Path) -> Definition:

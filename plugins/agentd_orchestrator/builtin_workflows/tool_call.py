@@ -41,27 +41,27 @@ class UndoWish(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
     """Return both workflows; `tools` is called once, when the first one is planned."""
-    known = functools.cache(tools)
+    known_tools = functools.cache(tools)
 
     def task(name: str, wish: ToolCallWish, *after: str) -> TaskSpec:
-        found = known().get(wish.tool)
-        if found is None:
+        tool = known_tools().get(wish.tool)
+        if tool is None:
             message = f"tool: there is no tool {wish.tool!r}; `agentd tools` lists those there are"
             raise Rejected(message)
-        if found.undoes:
+        if tool.undoes:
             message = f"tool: {wish.tool} runs only where a workflow undoes one of its tasks, never as a call"
             raise Rejected(message)
-        found.parse(wish.parameters)
+        tool.parse(wish.parameters)
         return TaskSpec(
             name,
             wish.tool,
-            found.service,
-            found.tier_for(wish.parameters),
+            tool.service,
+            tool.tier_for(wish.parameters),
             wish.parameters,
             after=list(after),
             deadline=wish.deadline,
             guests=wish.guests,
-            reads=found.reads,
+            reads=tool.reads,
         )
 
     def one(wish: ToolCallWish) -> list[TaskSpec]:
@@ -69,11 +69,11 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
 
     def back(wish: UndoWish) -> list[TaskSpec]:
         names = [f"call{number}" for number in range(len(wish.calls))]
-        return [task(names[number], each, *names[:number][-1:]) for number, each in enumerate(wish.calls)]
+        return [task(names[number], call, *names[:number][-1:]) for number, call in enumerate(wish.calls)]
 
     text = "Call one tool; what destroys or executes has to be approved first."
     undo = "Take back what was done, as `agentd undo` has found it."
     return [
-        Definition(CALL, text, ToolCallWish, one, prepare=known),
-        Definition(UNDO, undo, UndoWish, back, prepare=known),
+        Definition(CALL, text, ToolCallWish, one, prepare=known_tools),
+        Definition(UNDO, undo, UndoWish, back, prepare=known_tools),
     ]

@@ -48,12 +48,12 @@ def read(data: bytes, file: str, name: str, known: Known) -> tuple[workflow.Decl
     tree = read_yaml(data, report)
     if tree is None:
         return None, report
-    found = typed_yaml.read(file_format.Workflow, tree, report)
-    if found.name not in {"", name}:
+    form = typed_yaml.read(file_format.Workflow, tree, report)
+    if form.name not in {"", name}:
         at = tree.value["name"].at
-        report.add(at, "name", f"the file says {name}, and this says {found.name}; leave it out, or rename the file")
-    _Check(found, tree, report, known).all()
-    return (None if report.faults else workflow.Declared(name, found, known.tools)), report
+        report.add(at, "name", f"the file says {name}, and this says {form.name}; leave it out, or rename the file")
+    _Check(form, tree, report, known).all()
+    return (None if report.faults else workflow.Declared(name, form, known.tools)), report
 
 
 class _Check:
@@ -120,15 +120,17 @@ class _Check:
     def _order(self) -> None:
         """Report cycles, and tasks that go back to a task that does not come before them."""
         before: dict[str, set[str]] = {}
-        left = {task.name: task for task in self._tasks}
-        while ready := [task for task in left.values() if task.after <= set(before)]:
+        remaining = {task.name: task for task in self._tasks}
+        while ready := [task for task in remaining.values() if task.after <= set(before)]:
             for task in ready:
                 before[task.name] = task.after.union(*(before[other] for other in task.after))
-                del left[task.name]
-        if left:
-            circle = _circle(left)
-            names = " → ".join([*circle, circle[0]])
-            self.add(left[circle[0]].place("name"), left[circle[0]].where, f"these wait for one another: {names}")
+                del remaining[task.name]
+        if remaining:
+            cycle = _circle(remaining)
+            names = " → ".join([*cycle, cycle[0]])
+            self.add(
+                remaining[cycle[0]].place("name"), remaining[cycle[0]].where, f"these wait for one another: {names}"
+            )
         for task in self._tasks:
             over = [other.name for other in self._tasks if other.several and other.name in before.get(task.name, ())]
             for name in [name for name in over if before[name] & set(task.redo)]:
@@ -138,10 +140,10 @@ class _Check:
                 self.add(task.place("redo"), f"{task.where}.redo", text)
 
 
-def _circle(left: Mapping[str, _TaskCheck]) -> list[str]:
+def _circle(remaining: Mapping[str, _TaskCheck]) -> list[str]:
     """Return one cycle among tasks that wait for one another."""
-    path = [min(left)]
-    while (following := min(name for name in left[path[-1]].after if name in left)) not in path:
+    path = [min(remaining)]
+    while (following := min(name for name in remaining[path[-1]].after if name in remaining)) not in path:
         path.append(following)
     return path[path.index(following) :]
 
@@ -169,12 +171,12 @@ class _TaskCheck:
         return self._at(*path).at
 
     def _at(self, *path: str) -> Value:
-        found = self._value
+        current = self._value
         for key in path:
-            if not isinstance(found.value, dict) or key not in found.value:
-                return found
-            found = found.value[key]
-        return found
+            if not isinstance(current.value, dict) or key not in current.value:
+                return current
+            current = current.value[key]
+        return current
 
     @property
     def several(self) -> bool:
@@ -294,12 +296,16 @@ class _TaskCheck:
     def _stranger(self, call: Call, at: Place, where: str) -> None:
         """Check a tool that no installed plugin defines: an external agent may offer it."""
         tools = self._of.known.tools
-        ours = call.service in {tool.service for tool in tools.values()}
-        if call.service and call.tier is not None and not ours:
+        is_installed = call.service in {tool.service for tool in tools.values()}
+        if call.service and call.tier is not None and not is_installed:
             return
         hint = instead(call.tool, tools) if tools else ""
-        say = f"{call.service} has none of that name" if ours else "if a foreign agent offers it, say service and tier"
-        self._of.add(at, f"{where}.tool", f"no installed plugin defines a tool {call.tool!r}{hint} ({say})")
+        advice = (
+            f"{call.service} has none of that name"
+            if is_installed
+            else "if a foreign agent offers it, say service and tier"
+        )
+        self._of.add(at, f"{where}.tool", f"no installed plugin defines a tool {call.tool!r}{hint} ({advice})")
 
     def _workflow(self, where: str) -> None:
         name, known = self._task.workflow, self._of.known.workflows

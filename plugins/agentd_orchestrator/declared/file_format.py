@@ -115,8 +115,8 @@ def seconds(value: str | float | None) -> float | None:
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a workflow file."""
-    made = formats.published(msgspec.json.schema(Workflow, ref_template="#/$defs/{name}"))
-    definitions = dict(sorted(made["$defs"].items()))
+    generated = formats.published(msgspec.json.schema(Workflow, ref_template="#/$defs/{name}"))
+    definitions = dict(sorted(generated["$defs"].items()))
     root = definitions.pop("Workflow")
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, "title": "agentd workflow"}
     return head | {key: value for key, value in root.items() if key != "title"} | {"$defs": definitions}

@@ -119,8 +119,8 @@ class Library(Mapping[str, Definition]):
             except OSError:  # it was removed meanwhile: reported when it is read
                 found[path.stem] = (path, (unsafe,))
             else:
-                kept = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
-                found[path.stem] = (path, (unsafe, *kept))
+                stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
+                found[path.stem] = (path, (unsafe, *stamp))
         if len(paths) > MAX_FILES:
             extra.append(
                 Fault(_said(paths[MAX_FILES]), 1, 1, "", f"at most {MAX_FILES} files are read; this is left out")
@@ -148,8 +148,8 @@ class Library(Mapping[str, Definition]):
         known: Mapping[str, type[msgspec.Struct] | None],
     ) -> _Entry:
         if name in self._own:
-            brought = f" of the {self._own[name].source}" if self._own[name].source else ""
-            text = f"there is a workflow {name}{brought} already; rename the file"
+            origin = f" of the {self._own[name].source}" if self._own[name].source else ""
+            text = f"there is a workflow {name}{origin} already; rename the file"
             return _Entry(path, signature, faults=[Fault(_said(path), 1, 1, "", text)])
         if not _NAME.match(name):
             text = f"{name!r} cannot be a workflow's name; name the file with a letter, then A-Z a-z 0-9 _ and -"
@@ -273,27 +273,27 @@ def _bytes(path: Path) -> bytes:
 
 def _without_circles(entries: dict[str, _Entry]) -> dict[str, _Entry]:
     """Return the entries; one that would start itself, directly or not, gets a fault."""
-    made = dict(entries)
+    result = dict(entries)
     for name, entry in entries.items():
         path = _way_back(entries, name)
         if path and entry.definition is not None:
             text = f"would start itself for ever: {' → '.join(path)}"
-            made[name] = _Entry(
+            result[name] = _Entry(
                 entry.path, entry.signature, None, [Fault(_said(entry.path), 1, 1, "", text)], entry.starts
             )
-    return made
+    return result
 
 
 def _way_back(entries: dict[str, _Entry], name: str) -> list[str]:
     """Return a cycle of started workflows from `name` back to itself, or []."""
-    ways = [[name]]
+    paths = [[name]]
     seen: set[str] = set()
-    while ways:
-        way = ways.pop()
-        for started in sorted(entries[way[-1]].starts & entries.keys()):
+    while paths:
+        path = paths.pop()
+        for started in sorted(entries[path[-1]].starts & entries.keys()):
             if started == name:
-                return [*way, name]
+                return [*path, name]
             if started not in seen:
                 seen.add(started)
-                ways.append([*way, started])
+                paths.append([*path, started])
     return []

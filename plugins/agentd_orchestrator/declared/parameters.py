@@ -92,15 +92,15 @@ def annotation(declared: Parameter) -> Any:  # noqa: ANN401 - a type
 def _bounded(kind: str, declared: Parameter) -> Any:  # noqa: ANN401 - a type
     if declared.enum is not None:
         return Literal[tuple(declared.enum)]
-    made = TYPES[kind]
+    base = TYPES[kind]
     if kind in _NUMBERS:
-        whole = int if kind == "int" else float
-        least, most = (None if bound is None else whole(bound) for bound in (declared.minimum, declared.maximum))
-        return Annotated[made, Meta(ge=least, le=most)]
+        convert = int if kind == "int" else float
+        least, most = (None if bound is None else convert(bound) for bound in (declared.minimum, declared.maximum))
+        return Annotated[base, Meta(ge=least, le=most)]
     return (
-        Annotated[made, Meta(pattern=formats.exact(declared.pattern))]
+        Annotated[base, Meta(pattern=formats.exact(declared.pattern))]
         if kind == "string" and declared.pattern
-        else made
+        else base
     )
 
 
@@ -117,9 +117,9 @@ def struct(name: str, declared: Mapping[str, Parameter]) -> type[msgspec.Struct]
             unset = parameter.default is msgspec.UNSET or parameter.default is None
             default = None if unset else msgspec.convert(parameter.default, annotation(parameter))
             kind = annotation(parameter) | None if unset else annotation(parameter)
-            fresh = isinstance(default, (list, dict))
-            given = msgspec.field(default_factory=partial(copy.deepcopy, default)) if fresh else default
-            optional.append((f"p_{key}", kind, given))
+            mutable = isinstance(default, (list, dict))
+            initial = msgspec.field(default_factory=partial(copy.deepcopy, default)) if mutable else default
+            optional.append((f"p_{key}", kind, initial))
     rename = {f"p_{key}": key for key in declared}
     return msgspec.defstruct(
         name, [*required, *optional], frozen=True, kw_only=True, forbid_unknown_fields=True, rename=rename
@@ -131,9 +131,9 @@ def values(wish: msgspec.Struct) -> dict[str, Any]:
 
     Raises InvalidMessage for keys that a plan reserves for itself.
     """
-    found: dict[str, Any] = msgspec.to_builtins(wish)
-    refuse_markers(found)
-    return found
+    plain: dict[str, Any] = msgspec.to_builtins(wish)
+    refuse_markers(plain)
+    return plain
 
 
 def refuse_markers(parameters: Mapping[str, Any]) -> None:

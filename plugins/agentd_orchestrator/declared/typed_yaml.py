@@ -56,8 +56,8 @@ def instead(wrong: str, known: Iterable[str]) -> str:
     """Return the end of a fault's message: the most similar name, or all names."""
     names = sorted(known)
     nearest = difflib.get_close_matches(wrong, names, n=1)
-    there = [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
-    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(there) or 'none'}"
+    listed = [*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]
+    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(listed) or 'none'}"
 
 
 def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
@@ -68,8 +68,8 @@ def read(kind: type[F], value: Value, report: Report, where: str = "") -> F:
         return _made(kind, {}, fields)
     for key, at in value.keys.items():
         if key not in fields:
-            meant = MEANT.get(key)
-            hint = f"; here it is called {meant}" if meant in fields else instead(key, fields)
+            expected = MEANT.get(key)
+            hint = f"; here it is called {expected}" if expected in fields else instead(key, fields)
             report.add(at, _inner(where, key), f"unknown key{hint}")
     missing = [key for key, field in fields.items() if field.required and key not in value.keys]
     if missing:
@@ -131,23 +131,25 @@ def _leaf(kind: Any, value: Value, report: Report, where: str, key: str) -> Any:
 def misfit(value: Value, error: msgspec.ValidationError, hint: str) -> tuple[Place, str]:
     """Return position and message of msgspec's error; `hint` says what is valid."""
     text, _, path = str(error).partition(" - at `$")
-    found = value
+    current = value
     for part in _INDEX.findall(path):
-        if not isinstance(found.value, list) or int(part) >= len(found.value):
+        if not isinstance(current.value, list) or int(part) >= len(current.value):
             break
-        found = found.value[int(part)]
-    words = fault(msgspec.ValidationError(text), "").removeprefix(": ")
-    regex = words.find(" matching regex")
-    shown = repr(found.value) if isinstance(found.value, str) else ""
-    words = f"{shown[:80]} cannot be that" if regex >= 0 and shown else words
-    return found.at, f"{words}; {hint}" if hint else words
+        current = current.value[int(part)]
+    message = fault(msgspec.ValidationError(text), "").removeprefix(": ")
+    regex = message.find(" matching regex")
+    shown = repr(current.value) if isinstance(current.value, str) else ""
+    message = f"{shown[:80]} cannot be that" if regex >= 0 and shown else message
+    return current.at, f"{message}; {hint}" if hint else message
 
 
 def described(kind: Any) -> str:  # noqa: ANN401 - any annotation
     """Return the description in the annotation of a field, or ""."""
     if get_origin(kind) is Annotated:
-        own = [meta.description for meta in get_args(kind)[1:] if isinstance(meta, msgspec.Meta) and meta.description]
-        return own[0] if own else described(get_args(kind)[0])
+        descriptions = [
+            meta.description for meta in get_args(kind)[1:] if isinstance(meta, msgspec.Meta) and meta.description
+        ]
+        return descriptions[0] if descriptions else described(get_args(kind)[0])
     return next((found for argument in get_args(kind) if (found := described(argument))), "")
 
 

@@ -91,7 +91,7 @@ class _Making:
         )
 
     def _undo(self, undo: Undo) -> Compensation:
-        made = Compensation(
+        compensation = Compensation(
             tool=undo.tool,
             queue=self._queue(undo),
             tier=self._tier(undo),
@@ -100,7 +100,7 @@ class _Making:
             backoff=seconds(undo.backoff) or 0.0,
             always=undo.always,
         )
-        return made if undo.retries is None else msgspec.structs.replace(made, retries=undo.retries)
+        return compensation if undo.retries is None else msgspec.structs.replace(compensation, retries=undo.retries)
 
     def _tier(self, call: Call) -> Tier:
         """Return the tier that a call needs.
@@ -126,8 +126,10 @@ class _Making:
         if not isinstance(filled, dict):
             raise Rejected(f"task {self.task.name}: with: {call.with_} gives {filled!r:.80}, and a map is needed")
         # A parameter whose expression gives null is left out, so that the tool's default applies.
-        said = {key for key, value in call.with_.items() if value is None} if isinstance(call.with_, dict) else set()
-        filled = {key: value for key, value in filled.items() if value is not None or key in said}
+        explicit = (
+            {key for key, value in call.with_.items() if value is None} if isinstance(call.with_, dict) else set()
+        )
+        filled = {key: value for key, value in filled.items() if value is not None or key in explicit}
         tool = self.of.tools.get(owner)
         for text in () if tool is None else misfits(tool, filled):
             raise Rejected(f"task {self.task.name}: {text}")
@@ -147,17 +149,17 @@ class _Making:
 
     def _early(self, text: str, where: str) -> Any:  # noqa: ANN401 - JSON
         try:
-            found = evaluate.evaluate(text, self.names)
+            value = evaluate.evaluate(text, self.names)
         except BadExpression as error:
             raise BadExpression(f"task {self.task.name}: {where}: {error}") from error
-        key = evaluate.marker(found)
+        key = evaluate.marker(value)
         if key:
             raise BadExpression(f"task {self.task.name}: {where}: {text} makes the key {key!r}, and $ is agentd's own")
-        return found
+        return value
 
     def _text(self, text: str, where: str) -> str:
-        found = self._early(text, where)
-        return "" if found is None else str(found)
+        value = self._early(text, where)
+        return "" if value is None else str(value)
 
     def _condition(self, when: str) -> str:
         """Return the condition, as "true" or "false" if the parameters decide it."""
@@ -178,10 +180,10 @@ class _Making:
         return filled
 
     def _window(self, window: int | str) -> int:
-        found = self._early(window, "window") if isinstance(window, str) else window
-        if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= MAX_WINDOW:
-            raise Rejected(f"task {self.task.name}: window: {found!r:.80} is no whole number from 1 to {MAX_WINDOW}")
-        return found
+        value = self._early(window, "window") if isinstance(window, str) else window
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WINDOW:
+            raise Rejected(f"task {self.task.name}: window: {value!r:.80} is no whole number from 1 to {MAX_WINDOW}")
+        return value
 
 
 def misfits(tool: Tool, given: Mapping[str, Any]) -> Iterator[str]:
@@ -208,9 +210,9 @@ def texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
 
 def used_tasks(task: Task) -> set[str]:
     """Return the other tasks whose results `task`, or its undo, uses."""
-    undone = set() if task.undo is None else _in_all(task.undo.with_)
+    in_undo = set() if task.undo is None else _in_all(task.undo.with_)
     own = _in_all(task.with_) | _in_all(task.each)
-    return own | (undone - {task.name}) | (evaluate.wanted_by_condition(task.when) if task.when else set())
+    return own | (in_undo - {task.name}) | (evaluate.wanted_by_condition(task.when) if task.when else set())
 
 
 def _in_all(value: Any) -> set[str]:  # noqa: ANN401 - JSON

@@ -96,10 +96,10 @@ class Report:
         number = value.at.line + line - (0 if value.block else 1)
         if not word or not 0 < number <= len(self.lines):
             return value.at if line == 1 and not value.block else Place(number, 1 if value.block else value.at.column)
-        begin = value.at.column - 1 if number == value.at.line else 0
+        start = value.at.column - 1 if number == value.at.line else 0
         ends = (r"(?<!\w)" if word[0].isalnum() else "", r"(?!\w)" if word[-1].isalnum() else "")
-        found = re.compile(re.escape(word).join(ends)).search(self.lines[number - 1], begin)
-        return value.at if found is None else Place(number, found.start() + 1)
+        match = re.compile(re.escape(word).join(ends)).search(self.lines[number - 1], start)
+        return value.at if match is None else Place(number, match.start() + 1)
 
     @property
     def faults(self) -> list[Fault]:
@@ -176,27 +176,27 @@ class _Conversion:
         if isinstance(node, yaml.MappingNode):
             return self._map(node, where, depth)
         if isinstance(node, yaml.SequenceNode):
-            found = [self.value(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(node.value)]
-            return Value(at, [item for item in found if item is not None])
+            items = [self.value(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(node.value)]
+            return Value(at, [item for item in items if item is not None])
         return self._scalar(node, where) if isinstance(node, yaml.ScalarNode) else None
 
     def _map(self, node: yaml.MappingNode, where: str, depth: int) -> Value | None:
         if any(isinstance(key, yaml.MappingNode) for key, _ in node.value):
             self._report.add(_place(node), where, 'an expression stands in quotes: "{{ … }}"')
             return None
-        made = Value(_place(node), {})
-        for key, below in self._pairs(node, where):
+        result = Value(_place(node), {})
+        for key, child in self._pairs(node, where):
             name = str(key.value)
             inner = f"{where}.{name}" if where else name
-            if name in made.keys:
-                first = made.keys[name]
+            if name in result.keys:
+                first = result.keys[name]
                 self._report.add(_place(key), inner, f"stands twice; it is in line {first.line} already")
                 continue
-            made.keys[name] = _place(key)
-            value = self.value(below, inner, depth + 1)
+            result.keys[name] = _place(key)
+            value = self.value(child, inner, depth + 1)
             if value is not None:
-                made.value[name] = value
-        return made
+                result.value[name] = value
+        return result
 
     def _pairs(self, node: yaml.MappingNode, where: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
         for key, value in node.value:

@@ -34,14 +34,14 @@ def shown(state: Workflow, name: str) -> str:
     Raises Rejected if it is too large.
     """
     given = str(outgoing.resolve(state.spec(name).approval, state, name))
-    found = outgoing.seen(state, name)
+    previews = outgoing.seen(state, name)
     parts = [given] if given else []
-    if found:
-        parts.append(_first(found))
-        parts += [f"mind: {target.title}: {', '.join(target.risks)}" for target in _targets(found) if target.risks]
+    if previews:
+        parts.append(_first(previews))
+        parts += [f"mind: {target.title}: {', '.join(target.risks)}" for target in _targets(previews) if target.risks]
         parts += [
             f"taken back by {_undo(preview.undo)}"
-            for preview in found
+            for preview in previews
             if preview.undo is not None and not preview.already
         ]
     spec = state.spec(name)
@@ -108,17 +108,17 @@ def _refers(value: Any) -> bool:  # noqa: ANN401 - JSON
     return isinstance(value, list) and any(_refers(inner) for inner in value)
 
 
-def _first(found: list[Preview]) -> str:
+def _first(previews: list[Preview]) -> str:
     """Return the line that names every target and what is lost with it."""
-    lines = [_line(target) for target in _targets(found)]
-    text = f"{found[0].tool}: {'; '.join(lines) or 'nothing'}"
-    if any(preview.undo is None and not preview.already for preview in found):
+    lines = [_line(target) for target in _targets(previews)]
+    text = f"{previews[0].tool}: {'; '.join(lines) or 'nothing'}"
+    if any(preview.undo is None and not preview.already for preview in previews):
         text += "; nothing takes it back"
     return text
 
 
-def _targets(found: list[Preview]) -> list[Target]:
-    return [target for preview in found for target in preview.targets]
+def _targets(previews: list[Preview]) -> list[Target]:
+    return [target for preview in previews for target in preview.targets]
 
 
 def _line(target: Target) -> str:

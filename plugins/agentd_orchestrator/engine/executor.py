@@ -115,14 +115,14 @@ class Engine:
         signal that cannot be executed.
         """
         done: asyncio.Future[Workflow | None] = asyncio.get_running_loop().create_future()
-        mine = _Given(given, done, delivered, new=isinstance(given, inputs.Begin) and delivered == 1)
+        queued = _Given(given, done, delivered, new=isinstance(given, inputs.Begin) and delivered == 1)
         if isinstance(given, inputs.Begin) and given.brief:
             self._brief.add(workflow_id)
         waiting = self._queues.get(workflow_id)
         if waiting is not None:  # another call is working on this workflow and takes this input next
-            waiting.append(mine)
+            waiting.append(queued)
         else:
-            await self._work(workflow_id, [mine])
+            await self._work(workflow_id, [queued])
         return await done
 
     async def _work(self, workflow_id: str, batch: list[_Given]) -> None:
@@ -143,10 +143,10 @@ class Engine:
         finally:
             del self._queues[workflow_id]
             self._brief.discard(workflow_id)
-            left = [*batch, *waiting]
-            if left:  # the call that started this loop was cancelled: the other inputs are redelivered
+            remaining = [*batch, *waiting]
+            if remaining:  # the call that started this loop was cancelled: the other inputs are redelivered
                 self._states.drop(workflow_id)
-                _tell(left, TemporaryError("this orchestrator is stopping", delay=0.0))
+                _tell(remaining, TemporaryError("this orchestrator is stopping", delay=0.0))
 
     async def _transition(self, workflow_id: str, batch: list[_Given]) -> Workflow | None:
         while True:
@@ -244,9 +244,9 @@ class Engine:
 
         If this process did not commit the event, its outbox is sent again.
         """
-        known = self._states.get(workflow_id)
-        if known is not None:
-            return known
+        cached = self._states.get(workflow_id)
+        if cached is not None:
+            return cached
         if batch[0].new:
             batch[0].new = False  # most requests are new: try once without reading
             return 0, None
@@ -287,12 +287,12 @@ class Engine:
         oldest = self._states.oldest(REFRESHED)
         states = (self._bus.last(subjects.WORKFLOWS, subjects.event(name)) for name, _ in oldest)
         try:
-            found = await asyncio.gather(*states)
+            newest = await asyncio.gather(*states)
         except BusUnavailable:
             return
-        for (workflow_id, seq), stored in zip(oldest, found, strict=True):
-            known = self._states.get(workflow_id)
-            if workflow_id in self._queues or known is None or known[0] != seq:
+        for (workflow_id, seq), stored in zip(oldest, newest, strict=True):
+            cached = self._states.get(workflow_id)
+            if workflow_id in self._queues or cached is None or cached[0] != seq:
                 continue
             self._states.used(workflow_id)
             if stored is None or stored.seq != seq:
@@ -351,8 +351,10 @@ class Engine:
             case "respond":
                 return asyncio.ensure_future(self._respond(state, expect))
             case "report":
-                told = outgoing.report(state, self._agent)
-                return self._bus.storing(subjects.complete(self._agent, told.workflow_id, effect.task), told)
+                completion = outgoing.report(state, self._agent)
+                return self._bus.storing(
+                    subjects.complete(self._agent, completion.workflow_id, effect.task), completion
+                )
             case "entomb" | "stop":
                 return self._end(state, effect)
             case "alert":
@@ -415,11 +417,11 @@ class Engine:
 
         During a freeze the task is held back here.
         """
-        found = await freeze.read(self._bus)
-        if found is None:
+        in_force = await freeze.read(self._bus)
+        if in_force is None:
             await self._bus.store(subject, message, expect=expect, ttl=ttl)
         else:
-            held = outgoing.held_back(message, self._agent, freeze.say(found))
+            held = outgoing.held_back(message, self._agent, freeze.say(in_force))
             await self._bus.store(subjects.complete(self._agent, message.workflow_id, subject.split(".")[5]), held)
 
     def _arm(self, workflow_id: str, effect: Effect, expect: int) -> Awaitable[object]:
@@ -464,10 +466,10 @@ class Engine:
     async def reported(self, workflow_id: str) -> bool:
         """Return whether a stored completion is not handled yet: then a timer can wait."""
         try:
-            found = await self._bus.last(subjects.INPUT, f"{subjects.TASK_COMPLETE}.*.{workflow_id}.*")
+            completion = await self._bus.last(subjects.INPUT, f"{subjects.TASK_COMPLETE}.*.{workflow_id}.*")
         except BusUnavailable:
             return True
-        return found is not None
+        return completion is not None
 
 
 def _tell(batch: list[_Given], error: Exception) -> None:

@@ -45,10 +45,10 @@ class Opened:
 
     def drop(self, workflow_id: str) -> None:
         """Forget a workflow."""
-        found = self._states.pop(workflow_id, None)
-        if found is None:
+        entry = self._states.pop(workflow_id, None)
+        if entry is None:
             return
-        principal = _asked_by(found[1])
+        principal = _asked_by(entry[1])
         self._count[principal] -= 1
         if not self._count[principal]:
             del self._count[principal]

@@ -68,10 +68,10 @@ def names(state: Workflow, name: str) -> dict[str, Any]:
     An item, and the task that undoes it, also have `item` and `index`.
     """
     task = state.tasks[name]
-    known = {"parameters": state.parameters, "tasks": _Tasks(state), "workflow_id": state.workflow_id}
+    available = {"parameters": state.parameters, "tasks": _Tasks(state), "workflow_id": state.workflow_id}
     if task.parent and name.startswith(UNDO):
         task = state.tasks[task.parent]
-    return known | ({"item": task.item, "index": task.index} if task.parent else {})
+    return available | ({"item": task.item, "index": task.index} if task.parent else {})
 
 
 def parameters(state: Workflow, name: str) -> Any:  # noqa: ANN401 - JSON
@@ -107,8 +107,8 @@ def seen(state: Workflow, name: str) -> list[Preview]:
     look, task = LOOK + name, _look_of(state, name)
     if task is None or task.status not in DONE or task.status is TaskStatus.SKIPPED:
         return []
-    several = task.spec is not None and task.spec.each is not None
-    results = state.result(look) if several else [state.result(look)]
+    has_items = task.spec is not None and task.spec.each is not None
+    results = state.result(look) if has_items else [state.result(look)]
     try:
         return msgspec.convert(results, list[Preview])
     except msgspec.ValidationError as error:
@@ -270,8 +270,8 @@ def report(state: Workflow, agent_id: str) -> TaskCompletion:
 
 def left_behind(state: Workflow) -> list[str]:
     """List what a workflow that ended early has changed, or may have changed."""
-    left: list[str] = []
-    gone = _undone(state)
+    lines: list[str] = []
+    removed = _undone(state)
     for name, task in state.tasks.items():
         spec = state.spec(name)
         if name.startswith(UNDO) or spec.tier is Tier.READ or spec.reads or not task.attempt:
@@ -281,12 +281,12 @@ def left_behind(state: Workflow) -> list[str]:
             continue
         not_undone = "" if undone is None else f"; not undone: {undone.error.message if undone.error else 'not begun'}"
         if task.status in DONE:
-            left += [] if _thing(task.result) in gone else [f"{name}: {_thing(task.result)}{not_undone}"]
+            lines += [] if _thing(task.result) in removed else [f"{name}: {_thing(task.result)}{not_undone}"]
         elif task.error is not None and task.error.code in {*UNKNOWN, "cancelled"}:
-            left.append(f"{name}: not known, {UNKNOWN.get(task.error.code, task.error.message)}{not_undone}")
+            lines.append(f"{name}: not known, {UNKNOWN.get(task.error.code, task.error.message)}{not_undone}")
         elif not_undone:
-            left.append(f"{name}: {task.status}{not_undone}")
-    return left
+            lines.append(f"{name}: {task.status}{not_undone}")
+    return lines
 
 
 def _undone(state: Workflow) -> set[str]:

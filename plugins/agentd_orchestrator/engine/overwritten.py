@@ -66,12 +66,12 @@ class Timers:
         Return whether it was ended.
         """
         bus = self._context.bus
-        there = await bus.every(subjects.WORKFLOWS, subject)
-        schedule = next((stored for stored in reversed(there) if SCHEDULE in stored.headers), None)
-        if schedule is None or schedule is there[-1]:
+        messages = await bus.every(subjects.WORKFLOWS, subject)
+        schedule = next((stored for stored in reversed(messages) if SCHEDULE in stored.headers), None)
+        if schedule is None or schedule is messages[-1]:
             return False
-        bus.unreadable.note(f"{subject} ({there[-1].seq})", "another client overwrote a timer; it was put back")
+        bus.unreadable.note(f"{subject} ({messages[-1].seq})", "another client overwrote a timer; it was put back")
         headers = {name: value for name, value in schedule.headers.items() if name.startswith(SCHEDULE)}
         with contextlib.suppress(StaleWrite):  # another orchestrator was faster
-            await bus.store(subject, schedule.data, expect=there[-1].seq, headers=headers | {ROLLUP: "sub"})
+            await bus.store(subject, schedule.data, expect=messages[-1].seq, headers=headers | {ROLLUP: "sub"})
         return True

@@ -73,28 +73,28 @@ def _wrong(task: TaskSpec, text: str) -> Rejected:
 def _check_order(plan: list[TaskSpec]) -> None:
     """Raise Rejected for a cycle, or a reference to a task that does not come before."""
     before: dict[str, set[str]] = {}
-    left = list(plan)
-    while left:
-        ready = [task for task in left if all(other in before for other in task.after)]
+    remaining = list(plan)
+    while remaining:
+        ready = [task for task in remaining if all(other in before for other in task.after)]
         if not ready:
-            message = f"the tasks {', '.join(task.name for task in left)} wait for one another"
+            message = f"the tasks {', '.join(task.name for task in remaining)} wait for one another"
             raise Rejected(message)
         for task in ready:
             before[task.name] = set(task.after).union(*(before[other] for other in task.after))
             _check_references(task, before[task.name])
-        left = [task for task in left if task.name not in before]
+        remaining = [task for task in remaining if task.name not in before]
     _check_redo(plan, before)
 
 
 def _check_references(task: TaskSpec, before: set[str]) -> None:
-    strangers = set(task.redo.values()) - before
-    if strangers:
-        raise _wrong(task, f"goes back to {min(strangers)!r}, which does not come before it")
-    wanted = [*_wanted_by(task.parameters), *_wanted_by(task.each)]
+    not_before = set(task.redo.values()) - before
+    if not_before:
+        raise _wrong(task, f"goes back to {min(not_before)!r}, which does not come before it")
+    referenced = [*_wanted_by(task.parameters), *_wanted_by(task.each)]
     if task.condition:
         evaluate.check_condition(task.condition)
-        wanted += sorted(evaluate.wanted(f"{{{{ {task.condition} }}}}"))
-    unknown = [other for other in wanted if other not in list(before)]
+        referenced += sorted(evaluate.wanted(f"{{{{ {task.condition} }}}}"))
+    unknown = [other for other in referenced if other not in list(before)]
     if unknown:
         raise _wrong(task, f"wants the result of {unknown[0]!r}, which does not come before it")
     if task.compensation is not None:
@@ -106,12 +106,12 @@ def _check_references(task: TaskSpec, before: set[str]) -> None:
 
 def _check_redo(plan: list[TaskSpec], before: dict[str, set[str]]) -> None:
     """Raise Rejected if going back would repeat items: their names would be reused."""
-    several = [task.name for task in plan if task.each is not None]
+    with_items = [task.name for task in plan if task.each is not None]
     for task in plan:
         for back_to in task.redo.values():
-            over = [name for name in several if back_to in before[name] and name in before[task.name]]
-            if over:
-                raise _wrong(task, f"cannot go back over {over[0]!r}, which has items")
+            repeated = [name for name in with_items if back_to in before[name] and name in before[task.name]]
+            if repeated:
+                raise _wrong(task, f"cannot go back over {repeated[0]!r}, which has items")
 
 
 def _wanted_by(value: Any) -> list[Any]:  # noqa: ANN401 - JSON

@@ -70,12 +70,12 @@ class Planner:
             known = ", ".join(sorted(self._definitions))
             message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
             raise Rejected(message)
-        wish = _parameters(request, definition.parameters)
-        plan = looked_at(definition.plan(wish), self._policy.plans_last)
+        values = _parameters(request, definition.parameters)
+        plan = looked_at(definition.plan(values), self._policy.plans_last)
         check_plan(plan)
         if secret := secrets.refusal([task.parameters for task in plan]):
             raise Rejected(f"a task of {request.workflow_type}: {secret}")
-        return replace(begin, plan=plan, parameters=plain(wish))
+        return replace(begin, plan=plan, parameters=plain(values))
 
     def _allow(self, begin: Begin, *, plain: bool) -> None:
         for task in begin.plan:
@@ -100,15 +100,17 @@ def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
 
     within  seconds for the approval of a task that has no `approve_within` of its own
     """
-    made: list[TaskSpec] = []
+    result: list[TaskSpec] = []
     for task in plan:
         if task.workflow or task.tier not in CONSENTED:
-            made.append(task)
+            result.append(task)
             continue
-        look = replace(task, name=LOOK + task.name, look=True, tier=Tier.READ, approval="", redo={}, compensation=None)
-        last = within if task.approve_within is None else task.approve_within
-        made += [look, replace(task, after=[*task.after, look.name], approve_within=last)]
-    return made
+        preview = replace(
+            task, name=LOOK + task.name, look=True, tier=Tier.READ, approval="", redo={}, compensation=None
+        )
+        seconds = within if task.approve_within is None else task.approve_within
+        result += [preview, replace(task, after=[*task.after, preview.name], approve_within=seconds)]
+    return result
 
 
 def proven(request: WorkflowRequest, principal: str) -> bool:

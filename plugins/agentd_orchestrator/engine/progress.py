@@ -71,10 +71,10 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
     try:
         if spec.condition and not evaluate.holds(spec.condition, outgoing.names(state, name)):
             return _skip(state, name, at, f"{spec.condition} is not so")
-        found = outgoing.seen(state, name)
-        if found and all(preview.already for preview in found):
+        previews = outgoing.seen(state, name)
+        if previews and all(preview.already for preview in previews):
             return _skip(state, name, at, "it is so already")
-        if (spec.approval or found) and not _approved(state, name):
+        if (spec.approval or previews) and not _approved(state, name):
             return _ask(state, name, at)
         if spec.each is not None:
             return _unfold(state, name, outgoing.resolve(spec.each, state, name), at)
@@ -157,12 +157,12 @@ def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  
     task = state.tasks[name]
     if not items:
         return put(state, name, replace(task, status=TaskStatus.COMPLETED, finished_at=at), at, "completed: no items")
-    made = {
+    item_tasks = {
         f"{name}-{number}": TaskState(None, parent=name, index=number, item=item) for number, item in enumerate(items)
     }
     task = replace(task, status=TaskStatus.RUNNING, items=len(items), started_at=at)
     state = put(state, name, task, at, f"{len(items)} items, {state.spec(name).window} at once")
-    return _go_on_with_items(replace(state, tasks={**state.tasks, **made}), name, at)
+    return _go_on_with_items(replace(state, tasks={**state.tasks, **item_tasks}), name, at)
 
 
 def _go_on_with_items(state: Workflow, name: str, at: datetime) -> Workflow:
@@ -217,15 +217,15 @@ def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: date
     """
     spec = state.spec(name)
     task = replace(task, error=error)
-    again = going_on(state) or (state.status is Status.COMPENSATING and name.startswith(UNDO))
+    may_repeat = going_on(state) or (state.status is Status.COMPENSATING and name.startswith(UNDO))
     back_to = spec.redo.get(error.code)
-    if again and back_to is not None and task.redone < MAX_REDO:
+    if may_repeat and back_to is not None and task.redone < MAX_REDO:
         task = replace(task, redone=task.redone + 1)
         state = put(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
         return _rewind(state, back_to)
-    if again and error.code in HELD:
+    if may_repeat and error.code in HELD:
         return _held_back(state, name, task, error, at)
-    if again and error.retry and task.retried < spec.retries:
+    if may_repeat and error.retry and task.retried < spec.retries:
         retry_at = at + timedelta(seconds=_pause(state, name, task))
         task = replace(task, status=TaskStatus.WAITING, retry_at=retry_at, retried=task.retried + 1)
         return put(state, name, task, at, f"failed, to be tried again: {error.message}")
@@ -275,10 +275,10 @@ def _spread(state: Workflow, name: str, task: TaskState) -> float:
 
 def _rewind(state: Workflow, back_to: str) -> Workflow:
     """Reset `back_to` and its dependents to waiting; attempt numbers continue."""
-    again = {back_to, *_after(state)[back_to]}
+    repeated = {back_to, *_after(state)[back_to]}
     tasks = {
         name: TaskState(task.spec, attempt=task.attempt, error=task.error, retried=task.retried, redone=task.redone)
-        if name in again
+        if name in repeated
         else task
         for name, task in state.tasks.items()
     }
@@ -288,13 +288,13 @@ def _rewind(state: Workflow, back_to: str) -> Workflow:
 def _after(state: Workflow) -> dict[str, set[str]]:
     """Return the direct and indirect dependents of each task of the plan."""
     plan = {name: task.spec for name, task in state.tasks.items() if task.spec is not None}
-    found: dict[str, set[str]] = {}
+    dependents: dict[str, set[str]] = {}
 
     def visit(name: str) -> set[str]:
-        if name not in found:
+        if name not in dependents:
             direct = followers[name]
-            found[name] = set(direct).union(*(visit(follower) for follower in direct))
-        return found[name]
+            dependents[name] = set(direct).union(*(visit(follower) for follower in direct))
+        return dependents[name]
 
     followers: dict[str, list[str]] = {name: [] for name in plan}
     for name, spec in plan.items():
@@ -302,7 +302,7 @@ def _after(state: Workflow) -> dict[str, set[str]]:
             followers[dependency].append(name)
     for name in plan:
         visit(name)
-    return found
+    return dependents
 
 
 def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
@@ -316,8 +316,8 @@ def wind_down(state: Workflow, at: datetime, *, stop: bool = False) -> Workflow:
         if name.startswith(UNDO) and task.status in UNDER_WAY:
             continue  # a compensation that has started runs to its end
         spec = state.spec(name)
-        reading = task.status in UNDER_WAY and spec.tier is Tier.READ and not task.items and not spec.workflow
-        if task.status in {TaskStatus.WAITING, TaskStatus.WAITING_APPROVAL} or reading:
+        only_reads = task.status in UNDER_WAY and spec.tier is Tier.READ and not task.items and not spec.workflow
+        if task.status in {TaskStatus.WAITING, TaskStatus.WAITING_APPROVAL} or only_reads:
             tasks[name] = cancelled(task, at)
         elif task.status in UNDER_WAY and not task.items:
             state = add(state, Effect("stop" if stop or spec.workflow else "entomb", name, task.attempt))
@@ -333,25 +333,29 @@ def _undoable(state: Workflow) -> dict[str, TaskState]:
     Tasks that are already being undone are left out.  If the workflow ended early, these are all such tasks; if not,
     only those whose compensation is marked `always`.
     """
-    whole = state.undo and not going_on(state)
-    made: dict[str, TaskState] = {}
+    ended_early = state.undo and not going_on(state)
+    undo_tasks: dict[str, TaskState] = {}
     for name, task in state.tasks.items():
         if task.items or not task.attempt:
             continue
-        how, before = state.spec(name).compensation, state.tasks.get(UNDO + name)
-        if how is not None and (whole or how.always) and not (before is not None and before.attempt):
-            made[UNDO + name] = TaskState(None, parent=name)
-    return made
+        compensation, existing = state.spec(name).compensation, state.tasks.get(UNDO + name)
+        if (
+            compensation is not None
+            and (ended_early or compensation.always)
+            and not (existing is not None and existing.attempt)
+        ):
+            undo_tasks[UNDO + name] = TaskState(None, parent=name)
+    return undo_tasks
 
 
 def _undo(state: Workflow, at: datetime) -> Workflow:
     """Start undoing in reverse order; a workflow that did not fail keeps its status."""
-    made = _undoable(state)
-    if not made:
+    undo_tasks = _undoable(state)
+    if not undo_tasks:
         return finish(state, at, _ending(state))
     status = state.status if going_on(state) else Status.COMPENSATING
-    state = replace(state, status=status, tasks={**state.tasks, **made}, held=None)
-    return advance(note(state, at, f"undoing {len(made)} tasks"), at)
+    state = replace(state, status=status, tasks={**state.tasks, **undo_tasks}, held=None)
+    return advance(note(state, at, f"undoing {len(undo_tasks)} tasks"), at)
 
 
 def _kept_back(state: Workflow) -> dict[str, set[TaskStatus]]:
@@ -398,13 +402,13 @@ def _hold(state: Workflow, at: datetime) -> Workflow:
     status = state.status
     if status is not Status.PAUSED:
         tasks = state.tasks.values()
-        asked = any(task.status is TaskStatus.WAITING_APPROVAL for task in tasks)
+        needs_approval = any(task.status is TaskStatus.WAITING_APPROVAL for task in tasks)
         busy = any(task.status in UNDER_WAY or task.retry_at is not None for task in tasks)
-        status = Status.WAITING_APPROVAL if asked and not busy else Status.RUNNING
-    still = status is not Status.RUNNING
-    if still and state.held is None:
+        status = Status.WAITING_APPROVAL if needs_approval and not busy else Status.RUNNING
+    suspended = status is not Status.RUNNING
+    if suspended and state.held is None:
         return replace(state, status=status, held=at)
-    if not still and state.held is not None:
+    if not suspended and state.held is not None:
         deadline = None if state.deadline is None else state.deadline + (at - state.held)
         return replace(state, status=status, held=None, deadline=deadline)
     return state if status is state.status else replace(state, status=status)

@@ -145,7 +145,7 @@ def _check_approver(state: Workflow, given: Signal, task: TaskState) -> None:
     if not given.tier.covers(spec.tier):
         message = f"{given.principal} may {given.tier}; approving {name} needs {spec.tier}"
         raise Denied(message)
-    wanted = "" if task.approval is None else task.approval.digest
-    if given.signal.digest != wanted:
-        message = f"digest: {name} is not what was shown any more; look at it again, then approve {wanted[:12]}"
+    expected = "" if task.approval is None else task.approval.digest
+    if given.signal.digest != expected:
+        message = f"digest: {name} is not what was shown any more; look at it again, then approve {expected[:12]}"
         raise Rejected(message)

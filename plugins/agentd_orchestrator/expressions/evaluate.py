@@ -119,10 +119,10 @@ def holds(condition: str, names: Mapping[str, Any]) -> bool:
 
     Raises BadExpression, also for a string: "false" and "no" would be true.
     """
-    found = _run(condition, names, condition=True)
-    if isinstance(found, str):
-        _fail(condition, f"it gives the text {found[:40]!r}, neither true nor false: compare it, or use | bool", "")
-    return bool(found)
+    value = _run(condition, names, condition=True)
+    if isinstance(value, str):
+        _fail(condition, f"it gives the text {value[:40]!r}, neither true nor false: compare it, or use | bool", "")
+    return bool(value)
 
 
 def check(template: str) -> None:
@@ -156,8 +156,8 @@ def reference(template: str) -> tuple[str, str] | None:
     Such a template, {{ tasks.a.result.b }}, need not be evaluated, and its value may have any size, because it is
     passed by reference.
     """
-    found = _REFERENCE.fullmatch(template)
-    return (found[1], found[2] or "") if found else None
+    match = _REFERENCE.fullmatch(template)
+    return (match[1], match[2] or "") if match else None
 
 
 def marker(value: Any) -> str:  # noqa: ANN401 - JSON
@@ -166,8 +166,8 @@ def marker(value: Any) -> str:  # noqa: ANN401 - JSON
     A plan marks with such keys what is filled in later.
     """
     if isinstance(value, dict):
-        own = next((key for key in value if isinstance(key, str) and key.startswith("$")), "")
-        return own or next(filter(None, map(marker, value.values())), "")
+        first = next((key for key in value if isinstance(key, str) and key.startswith("$")), "")
+        return first or next(filter(None, map(marker, value.values())), "")
     return next(filter(None, map(marker, value)), "") if isinstance(value, (list, tuple)) else ""
 
 
@@ -207,8 +207,8 @@ def _read(text: str, *, condition: bool) -> _Read:
     if condition and len(parts) != 1:
         _fail(text, "a condition is one expression", "")
     expression = sandbox.joined(parts) if len(parts) != 1 or _is_data(parts[0]) else parts[0]
-    seen = Uses(frozenset(found.names), frozenset(found.tasks), frozenset(found.parameters))
-    return _Read(sandbox.rewritten(expression), seen)
+    used = Uses(frozenset(found.names), frozenset(found.tasks), frozenset(found.parameters))
+    return _Read(sandbox.rewritten(expression), used)
 
 
 def _plainer(message: str) -> str:

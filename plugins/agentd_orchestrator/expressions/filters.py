@@ -47,9 +47,9 @@ def _text(value: Value, name: str) -> str:
 
 def _items(value: Value, name: str) -> list[Value]:
     """Return the items of a list (or the keys of a map); counts steps."""
-    found = list(wants(value, (list, tuple, dict), name, "a list"))
-    spend(len(found))
-    return found
+    items = list(wants(value, (list, tuple, dict), name, "a list"))
+    spend(len(items))
+    return items
 
 
 # -- filters ----------------------------------------------------------------------------------------------------------
@@ -67,10 +67,10 @@ def default(value: Value, instead: Value = "", boolean: Value = False) -> Value:
 def to_bool(value: Value) -> bool:
     """Return true for true, 1, "true", "yes", "on", "1", false for their opposites."""
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    found = words.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
-    if found is None:
+    parsed = words.get(str(value).lower()) if isinstance(value, (bool, int, str)) else None
+    if parsed is None:
         raise Refused(f"bool takes true, false, yes, no, on, off, 1 or 0, not {_short(value)}")
-    return found
+    return parsed
 
 
 def to_int(value: Value, instead: Value = None) -> Value:
@@ -101,11 +101,11 @@ def _small(value: Value) -> Value:
 
 def replace(value: Value, old: Value, new: Value) -> str:
     """Replace every `old` in the string by `new`."""
-    text, was, becomes = _text(value, "replace"), _text(old, "replace"), _text(new, "replace")
-    if not was:
+    text, search, substitute = _text(value, "replace"), _text(old, "replace"), _text(new, "replace")
+    if not search:
         raise Refused("replace: what to replace is empty")
-    fits(len(text) + text.count(was) * (len(becomes) - len(was)))
-    return text.replace(was, becomes)
+    fits(len(text) + text.count(search) * (len(substitute) - len(search)))
+    return text.replace(search, substitute)
 
 
 def join(value: Value, between: Value = "", attribute: Value = None) -> str:
@@ -114,9 +114,9 @@ def join(value: Value, between: Value = "", attribute: Value = None) -> str:
     if attribute is not None:
         items = [known(pick(item, attribute)) for item in items]
     texts = [text_of(item) for item in items]
-    comma = _text(between, "join")
-    fits(sum(map(len, texts)) + len(comma) * len(texts))
-    return comma.join(texts)
+    separator = _text(between, "join")
+    fits(sum(map(len, texts)) + len(separator) * len(texts))
+    return separator.join(texts)
 
 
 def split(value: Value, at: Value = None) -> list[str]:
@@ -125,9 +125,9 @@ def split(value: Value, at: Value = None) -> list[str]:
     if at == "":
         raise Refused("split: what to cut at is empty")
     fits(8 * (len(text) + 1 if at is None else text.count(_text(at, "split")) + 1))
-    found = text.split(at)
-    spend(len(found))
-    return found
+    parts = text.split(at)
+    spend(len(parts))
+    return parts
 
 
 def length(value: Value) -> int:
@@ -198,8 +198,10 @@ def map_(
     """Return an attribute of each item, or the result of a filter for each item."""
     items = _items(value, "map")
     if attribute is not None:
-        found = [pick(item, attribute) for item in items]
-        return [default if isinstance(picked, Undefined) and default is not None else known(picked) for picked in found]
+        attributes = [pick(item, attribute) for item in items]
+        return [
+            default if isinstance(picked, Undefined) and default is not None else known(picked) for picked in attributes
+        ]
     if name not in FILTERS or name == "map":
         raise Refused(f"map: there is no filter {_short(name)}; or say map(attribute='…')")
     return [FILTERS[name](item, *arguments) for item in items]
@@ -207,10 +209,10 @@ def map_(
 
 def unique(value: Value, attribute: Value = None) -> list[Value]:
     """Return the items without duplicates."""
-    found: dict[str, Value] = {}
+    distinct: dict[str, Value] = {}
     for item in _items(value, "unique"):
-        found.setdefault(to_json(item if attribute is None else known(pick(item, attribute))), item)
-    return list(found.values())
+        distinct.setdefault(to_json(item if attribute is None else known(pick(item, attribute))), item)
+    return list(distinct.values())
 
 
 def sort(value: Value, reverse: Value = False, attribute: Value = None) -> list[Value]:  # noqa: FBT002
@@ -237,10 +239,10 @@ def largest(value: Value, attribute: Value = None) -> Value:
 
 def total(value: Value, attribute: Value = None, start: Value = 0) -> Value:
     """Return the sum of the items."""
-    found = start
+    result = start
     for item in _items(value, "sum"):
-        found = binary("+", found, item if attribute is None else known(pick(item, attribute)))
-    return found
+        result = binary("+", result, item if attribute is None else known(pick(item, attribute)))
+    return result
 
 
 def round_(value: Value, digits: Value = 0) -> Value:
@@ -253,19 +255,19 @@ def round_(value: Value, digits: Value = 0) -> Value:
 
 def to_list(value: Value) -> list[Value]:
     """Return the items of a list, the keys of a map, or the characters of a string."""
-    found = list(wants(value, (list, tuple, dict, str), "list", "a list"))
-    fits(8 * len(found))
-    spend(len(found))
-    return found
+    items = list(wants(value, (list, tuple, dict, str), "list", "a list"))
+    fits(8 * len(items))
+    spend(len(items))
+    return items
 
 
 def combine(value: Value, *others: Value) -> dict[str, Value]:
     """Merge maps into one; later ones take precedence."""
-    made: dict[str, Value] = {}
+    merged: dict[str, Value] = {}
     for mapping in (value, *others):
-        made |= wants(mapping, dict, "combine", "maps")
-        spend(len(made))
-    return made
+        merged |= wants(mapping, dict, "combine", "maps")
+        spend(len(merged))
+    return merged
 
 
 def from_json(value: Value) -> Value:

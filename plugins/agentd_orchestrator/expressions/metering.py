@@ -77,11 +77,11 @@ _meter: ContextVar[Meter] = ContextVar("what is left")
 
 def meter() -> Meter:
     """Return the current meter; outside of an orchestrator it has no total limit."""
-    found = _meter.get(None)
-    if found is None:
-        found = Meter(2**62, costly=False)
-        _meter.set(found)
-    return found
+    current = _meter.get(None)
+    if current is None:
+        current = Meter(2**62, costly=False)
+        _meter.set(current)
+    return current
 
 
 @contextmanager

@@ -71,8 +71,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(argument, str) and argument in obj:
                 return obj[argument]
             return self.undefined(_no_key(obj, argument))
-        whole = isinstance(argument, int) and not isinstance(argument, bool)
-        if whole and isinstance(obj, (list, tuple, str)) and -len(obj) <= argument < len(obj):
+        is_index = isinstance(argument, int) and not isinstance(argument, bool)
+        if is_index and isinstance(obj, (list, tuple, str)) and -len(obj) <= argument < len(obj):
             return obj[argument]
         return self.undefined(_no_item(obj, argument))
 
@@ -126,13 +126,13 @@ def _compared(node: nodes.Compare) -> nodes.Expr:
 
     `a < b < c` becomes `a < b and b < c`.
     """
-    found: nodes.Expr | None = None
+    result: nodes.Expr | None = None
     left = node.expr
     for operand in node.ops:
         pair = nodes.Filter(left, COMPARE, [nodes.Const(operand.op), operand.expr], [], None, None)
-        found = pair if found is None else nodes.And(found, pair)
+        result = pair if result is None else nodes.And(result, pair)
         left = operand.expr
-    return node if found is None else found
+    return node if result is None else result
 
 
 def _no_item(found: object, argument: object) -> str:
@@ -151,5 +151,5 @@ def _no_key(found: Mapping[Any, Any], key: object) -> str:
         )
     values.spend(len(found) // 10)
     names = heapq.nsmallest(SHOWN + 1, map(str, found))
-    there = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-    return f"there is no {key!r}; there are {there or 'none'}"
+    listed = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return f"there is no {key!r}; there are {listed or 'none'}"

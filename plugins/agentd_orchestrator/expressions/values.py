@@ -41,17 +41,17 @@ def walk(*found: Value) -> None:
     This is what a comparison, a search or a conversion may have to read.  Raises Refused when there are not enough
     steps.
     """
-    left = list(found)
-    while left:
-        value = left.pop()
+    remaining = list(found)
+    while remaining:
+        value = remaining.pop()
         if isinstance(value, str):
             spend(len(value) // 100)
         elif isinstance(value, (list, tuple)):
             spend(len(value) // 2)
-            left.extend(value)
+            remaining.extend(value)
         elif isinstance(value, dict):
             spend(len(value))
-            left.extend(value.values())
+            remaining.extend(value.values())
         else:
             spend(0)
 
@@ -113,12 +113,12 @@ def binary(operator: str, left: Value, right: Value) -> Value:
     for operand in (left, right):
         if isinstance(operand, bool) or not isinstance(operand, (int, float)):
             raise Refused(f"{operator!r} reckons with numbers, not with {kind(operand)}")
-    reckon = _RECKON.get(operator)
-    if reckon is None:
+    operation = _RECKON.get(operator)
+    if operation is None:
         raise Refused(f"there is no {operator!r} in expressions")
     if operator in {"/", "//", "%"} and not right:
         raise Refused("it divides by zero")
-    return number(reckon(left, right))
+    return number(operation(left, right))
 
 
 def _joins(left: Value, right: Value) -> bool:
@@ -161,8 +161,8 @@ def compare(left: Value, operator: str, right: Value) -> bool:
     """Return `left operator right`; counts steps, because it reads both values."""
     left, right = known(left), known(right)
     walk(left, right)
-    found: bool = _COMPARE[operator](left, right)
-    return found
+    result: bool = _COMPARE[operator](left, right)
+    return result
 
 
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -205,9 +205,9 @@ def plain(value: Value, room: int = MAX_SIZE, depth: int = 32) -> Value:
 
     Raises Refused for a value that is too large, too deeply nested or not JSON.
     """
-    made, left = _plain(known(value), room, depth)
+    copied, left = _plain(known(value), room, depth)
     spend((room - left) // 16)
-    return made
+    return copied
 
 
 def _plain(value: Value, room: int, depth: int) -> tuple[Value, int]:
@@ -231,9 +231,9 @@ def _plain(value: Value, room: int, depth: int) -> tuple[Value, int]:
 
 
 def _plain_map(value: dict[Any, Value], room: int, depth: int) -> tuple[Value, int]:
-    made: dict[str, Value] = {}
+    copied: dict[str, Value] = {}
     for key, item in value.items():
         if not isinstance(key, str):
             raise Refused(f"the keys of a map are texts, not {kind(key)}")
-        made[key], room = _plain(known(item), room - len(key), depth - 1)
-    return made, room
+        copied[key], room = _plain(known(item), room - len(key), depth - 1)
+    return copied, room
