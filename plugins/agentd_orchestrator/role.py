@@ -252,7 +252,7 @@ class Orchestrator:
         return "" if refused and await schedules.asks(self._context, request.workflow_id) else refused
 
     async def _carry_on(self, begin: Begin, job: Job) -> None:
-        """Feed a request to the engine; respond with a conflict if its id is already used.
+        """Feed a request to the engine; respond with a conflict if its id is in use.
 
         The id may belong to another request or to another principal.
         """

@@ -92,7 +92,7 @@ class Engine:
         self._metrics = metrics
         self._log = log
         self.plain: frozenset[str] = frozenset()
-        """Services of external agents, which do not know about a freeze."""
+        """Names of external agents, which do not know about a freeze."""
         self.writes = VERSION
         """Version that new states are written in: the highest that every orchestrator supports."""
         self._queues: dict[str, list[_Given]] = {}
