@@ -1,4 +1,4 @@
-"""Parse cron expressions for the NATS server, and calculate when they fire next; pure.
+"""Parse cron expressions for the NATS server and calculate when they fire; pure.
 
 The server (server/cron.go and scheduler.go of 2.15) requires six fields, seconds first, with Sunday as 0, and fires
 whenever the wall clock of the time zone matches.  People write five fields, and Sunday as 7: both are accepted here and
@@ -43,7 +43,10 @@ YEARS: Final = 5
 
 @dataclass(frozen=True)
 class Cron:
-    """A validated expression: `text` is for the server, the sets are the values that it matches."""
+    """A validated cron expression.
+
+    `text` is for the server, the sets are the values that it matches.
+    """
 
     text: str
     seconds: frozenset[int]
@@ -128,7 +131,10 @@ def _number(text: str, names: tuple[str, ...], lowest: int) -> int:
 
 
 def following(cron: Cron, at: datetime, zone: tzinfo) -> datetime | None:
-    """Return the next time after `at` when it fires, in UTC; None if there is none within five years."""
+    """Return the next time after `at` when it fires, in UTC.
+
+    None if there is none within five years.
+    """
     local = at.astimezone(zone)
     for number in range(YEARS * 366):
         day = local.date() + timedelta(days=number)
@@ -159,7 +165,9 @@ def _in_hour(cron: Cron, day: date, hour: int, zone: tzinfo) -> list[datetime]:
 
 
 def comes_again(cron: Cron, at: datetime, zone: tzinfo) -> bool:
-    """Return whether this is the second occurrence of a time of day, on the day when the clock is put back.
+    """Return whether this is the second occurrence of a time of day.
+
+    That happens on the day when the clock is put back.
 
     It is always false if the hour is `*` or `*/n`.
     """

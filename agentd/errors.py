@@ -77,7 +77,10 @@ class UnsafeFile(ConfigError):
 
 
 class UsageError(AgentdError):
-    """The command line names something that does not exist; the text lists what exists."""
+    """The command line names something that does not exist.
+
+    The text lists what exists.
+    """
 
     exit_code = 2
     code = "usage"
@@ -141,20 +144,26 @@ class BusUnavailable(BusError, TemporaryError):
 
 
 class BusFull(BusUnavailable):
-    """A stream, the account or the server has no room: nothing was stored; retry once there is room."""
+    """A stream, the account or the server has no room: nothing was stored.
+
+    A retry can succeed once there is room.
+    """
 
     code = "bus_full"
 
 
 class TooManyWaiting(BusUnavailable):
-    """The server stores no more waiting requests of this principal: this one was not stored."""
+    """The principal has too many waiting requests: nothing was stored."""
 
     exit_code = TemporaryError.exit_code
     code = "too_many_waiting"
 
 
 class Superseded(BusUnavailable):
-    """The lease on the agent id is not held by this process: another process may act under that id."""
+    """The lease on the agent id is not held by this process.
+
+    Another process may act under that id.
+    """
 
     code = "superseded"
 
@@ -178,13 +187,19 @@ class NotProvisioned(BusError):
 
 
 class ProxmoxUnavailable(TemporaryError):
-    """Proxmox cannot do this now: a node is offline, no quorum, a restart, a time-out on a read."""
+    """Proxmox cannot do this now.
+
+    For example: a node is offline, no quorum, a restart, a time-out on a read.
+    """
 
     code = "proxmox_unavailable"
 
 
 class NodeOffline(ProxmoxUnavailable):
-    """The node that has to answer is offline: a read raises this at once, a change waits for the node."""
+    """The node that has to answer is offline.
+
+    A read raises this at once, a change waits for the node.
+    """
 
     code = "node_offline"
 
@@ -196,7 +211,10 @@ class NoQuorum(ProxmoxUnavailable):
 
 
 class Held(TemporaryError):
-    """Changes are blocked now; waiting tasks start again once a person has removed the reason."""
+    """Changes are blocked now.
+
+    Waiting tasks start again once a person has removed the reason.
+    """
 
     code = "held"
 
@@ -208,7 +226,10 @@ class Frozen(Held):
 
 
 class AuditBroken(Held):
-    """The agent's own audit chain is not as the agent wrote it, and this is not acknowledged yet."""
+    """The agent's own audit chain is not as the agent wrote it.
+
+    This has not been acknowledged yet.
+    """
 
     code = "audit_broken"
 
@@ -233,13 +254,18 @@ class Rejected(PermanentError):
 
 
 class NotOurs(Rejected):
-    """The object has the mark of this call, but our effect record says that the call never began."""
+    """The object has the mark of this call, but the call never began.
+
+    Our effect record says so.
+    """
 
     code = "not_ours"
 
 
 class BadExpression(Rejected):
-    """An expression of a workflow cannot be parsed, or its value cannot be used; the text shows it.
+    """An expression of a workflow cannot be parsed, or its value cannot be used.
+
+    The text shows the expression.
 
     line  line in the template, from 1
     word  the wrong part exactly as in the template, so that its column can be found; "" if it is not known
@@ -261,7 +287,10 @@ class NotFound(PermanentError):
 
 
 class ConfigChanged(PermanentError):
-    """Another client changed the configuration after it was read: read it again, then decide again."""
+    """Another client changed the configuration after it was read.
+
+    Read it again, then decide again.
+    """
 
     code = "config_changed"
 

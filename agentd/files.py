@@ -41,7 +41,9 @@ _KINDS: Final = (
 
 @contextmanager
 def opened(path: Path, *, secret: bool = False, trusted: bool = True) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; raises UnsafeFile, and OSError if it cannot be opened at all.
+    """Open a regular file for reading.
+
+    Raises UnsafeFile, and OSError if the file cannot be opened at all.
 
     secret   check that other users cannot read it
     trusted  check its owner and mode, and those of the directories above it
@@ -51,7 +53,10 @@ def opened(path: Path, *, secret: bool = False, trusted: bool = True) -> Iterato
 
 
 def read(path: Path, *, secret: bool = False, most: int = MOST) -> bytes:
-    """Return the content of a file of at most `most` bytes; raises UnsafeFile and OSError."""
+    """Return the content of a file of at most `most` bytes.
+
+    Raises UnsafeFile and OSError.
+    """
     with opened(path, secret=secret) as file:
         data = file.read(most + 1)
     if len(data) > most:
@@ -60,7 +65,10 @@ def read(path: Path, *, secret: bool = False, most: int = MOST) -> bytes:
 
 
 def check(path: Path, *, secret: bool = False, follow: bool = False) -> None:
-    """Check a file that a library opens by its name; with `follow`, a symbolic link to it is allowed."""
+    """Check a file that a library opens by its name.
+
+    With `follow`, a symbolic link to it is allowed.
+    """
     if follow and path.is_symlink():
         _check_above(path)
         path = path.resolve()
@@ -69,12 +77,17 @@ def check(path: Path, *, secret: bool = False, follow: bool = False) -> None:
 
 
 def state(path: Path) -> BinaryIO:
-    """Open a state file of this process for reading and writing; create it if it is missing (mode 0600)."""
+    """Open a state file of this process for reading and writing.
+
+    It is created if it is missing (mode 0600).
+    """
     return os.fdopen(_checked(path, _STATE), "r+b")
 
 
 def replaceable(path: Path) -> None:
-    """Check that a secret can be written to `path`: its directory is safe, and `path` is at most an old secret.
+    """Check that a secret can be written to `path`.
+
+    Its directory has to be safe, and the only file that may exist at `path` is an old secret.
 
     The directory is created if it is missing.
     """
@@ -89,7 +102,7 @@ def replaceable(path: Path) -> None:
 
 
 def write_secret(path: Path, data: bytes) -> None:
-    """Write `data` to a new file that only this user can read, and replace `path` by it; raises UnsafeFile."""
+    """Replace `path` by a new file that only this user can read; raises UnsafeFile."""
     replaceable(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(beside, _NEW, 0o600)
@@ -184,7 +197,7 @@ def _check_above(path: Path) -> None:
 
 
 def reachable(path: Path) -> bool:
-    """Return whether every user can reach the file: no directory above it denies access."""
+    """Return whether every user can reach the file through its directories."""
     return all(directory.stat().st_mode & stat.S_IXOTH for directory in _above(path))
 
 

@@ -1,4 +1,6 @@
-r"""Names and texts of Proxmox VE: one pattern for each format, as in Proxmox itself; pure.
+r"""Names and texts of Proxmox VE, one pattern for each format; pure.
+
+The patterns are those of Proxmox itself.
 
 Each pattern is matched against the whole text.  Python's `$`, like Perl's, allows a line feed after it, so the types
 end in `\Z`.  JSON Schema has no `\Z`, and its `$` is the very end: `published` converts the patterns for clients.  The
@@ -43,18 +45,24 @@ _CLASSES: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
 
 
 def whole(pattern: str, description: str | None = None, least: int | None = None, most: int | None = None) -> Meta:
-    """Return the constraint that the whole text matches `pattern`, with `least` to `most` characters."""
+    """Return the constraint that the whole text matches `pattern`.
+
+    The text has `least` to `most` characters.
+    """
     inner = f"(?:{pattern})" if "|" in pattern else pattern
     return Meta(pattern=rf"^{inner}\Z", description=description, min_length=least, max_length=most)
 
 
 def exact(pattern: str) -> str:
-    """Return a pattern of JSON Schema as a Python pattern: its `$` is the very end, without a line feed after it."""
+    """Return a pattern of JSON Schema as a Python pattern.
+
+    In JSON Schema `$` is the very end, without a line feed after it.
+    """
     return _CLASSES.sub(lambda found: r"\Z" if found[0] == "$" else found[0], pattern)
 
 
 def published(schema: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a JSON Schema with its patterns in the form that other languages understand."""
+    """Return a JSON Schema with its patterns converted for other languages."""
     if isinstance(schema, list):
         return [published(item) for item in schema]
     if not isinstance(schema, dict):
@@ -66,22 +74,31 @@ def published(schema: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def shown(pattern: str) -> str:
-    """Return a pattern of this file in the form that other languages, and people, understand."""
+    """Return a pattern of this file in the form for other languages and people."""
     return re.sub(r"\\(.)", lambda found: "$" if found[1] == "Z" else found[0], pattern, flags=re.DOTALL)
 
 
 def part(text: str) -> str:
-    """Return a name as a part of an API path: characters with another meaning there are percent-encoded."""
+    """Return a name as a part of an API path.
+
+    Characters with another meaning in a path are percent-encoded.
+    """
     return quote(text, safe="/:@!+=,;")
 
 
 def is_token(who: str) -> bool:
-    """Return whether `who` is a token (user@realm!name); a `!` alone may also be part of a user name."""
+    """Return whether `who` is a token (user@realm!name).
+
+    A `!` alone may also be part of a user name.
+    """
     return _TOKEN.match(who) is not None
 
 
 def is_group(who: str) -> bool:
-    """Return whether `who` is a group (@name); a user name that begins with `@` has a second `@` before the realm."""
+    """Return whether `who` is a group (@name).
+
+    A user name that begins with `@` has a second `@` before the realm.
+    """
     return who.startswith("@") and "@" not in who[1:]
 
 

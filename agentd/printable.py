@@ -1,4 +1,6 @@
-"""The sanitizer for all text that is shown to a person: on a terminal, a page, in a log line, in a prompt.
+"""The sanitizer for all text that is shown to a person.
+
+That is text on a terminal, on a page, in a log line or in a prompt.
 
 Names, errors and results come from guests, clients and other agents.  A control character in them is a command to the
 terminal; a bidirectional override displays a different text than the real one; a zero-width or tag character is
@@ -27,7 +29,10 @@ _UNSAFE: Final = re.compile(
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Return `text` with characters that control a terminal, reorder or hide text replaced; one line unless `lines`."""
+    """Return `text` with all characters that can deceive the reader replaced.
+
+    These are characters that control a terminal, or reorder or hide text.  The result is one line unless `lines`.
+    """
     if text.isprintable() and not _CHEAP.search(text):
         return text
     return "".join(char if lines and char == "\n" else _shown(char) for char in text)
@@ -49,17 +54,26 @@ def cleaned(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def as_json(value: Any, **options: Any) -> str:  # noqa: ANN401 - JSON, and what json.dumps takes
-    """Return a value as JSON for display: letters stay readable, characters that `printable` replaces are escaped."""
+    """Return a value as JSON for display.
+
+    Letters stay readable, characters that `printable` replaces are escaped.
+    """
     return escaped(json.dumps(value, ensure_ascii=False, **options))
 
 
 def escaped(text: str) -> str:
-    """Return a JSON text with the characters that `printable` replaces as escapes; the data stays the same."""
+    """Return a JSON text with the characters that `printable` replaces escaped.
+
+    A parser still reads the same data.
+    """
     return _UNSAFE.sub(_escape, text)
 
 
 def escaped_bytes(data: bytes) -> bytes:
-    """Return encoded JSON as `escaped` does; without characters to escape it is returned unchanged."""
+    """Return encoded JSON as `escaped` does.
+
+    Most JSON has no character to escape and is returned unchanged.
+    """
     return data if data.isascii() and b"\x7f" not in data else escaped(data.decode()).encode()
 
 

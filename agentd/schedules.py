@@ -1,4 +1,4 @@
-"""Schedules: activate them as messages that JetStream sends at given times, and show their state.
+"""Schedules: activate them in JetStream and show their state.
 
 A schedule is one message on `ai.workflows.timer.cron-<name>._.cron`, written by `agentd provision`.  When it is due,
 the server sends its body to `ai.workflows.due.cron-<name>._.cron`, and an orchestrator requests the workflow.  Only the
@@ -45,7 +45,10 @@ OVERWRITTEN: Final = "overwritten by another client, and not fired: run `agentd 
 
 
 class ScheduleView(msgspec.Struct, frozen=True):
-    """A schedule for display; `next` is in UTC, `state` says whether it is active and as configured."""
+    """A schedule for display.
+
+    `next` is in UTC, `state` says whether the schedule is active and as configured.
+    """
 
     name: str
     workflow: str
@@ -119,7 +122,10 @@ def due(name: str, schedule: settings.Schedule) -> ScheduleDue:
 
 
 async def provision(bus: Bus, schedules: Mapping[str, settings.Schedule]) -> list[str]:
-    """Activate exactly these schedules; return a line for each change.  Raises ConfigError."""
+    """Activate exactly these schedules; return a line for each change.
+
+    Raises ConfigError.
+    """
     stored = await _stored(bus)
     wanted = {name: due(name, schedule) for name, schedule in schedules.items() if schedule.enabled}
     changes = [await _put(bus, schedule, stored.get(name)) for name, schedule in wanted.items()]
@@ -239,7 +245,10 @@ def _next(schedule: ScheduleDue, at: datetime) -> datetime | None:
 
 
 async def by_hand(bus: Bus, name: str) -> WorkflowRequest:
-    """Return the request for an additional run of an active schedule; raises UsageError if it is not active."""
+    """Return the request for an additional run of an active schedule.
+
+    Raises UsageError if the schedule is not active.
+    """
     subject = subjects.cron_timer(subjects.check_id(name, "schedule"))
     schedule = (await bus.newest(subjects.WORKFLOWS, subject, ScheduleDue)).value
     if schedule is None:
@@ -249,7 +258,10 @@ async def by_hand(bus: Bus, name: str) -> WorkflowRequest:
 
 
 def request(schedule: ScheduleDue, workflow_id: str, waited: float = 0.0) -> WorkflowRequest:
-    """Return the request for a firing of the schedule; `waited` seconds of `start_by` have passed."""
+    """Return the request for a firing of the schedule.
+
+    `waited` seconds of `start_by` have passed.
+    """
     return WorkflowRequest(
         schedule.workflow_type,
         workflow_id,

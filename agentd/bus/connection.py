@@ -71,7 +71,10 @@ class Received:
         return codec.decode(self.data, kind)
 
     async def respond(self, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
-        """Answer the message, as `Connection.answer` does; without a reply subject nothing is sent."""
+        """Answer the message, as `Connection.answer` does.
+
+        Without a reply subject nothing is sent.
+        """
         if self.reply:
             await self.bus.answer(self.reply, message, principal=principal, others=others)
 
@@ -100,7 +103,10 @@ class Pull:
         self._sub = sub
 
     async def stop(self) -> None:
-        """Stop receiving; messages that the server has already sent still arrive, if the server answers."""
+        """Stop receiving.
+
+        Messages that the server has already sent still arrive, if the server answers.
+        """
         drain: Callable[[], Awaitable[None]] = self._sub.drain
         ending = asyncio.ensure_future(_lenient(drain()))
         await asyncio.wait([ending], timeout=DRAIN)  # not wait_for: cancelling its flush() kills the read loop
@@ -149,7 +155,10 @@ class Connection:
 
     @property
     def max_payload(self) -> int:
-        """Return the size in bytes, headers included, of the largest message that the server accepts."""
+        """Return the largest message size, in bytes, that the server accepts.
+
+        The headers count too.
+        """
         return int(self._nc.max_payload)
 
     def server_time(self) -> datetime:
@@ -201,7 +210,10 @@ class Connection:
         self._background = [asyncio.create_task(self._pump()), asyncio.create_task(self._watchdog())]
 
     def _start_anew(self) -> None:
-        """Replace a client that did not connect: each `connect` would add the same servers to its list again."""
+        """Replace a client that did not connect.
+
+        Otherwise each `connect` would add the same servers to its list again.
+        """
         _abort(self._nc)
         self._nc = Answering(self._refuse)
 
@@ -224,7 +236,10 @@ class Connection:
             await asyncio.wait([closing, *tasks], timeout=DRAIN)
 
     async def _pump(self) -> None:
-        """Publish all messages as the only caller of nats-py's `publish`: if it blocks, only this task blocks."""
+        """Publish all messages, as the only caller of nats-py's `publish`.
+
+        If `publish` blocks, only this task blocks.
+        """
         while not self._closing:  # nats-py's publish may swallow a cancel
             await self._wake.wait()
             self._wake.clear()
@@ -315,7 +330,10 @@ class Connection:
         self.send(subject, as_bytes(message))
 
     async def answer(self, reply: str, message: object, *, principal: str = "", others: Iterable[str] = ()) -> None:
-        """Publish an answer to a received reply subject; if that is not an inbox, only count and log it."""
+        """Publish an answer to a received reply subject.
+
+        If the reply subject is not an inbox, only count and log it.
+        """
         if subjects.is_inbox(reply, principal, others):
             await self.publish(reply, message)
         else:
@@ -328,7 +346,10 @@ class Connection:
     async def ask(
         self, subject: str, data: bytes, *, wait: float | None = None, headers: dict[str, str] | None = None
     ) -> Msg:
-        """Publish with a reply subject and return the first answer; raises BusUnavailable, Denied."""
+        """Publish with a reply subject and return the first answer.
+
+        Raises BusUnavailable, Denied.
+        """
         return await self._asked(subject, data, wait, headers)
 
     def _asked(
@@ -350,7 +371,10 @@ class Connection:
         return BusUnavailable(f"NATS did not answer {subject} in time ({self.problem or 'connected'})")
 
     async def request(self, subject: str, message: object, kind: type[M], *, wait: float | None = None) -> M:
-        """Send a request to `subject` and return the answer; raises NoResponder, BusUnavailable, InvalidMessage."""
+        """Send a request to `subject` and return the answer.
+
+        Raises NoResponder, BusUnavailable, InvalidMessage.
+        """
         answer = await self.ask(subject, as_bytes(message), wait=wait)
         if status_of(answer) == "503":
             error = f"nobody answers {subject}: is the agent that offers it running?"
@@ -358,7 +382,10 @@ class Connection:
         return codec.decode(answer.data, kind)
 
     async def subscribe(self, subject: str, handler: Handler) -> Subscription:
-        """Call `handler` for each message, each in its own task, so that none blocks the others."""
+        """Call `handler` for each message, each in its own task.
+
+        So no message blocks the others.
+        """
         try:
             sub = await self._nc.subscribe(subject, cb=self._spawning(handler))
         except nats.errors.ConnectionClosedError as error:
@@ -380,7 +407,10 @@ class Connection:
         return on_message
 
     async def serve(self, name: str, *, version: str, description: str, endpoints: dict[str, Handler]) -> Subscription:
-        """Offer `endpoints` (subject → handler) as a NATS micro service that `$SRV.INFO` describes."""
+        """Offer `endpoints` (subject → handler) as a NATS micro service.
+
+        `$SRV.INFO` describes the service.
+        """
         service = await micro.add_service(self._nc, name=name, version=version, description=description)
         for subject, handler in endpoints.items():
             await service.add_endpoint(name=_endpoint(subject), subject=subject, handler=self._answering(handler))
@@ -416,7 +446,10 @@ def as_bytes(message: object) -> bytes:
 
 
 def _endpoint(subject: str) -> str:
-    """Return the name of an endpoint: the last word, with the prefix `step_` if only agents may call it."""
+    """Return the name of an endpoint: the last word of its subject.
+
+    It has the prefix `step_` if only agents may call it.
+    """
     name = subject.rpartition(".")[2]
     return f"step_{name}" if subject.startswith(subjects.tool_step("*", "", "").rstrip(".")) else name
 
@@ -459,7 +492,10 @@ async def _unsubscribe(sub: NatsSubscription) -> None:
 
 
 async def _lenient(ending: Awaitable[None]) -> None:
-    """Await `ending`; ignore errors of a closed connection (uvloop raises a RuntimeError for it)."""
+    """Await `ending`; ignore errors of a closed connection.
+
+    uvloop raises a RuntimeError for it.
+    """
     with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
         await ending
 

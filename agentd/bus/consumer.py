@@ -1,4 +1,6 @@
-"""The work loop: pulls messages from a durable consumer; only this file acknowledges, retries or gives up a message.
+"""The work loop: pulls messages from a durable consumer and handles them.
+
+Only this file acknowledges, retries or gives up a message.
 
 A handler never acknowledges.  The result of the handler decides what happens with the message:
 
@@ -96,7 +98,10 @@ class Job:
 
     @property
     def ours(self) -> bool:
-        """Return whether no other process can have received this message since the last report."""
+        """Return whether this message certainly belongs to this process.
+
+        No other process can have received it since the last report.
+        """
         return time.monotonic() - self.reported < HELD
 
     def decode(self, kind: type[M]) -> M:
@@ -121,12 +126,17 @@ Handle = Callable[[Job], Awaitable[None]]
 
 
 class Consumer:
-    """A continuous pull from one durable consumer; `problem` says why it receives no messages, else ""."""
+    """A continuous pull from one durable consumer.
+
+    `problem` says why it receives no messages, else "".
+    """
 
     def __init__(  # noqa: PLR0913 - the consumer, its handler, and what the handler runs with
         self, bus: Bus, stream: str, durable: str, handle: Handle, *, slots: int, log: Logger, journal: Journal | None
     ) -> None:
-        """Pull from `durable` of `stream` and call `handle`, for at most `slots` messages at once.
+        """Pull from `durable` of `stream` and call `handle` for each message.
+
+        At most `slots` messages are handled at once.
 
         journal  records the deliveries that are not answered yet; None: no record
         """
@@ -167,7 +177,10 @@ class Consumer:
         return text if time.monotonic() < until else ""
 
     async def run(self, stopping: asyncio.Event, *, drain: float = 30.0) -> None:
-        """Handle messages until `stopping` is set; then finish them within `drain` seconds or hand them back."""
+        """Handle messages until `stopping` is set.
+
+        Then finish the running ones within `drain` seconds, or hand them back.
+        """
         await self._again()
         self._bus.on_reconnect.append(self._again)
         try:
@@ -179,7 +192,10 @@ class Consumer:
             await self._finish(drain)
 
     async def pause(self) -> None:
-        """Receive no more messages, not even those of open pull requests, which could be `slots` messages."""
+        """Receive no more messages, not even those of open pull requests.
+
+        Open pull requests could deliver `slots` messages.
+        """
         if not self.paused:
             self.paused = True
             if self._pull is not None and self._bus.connected:
@@ -205,7 +221,10 @@ class Consumer:
         await asyncio.gather(*(task for _, task in left), return_exceptions=True)
 
     async def _again(self) -> None:
-        """Pull again with a new inbox: earlier pull requests may still be open at a server that did not restart."""
+        """Pull again with a new inbox.
+
+        Earlier pull requests may still be open at a server that did not restart.
+        """
         before, self._pull = self._pull, await self._bus.pull(self.durable, self._on_message)
         self._asked = 0
         self._ask()
@@ -223,7 +242,7 @@ class Consumer:
         self._bus.send(self._next, request, self._pull.inbox)
 
     def _tick(self) -> None:
-        """Forget pull requests that must have expired at the server, and report messages as in progress."""
+        """Forget expired pull requests, and report messages as in progress."""
         if self._asked and time.monotonic() - self._asked_at > EXPIRES + 2:
             self._asked = 0
         self._ask()
@@ -296,7 +315,9 @@ class Consumer:
             self._ask()
 
     async def _patiently(self, job: Job) -> None:
-        """Handle a message; retry here while NATS is not available, so that no further deliveries are counted.
+        """Handle a message; retry here while NATS is not available.
+
+        So no further deliveries are counted.
 
         A NAK leads to one more delivery, and a message with too many deliveries is treated as poison: ten deliveries
         were used up within a minute in which JetStream answered only sometimes [seen].
@@ -317,7 +338,10 @@ class Consumer:
                 return
 
     async def _handled(self, job: Job) -> None:
-        """Handle a message; only one suspect at a time, and each only a limited number of times."""
+        """Handle a message, with limits for a suspect.
+
+        Only one suspect runs at a time, and each only a limited number of times.
+        """
         if job.delivered <= SUSPECT:
             await self._handle(job)
             return
@@ -338,13 +362,18 @@ class Consumer:
             self._survived(job, done=done)
 
     async def _noted(self, job: Job) -> int:
-        """Store that a suspect is started; return its number of starts, including this one."""
+        """Store that a suspect is started; return its number of starts.
+
+        This start is included.
+        """
         begun = 1 + ((await self._bus.kv_read(subjects.RESULTS, self._begun(job), int)).value or 0)
         await self._bus.kv_put(subjects.RESULTS, self._begun(job), str(begun).encode())
         return begun
 
     def _survived(self, job: Job, *, done: bool) -> None:
-        """Remove the start of a message that did not kill this process: a message that is handed back is no poison.
+        """Remove the start of a message that did not kill this process.
+
+        A message that is only handed back repeatedly is no poison.
 
         Earlier starts stay recorded, unless the message is done: while the claim of a dead process is valid, other
         processes hand the message back; when that removed all starts, poison killed processes for ever [seen].

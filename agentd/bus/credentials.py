@@ -20,7 +20,10 @@ _CUT = ("broken pipe", "reset by peer", "eof", "connection lost")
 
 
 def options(settings: BusSettings, login: Login, identity: str) -> dict[str, Any]:
-    """Return nats-py's options for this login; raises ConfigError for a file that cannot be read."""
+    """Return nats-py's options for this login.
+
+    Raises ConfigError for a file that cannot be read.
+    """
     found: dict[str, Any] = {"inbox_prefix": login.inbox(identity)}
     if login.nkey_file:
         found["nkeys_seed_str"] = login.nkey_seed()
@@ -48,7 +51,10 @@ def _secure(settings: BusSettings) -> bool:
 
 
 def _credentials(login: Login) -> RawCredentials:
-    """Read the credentials file here: nats-py reads it in the event loop, and without end if it holds no JWT."""
+    """Read the credentials file.
+
+    nats-py would read it in the event loop, and without end if it holds no JWT.
+    """
     text = login.creds()
     for part in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
         if part not in text:

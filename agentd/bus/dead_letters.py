@@ -1,4 +1,6 @@
-"""Dead letters: messages that could not be handled, stored with the reason until a person has closed them.
+"""Dead letters: given-up messages, stored with the reason.
+
+They are open until a person has closed them.
 
 The server's own advisories name a terminated message, but in a work queue the message itself is then gone [seen].  So a
 consumer stores the message here first and terminates it only then; if it cannot be stored, it is delivered again.  The
@@ -106,7 +108,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class _Advisory(msgspec.Struct, frozen=True):
-    """The server's advisory about a message that was terminated or was delivered too often."""
+    """The server's advisory about a terminated or too often delivered message."""
 
     type: str
     stream: str
@@ -121,7 +123,10 @@ class _Advisory(msgspec.Struct, frozen=True):
 
 
 async def bury(bus: Bus, why: str, consumer: str, letter: DeadLetter, data: bytes) -> None:
-    """Store a message as a dead letter; the same message twice gives one letter.  Raises BusError."""
+    """Store a message as a dead letter; the same message twice gives one letter.
+
+    Raises BusError.
+    """
     key = f"{letter.sequence}-{round(letter.stored.timestamp() * 1000)}"
     letter, data = _fitting(letter, data, bus.max_payload)
     subject, expect = subjects.dead(why, consumer, key), 0
@@ -315,7 +320,9 @@ def _number(subject: str) -> int:
 
 
 async def replay(bus: Bus, letter: Letter, principal: str) -> int:
-    """Publish the message of a letter again on its subject, once; return its new sequence.
+    """Publish the message of a letter again on its subject, once.
+
+    Returns its new sequence.
 
     The mark is written first, so that two people cannot replay the same letter.  An aborted replay can be started again
     after a minute: the readers of these messages handle a repeated message as one.

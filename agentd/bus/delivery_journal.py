@@ -1,4 +1,6 @@
-"""Deliveries that this process has not answered yet, in a memory-mapped file that survives a kill -9.
+"""The deliveries that this process has not answered yet.
+
+They are recorded in a memory-mapped file that survives a kill -9.
 
 A restarted process hands back the open deliveries of its predecessor: the server then delivers them at once, instead of
 after `ack_wait`.  A shared mapping needs no system call per message.  After a power failure the file may be stale; then
@@ -38,10 +40,16 @@ _time = struct.Struct("d")
 
 
 class Journal:
-    """The open deliveries of one instance; those beyond SLOTS are not recorded, and wait for `ack_wait`."""
+    """The open deliveries of one instance.
+
+    Those beyond SLOTS are not recorded, and wait for `ack_wait`.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file at `path`; raises ConfigError if another process has it open."""
+        """Open or create the file at `path`.
+
+        Raises ConfigError if another process has it open.
+        """
         self.alone = asyncio.Lock()
         """Held while a message that may kill this process is handled: one at a time, over all consumers."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""JetStream on our connection: storing messages, compare-and-set, reading whole streams, key-value buckets.
+"""JetStream: storing messages, reading streams, key-value buckets.
+
+Messages can be stored by compare-and-set, and streams read completely.
 
 nats-py's own JetStream calls are not used: each awaits its own Future under its own `wait_for`, which halves the
 throughput, and two of their properties lose data (each reproduced against 2.16):
@@ -96,7 +98,10 @@ class Stored:
 
     @property
     def answered(self) -> bool:
-        """Return whether this is an answer of the server to a request that had this subject as its reply subject."""
+        """Return whether this message is an answer that the server published.
+
+        The request had this subject as its reply subject.
+        """
         return not _ANSWERED.isdisjoint(self.headers) or codec.answered_by_server(self.data)
 
     @property
@@ -122,7 +127,10 @@ class Newest(Generic[M]):
 
 
 class Storing:
-    """A message that is being stored; awaiting it returns its sequence, or raises what `store` raises."""
+    """A message that is being stored.
+
+    Awaiting it returns its sequence, or raises what `store` raises.
+    """
 
     __slots__ = ("_answer", "_subject")
 
@@ -176,7 +184,10 @@ class Bus(Connection):
         ttl: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> Storing:
-        """Send a message as `store` does, without waiting: many can be stored at once without a task for each."""
+        """Send a message as `store` does, without waiting.
+
+        So many messages can be stored at once without a task for each.
+        """
         head = dict(headers or {})
         if expect is not None:
             head[EXPECT] = str(expect)
@@ -185,7 +196,10 @@ class Bus(Connection):
         return Storing(self._asked(subject, as_bytes(message), None, head or None), subject)
 
     async def api(self, name: str, body: dict[str, Any] | None = None, *, wait: float | None = None) -> dict[str, Any]:
-        """Call the JetStream API `$JS.API.<name>`; raises NotProvisioned, BusError, BusUnavailable."""
+        """Call the JetStream API `$JS.API.<name>`.
+
+        Raises NotProvisioned, BusError, BusUnavailable.
+        """
         answer = await self.ask(f"$JS.API.{name}", msgspec.json.encode(body) if body else b"", wait=wait)
         if status_of(answer) == "503":
             message = "JetStream does not answer: is it enabled on the server?"
@@ -208,11 +222,17 @@ class Bus(Connection):
         return found
 
     async def last(self, stream: str, subject: str) -> Stored | None:
-        """Return the last message on `subject`, read from the stream's leader; None if there is none."""
+        """Return the last message on `subject`; None if there is none.
+
+        It is read from the stream's leader.
+        """
         return await self._get(stream, {"last_by_subj": subject})
 
     async def message(self, stream: str, seq: int) -> Stored | None:
-        """Return the message with this sequence, read from the stream's leader; None if it is gone."""
+        """Return the message with this sequence; None if it is gone.
+
+        It is read from the stream's leader.
+        """
         return await self._get(stream, {"seq": seq})
 
     async def _get(self, stream: str, which: dict[str, Any]) -> Stored | None:
@@ -230,7 +250,10 @@ class Bus(Connection):
         )
 
     async def measure_clock(self, stream: str) -> float:
-        """Estimate how many seconds the server's clock is ahead of ours; store and return the result."""
+        """Return how many seconds the server's clock is ahead of ours.
+
+        The estimate is also stored for `server_time`.
+        """
         before = time.time()
         answer = await self.api(f"STREAM.INFO.{stream}")
         after = time.time()
@@ -252,7 +275,9 @@ class Bus(Connection):
     async def newest(
         self, stream: str, subject: str, kind: type[M], mine: Callable[[M], bool] | None = None
     ) -> Newest[M]:
-        """Return the newest message on `subject` that can be read as `kind`; record and skip later ones.
+        """Return the newest message on `subject` that can be read as `kind`.
+
+        Later messages, which cannot be read, are recorded and skipped.
 
         An unreadable message was not written by agentd: the server writes its acknowledgements to any subject that a
         publisher names.  With `mine`, a message that it rejects counts as unreadable: it belongs to another subject.
@@ -261,7 +286,10 @@ class Bus(Connection):
         return Newest() if last is None else await self._newest(stream, last, kind, mine)
 
     async def newest_many(self, stream: str, subject_filter: str, kind: type[M]) -> dict[str, Newest[M]]:
-        """Return the result of `newest` for every matching subject, in the order of their last sequences."""
+        """Return the result of `newest` for every matching subject.
+
+        The order is that of their last sequences.
+        """
         lasts = await self.last_many(stream, subject_filter)
         return {last.subject: await self._newest(stream, last, kind) for last in lasts}
 
@@ -281,7 +309,10 @@ class Bus(Connection):
         return Newest(last.seq, doubt=doubt)
 
     def _judged(self, stored: Stored, kind: type[M], mine: Callable[[M], bool] | None) -> tuple[Newest[M] | None, str]:
-        """Return the content of a message, or why it cannot be read; no reason if it is an answer of the server."""
+        """Return the content of a message, or why it cannot be read.
+
+        For an answer of the server there is no reason.
+        """
         if stored.gone:
             return Newest(stored.seq), ""
         try:
@@ -301,12 +332,15 @@ class Bus(Connection):
         return [message for message in found if message is not None]
 
     async def last_many(self, stream: str, subject_filter: str) -> list[Stored]:
-        """Return the last message of every matching subject, in the order of their sequences."""
+        """Return the last message of every matching subject, ordered by sequence."""
         found = [stored async for stored in self.lasts(stream, subject_filter)]
         return sorted(found, key=lambda stored: stored.seq)
 
     async def lasts(self, stream: str, subject_filter: str) -> AsyncIterator[Stored]:
-        """Yield the last message of every matching subject, in no order, read page by page."""
+        """Yield the last message of every matching subject, in no order.
+
+        They are read page by page.
+        """
         names = await self._subjects(stream, subject_filter)
         for start in range(0, len(names), AT_ONCE):
             page = (self.last(stream, name) for name in names[start : start + AT_ONCE])
@@ -321,7 +355,9 @@ class Bus(Connection):
         return [stored async for stored in self.walk(stream, subject_filter)]
 
     async def walk(self, stream: str, subject_filter: str, *, since: int = 1) -> AsyncIterator[Stored]:
-        """Yield every message with a matching subject that is stored now, the oldest first, read page by page.
+        """Yield every message with a matching subject, the oldest first.
+
+        Only messages that are stored now; they are read page by page.
 
         since  the sequence in the stream to start at
         """
@@ -341,7 +377,10 @@ class Bus(Connection):
             seq = page[-1].seq + 1 if page else seq
 
     async def _walk_singly(self, stream: str, subject_filter: str, since: int) -> AsyncIterator[Stored]:
-        """Yield the same as `walk`, read message by message: for streams without direct gets."""
+        """Yield the same as `walk`, read message by message.
+
+        This is for streams without direct gets.
+        """
         last = await self.last(stream, subject_filter)
         seq = since
         while last is not None and seq <= last.seq:
@@ -365,7 +404,10 @@ class Bus(Connection):
         return found
 
     async def _direct(self, stream: str, request: dict[str, Any]) -> tuple[list[Stored], int]:
-        """Request messages by direct get, which needs no consumer; return them and the number of remaining ones."""
+        """Request messages by direct get, which needs no consumer.
+
+        Returns them and the number of remaining ones.
+        """
         subject = f"$JS.API.DIRECT.GET.{stream}"
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         found: list[Stored] = []
@@ -405,7 +447,10 @@ class Bus(Connection):
     # -- key-value buckets ----------------------------------------------------------------------------------------
 
     async def kv_get(self, bucket: str, key: str) -> Stored | None:
-        """Return the value of `key`; None if it was never written, was deleted, or has expired."""
+        """Return the value of `key`; None if there is none.
+
+        The key was never written, was deleted, or has expired.
+        """
         found = await self.last(f"KV_{bucket}", f"$KV.{bucket}.{key}")
         return None if found is None or found.gone else found
 
@@ -414,7 +459,9 @@ class Bus(Connection):
         return await self.newest(f"KV_{bucket}", f"$KV.{bucket}.{key}", kind, mine)
 
     async def kv_values(self, bucket: str, kind: type[M], prefix: str = "") -> dict[str, Newest[M]]:
-        """Return the result of `kv_read` for every key that has a value, or a message that cannot be read.
+        """Return the result of `kv_read` for every key.
+
+        Keys without a value are left out, unless they have a message that cannot be read.
 
         With `prefix` only the keys that begin with it are returned, without the prefix.
         """
@@ -429,7 +476,9 @@ class Bus(Connection):
     async def kv_put(
         self, bucket: str, key: str, message: object, *, ttl: float | None = None, expect: int | None = None
     ) -> int:
-        """Write a value; with `expect` (0 for a new key) by compare-and-set, which raises StaleWrite.
+        """Write a value.
+
+        With `expect` (0 for a new key) it is a compare-and-set, which raises StaleWrite.
 
         The value replaces all earlier messages of the key, by a roll-up; answers that others make the server write
         replace nothing.
@@ -484,7 +533,10 @@ def _parse_headers(raw: bytes) -> dict[str, str]:
 
 
 def _got(msg: Msg) -> Stored:
-    """Return a message from a direct get: the server adds its subject, sequence and time as headers."""
+    """Return a message from a direct get.
+
+    The server adds its subject, sequence and time as headers.
+    """
     headers = dict(msg.headers or {})
     subject, seq, at = (headers.pop(f"Nats-{name}", "") for name in ("Subject", "Sequence", "Time-Stamp"))
     for name in ("Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence"):

@@ -1,4 +1,6 @@
-"""The streams, buckets and consumers that must exist in JetStream before an agent runs; created with the admin key.
+"""Create the streams, buckets and consumers that must exist in JetStream.
+
+They must exist before an agent runs, and are created with the admin key.
 
 Agents never create them: a recreated consumer delivers old messages again, and a recreated stream is empty.
 A second run changes nothing; settings that differ are updated.  The reason for each setting:
@@ -148,7 +150,9 @@ def _file(replicas: int, *, direct: bool = True) -> dict[str, Any]:
 
 
 def _bucket(name: str, replicas: int, *, max_age: float, expire: bool) -> dict[str, Any]:
-    """Return the configuration of a bucket; `max_age` is in days, longer than any value has to be kept.
+    """Return the configuration of a bucket.
+
+    `max_age` is in days, longer than any value has to be kept.
 
     A key keeps all of its messages until agentd writes it again, which replaces them: with a limit, acknowledgements
     that other clients make the server write there would displace the value.
@@ -173,7 +177,9 @@ def _bucket(name: str, replicas: int, *, max_age: float, expire: bool) -> dict[s
 
 
 def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """Return (stream, configuration) of every durable consumer; `queues` gives each queue its limit in flight.
+    """Return (stream, configuration) of every durable consumer.
+
+    `queues` gives each queue its limit in flight.
 
     The server publishes the tasks of the queues in `pushed`: for external agents that use only core NATS.
     Raises ConfigError for a queue whose name is not a valid token.
@@ -196,7 +202,10 @@ def consumers(queues: dict[str, int], pushed: Collection[str] = ()) -> list[tupl
 
 
 def _pushing(agent: str) -> dict[str, Any]:
-    """Return the consumer of an external agent: while it is subscribed, the server publishes each assignment once."""
+    """Return the consumer of an external agent.
+
+    While the agent is subscribed, the server publishes each assignment to it, once.
+    """
     return {
         "durable_name": agent,
         "ack_policy": "none",
@@ -220,13 +229,19 @@ def _consumer(name: str, filter_subject: str | None, in_flight: int) -> dict[str
 
 
 def wanted(section: settings.Bus) -> tuple[list[tuple[str, int]], set[str]]:
-    """Return the queues of `[bus.queues]` with their limits, and the names of those that are pushed."""
+    """Return the queues of `[bus.queues]` with their limits.
+
+    The second value has the names of those that are pushed.
+    """
     queues = [(queue.name, queue.in_flight) for queue in section.queues]
     return queues, {queue.name for queue in section.queues if queue.plain == "push"}
 
 
 async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Collection[str] = ()) -> list[str]:
-    """Create missing streams, buckets and consumers, and update the others; return a line for each change."""
+    """Create missing streams, buckets and consumers, and update the others.
+
+    Returns a line for each change.
+    """
     slots = dict.fromkeys(QUEUES, DEFAULT_SLOTS) | dict(queues)
     changes: list[str] = []
     for config in streams(bus.settings.replicas):
@@ -272,5 +287,8 @@ async def _durable(bus: Bus, stream: str, config: dict[str, Any]) -> list[str]:
 
 
 def _differences(existing: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return the names of the settings that differ; the server leaves out a setting that is zero or false."""
+    """Return the names of the settings that differ.
+
+    The server leaves out a setting that is zero or false.
+    """
     return sorted(key for key, value in wanted.items() if existing.get(key) != value and (value or existing.get(key)))

@@ -1,4 +1,7 @@
-"""Requests that wait for an answer: one table and one sweep for all of them, instead of one timer per request."""
+"""Requests that wait for an answer.
+
+All of them share one table and one sweep, instead of one timer per request.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ class Pending(Generic[A]):
             waiting.answer.set_exception(error)
 
     def deny(self, text: str, agent: str) -> None:
-        """Fail the requests to the subject that the server's error `text` names: no other answer will come."""
+        """Fail the requests to the subject that the server's error `text` names.
+
+        The server sends no other answer to them.
+        """
         for token, waiting in list(self._waiting.items()):
             if f'"{waiting.subject.lower()}"' in text.lower():
                 self.fail(token, Denied(f"NATS does not allow {agent} to publish {waiting.subject}"))

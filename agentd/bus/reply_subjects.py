@@ -1,4 +1,7 @@
-"""Check reply subjects: the requester chooses them, so a received one need not be an inbox."""
+"""Check reply subjects.
+
+The requester chooses the reply subject, so a received one need not be an inbox.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,19 @@ ACK: Final = "$JS.ACK."
 
 
 class Answering(Client):
-    """nats-py's client without reply subjects that are neither an inbox nor an acknowledgement of our own delivery.
+    """nats-py's client, which removes reply subjects that are not allowed.
+
+    Allowed are an inbox, and the acknowledgement of our own delivery.
 
     nats-py answers some messages itself (`$SRV.PING`, a handler that raised).  So reply subjects are checked here, for
     each received message, and in `Connection.answer`, for each sent answer.
     """
 
     def __init__(self, refuse: Callable[[str, str], None]) -> None:
-        """Call `refuse` with the subject and the reply subject of each message whose reply subject is removed."""
+        """Call `refuse` for each message whose reply subject is removed.
+
+        `refuse` gets the subject and the reply subject.
+        """
         super().__init__()
         self._refuse = refuse
 

@@ -1,4 +1,6 @@
-"""Read a stream message by message: however long it is, only one page is in memory.
+"""Read a stream message by message.
+
+However long the stream is, only one page is in memory.
 
 `Bus.every` and `last_many` return lists, which is simpler for a short stream.  None of them uses a consumer: a client
 that only reads needs no permission to create, read or delete consumers, which would let it take messages from others.
@@ -21,7 +23,9 @@ SIZE: Final = "Nats-Msg-Size"
 async def scan(
     bus: Bus, stream: str, *filters: str, last: bool = False, headers_only: bool = False
 ) -> AsyncIterator[Stored]:
-    """Yield the messages with a matching subject, the oldest first; with `last`, the last of each subject, unordered.
+    """Yield the messages with a matching subject, the oldest first.
+
+    With `last`, only the last message of each subject, in no order.
 
     Raises BusUnavailable if NATS becomes unavailable meanwhile: the messages yielded until then are not complete.
     """

@@ -1,4 +1,6 @@
-"""Records that cannot be read: skipped, counted, logged once, and shown until they were not seen for a while.
+"""Records that cannot be read.
+
+They are skipped, counted, logged once, and shown until they were not seen for a while.
 
 Any client that may write into a stream may write invalid data, and another version may write messages that this one
 does not know.  Such a record stops neither the agent nor the page or list that reads it; the status page and /readyz
@@ -36,7 +38,10 @@ class Unreadable:
         self._met: dict[str, _Met] = {}
 
     def note(self, where: str, reason: str) -> None:
-        """Remember that the record at `where` (subject and sequence) cannot be read; count and log it once."""
+        """Remember that the record at `where` cannot be read; count and log it once.
+
+        `where` is its subject and sequence.
+        """
         known = self._met.pop(where, None)
         if known is None:
             self.count += 1

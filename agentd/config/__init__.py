@@ -1,1 +1,1 @@
-"""Settings: their types, the files they come from, and errors that name the setting."""
+"""Settings: their types, their sources, and errors that name the setting."""

@@ -1,4 +1,7 @@
-"""Explain an error in the configuration: the setting, the origin of its value, and what is accepted."""
+"""Explain an error in the configuration.
+
+The error names the setting, the origin of its value, and what is accepted.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ def is_list_type(annotation: object) -> bool:
 
 
 def inner_type(kind: object, key: str | int) -> object:
-    """Return the type of the value under `key` in a value of type `kind`; None if there is none."""
+    """Return the type of the value under `key` in a value of type `kind`.
+
+    None if there is none.
+    """
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = kind.model_fields.get(str(key))
         return _bare(field.annotation) if field else None
@@ -67,7 +73,10 @@ def inner_type(kind: object, key: str | int) -> object:
 
 
 def fault_line(kind: object, fault: ErrorDetails, origins: Origins, prefix: str) -> str:
-    """Return one line for one fault: file, dotted key, what is wrong and what is accepted."""
+    """Return one line for one fault.
+
+    It has the file, the dotted key, what is wrong and what is accepted.
+    """
     where, field, parent, siblings = prefix, None, kind, list[str]()
     for part in fault["loc"]:
         if part == "[key]":
@@ -112,7 +121,10 @@ def origin_of(origins: Origins, where: str) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of an error's line: the most similar known name, or all known names."""
+    """Return the end of an error's line: the most similar known name.
+
+    If no name is similar, all known names.
+    """
     names = list(dict.fromkeys(known))
     nearest = difflib.get_close_matches(wrong, names, n=1)
     return f'; did you mean "{nearest[0]}"?' if nearest else f"; there are {', '.join(names) or 'none'}"

@@ -1,4 +1,6 @@
-"""Load the configuration from its sources, merge and validate it; an error is one line.
+"""Load the configuration from its sources, merge and validate it.
+
+An error is one line.
 
 The sources in this order; a later one overrides an earlier one: /etc/agentd/agentd.toml (or the file given instead),
 `conf.d/*.toml` beside it in the order of their names, `AGENTD_<SECTION>__<KEY>` from the environment.  Secrets are
@@ -71,7 +73,10 @@ class Config(settings.Section):
         return self.client.principal
 
     def instance(self, name: str, roles: Collection[str] = ()) -> Instance:
-        """Return the instance `name`; without its own section it has the role (or plugin) of its name."""
+        """Return the instance `name`.
+
+        Without its own section it has the role (or plugin) of its name.
+        """
         section = self.instances.get(name)
         known = sorted({*self.instances, *self.known_plugins, *roles})
         if name not in known:
@@ -83,7 +88,10 @@ class Config(settings.Section):
 
 @dataclass(frozen=True)
 class Instance:
-    """One daemon: its roles, the port of its page (None: the role's default), and its number of parallel tasks."""
+    """One daemon: its roles, the port of its page, its number of parallel tasks.
+
+    `port` None means the default of the role.
+    """
 
     name: str
     roles: tuple[str, ...]
@@ -92,7 +100,9 @@ class Instance:
 
 
 def load(path: Path | None, env: Mapping[str, str], known_plugins: Collection[str] = ()) -> Config:
-    """Return the active configuration; a ConfigError says in one line what is wrong and where.
+    """Return the active configuration.
+
+    A ConfigError says in one line what is wrong and where.
 
     With `path` None, the file is $AGENTD_CONFIG or the default file, which need not exist.  A top-level table that is
     not one of the core's must have the name of one of `known_plugins`.
@@ -116,7 +126,9 @@ def load(path: Path | None, env: Mapping[str, str], known_plugins: Collection[st
 
 
 def plugin_settings(config: Config, name: str, kind: type[B]) -> B:
-    """Return the section of plugin `name` as the plugin's settings type, with the same one-line errors.
+    """Return the section of plugin `name` as the plugin's settings type.
+
+    Errors are one line, as for the core.
 
     `enabled = true` in a plugin's section loads the plugin even if no role needs it; it is not one of the plugin's own
     settings.
@@ -175,7 +187,10 @@ def _environment(raw: Raw, env: Mapping[str, str], plugins: Collection[str], ori
 
 
 def _names(raw: Raw, parts: list[str], plugins: Collection[str]) -> list[str]:
-    """Return the parts of a variable's name as files and plugins spell them: a variable has no dashes and no case."""
+    """Return the parts of a variable's name as files and plugins spell them.
+
+    A variable has no dashes and no case.
+    """
     names: list[str] = []
     table: Any = raw
     for part in parts:
@@ -194,7 +209,10 @@ def _variables() -> Iterator[str]:
 
 
 def _credentials(raw: Raw, env: Mapping[str, str], origins: Origins) -> None:
-    """Resolve `credential:NAME`, and use the credentials of the systemd unit for settings that are not set."""
+    """Resolve `credential:NAME`, and use credentials for unset settings.
+
+    The systemd unit provides the credentials.
+    """
     directory = env.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return
@@ -215,7 +233,10 @@ def _credentials(raw: Raw, env: Mapping[str, str], origins: Origins) -> None:
 
 
 def _takes(table: Raw, key: str) -> bool:
-    """Return whether a credential may be used for `key`: no other proof is set, and for a password a user is set."""
+    """Return whether a credential may be used for `key`.
+
+    No other proof may be set, and a password needs a user.
+    """
     proofs = {setting.rpartition(".")[2] for setting in CREDENTIALS}
     return not table.keys() & proofs and (key != "password_file" or "user" in table)
 
@@ -242,7 +263,7 @@ def _validate(kind: type[B], raw: Raw, origins: Origins, prefix: str) -> B:
 
 
 def _split(kind: object, raw: Raw, origins: Origins, prefix: str) -> Raw:
-    """Return `raw` with values from the environment split at commas where the setting is a list."""
+    """Return `raw` with lists from the environment split at commas."""
     found: Raw = {}
     for key, value in raw.items():
         dotted = f"{prefix}.{key}" if prefix else key

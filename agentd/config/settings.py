@@ -1,4 +1,4 @@
-"""Every setting of the core, section by section: its meaning, its unit, and the reason for its default.
+"""Every setting of the core: its meaning, its unit, the reason for its default.
 
 These are the validated values; `load.py` reads them from files, environment and credentials.
 A setting names the file of a secret, and the file is read only when the secret is needed, so that no secret is in
@@ -56,7 +56,10 @@ _SECRET = re.compile(
 
 
 def is_secret(name: str) -> bool:
-    """Return whether a value of this name must never be shown: `cipassword` is secret, `token_file` is not."""
+    """Return whether a value of this name must never be shown.
+
+    For example `cipassword` is secret, `token_file` is not.
+    """
     return _SECRET.search(name) is not None or is_secret_name(name)
 
 
@@ -82,7 +85,10 @@ def is_loopback(host: str) -> bool:
 
 
 def read_secret(path: str, setting: str) -> str:
-    """Return the content of the file `path` without the line end; an error names the `setting`, not the secret."""
+    """Return the content of the file `path` without the line end.
+
+    An error names the `setting`, not the secret.
+    """
     if path.startswith(CREDENTIAL):
         raise ConfigError(
             f"{setting}: {path}: there is no CREDENTIALS_DIRECTORY; "
@@ -152,7 +158,10 @@ class Login(Section):
         return self
 
     def inbox(self, identity: str) -> str:
-        """Return the prefix of our inboxes; it contains `user` or, without one, `identity` (agent id or principal)."""
+        """Return the prefix of our inboxes.
+
+        It contains `user` or, without one, `identity` (agent id or principal).
+        """
         if self.inbox_prefix:
             return self.inbox_prefix
         named = self.user or (identity if self.nkey_file or self.creds_file else "")
@@ -231,7 +240,10 @@ class Bus(Login):
     queues: tuple[Queue, ...] = Field(default=(), description="further queues to provision")
 
     def admin_login(self) -> Login:
-        """Return the identity for `agentd provision`: [bus.admin], with the TLS files of [bus] where it has none."""
+        """Return the identity for `agentd provision`.
+
+        It is [bus.admin], with the TLS files of [bus] where it has none.
+        """
         if self.admin is None:
             return self
         tls = ("tls_ca_file", "tls_cert_file", "tls_key_file")
@@ -356,7 +368,10 @@ class Proxmox(Section):
         return self
 
     def token(self) -> str:
-        """Read the token's secret; the file may also hold the whole user@realm!name=secret as Proxmox shows it."""
+        """Read the token's secret.
+
+        The file may also hold the whole user@realm!name=secret as Proxmox shows it.
+        """
         if self.token_file is None:
             raise ConfigError("proxmox.token_file: not set; it names the file with the secret of the API token")
         return read_secret(self.token_file, "proxmox.token_file").rpartition("=")[2]
@@ -371,7 +386,10 @@ PROTECTABLE: Final = (
 
 
 def unprotectable(entry: str) -> str:
-    """Return why an entry of [policy] protected would protect nothing, and what to write; "" if it is valid."""
+    """Return why an entry of [policy] protected is not valid; "" if it is.
+
+    An invalid entry would protect nothing; the text also says what to write.
+    """
     if entry == "*":
         return ""
     kind, slash, name = entry.partition("/")

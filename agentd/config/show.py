@@ -1,4 +1,7 @@
-"""Show the active configuration as TOML, with the origin of each value and without secrets."""
+"""Show the active configuration as TOML.
+
+Each value has its origin, and secrets are hidden.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ _USERINFO: Final = re.compile(r"://[^/@\s]*@")
 
 
 def show(config: Config) -> str:
-    """Return the active configuration as TOML, each value with its origin; secrets are hidden."""
+    """Return the active configuration as TOML.
+
+    Each value has its origin as a comment, and secrets are hidden.
+    """
     values = config.model_dump(mode="json")
     values |= values.pop("plugins")
     lines: list[str] = []

@@ -1,4 +1,7 @@
-"""Encode and decode messages as JSON, with size limits and errors that name the field."""
+"""Encode and decode messages as JSON, with size limits.
+
+Errors name the field.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,10 @@ def check_size(data: bytes, kind: type[object]) -> None:
 
 
 def convert(value: object, kind: type[M]) -> M:
-    """Return `value` (dicts, lists, …) as `kind`; raises InvalidMessage as `decode` does."""
+    """Return `value` (dicts, lists, …) as `kind`.
+
+    Raises InvalidMessage as `decode` does.
+    """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -90,7 +96,10 @@ def convert(value: object, kind: type[M]) -> M:
 
 
 def fault(error: Exception, where: str) -> str:
-    """Return msgspec's error text with the field first: `WorkflowRequest.priority: expected int, got str`."""
+    """Return msgspec's error text with the field first.
+
+    For example: `WorkflowRequest.priority: expected int, got str`.
+    """
     text, _, at = str(error).partition(" - at `$")
     text = text.replace("`", "").replace(" | null", " or nothing").replace(r"\\Z'", "$'")
     text = text if text.startswith("JSON") else text[:1].lower() + text[1:]

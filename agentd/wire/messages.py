@@ -1,4 +1,6 @@
-"""Every message on the wire: JSON, encoded by msgspec, so that a person can read it with any NATS client.
+"""Every message on the wire.
+
+Messages are JSON, encoded by msgspec, so that a person can read them with any NATS client.
 
 Unknown fields are ignored, and a missing field is an error that names the field: so old and new daemons can exchange
 messages during a rollout.  The first fields of a message have the names and meanings of the original protocol; fields
@@ -63,7 +65,10 @@ class Outcome(StrEnum):
 
 
 class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a task failed: `code` for programs (errors.py), `message` for people, `retry` if a retry may help."""
+    """Why a task failed.
+
+    `code` is for programs (errors.py), `message` for people, `retry` says that a retry may help.
+    """
 
     code: str
     message: str
@@ -123,7 +128,7 @@ class SignalReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class WorkflowResponse(msgspec.Struct, frozen=True):
-    """The answer to a request: the result of the workflow, or why the request was rejected."""
+    """The answer to a request: its result, or why it was rejected."""
 
     MAX_BYTES: ClassVar[int] = MAX_STATE
 
@@ -179,7 +184,9 @@ class Preview(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An approval: who approved, exactly what (`digest`), and the state of the targets at that time.
+    """An approval, with its digest and the approved targets.
+
+    `by` approved exactly the act that `digest` covers, on `targets` in their state at that time.
 
     call  the digest of the tool and its parameters, as in the assignment; "" in the state of an older orchestrator,
           which is not sufficient
@@ -192,7 +199,9 @@ class Consent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskAssignment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One attempt of a task, for the agent that takes it from the queue; times are absolute.
+    """One attempt of a task, for the agent that takes it from the queue.
+
+    Times are absolute.
 
     start_by       latest start; the agent reports that it has started
     seconds        how long it may run after its start
@@ -251,13 +260,19 @@ class TimerDue(msgspec.Struct, frozen=True):
 
 
 class StopHint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tells the agents of a service to read an effect record now: it says that the task has to end."""
+    """Tells the agents of a service to read an effect record now.
+
+    The record says that the task has to end.
+    """
 
     key: str
 
 
 class ScheduleDue(msgspec.Struct, frozen=True):
-    """Starts a workflow: the message that JetStream sends each time a configured schedule fires."""
+    """Starts a workflow.
+
+    JetStream sends this message each time a configured schedule fires.
+    """
 
     name: str
     workflow_type: str
@@ -272,7 +287,10 @@ class ScheduleDue(msgspec.Struct, frozen=True):
 
 
 class ScheduleRun(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The workflow of a schedule's last firing; `skipped` counts later firings while it was still running."""
+    """The workflow of a schedule's last firing.
+
+    `skipped` counts later firings while that workflow was still running.
+    """
 
     workflow_id: str
     begun: datetime
@@ -298,7 +316,9 @@ class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to a ToolCall; status `running`: not finished, call again with the same key.
+    """The answer to a ToolCall.
+
+    Status `running` means: not finished, call again with the same key.
 
     With `looked` the result is a Preview: nothing was changed.  `undo` is the key for `agentd undo`.
     """
@@ -313,7 +333,9 @@ class ToolReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an agent is about to change, is changing or has changed outside; `epoch` is the fencing number.
+    """The record of one external change of an agent: planned, in progress or done.
+
+    `epoch` is the fencing number.
 
     stop   the agent that works on it has to end it
     undo   the call that restores the state before the act; stored before the act
@@ -340,7 +362,9 @@ class EffectRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of an agent's audit chain: who requested an act and who approved it; before and after the act.
+    """One line of an agent's audit chain, written before or after an act.
+
+    It says who requested the act, and who approved it.
 
     process    the process of the agent that wrote it; once its successor has written, that process never writes again
     signer     the agent's public key
@@ -382,7 +406,9 @@ class AuditKeys(msgspec.Struct, frozen=True):
 
 
 class AuditExport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The head of an export: by agent, the keys and last lines that the exported lines are checked against.
+    """The head of an audit export.
+
+    It has, by agent, the keys and last lines that the exported lines are checked against.
 
     since    the export holds only lines of this time or later
     max_age  seconds after which lines expire in the stream, 0 for never
@@ -429,7 +455,9 @@ class ServiceRegistration(msgspec.Struct, frozen=True):
 
 
 class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an instance reports about itself; the bucket `live` holds it while the instance runs.
+    """What an instance reports about itself.
+
+    The bucket `live` holds it while the instance runs.
 
     process  the id of the process (daemon/presence.py): only one process may have the agent's id
     """
@@ -477,7 +505,10 @@ class NetworkRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NetworkReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer of an orchestrator to a NetworkRequest, with the current state of the network."""
+    """The answer of an orchestrator to a NetworkRequest.
+
+    It contains the current state of the network.
+    """
 
     agent_id: str
     done: bool
@@ -546,7 +577,10 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeadMark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was done with a dead letter: replaying, replayed (with the new `sequence` in its stream) or dropped."""
+    """What was done with a dead letter: replaying, replayed or dropped.
+
+    `sequence` is the sequence of the replayed message in its stream.
+    """
 
     action: str
     principal: str
@@ -563,7 +597,10 @@ class CriticalError(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def withheld_of(request: WorkflowRequest) -> WorkflowRequest:
-    """Return a refused request as its state keeps it for days: without any text that may be a secret."""
+    """Return a refused request as the state keeps it for days.
+
+    Every text that may be a secret is removed.
+    """
     return msgspec.structs.replace(
         request,
         workflow_type=secrets.redacted(request.workflow_type),
@@ -574,7 +611,9 @@ def withheld_of(request: WorkflowRequest) -> WorkflowRequest:
 
 
 def request_digest(request: WorkflowRequest) -> str:
-    """Return the digest that decides whether two requests with one id are the same request.
+    """Return the digest that identifies a request.
+
+    Two requests with one id are the same request if their digests are equal.
 
     It covers type and parameters; for a retry the id of the retried workflow, because the type and parameters are
     those of that workflow and may be left out.

@@ -1,4 +1,4 @@
-"""Find secrets in the parameters of a request or a call before anything is stored, and redact them; pure.
+"""Find secrets in requests and calls before they are stored; redact them; pure.
 
 NATS keeps what agentd receives: requests for days, the audit for ever.  So a call that contains a secret is refused by
 the client that sends it and by the agent that receives it.  Of a refused request only names, numbers and the texts of
@@ -78,12 +78,18 @@ _DEEP: Final = 100
 
 
 def is_secret_of(path: str, name: str) -> bool:
-    """Return whether `name`, a parameter or an answer field of this path of the Proxmox API, is a secret."""
+    """Return whether `name` is a secret on this path of the Proxmox API.
+
+    `name` is a parameter, or a field of an answer.
+    """
     return any((path == _ANYWHERE or where.fullmatch(path)) and names.fullmatch(name) for where, names in _PATHS)
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether a field of this name is a secret anywhere, such as `adminPassword` and `access_token`."""
+    """Return whether a field of this name is a secret anywhere.
+
+    For example `adminPassword` and `access_token`.
+    """
     return _NAME.fullmatch(_plain(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name)).lower()) is not None
 
 
@@ -106,7 +112,10 @@ def redacted(text: str) -> str:
 
 
 def found(value: Any, path: str = "", name: str = "", depth: int = 0) -> list[str]:  # noqa: ANN401 - JSON values
-    """Return the names of the fields of `value` that are secrets; `path` is the path of the surrounding API call."""
+    """Return the names of the fields of `value` that are secrets.
+
+    `path` is the path of the surrounding API call.
+    """
     if depth > _DEEP:
         return ["what is nested deeper than 100 levels"]
     if isinstance(value, dict):
@@ -130,7 +139,10 @@ def _field(key: str, value: Any, path: str, depth: int) -> list[str]:  # noqa: A
 
 
 def hidden(value: Any, path: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - JSON values
-    """Return `value` with each secret field, and everything in a text that looks like a secret, replaced by ***."""
+    """Return `value` with each secret in it replaced by ***.
+
+    Secret fields are replaced completely; in other texts every part that looks like a secret is replaced.
+    """
     if depth > _DEEP:
         return HIDDEN
     if isinstance(value, dict):
@@ -167,7 +179,10 @@ def _inside(text: str) -> Any:  # noqa: ANN401
 
 
 def _path(value: dict[Any, Any]) -> str:
-    """Return the path that a call of the Proxmox API names; "*" for a call without a path, "" if it is no call."""
+    """Return the path that a call of the Proxmox API names.
+
+    "*" for a call without a path, "" if `value` is no call.
+    """
     if "parameters" not in value or not {"path", "method"} & value.keys():
         return ""
     path = value.get("path")
@@ -178,7 +193,9 @@ def _path(value: dict[Any, Any]) -> str:
 
 
 def withheld(value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - JSON values
-    """Return what is kept of the parameters of a refused request: names, numbers, and texts of the fields in OPEN.
+    """Return the parameters of a refused request as they are kept.
+
+    Names, numbers, and the texts of the fields in OPEN are kept.
 
     A refused request was not understood, so it is not known which of its texts are secrets.
     """
@@ -194,7 +211,10 @@ def withheld(value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401
 
 
 def of_message(data: bytes) -> bytes:
-    """Return a message that could not be handled without its secrets; the same bytes if it holds none."""
+    """Return a message that could not be handled, with its secrets redacted.
+
+    The same bytes are returned if it holds no secret.
+    """
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -205,7 +225,10 @@ def of_message(data: bytes) -> bytes:
 
 
 def refusal(parameters: Any) -> str:  # noqa: ANN401
-    """Return why a call or a request with these parameters is refused; "" if they hold no secret."""
+    """Return why a call or a request with these parameters is refused.
+
+    "" if they hold no secret.
+    """
     names = sorted(set(found(parameters)))
     return (
         f"{', '.join(repr(name) for name in names[:5])}: is a secret, and what agentd receives is kept for days; "

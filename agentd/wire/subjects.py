@@ -93,7 +93,10 @@ _QUEUE = re.compile(r"[A-Za-z0-9_-]{1,64}(@[A-Za-z0-9_-]{1,64})?(\+[A-Za-z0-9_-]
 
 
 def check_id(value: str, field: str = "workflow_id") -> str:
-    """Return `value` if it is valid as one token of a subject, else raise InvalidMessage, which names `field`."""
+    """Return `value` if it is valid as one token of a subject.
+
+    Otherwise raise InvalidMessage, which names `field`.
+    """
     if not _ID.match(value):
         message = f"{field}: {value!r} is not an id; use 1 to 64 of A-Z a-z 0-9 _ and -"
         raise InvalidMessage(message)
@@ -101,7 +104,9 @@ def check_id(value: str, field: str = "workflow_id") -> str:
 
 
 def check_own_id(value: str) -> str:
-    """Return `value` if a principal may use it as the id of its workflow, else raise InvalidMessage.
+    """Return `value` if a principal may use it as the id of its workflow.
+
+    Otherwise raise InvalidMessage.
 
     Orchestrators make the ids of workflows that tasks start.  If a principal used such an id first, its workflow would
     replace the one that the task starts, and the task would wait in vain.
@@ -116,7 +121,9 @@ def check_own_id(value: str) -> str:
 
 
 def is_inbox(subject: str, principal: str = "", others: Iterable[str] = ()) -> bool:
-    """Return whether an answer may be published to `subject`, a reply subject that the requester chose.
+    """Return whether an answer may be published to `subject`.
+
+    `subject` is a reply subject, which the requester chose.
 
     Only an inbox (`_INBOX.…`) is accepted.  Otherwise a principal that may only send requests could make a daemon write
     its answer where the principal may not write: into the events of a workflow or the audit of an agent.  With
@@ -130,7 +137,10 @@ def is_inbox(subject: str, principal: str = "", others: Iterable[str] = ()) -> b
 
 
 def check_call_key(value: str) -> str:
-    """Return `value` if it is valid as the key of a call (`<word>.<word>[.<word>]`), else raise InvalidMessage."""
+    """Return `value` if it is valid as the key of a call.
+
+    The form is `<word>.<word>[.<word>]`; otherwise raise InvalidMessage.
+    """
     tokens = value.split(".")
     if len(tokens) not in {2, 3}:
         message = f"key: {value!r} is not <word>.<word> or <word>.<word>.<word>"
@@ -165,7 +175,10 @@ def check_task(value: str) -> str:
 
 
 def check_queue(value: str) -> str:
-    """Return `value` if it is a queue (`service`, `service@node`, `…+class`), else raise InvalidMessage."""
+    """Return `value` if it is valid as the name of a queue.
+
+    The form is `service`, `service@node` or `…+class`; otherwise raise InvalidMessage.
+    """
     if not _QUEUE.match(value):
         message = f"queue: {value!r} is not <service>[@<node>][+<class>]"
         raise InvalidMessage(message)
@@ -227,7 +240,10 @@ def schedule_of(workflow: str) -> str:
 
 
 def firing_of(workflow: str) -> str:
-    """Return the schedule whose firing started the workflow; "" for none, or for a run that was started by hand."""
+    """Return the schedule whose firing started the workflow; "" for none.
+
+    A run that was started by hand has none.
+    """
     return schedule_of(workflow) if workflow.rpartition("-")[2].isdecimal() else ""
 
 
@@ -268,7 +284,9 @@ def response(workflow: str) -> str:
 
 
 def effect(service: str, key: str) -> str:
-    """ai.effects.<service>.<workflow>.<task>[.<step>]; `key` is the part after the service.
+    """ai.effects.<service>.<workflow>.<task>[.<step>].
+
+    `key` is the part after the service.
 
     For a call it is ai.effects.<service>.<principal>=<word>.<word>[.<word>].
     """
@@ -276,7 +294,10 @@ def effect(service: str, key: str) -> str:
 
 
 def effect_key(workflow: str, task: str, step: str | None = None) -> str:
-    """<workflow>.<task>[.<step>]: the key of an effect, and the mark that it leaves on a guest."""
+    """<workflow>.<task>[.<step>]: the key of an effect.
+
+    The effect leaves this key as a mark on a guest.
+    """
     return f"{workflow}.{task}" if step is None else f"{workflow}.{task}.{step}"
 
 
@@ -289,7 +310,10 @@ def call_key(principal: str, key: str) -> str:
 
 
 def conflict(workflow: str, digest: str) -> str:
-    """<workflow>-conflict-<digest>: the id under which a request is refused whose id another request has."""
+    """<workflow>-conflict-<digest>: the id of a refused request.
+
+    The request was refused because another request has the id `workflow`.
+    """
     return f"{workflow}-conflict-{digest[:8]}"
 
 
@@ -299,12 +323,18 @@ def audit(agent: str) -> str:
 
 
 def tool_call(principal: str, service: str, tool: str) -> str:
-    """ai.tools.call.<principal>.<service>.<tool>: NATS lets a principal publish only under its own name."""
+    """ai.tools.call.<principal>.<service>.<tool>.
+
+    NATS lets a principal publish only under its own name.
+    """
     return f"ai.tools.call.{principal}.{service}.{tool}"
 
 
 def tool_step(agent: str, service: str, tool: str) -> str:
-    """ai.tools.step.<agent>.<service>.<tool>: a call by an agent inside a task; principals may not publish here."""
+    """ai.tools.step.<agent>.<service>.<tool>: a call by an agent inside a task.
+
+    Principals may not publish here.
+    """
     return f"ai.tools.step.{agent}.{service}.{tool}"
 
 
@@ -334,7 +364,10 @@ def critical_error(service: str) -> str:
 
 
 def dead(why: str, consumer: str, key: str) -> str:
-    """ai.dead.<why>.<consumer>.<key>: a dead letter; `why` is given-up, poisoned or broken."""
+    """ai.dead.<why>.<consumer>.<key>: a dead letter.
+
+    `why` is given-up, poisoned or broken.
+    """
     return f"ai.dead.{why}.{consumer}.{key}"
 
 
@@ -349,7 +382,10 @@ def control(agent: str) -> str:
 
 
 def accept(principal: str, agent: str) -> str:
-    """ai.control.accept.<principal>.<agent>: a principal acknowledges the alarm of an agent's audit chain."""
+    """ai.control.accept.<principal>.<agent>.
+
+    Here a principal acknowledges the alarm of an agent's audit chain.
+    """
     return f"ai.control.accept.{principal}.{agent}"
 
 
@@ -364,7 +400,7 @@ def audit_head(agent: str) -> str:
 
 
 def network(principal: str) -> str:
-    """ai.control.network.<principal>: requests of a principal to freeze or thaw the network."""
+    """ai.control.network.<principal>: requests to freeze or thaw the network."""
     return f"ai.control.network.{principal}"
 
 

@@ -1,4 +1,6 @@
-"""Types of a workflow: a definition turns parameters into a plan, a plan is a graph of tasks.
+"""The types of a workflow.
+
+A definition turns parameters into a plan; a plan is a graph of tasks.
 
 These are only values; the orchestrator (`plugins/agentd_orchestrator`) makes the decisions.  A plugin offers
 definitions by the hook `agentd_workflows`.  A `Workflow` is the whole state, as each event on
@@ -25,7 +27,9 @@ VERSION: Final = 1
 
 
 class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The tool call that undoes a task; the tool must also succeed if there is nothing to undo.
+    """The tool call that undoes a task.
+
+    The tool must also succeed if there is nothing to undo.
 
     It runs when the workflow fails (or is cancelled with `compensate`) after the task was started, once everything that
     depends on the task has been undone.  Fields are those of a TaskSpec; parameters may refer to the task itself.
@@ -111,12 +115,17 @@ class Definition:
 
 
 def result_of(task: str, field: str = "") -> dict[str, str]:
-    """Return a placeholder for the result of `task` (or one field of it) in the parameters of a later task."""
+    """Return a placeholder for the result of `task` or one field of it.
+
+    It is used in the parameters of a later task.
+    """
     return {"$result": task, "field": field} if field else {"$result": task}
 
 
 def template(text: str) -> dict[str, str]:
-    """Return a placeholder for a jinja2 template in the parameters, rendered when the task is assigned.
+    """Return a placeholder for a jinja2 template in the parameters.
+
+    The template is rendered when the task is assigned.
 
     The template can use `parameters` (of the workflow), `tasks.<name>.result`, `.status`, `.error` and `.warnings` of
     earlier tasks, `item` and `index`, and `workflow_id`.  A single `{{ … }}` gives the value itself, anything else a
@@ -202,7 +211,9 @@ LOOK: Final = "look-"
 
 
 class Effect(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message of the outbox, to be sent because of a state change; its body is derived from the state.
+    """A message of the outbox, to be sent because of a state change.
+
+    Its body is derived from the state.
 
     assign   an attempt of a task
     entomb   no agent may start the task any more
@@ -257,7 +268,9 @@ class Parent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of one task; `attempt` counts from 1, times and `deadline` belong to the attempt.
+    """The state of one task.
+
+    `attempt` counts from 1; times and `deadline` belong to the attempt.
 
     spec     None for an item of a task with `each`, which has the spec of its parent
     parent   the task with `each` whose item this is, or the task that this one undoes
@@ -340,7 +353,10 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
         return undoing(spec) if name.startswith(UNDO) else spec
 
     def result(self, name: str) -> Any:  # noqa: ANN401 - JSON
-        """Return the result of the task `name`; for a task with `each` the results of its items, in their order."""
+        """Return the result of the task `name`.
+
+        For a task with `each` these are the results of its items, in their order.
+        """
         task = self.tasks[name]
         if not task.items:
             return [] if task.spec is not None and task.spec.each is not None else task.result
