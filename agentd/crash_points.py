@@ -73,7 +73,10 @@ def _die(name: str, armed: _Armed) -> None:
 
 
 def _is_over(folder: Path) -> bool:
-    """Return whether OVER exists; it is opened, because blockbuster forbids the blocking `exists` but not `open`."""
+    """Return whether the file OVER exists.
+
+    The file is opened, because blockbuster forbids the blocking `exists` but not `open`.
+    """
     try:
         os.close(os.open(folder / OVER, os.O_RDONLY))
     except FileNotFoundError:

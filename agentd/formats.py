@@ -1,11 +1,9 @@
 r"""Names and texts of Proxmox VE, one pattern for each format; pure.
 
-The patterns are those of Proxmox itself.
-
-Each pattern is matched against the whole text.  Python's `$`, like Perl's, allows a line feed after it, so the types
-end in `\Z`.  JSON Schema has no `\Z`, and its `$` is the very end: `published` converts the patterns for clients.  The
-character classes are ASCII, unlike Perl's `\w` and `\d`.  A comment beside a type that is narrower than in Proxmox says
-why.
+The patterns are those of Proxmox itself.  Each pattern is matched against the whole text.  Python's `$`, like Perl's,
+allows a line feed after it, so the types end in `\Z`.  JSON Schema has no `\Z`, and its `$` is the very end:
+`published` converts the patterns for clients.  The character classes are ASCII, unlike Perl's `\w` and `\d`.  A comment
+beside a type that is narrower than in Proxmox says why.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """The sanitizer for all text that is shown to a person.
 
-That is text on a terminal, on a page, in a log line or in a prompt.
-
-Names, errors and results come from guests, clients and other agents.  A control character in them is a command to the
-terminal; a bidirectional override displays a different text than the real one; a zero-width or tag character is
-invisible.  Each is replaced by U+FFFD, so that the reader sees that there was a character.  JSON keeps the data: the
-same characters are written as escapes.
+That is text on a terminal, on a page, in a log line or in a prompt.  Names, errors and results come from guests,
+clients and other agents.  A control character in them is a command to the terminal; a bidirectional override displays a
+different text than the real one; a zero-width or tag character is invisible.  Each is replaced by U+FFFD, so that the
+reader sees that there was a character.  JSON keeps the data: the same characters are written as escapes.
 """
 
 from __future__ import annotations

@@ -68,7 +68,10 @@ class ScheduleView(msgspec.Struct, frozen=True):
 
 
 def check(config: Config, definitions: Mapping[str, Definition]) -> None:
-    """Raise ConfigError for a schedule that can never run: its workflow, parameters or permissions are wrong."""
+    """Raise ConfigError for a schedule that can never run.
+
+    Its workflow, its parameters or the permissions of its principal are wrong.
+    """
     policy = Policy.of(config.policy)
     for name, schedule in config.schedules.items():
         definition = definitions.get(schedule.workflow)
@@ -137,7 +140,10 @@ async def provision(bus: Bus, schedules: Mapping[str, settings.Schedule]) -> lis
 
 
 async def _put(bus: Bus, wanted: ScheduleDue, stored: Stored | None) -> str:
-    """Store a schedule unless it is already stored; return what was changed, "" for nothing."""
+    """Store a schedule unless it is stored already; return what was changed.
+
+    "" means no change.
+    """
     known = None if stored is None or SCHEDULE not in stored.headers else bus.read(stored, ScheduleDue)
     if stored is not None and known == wanted and _headers(wanted).items() <= stored.headers.items():
         return ""

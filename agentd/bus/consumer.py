@@ -1,8 +1,7 @@
 """The work loop: pulls messages from a durable consumer and handles them.
 
-Only this file acknowledges, retries or gives up a message.
-
-A handler never acknowledges.  The result of the handler decides what happens with the message:
+Only this file acknowledges, retries or gives up a message.  A handler never acknowledges.  The result of the handler
+decides what happens with the message:
 
 - it returns: acknowledged
 - it raises BusUnavailable: handled again in this process, as long as the message is still ours
@@ -60,7 +59,7 @@ in a process, and each start of a suspect is stored before it is handled.
 BEGINS = 5
 """Starts of a suspect after which it is given up as poison."""
 ALONE = 30.0
-"""Seconds for which a suspect runs alone: after that it does not kill at once, and other suspects have deadlines."""
+"""Seconds for which a suspect runs alone: if it runs longer, it does not kill at once, and others have deadlines."""
 MAX_PAUSE = 30.0
 """Longest pause in seconds before a message is delivered again."""
 
@@ -136,8 +135,7 @@ class Consumer:
     ) -> None:
         """Pull from `durable` of `stream` and call `handle` for each message.
 
-        At most `slots` messages are handled at once.
-
+        slots    how many messages are handled at once
         journal  records the deliveries that are not answered yet; None: no record
         """
         self.durable = durable
@@ -317,10 +315,9 @@ class Consumer:
     async def _patiently(self, job: Job) -> None:
         """Handle a message; retry here while NATS is not available.
 
-        So no further deliveries are counted.
-
-        A NAK leads to one more delivery, and a message with too many deliveries is treated as poison: ten deliveries
-        were used up within a minute in which JetStream answered only sometimes [seen].
+        So no further deliveries are counted: a NAK leads to one more delivery, and a message with too many deliveries
+        is treated as poison.  Ten deliveries were used up within a minute in which JetStream answered only sometimes
+        [seen].
         """
         tries = 0
         while True:
@@ -373,10 +370,9 @@ class Consumer:
     def _survived(self, job: Job, *, done: bool) -> None:
         """Remove the start of a message that did not kill this process.
 
-        A message that is only handed back repeatedly is no poison.
-
-        Earlier starts stay recorded, unless the message is done: while the claim of a dead process is valid, other
-        processes hand the message back; when that removed all starts, poison killed processes for ever [seen].
+        A message that is only handed back repeatedly is no poison.  But earlier starts stay recorded, unless the
+        message is done: while the claim of a dead process is valid, other processes hand the message back; when that
+        removed all starts, poison killed processes for ever [seen].
         """
         before, job.begun = job.begun - 1, 0
         subject = f"$KV.{subjects.RESULTS}.{self._begun(job)}"

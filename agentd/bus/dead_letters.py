@@ -1,11 +1,9 @@
 """Dead letters: given-up messages, stored with the reason.
 
-They are open until a person has closed them.
-
-The server's own advisories name a terminated message, but in a work queue the message itself is then gone [seen].  So a
-consumer stores the message here first and terminates it only then; if it cannot be stored, it is delivered again.  The
-body of a dead letter is the unchanged message; the header LETTER holds everything else as JSON, because an original
-header, such as a rollup, would act on AI_DEAD.
+They are open until a person has closed them.  The server's own advisories name a terminated message, but in a work
+queue the message itself is then gone [seen].  So a consumer stores the message here first and terminates it only then;
+if it cannot be stored, it is delivered again.  The body of a dead letter is the unchanged message; the header LETTER
+holds everything else as JSON, because an original header, such as a rollup, would act on AI_DEAD.
 
     ai.dead.given-up.<consumer>.<key>   a consumer could not handle a message: it is gone from its stream
     ai.dead.poisoned.<queue>.<key>      an assignment that killed the agents that ran it; its workflow was informed

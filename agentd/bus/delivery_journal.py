@@ -1,11 +1,10 @@
 """The deliveries that this process has not answered yet.
 
-They are recorded in a memory-mapped file that survives a kill -9.
-
-A restarted process hands back the open deliveries of its predecessor: the server then delivers them at once, instead of
-after `ack_wait`.  A shared mapping needs no system call per message.  After a power failure the file may be stale; then
-`ack_wait` applies.  The alternative, to read the agent's own effect records at start, covers neither reads nor the
-inputs of an orchestrator, and grows with thirty days of history.
+They are recorded in a memory-mapped file that survives a kill -9.  A restarted process hands back the open deliveries
+of its predecessor: the server then delivers them at once, instead of after `ack_wait`.  A shared mapping needs no
+system call per message.  After a power failure the file may be stale; then `ack_wait` applies.  The alternative, to
+read the agent's own effect records at start, covers neither reads nor the inputs of an orchestrator, and grows with
+thirty days of history.
 
 If the predecessor has been dead for longer than HELD, its open deliveries are not handed back: the server has given
 them to another process, and a NAK of the old delivery would give them to a third while the second one works [seen].

@@ -1,9 +1,8 @@
 """JetStream: storing messages, reading streams, key-value buckets.
 
-Messages can be stored by compare-and-set, and streams read completely.
-
-nats-py's own JetStream calls are not used: each awaits its own Future under its own `wait_for`, which halves the
-throughput, and two of their properties lose data (each reproduced against 2.16):
+Messages can be stored by compare-and-set, and streams read completely.  nats-py's own JetStream calls are not used:
+each awaits its own Future under its own `wait_for`, which halves the throughput, and two of their properties lose data
+(each reproduced against 2.16):
 
 - a time-out does not mean that the message was not stored    → every stored message is idempotent for its reader:
   it expects a sequence, or has a message id

@@ -1,9 +1,8 @@
 """Create the streams, buckets and consumers that must exist in JetStream.
 
-They must exist before an agent runs, and are created with the admin key.
-
-Agents never create them: a recreated consumer delivers old messages again, and a recreated stream is empty.
-A second run changes nothing; settings that differ are updated.  The reason for each setting:
+They must exist before an agent runs, and are created with the admin key.  Agents never create them: a recreated
+consumer delivers old messages again, and a recreated stream is empty.  A second run changes nothing; settings that
+differ are updated.  The reason for each setting:
 
 - the inputs are work queues: with limits retention and `discard: new`, acknowledged messages filled the stream and
   completions were rejected.  Their bytes are reserved, so that they accept messages when the account is full

@@ -1,9 +1,8 @@
 """Read a stream message by message.
 
-However long the stream is, only one page is in memory.
-
-`Bus.every` and `last_many` return lists, which is simpler for a short stream.  None of them uses a consumer: a client
-that only reads needs no permission to create, read or delete consumers, which would let it take messages from others.
+However long the stream is, only one page is in memory.  `Bus.every` and `last_many` return lists, which is simpler for
+a short stream.  None of them uses a consumer: a client that only reads needs no permission to create, read or delete
+consumers, which would let it take messages from others.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Records that cannot be read.
 
-They are skipped, counted, logged once, and shown until they were not seen for a while.
-
-Any client that may write into a stream may write invalid data, and another version may write messages that this one
-does not know.  Such a record stops neither the agent nor the page or list that reads it; the status page and /readyz
-show it.
+They are skipped, counted, logged once, and shown until they were not seen for a while.  Any client that may write into
+a stream may write invalid data, and another version may write messages that this one does not know.  Such a record
+stops neither the agent nor the page or list that reads it; the status page and /readyz show it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Load the configuration from its sources, merge and validate it.
 
-An error is one line.
-
-The sources in this order; a later one overrides an earlier one: /etc/agentd/agentd.toml (or the file given instead),
-`conf.d/*.toml` beside it in the order of their names, `AGENTD_<SECTION>__<KEY>` from the environment.  Secrets are
-files, by default systemd credentials.  Tables are merged, all other values are replaced.  An unknown key prevents the
-start: a misspelt limit that is silently ignored is worse than no daemon.
+An error is one line.  The sources in this order; a later one overrides an earlier one: /etc/agentd/agentd.toml (or the
+file given instead), `conf.d/*.toml` beside it in the order of their names, `AGENTD_<SECTION>__<KEY>` from the
+environment.  Secrets are files, by default systemd credentials.  Tables are merged, all other values are replaced.  An
+unknown key prevents the start: a misspelt limit that is silently ignored is worse than no daemon.
 
 pydantic-settings could do half of this, but costs 9 MiB and 56 ms, and does not know which file set a value.
 """

@@ -44,7 +44,7 @@ Id = Annotated[str, AfterValidator(_id)]
 
 
 class Section(BaseModel):
-    """A table of the configuration: an unknown key is an error, and values are immutable."""
+    """A table of the configuration: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -129,7 +129,10 @@ class Client(Section):
 
 
 class Login(Section):
-    """The identity for NATS: an NKey, a credentials file, or a user with a password; and the TLS files."""
+    """The identity for NATS.
+
+    An NKey, a credentials file, or a user with a password; and the TLS files.
+    """
 
     table: ClassVar = "bus"
 
@@ -181,13 +184,19 @@ class Login(Section):
 
 
 class Admin(Login):
-    """The identity that `agentd provision` uses: it may create streams, the daemons may not."""
+    """The identity that `agentd provision` uses.
+
+    It may create streams; the daemons may not.
+    """
 
     table: ClassVar = "bus.admin"
 
 
 class Queue(Section):
-    """An additional queue that `agentd provision` creates: its consumer allows `in_flight` running tasks at once."""
+    """An additional queue that `agentd provision` creates.
+
+    Its consumer allows `in_flight` running tasks at once.
+    """
 
     name: str = Field(description="<service>[@<node>][+<class>]")
     in_flight: int = Field(ge=1, description="tasks under way at once over all agents, such as 2 for migrations")
@@ -252,7 +261,10 @@ class Bus(Login):
 
 
 class Schedule(Section):
-    """A workflow that is started repeatedly at given times; `agentd provision` activates the schedule."""
+    """A workflow that is started repeatedly at given times.
+
+    `agentd provision` activates the schedule.
+    """
 
     workflow: str = Field(description="kind of workflow, as `agentd submit` takes it")
     cron: str = Field(
@@ -299,7 +311,7 @@ ScheduleName = Annotated[Id, AfterValidator(_schedule)]
 
 
 class Proxmox(Section):
-    """The Proxmox VE API; without this section the daemon has no connection to Proxmox."""
+    """The Proxmox VE API; without this section there is no connection to Proxmox."""
 
     url: str = Field(description="address of a node or of a name for all of them: https://pve1:8006")
     token_id: str = Field(
@@ -405,7 +417,10 @@ def unprotectable(entry: str) -> str:
 
 
 class Policy(Section):
-    """What each principal may do; a tier includes the lower ones: read < operate < destroy < exec."""
+    """What each principal may do.
+
+    A tier includes the lower ones: read < operate < destroy < exec.
+    """
 
     default_tier: Tier = Field(default=Tier.READ, description="tier of a principal that is not named")
     plain_tier: Tier | None = Field(

@@ -1,12 +1,11 @@
 """Every message on the wire.
 
-Messages are JSON, encoded by msgspec, so that a person can read them with any NATS client.
-
-Unknown fields are ignored, and a missing field is an error that names the field: so old and new daemons can exchange
-messages during a rollout.  The first fields of a message have the names and meanings of the original protocol; fields
-that agentd adds have defaults, so that an external client need not know them.  Fields that an external client reads by
-name (`status`, `load`, `error`, `endpoint`, `workflow_id` …) are in the JSON even with their default value: these
-messages do not omit defaults.  Times are RFC 3339 in UTC with a zone.
+Messages are JSON, encoded by msgspec, so that a person can read them with any NATS client.  Unknown fields are ignored,
+and a missing field is an error that names the field: so old and new daemons can exchange messages during a rollout.
+The first fields of a message have the names and meanings of the original protocol; fields that agentd adds have
+defaults, so that an external client need not know them.  Fields that an external client reads by name (`status`,
+`load`, `error`, `endpoint`, `workflow_id` …) are in the JSON even with their default value: these messages do not omit
+defaults.  Times are RFC 3339 in UTC with a zone.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The types of a workflow.
 
-A definition turns parameters into a plan; a plan is a graph of tasks.
-
-These are only values; the orchestrator (`plugins/agentd_orchestrator`) makes the decisions.  A plugin offers
-definitions by the hook `agentd_workflows`.  A `Workflow` is the whole state, as each event on
-`ai.workflows.event.<workflow>` contains it, so that a client reads the same state as the orchestrator.
+A definition turns parameters into a plan; a plan is a graph of tasks.  These are only values; the orchestrator
+(`plugins/agentd_orchestrator`) makes the decisions.  A plugin offers definitions by the hook `agentd_workflows`.  A
+`Workflow` is the whole state, as each event on `ai.workflows.event.<workflow>` contains it, so that a client reads the
+same state as the orchestrator.
 """
 
 from __future__ import annotations
