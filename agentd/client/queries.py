@@ -31,16 +31,14 @@ from agentd.wire.messages import (
 from agentd.wire.workflow import DONE, TERMINAL, TaskState, TaskStatus, Workflow
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from agentd.bus.connection import Handler, Received
     from agentd.bus.dead_letters import Letter
     from agentd.bus.jetstream import Bus
     from agentd.client.views import Identity, PluginState, Reason
     from agentd.wire.messages import NetworkReply, NetworkRequest, SignalReply, WorkflowSignal
+
 
 state = state_of
 STEPS_SHOWN = 50

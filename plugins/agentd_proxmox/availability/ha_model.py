@@ -16,14 +16,13 @@ from agentd.proxmox.responses import one_line
 from agentd.wire.messages import Target
 
 if TYPE_CHECKING:
-    from agentd_proxmox.inventory import Place
-
-if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agentd.proxmox.client import Proxmox
+    from agentd_proxmox.inventory import Place
 
     Entry = dict[str, Any]
+
 
 RULES, GROUPS = "/cluster/ha/rules", "/cluster/ha/groups"
 
