@@ -10,15 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentd.client import views
 from agentd.client.views import Event, EventKind, Reason, RoleState, TaskView
-from agentd.web import formats, graph, overview, status
+from agentd.web import formats, graph, overview, page, status
 from agentd.web.overview import gather
 from agentd.web.page import Pages
 from agentd.wire.messages import AgentRegistration
 from core.web_view import TASK_STATES, WORKFLOW_STATES, MemoryView, busy_network, large_network, summary
 
-STATIC = Path(views.__file__).parent / "static"
+STATIC = Path(page.__file__).parent / "static"
 
 
 @pytest.fixture

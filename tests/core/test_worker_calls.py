@@ -11,10 +11,11 @@ import pytest
 
 from agentd.bus.delivery_journal import HELD, Journal
 from agentd.bus.provision import provision
+from agentd.client import tool_calls
 from agentd.client.tool_calls import call_tool
 from agentd.errors import AgentdError, BusUnavailable, Denied, InvalidMessage, PermanentError, TaskFailed
 from agentd.safety.policy import Policy
-from agentd.tools import invocation, worker
+from agentd.tools import worker
 from agentd.wire import subjects
 from agentd.wire.messages import Outcome, Tier, ToolCall, ToolReply
 from core.jetstream import Lines, all_acked, connected, make_consumer
@@ -179,7 +180,7 @@ async def test_policy(bus: Bus, probe: Probe, tool: str, tier: Tier) -> None:
 
 async def test_the_callee_dies(bus: Bus, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call whose callee dies is finished by the callee's next process at once, not after ack_wait."""
-    monkeypatch.setattr(invocation, "CALL_WAIT", 0.3)
+    monkeypatch.setattr(tool_calls, "CALL_WAIT", 0.3)
     probe.afterwards = probe.hang
     calling = asyncio.create_task(_call(bus))
     async with serving(a_worker(bus, probe)) as first:
