@@ -63,7 +63,7 @@ attack: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## try every kno
 chaos: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## let everything go wrong (SEED=, MINUTES=, ARGS: run.py's)
 	$(BIN)/python tests/system/chaos/run.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## write the reference of the tools anew
+docs: $(VENV)/test.stamp $(VENV)/wheel.stamp ## write the generated pages anew: tools, policy, settings, commands, metrics
 	cd tests && ../$(BIN)/python reference.py
 
 lock: $(LOCK)/lock.stamp ## resolve the locks anew (ARGS=--upgrade takes newer versions)

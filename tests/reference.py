@@ -1,6 +1,7 @@
 """Writes the reference of all tools, `plugins/agentd_proxmox/TOOLS.md`, from the tools themselves: `make docs`.
 
-Beside it the table of what the policy decides, `agentd/safety/POLICY.md`, from the cases that its tests hold it to.
+Beside it the table of what the policy decides, `agentd/safety/POLICY.md`, from the cases that its tests hold it to, and
+the pages of reference_pages.py: settings, commands and metrics.
 
 How a tool is proven is read from the tests: a tool that a test function calls by its name, beside the walk that only
 asks whether methods may be called, has its effect read back if it changes something, and is answered by the simulated
@@ -17,13 +18,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import reference_pages
 from agentd.config import load
 from agentd.plugins import manager
 from agentd.wire.messages import Tier
 from core.policy_cases import CASES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from agentd.tools.definition import Tool
 
@@ -123,10 +125,20 @@ def decisions() -> str:
     return POLICY_HEAD + "\n".join(lines) + "\n"
 
 
+PAGES: Final[dict[Path, Callable[[], str]]] = {
+    FILE: text,
+    POLICY: decisions,
+    reference_pages.SETTINGS: reference_pages.settings,
+    reference_pages.CLI: reference_pages.command_line,
+    reference_pages.METRICS: reference_pages.metrics,
+}
+"""Every generated page, and what makes its text."""
+
+
 def main() -> None:
-    """Write both files."""
-    for file, made in ((FILE, text()), (POLICY, decisions())):
-        file.write_text(made, encoding="utf-8")
+    """Write every page."""
+    for file, made in PAGES.items():
+        file.write_text(made(), encoding="utf-8")
         sys.stdout.write(f"{os.path.relpath(file)}\n")
 
 

@@ -141,7 +141,7 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--limit", default=20, show_default=True)
+@click.option("--limit", default=20, show_default=True, help="Most workflows to list.")
 @click.option("--status", default="", help="Only those that stand so.")
 @click.pass_context
 def workflows(context: click.Context, limit: int, status: str) -> None:
