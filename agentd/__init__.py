@@ -1,42 +1,328 @@
 """agentd: durable, policy-checked automation for Proxmox VE clusters.
 
-This module re-exports the names that plugins may use.
+This module is the public API of plugins: `from agentd import Context, Role, Tier, tool`.  A name is loaded at its first
+use, so `import agentd` is cheap, and a plugin loads only what it uses.  Whatever is not listed here may change at any
+time.
 """
 
-from agentd.errors import (
-    AgentdError,
-    ConfigError,
-    PermanentError,
-    ProxmoxUnavailable,
-    Rejected,
-    TemporaryError,
-    UnknownOutcome,
-)
-from agentd.plugins.hookspecs import hookimpl
-from agentd.tools.definition import Call, Found, Repeat, Tool, Toolbox, collect, tool
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from agentd.version import __version__
-from agentd.wire.messages import Tier
-from agentd.wire.workflow import Definition, TaskSpec, result_of
+
+if TYPE_CHECKING:
+    from agentd import files, formats
+    from agentd.bus import capacity, dead_letters
+    from agentd.bus.connection import Received
+    from agentd.bus.consumer import Consumer, Job
+    from agentd.bus.jetstream import Bus
+    from agentd.errors import (
+        AgentdError,
+        BadExpression,
+        BusError,
+        BusFull,
+        BusUnavailable,
+        ConfigChanged,
+        ConfigError,
+        Denied,
+        Frozen,
+        GiveUp,
+        GuestLocked,
+        InvalidMessage,
+        NodeOffline,
+        NotFound,
+        NotOurs,
+        PermanentError,
+        ProxmoxUnavailable,
+        Rejected,
+        StaleWrite,
+        TaskFailed,
+        TemporaryError,
+        UnknownOutcome,
+        UnsafeFile,
+        UsageError,
+        VmidTaken,
+    )
+    from agentd.plugins.hookspecs import hookimpl
+    from agentd.plugins.role import Context, Health, Role, Settings
+    from agentd.plugins.workflow_files import Fault, Listed, Reader
+    from agentd.proxmox.client import Proxmox
+    from agentd.proxmox.read_only import is_looking
+    from agentd.proxmox.responses import Upid, grant, nearest, one_line
+    from agentd.proxmox.upload import Upload
+    from agentd.safety import marks
+    from agentd.safety.marks import key_of, mark
+    from agentd.safety.policy import ANONYMOUS, CONSENTED, Policy
+    from agentd.telemetry.logs import Logger, Seldom
+    from agentd.telemetry.metrics import Metrics
+    from agentd.tools import raises
+    from agentd.tools.definition import BrokenTool, Call, Found, Repeat, Right, Tool, Toolbox, by_name, collect, tool
+    from agentd.tools.raises import Raise
+    from agentd.tools.worker import Worker
+    from agentd.wire import secrets, subjects
+    from agentd.wire.codec import decode, digest, encode, now, plain
+    from agentd.wire.messages import (
+        AgentRegistration,
+        Alert,
+        Heartbeat,
+        Inverse,
+        MetricReport,
+        Outcome,
+        Preview,
+        Target,
+        TaskError,
+        Tier,
+        ToolReply,
+        WorkflowRequest,
+        WorkflowResponse,
+        WorkflowSignal,
+    )
+    from agentd.wire.workflow import (
+        DONE,
+        TERMINAL,
+        Approval,
+        Compensation,
+        Definition,
+        Parent,
+        Status,
+        TaskSpec,
+        TaskState,
+        TaskStatus,
+        Workflow,
+        result_of,
+        template,
+    )
 
 __all__ = [
+    "ANONYMOUS",
+    "CONSENTED",
+    "DONE",
+    "TERMINAL",
+    "AgentRegistration",
     "AgentdError",
+    "Alert",
+    "Approval",
+    "BadExpression",
+    "BrokenTool",
+    "Bus",
+    "BusError",
+    "BusFull",
+    "BusUnavailable",
     "Call",
+    "Compensation",
+    "ConfigChanged",
     "ConfigError",
+    "Consumer",
+    "Context",
     "Definition",
+    "Denied",
+    "Fault",
     "Found",
+    "Frozen",
+    "GiveUp",
+    "GuestLocked",
+    "Health",
+    "Heartbeat",
+    "InvalidMessage",
+    "Inverse",
+    "Job",
+    "Listed",
+    "Logger",
+    "MetricReport",
+    "Metrics",
+    "NodeOffline",
+    "NotFound",
+    "NotOurs",
+    "Outcome",
+    "Parent",
     "PermanentError",
+    "Policy",
+    "Preview",
+    "Proxmox",
     "ProxmoxUnavailable",
+    "Raise",
+    "Reader",
+    "Received",
     "Rejected",
     "Repeat",
+    "Right",
+    "Role",
+    "Seldom",
+    "Settings",
+    "StaleWrite",
+    "Status",
+    "Target",
+    "TaskError",
+    "TaskFailed",
     "TaskSpec",
+    "TaskState",
+    "TaskStatus",
     "TemporaryError",
     "Tier",
     "Tool",
+    "ToolReply",
     "Toolbox",
     "UnknownOutcome",
+    "UnsafeFile",
+    "Upid",
+    "Upload",
+    "UsageError",
+    "VmidTaken",
+    "Worker",
+    "Workflow",
+    "WorkflowRequest",
+    "WorkflowResponse",
+    "WorkflowSignal",
     "__version__",
+    "by_name",
+    "capacity",
     "collect",
+    "dead_letters",
+    "decode",
+    "digest",
+    "encode",
+    "files",
+    "formats",
+    "grant",
     "hookimpl",
+    "is_looking",
+    "key_of",
+    "mark",
+    "marks",
+    "nearest",
+    "now",
+    "one_line",
+    "plain",
+    "raises",
     "result_of",
+    "secrets",
+    "subjects",
+    "template",
     "tool",
 ]
+
+_ORIGINS: Final = {
+    "ANONYMOUS": "agentd.safety.policy",
+    "AgentRegistration": "agentd.wire.messages",
+    "AgentdError": "agentd.errors",
+    "Alert": "agentd.wire.messages",
+    "Approval": "agentd.wire.workflow",
+    "BadExpression": "agentd.errors",
+    "BrokenTool": "agentd.tools.definition",
+    "Bus": "agentd.bus.jetstream",
+    "BusError": "agentd.errors",
+    "BusFull": "agentd.errors",
+    "BusUnavailable": "agentd.errors",
+    "CONSENTED": "agentd.safety.policy",
+    "Call": "agentd.tools.definition",
+    "Compensation": "agentd.wire.workflow",
+    "ConfigChanged": "agentd.errors",
+    "ConfigError": "agentd.errors",
+    "Consumer": "agentd.bus.consumer",
+    "Context": "agentd.plugins.role",
+    "DONE": "agentd.wire.workflow",
+    "Definition": "agentd.wire.workflow",
+    "Denied": "agentd.errors",
+    "Fault": "agentd.plugins.workflow_files",
+    "Found": "agentd.tools.definition",
+    "Frozen": "agentd.errors",
+    "GiveUp": "agentd.errors",
+    "GuestLocked": "agentd.errors",
+    "Health": "agentd.plugins.role",
+    "Heartbeat": "agentd.wire.messages",
+    "InvalidMessage": "agentd.errors",
+    "Inverse": "agentd.wire.messages",
+    "Job": "agentd.bus.consumer",
+    "Listed": "agentd.plugins.workflow_files",
+    "Logger": "agentd.telemetry.logs",
+    "MetricReport": "agentd.wire.messages",
+    "Metrics": "agentd.telemetry.metrics",
+    "NodeOffline": "agentd.errors",
+    "NotFound": "agentd.errors",
+    "NotOurs": "agentd.errors",
+    "Outcome": "agentd.wire.messages",
+    "Parent": "agentd.wire.workflow",
+    "PermanentError": "agentd.errors",
+    "Policy": "agentd.safety.policy",
+    "Preview": "agentd.wire.messages",
+    "Proxmox": "agentd.proxmox.client",
+    "ProxmoxUnavailable": "agentd.errors",
+    "Raise": "agentd.tools.raises",
+    "Reader": "agentd.plugins.workflow_files",
+    "Received": "agentd.bus.connection",
+    "Rejected": "agentd.errors",
+    "Repeat": "agentd.tools.definition",
+    "Right": "agentd.tools.definition",
+    "Role": "agentd.plugins.role",
+    "Seldom": "agentd.telemetry.logs",
+    "Settings": "agentd.plugins.role",
+    "StaleWrite": "agentd.errors",
+    "Status": "agentd.wire.workflow",
+    "TERMINAL": "agentd.wire.workflow",
+    "Target": "agentd.wire.messages",
+    "TaskError": "agentd.wire.messages",
+    "TaskFailed": "agentd.errors",
+    "TaskSpec": "agentd.wire.workflow",
+    "TaskState": "agentd.wire.workflow",
+    "TaskStatus": "agentd.wire.workflow",
+    "TemporaryError": "agentd.errors",
+    "Tier": "agentd.wire.messages",
+    "Tool": "agentd.tools.definition",
+    "ToolReply": "agentd.wire.messages",
+    "Toolbox": "agentd.tools.definition",
+    "UnknownOutcome": "agentd.errors",
+    "UnsafeFile": "agentd.errors",
+    "Upid": "agentd.proxmox.responses",
+    "Upload": "agentd.proxmox.upload",
+    "UsageError": "agentd.errors",
+    "VmidTaken": "agentd.errors",
+    "Worker": "agentd.tools.worker",
+    "Workflow": "agentd.wire.workflow",
+    "WorkflowRequest": "agentd.wire.messages",
+    "WorkflowResponse": "agentd.wire.messages",
+    "WorkflowSignal": "agentd.wire.messages",
+    "by_name": "agentd.tools.definition",
+    "capacity": "agentd.bus.capacity",
+    "collect": "agentd.tools.definition",
+    "dead_letters": "agentd.bus.dead_letters",
+    "decode": "agentd.wire.codec",
+    "digest": "agentd.wire.codec",
+    "encode": "agentd.wire.codec",
+    "files": "agentd.files",
+    "formats": "agentd.formats",
+    "grant": "agentd.proxmox.responses",
+    "hookimpl": "agentd.plugins.hookspecs",
+    "is_looking": "agentd.proxmox.read_only",
+    "key_of": "agentd.safety.marks",
+    "mark": "agentd.safety.marks",
+    "marks": "agentd.safety.marks",
+    "nearest": "agentd.proxmox.responses",
+    "now": "agentd.wire.codec",
+    "one_line": "agentd.proxmox.responses",
+    "plain": "agentd.wire.codec",
+    "raises": "agentd.tools.raises",
+    "result_of": "agentd.wire.workflow",
+    "secrets": "agentd.wire.secrets",
+    "subjects": "agentd.wire.subjects",
+    "template": "agentd.wire.workflow",
+    "tool": "agentd.tools.definition",
+}
+"""The module that defines each public name; a module that is public as a whole has its own path."""
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - as each name has it
+    """Return a public name, loaded at its first use."""
+    origin = _ORIGINS.get(name)
+    if origin is None:
+        raise AttributeError(f"module 'agentd' has no attribute {name!r}")
+    module = import_module(origin)
+    found = module if origin.rpartition(".")[2] == name else getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agentd import __version__
 from agentd.bus.delivery_journal import Journal
 from agentd.bus.jetstream import Bus
 from agentd.client.queries import DaemonView
@@ -35,6 +34,7 @@ from agentd.safety.signing import Memory, Signer, own_seed
 from agentd.telemetry import logs
 from agentd.telemetry.metrics import Metrics
 from agentd.tools.worker import Worker
+from agentd.version import __version__
 from agentd.web.server import WebServer
 from agentd.wire.codec import now
 from agentd.wire.messages import ARRIVING, AgentRegistration, Presence, ServiceRegistration

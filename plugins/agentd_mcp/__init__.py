@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.plugins.hookspecs import hookimpl
+from agentd import hookimpl
 
 if TYPE_CHECKING:
-    from agentd.plugins.role import Role, Settings
+    from agentd import Role, Settings
 
 
 @hookimpl

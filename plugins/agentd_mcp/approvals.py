@@ -15,19 +15,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from agentd import (
+    ANONYMOUS,
+    DONE,
+    Approval,
+    Outcome,
+    Preview,
+    Rejected,
+    Repeat,
+    Status,
+    TaskError,
+    Tier,
+    Tool,
+    ToolReply,
+    Workflow,
+    WorkflowRequest,
+    WorkflowSignal,
+    digest,
+)
 from agentd.client import requests
-from agentd.errors import Rejected, from_code
-from agentd.safety.policy import ANONYMOUS
-from agentd.tools.definition import Repeat, Tool
-from agentd.wire.codec import digest
-from agentd.wire.messages import Outcome, Preview, TaskError, Tier, ToolReply, WorkflowRequest, WorkflowSignal
-from agentd.wire.workflow import DONE, Approval, Status, Workflow
+from agentd.errors import from_code
 from agentd_mcp.elicitation import Question
 
 if TYPE_CHECKING:
-    from agentd.bus.jetstream import Bus
-    from agentd.plugins.role import Context
-    from agentd.tools.definition import Call
+    from agentd import Bus, Call, Context
 
 TOLD: Final = timedelta(minutes=10)
 """Time after its end for which a plan's result is still the answer to the same call."""

@@ -20,7 +20,7 @@ from agentd.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.wire.messages import ToolReply
+    from agentd import ToolReply
 
 Context = ServerRequestContext[Any, Any]
 YES: Final = "approve"

@@ -26,11 +26,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Route
 
-from agentd import __version__
+from agentd import ANONYMOUS, CONSENTED, AgentdError, Denied, Settings, __version__
 from agentd.config.settings import Id, is_loopback
-from agentd.errors import AgentdError, Denied
-from agentd.plugins.role import Settings
-from agentd.safety.policy import ANONYMOUS, CONSENTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +35,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from agentd.plugins.role import Context
-    from agentd.tools.definition import Call, Tool
-    from agentd.wire.messages import ToolReply
+    from agentd import Call, Context, Tool, ToolReply
     from agentd_mcp.elicitation import Question
     from agentd_mcp.server import McpFace, Principal, Progress
 

@@ -37,12 +37,21 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from agentd.errors import AgentdError, Denied, InvalidMessage
+from agentd import (
+    CONSENTED,
+    AgentdError,
+    BrokenTool,
+    Denied,
+    InvalidMessage,
+    Outcome,
+    Repeat,
+    Tier,
+    Tool,
+    ToolReply,
+    by_name,
+)
 from agentd.printable import escaped, printable
-from agentd.safety.policy import CONSENTED
 from agentd.safety.tokens import principal_of
-from agentd.tools.definition import BrokenTool, Repeat, Tool, by_name
-from agentd.wire.messages import Outcome, Tier, ToolReply
 from agentd_mcp import elicitation, sessions, tool_search
 from agentd_mcp.elicitation import Context, Question
 

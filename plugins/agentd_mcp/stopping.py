@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import Denied, InvalidMessage
+from agentd import ANONYMOUS, Denied, InvalidMessage, Outcome, Repeat, TaskError, Tier, Tool, ToolReply, plain
 from agentd.safety import freeze
-from agentd.safety.policy import ANONYMOUS
-from agentd.tools.definition import Repeat, Tool
-from agentd.wire.codec import plain
-from agentd.wire.messages import NetworkRequest, Outcome, TaskError, Tier, ToolReply
+from agentd.wire.messages import NetworkRequest
 
 if TYPE_CHECKING:
-    from agentd.bus.jetstream import Bus
-    from agentd.tools.definition import Call
+    from agentd import Bus, Call
     from agentd.wire.messages import Freeze
 
 STATUS: Final = "network_status"

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import InvalidMessage
-from agentd.tools.definition import Repeat, Tool
-from agentd.wire.messages import Tier
+from agentd import InvalidMessage, Repeat, Tier, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from agentd.tools.definition import Call
+    from agentd import Call
 
 FIND: Final = "find_tools"
 READ: Final = "read_tool"

@@ -31,10 +31,7 @@ from typing import Final
 
 import msgspec
 
-from agentd.wire.codec import digest
-from agentd.wire.messages import AgentRegistration, Alert, Heartbeat, MetricReport
-from agentd.wire.subjects import schedule_of
-from agentd.wire.workflow import TERMINAL, Status
+from agentd import TERMINAL, AgentRegistration, Alert, Heartbeat, MetricReport, Status, digest, subjects
 
 FIRING: Final = "firing"
 RESOLVED: Final = "resolved"
@@ -303,7 +300,7 @@ class AlertBook:
         else:
             self._workflows[view.workflow_id] = _Workflow(view, at)
         moved = self._resolve(key, f"workflow {view.workflow_id} moves again: {view.status}", at, over=over)
-        schedule = schedule_of(view.workflow_id)
+        schedule = subjects.schedule_of(view.workflow_id)
         return moved + (self._scheduled(schedule, view, at) if schedule and over else [])
 
     def observe_dead(self, stream: str, waiting: int, text: str, at: datetime) -> list[Alert]:

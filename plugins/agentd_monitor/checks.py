@@ -5,17 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from agentd.bus import capacity, dead_letters
-from agentd.errors import AgentdError
-from agentd.wire import subjects
+from agentd import AgentdError, capacity, dead_letters, subjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from agentd.bus.dead_letters import Letter
-    from agentd.plugins.role import Context
-    from agentd.wire.messages import Alert
+    from agentd import Alert, Context
     from agentd_monitor.alerts import AlertBook
 
 EVERY: Final = 15.0
@@ -68,7 +64,7 @@ class Survey:
             self._tell(self._book.observe_dead(stream, len(those), _words(stream, those), at))
         self._state = state
 
-    def _count(self, found: list[Letter]) -> None:
+    def _count(self, found: list[dead_letters.Letter]) -> None:
         """Count the dead letters that are new since the last check.
 
         Dead letters from before the first check are not counted: they were counted when they were new.
@@ -90,7 +86,7 @@ class Survey:
             self._tell(self._book.observe_storage(room.what, text, at, full=full, eased=eased))
 
 
-def _words(stream: str, letters: list[Letter]) -> str:
+def _words(stream: str, letters: list[dead_letters.Letter]) -> str:
     if not letters:
         return f"no dead letter of {stream} is open"
     last = letters[-1]

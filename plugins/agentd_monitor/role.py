@@ -13,11 +13,20 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agentd.errors import BusFull, BusUnavailable, InvalidMessage, StaleWrite
-from agentd.telemetry.logs import Seldom
-from agentd.wire import subjects
-from agentd.wire.codec import decode, now
-from agentd.wire.messages import AgentRegistration, Alert, Heartbeat, MetricReport
+from agentd import (
+    AgentRegistration,
+    Alert,
+    BusFull,
+    BusUnavailable,
+    Heartbeat,
+    InvalidMessage,
+    MetricReport,
+    Seldom,
+    StaleWrite,
+    decode,
+    now,
+    subjects,
+)
 from agentd_monitor.alerts import DRAINED, DRAINING, KINDS, LOST, RESOLVED, AlertBook, WorkflowView, fingerprint_of
 from agentd_monitor.checks import Survey
 
@@ -27,8 +36,7 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from agentd.bus.connection import Received
-    from agentd.plugins.role import Context
+    from agentd import Context, Received
     from agentd_monitor.settings import MonitorSettings
 
 M = TypeVar("M")

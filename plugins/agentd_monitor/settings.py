@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from agentd.plugins.role import Settings
+from agentd import Settings
 from agentd_monitor.alerts import Thresholds
 
 

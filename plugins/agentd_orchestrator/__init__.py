@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from agentd.plugins.hookspecs import hookimpl
+from agentd import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agentd.plugins.role import Role, Settings
-    from agentd.plugins.workflow_files import Reader
-    from agentd.tools.definition import Tool
-    from agentd.wire.workflow import Definition
+    from agentd import Definition, Reader, Role, Settings, Tool
     from agentd_orchestrator.role import OrchestratorSettings
 
 

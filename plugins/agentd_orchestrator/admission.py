@@ -11,13 +11,12 @@ from collections import Counter, OrderedDict, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from agentd.bus import capacity
-from agentd.errors import BusError, Denied
+from agentd import BusError, Denied, capacity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from agentd.bus.jetstream import Bus
+    from agentd import Bus
 
 EVERY = 5.0
 """Seconds between two checks of the capacity of NATS."""

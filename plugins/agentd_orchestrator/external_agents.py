@@ -29,30 +29,28 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
 
-from agentd.client.requests import state_of
-from agentd.errors import BusError, Denied, InvalidMessage, StaleWrite
-from agentd.telemetry.logs import Seldom
-from agentd.wire import subjects
-from agentd.wire.codec import now
-from agentd.wire.messages import (
+from agentd import (
     AgentRegistration,
-    DiscoveryRequest,
+    BusError,
+    Denied,
     Heartbeat,
-    Presence,
-    ServiceRegistration,
-    TaskCompletion,
+    InvalidMessage,
+    Seldom,
+    StaleWrite,
+    TaskStatus,
+    Workflow,
+    now,
+    subjects,
 )
-from agentd.wire.workflow import TaskStatus, Workflow
+from agentd.client.requests import state_of
+from agentd.wire.messages import DiscoveryRequest, Presence, ServiceRegistration, TaskCompletion
 from agentd_orchestrator.engine.outgoing import service_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from agentd.bus.connection import Received
+    from agentd import Context, Policy, Received, TaskSpec
     from agentd.config.settings import Queue
-    from agentd.plugins.role import Context
-    from agentd.safety.policy import Policy
-    from agentd.wire.workflow import TaskSpec
 
 M = TypeVar("M")
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.errors import AgentdError
+from agentd import AgentdError, Tier, subjects
 from agentd.safety import freeze
-from agentd.wire import subjects
-from agentd.wire.messages import NetworkReply, NetworkRequest, Tier
+from agentd.wire.messages import NetworkReply, NetworkRequest
 
 if TYPE_CHECKING:
-    from agentd.bus.connection import Received, Subscription
-    from agentd.plugins.role import Context
+    from agentd import Context, Received
+    from agentd.bus.connection import Subscription
     from agentd.wire.messages import Freeze
 
 

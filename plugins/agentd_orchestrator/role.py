@@ -14,27 +14,40 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import Field
 
-from agentd.bus.consumer import Consumer, Job
-from agentd.errors import AgentdError, BusError, Denied, GiveUp, InvalidMessage, Rejected, TemporaryError
-from agentd.plugins.role import Settings
+from agentd import (
+    AgentdError,
+    BusError,
+    Consumer,
+    Denied,
+    GiveUp,
+    InvalidMessage,
+    Job,
+    Parent,
+    Rejected,
+    Settings,
+    Status,
+    TemporaryError,
+    Tier,
+    Workflow,
+    WorkflowRequest,
+    WorkflowResponse,
+    WorkflowSignal,
+    now,
+    secrets,
+    subjects,
+)
 from agentd.tools.large_results import expand
-from agentd.wire import secrets, subjects
-from agentd.wire.codec import now
 from agentd.wire.messages import (
     DiscoveryRequest,
     Presence,
     SignalReply,
     TaskAssignment,
     TaskCompletion,
-    Tier,
     TimerDue,
-    WorkflowRequest,
-    WorkflowResponse,
-    WorkflowSignal,
     request_digest,
     withheld_of,
 )
-from agentd.wire.workflow import VERSION, Parent, Status, Workflow
+from agentd.wire.workflow import VERSION
 from agentd_orchestrator import external_agents as plain_agents
 from agentd_orchestrator import schedules
 from agentd_orchestrator.admission import Quota, Room
@@ -50,7 +63,7 @@ from agentd_orchestrator.freeze import Network
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
-    from agentd.plugins.role import Context
+    from agentd import Context
 
 
 VERSIONS_EVERY = 5.0

@@ -15,15 +15,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from msgspec.structs import replace
 
-from agentd import cron, schedules
-from agentd.errors import GiveUp, InvalidMessage, StaleWrite, TemporaryError
-from agentd.wire import subjects
+from agentd import TERMINAL, GiveUp, InvalidMessage, StaleWrite, TemporaryError, cron, schedules, subjects
 from agentd.wire.messages import ScheduleDue, ScheduleRun
-from agentd.wire.workflow import TERMINAL
 
 if TYPE_CHECKING:
-    from agentd.bus.consumer import Job
-    from agentd.plugins.role import Context
+    from agentd import Context, Job
 
 
 class _Head(msgspec.Struct):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.plugins.hookspecs import hookimpl
+from agentd import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.plugins.role import Settings
-    from agentd.tools.definition import BrokenTool, Right, Tool, Toolbox
+    from agentd import BrokenTool, Right, Settings, Tool, Toolbox
 
 SERVICE = "mcp-proxmox"
 
@@ -28,7 +27,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
     """Return all tools, or none if the configuration names no Proxmox."""
     if toolbox.proxmox is None:
         return []
-    from agentd.tools.definition import Tool, collect
+    from agentd import Tool, collect
     from agentd_proxmox.api.schema_cache import Schemas
     from agentd_proxmox.api.tools import Api
     from agentd_proxmox.areas import AREAS
@@ -52,7 +51,7 @@ def agentd_rights(toolbox: Toolbox) -> Callable[[], Awaitable[list[Right]]] | No
     """
     if toolbox.proxmox is None:
         return None
-    from agentd.errors import Denied
+    from agentd import Denied
     from agentd_proxmox.api import rights
     from agentd_proxmox.api.schema_cache import Schemas
     from agentd_proxmox.areas import declared

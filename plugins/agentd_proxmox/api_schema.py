@@ -17,8 +17,7 @@ from typing import Any
 
 import msgspec
 
-from agentd.errors import NotFound, Rejected
-from agentd.proxmox.responses import one_line
+from agentd import NotFound, Rejected, one_line
 
 Read = Callable[[int, int], bytes]
 Method = dict[str, Any]

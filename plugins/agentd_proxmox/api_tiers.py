@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.tools.raises import Raise, given, is_not_true
-from agentd.wire.messages import Tier
+from agentd import Raise, Tier, raises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -264,11 +263,11 @@ OPTIONS: Final = (
     ),
 )
 """For set_guest_options."""
-LOGIN: Final = (Raise(Tier.EXEC, "ciuser or sshkeys", given("ciuser", "sshkeys"), made=NEW_GUESTS),)
+LOGIN: Final = (Raise(Tier.EXEC, "ciuser or sshkeys", raises.given("ciuser", "sshkeys"), made=NEW_GUESTS),)
 """For update_vm: cloud-init creates the login, and runs again at the next boot."""
 FEATURES: Final = Raise(Tier.EXEC, "features", lambda p: bool(p.get("features")))
-FEATURES_CHANGED: Final = Raise(Tier.EXEC, "features", given("features"), made=NEW_GUESTS)
-PRIVILEGED: Final = Raise(Tier.DESTROY, "unprivileged=false", is_not_true("unprivileged"))
+FEATURES_CHANGED: Final = Raise(Tier.EXEC, "features", raises.given("features"), made=NEW_GUESTS)
+PRIVILEGED: Final = Raise(Tier.DESTROY, "unprivileged=false", raises.is_not_true("unprivileged"))
 MEDIUM: Final = Raise(Tier.DESTROY, "an iso or image that is a disk", _is_no_medium)
 NETWORK: Final = Raise(
     Tier.DESTROY,
@@ -276,4 +275,4 @@ NETWORK: Final = Raise(
     _opens,
     made=NEW_GUESTS,
 )
-UNVERIFIED: Final = Raise(Tier.DESTROY, "verify_certificates=false", is_not_true("verify_certificates"))
+UNVERIFIED: Final = Raise(Tier.DESTROY, "verify_certificates=false", raises.is_not_true("verify_certificates"))

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.errors import Denied
-from agentd.proxmox.responses import grant
+from agentd import Denied, grant
 
 if TYPE_CHECKING:
-    from agentd.proxmox.client import Proxmox
-    from agentd.tools.definition import Call, Tool
+    from agentd import Call, Proxmox, Tool
 
 VMS: Final = ("/vms", ("VM.Audit",))
 STORES: Final = ("/storage", ("Datastore.Audit", "Datastore.AllocateSpace", "Datastore.Allocate"))

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agentd.proxmox.responses import one_line
+from agentd import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

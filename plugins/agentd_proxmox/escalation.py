@@ -16,14 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd import formats
-from agentd.errors import Denied, Rejected
-from agentd.proxmox.responses import grant, one_line
+from agentd import Denied, Rejected, formats, grant, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd.proxmox.client import Proxmox
+    from agentd import Proxmox
 
     Entry = dict[str, Any]
     Held = dict[str, dict[str, bool]]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.errors import NotFound
-from agentd.proxmox.responses import nearest, one_line
+from agentd import NotFound, nearest, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

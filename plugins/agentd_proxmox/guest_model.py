@@ -12,8 +12,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import quote, unquote
 
-from agentd.proxmox.responses import one_line
-from agentd.safety.marks import key_of, mark
+from agentd import key_of, mark, one_line
 from agentd_proxmox import drives
 from agentd_proxmox.fields import Guest
 from agentd_proxmox.option_strings import boot_disk

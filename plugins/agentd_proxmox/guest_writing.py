@@ -15,8 +15,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agentd.errors import AgentdError, ConfigChanged, PermanentError, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
+from agentd import AgentdError, ConfigChanged, PermanentError, Rejected, TaskFailed, one_line
 from agentd_proxmox import guest_model, option_strings
 from agentd_proxmox.fields import RUNNING
 from agentd_proxmox.targets import upid_of
@@ -24,7 +23,7 @@ from agentd_proxmox.targets import upid_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from agentd.tools.definition import Call, Found
+    from agentd import Call, Found
     from agentd_proxmox.inventory import Inventory, Place
 
 TRIES = 3

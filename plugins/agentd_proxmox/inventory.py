@@ -7,17 +7,25 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from agentd.errors import Denied, GuestLocked, NodeOffline, NotFound, ProxmoxUnavailable, Rejected
-from agentd.proxmox.responses import Upid, grant, one_line
-from agentd.wire.messages import Target
+from agentd import (
+    Denied,
+    GuestLocked,
+    NodeOffline,
+    NotFound,
+    ProxmoxUnavailable,
+    Rejected,
+    Target,
+    Upid,
+    grant,
+    one_line,
+)
 from agentd_proxmox import guest_model
 from agentd_proxmox.fields import Guest, GuestLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd.proxmox.client import Proxmox
-    from agentd.tools.definition import Call, Found
+    from agentd import Call, Found, Proxmox
     from agentd_proxmox.settings import ToolSettings
 
     Entry = dict[str, Any]

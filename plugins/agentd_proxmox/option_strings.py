@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from agentd.proxmox.responses import one_line
+from agentd import one_line
 
 Config = dict[str, Any]
 Parts = dict[str, str]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import Rejected
+from agentd import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,9 +10,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.errors import AgentdError
-from agentd.proxmox.read_only import is_looking
-from agentd.proxmox.responses import one_line
+from agentd import AgentdError, is_looking, one_line
 from agentd_proxmox import guest_model
 
 if TYPE_CHECKING:

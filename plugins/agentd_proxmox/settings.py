@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from agentd.plugins.role import Settings
+from agentd import Settings
 
 
 class ToolSettings(Settings):

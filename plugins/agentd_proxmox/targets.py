@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.errors import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, VmidTaken
-from agentd.proxmox.responses import grant
-from agentd.wire.messages import Target
+from agentd import GuestLocked, NotFound, NotOurs, ProxmoxUnavailable, Rejected, Target, VmidTaken, grant
 from agentd_proxmox import filter_values, guest_model, risks
 from agentd_proxmox.inventory import MARGIN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from agentd.proxmox.responses import Upid
-    from agentd.tools.definition import Call
+    from agentd import Call, Upid
     from agentd_proxmox.inventory import Inventory, Place
 
     Entry = dict[str, Any]

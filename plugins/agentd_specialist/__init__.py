@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentd.plugins.hookspecs import hookimpl
+from agentd import hookimpl
 
 if TYPE_CHECKING:
-    from agentd.plugins.role import Role, Settings
-    from agentd.tools.definition import BrokenTool, Tool, Toolbox
+    from agentd import BrokenTool, Role, Settings, Tool, Toolbox
 
 
 @hookimpl
@@ -33,7 +32,7 @@ def agentd_tools(toolbox: Toolbox) -> list[Tool | BrokenTool]:
 
     They reach Proxmox through the tools of `mcp-proxmox`.
     """
-    from agentd.tools.definition import collect
+    from agentd import collect
     from agentd_specialist.settings import SpecialistSettings
     from agentd_specialist.tools import SERVICE, Domain
 

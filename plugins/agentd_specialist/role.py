@@ -9,7 +9,7 @@ from agentd_specialist.tools import SERVICE
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
-    from agentd.plugins.role import Context
+    from agentd import Context
 
 
 class Specialist:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agentd.plugins.role import Settings
+from agentd import Settings
 from agentd_specialist.model import VMID_MAX, VMID_MIN, Rules
 
 

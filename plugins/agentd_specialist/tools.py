@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from agentd.errors import ProxmoxUnavailable, Rejected
-from agentd.tools.definition import Call, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, ProxmoxUnavailable, Rejected, Repeat, Tier, tool
 from agentd_specialist import vm
 from agentd_specialist.model import Cluster, GuestView, NodeView, StorageView, TemplateView, ValidatedVm, VmWish
 from agentd_specialist.summary import GuestState, HealthReport, NodeState, StorageState, summarize
 
 if TYPE_CHECKING:
-    from agentd.proxmox.client import Proxmox
+    from agentd import Proxmox
     from agentd_specialist.settings import SpecialistSettings
 
 

@@ -17,10 +17,7 @@ from typing import Final
 
 import msgspec
 
-from agentd.errors import ConfigError
-from agentd.wire.codec import plain
-from agentd.wire.messages import Tier
-from agentd.wire.workflow import Definition, TaskSpec, result_of
+from agentd import ConfigError, Definition, TaskSpec, Tier, plain, result_of
 from agentd_orchestrator.declared import check
 
 SPECIALIST: Final = "specialist"

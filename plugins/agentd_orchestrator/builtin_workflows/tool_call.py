@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from agentd import Definition, Rejected, TaskSpec
 from agentd.client.requests import CALL, UNDO
-from agentd.errors import Rejected
-from agentd.wire.workflow import Definition, TaskSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agentd.tools.definition import Tool
+    from agentd import Tool
 
 DEADLINE: Final = 3600.0
 """Seconds that a call may take by default: a restore or a migration of a large guest takes long."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.errors import BadExpression
+from agentd import BadExpression
 from agentd.wire.workflow import UNDO
 from agentd_orchestrator.declared import file_format, parameters, typed_yaml, workflow
 from agentd_orchestrator.declared.typed_yaml import instead, misfit
@@ -23,7 +23,7 @@ from agentd_orchestrator.expressions import evaluate
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from agentd.tools.definition import Tool
+    from agentd import Tool
     from agentd_orchestrator.declared.file_format import Call, Task, Workflow
 
 EARLY: Final = frozenset({"parameters"})

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, field
 
-from agentd import formats
-from agentd.wire.messages import Tier
+from agentd import Tier, formats
 
 SCHEMA_ID: Final = "urn:agentd:workflow"
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

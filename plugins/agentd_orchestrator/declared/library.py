@@ -22,17 +22,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd import files
-from agentd.errors import Rejected, UnsafeFile, UsageError
-from agentd.plugins.workflow_files import Fault, Listed
+from agentd import Definition, Fault, Listed, Rejected, UnsafeFile, UsageError, files
 from agentd.printable import printable
 from agentd.tools.definition import object_schema
-from agentd.wire.workflow import Definition
 from agentd_orchestrator.declared import check, file_format
 from agentd_orchestrator.declared.yaml_source import MAX_BYTES
 
 if TYPE_CHECKING:
-    from agentd.tools.definition import Tool
+    from agentd import Tool
 
 MAX_FILES: Final = 500
 ENDINGS: Final = (".yaml", ".yml")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import InvalidMessage
+from agentd import InvalidMessage, formats
 from agentd_orchestrator.expressions.evaluate import marker
 
 if TYPE_CHECKING:

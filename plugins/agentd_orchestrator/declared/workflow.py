@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.errors import BadExpression, InvalidMessage, Rejected
-from agentd.wire import subjects
+from agentd import (
+    BadExpression,
+    Compensation,
+    Definition,
+    InvalidMessage,
+    Rejected,
+    TaskSpec,
+    Tier,
+    result_of,
+    subjects,
+    template,
+)
 from agentd.wire.codec import fault
-from agentd.wire.messages import Tier
-from agentd.wire.workflow import Compensation, Definition, TaskSpec, result_of, template
 from agentd_orchestrator.declared import parameters
 from agentd_orchestrator.declared.file_format import seconds
 from agentd_orchestrator.expressions import evaluate
@@ -25,7 +33,7 @@ from agentd_orchestrator.expressions import evaluate
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from agentd.tools.definition import Tool
+    from agentd import Tool
     from agentd_orchestrator.declared.file_format import Call, Task, Undo, Workflow
 
 MAX_WINDOW: Final = 1000

@@ -19,7 +19,7 @@ from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from agentd.plugins.workflow_files import Fault
+from agentd import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

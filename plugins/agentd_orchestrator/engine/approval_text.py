@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from agentd.errors import Rejected
+from agentd import Rejected, Workflow, digest, encode
 from agentd.safety.audit_chain import redact
-from agentd.wire.codec import digest, encode
-from agentd.wire.workflow import LOOK, Workflow
+from agentd.wire.workflow import LOOK
 from agentd_orchestrator.engine import outgoing
 
 if TYPE_CHECKING:
-    from agentd.wire.messages import Inverse, Preview, Target
+    from agentd import Inverse, Preview, Target
 
 LARGEST: Final = 64 * 1024
 """Maximum bytes of the text shown to the approver; a longer text is rejected."""

@@ -19,9 +19,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from agentd.errors import Rejected
-from agentd.wire.messages import Outcome, TaskCompletion, TaskError, request_digest
-from agentd.wire.workflow import DONE, LOOK, UNDER_WAY, Status, TaskSpec, TaskState, TaskStatus, Workflow
+from agentd import DONE, Outcome, Rejected, Status, TaskError, TaskSpec, TaskState, TaskStatus, Workflow
+from agentd.wire.messages import TaskCompletion, request_digest
+from agentd.wire.workflow import LOOK, UNDER_WAY
 from agentd_orchestrator.engine import plan_check as plans
 from agentd_orchestrator.engine import progress, signals, timers
 from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended, Input, Signal

@@ -26,17 +26,31 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from agentd.bus import dead_letters
+from agentd import (
+    TERMINAL,
+    BusUnavailable,
+    Denied,
+    GiveUp,
+    Parent,
+    Rejected,
+    StaleWrite,
+    Status,
+    TemporaryError,
+    Tier,
+    Workflow,
+    WorkflowSignal,
+    dead_letters,
+    encode,
+    now,
+    subjects,
+)
 from agentd.bus.jetstream import ROLLUP, SCHEDULE, SCHEDULE_TARGET
 from agentd.client.requests import newest_state
 from agentd.crash_points import crash_point
-from agentd.errors import BusUnavailable, Denied, GiveUp, Rejected, StaleWrite, TemporaryError
 from agentd.safety import freeze
 from agentd.tools.effects import entomb
-from agentd.wire import subjects
-from agentd.wire.codec import encode, now
-from agentd.wire.messages import CriticalError, DeadLetter, TaskAssignment, Tier, TimerDue, WorkflowSignal
-from agentd.wire.workflow import TERMINAL, UNDER_WAY, VERSION, Effect, Parent, Status, Workflow
+from agentd.wire.messages import CriticalError, DeadLetter, TaskAssignment, TimerDue
+from agentd.wire.workflow import UNDER_WAY, VERSION, Effect
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import inputs, outgoing
 from agentd_orchestrator.engine.open_workflows import Opened
@@ -46,9 +60,7 @@ from agentd_orchestrator.expressions.metering import Costly, evaluated, in_threa
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from agentd.bus.jetstream import Bus
-    from agentd.telemetry.logs import Logger
-    from agentd.telemetry.metrics import Metrics
+    from agentd import Bus, Logger, Metrics
 
 KEPT = 30 * 86_400.0
 """Seconds that an ended workflow and its response are kept; until then the same id means the same workflow.

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from agentd.wire.messages import TaskCompletion, Tier, WorkflowRequest, WorkflowSignal
-from agentd.wire.workflow import Parent, Status, TaskSpec, TaskState
+from agentd import Parent, Status, TaskSpec, TaskState, Tier, WorkflowRequest, WorkflowSignal
+from agentd.wire.messages import TaskCompletion
 
 
 class Begin(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agentd.wire.workflow import Workflow
+    from agentd import Workflow
 
 
 class Opened:

@@ -8,21 +8,28 @@ from typing import Any, Final
 
 import msgspec
 
-from agentd.errors import Frozen, Rejected
-from agentd.tools.large_results import INLINE
-from agentd.wire import subjects
-from agentd.wire.codec import digest, encode, now
-from agentd.wire.messages import (
-    Consent,
+from agentd import (
+    DONE,
+    Frozen,
     Outcome,
     Preview,
-    TaskAssignment,
-    TaskCompletion,
+    Rejected,
+    Status,
     TaskError,
+    TaskSpec,
+    TaskState,
+    TaskStatus,
     Tier,
+    Workflow,
     WorkflowResponse,
+    digest,
+    encode,
+    now,
+    subjects,
 )
-from agentd.wire.workflow import DONE, LOOK, UNDER_WAY, UNDO, Effect, Status, TaskSpec, TaskState, TaskStatus, Workflow
+from agentd.tools.large_results import INLINE
+from agentd.wire.messages import Consent, TaskAssignment, TaskCompletion
+from agentd.wire.workflow import LOOK, UNDER_WAY, UNDO, Effect
 from agentd_orchestrator.expressions import evaluate
 
 MAX_TIMEOUT: Final = 30 * 86_400.0

@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from agentd import AgentdError, StaleWrite, subjects
 from agentd.bus.jetstream import ROLLUP, SCHEDULE
-from agentd.errors import AgentdError, StaleWrite
-from agentd.wire import subjects
 from agentd.wire.codec import answered_by_server
 
 if TYPE_CHECKING:
-    from agentd.bus.connection import Received
-    from agentd.plugins.role import Context
+    from agentd import Context, Received
 
 AT_ONCE = 1000
 """Timers that are restored at one start or reconnect; the others are restored at the next one."""

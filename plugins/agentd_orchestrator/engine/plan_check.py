@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from agentd.errors import Rejected
-from agentd.wire import subjects
-from agentd.wire.workflow import UNDO, TaskSpec
+from agentd import Rejected, TaskSpec, subjects
+from agentd.wire.workflow import UNDO
 from agentd_orchestrator.engine.outgoing import MAX_TIMEOUT
 from agentd_orchestrator.expressions import evaluate
 

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from agentd.errors import AgentdError, Denied, InvalidMessage, Rejected
-from agentd.safety.policy import ANONYMOUS, CONSENTED, unproven
-from agentd.wire import secrets
-from agentd.wire.codec import fault, plain
-from agentd.wire.messages import Tier, WorkflowRequest
-from agentd.wire.workflow import LOOK, TaskSpec
+from agentd import (
+    ANONYMOUS,
+    CONSENTED,
+    AgentdError,
+    Denied,
+    InvalidMessage,
+    Rejected,
+    TaskSpec,
+    Tier,
+    WorkflowRequest,
+    plain,
+    secrets,
+)
+from agentd.safety.policy import unproven
+from agentd.wire.codec import fault
+from agentd.wire.workflow import LOOK
 from agentd_orchestrator.declared.parameters import refuse_markers
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine.inputs import Begin
@@ -22,8 +32,7 @@ from agentd_orchestrator.engine.plan_check import check_plan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agentd.safety.policy import Policy
-    from agentd.wire.workflow import Compensation, Definition, Parent, Workflow
+    from agentd import Compensation, Definition, Parent, Policy, Workflow
 
 MAX_DEPTH: Final = 5
 """Maximum nesting of workflows that start one another."""

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from agentd.errors import HELD, Rejected
+from agentd import DONE, Approval, Rejected, Status, TaskError, TaskState, TaskStatus, Tier, Workflow
+from agentd.errors import HELD
 from agentd.printable import printable
 from agentd.tools.large_results import INLINE
-from agentd.wire.messages import TaskError, Tier
-from agentd.wire.workflow import DONE, UNDER_WAY, UNDO, Approval, Effect, Status, TaskState, TaskStatus, Workflow
+from agentd.wire.workflow import UNDER_WAY, UNDO, Effect
 from agentd_orchestrator.engine import approval_text, outgoing
 from agentd_orchestrator.engine.plan_check import MAX_TASKS
 from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin, note, put, satisfied

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from agentd.errors import Denied, Rejected
-from agentd.safety.policy import ANONYMOUS, unproven
-from agentd.wire.messages import TaskError, Tier
-from agentd.wire.workflow import Status, TaskState, TaskStatus, Workflow
+from agentd import ANONYMOUS, Denied, Rejected, Status, TaskError, TaskState, TaskStatus, Tier, Workflow
+from agentd.safety.policy import unproven
 from agentd_orchestrator.engine import progress
 from agentd_orchestrator.engine.state import going_on, note, put
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from agentd.wire.workflow import DONE, Effect, Entry, Status, TaskState, TaskStatus, Workflow
+from agentd import DONE, Status, TaskState, TaskStatus, Workflow
+from agentd.wire.workflow import Effect, Entry
 
 if TYPE_CHECKING:
     from datetime import datetime

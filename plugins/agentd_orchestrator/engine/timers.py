@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from agentd.errors import Rejected
-from agentd.wire.messages import TaskError
-from agentd.wire.workflow import UNDER_WAY, Effect, TaskState, TaskStatus, Workflow
+from agentd import Rejected, TaskError, TaskState, TaskStatus, Workflow
+from agentd.wire.workflow import UNDER_WAY, Effect
 from agentd_orchestrator.engine import progress
 from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin, note, put
 

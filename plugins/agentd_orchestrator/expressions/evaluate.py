@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from agentd.errors import BadExpression
+from agentd import BadExpression
 from agentd_orchestrator.expressions.metering import Refused, meter
 
 if TYPE_CHECKING:

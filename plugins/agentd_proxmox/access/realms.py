@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import ConfigChanged, NotFound, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import escalation, targets
 
 if TYPE_CHECKING:

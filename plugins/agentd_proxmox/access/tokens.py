@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from agentd import files, formats
-from agentd.errors import Rejected, UnsafeFile
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, Rejected, Repeat, Target, Tier, UnsafeFile, files, formats, one_line, tool
 from agentd_proxmox import escalation, methods
 from agentd_proxmox.access.users import Epoch, Removed, Text, UserId, WhichUser, granted
 

@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import PermanentError, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import escalation, fields, filter_values, methods, pages
 
 if TYPE_CHECKING:
-    from agentd.proxmox.client import Proxmox
+    from agentd import Proxmox
     from agentd_proxmox.inventory import Inventory
     from agentd_proxmox.methods import Calls, Needs
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.errors import NotFound, Rejected
+from agentd import NotFound, Rejected
 from agentd_proxmox import escalation
 from agentd_proxmox.api_tiers import is_on, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.proxmox.client import Proxmox
+    from agentd import Proxmox
     from agentd_proxmox.api_schema import Endpoint
     from agentd_proxmox.escalation import Own
 

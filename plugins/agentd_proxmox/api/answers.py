@@ -13,9 +13,7 @@ import re
 from difflib import get_close_matches
 from typing import Any, Final
 
-from agentd.proxmox.responses import one_line
-from agentd.wire import secrets
-from agentd.wire.codec import digest
+from agentd import digest, one_line, secrets
 from agentd_proxmox.api_schema import VARIABLE, match
 from agentd_proxmox.api_tiers import TABLE, class_of, listed
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from agentd.proxmox.responses import one_line
+from agentd import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.errors import NotFound
-from agentd.tools.definition import Right
-from agentd.wire.messages import Tier
+from agentd import NotFound, Right, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,12 +17,11 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentd import files
-from agentd.errors import AgentdError, Denied, UnsafeFile
+from agentd import AgentdError, Denied, UnsafeFile, files
 from agentd_proxmox.api_schema import Catalogue, lines_of
 
 if TYPE_CHECKING:
-    from agentd.proxmox.client import Proxmox
+    from agentd import Proxmox
 
 SCRIPT = "/pve-docs/api-viewer/apidoc.js"
 ON_DISK = Path("/usr/share/pve-docs/api-viewer/apidoc.js")

@@ -11,10 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd import formats
-from agentd.errors import NotFound, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.wire.messages import Target
+from agentd import NotFound, Rejected, Target, formats, one_line
 from agentd_proxmox import targets
 from agentd_proxmox.api_tiers import is_on, names_in, owners
 from agentd_proxmox.inventory import Place

@@ -21,11 +21,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import NotFound, Rejected, UnknownOutcome
-from agentd.proxmox.responses import Upid, one_line
-from agentd.safety.policy import CONSENTED
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import (
+    CONSENTED,
+    Call,
+    Found,
+    NotFound,
+    Rejected,
+    Repeat,
+    Target,
+    Tier,
+    UnknownOutcome,
+    Upid,
+    one_line,
+    tool,
+)
 from agentd_proxmox import api_schema, pages
 from agentd_proxmox.api import access_guard, parameter_checks, targets
 from agentd_proxmox.api import answers as api_answers

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from agentd.errors import PermanentError
-from agentd.proxmox.responses import one_line
-from agentd.wire.messages import Target
+from agentd import PermanentError, Target, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from agentd.proxmox.client import Proxmox
+    from agentd import Proxmox
     from agentd_proxmox.inventory import Place
 
     Entry = dict[str, Any]

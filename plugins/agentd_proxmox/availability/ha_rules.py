@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, tool
 from agentd_proxmox import dropped_values, fields, methods
 from agentd_proxmox.availability.ha_model import (
     GROUPS,

@@ -15,10 +15,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import msgspec
 
-from agentd.errors import AgentdError, Denied, NotFound, Rejected, TaskFailed, TemporaryError
-from agentd.proxmox.responses import Upid, one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import (
+    AgentdError,
+    Call,
+    Denied,
+    Found,
+    NotFound,
+    Rejected,
+    Repeat,
+    TaskFailed,
+    TemporaryError,
+    Tier,
+    Upid,
+    one_line,
+    tool,
+)
 from agentd_proxmox import fields, guest_model, methods, targets
 from agentd_proxmox.availability import ha_model, preflight
 from agentd_proxmox.inventory import MARGIN

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from agentd.proxmox.responses import one_line
+from agentd import one_line
 from agentd_proxmox import fields, guest_model, units
 from agentd_proxmox.availability.ha_model import service
 from agentd_proxmox.drives import Drive, drives

@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import AgentdError, ConfigChanged, NotFound, Rejected, TaskFailed, TemporaryError
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import (
+    AgentdError,
+    Call,
+    ConfigChanged,
+    Found,
+    NotFound,
+    Rejected,
+    Repeat,
+    Target,
+    TaskFailed,
+    TemporaryError,
+    Tier,
+    formats,
+    one_line,
+    tool,
+)
 from agentd_proxmox import dropped_values, fields, methods, pages, targets
 from agentd_proxmox.fields import GuestName, Schedule
 from agentd_proxmox.inventory import MARGIN

@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import AgentdError, GuestLocked, NotFound, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.safety.marks import mark
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import (
+    AgentdError,
+    Call,
+    Found,
+    GuestLocked,
+    NotFound,
+    Rejected,
+    Repeat,
+    Target,
+    TaskFailed,
+    Tier,
+    formats,
+    mark,
+    one_line,
+    tool,
+)
 from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.guest_model import mark_of, notes_text
 from agentd_proxmox.targets import upid_of

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import ConfigChanged, NotFound, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.backup.archives import template
 from agentd_proxmox.fields import Schedule

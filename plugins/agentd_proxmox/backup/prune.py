@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import ConfigChanged, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
 from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.targets import upid_of
 

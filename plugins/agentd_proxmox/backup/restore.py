@@ -14,9 +14,19 @@ from urllib.parse import unquote
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import AgentdError, NotFound, ProxmoxUnavailable, Rejected, TaskFailed, VmidTaken
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import (
+    AgentdError,
+    Call,
+    Found,
+    NotFound,
+    ProxmoxUnavailable,
+    Rejected,
+    Repeat,
+    TaskFailed,
+    Tier,
+    VmidTaken,
+    tool,
+)
 from agentd_proxmox import fields, guest_model, methods, targets
 from agentd_proxmox.backup.archives import Archive, BackupLine, archive
 from agentd_proxmox.guest_model import Seat

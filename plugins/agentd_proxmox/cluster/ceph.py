@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import AgentdError, NotFound, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.tools.raises import Raise
-from agentd.wire.messages import Target, Tier
+from agentd import AgentdError, Call, Found, NotFound, Raise, Rejected, Repeat, Target, Tier, one_line, tool
 from agentd_proxmox import fields, methods
 
 if TYPE_CHECKING:

@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import Denied, NotFound, TaskFailed, TemporaryError
-from agentd.proxmox.responses import Upid, one_line
-from agentd.tools.definition import Call, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Denied, NotFound, Repeat, TaskFailed, TemporaryError, Tier, Upid, one_line, tool
 from agentd_proxmox import fields, filter_values, methods, pages
 
 if TYPE_CHECKING:

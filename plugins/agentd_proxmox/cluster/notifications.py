@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
-from agentd import formats
-from agentd.errors import NotFound
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, NotFound, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import escalation, fields, methods, targets
 from agentd_proxmox.targets import upid_of
 

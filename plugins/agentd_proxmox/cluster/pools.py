@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import ConfigChanged, Denied, NotFound, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import (
+    Call,
+    ConfigChanged,
+    Denied,
+    Found,
+    NotFound,
+    Rejected,
+    Repeat,
+    Target,
+    TaskFailed,
+    Tier,
+    formats,
+    one_line,
+    tool,
+)
 from agentd_proxmox import escalation, fields, filter_values, methods, pages
 
 if TYPE_CHECKING:

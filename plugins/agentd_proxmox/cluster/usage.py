@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from agentd.errors import Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Rejected, Repeat, Tier, one_line, tool
 from agentd_proxmox import fields, methods
 
 if TYPE_CHECKING:

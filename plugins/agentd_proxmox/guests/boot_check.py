@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import TaskFailed
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Found, Repeat, TaskFailed, Tier, tool
 from agentd_proxmox import fields, guest_model, guest_writing, methods
 from agentd_proxmox.fields import RUNNING, Which
 from agentd_proxmox.guests.guest_agent import Agent

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import Rejected, TaskFailed
-from agentd.proxmox.responses import nearest
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, nearest, tool
 from agentd_proxmox import (
     api_tiers,
     fields,

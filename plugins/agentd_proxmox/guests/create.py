@@ -20,19 +20,22 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 
-from agentd.errors import (
+from agentd import (
     AgentdError,
+    Call,
     Denied,
+    Found,
     GuestLocked,
     NotFound,
     ProxmoxUnavailable,
     Rejected,
+    Repeat,
     TaskFailed,
+    Tier,
     VmidTaken,
+    grant,
+    tool,
 )
-from agentd.proxmox.responses import grant
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
 from agentd_proxmox import api_tiers, drives, fields, guest_model, guest_writing, methods, targets
 from agentd_proxmox.guest_model import Seat
 from agentd_proxmox.inventory import MARGIN, Inventory, Place
@@ -40,7 +43,7 @@ from agentd_proxmox.inventory import MARGIN, Inventory, Place
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from agentd.proxmox.responses import Upid
+    from agentd import Upid
     from agentd_proxmox.methods import Calls, Needs
 
 MAKERS = {"qmcreate", "qmrestore", "vzcreate", "vzrestore"}

@@ -19,11 +19,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import ConfigChanged, NotFound, Rejected, TaskFailed
-from agentd.proxmox.responses import Upid, one_line
-from agentd.safety.marks import mark
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, ConfigChanged, Found, NotFound, Rejected, Repeat, TaskFailed, Tier, Upid, mark, one_line, tool
 from agentd_proxmox import fields, guest_model, methods, targets, units
 from agentd_proxmox.fields import STOPPED
 from agentd_proxmox.targets import upid_of

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from agentd.errors import Rejected, TaskFailed
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
 from agentd_proxmox import fields, guest_model, guest_writing, methods, targets
 from agentd_proxmox.fields import STOPPED
 from agentd_proxmox.targets import upid_of

@@ -19,10 +19,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import AgentdError, NotFound, PermanentError, ProxmoxUnavailable, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import (
+    AgentdError,
+    Call,
+    Found,
+    NotFound,
+    PermanentError,
+    ProxmoxUnavailable,
+    Rejected,
+    Repeat,
+    TaskFailed,
+    Tier,
+    one_line,
+    tool,
+)
 from agentd_proxmox import fields, methods, targets
 from agentd_proxmox.fields import GuestName, Which
 from agentd_proxmox.guests import guest_output

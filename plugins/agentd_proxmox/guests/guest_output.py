@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import Any
 
-from agentd.proxmox.responses import one_line
+from agentd import one_line
 
 Entry = dict[str, Any]
 

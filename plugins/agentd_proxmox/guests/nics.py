@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Found, Rejected, Repeat, Tier, formats, one_line, tool
 from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
 from agentd_proxmox.fields import Which
 from agentd_proxmox.guests.containers import Address, Address6, Gateway, Gateway6, gateways

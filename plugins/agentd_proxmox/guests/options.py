@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import Rejected
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Found, Rejected, Repeat, Tier, formats, tool
 from agentd_proxmox import api_tiers, fields, guest_model, guest_writing, methods, option_strings
 
 if TYPE_CHECKING:

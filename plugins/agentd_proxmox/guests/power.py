@@ -11,9 +11,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from agentd.errors import Rejected, TaskFailed
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, tool
 from agentd_proxmox import fields, guest_model, methods
 from agentd_proxmox.fields import RUNNING, STOPPED, Which
 from agentd_proxmox.targets import upid_of

@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import AgentdError, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.safety import marks
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import AgentdError, Call, Found, Rejected, Repeat, TaskFailed, Tier, formats, marks, one_line, tool
 from agentd_proxmox import fields, filter_values, guest_model, methods, pages, targets
 from agentd_proxmox.fields import GuestName, Which
 from agentd_proxmox.targets import upid_of

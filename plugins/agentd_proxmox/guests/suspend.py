@@ -9,10 +9,7 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Found, Rejected, Repeat, TaskFailed, Tier, one_line, tool
 from agentd_proxmox import fields, guest_model, guest_writing, methods, option_strings, targets
 from agentd_proxmox.fields import RUNNING, STOPPED, Which
 from agentd_proxmox.targets import upid_of

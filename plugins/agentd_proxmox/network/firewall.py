@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from agentd.errors import ConfigChanged, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.safety import marks
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, ConfigChanged, Found, Rejected, Repeat, Target, TaskFailed, Tier, marks, one_line, tool
 from agentd_proxmox import methods, pages, targets
 from agentd_proxmox.network import firewall_rules
 from agentd_proxmox.network.firewall_lockout import CLUSTER, Doors, switched

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.errors import Rejected
+from agentd import Rejected
 from agentd_proxmox.network.firewall_rules import Where, listed, on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agentd.proxmox.client import Proxmox
+    from agentd import Proxmox
     from agentd_proxmox.network.firewall_rules import AddRule
 
     Entry = dict[str, Any]

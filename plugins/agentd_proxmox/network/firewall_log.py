@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
-from agentd.errors import Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Rejected, Repeat, Tier, one_line, tool
 from agentd_proxmox import fields, methods
 
 if TYPE_CHECKING:

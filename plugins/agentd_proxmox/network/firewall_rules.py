@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import NotFound, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.safety.marks import key_of
+from agentd import NotFound, Rejected, formats, key_of, one_line
 from agentd_proxmox import fields, pages
 
 if TYPE_CHECKING:

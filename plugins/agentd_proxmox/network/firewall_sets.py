@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
 from agentd_proxmox import fields, methods, pages, targets
 from agentd_proxmox.network import firewall_uses
 from agentd_proxmox.network.firewall_lockout import CLUSTER

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from agentd.errors import Denied, PermanentError, ProxmoxUnavailable
-from agentd.proxmox.responses import one_line
+from agentd import Denied, PermanentError, ProxmoxUnavailable, one_line
 from agentd_proxmox.network import firewall_rules
 from agentd_proxmox.network.firewall_lockout import CLUSTER
 

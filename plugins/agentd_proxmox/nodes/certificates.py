@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from agentd.errors import Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, Rejected, Repeat, Target, TaskFailed, Tier, one_line, tool
 from agentd_proxmox import fields, methods, targets
 from agentd_proxmox.targets import upid_of
 

@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from agentd import formats
-from agentd.errors import NotFound, PermanentError, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, NotFound, PermanentError, Rejected, Repeat, Target, Tier, formats, one_line, tool
 from agentd_proxmox import fields, methods
 from agentd_proxmox.targets import upid_of
 

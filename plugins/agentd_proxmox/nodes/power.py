@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 
-from agentd.errors import NotFound, ProxmoxUnavailable, Rejected
-from agentd.proxmox.responses import Upid, one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, NotFound, ProxmoxUnavailable, Rejected, Repeat, Target, Tier, Upid, one_line, tool
 from agentd_proxmox import fields, methods, targets
 
 if TYPE_CHECKING:

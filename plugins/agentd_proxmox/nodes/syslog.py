@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final
 import msgspec
 from msgspec import Meta
 
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Repeat, tool
-from agentd.wire.messages import Tier
+from agentd import Call, Repeat, Tier, one_line, tool
 from agentd_proxmox import fields
 
 if TYPE_CHECKING:

@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 
-from agentd import formats
-from agentd.errors import ConfigChanged, NotFound, Rejected
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.tools.raises import Raise, given, is_not_true
-from agentd.wire.messages import Target, Tier
+from agentd import (
+    Call,
+    ConfigChanged,
+    Found,
+    NotFound,
+    Raise,
+    Rejected,
+    Repeat,
+    Target,
+    Tier,
+    formats,
+    one_line,
+    raises,
+    tool,
+)
 from agentd_proxmox import dropped_values, fields, methods, targets
 
 if TYPE_CHECKING:
@@ -101,8 +110,8 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 USED: Final = (
-    Raise(Tier.DESTROY, "content or nodes", given("content", "nodes")),
-    Raise(Tier.DESTROY, "enabled=false", is_not_true("enabled")),
+    Raise(Tier.DESTROY, "content or nodes", raises.given("content", "nodes")),
+    Raise(Tier.DESTROY, "enabled=false", raises.is_not_true("enabled")),
 )
 """Changes of change_storage after which guests and jobs may lose their storage."""
 NEEDED: Final = {

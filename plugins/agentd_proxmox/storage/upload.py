@@ -17,11 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from agentd import formats
-from agentd.errors import NotFound, Rejected, TaskFailed
-from agentd.proxmox.upload import Upload
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, Upload, formats, tool
 from agentd_proxmox import fields, methods, targets
 from agentd_proxmox.storage.volumes import LENGTHS, VolumeLine, _line
 from agentd_proxmox.targets import upid_of

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from agentd import formats
-from agentd.errors import NotFound, Rejected, TaskFailed
-from agentd.proxmox.responses import one_line
-from agentd.tools.definition import Call, Found, Repeat, tool
-from agentd.wire.messages import Target, Tier
+from agentd import Call, Found, NotFound, Rejected, Repeat, Target, TaskFailed, Tier, formats, one_line, tool
 from agentd_proxmox import api_tiers, fields, methods, pages, targets, units
 from agentd_proxmox.guest_model import notes_text
 from agentd_proxmox.targets import upid_of
