@@ -186,7 +186,7 @@ async def test_schedules(net: Net) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return agentd(*arguments, config=net.config_file())
 
-    checked = run("check")
+    checked = run("config", "check")
     made = run("provision")
     with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")):
         by_hand = run("--json", "schedules", "run", "nightly", "--wait")
@@ -201,7 +201,7 @@ async def test_schedules(net: Net) -> None:
         last = until(begun, "the schedule has run", 60)
         shown = run("schedules").stdout
         net.settings["schedules"] = {"nightly": schedule | {"workflow": "health_chek"}}
-        wrong = run("check")
+        wrong = run("config", "check")
         refused = run("provision")
         net.settings["schedules"] = {}
         gone = run("provision")

@@ -104,7 +104,7 @@ class MemoryCall:
         return contextlib.nullcontext()
 
     def check(self) -> None:
-        """Fail a tool that changes something and does not say what: a policy may protect that (`protected_from`)."""
+        """Fail a tool that changes something and does not say what: a policy may protect it (`protected_min_tier`)."""
         if self.tool is not None and self.tool.tier is not Tier.READ and not self.tool.name.startswith("api_"):
             assert self.targets, f"{self.tool.name} says not what it changes"
 

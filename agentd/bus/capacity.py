@@ -101,7 +101,7 @@ def advice(room: Room, sizes: dict[str, int]) -> str:
     if room.what == subjects.INPUT:
         return "completions and signals wait: is an orchestrator at work? see its /readyz"
     if room.what == subjects.DEAD:
-        return "its oldest letters will go: look at `agentd dead`"
+        return "its oldest letters will go: see `agentd dead-letters`"
     largest = sorted(((size, name) for name, size in sizes.items() if size), reverse=True)[:3]
     taken = ", ".join(f"{name} {size / MIB:.1f} MiB" for size, name in largest)
     text = f"most is in {taken}; " if taken else ""
@@ -109,5 +109,5 @@ def advice(room: Room, sizes: dict[str, int]) -> str:
         text += "AI_AUDIT is kept for ever unless you set its max_age (archive it first); "
     return (
         f"{text}when it is full every event is refused and all work stands still until there is room: "
-        "let the account have more (max_file), or lower [orchestrator] keep"
+        "let the account have more (max_file), or lower [orchestrator] retention_days"
     )

@@ -42,7 +42,7 @@ ENDED: Final = "ended"
 OPEN: Final = "open"
 REPLAYING: Final = "replaying"
 REPLAYED: Final = "replayed"
-DROPPED: Final = "dropped"
+CLOSED: Final = "closed"
 
 LETTER: Final = "Agentd-Letter"
 """Header with a DeadLetter as JSON."""
@@ -67,9 +67,9 @@ _REPLAYED_FROM: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
     """One dead letter as it is listed.
 
-    number     its sequence in AI_DEAD: its number for `agentd dead`
+    number     its sequence in AI_DEAD: its number for `agentd dead-letters`
     fixed      why it cannot be replayed; empty if it can
-    state      open, replaying, replayed or dropped; `closed_by` and `closed_at` say by whom and when
+    state      open, replaying, replayed or closed; `closed_by` and `closed_at` say by whom and when
     """
 
     number: int
@@ -93,7 +93,7 @@ class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def open(self) -> bool:
-        """Return whether a person still has to replay or drop it."""
+        """Return whether a person still has to replay or close it."""
         return self.state in {OPEN, REPLAYING}
 
 
@@ -203,7 +203,7 @@ async def find(bus: Bus, number: int) -> Letter:
     for letter in await letters(bus):
         if letter.number == number:
             return letter
-    message = f"there is no dead letter {number}; `agentd dead --all` lists them, and they stay 30 days"
+    message = f"there is no dead letter {number}; `agentd dead-letters list --all` lists them, and they stay 30 days"
     raise NotFound(message)
 
 
@@ -342,9 +342,9 @@ async def replay(bus: Bus, letter: Letter, principal: str) -> int:
     return sequence
 
 
-async def drop(bus: Bus, letter: Letter, principal: str) -> None:
+async def close(bus: Bus, letter: Letter, principal: str) -> None:
     """Close a letter without a replay; it can still be read.  Raises PermanentError."""
-    await _mark(bus, letter, DROPPED, principal)
+    await _mark(bus, letter, CLOSED, principal)
 
 
 async def _mark(bus: Bus, letter: Letter, action: str, principal: str) -> int:

@@ -233,7 +233,7 @@ def wanted(section: settings.Bus) -> tuple[list[tuple[str, int]], set[str]]:
     The second value has the names of those that are pushed.
     """
     queues = [(queue.name, queue.in_flight) for queue in section.queues]
-    return queues, {queue.name for queue in section.queues if queue.plain == "push"}
+    return queues, {queue.name for queue in section.queues if queue.external == "push"}
 
 
 async def provision(bus: Bus, queues: Iterable[tuple[str, int]] = (), pushed: Collection[str] = ()) -> list[str]:

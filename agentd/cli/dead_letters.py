@@ -1,4 +1,4 @@
-"""`agentd dead`: list and show the messages that could not be handled, and replay or close them."""
+"""`agentd dead-letters`: list and show the messages that could not be handled, and replay or close them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ SHOWN = 10_000
 """Characters of a message that are printed at most; --json prints all of it."""
 
 
-@click.group(invoke_without_command=True)
-@click.option("--all", "everything", is_flag=True, help="Those that were replayed or dropped too.")
-@click.option("--stream", default="", help="Only those of this stream, such as AI_INPUT.")
+@click.group(name="dead-letters", invoke_without_command=True)
 @click.pass_context
-def dead(context: click.Context, stream: str, *, everything: bool) -> None:
-    """List dead letters: messages that could not be handled.
+def dead_letters(context: click.Context) -> None:
+    """List, show, replay or close dead letters.
 
-    Each line shows when, on which stream and subject, why, and by which agent the message was given up.
+    A dead letter is a message that an agent or NATS gave up handling. Without a subcommand, the open ones are listed.
     """
-    if context.invoked_subcommand is not None:
-        return
-    app: App = context.find_object(App) or App(None, as_json=False)
+    if context.invoked_subcommand is None:
+        context.invoke(list_letters)
+
+
+@dead_letters.command(name="list")
+@click.option("--all", "everything", is_flag=True, help="Also list letters that were replayed or closed.")
+@click.option("--stream", default="", help="Only list letters from this stream, such as AI_INPUT.")
+@passes
+def list_letters(app: App, stream: str, *, everything: bool) -> None:
+    """List open dead letters.
+
+    For each letter: when, on which stream and subject, by which agent and why the message was given up.
+    """
 
     async def work() -> list[Letter]:
         from agentd.bus.dead_letters import letters
@@ -43,11 +51,11 @@ def dead(context: click.Context, stream: str, *, everything: bool) -> None:
     app.show([letter for letter in found if (everything or letter.open) and stream in {"", letter.stream}], "dead")
 
 
-@dead.command()
+@dead_letters.command()
 @click.argument("number", type=int)
 @passes
 def show(app: App, number: int) -> None:
-    """Show one dead letter with its message."""
+    """Show a dead letter and its message."""
 
     async def work() -> dict[str, Any]:
         from agentd.bus import dead_letters as letters
@@ -72,18 +80,18 @@ def show(app: App, number: int) -> None:
     app.show(run_async(work()), "letter")
 
 
-@dead.command()
+@dead_letters.command()
 @click.argument("numbers", type=int, nargs=-1, metavar="[NUMBER]...")
-@click.option("--all", "everything", is_flag=True, help="Every open letter that can be, but for replays that failed.")
+@click.option("--all", "everything", is_flag=True, help="Replay all open letters, except replays that failed again.")
 @passes
 def replay(app: App, numbers: tuple[int, ...], *, everything: bool) -> None:
-    """Publish the messages of dead letters again, once.
+    """Publish dead letters again, once.
 
     Each message is published on its original subject, with the credentials of [bus.admin]. A message that fails again
     becomes a new dead letter that names the first one.
     """
     if bool(numbers) == everything:
-        message = "name the letters to replay, or --all; `agentd dead` lists them"
+        message = "name the letters to replay, or --all; `agentd dead-letters` lists them"
         raise UsageError(message)
 
     async def work() -> tuple[list[dict[str, Any]], bool]:
@@ -122,14 +130,14 @@ def _may(letter: Letter) -> bool:
     return not letter.fixed and not letter.replay_of
 
 
-@dead.command()
+@dead_letters.command()
 @click.argument("numbers", type=int, nargs=-1, required=True, metavar="NUMBER...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @passes
-def drop(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
+def close(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
     """Close dead letters without replaying them.
 
-    Dropped letters no longer count as open. Uses the credentials of [bus.admin].
+    Closed letters no longer count as open. Uses the credentials of [bus.admin].
     """
 
     async def look() -> list[Letter]:
@@ -143,7 +151,7 @@ def drop(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
 
         async with app.bus(admin=True) as (bus, config):
             for letter in found:
-                await letters.drop(bus, letter, config.principal)
+                await letters.close(bus, letter, config.principal)
 
     found = run_async(look())
     if not yes:
@@ -151,7 +159,7 @@ def drop(app: App, numbers: tuple[int, ...], *, yes: bool) -> None:
             click.echo(
                 printable(f"letter {letter.number}: {letter.subject or letter.stream}: {letter.reason}"), err=True
             )
-        click.confirm("drop it without replaying?" if len(found) == 1 else "drop them without replaying?", abort=True)
+        click.confirm("close it without replaying?" if len(found) == 1 else "close them without replaying?", abort=True)
     run_async(work(found))
-    lines = [f"letter {letter.number} dropped" for letter in found]
-    app.show([{"letter": letter.number, "dropped": True} for letter in found] if app.as_json else lines, "lines")
+    lines = [f"letter {letter.number} closed" for letter in found]
+    app.show([{"letter": letter.number, "closed": True} for letter in found] if app.as_json else lines, "lines")

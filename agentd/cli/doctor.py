@@ -217,7 +217,7 @@ class _Tokenless:
 def _granted(config: Config) -> Tier:
     """Return the highest tier that the policy grants to any principal; the token needs no rights beyond it."""
     policy = Policy.of(config.policy)
-    tiers = {policy.default_tier, policy.plain_tier, *policy.principals.values()}
+    tiers = {policy.default_tier, policy.anonymous_tier, *policy.principals.values()}
     return next(tier for tier in reversed(Tier) if tier in tiers)
 
 

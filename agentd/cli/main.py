@@ -17,7 +17,6 @@ import click
 
 from agentd.cli.context import App, leave, parameters_of, passes, run_async, say_frozen
 from agentd.client import requests, tool_calls
-from agentd.config import show as config_show
 from agentd.errors import AgentdError, NeedsPlan
 from agentd.plugins import manager
 from agentd.printable import printable
@@ -44,7 +43,8 @@ WORKFLOWS = [
     "schedules",
 ]
 ELSEWHERE = {
-    "dead": "agentd.cli.dead_letters",
+    "config": "agentd.cli.config",
+    "dead-letters": "agentd.cli.dead_letters",
     "audit": "agentd.cli.audit",
     "export": "agentd.cli.export",
     "undo": "agentd.cli.undo",
@@ -85,7 +85,7 @@ class Commands(click.Group):
         if cmd_name not in ELSEWHERE:
             command = super().get_command(ctx, cmd_name)
             return None if command is None else _with_json(command)
-        imported: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name)
+        imported: click.Command = getattr(importlib.import_module(ELSEWHERE[cmd_name]), cmd_name.replace("-", "_"))
         return _with_json(imported)
 
 
@@ -150,29 +150,6 @@ def demo_command(app: App, state: Path | None, *, once: bool) -> None:
 
     del app
     sys.exit(demo.demo(state, once=once))
-
-
-@cli.command()
-@click.option("--show", is_flag=True, help="Print what is in force and where it comes from; secrets are hidden.")
-@passes
-def check(app: App, *, show: bool) -> None:
-    """Check the configuration and the plugins.
-
-    Nothing is started. Exit code 78 if the configuration is wrong or a plugin is broken.
-    """
-    from agentd import schedules
-
-    config = app.config()
-    plugins = manager.Plugins(config, set(manager.installed()))
-    for name in plugins.loaded():
-        plugins.settings(name)
-    schedules.check(config, plugins.workflows())
-    if show:
-        click.echo(printable(config_show.show(config), lines=True))
-        return
-    app.show(list(plugins.status.values()), "plugins")
-    if any(plugin.status == manager.BROKEN for plugin in plugins.status.values()):
-        sys.exit(78)
 
 
 @cli.command()

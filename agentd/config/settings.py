@@ -2,7 +2,7 @@
 
 These are the validated values; `load.py` reads them from files, environment and credentials.
 A setting names the file of a secret, and the file is read only when the secret is needed, so that no secret is in
-memory, in a traceback or in `agentd check --show` without need.
+memory, in a traceback or in `agentd config show` without need.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Queue(Section):
 
     name: str = Field(description="<service>[@<node>][+<class>]")
     in_flight: int = Field(ge=1, description="tasks under way at once over all agents, such as 2 for migrations")
-    plain: Literal["no", "pull", "push"] = Field(
+    external: Literal["no", "pull", "push"] = Field(
         default="no",
         description="how a plain agent of this name gets its tasks: it pulls from the durable consumer and "
         "acknowledges, or the server publishes them to ai.tasks.assign.<name>, once, with no limit in flight",
@@ -216,7 +216,7 @@ class Queue(Section):
 
     @model_validator(mode="after")
     def _bare(self) -> Self:
-        if self.plain == "push" and not set("@+").isdisjoint(self.name):
+        if self.external == "push" and not set("@+").isdisjoint(self.name):
             raise ValueError(f"{self.name}: a queue that is pushed bears the agent's name, without @ and +")
         return self
 
@@ -232,7 +232,7 @@ class Bus(Login):
     replicas: Literal[1, 3] = Field(
         default=1, description="copies of each stream: 3 with three or more servers, else 1"
     )
-    sync: str = Field(
+    sync_interval: str = Field(
         default="always",
         description="what the servers' jetstream.sync_interval is set to; told by `agentd doctor`, set in nats-server",
     )
@@ -423,18 +423,18 @@ class Policy(Section):
     """
 
     default_tier: Tier = Field(default=Tier.READ, description="tier of a principal that is not named")
-    plain_tier: Tier | None = Field(
+    anonymous_tier: Tier | None = Field(
         default=None,
         description="tier of the plain ai.workflows.request, whose sender nobody proves; default: default_tier",
     )
     principals: dict[Id, Tier] = Field(default={}, description="tier of each principal")
-    calls_at_once: int = Field(
+    max_concurrent_calls: int = Field(
         default=32,
         ge=1,
         description="calls of one principal (agentd call, MCP) that an agent runs at the same time, and actions over "
         "HTTP that a daemon carries out; one more is refused",
     )
-    plain_agents: dict[Id, Tier] = Field(
+    external_agents: dict[Id, Tier] = Field(
         default={}, description="tier of the tasks that a plain agent may be given; else read"
     )
 
@@ -442,16 +442,16 @@ class Policy(Section):
     @classmethod
     def _proven(cls, value: dict[str, Tier]) -> dict[str, Tier]:
         if "plain" in value:
-            raise ValueError("`plain` is the name of requests whose sender is not proven; set plain_tier instead")
+            raise ValueError("`plain` is the name of requests whose sender is not proven; set anonymous_tier instead")
         return value
 
     protected: tuple[str, ...] = Field(
         default=(), description="what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1, user/*"
     )
-    protected_from: Tier = Field(
+    protected_min_tier: Tier = Field(
         default=Tier.DESTROY, description="tier from which on what is protected is not touched"
     )
-    destroys_per_hour: int = Field(
+    destructive_per_hour: int = Field(
         default=10, ge=0, le=1000, description="acts that destroy or execute, in the whole network; 0: none"
     )
 
@@ -464,7 +464,7 @@ class Policy(Section):
                 raise ValueError(f"{entry!r}: {fault}")
         return value
 
-    plans_last: float = Field(
+    approval_timeout: float = Field(
         default=86_400.0, gt=0, le=2_592_000.0, description="seconds within which what destroys has to be approved"
     )
 

@@ -164,7 +164,7 @@ class Supervisor:
             tokens=settings.tokens,
             connections=settings.connections,
             connections_per_address=settings.connections_per_address,
-            calls_at_once=self.config.policy.calls_at_once,
+            max_concurrent_calls=self.config.policy.max_concurrent_calls,
         )
         port = await page.start()
         stack.push_async_callback(page.stop)

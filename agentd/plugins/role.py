@@ -91,7 +91,7 @@ class Context:
 
     def queues(self, service: str) -> list[str]:
         """Return the further queues of `service` that an agent on this node serves: the node's and those of classes."""
-        named = [queue.name for queue in self.config.bus.queues if queue.plain == "no"]
+        named = [queue.name for queue in self.config.bus.queues if queue.external == "no"]
         return subjects.queues_of(service, self.node, named)
 
 

@@ -35,7 +35,7 @@ async def spend(bus: Bus, key: str, limit: int) -> None:
         free = next((slot for slot in map(str, range(limit)) if slot not in slots), None)
         if free is None:
             raise Denied(
-                f"{limit} acts that destroy or execute within an hour are what [policy] destroys_per_hour allows; "
+                f"{limit} acts that destroy or execute within an hour are what [policy] destructive_per_hour allows; "
                 "nothing was done: look what they were (agentd audit), then ask again later"
             )
         try:

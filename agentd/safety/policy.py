@@ -43,41 +43,41 @@ DEFAULTS: Final = settings.Policy()
 class Policy:
     """What the configuration grants and forbids.
 
-    default_tier   of a principal that is not named
-    plain_tier     of the plain ai.workflows.request, whose sender is not proven
-    principals     of each principal that is named
-    plain_agents   of the tasks that each external agent may get; one that is not named gets `read`
-    protected      patterns of protected targets: guest/100, tag/keep, pool/core, storage/*, node/pve1
-    protected_from the lowest tier that may not touch them
-    per_hour       acts of tier destroy or exec, in the whole network
-    plans_last     seconds within which such an act must be approved
-    calls_at_once  calls of one principal that an agent runs at the same time
+    default_tier          of a principal that is not named
+    anonymous_tier        of the subject ai.workflows.request, whose sender is not authenticated
+    principals            of each principal that is named
+    external_agents       of the tasks that each external agent may get; one that is not named gets `read`
+    protected             patterns of protected targets: guest/100, tag/keep, pool/core, storage/*, node/pve1
+    protected_min_tier    the lowest tier that may not touch them
+    per_hour              calls of tier destroy or exec, in the whole network
+    approval_timeout      seconds within which such a call must be approved
+    max_concurrent_calls  calls of one principal that an agent runs at the same time
     """
 
     default_tier: Tier = DEFAULTS.default_tier
-    plain_tier: Tier = Tier.READ
+    anonymous_tier: Tier = Tier.READ
     principals: Mapping[str, Tier] = field(default_factory=dict)
-    plain_agents: Mapping[str, Tier] = field(default_factory=dict)
+    external_agents: Mapping[str, Tier] = field(default_factory=dict)
     protected: Sequence[str] = ()
-    protected_from: Tier = DEFAULTS.protected_from
-    per_hour: int = DEFAULTS.destroys_per_hour
-    plans_last: float = DEFAULTS.plans_last
-    calls_at_once: int = DEFAULTS.calls_at_once
+    protected_min_tier: Tier = DEFAULTS.protected_min_tier
+    per_hour: int = DEFAULTS.destructive_per_hour
+    approval_timeout: float = DEFAULTS.approval_timeout
+    max_concurrent_calls: int = DEFAULTS.max_concurrent_calls
 
     @classmethod
     def of(cls, section: settings.Policy) -> Self:
         """Return the policy that `[policy]` of the configuration describes."""
-        plain = section.default_tier if section.plain_tier is None else section.plain_tier
+        plain = section.default_tier if section.anonymous_tier is None else section.anonymous_tier
         return cls(
             section.default_tier,
             plain,
             section.principals,
-            section.plain_agents,
+            section.external_agents,
             section.protected,
-            section.protected_from,
-            section.destroys_per_hour,
-            section.plans_last,
-            section.calls_at_once,
+            section.protected_min_tier,
+            section.destructive_per_hour,
+            section.approval_timeout,
+            section.max_concurrent_calls,
         )
 
     def tier_of(self, principal: str, *, plain: bool) -> Tier:
@@ -88,7 +88,7 @@ class Policy:
         Requests of the plain subject continue under the name `plain`; a principal of that name is not proven either.
         """
         plain = plain or principal in {"", PLAIN}
-        granted = self.plain_tier if plain else self.principals.get(principal, self.default_tier)
+        granted = self.anonymous_tier if plain else self.principals.get(principal, self.default_tier)
         return Tier.OPERATE if granted in CONSENTED and (plain or principal in ANONYMOUS) else granted
 
     def granted(self, principal: str, stated: Tier) -> Tier:
@@ -111,7 +111,7 @@ class Policy:
         External agents do not compare the targets with the plan before they act, so none gets a task of tier destroy or
         exec.
         """
-        granted = self.plain_agents.get(agent_id, Tier.READ)
+        granted = self.external_agents.get(agent_id, Tier.READ)
         return Tier.OPERATE if granted in CONSENTED else granted
 
     def allow(self, tool: str, needed: Tier, granted: Tier, *, principal: str = "", plain: bool = False) -> None:
@@ -120,11 +120,11 @@ class Policy:
         The error says how to grant it.
         """
         if plain and needed in CONSENTED:
-            raise Denied(f"{tool} is of tier {needed}, and nobody proves who asks on the plain subject: use your own")
+            raise Denied(f"{tool} is of tier {needed}; an anonymous request cannot have it: use your own subject")
         if granted.covers(needed):
             return
-        who = "the plain subject" if plain else principal or "the principal"
-        setting = "[policy] plain_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
+        who = "an anonymous request" if plain else principal or "the principal"
+        setting = "[policy] anonymous_tier" if plain else f"[policy.principals] {principal or 'NAME'}"
         raise Denied(f'{tool} needs tier {needed}; {who} has {granted}; grant it with {setting} = "{needed}"')
 
     def consented(self, tool: str, needed: Tier, principal: str, consent: Consent | None, *, asked: str = "") -> None:
@@ -158,7 +158,7 @@ class Policy:
 
     def touch(self, tool: str, needed: Tier, targets: Sequence[Target], consent: Consent | None = None) -> None:
         """Raise Denied or Rejected unless `tool` may now change these targets."""
-        guarded = bool(self.protected) and needed.covers(self.protected_from)
+        guarded = bool(self.protected) and needed.covers(self.protected_min_tier)
         if not targets and (needed in CONSENTED or guarded):
             raise Denied(f"{tool} does not say what it changes, so nobody can tell whether it may")
         for item in targets if guarded else ():
@@ -216,7 +216,7 @@ def _within(name: str) -> Iterator[str]:
 
 
 class CallsAtOnce:
-    """Limits the calls of each principal in this process to [policy] calls_at_once."""
+    """Limits the calls of each principal in this process to [policy] max_concurrent_calls."""
 
     def __init__(self, most: int, where: str) -> None:
         """Start with no calls; `where` names the process in errors."""
@@ -228,8 +228,8 @@ class CallsAtOnce:
         """Count a new call; raises TemporaryError if the principal has reached the limit."""
         if self._running[principal] >= self.most:
             raise TemporaryError(
-                f"{principal} has {self.most} calls under way at {self._where}, as many as [policy] calls_at_once "
-                "allows; call again when one of them has ended"
+                f"{principal} has {self.most} calls under way at {self._where}, as many as [policy] "
+                "max_concurrent_calls allows; call again when one of them has ended"
             )
         self._running[principal] += 1
 

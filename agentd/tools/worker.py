@@ -82,7 +82,7 @@ class Worker:
         self.slots = slots
         self.consumers: list[Consumer] = []
         self.journal = journal
-        self.calls = CallsAtOnce(policy.calls_at_once, agent_id)
+        self.calls = CallsAtOnce(policy.max_concurrent_calls, agent_id)
         self._calls: dict[str, tuple[str, Performance, asyncio.Task[ToolReply]]] = {}
 
     @property

@@ -69,10 +69,10 @@ class Stopping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Wheel:
     """The routes that change something."""
 
-    def __init__(self, view: View, known: Mapping[str, str], calls_at_once: int) -> None:
+    def __init__(self, view: View, known: Mapping[str, str], max_concurrent_calls: int) -> None:
         self._view = view
         self._known = known
-        self._calls = CallsAtOnce(calls_at_once, "this daemon")
+        self._calls = CallsAtOnce(max_concurrent_calls, "this daemon")
 
     def routes(self) -> list[Route]:
         """Return the routes."""

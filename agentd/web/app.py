@@ -55,18 +55,18 @@ def build(  # noqa: PLR0913 - the settings of WebServer
     streams: Streams | None = None,
     routes: Iterable[BaseRoute] = (),
     tokens: Mapping[str, str] | None = None,
-    calls_at_once: int = 32,
+    max_concurrent_calls: int = 32,
 ) -> Starlette:
     """Return the web application over `view`.
 
     allowed_hosts  the host names of the server, besides localhost and addresses
     routes  additional routes of roles, such as `/mcp` of the bridge
     tokens  principals that may act, and the digest of the token of each
-    calls_at_once  actions of one principal that run at the same time
+    max_concurrent_calls  actions of one principal that run at the same time
     """
     site = Site(view, streams or Streams(view))
     return Starlette(
-        routes=[*site.routes(), *Wheel(view, tokens or {}, calls_at_once).routes(), *routes],
+        routes=[*site.routes(), *Wheel(view, tokens or {}, max_concurrent_calls).routes(), *routes],
         middleware=[
             Middleware(security.Guard, allowed_hosts=tuple(allowed_hosts)),
             Middleware(GZipMiddleware, minimum_size=600, compresslevel=6),

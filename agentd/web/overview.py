@@ -186,7 +186,9 @@ def _attention(picture: Overview, readiness: list[Reason]) -> Iterator[Attention
         if not role.ready and role.name not in named:
             yield Attention("bad", role.name, role.reason or "not ready, and no reason is given")
     if not picture.identity.roles:
-        yield Attention("warn", "roles", "this instance plays no role; name one in agentd.toml, then `agentd check`")
+        yield Attention(
+            "warn", "roles", "this instance plays no role; name one in agentd.toml, then `agentd config check`"
+        )
     yield from _of_alerts(picture)
     yield from _of_workflows(picture)
     yield from _of_tasks(picture)

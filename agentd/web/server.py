@@ -53,7 +53,7 @@ class WebServer:
         tokens: Mapping[str, str] | None = None,
         connections: int = 512,
         connections_per_address: int = 128,
-        calls_at_once: int = 32,
+        max_concurrent_calls: int = 32,
     ) -> None:
         self._view = view
         self._host = host
@@ -61,7 +61,7 @@ class WebServer:
         self._names = {*allowed_hosts} | ({host} - _WILDCARDS)
         self._routes = tuple(routes)
         self._tokens = dict(tokens or {})
-        self._calls_at_once = calls_at_once
+        self._calls_at_once = max_concurrent_calls
         self._most, self._each = connections, connections_per_address
         self._streams = Streams(view)
         self._server: _Guest | None = None
@@ -79,7 +79,7 @@ class WebServer:
             streams=self._streams,
             routes=self._routes,
             tokens=self._tokens,
-            calls_at_once=self._calls_at_once,
+            max_concurrent_calls=self._calls_at_once,
         )
         bound = await self._bind()
         config = uvicorn.Config(

@@ -576,7 +576,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeadMark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was done with a dead letter: replaying, replayed or dropped.
+    """What was done with a dead letter: replaying, replayed or closed.
 
     `sequence` is the sequence of the replayed message in its stream.
     """

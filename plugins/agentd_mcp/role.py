@@ -53,7 +53,7 @@ class BridgeSettings(Settings):
     """Settings of the section `[mcp-bridge]`."""
 
     mcp: bool = Field(default=True, description="serve the tools over MCP; false: over NATS alone")
-    listed: Literal["few", "all"] = Field(
+    tool_list: Literal["few", "all"] = Field(
         default="few",
         description="tools that are listed at once: those of every day and find_tools for the others, or all (200 cost "
         "a model 70,000 tokens); each may be called either way",
@@ -243,7 +243,7 @@ class Bridge:
         return server.build_mcp(
             [*tools.values(), *network, approvals.dry_runs(context, tools), *tool_search.doors(reachable)],
             partial(_called, context),
-            listed=tool_search.DAILY if settings.listed == "few" else None,
+            listed=tool_search.DAILY if settings.tool_list == "few" else None,
             name=f"agentd {context.node}",
             version=__version__,
             resolve=resolve,

@@ -1,7 +1,7 @@
 """The short list of tools, and the tools to find and call all others; pure.
 
 Two hundred tools with their schemas are 70,000 tokens, which a model pays before it has done anything.  So by default
-(`[mcp-bridge] listed = "few"`) the list contains the tools of daily use, and three tools to find and call all others.
+(`[mcp-bridge] tool_list = "few"`) the list contains the tools of daily use, and three tools for all others.
 What a client may do is the same in both cases.
 """
 

@@ -11,9 +11,9 @@ Pure: times are parameters, and nothing is sent from here.
     audit_broken            the audit chain of an agent is not as the agent wrote it
 
 The rules prevent floods of notifications; each was learnt from a real one:
-- One reading proves nothing: a value must stay beyond its threshold for `hold` seconds and for at least `readings`
-  readings, both to raise and to clear.  Readings of one value within SPACING seconds count once, because every agent
-  of a node reports the same host.
+- One reading proves nothing: a value must stay beyond its threshold for `min_duration` seconds and for at least
+  `min_readings` readings, both to raise and to clear.  Readings of one value within SPACING seconds count once, because
+  every agent of a node reports the same host.
 - Raising and clearing have separate thresholds.
 - Missing data never clears an alert: only received data does.
 - A pause of the monitor is not a silence of the agents: after a pause, every agent gets the full time again.
@@ -71,7 +71,7 @@ LOST: Final = "lost"
 DONE: Final = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_WARNINGS})
 
 SPACING: Final = 10.0
-"""Seconds within which readings of one value count as one; less where `hold` is short."""
+"""Seconds within which readings of one value count as one; less where `min_duration` is short."""
 
 WATCHED: Final = 1000
 """Maximum number of watched agents: any client may register, and a flood must not fill the memory and the bucket."""
@@ -105,8 +105,8 @@ class Thresholds:
     host_clear: float = 80.0
     agent_trigger: float = 90.0
     agent_clear: float = 85.0
-    hold: float = 110.0
-    readings: int = 3
+    min_duration: float = 110.0
+    min_readings: int = 3
     offline_after: float = 120.0
     stuck_after: float = 1800.0
     flap_limit: int = 5
@@ -115,7 +115,7 @@ class Thresholds:
     @property
     def spacing(self) -> float:
         """Return the seconds within which readings of one value count as one."""
-        return min(SPACING, self.hold / self.readings)
+        return min(SPACING, self.min_duration / self.min_readings)
 
     def band(self, scope: str) -> tuple[float, float]:
         """Return the thresholds to raise and to clear, in percent.
@@ -391,8 +391,8 @@ class AlertBook:
         trigger, clear = self._thresholds.band(scope)
         firing = key in self._firing
         level.note(value, at, self._thresholds.spacing, beyond=value < clear if firing else value >= trigger)
-        calm = self._thresholds.flap_window if firing and level.flapping else self._thresholds.hold
-        if not level.proven(at, calm, self._thresholds.readings):
+        calm = self._thresholds.flap_window if firing and level.flapping else self._thresholds.min_duration
+        if not level.proven(at, calm, self._thresholds.min_readings):
             return []
         level.turn(at, self._thresholds.flap_limit, self._thresholds.flap_window)
         return (

@@ -92,4 +92,4 @@ def _words(stream: str, letters: list[dead_letters.Letter]) -> str:
     last = letters[-1]
     what = last.subject or f"message {last.sequence}"
     many = f"{len(letters)} dead letters" if len(letters) > 1 else "a dead letter"
-    return f"{many} of {stream}: {what}: {last.reason[:SAID]}; look with `agentd dead show {last.number}`"
+    return f"{many} of {stream}: {what}: {last.reason[:SAID]}; see `agentd dead-letters show {last.number}`"

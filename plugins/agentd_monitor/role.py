@@ -227,7 +227,7 @@ class Monitor:
     async def _record(self, key: str, alert: Alert) -> bool:
         """Write the state of an alert; return whether it was new to the network."""
         bus = self._context.bus
-        ttl = self._settings.resolved_for if alert.state == RESOLVED else None
+        ttl = self._settings.resolved_retention if alert.state == RESOLVED else None
         while True:
             newest = await bus.kv_read(subjects.ALERTS, key, Alert)
             before = newest.value

@@ -24,9 +24,9 @@ class MonitorSettings(Settings):
     """Percent of CPU or memory used by an agent itself at which high_cpu or high_memory is raised."""
     agent_clear: float = Field(default=Thresholds.agent_clear, ge=0, lt=100)
     """Percent below which the alert is cleared."""
-    hold: float = Field(default=Thresholds.hold, ge=0)
+    min_duration: float = Field(default=Thresholds.min_duration, ge=0)
     """Seconds that readings must stay beyond a threshold; reports come every 30 s, so five in a row are enough."""
-    readings: int = Field(default=Thresholds.readings, ge=2)
+    min_readings: int = Field(default=Thresholds.min_readings, ge=2)
     """Consecutive readings beyond a threshold before an alert is raised or cleared; a single one proves nothing."""
     offline_after: float = Field(default=Thresholds.offline_after, gt=0)
     """Seconds without a heartbeat (sent every 30 s) after which an agent counts as lost."""
@@ -36,7 +36,7 @@ class MonitorSettings(Settings):
     """Changes of one alert within `flap_window` from which on it counts as flapping and stays raised."""
     flap_window: float = Field(default=Thresholds.flap_window, gt=0)
     """Seconds over which changes are counted, and for which a flapping value must be calm before it is cleared."""
-    resolved_for: float = Field(default=86_400.0, ge=60)
+    resolved_retention: float = Field(default=86_400.0, ge=60)
     """Seconds for which a resolved alert stays in the bucket, so that it can still be read."""
 
     @model_validator(mode="after")
@@ -50,4 +50,4 @@ class MonitorSettings(Settings):
 
     def thresholds(self) -> Thresholds:
         """Return the thresholds as a plain value for the pure module."""
-        return Thresholds(**self.model_dump(exclude={"resolved_for"}))
+        return Thresholds(**self.model_dump(exclude={"resolved_retention"}))

@@ -80,7 +80,8 @@ class Quota:
             )
         if opened(principal) + self._beginning[principal] >= self._open:
             return (
-                f"{principal} has {self._open} open workflows, as many as [orchestrator] open_workflows allows; "
+                f"{principal} has {self._open} open workflows, as many as [orchestrator] "
+                "open_workflows_per_principal allows; "
                 "ask again when one of them is over, with another id"
             )
         times.append(at)

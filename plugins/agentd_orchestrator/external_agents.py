@@ -2,15 +2,15 @@
 
 The settings call them "plain".  The decisions:
 
-- An external agent has a queue of its own name under `[[bus.queues]]`, with `plain`.  With `pull` it takes its tasks
+- An external agent has a queue of its own name under `[[bus.queues]]`, with `external`.  With `pull` it takes its tasks
   from the durable consumer and acknowledges them: a task that it does not acknowledge is redelivered.  With `push` the
   NATS server itself publishes them to `ai.tasks.assign.<agent>` while the agent is subscribed: core NATS is enough, and
   a lost assignment is repeated through the deadline of its attempt and its retries.  No agentd process forwards the
   tasks, so none can fail while doing so.
 - It stores no effect records, so it may execute a task twice: it gets only tasks of tier `read`, unless
-  `[policy.plain_agents]` grants it a higher tier.  A plan that gives it more is rejected before it starts.
+  `[policy.external_agents]` grants it a higher tier.  A plan that gives it more is rejected before it starts.
 - It completes on the plain `ai.tasks.complete`, where nothing proves the sender.  So such a completion is valid only
-  for a task that is under way, in a queue that is declared with `plain`, and of a tier that the agent may have; never
+  for a task that is under way, in a queue declared with `external`, and of a tier that the agent may have; never
   for a preview, because a person approves its result.  The attempt may be missing: then the current one is meant.
 - On `ai.tasks.complete.<agent>.<workflow>.<task>` NATS proves the agent.  The fields of the message must match the
   subject, and an external agent can complete only tasks of its own queue.
@@ -67,7 +67,9 @@ OFFLINE: Final = "offline"
 
 def names(queues: Iterable[Queue], policy: Policy) -> frozenset[str]:
     """Return the external agents in the configuration."""
-    return frozenset({service_of(queue.name) for queue in queues if queue.plain != "no"} | set(policy.plain_agents))
+    return frozenset(
+        {service_of(queue.name) for queue in queues if queue.external != "no"} | set(policy.external_agents)
+    )
 
 
 def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None:
@@ -79,7 +81,7 @@ def check(plan: list[TaskSpec], queues: Iterable[Queue], policy: Policy) -> None
         if agent in plain and not granted.covers(task.tier):
             message = (
                 f"task {task.name}: needs tier {task.tier}, and the plain agent {agent} may be given {granted}; "
-                f'if it can be trusted to do nothing twice: [policy.plain_agents] {agent} = "{task.tier}"'
+                f'if it can be trusted to do nothing twice: [policy.external_agents] {agent} = "{task.tier}"'
             )
             raise Denied(message)
 
@@ -99,7 +101,7 @@ async def filled(context: Context, completion: TaskCompletion) -> tuple[str, str
     subjects.check_id(workflow, "TaskCompletion.task_id")
     state = await _state(context, workflow, name)
     queue = next((queue for queue in context.config.bus.queues if queue.name == state.spec(name).queue), None)
-    _acceptable(completion, state, name, "no" if queue is None else queue.plain)
+    _acceptable(completion, state, name, "no" if queue is None else queue.external)
     return workflow, name, _judged(completion, state.spec(name), state.tasks[name].attempt, context.policy)
 
 
@@ -115,7 +117,7 @@ async def proven(context: Context, subject: str, completion: TaskCompletion) -> 
         if given and given != value:
             raise InvalidMessage(f"TaskCompletion.{field}: {given!r} is not {value!r}, which its subject names")
     subjects.check_id(workflow)
-    plain = {service_of(queue.name) for queue in context.config.bus.queues if queue.plain != "no"}
+    plain = {service_of(queue.name) for queue in context.config.bus.queues if queue.external != "no"}
     if agent in plain:
         state = await _state(context, workflow, name)
         spec = state.spec(name)
@@ -140,7 +142,7 @@ def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: s
     named = f"{subjects.TASK_COMPLETE}.<agent>.<workflow>.<task>"
     if plain == "no":
         raise InvalidMessage(
-            f"TaskCompletion: {completion.task_id} is for the queue {spec.queue!r}, which is not declared with `plain` "
+            f"TaskCompletion: {completion.task_id} is for the queue {spec.queue!r}, not declared with `external` "
             f"under [[bus.queues]]: nothing proves who completes it on {subjects.TASK_COMPLETE}; publish to {named}"
         )
     if spec.look:
@@ -251,7 +253,7 @@ class PlainAgents:
         The services of agentd daemons register on the same subject.
         """
         name = subjects.check_id(service.service_id, "ServiceRegistration.service_id")
-        if any(queue.plain != "no" and service_of(queue.name) == name for queue in self._context.config.bus.queues):
+        if any(queue.external != "no" and service_of(queue.name) == name for queue in self._context.config.bus.queues):
             known = self._known.get(name)
             agent = AgentRegistration(name, service.capabilities, status=service.status)
             self._keep(Presence(agent if known is None else known.presence.agent, [service]))

@@ -48,8 +48,7 @@ from agentd.wire.messages import (
     withheld_of,
 )
 from agentd.wire.workflow import VERSION
-from agentd_orchestrator import external_agents as plain_agents
-from agentd_orchestrator import schedules
+from agentd_orchestrator import external_agents, schedules
 from agentd_orchestrator.admission import Quota, Room
 from agentd_orchestrator.declared.library import Library
 from agentd_orchestrator.engine.executor import BROKEN_AFTER, KEPT, Engine
@@ -77,8 +76,8 @@ class OrchestratorSettings(Settings):
     """Settings of the orchestrator, section `[orchestrator]`."""
 
     slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
-    max_open: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
-    open_workflows: int = Field(
+    max_open_workflows: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
+    open_workflows_per_principal: int = Field(
         100,
         ge=1,
         description="open workflows of one principal above which an orchestrator rejects its requests; those that "
@@ -89,14 +88,14 @@ class OrchestratorSettings(Settings):
         ge=1,
         description="requests of one principal within a minute that an orchestrator carries out; it rejects more",
     )
-    keep: float = Field(
+    retention_days: float = Field(
         KEPT / 86_400,
         ge=1,
         le=KEPT / 86_400,
         description="days that workflows that are over, and their answers, stay; to have them longer: `agentd export`",
     )
     workflows_dir: Path = Field(Path("/etc/agentd/workflows"), description="where declared workflows lie: NAME.yaml")
-    discovery_every: float = Field(60.0, ge=1, description="seconds between two discovery requests")
+    discovery_interval: float = Field(60.0, ge=1, description="seconds between two discovery requests")
 
 
 class Orchestrator:
@@ -124,13 +123,13 @@ class Orchestrator:
         """Run until the context is stopping."""
         self._context = context
         self._engine = Engine(
-            context.bus, context.agent_id, context.metrics, context.log, kept=context.settings.keep * 86_400
+            context.bus, context.agent_id, context.metrics, context.log, kept=context.settings.retention_days * 86_400
         )
-        self._engine.plain = plain_agents.names(context.config.bus.queues, context.policy)
+        self._engine.plain = external_agents.names(context.config.bus.queues, context.policy)
         settings: OrchestratorSettings = context.settings
         self._library = Library(settings.workflows_dir, context.known_tools, context.workflows)
         await self._read_files()
-        self._quota = Quota(settings.requests_per_minute, settings.open_workflows)
+        self._quota = Quota(settings.requests_per_minute, settings.open_workflows_per_principal)
         self._planner = Planner(self._library, context.policy)
         self._requests = self._consumer(subjects.REQUESTS, subjects.ORCH_REQUESTS, self._on_request, 64)
         consumers = [
@@ -152,11 +151,11 @@ class Orchestrator:
         context, settings = self._context, self._context.settings
         drain = context.config.drain.timeout
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._discover(settings.discovery_every))
+            group.create_task(self._discover(settings.discovery_interval))
             group.create_task(self._look_at_files())
-            group.create_task(self._watch(consumers, settings.max_open))
+            group.create_task(self._watch(consumers, settings.max_open_workflows))
             group.create_task(self._agree())
-            group.create_task(plain_agents.PlainAgents(context).run())
+            group.create_task(external_agents.PlainAgents(context).run())
             group.create_task(Timers(context).run())
             for consumer in consumers:
                 group.create_task(consumer.run(context.stopping, drain=drain))
@@ -298,7 +297,7 @@ class Orchestrator:
             begin = await evaluated(
                 partial(self._planner.begin, request, principal, tier, plain=plain, retried=retried, parent=parent)
             )
-            plain_agents.check(begin.plan, context.config.bus.queues, context.policy)
+            external_agents.check(begin.plan, context.config.bus.queues, context.policy)
         except Denied as error:
             return msgspec.structs.replace(begin, plan=[], carried={}, refused=str(error))
         except Exception as error:
@@ -368,7 +367,7 @@ class Orchestrator:
         text = f"workflow_id: {state.workflow_id!r} is a {state.workflow_type} {other} ({state.status}); use another id"
         answer = WorkflowResponse(state.workflow_id, "conflict", {}, text, self._context.agent_id)
         subject = subjects.response(subjects.conflict(state.workflow_id, digest))
-        await self._context.bus.store(subject, answer, ttl=self._context.settings.keep * 86_400)
+        await self._context.bus.store(subject, answer, ttl=self._context.settings.retention_days * 86_400)
         if begin.principal == subjects.PLAIN:
             await self._context.bus.publish(subjects.WORKFLOW_RESPONSE, answer)
 
@@ -384,9 +383,9 @@ class Orchestrator:
         try:
             completion = job.decode(TaskCompletion)
             if job.subject.count(".") == 5:  # noqa: PLR2004 - ai.tasks.complete.<agent>.<workflow>.<task>
-                workflow, task, completion = await plain_agents.proven(self._context, job.subject, completion)
+                workflow, task, completion = await external_agents.proven(self._context, job.subject, completion)
             else:
-                workflow, task, completion = await plain_agents.filled(self._context, completion)
+                workflow, task, completion = await external_agents.filled(self._context, completion)
         except InvalidMessage as error:
             raise GiveUp(str(error)) from error
         await self._engine.feed(workflow, Ended(task, completion), delivered=job.delivered)

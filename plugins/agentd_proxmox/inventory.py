@@ -246,7 +246,7 @@ class Inventory:
 
         besides  a lock that is ignored
         """
-        until = time.monotonic() + min(self.settings.lock_wait, call.left() - MARGIN)
+        until = time.monotonic() + min(self.settings.lock_timeout, call.left() - MARGIN)
         pause = LOCK_PAUSE / 4
         while True:
             status = await self.status(at)

@@ -15,9 +15,9 @@ class ToolSettings(Settings):
     The address of the cluster and its range of VMIDs are in the core's section `[proxmox]`.
     """
 
-    lock_wait: float = Field(default=20.0, ge=0)
+    lock_timeout: float = Field(default=20.0, ge=0)
     """Seconds for which a tool waits for a guest's lock (a backup, a clone) before it reports it as an error."""
-    ha_wait: float = Field(default=60.0, ge=0)
+    ha_timeout: float = Field(default=60.0, ge=0)
     """Seconds for which a tool waits until the HA manager of Proxmox has done what it accepted."""
     secrets_dir: Path | None = None
     """Folder where create_token writes a new secret, readable only by the agent; not set: no token is created."""

@@ -29,12 +29,12 @@ class Case:
     call: str = "c1"
     status: str = "stopped"
     protected: tuple[str, ...] = ()
-    protected_from: Tier = Tier.DESTROY
+    protected_min_tier: Tier = Tier.DESTROY
     targets: bool = True
 
     def decide(self) -> str:
         """Return the code of the error that refuses it, "" if nothing does; alice asks."""
-        policy = Policy(protected=self.protected, protected_from=self.protected_from)
+        policy = Policy(protected=self.protected, protected_min_tier=self.protected_min_tier)
         consent = None if self.yes is None else Consent(self.yes, "", [GUEST], self.call)
         now = Target(GUEST.name, GUEST.title, {"status": self.status}, GUEST.labels)
         try:
@@ -76,8 +76,8 @@ CASES: Final = [
         OPERATE,
         "denied",
         protected=("guest/100",),
-        protected_from=OPERATE,
+        protected_min_tier=OPERATE,
     ),
-    Case("others may be operated then", OPERATE, OPERATE, protected=("guest/1",), protected_from=OPERATE),
-    Case("what is protected may be looked at", READ, READ, protected=("*",), protected_from=OPERATE),
+    Case("others may be operated then", OPERATE, OPERATE, protected=("guest/1",), protected_min_tier=OPERATE),
+    Case("what is protected may be looked at", READ, READ, protected=("*",), protected_min_tier=OPERATE),
 ]

@@ -72,10 +72,15 @@ def test_layers_come_in_order(tmp_path: Path) -> None:
     parts = tmp_path / "conf.d"
     parts.mkdir()
     (parts / "20-b.toml").write_text('[bus]\ntimeout = 3\n[log]\nlevel = "error"')
-    (parts / "10-a.toml").write_text('[bus]\ntimeout = 2\nsync = "1s"')
+    (parts / "10-a.toml").write_text('[bus]\ntimeout = 2\nsync_interval = "1s"')
     config = written(tmp_path, "[bus]\ntimeout = 1\nreplicas = 3", {"AGENTD_LOG__LEVEL": "debug"})
 
-    assert (config.bus.replicas, config.bus.sync, config.bus.timeout, config.log.level) == (3, "1s", 3.0, "debug")
+    assert (config.bus.replicas, config.bus.sync_interval, config.bus.timeout, config.log.level) == (
+        3,
+        "1s",
+        3.0,
+        "debug",
+    )
     assert config.origins["bus.replicas"] == "agentd.toml"
     assert config.origins["bus.timeout"] == "conf.d/20-b.toml"
     assert config.origins["log.level"] == "AGENTD_LOG__LEVEL"
@@ -132,7 +137,7 @@ ERRORS = {
     "[bus]\ntls_key_file = 'a'": "bus: tls_cert_file and tls_key_file go together",
     "[bus.admin]\nnkey = 'SU'": 'bus.admin.nkey: unknown key; did you mean "nkey_file"?',
     "[[bus.queues]]\nname = 'a b'\nin_flight = 2": "bus.queues[0].name: 'a b' is not <service>[@<node>][+<class>]",
-    "[[bus.queues]]\nname = 'a+b'\nin_flight = 2\nplain = 'push'": (
+    "[[bus.queues]]\nname = 'a+b'\nin_flight = 2\nexternal = 'push'": (
         "bus.queues[0]: a+b: a queue that is pushed bears the agent's name, without @ and +"
     ),
     "[[bus.queues]]\nname = 'ab'\nin_flght = 2": 'bus.queues[0].in_flght: unknown key; did you mean "in_flight"?',
@@ -367,7 +372,7 @@ def test_show_is_toml_without_secrets(tmp_path: Path) -> None:
     assert "hunter2" not in shown
     assert 'servers = ["nats://***@a:4222"]  # AGENTD_BUS__SERVERS\n' in shown
     assert "calls_per_node = 2  # default\n" in shown
-    assert parsed["bus"]["queues"] == [{"name": "mcp-proxmox+migrate", "in_flight": 2, "plain": "no"}]
+    assert parsed["bus"]["queues"] == [{"name": "mcp-proxmox+migrate", "in_flight": 2, "external": "no"}]
     assert parsed["policy"]["principals"] == {"bob": "operate"}
     assert parsed["monitor"]["targets"] == [{"api_token": "***", "name": 'a"b'}]
     assert parsed["monitor"]["mail"] == {"password": "***"}
@@ -388,7 +393,7 @@ def test_wrong_value_of_a_secret_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_every_setting_says_its_meaning() -> None:
-    """Each setting of the core has a description, which `agentd check` and the errors show."""
+    """Each setting of the core has a description, which `agentd config show` and the errors show."""
     for kind in vars(config_settings).values():
         if isinstance(kind, type) and issubclass(kind, config_settings.Section):
             for name, field in kind.model_fields.items():

@@ -1,4 +1,4 @@
-"""Dead letters: what cannot be handled is kept whole, can be seen, replayed once and dropped, and stops nobody."""
+"""Dead letters: what cannot be handled is kept whole, can be seen, replayed once and closed, and stops nobody."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_a_replay_comes_once(bus: Bus) -> None:
     with pytest.raises(PermanentError, match=f"letter {letter.number} was replayed by (alice|bob) at "):
         await dead_letters.replay(bus, letter, "carol")
     with pytest.raises(PermanentError, match="was replayed by"):
-        await dead_letters.drop(bus, letter, "carol")
+        await dead_letters.close(bus, letter, "carol")
 
 
 async def test_poisoned_headers_do_not_act(bus: Bus) -> None:
@@ -146,21 +146,21 @@ async def test_what_fails_again_is_a_new_letter(bus: Bus) -> None:
     assert [each.state for each in found] == ["replayed", "open"]
 
 
-async def test_a_dropped_letter_is_closed(bus: Bus) -> None:
-    """A letter that is dropped no longer counts, can still be read, and is not replayed by mistake."""
+async def test_a_closed_letter(bus: Bus) -> None:
+    """A letter that is closed no longer counts, can still be read, and is not replayed by mistake."""
     await bus.store(subjects.complete("a", "w", "t"), b"poison")
     async with taking(bus, refuse):
         (letter,) = await letters(bus, 1)
     before = await dead_letters.counted(bus)
-    await dead_letters.drop(bus, letter, "alice")
+    await dead_letters.close(bus, letter, "alice")
     after = await dead_letters.find(bus, letter.number)
 
     assert before == {subjects.INPUT: 1}
     assert await dead_letters.counted(bus) == {}
-    assert (after.state, after.closed_by) == ("dropped", "alice")
-    with pytest.raises(PermanentError, match="was dropped by alice"):
+    assert (after.state, after.closed_by) == ("closed", "alice")
+    with pytest.raises(PermanentError, match="was closed by alice"):
         await dead_letters.replay(bus, after, "bob")
-    with pytest.raises(NotFound, match="there is no dead letter 77; `agentd dead --all` lists them"):
+    with pytest.raises(NotFound, match="there is no dead letter 77; `agentd dead-letters list --all` lists them"):
         await dead_letters.find(bus, 77)
 
 

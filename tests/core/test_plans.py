@@ -181,8 +181,8 @@ async def test_what_is_protected_is_not_touched(bus: Bus, probe: Probe, pattern:
 
 
 async def test_what_is_protected_from_every_change(bus: Bus, probe: Probe) -> None:
-    """With `protected_from = "operate"` a tool that does not say what it changes changes nothing."""
-    policy = Policy(default_tier=Tier.OPERATE, protected=("thing/9",), protected_from=Tier.OPERATE)
+    """With `protected_min_tier = "operate"` a tool that does not say what it changes changes nothing."""
+    policy = Policy(default_tier=Tier.OPERATE, protected=("thing/9",), protected_min_tier=Tier.OPERATE)
     found = await _assigned(bus, probe, "marked", policy)
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)

@@ -37,7 +37,7 @@ def test_named_principal_has_its_tier() -> None:
 
 def test_plain_subject_proves_nobody() -> None:
     """On the plain subject a name counts for nothing: the tier is that of the subject."""
-    named = settings.Policy(default_tier=Tier.OPERATE, plain_tier=Tier.READ, principals={"bob": Tier.DESTROY})
+    named = settings.Policy(default_tier=Tier.OPERATE, anonymous_tier=Tier.READ, principals={"bob": Tier.DESTROY})
 
     assert Policy.of(named).tier_of("bob", plain=True) is Tier.READ
     assert Policy.of(settings.Policy(default_tier=Tier.OPERATE)).tier_of("", plain=True) is Tier.OPERATE
@@ -45,7 +45,7 @@ def test_plain_subject_proves_nobody() -> None:
 
 def test_plain_agent_gets_more_only_by_name() -> None:
     """A plain agent is given tasks above read only if the configuration names it, whatever the default."""
-    policy = Policy.of(settings.Policy(default_tier=Tier.OPERATE, plain_agents={"legacy-1": Tier.OPERATE}))
+    policy = Policy.of(settings.Policy(default_tier=Tier.OPERATE, external_agents={"legacy-1": Tier.OPERATE}))
 
     assert policy.tier_of_plain_agent("legacy-1") is Tier.OPERATE
     assert policy.tier_of_plain_agent("legacy-2") is Tier.READ
@@ -79,7 +79,10 @@ def test_tier_covers_those_below(granted: Tier, needed: Tier) -> None:
         (
             "",
             True,
-            'create_vm needs tier operate; the plain subject has read; grant it with [policy] plain_tier = "operate"',
+            (
+                "create_vm needs tier operate; an anonymous request has read; "
+                'grant it with [policy] anonymous_tier = "operate"'
+            ),
         ),
     ],
 )

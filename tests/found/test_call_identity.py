@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 POLICY = Policy(
     default_tier=Tier.READ,
-    plain_tier=Tier.READ,
+    anonymous_tier=Tier.READ,
     principals={"alice": Tier.OPERATE, "bob": Tier.EXEC, "oscar": Tier.OPERATE},
 )
 IDS = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
@@ -132,7 +132,7 @@ async def test_a_step_destroys_nothing(bus: Bus, probe: Probe) -> None:
 @pytest.mark.parametrize("principal", ["tester", "plain", ""])
 async def test_the_tier_of_an_assignment(bus: Bus, probe: Probe, principal: str) -> None:
     """An assignment that states a higher tier than the agent's policy grants its principal is refused."""
-    policy = Policy(default_tier=Tier.READ, plain_tier=Tier.READ)
+    policy = Policy(default_tier=Tier.READ, anonymous_tier=Tier.READ)
     async with serving(a_worker(bus, probe, policy=policy)):
         await assign(bus, "marked", tier=Tier.EXEC, principal=principal)
         told = await completion(bus)
@@ -328,12 +328,14 @@ async def test_so_many_calls_at_once(bus: Bus, probe: Probe) -> None:
         await release.wait()
 
     probe.afterwards = wait
-    policy = Policy(default_tier=Tier.OPERATE, calls_at_once=3)
+    policy = Policy(default_tier=Tier.OPERATE, max_concurrent_calls=3)
     worker = a_worker(bus, probe, policy=policy)
     async with serving(worker):
         held = [asyncio.create_task(call(bus, "alice", "marked", f"c.n{number}")) for number in range(3)]
         await eventually(lambda: _acts(probe, 3), "three are at work")
-        with pytest.raises(TemporaryError, match=r"alice has 3 calls under way at a, .*\[policy\] calls_at_once"):
+        with pytest.raises(
+            TemporaryError, match=r"alice has 3 calls under way at a, .*\[policy\] max_concurrent_calls"
+        ):
             await call(bus, "alice", "read_it", "")
         joined = asyncio.create_task(call(bus, "alice", "marked", "c.n0"))
         other = asyncio.create_task(call(bus, "bob", "marked"))

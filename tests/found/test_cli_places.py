@@ -31,10 +31,16 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(
-    "words", [["--json", "check"], ["check", "--json"], ["workflows", "schema", "--json"], ["audit", "--help"]]
+    "words",
+    [
+        ["--json", "config", "check"],
+        ["config", "check", "--json"],
+        ["workflows", "schema", "--json"],
+        ["audit", "--help"],
+    ],
 )
 def test_json_before_and_after_the_command(tmp_path: Path, words: list[str]) -> None:
-    """`agentd --json check` and `agentd check --json` print the same JSON; every command and group has the option."""
+    """`agentd --json config check` and `agentd config check --json` print the same JSON; every command has it."""
     file = tmp_path / "agentd.toml"
     file.write_text("[node]\n")
     file.chmod(0o600)

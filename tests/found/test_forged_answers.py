@@ -284,13 +284,13 @@ async def test_a_dead_letter_is_kept_and_replayed_once(bus: Bus, forger: Forger)
     for _ in range(2):
         await dead_letters.bury(bus, dead_letters.GIVEN_UP, "orch", letter, b"{}")
     (kept,) = [each for each in await dead_letters.letters(bus) if each.reason == "because"]
-    await dead_letters.drop(bus, kept, "alice")
+    await dead_letters.close(bus, kept, "alice")
     await forger.acknowledge(subjects.dead_mark(kept.number), FLOOD)
     (after,) = [each for each in await dead_letters.letters(bus) if each.reason == "because"]
 
     assert not after.open
-    with pytest.raises(PermanentError, match="was dropped by alice"):
-        await dead_letters.drop(bus, after, "bob")
+    with pytest.raises(PermanentError, match="was closed by alice"):
+        await dead_letters.close(bus, after, "bob")
 
 
 async def _overwrite_timers(bus: Bus, forger: Forger) -> list[str]:

@@ -52,7 +52,7 @@ READS = [
     ("agents",),
     ("workflows",),
     ("schedules",),
-    ("dead",),
+    ("dead-letters",),
     ("tools",),
     ("export",),
     ("audit", "list"),

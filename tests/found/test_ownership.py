@@ -188,7 +188,7 @@ async def test_what_is_protected_is_not_discarded(net: Net) -> None:
 async def test_no_budget_no_discarding(net: Net) -> None:
     """The hourly budget counts for it as for every act that destroys."""
     assert net.pve is not None
-    net.settings["policy"]["destroys_per_hour"] = 1
+    net.settings["policy"]["destructive_per_hour"] = 1
     ends = []
     async with net.client() as bus, net.here():
         for name, vmid in (("first", 300), ("second", 301)):

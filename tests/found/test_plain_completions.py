@@ -43,8 +43,8 @@ async def running(net: Net, bus: Bus) -> AsyncIterator[None]:
     part = net.directory / "conf.d" / "plain.toml"
     part.parent.mkdir(exist_ok=True)
     part.write_text(
-        f'[[bus.queues]]\nname = "{NAME}"\nin_flight = 4\nplain = "pull"\n'
-        '[[bus.queues]]\nname = "pushy"\nin_flight = 4\nplain = "push"\n'
+        f'[[bus.queues]]\nname = "{NAME}"\nin_flight = 4\nexternal = "pull"\n'
+        '[[bus.queues]]\nname = "pushy"\nin_flight = 4\nexternal = "push"\n'
     )
     await provision.provision(bus, *provision.wanted((await asyncio.to_thread(net.config)).bus))
     async with orchestrators(net, plan):

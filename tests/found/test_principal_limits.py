@@ -92,7 +92,7 @@ def test_open_workflows_are_counted() -> None:
 
 async def test_so_many_open_workflows(quiet_net: Net, bus: Bus) -> None:
     """A request above the limit of its principal is rejected with the setting, and kept for an hour, not 30 days."""
-    quiet_net.settings["orchestrator"] = {"open_workflows": 2, "requests_per_minute": 100}
+    quiet_net.settings["orchestrator"] = {"open_workflows_per_principal": 2, "requests_per_minute": 100}
     agent = Agent(bus)
     agent.hold.add("a")
     async with orchestrators(quiet_net, lambda _: [task("a")]), agent.working():
@@ -108,7 +108,9 @@ async def test_so_many_open_workflows(quiet_net: Net, bus: Bus) -> None:
         done = await bus.last(subjects.WORKFLOWS, subjects.event("w0"))
 
     assert refused.status == "rejected"
-    assert "alice has 2 open workflows, as many as [orchestrator] open_workflows allows" in str(refused.error)
+    assert "alice has 2 open workflows, as many as [orchestrator] open_workflows_per_principal allows" in str(
+        refused.error
+    )
     assert {answer.status for answer in [*others, later]} == {"completed"}
     assert [stored.headers["Nats-TTL"] for stored in kept if stored is not None] == [f"{BRIEF:.0f}s"] * 2
     assert done is not None
@@ -117,7 +119,7 @@ async def test_so_many_open_workflows(quiet_net: Net, bus: Bus) -> None:
 
 async def test_schedules_and_workflows_are_not_counted(quiet_net: Net, bus: Bus) -> None:
     """What a schedule asks for begins whatever its principal has open; an id that only looks like one is refused."""
-    quiet_net.settings["orchestrator"] = {"open_workflows": 1}
+    quiet_net.settings["orchestrator"] = {"open_workflows_per_principal": 1}
     run = ScheduleRun("cron-nightly-7", begun=now(), fired=now())
     await bus.kv_put(subjects.CONF, subjects.schedule_key("nightly"), run)
     agent = Agent(bus)
@@ -247,7 +249,7 @@ async def test_actions_over_http() -> None:
 
     view.signal = slow  # type: ignore[method-assign]
     path = "/api/workflows/web2-7f31/pause"
-    server = WebServer(view, port=0, tokens={name: kept for name, (_, kept) in made.items()}, calls_at_once=3)
+    server = WebServer(view, port=0, tokens={name: kept for name, (_, kept) in made.items()}, max_concurrent_calls=3)
     ask = web_client.Client(await server.start())
     try:
         held = [asyncio.create_task(ask.post(path, b"", made["bob"][0])) for _ in range(6)]
@@ -263,7 +265,7 @@ async def test_actions_over_http() -> None:
 
     assert sorted(answer.code for answer in answers) == [200, 200, 200, 429, 429, 429]
     text = next(answer for answer in answers if answer.code == 429).text
-    assert "bob has 3 calls under way at this daemon, as many as [policy] calls_at_once allows" in text
+    assert "bob has 3 calls under way at this daemon, as many as [policy] max_concurrent_calls allows" in text
     assert [other.code, health.code, free.code] == [200, 200, 200]
 
 
@@ -303,5 +305,8 @@ async def test_calls_over_mcp() -> None:
         free = await call("bob")
 
     assert refused.is_error
-    assert "bob has 2 calls under way at mcp-bridge-pve1, as many as [policy] calls_at_once" in refused.content[0].text
+    assert (
+        "bob has 2 calls under way at mcp-bridge-pve1, as many as [policy] max_concurrent_calls"
+        in refused.content[0].text
+    )
     assert [answer.is_error for answer in (other, *done, free)] == [False] * 4

@@ -63,7 +63,7 @@ async def limited(full: Proxmox, lab: FakePve, tmp_path: Path) -> AsyncIterator[
     """Offer the tools with the limited token."""
     del full  # it has made the cluster
     proxmox = connect(lab, "blind")
-    yield Bench(proxmox, ToolSettings(secrets_dir=tmp_path / "secrets", lock_wait=3, ha_wait=1))
+    yield Bench(proxmox, ToolSettings(secrets_dir=tmp_path / "secrets", lock_timeout=3, ha_timeout=1))
     await proxmox.close()
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness import Net
 
 DELETE = {"vmid": 101, "name": "db-01"}
-EVERYTHING = {"default_tier": "exec", "plain_tier": "exec", "principals": {"alice": "exec", "mcp": "exec"}}
+EVERYTHING = {"default_tier": "exec", "anonymous_tier": "exec", "principals": {"alice": "exec", "mcp": "exec"}}
 
 
 @pytest.fixture

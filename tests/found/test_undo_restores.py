@@ -74,7 +74,7 @@ def raw(lab: FakePve, vmid: int) -> dict[str, str]:
 async def do_and_undo(lab: FakePve, vmid: int, act: tuple[str, dict[str, Any]]) -> MemoryCall:
     """Call a tool, then what it said would undo it."""
     proxmox = connect(lab)
-    tools, call = Bench(proxmox, ToolSettings(lock_wait=3)), MemoryCall(f"a.{vmid}")
+    tools, call = Bench(proxmox, ToolSettings(lock_timeout=3)), MemoryCall(f"a.{vmid}")
     try:
         await tools.once(act[0], call, vmid=vmid, **act[1])
         if call.undo is not None:

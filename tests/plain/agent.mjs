@@ -1,4 +1,4 @@
-// A plain agent: knows NATS and agentd's messages, nothing else. Its queue: [[bus.queues]] name = ID, plain = "pull".
+// A plain agent: knows NATS and agentd's messages, nothing else. Its queue: [[bus.queues]] name = ID, external = "pull".
 //   node agent.mjs nats://127.0.0.1:4222 ID
 import { connect } from "@nats-io/transport-node";
 import { jetstream } from "@nats-io/jetstream";

@@ -75,7 +75,7 @@ async def prepared(net: Net, how: str = "pull", policy: str = "") -> AsyncIterat
     """Yield a connection to a network that has a queue for the plain agent, and no daemon yet."""
     part = net.directory / "conf.d" / "plain.toml"
     part.parent.mkdir(exist_ok=True)
-    part.write_text(f'[[bus.queues]]\nname = "{NAME}"\nin_flight = 4\nplain = "{how}"\n{policy}')
+    part.write_text(f'[[bus.queues]]\nname = "{NAME}"\nin_flight = 4\nexternal = "{how}"\n{policy}')
     net.settings["instances"]["orchestrator"] = {"roles": ["orchestrator"]}
     async with net.client() as bus:
         wanted = provision.wanted((await asyncio.to_thread(net.config)).bus)
@@ -223,7 +223,7 @@ async def test_only_reads(quiet_net: Net) -> None:
     async with prepared(quiet_net) as bus:
         async with daemons(quiet_net, tasks):
             refused = await submitted(bus, "first")
-        trusting = f'\n[policy.plain_agents]\n{NAME} = "operate"\n'
+        trusting = f'\n[policy.external_agents]\n{NAME} = "operate"\n'
         async with prepared(quiet_net, policy=trusting), daemons(quiet_net, tasks):
             await requests.submit(bus, "tester", WorkflowRequest("text", "second"))
 
@@ -238,7 +238,7 @@ async def test_only_reads(quiet_net: Net) -> None:
     assert refused.status == "rejected"
     assert refused.error == (
         "task count: needs tier operate, and the plain agent words may be given read; "
-        'if it can be trusted to do nothing twice: [policy.plain_agents] words = "operate"'
+        'if it can be trusted to do nothing twice: [policy.external_agents] words = "operate"'
     )
     assert answer.status == "completed", answer
 

@@ -71,7 +71,7 @@ def steered(lab: FakePve) -> Steer:
 async def tools(lab: FakePve) -> AsyncIterator[Bench]:
     """Offer the tools with the token that may do everything."""
     proxmox = connect(lab)
-    yield Bench(proxmox, ToolSettings(lock_wait=3, ha_wait=1))
+    yield Bench(proxmox, ToolSettings(lock_timeout=3, ha_timeout=1))
     await proxmox.close()
 
 

@@ -28,7 +28,7 @@ def at(seconds: float) -> datetime:
 
 def book(**thresholds: float) -> AlertBook:
     """Return an empty book."""
-    return AlertBook(Thresholds(**{"hold": 20.0, "readings": 2, **thresholds}), START)  # type: ignore[arg-type]  # flap_limit is the one int
+    return AlertBook(Thresholds(**{"min_duration": 20.0, "min_readings": 2, **thresholds}), START)  # type: ignore[arg-type]  # flap_limit is the one int
 
 
 def told(alerts: Iterable[Alert]) -> list[tuple[str, str, str]]:
@@ -308,7 +308,7 @@ def test_a_restart_neither_repeats_nor_forgets() -> None:
     for seconds in (0, 30):
         report(before, seconds, host_cpu_percent=95)
     before.tick(at(1800))
-    after = AlertBook(Thresholds(hold=20.0, readings=2), at(2000))
+    after = AlertBook(Thresholds(min_duration=20.0, min_readings=2), at(2000))
     after.restore([*before.firing(), Alert("high_cpu", "old", START, "x", labels={"node": "x"}, state="resolved")])
 
     assert len(after.firing()) == 3
@@ -327,7 +327,7 @@ def test_what_was_heard_before_an_alert_does_not_clear_it() -> None:
     beat(before, 0)
     move(before, 0)
     before.tick(at(1800))
-    after = AlertBook(Thresholds(hold=20.0, readings=2), at(1900))
+    after = AlertBook(Thresholds(min_duration=20.0, min_readings=2), at(1900))
     after.restore(before.firing())
 
     assert beat(after, 0) == move(after, 0) == []

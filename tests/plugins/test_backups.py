@@ -108,7 +108,7 @@ class TestCreate:
     async def test_locked(self, lab: FakePve, steered: Steer) -> None:
         """A lock is waited for with a bound and told; one that comes between is told too, and may be tried again."""
         proxmox = connect(lab)
-        bench = Bench(proxmox, ToolSettings(lock_wait=0.3))
+        bench = Bench(proxmox, ToolSettings(lock_timeout=0.3))
         await steered.lock(101, "snapshot")
         with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(snapshot\)"):
             await bench.once("create_backup", vmid=101)

@@ -96,5 +96,5 @@ def test_face() -> None:
     """Without a Proxmox there are no tools; the settings say what is wrong."""
     assert agentd_tools(Toolbox("n", None, None)) == []
     assert agentd_settings() is ToolSettings
-    with pytest.raises(ValueError, match="lock_wait"):
-        ToolSettings(lock_wait=-1)
+    with pytest.raises(ValueError, match="lock_timeout"):
+        ToolSettings(lock_timeout=-1)

@@ -274,7 +274,7 @@ def test_one_call_of_a_tool() -> None:
     ("request_", "tier", "plain", "line"),
     [
         (call("wipe"), Tier.OPERATE, False, "wipe needs tier destroy; alice has operate"),
-        (call("wipe"), Tier.DESTROY, True, "wipe is of tier destroy, and nobody proves who asks on the plain subject"),
+        (call("wipe"), Tier.DESTROY, True, "wipe is of tier destroy; an anonymous request cannot have it"),
         (call("wip"), Tier.DESTROY, False, "tool: there is no tool 'wip'"),
         (call("wipe", size=1), Tier.DESTROY, False, "wipe: unknown parameter 'size'; there are number, text"),
     ],

@@ -30,7 +30,7 @@ CLOUDY: dict[str, Any] = {
 async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
     """Offer the tools, with an image that was sent."""
     proxmox = connect(lab)
-    bench = Bench(proxmox, ToolSettings(lock_wait=3, upload_dirs=[tmp_path]))
+    bench = Bench(proxmox, ToolSettings(lock_timeout=3, upload_dirs=[tmp_path]))
     with (tmp_path / "cloud.qcow2").open("wb") as file:
         file.truncate(64 << 20)
     await bench.once("upload_file", path=str(tmp_path / "cloud.qcow2"), storage="local", node="pve1", content="import")

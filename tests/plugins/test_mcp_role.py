@@ -148,8 +148,8 @@ async def test_the_gate_opens_with_the_role_and_closes_after_it() -> None:
 
 
 async def test_all_tools_are_listed_where_that_is_wanted() -> None:
-    """`listed = "all"` names each tool at once."""
-    bridge, context = Bridge(), surroundings(settings=BridgeSettings(listed="all"))
+    """`tool_list = "all"` names each tool at once."""
+    bridge, context = Bridge(), surroundings(settings=BridgeSettings(tool_list="all"))
     async with page(bridge) as url, running(bridge, context), Client(url) as client:
         listed = {each.name for each in (await client.list_tools()).tools}
 

@@ -152,7 +152,7 @@ class TestMigrate:
         await steered.lock(110, "backup")
 
         with pytest.raises(errors.GuestLocked, match=r"VM 110 'mover' on pve1 is locked \(backup\)"):
-            await Bench(proxmox, ToolSettings(lock_wait=0.2)).once("migrate_guest", vmid=110, target="pve2")
+            await Bench(proxmox, ToolSettings(lock_timeout=0.2)).once("migrate_guest", vmid=110, target="pve2")
         assert await steered.log("POST") == []
         await proxmox.close()
 

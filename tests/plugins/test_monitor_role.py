@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agentd.bus.connection import Received
     from harness import NatsServer
 
-QUICK = MonitorSettings(hold=0, readings=2, offline_after=0.4, stuck_after=0.4)
+QUICK = MonitorSettings(min_duration=0, min_readings=2, offline_after=0.4, stuck_after=0.4)
 
 
 class Network:
@@ -217,13 +217,13 @@ async def test_dead_letters_are_told_and_counted(network: Network) -> None:
         await bury(2)
     async with network.monitor() as context:
         for each in await dead_letters.letters(network.bus):
-            await dead_letters.drop(network.bus, each, "alice")
+            await dead_letters.close(network.bus, each, "alice")
         await network.until(lambda: len(network.heard) > 1)
         after = (await context.metrics.render()).decode()
 
     assert network.states() == [("dead_letters", "firing"), ("dead_letters", "resolved")]
     assert network.heard[0].message == (
-        "a dead letter of AI_INPUT: ai.tasks.complete.a.w.t: not JSON; look with `agentd dead show 1`"
+        "a dead letter of AI_INPUT: ai.tasks.complete.a.w.t: not JSON; see `agentd dead-letters show 1`"
     )
     assert 'agentd_dead_letters_open{stream="AI_INPUT"} 1' in counted
     assert 'agentd_dead_letters_total{stream="AI_INPUT"} 1' in counted

@@ -53,7 +53,7 @@ class TestPower:
     async def test_locked_for_long(self, lab: FakePve, steered: Steer) -> None:
         """A lock that stays is told with its name, and nothing was sent."""
         proxmox = connect(lab)
-        tools = Bench(proxmox, ToolSettings(lock_wait=0.2))
+        tools = Bench(proxmox, ToolSettings(lock_timeout=0.2))
         await steered.lock(101, "snapshot")
 
         wishes: dict[str, dict[str, Any]] = {"start_vm": {}, "resize_disk": {"size": 50}, "update_vm": {"cores": 7}}

@@ -123,7 +123,7 @@ class TestDelete:
         await steered.lock(101, "backup")
 
         with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(backup\)"):
-            await Bench(proxmox, ToolSettings(lock_wait=0.2)).once("delete_guest", **DB)
+            await Bench(proxmox, ToolSettings(lock_timeout=0.2)).once("delete_guest", **DB)
         assert await steered.log("DELETE") == []
         await proxmox.close()
 

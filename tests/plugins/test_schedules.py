@@ -313,7 +313,7 @@ NIGHTLY = '[schedules.nightly]\nworkflow = "health_check"\ncron = "30 2 * * *"\n
 
 
 def checked(net: Net) -> None:
-    """Check the configuration as `agentd check` and `agentd provision` do."""
+    """Check the configuration as `agentd config check` and `agentd provision` do."""
     config = net.config()
     schedules.check(config, manager.Plugins(config, {"orchestrator"}).workflows())
 

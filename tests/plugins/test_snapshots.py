@@ -115,7 +115,7 @@ class TestCreate:
     async def test_locked(self, lab: FakePve, steered: Steer) -> None:
         """A lock is waited for with a bound and told; when it goes, the snapshot is made."""
         proxmox = connect(lab)
-        bench = Bench(proxmox, ToolSettings(lock_wait=0.3))
+        bench = Bench(proxmox, ToolSettings(lock_timeout=0.3))
         await steered.lock(101, "backup")
         with pytest.raises(errors.GuestLocked, match=r"VM 101 'db-01' on pve1 is locked \(backup\)"):
             await bench.once("create_snapshot", vmid=101, name="s1")

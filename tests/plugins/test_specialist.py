@@ -123,7 +123,7 @@ async def bench(simulator: FakePve) -> AsyncIterator[Bench]:
     """Offer both services on a cluster as it was at first."""
     await Steer(simulator).reset()
     proxmox = connect(simulator)
-    yield Bench(named(proxmox_tools(Toolbox("pve1", proxmox, ToolSettings(lock_wait=3, ha_wait=1)))))
+    yield Bench(named(proxmox_tools(Toolbox("pve1", proxmox, ToolSettings(lock_timeout=3, ha_timeout=1)))))
     await proxmox.close()
 
 

@@ -231,7 +231,7 @@ CASES = [
 async def bench(lab: FakePve, tmp_path: Path) -> AsyncIterator[Bench]:
     """Offer the tools, with a place for secrets."""
     proxmox = connect(lab)
-    yield Bench(proxmox, ToolSettings(lock_wait=3, secrets_dir=tmp_path / "secrets"))
+    yield Bench(proxmox, ToolSettings(lock_timeout=3, secrets_dir=tmp_path / "secrets"))
     await proxmox.close()
 
 

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 async def bench(lab: FakePve, folder: Path) -> AsyncIterator[Bench]:
     """Offer the tools with the folder allowed."""
     proxmox = connect(lab)
-    yield Bench(proxmox, ToolSettings(lock_wait=3, upload_dirs=[folder]))
+    yield Bench(proxmox, ToolSettings(lock_timeout=3, upload_dirs=[folder]))
     await proxmox.close()
 
 

@@ -87,7 +87,7 @@ async def test_protected(net: Net) -> None:
     """What protects the guest that the backup was made of protects that one alone."""
     async with backed_up(net, 101) as (_, pve, asked):
         before = guests(pve)
-    net.settings["policy"] |= {"protected": ["tag/db", "storage/shared"], "protected_from": "operate"}
+    net.settings["policy"] |= {"protected": ["tag/db", "storage/shared"], "protected_min_tier": "operate"}
     async with net.client() as bus, net.here():
         answer = await verify(bus, "protected", asked)
 

@@ -146,7 +146,7 @@ async def test_a_principal_that_may_only_read(net: Net) -> None:
         'create_vm needs tier operate; tester has read; grant it with [policy.principals] tester = "operate"'
     )
     assert plain.error == (
-        'create_vm needs tier operate; the plain subject has read; grant it with [policy] plain_tier = "operate"'
+        'create_vm needs tier operate; an anonymous request has read; grant it with [policy] anonymous_tier = "operate"'
     )
 
 

@@ -1,4 +1,4 @@
-"""`agentd dead`, as a person types it, over a network at work."""
+"""`agentd dead-letters`, as a person types it, over a network at work."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 async def listed(net: Net, *arguments: str) -> list[dict[str, Any]]:
-    """Return `agentd --json dead`."""
-    done = await run(net, "--json", "dead", *arguments)
+    """Return `agentd --json dead-letters list`."""
+    done = await run(net, "--json", "dead-letters", "list", *arguments)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
@@ -47,24 +47,24 @@ async def given_up(bus: Bus, count: int) -> None:
 
 
 async def test_a_person_finds_and_replays(net: Net) -> None:
-    """What was given up is listed, shown, replayed by number or all at once, and dropped after a question."""
+    """What was given up is listed, shown, replayed by number or all at once, and closed after a question."""
     async with net.client() as bus, net.here("all") as daemon:
-        nothing = await run(net, "dead")
+        nothing = await run(net, "dead-letters")
         await bus.store(subjects.complete("plain", "w", "t"), b'{"task_id": 1}', headers={"X-From": "\x1b[2Jme"})
         await bus.store(subjects.complete("bob", "w", "u"), b"melted")
         await given_up(bus, 2)
         completion, other = await listed(net)
         served = await asyncio.to_thread(get, f"{daemon.url}/api/dead")
-        shown = await run(net, "dead", "show", str(completion["number"]))
-        table = await run(net, "dead")
-        replayed = await run(net, "dead", "replay", str(other["number"]), "4711")
+        shown = await run(net, "dead-letters", "show", str(completion["number"]))
+        table = await run(net, "dead-letters")
+        replayed = await run(net, "dead-letters", "replay", str(other["number"]), "4711")
         await given_up(bus, 3)
         again = (await listed(net))[-1]
-        whole = await run(net, "dead", "replay", "--all")
+        whole = await run(net, "dead-letters", "replay", "--all")
         await given_up(bus, 4)
         rest = await listed(net)
-        refused = await run(net, "dead", "drop", str(again["number"]))
-        dropped = await run(net, "--json", "dead", "drop", "--yes", *(str(each["number"]) for each in rest))
+        refused = await run(net, "dead-letters", "close", str(again["number"]))
+        closed = await run(net, "--json", "dead-letters", "close", "--yes", *(str(each["number"]) for each in rest))
         after = await listed(net)
         everything = await listed(net, "--all", "--stream", "AI_INPUT")
 
@@ -79,7 +79,7 @@ async def test_a_person_finds_and_replays(net: Net) -> None:
     assert (replayed.returncode, replayed.stderr) == (1, "")
     assert replayed.stdout.splitlines() == [
         f"letter {other['number']}: published again as 3 on ai.tasks.complete.bob.w.u",
-        "there is no dead letter 4711; `agentd dead --all` lists them, and they stay 30 days",
+        "there is no dead letter 4711; `agentd dead-letters list --all` lists them, and they stay 30 days",
     ]
     assert (again["subject"], again["replay_of"]) == ("ai.tasks.complete.bob.w.u", other["number"])
     assert whole.stdout.splitlines() == [
@@ -87,19 +87,22 @@ async def test_a_person_finds_and_replays(net: Net) -> None:
     ], "a replay that failed is not replayed with all others"
     assert [each["replay_of"] for each in rest] == [other["number"], completion["number"]]
     assert refused.returncode != 0
-    assert "drop it without replaying?" in refused.stderr + refused.stdout
-    assert json.loads(dropped.stdout) == [{"letter": each["number"], "dropped": True} for each in rest]
+    assert "close it without replaying?" in refused.stderr + refused.stdout
+    assert json.loads(closed.stdout) == [{"letter": each["number"], "closed": True} for each in rest]
     assert after == []
-    assert [each["state"] for each in everything] == ["replayed", "replayed", "dropped", "dropped"]
+    assert [each["state"] for each in everything] == ["replayed", "replayed", "closed", "closed"]
 
 
 async def test_wrong_usage(net: Net) -> None:
     """What does not exist is told in one line."""
     async with net.client():
-        neither = await run(net, "dead", "replay")
-        ghost = await run(net, "dead", "show", "9")
+        neither = await run(net, "dead-letters", "replay")
+        ghost = await run(net, "dead-letters", "show", "9")
 
-    assert neither.stderr == "agentd: name the letters to replay, or --all; `agentd dead` lists them\n"
+    assert neither.stderr == "agentd: name the letters to replay, or --all; `agentd dead-letters` lists them\n"
     assert neither.returncode == 2
-    assert ghost.stderr == "agentd: there is no dead letter 9; `agentd dead --all` lists them, and they stay 30 days\n"
+    assert (
+        ghost.stderr
+        == "agentd: there is no dead letter 9; `agentd dead-letters list --all` lists them, and they stay 30 days\n"
+    )
     assert ghost.returncode == 1

@@ -162,16 +162,16 @@ async def test_interrupted(quiet_net: Net, tmp_path: Path, nats_server: NatsServ
 
 
 async def test_finished_workflows_go_when_keep_is_over(quiet_net: Net) -> None:
-    """`[orchestrator] keep` says how many days a workflow that is over, and its answer, stay; not above 30."""
-    quiet_net.settings["orchestrator"] = {"keep": 2}
+    """`[orchestrator] retention_days` says how many days a finished workflow and its answer are kept; at most 30."""
+    quiet_net.settings["orchestrator"] = {"retention_days": 2}
     quiet_net.settings["instances"]["o"] = {"roles": ["orchestrator"]}
     async with quiet_net.client() as bus, quiet_net.here("o"):
         await requests.submit(bus, "me", WorkflowRequest("make_coffee", "w1"))
         await queries.follow(bus, "w1", lambda _: None, wait=20)
         kept = [await bus.last(subjects.WORKFLOWS, each) for each in (subjects.event("w1"), subjects.response("w1"))]
-    quiet_net.settings["orchestrator"] = {"keep": 31}
-    refused = await asyncio.to_thread(agentd, "check", config=quiet_net.config_file())
+    quiet_net.settings["orchestrator"] = {"retention_days": 31}
+    refused = await asyncio.to_thread(agentd, "config", "check", config=quiet_net.config_file())
 
     assert [each and each.headers["Nats-TTL"] for each in kept] == ["172800s", "172800s"]
     assert refused.returncode == 78
-    assert "orchestrator.keep" in refused.stderr + refused.stdout
+    assert "orchestrator.retention_days" in refused.stderr + refused.stdout

@@ -66,7 +66,7 @@ KEPT = 30 * 86_400.0
 """Seconds that an ended workflow and its response are kept; until then the same id means the same workflow.
 
 At most as long as effect records and stored results are kept (provision.py), because the state refers to them; the
-setting `keep` reduces it.
+setting `retention_days` reduces it.
 """
 BRIEF = 3600.0
 """Seconds that a request over its principal's quota is kept: short, so that a flood of requests fills nothing."""

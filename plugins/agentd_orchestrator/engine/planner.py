@@ -80,7 +80,7 @@ class Planner:
             message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
             raise Rejected(message)
         values = _parameters(request, definition.parameters)
-        plan = looked_at(definition.plan(values), self._policy.plans_last)
+        plan = looked_at(definition.plan(values), self._policy.approval_timeout)
         check_plan(plan)
         if secret := secrets.refusal([task.parameters for task in plan]):
             raise Rejected(f"a task of {request.workflow_type}: {secret}")

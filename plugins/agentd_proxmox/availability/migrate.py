@@ -309,7 +309,7 @@ class Migration:
             state = await self._ha_state(now, upid)
             if state in {"migrate", "relocate"} or status.get("lock") == "migrate":
                 idle = time.monotonic()
-            elif time.monotonic() - idle > self.inventory.settings.ha_wait:
+            elif time.monotonic() - idle > self.inventory.settings.ha_timeout:
                 raise TaskFailed(
                     f"the HA manager accepted it, and {now.title} is {state or 'as before'}: nothing moves it"
                 )

@@ -150,7 +150,7 @@ class Power:
 
         The HA manager switches a guest under HA some seconds after the task ended OK, so this waits for it.
         """
-        until = time.monotonic() + self.inventory.settings.ha_wait
+        until = time.monotonic() + self.inventory.settings.ha_timeout
         guest = await self.inventory.read(at)
         while guest.ha and guest.status != wanted and time.monotonic() < until:
             await asyncio.sleep(1.0)

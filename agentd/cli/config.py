@@ -1,0 +1,55 @@
+"""`agentd config`: check the configuration and the plugins, and show the settings that are in use."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from agentd import schedules
+from agentd.cli.context import App, passes
+from agentd.config.show import show as as_toml
+from agentd.plugins import manager
+from agentd.printable import printable
+
+if TYPE_CHECKING:
+    from agentd.config.load import Config
+
+
+@click.group()
+def config() -> None:
+    """Check or show the configuration."""
+
+
+@config.command()
+@passes
+def check(app: App) -> None:
+    """Check the configuration and the plugins.
+
+    Nothing is started. Exit code 78 if the configuration is wrong or a plugin is broken.
+    """
+    _, plugins = _checked(app)
+    app.show(list(plugins.status.values()), "plugins")
+    if any(plugin.status == manager.BROKEN for plugin in plugins.status.values()):
+        sys.exit(78)
+
+
+@config.command()
+@passes
+def show(app: App) -> None:
+    """Show all settings in use and their origin.
+
+    Prints TOML; a comment names the file or variable that each value comes from. Secrets are hidden.
+    """
+    click.echo(printable(as_toml(_checked(app)[0]), lines=True))
+
+
+def _checked(app: App) -> tuple[Config, manager.Plugins]:
+    """Return the configuration and the plugins, with all settings and schedules checked; raises ConfigError."""
+    found = app.config()
+    plugins = manager.Plugins(found, set(manager.installed()))
+    for name in plugins.loaded():
+        plugins.settings(name)
+    schedules.check(found, plugins.workflows())
+    return found, plugins
