@@ -70,7 +70,7 @@ async def test_what_was_done_is_listed_and_whole(net: Net) -> None:
     ]
     assert verified[1].splitlines()[3] == "keys of a1, a2: the bucket audit"
     assert [(each["seq"], each["phase"]) for each in json.loads(listed[1])] == [(3, "before"), (4, "after")]
-    assert "alice (yes by bob)" in shown[1]
+    assert "alice (approved by bob)" in shown[1]
     assert nobody == (2, "", "agentd: agent 'a3' has written nothing; chains: a1, a2\n")
 
 

@@ -49,17 +49,17 @@ async def test_from_a_call_to_its_undoing(net: Net) -> None:
     assert looked[0] == 0
     assert looked[1].splitlines() == [
         "start_vm would change VM 101 'db-01' on pve1",
-        "agentd undo could take it back by shutdown_vm",
+        "agentd undo would call shutdown_vm",
     ]
     assert started[0] == 0
-    assert "taken back by: agentd undo alice=c1.start_vm" in started[1]
+    assert "undo with: agentd undo alice=c1.start_vm" in started[1]
     assert shown[0] == 0
     assert shown[1].splitlines()[1].split(None, 3) == ["alice=c1.start_vm", "start_vm", "shutdown_vm", '{"vmid": 101}']
     assert taken_back[0] == 0, taken_back
     assert net.pve.tasks("qmshutdown")
     assert nothing == (2, "agentd: c2.start_vm: there is no such effect\n")
     assert plan[0] == 75
-    assert "for somebody else to approve call0:" in plan[1]
+    assert "for a second principal to approve call0:" in plan[1]
     assert "delete_snapshot: VM 101 'db-01' on pve1, stopped (its snapshot s1, " in plan[1]
     assert own[0] == 65
     assert "somebody else has to approve call0" in own[1]

@@ -77,12 +77,14 @@ def audit() -> None:
 
 @audit.command()
 @click.argument("agent", required=False)
-@click.option("--file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="An export, not NATS.")
+@click.option(
+    "--file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Verify this export instead of NATS."
+)
 @click.option(
     "--keys",
     "pinned",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Public keys kept elsewhere, one a line: AGENT KEY [FIRST LINE]; they are believed instead of the bucket.",
+    help="File of public keys to use instead of those in NATS; one per line: AGENT KEY [FIRST LINE].",
 )
 @passes
 def verify(app: App, agent: str | None, file: Path | None, pinned: Path | None) -> None:
@@ -172,8 +174,10 @@ def _pinned(file: Path) -> dict[str, list[AuditKey]]:
 
 @audit.command()
 @click.argument("agent", required=False)
-@click.option("--since", help="Written at this time or later: 2026-08-01, 2026-08-01T12:00Z, 7d, 12h.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: stdout.")
+@click.option("--since", help="Only lines since this time: 2026-08-01, 2026-08-01T12:00Z, 7d, 12h.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Output file; default: standard output."
+)
 @passes
 def export(app: App, agent: str | None, since: str | None, output: Path | None) -> None:
     """Export audit chains as JSON lines.
@@ -208,7 +212,7 @@ def _names(key: str) -> tuple[str, str]:
 
 @audit.command()
 @click.argument("agent")
-@click.option("--reason", required=True, help="Why the chain may go on as it is; it becomes a line of it.")
+@click.option("--reason", required=True, help="Reason why the faults are accepted; recorded in the chain.")
 @passes
 def accept(app: App, agent: str, reason: str) -> None:
     """Accept the faults of a chain, so that AGENT works again.
@@ -229,9 +233,11 @@ def accept(app: App, agent: str, reason: str) -> None:
 
 @audit.command(name="list")
 @click.argument("agent", required=False)
-@click.option("--since", default="1d", show_default=True, help="Written at this time or later.")
-@click.option("--principal", default="", help="Only what this principal asked for, or approved.")
-@click.option("--tool", default="", help="Only calls of this tool; notes of heads are listed only with 'audit anchor'.")
+@click.option("--since", default="1d", show_default=True, help="Only changes since this time.")
+@click.option("--principal", default="", help="Only changes that this principal requested or approved.")
+@click.option(
+    "--tool", default="", help="Only calls of this tool; 'audit anchor' lists the notes about heads of chains."
+)
 @click.option("--key", default="", help="Only this workflow, task or call.")
 @passes
 def list_(app: App, agent: str | None, since: str, principal: str, tool: str, key: str) -> None:  # noqa: PLR0913, PLR0917

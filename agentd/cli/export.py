@@ -134,19 +134,21 @@ async def _expanded(bus: Bus, value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 @click.command()
-@click.option("--since", help="Changed last at this time or later: 2026-08-01, 2026-08-01T12:00Z, 7d, 12h.")
-@click.option("--until", help="Changed last before this time.")
+@click.option("--since", help="Only workflows changed since this time: 2026-08-01, 2026-08-01T12:00Z, 7d, 12h.")
+@click.option("--until", help="Only workflows not changed since this time.")
 @click.option("--type", "kind", help="Only workflows of this type.")
-@click.option("--status", help="Only those that stand so, such as failed.")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: stdout.")
+@click.option("--status", help="Only workflows with this status, such as failed.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Output file; default: standard output."
+)
 @passes
 def export(  # noqa: PLR0913, PLR0917 - one parameter for each option
     app: App, since: str | None, until: str | None, kind: str | None, status: str | None, output: Path | None
 ) -> None:
     """Export workflows as JSON lines, one line each.
 
-    Each line contains the whole state of a workflow. Progress is printed on stderr. The last change of a finished
-    workflow is its end. With -o the file gets its name when it is complete.
+    Each line contains the whole state of a workflow. Progress is printed on standard error. With -o, the file is
+    complete when it exists under its name.
     """
     choice = Choice(
         None if since is None else moment(since, "--since"),

@@ -36,8 +36,10 @@ def _ask(app: App, request: NetworkRequest) -> None:
 
 
 @click.command()
-@click.option("--reason", required=True, help="Why; everyone whose work waits reads it.")
-@click.option("--for", "duration", help="Thaw by itself after this time: 15min, 4h, 2d.  Default: only `agentd thaw`.")
+@click.option("--reason", required=True, help="Reason; shown to everyone whose work waits.")
+@click.option(
+    "--for", "duration", help="End the freeze after this time: 15min, 4h, 2d. Default: only by `agentd thaw`."
+)
 @passes
 def freeze(app: App, reason: str, duration: str | None) -> None:
     """Freeze the network: no agent changes anything.
@@ -48,7 +50,7 @@ def freeze(app: App, reason: str, duration: str | None) -> None:
 
 
 @click.command()
-@click.option("--reason", default="", help="Why; it is kept in the audit.")
+@click.option("--reason", default="", help="Reason; recorded in the audit.")
 @passes
 def thaw(app: App, reason: str) -> None:
     """End a freeze.

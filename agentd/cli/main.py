@@ -91,7 +91,9 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agentd")
-@click.option("--config", "path", type=click.Path(path_type=Path), help="Default: /etc/agentd/agentd.toml.")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), help="Configuration file; default: /etc/agentd/agentd.toml."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.pass_context
 def cli(context: click.Context, path: Path | None, *, as_json: bool) -> None:
@@ -124,10 +126,12 @@ def run(app: App, instance: str) -> None:
 
 
 @cli.command()
-@click.option("--state", type=click.Path(path_type=Path), help="Where NATS and agentd keep their data.")
-@click.option("--port", default=4222, show_default=True, help="Port of the embedded nats-server.")
-@click.option("--nats-server", type=click.Path(path_type=Path), help="The nats-server binary to run.")
-@click.option("--nats-server-sha256", help="The SHA-256 of that binary; another one is not run.")
+@click.option("--state", type=click.Path(path_type=Path), help="Directory for the data of NATS and agentd.")
+@click.option("--port", default=4222, show_default=True, help="Port of the nats-server that is started.")
+@click.option(
+    "--nats-server", type=click.Path(path_type=Path), help="nats-server binary to use instead of the bundled one."
+)
+@click.option("--nats-server-sha256", help="SHA-256 of that binary, checked before it is started.")
 @passes
 def up(app: App, state: Path | None, port: int, nats_server: Path | None, nats_server_sha256: str | None) -> None:
     """Run every role in one process, with an embedded nats-server."""
@@ -141,8 +145,8 @@ def up(app: App, state: Path | None, port: int, nats_server: Path | None, nats_s
 
 
 @cli.command(name="demo")
-@click.option("--once", is_flag=True, help="End when the workflow is over.")
-@click.option("--state", type=click.Path(path_type=Path), help="Where the demo keeps its data.")
+@click.option("--once", is_flag=True, help="Exit when the workflow has ended.")
+@click.option("--state", type=click.Path(path_type=Path), help="Directory for the data of the demo.")
 @passes
 def demo_command(app: App, state: Path | None, *, once: bool) -> None:
     """Deploy one VM on a simulated Proxmox, shown live."""
@@ -176,9 +180,11 @@ def provision(app: App) -> None:
 
 @cli.command()
 @click.option(
-    "--roles", is_flag=True, help="Print the commands that make the least roles in Proxmox; nothing is changed."
+    "--roles", is_flag=True, help="Only print the commands that create Proxmox roles with the least privileges."
 )
-@click.option("--grants", is_flag=True, help="with --roles: tools may grant any role (Permissions.Modify)")
+@click.option(
+    "--grants", is_flag=True, help="With --roles: include Permissions.Modify, which lets tools grant any role."
+)
 @passes
 def doctor(app: App, *, roles: bool, grants: bool) -> None:
     """Check NATS, permissions, the clock and Proxmox.
@@ -209,7 +215,11 @@ def token(app: App, principal: str) -> None:
 
     new_token, digest = tokens.make()
     found = {"principal": check_id(principal, "principal"), "token": new_token, "digest": digest}
-    lines = [f"token    {new_token}", "in the configuration of the daemons that shall know it:", "[web.tokens]"]
+    lines = [
+        f"token    {new_token}",
+        "add to the configuration of each daemon that must accept the token:",
+        "[web.tokens]",
+    ]
     app.show(found if app.as_json else [*lines, f'{principal} = "{digest}"'], "lines")
 
 
@@ -262,9 +272,11 @@ def tools(app: App) -> None:
 @cli.command()
 @click.argument("tool")
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--key", default="", help="Repeating a call with its key is the same call: <word>.<word>[.<word>].")
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for the end.")
-@click.option("--dry-run", is_flag=True, help="Only look what would be changed.")
+@click.option(
+    "--key", default="", help="Key of the call, <word>.<word>[.<word>]; repeating it returns the first result."
+)
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for the result.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @passes
 def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, *, dry_run: bool) -> None:  # noqa: PLR0913
     """Call a tool: agentd call list_vms node=pve1.

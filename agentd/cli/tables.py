@@ -144,7 +144,7 @@ def _definitions(found: list[Any]) -> None:
         ]
         for definition in found
     ]
-    _rows(["DEFINITION", "FROM", "SAYS"], rows, "no workflow can be asked for")
+    _rows(["DEFINITION", "FROM", "DESCRIPTION"], rows, "no workflow definitions")
 
 
 def _fault(faults: list[Any]) -> str:
@@ -189,7 +189,7 @@ def _workflow(found: Any) -> None:  # noqa: ANN401
          safe(", ".join(task.after)), safe_lines(_says(task))]
         for task in found.tasks
     ]  # fmt: skip
-    _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "SAYS"], rows, "no tasks")
+    _rows(["TASK", "STATUS", "ATTEMPT", "AGENT", "AFTER", "MESSAGE"], rows, "no tasks")
     console.print()
     for task in found.tasks:
         if task.asks:  # the whole text: an approver must see everything that is approved
@@ -206,7 +206,7 @@ def _agents(found: list[Any]) -> None:
          safe(agent.version), age(agent.timestamp), safe(agent.url)]
         for agent in found
     ]  # fmt: skip
-    columns = ["AGENT", "ROLE", "NODE", "STATUS", "LOAD", "VERSION", "HEARD", "PAGE"]
+    columns = ["AGENT", "ROLE", "NODE", "STATUS", "LOAD", "VERSION", "LAST SEEN", "PAGE"]
     _rows(columns, rows, "no agents: agentd run orchestrator, or systemctl start agentd@orchestrator")
 
 
@@ -223,7 +223,18 @@ def _schedules(found: list[Any]) -> None:
          str(schedule.skipped or ""), safe(schedule.state)]
         for schedule in found
     ]  # fmt: skip
-    columns = ["SCHEDULE", "WORKFLOW", "CRON", "ZONE", "NEXT THERE", "NEXT HERE", "LAST", "AS", "SKIPPED", "STATE"]
+    columns = [
+        "SCHEDULE",
+        "WORKFLOW",
+        "CRON",
+        "ZONE",
+        "NEXT",
+        "NEXT (LOCAL)",
+        "LAST",
+        "LAST WORKFLOW",
+        "SKIPPED",
+        "STATE",
+    ]
     _rows(columns, rows, "no schedules: write [schedules.NAME], then agentd provision")
     for schedule in found:
         if schedule.error:
@@ -256,23 +267,23 @@ def _reply(reply: Any) -> None:  # noqa: ANN401
     for warning in reply.warnings:
         console.print(f"[yellow]{safe(warning)}[/]")
     if reply.undo:
-        console.print(f"[dim]taken back by: agentd undo {safe(reply.undo)}[/]")
+        console.print(f"[dim]undo with: agentd undo {safe(reply.undo)}[/]")
 
 
 def _looked(reply: Any) -> None:  # noqa: ANN401
     preview = msgspec.convert(reply.result, Preview)
     if preview.already:
-        console.print(f"{safe(preview.tool)} would do nothing: it is so already")
+        console.print(f"{safe(preview.tool)} would change nothing: already done")
     for target in preview.targets:
         console.print(f"{safe(preview.tool)} would change {safe(target.title)}")
         for line in target.loses:
             console.print(f"  and with it {safe(line)}")
     if preview.undo is not None:
-        console.print(f"[dim]agentd undo could take it back by {safe(preview.undo.tool)}[/]")
+        console.print(f"[dim]agentd undo would call {safe(preview.undo.tool)}[/]")
     elif not preview.already:
-        console.print("nothing takes it back")
+        console.print("cannot be undone")
     if not preview.targets and not preview.already:
-        console.print(f"{safe(preview.tool)} would act; it does not say on what")
+        console.print(f"{safe(preview.tool)} would run; it does not say what it changes")
     for warning in reply.warnings:
         console.print(f"[yellow]{safe(warning)}[/]")
 
@@ -290,7 +301,7 @@ def _verdicts(found: list[Any]) -> None:
         ]
         for verdict in found
     ]
-    _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has written anything yet")
+    _rows(["", "AGENT", "CHAIN", "", "FAULT"], rows, "no agent has an audit chain yet")
     for verdict in found:
         for text in [*verdict.faults[1:], *verdict.accepted]:
             console.print(f"{safe(verdict.agent_id)}: {safe(text)}")
@@ -305,7 +316,7 @@ def _audit(found: list[AuditRecord]) -> None:
     rows = [
         [
             f"{record.timestamp:%Y-%m-%d %H:%M:%S}",
-            safe(record.principal + (f" (yes by {record.approved_by})" if record.approved_by else "")),
+            safe(record.principal + (f" (approved by {record.approved_by})" if record.approved_by else "")),
             safe(record.tool),
             safe(record.outcome or record.phase),
             safe(record.key),
@@ -313,7 +324,7 @@ def _audit(found: list[AuditRecord]) -> None:
         ]
         for record in found
     ]
-    _rows(["TIME", "WHO", "TOOL", "WHAT", "KEY", "WITH"], rows, "nothing was done")
+    _rows(["TIME", "PRINCIPAL", "TOOL", "RESULT", "KEY", "PARAMETERS"], rows, "no changes are recorded")
 
 
 def _undoable(found: list[EffectRecord]) -> None:
@@ -322,14 +333,14 @@ def _undoable(found: list[EffectRecord]) -> None:
         for effect in found
         if effect.undo
     ]
-    _rows(["EFFECT", "DID", "TAKEN BACK BY", "WITH"], rows, "nothing can be taken back")
+    _rows(["CALL", "TOOL", "UNDONE BY", "PARAMETERS"], rows, "nothing can be undone")
 
 
 def _asked(state: Workflow) -> None:
     for name, task in state.tasks.items():
         if task.status is TaskStatus.WAITING_APPROVAL and task.approval is not None:
             until = f" until {task.approval.until:%Y-%m-%d %H:%M} UTC" if task.approval.until else ""
-            console.print(f"{safe(state.workflow_id)} waits{until} for somebody else to approve {safe(name)}:")
+            console.print(f"{safe(state.workflow_id)} waits{until} for a second principal to approve {safe(name)}:")
             console.print(f"  {safe_lines(task.approval.text)}\n  digest {safe(task.approval.digest)}", soft_wrap=True)
             console.print(
                 f"  agentd approve {safe(state.workflow_id)}    or    agentd reject {safe(state.workflow_id)}"
@@ -348,7 +359,7 @@ def _findings(found: list[Any]) -> None:
         ]
         for finding in found
     ]
-    _rows(["", "WHAT", "FOUND", "DO"], rows, "nothing to look at")
+    _rows(["", "CHECK", "RESULT", "WHAT TO DO"], rows, "nothing to check")
 
 
 def _plugins(found: list[Any]) -> None:
@@ -365,7 +376,7 @@ def _lines(lines: list[str]) -> None:
 
 
 def _submitted(receipt: dict[str, str]) -> None:
-    console.print(f"{safe(receipt['workflow_id'])}: asked for; watch it with [bold]{safe(receipt['watch'])}[/]")
+    console.print(f"{safe(receipt['workflow_id'])}: requested; watch it with [bold]{safe(receipt['watch'])}[/]")
 
 
 def _control(reply: Any) -> None:  # noqa: ANN401

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("key", metavar="WORKFLOW[.TASK]")
-@click.option("--dry-run", is_flag=True, help="Only show what would be called.")
+@click.option("--dry-run", is_flag=True, help="Only show the calls that would undo it.")
 @passes
 def undo(app: App, key: str, *, dry_run: bool) -> None:
     """Undo a workflow, one of its tasks or a call.
@@ -74,5 +74,5 @@ async def undoable(bus: Bus, key: str, principal: str) -> list[EffectRecord]:
     if found:
         return found
     done = ", ".join(sorted(f"{effect.key} ({effect.tool})" for effect in records))
-    message = f"{key}: nothing of it can be taken back; it did {done}" if done else f"{key}: there is no such effect"
+    message = f"{key}: nothing of it can be undone; it did {done}" if done else f"{key}: there is no such effect"
     raise UsageError(message)

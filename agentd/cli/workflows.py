@@ -30,11 +30,13 @@ PLANNED = 30.0
 @click.command()
 @click.argument("workflow_type", metavar="TYPE")
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--id", "workflow_id", help="Id of the workflow; sending the same one again is the same request.")
-@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
-@click.option("--timeout", type=float, help="Seconds that the workflow may take.")
-@click.option("--priority", default=5, show_default=True, help="1 to 10; above 5 its tasks do not wait for others.")
-@click.option("--dry-run", is_flag=True, help="Plan only, and show the plan: its graph and what each task gets.")
+@click.option("--id", "workflow_id", help="Id of the workflow; a repeated request with the same id runs only once.")
+@click.option("--wait", is_flag=True, help="Show the steps until the workflow ends; the exit code is its result.")
+@click.option("--timeout", type=float, help="Seconds after which the workflow fails.")
+@click.option(
+    "--priority", default=5, show_default=True, help="1 to 10; tasks of workflows above 5 do not wait behind others."
+)
+@click.option("--dry-run", is_flag=True, help="Only show the plan: its tasks, their order and their parameters.")
 @passes
 def submit(  # noqa: PLR0913, PLR0917 - one parameter for each option
     app: App,
@@ -120,7 +122,7 @@ def _finish(app: App, answer: WorkflowResponse) -> NoReturn:
 
 @click.command()
 @click.argument("workflow_id", metavar="ID")
-@click.option("--timeout", type=float, help="Seconds after which to stop watching; the workflow goes on.")
+@click.option("--timeout", type=float, help="Seconds after which to stop watching; the workflow continues.")
 @passes
 def watch(app: App, workflow_id: str, timeout: float | None) -> None:
     """Show the steps of a workflow until it is finished.
@@ -141,8 +143,8 @@ def watch(app: App, workflow_id: str, timeout: float | None) -> None:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--limit", default=20, show_default=True, help="Most workflows to list.")
-@click.option("--status", default="", help="Only those that stand so.")
+@click.option("--limit", default=20, show_default=True, help="Maximum number of workflows to list.")
+@click.option("--status", default="", help="Only list workflows with this status, such as failed.")
 @click.pass_context
 def workflows(context: click.Context, limit: int, status: str) -> None:
     """List workflows, unfinished ones first.
@@ -217,7 +219,7 @@ def show(app: App, workflow_id: str) -> None:
     app.show(found, "workflow")
 
 
-REASON: Final = click.option("--reason", default="", help="Stands in the timeline.")
+REASON: Final = click.option("--reason", default="", help="Reason; recorded in the timeline of the workflow.")
 ID: Final = click.argument("workflow_id", metavar="ID")
 
 
@@ -257,8 +259,8 @@ async def _shown(app: App, bus: Bus, workflow_id: str, wanted: WorkflowSignal) -
 @click.command()
 @ID
 @REASON
-@click.option("--undo", is_flag=True, help="Undo what was done, where the plan says how.")
-@click.option("--wait", is_flag=True, help="Wait until it is over; exit code 3 when it was cancelled.")
+@click.option("--undo", is_flag=True, help="Undo completed tasks where the plan says how.")
+@click.option("--wait", is_flag=True, help="Wait until the workflow has ended; exit code 3 if it was cancelled.")
 @passes
 def cancel(app: App, workflow_id: str, reason: str, *, undo: bool, wait: bool) -> None:
     """Cancel a workflow: stop its running task, start no more.
@@ -294,7 +296,11 @@ def resume(app: App, workflow_id: str, reason: str) -> None:
 @ID
 @click.argument("task", default="")
 @REASON
-@click.option("--digest", default="", help="Digest that `agentd show ID` has shown; anything else is refused.")
+@click.option(
+    "--digest",
+    default="",
+    help="Digest shown by `agentd show ID`; if the task has changed since, the approval is refused.",
+)
 @passes
 def approve(app: App, workflow_id: str, task: str, reason: str, digest: str) -> None:
     """Approve the task of a workflow that waits for approval.
@@ -321,8 +327,8 @@ def reject(app: App, workflow_id: str, task: str, reason: str) -> None:
 
 @click.command()
 @ID
-@click.option("--id", "new_id", help="Id of the workflow that carries it on.")
-@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@click.option("--id", "new_id", help="Id of the new workflow.")
+@click.option("--wait", is_flag=True, help="Show the steps until the workflow ends; the exit code is its result.")
 @passes
 def retry(app: App, workflow_id: str, new_id: str | None, *, wait: bool) -> None:
     """Continue a failed or cancelled workflow under a new id.
@@ -353,7 +359,7 @@ def schedules(context: click.Context) -> None:
 
 @schedules.command(name="run")
 @click.argument("name")
-@click.option("--wait", is_flag=True, help="Show the steps and wait; the exit code is the result.")
+@click.option("--wait", is_flag=True, help="Show the steps until the workflow ends; the exit code is its result.")
 @passes
 def run_schedule(app: App, name: str, *, wait: bool) -> None:
     """Run the schedule NAME once more, now.

@@ -6,7 +6,6 @@ The error names the setting, the origin of its value, and what is accepted.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-SIMILAR: Final = 0.1
-"""Names whose similarity to a wrong name differs by less than this are all suggested."""
 _WANTED: Final = {
     "list": "a list",
     "tuple": "a list",
@@ -126,13 +123,8 @@ def origin_of(origins: Origins, where: str) -> str:
 def suggestion(wrong: str, known: Iterable[str]) -> str:
     """Return the end of an error's line: the most similar known name.
 
-    If two names are about equally similar, both; if none is similar, all known names.
+    If no name is similar, all known names.
     """
     names = list(dict.fromkeys(known))
-    nearest = difflib.get_close_matches(wrong, names, n=2)
-    if not nearest:
-        return f"; there are {', '.join(names) or 'none'}"
-    first, *others = nearest
-    ratio = difflib.SequenceMatcher(None, wrong, first).ratio()
-    close = [name for name in others if ratio - difflib.SequenceMatcher(None, wrong, name).ratio() < SIMILAR]
-    return f"; did you mean {' or '.join(json.dumps(name) for name in (first, *close))}?"
+    nearest = difflib.get_close_matches(wrong, names, n=1)
+    return f'; did you mean "{nearest[0]}"?' if nearest else f"; there are {', '.join(names) or 'none'}"

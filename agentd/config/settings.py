@@ -111,11 +111,13 @@ class Node(Section):
 
     name: Id = Field(
         default_factory=lambda: as_id(socket.gethostname().partition(".")[0]),
-        description="name of the node as Proxmox knows it, without a domain; part of every agent id",
+        description="name of this node in Proxmox, without a domain; it is part of every agent id. Default: the host "
+        "name",
     )
     state_dir: Path = Field(
         default_factory=lambda: Path(os.environ.get("STATE_DIRECTORY") or Path.home() / ".local/state/agentd"),
-        description="where open deliveries are noted; systemd's StateDirectory= sets it",
+        description="directory for the daemon's local state, such as notes of unfinished deliveries; set by "
+        "StateDirectory= in the systemd unit",
     )
 
 
@@ -124,7 +126,8 @@ class Client(Section):
 
     principal: Id = Field(
         default_factory=user_name,
-        description="who asks; NATS lets a principal publish requests under its own name only",
+        description="principal of requests from the command line. Default: the user name. NATS lets a principal "
+        "publish only under its own name",
     )
 
 
@@ -136,17 +139,20 @@ class Login(Section):
 
     table: ClassVar = "bus"
 
-    user: str | None = Field(default=None, description="name of the user; with an NKey it only names the inbox")
-    nkey_file: str | None = Field(default=None, description="file with the NKey's seed (SU...)")
-    creds_file: str | None = Field(default=None, description="credentials file (JWT and seed)")
+    user: str | None = Field(default=None, description="NATS user name; with an NKey it is used only to name the inbox")
+    nkey_file: str | None = Field(default=None, description="file with the seed of the NKey (SU...)")
+    creds_file: str | None = Field(default=None, description="NATS credentials file (JWT and seed)")
     password_file: str | None = Field(default=None, description="file with the password of `user`")
-    tls_ca_file: str | None = Field(default=None, description="CA that the servers' certificates are checked against")
-    tls_cert_file: str | None = Field(default=None, description="our certificate, where the servers ask for one")
-    tls_key_file: str | None = Field(default=None, description="key of tls_cert_file")
+    tls_ca_file: str | None = Field(
+        default=None, description="CA certificate that the NATS servers' certificates are verified with"
+    )
+    tls_cert_file: str | None = Field(default=None, description="client certificate, if the NATS servers require one")
+    tls_key_file: str | None = Field(default=None, description="private key for tls_cert_file")
     inbox_prefix: str | None = Field(
         default=None,
         pattern=r"^_INBOX(\.[A-Za-z0-9_-]+)*$",
-        description="where answers arrive, _INBOX.NAME; one of its own for each identity, or others can read them",
+        description="prefix of the subjects on which replies arrive, _INBOX.NAME; use a different one for each "
+        "identity, because an identity can read all replies under its prefix",
     )
 
     @model_validator(mode="after")
@@ -198,12 +204,15 @@ class Queue(Section):
     Its consumer allows `in_flight` running tasks at once.
     """
 
-    name: str = Field(description="<service>[@<node>][+<class>]")
-    in_flight: int = Field(ge=1, description="tasks under way at once over all agents, such as 2 for migrations")
+    name: str = Field(description="name of the queue: <service>[@<node>][+<class>]")
+    in_flight: int = Field(
+        ge=1, description="number of tasks that may run at the same time, over all agents; for example 2 for migrations"
+    )
     external: Literal["no", "pull", "push"] = Field(
         default="no",
-        description="how a plain agent of this name gets its tasks: it pulls from the durable consumer and "
-        "acknowledges, or the server publishes them to ai.tasks.assign.<name>, once, with no limit in flight",
+        description="how the external agent of this name receives tasks. no: it is not an external agent. pull: it "
+        "pulls from the durable consumer and acknowledges. push: the server publishes each task once to "
+        "ai.tasks.assign.<name>, without the limit in_flight",
     )
 
     @field_validator("name")
@@ -217,7 +226,7 @@ class Queue(Section):
     @model_validator(mode="after")
     def _bare(self) -> Self:
         if self.external == "push" and not set("@+").isdisjoint(self.name):
-            raise ValueError(f"{self.name}: a queue that is pushed bears the agent's name, without @ and +")
+            raise ValueError(f'{self.name}: external = "push" needs the name of the agent, without @ and +')
         return self
 
 
@@ -227,26 +236,24 @@ class Bus(Login):
     servers: tuple[Annotated[str, Field(pattern=r"^(nats|tls|ws|wss)://[^\s,]+$")], ...] = Field(
         default=("nats://127.0.0.1:4222",),
         min_length=1,
-        description="addresses like nats://host:4222 or tls://host:4222; any that works is taken",
+        description="addresses of the NATS servers, such as nats://host:4222 or tls://host:4222; the first that "
+        "answers is used",
     )
     replicas: Literal[1, 3] = Field(
-        default=1, description="copies of each stream: 3 with three or more servers, else 1"
-    )
-    sync_interval: str = Field(
-        default="always",
-        description="what the servers' jetstream.sync_interval is set to; told by `agentd doctor`, set in nats-server",
+        default=1, description="number of copies of each stream: 3 with three or more NATS servers, otherwise 1"
     )
     max_storage: int | None = Field(
         default=None,
         ge=1 << 20,
-        description="bytes that JetStream may take (its max_file_store, or what the disk has), where the account has "
-        "no limit of its own: at 70 % of it an alert is raised and no request is begun",
+        description="bytes of storage that JetStream may use; set it if the NATS account has no limit of its own. At "
+        "70 % an alert is raised and no new workflows are started",
     )
-    timeout: float = Field(default=5.0, gt=0, le=60, description="seconds to wait for an answer of NATS")
+    timeout: float = Field(default=5.0, gt=0, le=60, description="seconds to wait for a reply from NATS")
     admin: Admin | None = Field(
-        default=None, description="the identity that `agentd provision` uses; default: the daemon's"
+        default=None,
+        description="identity that `agentd provision` and `agentd dead-letters` use. Default: that of [bus]",
     )
-    queues: tuple[Queue, ...] = Field(default=(), description="further queues to provision")
+    queues: tuple[Queue, ...] = Field(default=(), description="additional queues for `agentd provision` to create")
 
     def admin_login(self) -> Login:
         """Return the identity for `agentd provision`.
@@ -266,21 +273,26 @@ class Schedule(Section):
     `agentd provision` activates the schedule.
     """
 
-    workflow: str = Field(description="kind of workflow, as `agentd submit` takes it")
-    cron: str = Field(
-        description="minute hour day month weekday; a time that a change of clocks leaves out is not made up for"
+    workflow: str = Field(description="type of the workflow, as in `agentd submit TYPE`")
+    cron: str = Field(description="minute hour day month weekday; a time that a clock change skips is not made up for")
+    timezone: str = Field(default="UTC", description="time zone of `cron`, such as Europe/Berlin")
+    parameters: dict[str, Any] = Field(default={}, description="parameters of the workflow")
+    principal: Id = Field(
+        default="cron", description="principal that requests the workflow; [policy] says what it may do"
     )
-    timezone: str = Field(default="UTC", description="whose clock is meant: a name like Europe/Berlin")
-    parameters: dict[str, Any] = Field(default={}, description="of the workflow")
-    principal: Id = Field(default="cron", description="who asks for it; what that may do stands under [policy]")
-    enabled: bool = Field(default=True, description="false: not in force")
+    enabled: bool = Field(default=True, description="false: the schedule does not run")
     overlap: Literal["skip", "allow"] = Field(
-        default="skip", description="skip: not begun while the last one is not over"
+        default="skip", description="skip: do not start while the previous run is unfinished; allow: start anyway"
     )
     start_by: float = Field(
-        default=3600.0, gt=0, le=86_400, description="seconds after its time in which it may still be begun"
+        default=3600.0,
+        gt=0,
+        le=86_400,
+        description="seconds after the scheduled time within which it may still start, for example after an outage",
     )
-    timeout: float | None = Field(default=None, gt=0, description="seconds that the workflow may take")
+    timeout: float | None = Field(
+        default=None, gt=0, description="seconds after which the workflow fails. Default: the limit of the workflow"
+    )
 
     @field_validator("timezone")
     @classmethod
@@ -313,41 +325,48 @@ ScheduleName = Annotated[Id, AfterValidator(_schedule)]
 class Proxmox(Section):
     """The Proxmox VE API; without this section there is no connection to Proxmox."""
 
-    url: str = Field(description="address of a node or of a name for all of them: https://pve1:8006")
+    url: str = Field(
+        description="address of the API, of one node or of a name that covers all nodes: https://pve1:8006"
+    )
     token_id: str = Field(
         default="agentd@pve!full",
         pattern=f"^{formats.TOKEN}$",
-        description="user@realm!tokenname; its name stands in Proxmox's task list and marks what is ours",
+        description="API token, user@realm!tokenname; it appears in the task list of Proxmox, where agentd finds its "
+        "own tasks by it",
     )
-    token_file: str | None = Field(default=None, description="file with the token's secret")
+    token_file: str | None = Field(default=None, description="file with the secret of the API token")
     ca_file: str | None = Field(
-        default=None, description="CA of the API: /etc/pve/pve-root-ca.pem; default: the system's"
+        default=None,
+        description="CA certificate of the API, such as /etc/pve/pve-root-ca.pem. Default: the CAs of the system",
     )
     fingerprint: str | None = Field(
         default=None,
-        description="SHA-256 fingerprint of the node's certificate (pvenode cert info); pins it instead of ca_file",
+        description="SHA-256 fingerprint of the node's certificate (`pvenode cert info`); only this certificate is "
+        "accepted, instead of ca_file",
     )
-    verify: bool = Field(default=True, description="check the certificate; false lets anybody between read the token")
+    verify: bool = Field(
+        default=True, description="verify the certificate; with false, anyone in the network path can read the token"
+    )
     timeout: float = Field(
         default=40.0,
         ge=35,
-        description="seconds for an answer; Proxmox itself waits 10 s for a lock and 22 to 30 s for a dead node",
+        description="seconds to wait for a response; at least 35, because Proxmox waits up to 30 s for a dead node",
     )
     pvesh: str | None = Field(
         default=None,
-        description="/usr/bin/pvesh, on a node of the cluster: by what this daemon, as root, reads while the API is "
-        "not reachable; as root@pam, so without the token's limits",
+        description="path of pvesh (/usr/bin/pvesh), which the daemon uses to read while the API is not reachable. It "
+        "must run as root on a node; such reads are made as root@pam, without the limits of the token",
     )
     calls_per_node: int = Field(
         default=2,
         ge=1,
         le=2,
-        description="calls under way at once per node; three protected calls fill all workers of pvedaemon",
+        description="number of API calls to one node at the same time; 3 would occupy all workers of pvedaemon",
     )
-    vmid_min: int = Field(default=100, ge=100, description="lowest VMID that is drawn; Proxmox keeps those below 100")
-    vmid_max: int = Field(
-        default=999_999, le=999_999_999, description="highest VMID that is drawn, for vm_deployment too"
+    vmid_min: int = Field(
+        default=100, ge=100, description="lowest VMID for new guests; Proxmox reserves those below 100"
     )
+    vmid_max: int = Field(default=999_999, le=999_999_999, description="highest VMID for new guests")
 
     @field_validator("url")
     @classmethod
@@ -422,20 +441,26 @@ class Policy(Section):
     A tier includes the lower ones: read < operate < destroy < exec.
     """
 
-    default_tier: Tier = Field(default=Tier.READ, description="tier of a principal that is not named")
+    default_tier: Tier = Field(
+        default=Tier.READ,
+        description="tier of principals that are not in [policy.principals]: read, operate, destroy or exec",
+    )
     anonymous_tier: Tier | None = Field(
         default=None,
-        description="tier of the plain ai.workflows.request, whose sender nobody proves; default: default_tier",
+        description="tier of requests on ai.workflows.request, whose sender is not authenticated; never destroy or "
+        "exec. Default: default_tier",
     )
-    principals: dict[Id, Tier] = Field(default={}, description="tier of each principal")
+    principals: dict[Id, Tier] = Field(default={}, description="tier of each principal: read, operate, destroy or exec")
     max_concurrent_calls: int = Field(
         default=32,
         ge=1,
-        description="calls of one principal (agentd call, MCP) that an agent runs at the same time, and actions over "
-        "HTTP that a daemon carries out; one more is refused",
+        description="number of calls of one principal that run at the same time in one daemon (agentd call, MCP, "
+        "actions over HTTP); further calls are refused",
     )
     external_agents: dict[Id, Tier] = Field(
-        default={}, description="tier of the tasks that a plain agent may be given; else read"
+        default={},
+        description="highest tier of the tasks that each external agent may receive. Default: read, because an "
+        "external agent keeps no records that prevent a second execution",
     )
 
     @field_validator("principals")
@@ -446,13 +471,18 @@ class Policy(Section):
         return value
 
     protected: tuple[str, ...] = Field(
-        default=(), description="what is not touched: guest/100, tag/keep, pool/core, storage/*, node/pve1, user/*"
+        default=(),
+        description="objects that must not be changed, such as guest/100, tag/keep, pool/core, storage/*, node/pve1, "
+        "user/*; not even an approval allows it",
     )
     protected_min_tier: Tier = Field(
-        default=Tier.DESTROY, description="tier from which on what is protected is not touched"
+        default=Tier.DESTROY, description="lowest tier of calls that are refused on protected objects"
     )
     destructive_per_hour: int = Field(
-        default=10, ge=0, le=1000, description="acts that destroy or execute, in the whole network; 0: none"
+        default=10,
+        ge=0,
+        le=1000,
+        description="number of calls of tier destroy or exec per hour, in the whole network; 0: none",
     )
 
     @field_validator("protected")
@@ -465,34 +495,41 @@ class Policy(Section):
         return value
 
     approval_timeout: float = Field(
-        default=86_400.0, gt=0, le=2_592_000.0, description="seconds within which what destroys has to be approved"
+        default=86_400.0,
+        gt=0,
+        le=2_592_000.0,
+        description="seconds in which a call of tier destroy or exec must be approved; afterwards its workflow fails",
     )
 
 
 class Web(Section):
     """The status page, the metrics and the HTTP API of this daemon."""
 
-    allow_remote: bool = Field(default=False, description="let `host` be an address that other machines can reach")
-    host: str = Field(default="127.0.0.1", description="address to listen on; the page asks nobody who they are")
-    port: int | None = Field(
-        default=None, ge=0, le=65535, description="TCP port; default: the role's own; 0: any free one"
+    allow_remote: bool = Field(default=False, description="allow `host` to be an address that other machines can reach")
+    host: str = Field(
+        default="127.0.0.1",
+        description="address to listen on; the status page needs no login, so everyone who reaches it can read it",
     )
-    enabled: bool = Field(default=True, description="false: no page and no metrics")
+    port: int | None = Field(
+        default=None, ge=0, le=65535, description="TCP port; 0: any free port. Default: the port of the role"
+    )
+    enabled: bool = Field(default=True, description="false: no status page, no metrics and no HTTP API")
     allowed_hosts: tuple[str, ...] = Field(
-        default=(), description="further names by which browsers may ask for the page"
+        default=(), description="additional host names accepted in the header Host, such as that of a proxy"
     )
     connections: int = Field(
         default=512,
         ge=16,
         le=65_536,
-        description="connections at once, at most half of the process's descriptors; beyond it the oldest that has "
-        "sent no whole request gives way, and /healthz is still answered",
+        description="number of open connections, at most half of the process's file descriptors. Above it, the oldest "
+        "connection without a complete request is closed; /healthz is still answered",
     )
     connections_per_address: int = Field(
-        default=128, ge=1, description="connections at once from one address; a loopback address has no such limit"
+        default=128, ge=1, description="number of open connections from one address; loopback addresses are not limited"
     )
     tokens: dict[Id, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(
-        default={}, description="who may act over HTTP and MCP: principal, and what `agentd token` prints for it"
+        default={},
+        description="tokens for actions over HTTP and for MCP: principal, and the digest that `agentd token` prints",
     )
 
     @field_validator("host")
@@ -507,10 +544,11 @@ class Log(Section):
     """The level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="lowest level that is logged"
+        default="info", description="lowest level that is logged: debug, info, warning or error"
     )
     format: Literal["auto", "json", "console"] = Field(
-        default="auto", description="auto: console on a terminal, else JSON, a line each"
+        default="auto",
+        description="json: one JSON object per line; console: for people; auto: console on a terminal, otherwise json",
     )
 
 
@@ -518,7 +556,10 @@ class Drain(Section):
     """What happens when the daemon is stopped."""
 
     timeout: float = Field(
-        default=30.0, ge=0, description="seconds that running tasks get to end; below TimeoutStopSec of the unit"
+        default=30.0,
+        ge=0,
+        description="seconds that running tasks have to finish when the daemon stops; less than TimeoutStopSec of the "
+        "unit",
     )
 
 
@@ -526,9 +567,15 @@ class InstanceSection(Section):
     """An instance whose name is not its role, or that needs its own settings."""
 
     roles: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="roles that it plays; default: its name"
+        default=None, min_length=1, description="roles of the instance. Default: the role of the same name"
     )
-    port: int | None = Field(default=None, ge=0, le=65535, description="TCP port of its page; default: [web] port")
+    port: int | None = Field(
+        default=None, ge=0, le=65535, description="TCP port of its status page. Default: [web] port"
+    )
     slots: int = Field(
-        default=32, ge=1, le=1024, description="tasks under way at once; Proxmox has a limit of its own, calls_per_node"
+        default=32,
+        ge=1,
+        le=1024,
+        description="number of tasks that run at the same time; calls to Proxmox are limited by [proxmox] "
+        "calls_per_node",
     )

@@ -52,30 +52,31 @@ INSTRUCTIONS: Final = (
 class BridgeSettings(Settings):
     """Settings of the section `[mcp-bridge]`."""
 
-    mcp: bool = Field(default=True, description="serve the tools over MCP; false: over NATS alone")
+    mcp: bool = Field(default=True, description="serve the tools over MCP; false: over NATS only")
     tool_list: Literal["few", "all"] = Field(
         default="few",
-        description="tools that are listed at once: those of every day and find_tools for the others, or all (200 cost "
-        "a model 70,000 tokens); each may be called either way",
+        description="tools in the list that a client gets. few: the tools of daily use, and find_tools to find the "
+        "others. all: every tool, which costs a model about 70,000 tokens. All tools can be called in both cases",
     )
     anonymous: bool = Field(
         default=True,
-        description="serve clients that show no token as the principal mcp; never beyond a loopback address",
+        description="serve clients without a token, as the principal mcp; ignored unless [web] host is a loopback "
+        "address",
     )
     sessions: int = Field(
-        default=128, ge=1, le=10_000, description="sessions at once; each costs about 40 kB, and what its client says"
+        default=128, ge=1, le=10_000, description="number of open MCP sessions; each needs about 40 kB of memory"
     )
     sessions_per_principal: int = Field(
         default=32,
         ge=1,
         le=10_000,
-        description="sessions at once of one principal, all clients without a token together; beyond it the one that "
-        "is unused for longest gives way, if for half a minute",
+        description="number of open MCP sessions of one principal; clients without a token count as one principal. "
+        "Above it, the session unused for the longest time is closed if it was unused for 30 s",
     )
     approvers: dict[Id, Id] = Field(
         default={},
-        description="as whom the person at a client decides over what that client's principal asks for, by a form of "
-        "the client; a client that answers its forms by itself must not stand here",
+        description="principal of the client, and the principal as which the person at that client approves its "
+        "requests in a form of the client; do not name a client that fills in forms by itself",
     )
 
     @field_validator("approvers")

@@ -75,27 +75,30 @@ LOOK: float = 5.0
 class OrchestratorSettings(Settings):
     """Settings of the orchestrator, section `[orchestrator]`."""
 
-    slots: int = Field(256, ge=1, le=4096, description="inputs that are decided over at the same time")
-    max_open_workflows: int = Field(5000, ge=1, description="open workflows above which no new request is taken")
+    slots: int = Field(256, ge=1, le=4096, description="number of messages that are processed at the same time")
+    max_open_workflows: int = Field(
+        5000, ge=1, description="number of unfinished workflows above which no new request is read"
+    )
     open_workflows_per_principal: int = Field(
         100,
         ge=1,
-        description="open workflows of one principal above which an orchestrator rejects its requests; those that "
-        "schedules and other workflows have begun are never rejected",
+        description="number of unfinished workflows of one principal above which its requests are rejected; workflows "
+        "that schedules and other workflows start are never rejected",
     )
     requests_per_minute: int = Field(
         300,
         ge=1,
-        description="requests of one principal within a minute that an orchestrator carries out; it rejects more",
+        description="number of requests of one principal per minute and orchestrator; further requests are rejected",
     )
     retention_days: float = Field(
         KEPT / 86_400,
         ge=1,
         le=KEPT / 86_400,
-        description="days that workflows that are over, and their answers, stay; to have them longer: `agentd export`",
+        description="days for which finished workflows and their answers are kept; to keep them longer, use `agentd "
+        "export`",
     )
-    workflows_dir: Path = Field(Path("/etc/agentd/workflows"), description="where declared workflows lie: NAME.yaml")
-    discovery_interval: float = Field(60.0, ge=1, description="seconds between two discovery requests")
+    workflows_dir: Path = Field(Path("/etc/agentd/workflows"), description="directory of workflow files, NAME.yaml")
+    discovery_interval: float = Field(60.0, ge=1, description="seconds between two requests for the list of agents")
 
 
 class Orchestrator:

@@ -15,11 +15,21 @@ class ToolSettings(Settings):
     The address of the cluster and its range of VMIDs are in the core's section `[proxmox]`.
     """
 
-    lock_timeout: float = Field(default=20.0, ge=0)
-    """Seconds for which a tool waits for a guest's lock (a backup, a clone) before it reports it as an error."""
-    ha_timeout: float = Field(default=60.0, ge=0)
-    """Seconds for which a tool waits until the HA manager of Proxmox has done what it accepted."""
-    secrets_dir: Path | None = None
-    """Folder where create_token writes a new secret, readable only by the agent; not set: no token is created."""
-    upload_dirs: list[Path] = Field(default_factory=list)
-    """Folders of the agent's host from which upload_file may send files; empty: it sends none."""
+    lock_timeout: float = Field(
+        default=20.0,
+        ge=0,
+        description="seconds to wait for the lock of a guest, which a backup or a clone may hold; then the call fails",
+    )
+    ha_timeout: float = Field(
+        default=60.0, ge=0, description="seconds to wait until the HA manager has done what it accepted"
+    )
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="directory where create_token writes a new secret, readable only by the agent. Default: none, and "
+        "create_token is refused",
+    )
+    upload_dirs: list[Path] = Field(
+        default_factory=list,
+        description="directories on the agent's host from which upload_file may send files. Default: none, and "
+        "upload_file is refused",
+    )

@@ -18,6 +18,11 @@ from agentd.config.load import Config, load, plugin_settings
 from agentd.config.show import show
 from agentd.errors import ConfigError
 from agentd.wire.messages import Tier
+from agentd_mcp.role import BridgeSettings
+from agentd_monitor.settings import MonitorSettings
+from agentd_orchestrator.role import OrchestratorSettings
+from agentd_proxmox.settings import ToolSettings
+from agentd_specialist.settings import SpecialistSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,15 +77,11 @@ def test_layers_come_in_order(tmp_path: Path) -> None:
     parts = tmp_path / "conf.d"
     parts.mkdir()
     (parts / "20-b.toml").write_text('[bus]\ntimeout = 3\n[log]\nlevel = "error"')
-    (parts / "10-a.toml").write_text('[bus]\ntimeout = 2\nsync_interval = "1s"')
+    (parts / "10-a.toml").write_text("[bus]\ntimeout = 2\nmax_storage = 2000000")
     config = written(tmp_path, "[bus]\ntimeout = 1\nreplicas = 3", {"AGENTD_LOG__LEVEL": "debug"})
 
-    assert (config.bus.replicas, config.bus.sync_interval, config.bus.timeout, config.log.level) == (
-        3,
-        "1s",
-        3.0,
-        "debug",
-    )
+    assert (config.bus.replicas, config.bus.timeout, config.log.level) == (3, 3.0, "debug")
+    assert config.bus.max_storage == 2_000_000
     assert config.origins["bus.replicas"] == "agentd.toml"
     assert config.origins["bus.timeout"] == "conf.d/20-b.toml"
     assert config.origins["log.level"] == "AGENTD_LOG__LEVEL"
@@ -125,30 +126,30 @@ ERRORS = {
     "connections_per_address, tokens",
     "[bus]\ntimeout = 'soon'": 'bus.timeout: should be a number, not "soon"',
     "[bus]\nservers = 'nats://a'": 'bus.servers: should be a list, not "nats://a"',
-    "[bus]\nservers = []": "bus.servers: should not be empty: addresses like nats://host:4222 or tls://host:4222; "
-    "any that works is taken",
-    "[bus]\nservers = ['nats://u:p@h,x']": 'bus.servers[0]: cannot be "nats://***@h,x": addresses like '
-    "nats://host:4222 or tls://host:4222; any that works is taken",
+    "[bus]\nservers = []": "bus.servers: should not be empty: addresses of the NATS servers, such as "
+    "nats://host:4222 or tls://host:4222; the first that answers is used",
+    "[bus]\nservers = ['nats://u:p@h,x']": 'bus.servers[0]: cannot be "nats://***@h,x": addresses of the NATS '
+    "servers, such as nats://host:4222 or tls://host:4222; the first that answers is used",
     "bus = 3": "bus: should be a table, not 3",
-    "[bus]\nreplicas = 2": "bus.replicas: should be 1 or 3, not 2: copies of each stream: 3 with three or more "
-    "servers, else 1",
+    "[bus]\nreplicas = 2": "bus.replicas: should be 1 or 3, not 2: number of copies of each stream: 3 with three or "
+    "more NATS servers, otherwise 1",
     "[bus]\nnkey_file = 'a'\ncreds_file = 'b'": "bus: nkey_file and creds_file exclude each other",
     "[bus]\npassword_file = 'a'": "bus: password_file needs user",
     "[bus]\ntls_key_file = 'a'": "bus: tls_cert_file and tls_key_file go together",
     "[bus.admin]\nnkey = 'SU'": 'bus.admin.nkey: unknown key; did you mean "nkey_file"?',
     "[[bus.queues]]\nname = 'a b'\nin_flight = 2": "bus.queues[0].name: 'a b' is not <service>[@<node>][+<class>]",
     "[[bus.queues]]\nname = 'a+b'\nin_flight = 2\nexternal = 'push'": (
-        "bus.queues[0]: a+b: a queue that is pushed bears the agent's name, without @ and +"
+        'bus.queues[0]: a+b: external = "push" needs the name of the agent, without @ and +'
     ),
     "[[bus.queues]]\nname = 'ab'\nin_flght = 2": 'bus.queues[0].in_flght: unknown key; did you mean "in_flight"?',
-    "[proxmox]\ntoken_id = 'a@pve!b'": "proxmox.url: is missing: address of a node or of a name for all of them: "
-    "https://pve1:8006",
+    "[proxmox]\ntoken_id = 'a@pve!b'": "proxmox.url: is missing: address of the API, of one node or of a name that "
+    "covers all nodes: https://pve1:8006",
     "[proxmox]\nurl = 'http://pve1:8006'": "proxmox.url: should be https://host:8006; http would show the token to "
     "the network",
     "[proxmox]\nurl = 'https://a'\ntimeout = 10": "proxmox.timeout: should be greater than or equal to 35, not 10: "
-    "seconds for an answer; Proxmox itself waits 10 s for a lock and 22 to 30 s for a dead node",
+    "seconds to wait for a response; at least 35, because Proxmox waits up to 30 s for a dead node",
     "[proxmox]\nurl = 'https://a'\ncalls_per_node = 3": "proxmox.calls_per_node: should be less than or equal to 2, "
-    "not 3: calls under way at once per node; three protected calls fill all workers of pvedaemon",
+    "not 3: number of API calls to one node at the same time; 3 would occupy all workers of pvedaemon",
     "[proxmox]\nurl = 'https://a'\nvmid_min = 500\nvmid_max = 300": "proxmox: vmid_min 500 is above vmid_max 300",
     "[policy.principals]\nbob = 'opera'": "policy.principals.bob: should be 'read', 'operate', 'destroy' or 'exec', "
     'not "opera"',
@@ -170,6 +171,23 @@ def test_error_is_one_line(tmp_path: Path, text: str, line: str) -> None:
     assert str(caught.value) == f"agentd.toml: {line}"
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("policy.plans_last", "approval_timeout"),
+        ("policy.protected_from", "protected"),
+        ("policy.destroys_per_hour", "destructive_per_hour"),
+        ("policy.plain_tier", "anonymous_tier"),
+        ("policy.plain_agents", "external_agents"),
+    ],
+)
+def test_an_old_name_names_the_new_one(tmp_path: Path, old: str, new: str) -> None:
+    """The error for a name of an earlier version contains the present name."""
+    section, _, key = old.partition(".")
+    with pytest.raises(ConfigError, match=f"{old}: unknown key; .*{new}"):
+        written(tmp_path, f"[{section}]\n{key} = 1")
+
+
 def test_error_names_the_file_that_set_it(tmp_path: Path) -> None:
     """A fault in conf.d is told of that file, not of the main one."""
     (tmp_path / "conf.d").mkdir()
@@ -179,7 +197,7 @@ def test_error_names_the_file_that_set_it(tmp_path: Path) -> None:
 
     assert str(caught.value) == (
         "conf.d/10-log.toml: log.level: should be 'debug', 'info', 'warning' or 'error', not \"loud\": "
-        "lowest level that is logged"
+        "lowest level that is logged: debug, info, warning or error"
     )
 
 
@@ -393,11 +411,13 @@ def test_wrong_value_of_a_secret_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_every_setting_says_its_meaning() -> None:
-    """Each setting of the core has a description, which `agentd config show` and the errors show."""
-    for kind in vars(config_settings).values():
-        if isinstance(kind, type) and issubclass(kind, config_settings.Section):
-            for name, field in kind.model_fields.items():
-                assert field.description, f"{kind.__name__}.{name}"
+    """Each setting of the core and of the plugins has a description, which the errors show."""
+    kinds = [kind for kind in vars(config_settings).values() if isinstance(kind, type)]
+    core = [kind for kind in kinds if issubclass(kind, config_settings.Section)]
+    plugins = (BridgeSettings, MonitorSettings, OrchestratorSettings, SpecialistSettings, ToolSettings)
+    for kind in (*core, *plugins):
+        for name, field in kind.model_fields.items():
+            assert field.description, f"{kind.__name__}.{name}"
 
 
 def test_remote_page_can_be_meant(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_how_it_is_undone_and_what_speaks_against_it_is_shown() -> None:
 
     for text in (back, gone):
         assert "VM 100 'web': it runs for 12 days, tag prod, HA manages it" in text
-    assert 'taken back by make with {"vmid":100}' in back
-    assert "nothing takes it back" in gone
+    assert 'can be undone by make with {"vmid":100}' in back
+    assert "cannot be undone" in gone
 
 
 @pytest.mark.parametrize("many", [False, True])

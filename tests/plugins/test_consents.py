@@ -78,7 +78,7 @@ def test_who_approves_sees_what_goes_with_it() -> None:
     assert state.status is Status.WAITING_APPROVAL
     assert approval is not None
     first, gap, rest = approval.text.partition(";\n  ")
-    assert first == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); nothing takes it back"
+    assert first == "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); cannot be undone"
     assert rest == 'drop with {"vmid":100}'
     assert approval.until == LATER + timedelta(seconds=DAY)
     assert approval.digest == digest(["drop", {"vmid": 100}, seen(WEB), first + gap + rest])
@@ -168,7 +168,7 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
     assert approval is not None
     assert approval.text.split(";\n  ") == [
         "drop: VM 100 'web' on pve1, stopped (2 disks, 40 GiB); VM 200 (2 disks, 40 GiB)",
-        *['taken back by make with {"vmid":100}'] * 2,
+        *['can be undone by make with {"vmid":100}'] * 2,
         'drop with {"vmid":100}',
         'drop with {"vmid":200}',
     ]

@@ -39,7 +39,7 @@ def shown(state: Workflow, name: str) -> str:
         parts.append(_first(previews))
         parts += [f"mind: {target.title}: {', '.join(target.risks)}" for target in _targets(previews) if target.risks]
         parts += [
-            f"taken back by {_undo(preview.undo)}"
+            f"can be undone by {_undo(preview.undo)}"
             for preview in previews
             if preview.undo is not None and not preview.already
         ]
@@ -112,7 +112,7 @@ def _first(previews: list[Preview]) -> str:
     lines = [_line(target) for target in _targets(previews)]
     text = f"{previews[0].tool}: {'; '.join(lines) or 'nothing'}"
     if any(preview.undo is None and not preview.already for preview in previews):
-        text += "; nothing takes it back"
+        text += "; cannot be undone"
     return text
 
 
