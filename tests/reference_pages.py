@@ -1,14 +1,9 @@
-"""Writes `docs/settings.md`, `docs/cli.md` and `docs/metrics.md` from the product itself: `make docs`.
-
-The description of a setting is the `description` of its field or the text below it in the source.
-"""
+"""Writes `docs/settings.md`, `docs/cli.md` and `docs/metrics.md` from the product itself: `make docs`."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
-import textwrap
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -42,8 +37,8 @@ Generated from the code by `make docs`; a test keeps this page up to date.
 
 Settings are read from `/etc/agentd/agentd.toml`, then from `conf.d/*.toml` beside it in the order of their names, then
 from environment variables: `AGENTD_BUS__TIMEOUT=10` sets `timeout` in `[bus]`. A later source replaces the value of an
-earlier one; tables are merged. An unknown key is an error. `agentd check` validates the configuration, and
-`agentd check --show` prints every value with its source. A number without a unit is a count. `enabled = true` in the
+earlier one; tables are merged. An unknown key is an error. `agentd config check` validates the configuration,
+and `agentd config show` prints every value with its source. A number without a unit is a count. `enabled = true` in the
 section of a plugin loads that plugin also where no role needs it.
 """
 CLI_HEAD: Final = """\
@@ -105,24 +100,9 @@ def table_below(annotation: Any) -> type[BaseModel] | None:
     return next((kind for kind in map(table_below, get_args(annotation)) if kind is not None), None)
 
 
-def _texts(kind: type[BaseModel]) -> dict[str, str]:
-    """Return the text below each field in the source of `kind`."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if not issubclass(base, BaseModel) or base is BaseModel:
-            continue
-        (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(body, ast.ClassDef)
-        for field, text in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                found[field.target.id] = str(ast.literal_eval(text.value))
-    return found
-
-
 def descriptions(kind: type[BaseModel]) -> dict[str, str]:
     """Return the description of each setting of a table; "" if it has none."""
-    texts = _texts(kind)
-    return {key: field.description or texts.get(key, "") for key, field in kind.model_fields.items()}
+    return {key: field.description or "" for key, field in kind.model_fields.items()}
 
 
 def settings() -> str:
