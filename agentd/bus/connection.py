@@ -174,7 +174,7 @@ class Connection:
         """
         options = await asyncio.to_thread(logins.options, self.settings, login or self.settings, self.agent)
         prefix = str(options["inbox_prefix"])
-        servers = ", ".join(self.settings.servers)
+        servers = self.settings.shown_servers
         self._connecting = True
         try:
             async with asyncio.timeout(wait):

@@ -62,7 +62,7 @@ async def examine(config: Config, log: Logger) -> list[Finding]:
 
 
 async def _nats(config: Config, log: Logger) -> list[Finding]:
-    servers = ", ".join(config.bus.servers)
+    servers = config.bus.shown_servers
     bus = Bus(config.bus, f"doctor-{config.node.name}", log)
     try:
         await bus.connect(wait=5)

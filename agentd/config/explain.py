@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
 from pydantic import BaseModel
 
+from agentd.config import settings
 from agentd.config.show import _hidden, _toml
+from agentd.wire import secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,11 +91,26 @@ def fault_line(kind: object, fault: ErrorDetails, origins: Origins, prefix: str)
     if fault["type"] == "extra_forbidden":
         text = f"unknown key{suggestion(str(fault['loc'][-1]), siblings)}"
     else:
-        text = _fault(fault, (field.description or "") if field else "")
+        text = _fault(where, fault, (field.description or "") if field else "")
     return f"{origin_of(origins, where)}: {where}: {text}"
 
 
-def _fault(fault: ErrorDetails, description: str) -> str:
+SECRET_TABLES: Final = frozenset({"tokens"})
+"""Tables whose values are digests of secrets, so a secret can be written there by mistake."""
+
+
+def _shown(where: str, given: object) -> str:
+    """Return the value of a setting for an error; what may be a secret is hidden.
+
+    A secret can be set by mistake in the place of its file, its digest or its name.
+    """
+    value = _hidden(where.rpartition(".")[2], given)
+    inside_secret = any(part in SECRET_TABLES or settings.is_secret(part) for part in re.split(r"[.\[\]]", where))
+    secret = inside_secret or "=" in str(value) or secrets.looks_secret(str(value))
+    return _toml(secrets.HIDDEN if secret else value)
+
+
+def _fault(where: str, fault: ErrorDetails, description: str) -> str:
     """Return what is wrong with a value, in the terms of TOML instead of pydantic."""
     kind, given = fault["type"], fault["input"]
     if kind == "missing":
@@ -105,10 +122,10 @@ def _fault(fault: ErrorDetails, description: str) -> str:
     if kind == "too_short":
         message = "should not be empty"
     elif kind == "string_pattern_mismatch":
-        message = f"cannot be {_toml(_hidden('', given))}"
+        message = f"cannot be {_shown(where, given)}"
     elif isinstance(given, (str, int, float)):
         # A secret that was set by mistake instead of its file must not be repeated in a log.
-        message += f", not {_toml(_hidden(str(fault['loc'][-1]), given))}"
+        message += f", not {_shown(where, given)}"
     return f"{message}: {description}" if kind.startswith(_LIMITS) and description else message
 
 

@@ -266,6 +266,11 @@ class Bus(Login):
         inherited = {key: getattr(self, key) for key in tls if getattr(self.admin, key) is None}
         return self.admin.model_copy(update=inherited)
 
+    @property
+    def shown_servers(self) -> str:
+        """Return the addresses of the servers for output, without the logins in them."""
+        return ", ".join(re.sub(r"://[^/@\s]*@", "://***@", address) for address in self.servers)
+
 
 class Schedule(Section):
     """A workflow that is started repeatedly at given times.
