@@ -55,7 +55,14 @@ async def test_a_daemon_that_works(net: Net) -> None:
     file = net.config_file()
     said = {"provision": await asyncio.to_thread(agentd, file, "provision")}
     with net.daemon("all", ("orchestrator", "specialist", "monitor", "mcp-bridge")) as daemon:
-        for words in (["check"], ["--json", "check"], ["check", "--show"], ["doctor"], ["agents"], ["tools"]):
+        for words in (
+            ["config", "check"],
+            ["--json", "config", "check"],
+            ["config", "show"],
+            ["doctor"],
+            ["agents"],
+            ["tools"],
+        ):
             said[" ".join(words)] = await asyncio.to_thread(agentd, file, *words)
         port = net.settings["web"]["port"]
         for page in PAGES:
@@ -90,7 +97,7 @@ def test_a_configuration_that_is_wrong(tmp_path: Path, change: str) -> None:
     file = tmp_path / "agentd.toml"
     file.write_text(change.format(secret=secret))
     file.chmod(0o600)
-    said = {" ".join(words): agentd(file, *words) for words in (["check"], ["check", "--show"], ["provision"])}
+    said = {" ".join(words): agentd(file, *words) for words in (["config", "check"], ["config", "show"], ["provision"])}
 
     assert all(said.values())
     assert [where for where, text in said.items() if secret in text] == []
