@@ -47,9 +47,9 @@ class Name(msgspec.Struct, frozen=True):
     n: str = ""
 
 
-def task(name: str, *after: str, deadline: float = 60.0, **more: Any) -> TaskSpec:
+def task(name: str, *after: str, timeout: float = 60.0, **more: Any) -> TaskSpec:
     """Return a task for the test's agent."""
-    return TaskSpec(name, name, QUEUE, Tier.READ, after=list(after), deadline=deadline, **more)
+    return TaskSpec(name, name, QUEUE, Tier.READ, after=list(after), timeout=timeout, **more)
 
 
 def begin(*plan: TaskSpec, name: str = "w1", **request: Any) -> Begin:

@@ -128,7 +128,7 @@ async def test_dry_run(net: Net) -> None:
         '  with      {"count": 2}',
         "create  create_vm  → mcp-proxmox",
         "  after     draw",
-        '  each      ["a", "b"], 2 at once',
+        '  for_each  ["a", "b"], 2 at once',
         (
             '  with      {"vmid": "{{ tasks.draw.result.vmids[index] }}", "name": "{{ item }}", "node": "pve1", '
             '"template": 9000}'
@@ -136,12 +136,12 @@ async def test_dry_run(net: Net) -> None:
         "tag  update_vm  → mcp-proxmox",
         "  after     create, draw",
         "  when      false",
-        "  each      {{ tasks.draw.result.vmids }}, 10 at once",
+        "  for_each  {{ tasks.draw.result.vmids }}, 10 at once",
         '  with      {"vmid": "{{ item }}", "tags": []}',
         "start  start_vm  → mcp-proxmox",
         "  after     create, tag, draw",
         "  when      false",
-        "  each      {{ tasks.draw.result.vmids }}, 2 at once",
+        "  for_each  {{ tasks.draw.result.vmids }}, 2 at once",
         '  with      {"vmid": "{{ item }}"}',
         "",
         "✓ completed  d1",

@@ -154,11 +154,11 @@ def _fault(faults: list[Any]) -> str:
 
 def _plan(found: list[Any]) -> None:
     for task in found:
-        at_once = f", {task.window} at once" if task.window else ""
+        at_once = f", {task.max_parallel} at once" if task.max_parallel else ""
         facts = [
             ("after", ", ".join(task.after)),
             ("when", task.when),
-            ("each", "" if task.each is None else f"{_json(task.each)}{at_once}"),
+            ("for_each", "" if task.for_each is None else f"{_json(task.for_each)}{at_once}"),
             ("approval", task.approval),
             ("with", _json(task.with_) if task.with_ else ""),
             ("undo", f"{task.undo} {_json(task.undo_with)}" if task.undo else ""),

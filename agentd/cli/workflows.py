@@ -268,7 +268,7 @@ def cancel(app: App, workflow_id: str, reason: str, *, undo: bool, wait: bool) -
     A task that cannot be stopped cleanly is completed. The changes that remain are listed. With --undo they are undone
     where the plan says how.
     """
-    _signal(app, workflow_id, WorkflowSignal("cancel", reason, compensate=undo), wait=wait)
+    _signal(app, workflow_id, WorkflowSignal("cancel", reason, undo=undo), wait=wait)
 
 
 @click.command()

@@ -21,8 +21,8 @@ class PlannedTask(msgspec.Struct, frozen=True, omit_defaults=True):
     queue: str
     after: list[str] = []
     when: str = ""
-    each: Any = None
-    window: int = 0
+    for_each: Any = None
+    max_parallel: int = 0
     approval: str = ""
     with_: Any = msgspec.field(default=None, name="with")
     undo: str = ""
@@ -44,8 +44,8 @@ def preview(state: Workflow) -> list[PlannedTask]:
                 queue=spec.queue,
                 after=spec.after,
                 when=spec.condition,
-                each=_readable(spec.each),
-                window=spec.window if spec.each is not None else 0,
+                for_each=_readable(spec.for_each),
+                max_parallel=spec.max_parallel if spec.for_each is not None else 0,
                 approval=spec.approval,
                 with_=_readable(spec.parameters),
                 undo="" if undo is None else undo.tool,

@@ -46,12 +46,12 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task        the task to approve or reject, if several wait
     digest      for approve, required: the digest that was shown, from /api/workflows/ID
     reason      is kept with the workflow
-    compensate  for cancel: undo what was done
+    undo        for cancel: undo what was done
     """
 
     task: str = ""
     reason: str = ""
-    compensate: bool = False
+    undo: bool = False
     digest: str = ""
 
 
@@ -104,7 +104,7 @@ class Wheel:
                     "waits"
                 )
                 raise InvalidMessage(text)
-            signal = WorkflowSignal(action, details.reason, details.task, details.digest, compensate=details.compensate)
+            signal = WorkflowSignal(action, details.reason, details.task, details.digest, undo=details.undo)
             reply = await self._view.signal(principal, workflow_id, signal)
         return _reply(reply, done=reply.done)
 

@@ -105,7 +105,7 @@ class WorkflowSignal(msgspec.Struct, frozen=True):
     action      cancel, pause, resume, approve or reject
     task        the task to approve or reject
     digest      of an approval: the digest of what the approving principal was shown
-    compensate  of cancel: undo what was done
+    undo        of cancel: undo what was done
     reply       the subject that a SignalReply is sent to
     """
 
@@ -113,7 +113,7 @@ class WorkflowSignal(msgspec.Struct, frozen=True):
     reason: str = ""
     task: str = ""
     digest: str = ""
-    compensate: bool = False
+    undo: bool = False
     reply: str = ""
     workflow_id: str = ""
 

@@ -30,7 +30,7 @@ class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     The tool must also succeed if there is nothing to undo.
 
-    It runs when the workflow fails (or is cancelled with `compensate`) after the task was started, once everything that
+    It runs when the workflow fails (or is cancelled with `undo`) after the task was started, once everything that
     depends on the task has been undone.  Fields are those of a TaskSpec; parameters may refer to the task itself.
 
     always  run it also when the workflow succeeds: what the task creates is only for the workflow itself
@@ -40,7 +40,7 @@ class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
     queue: str
     tier: Tier
     parameters: dict[str, Any] = {}
-    deadline: float = 300.0
+    timeout: float = 300.0
     retries: int = 5
     backoff: float = 2.0
     always: bool = False
@@ -49,27 +49,27 @@ class Compensation(msgspec.Struct, frozen=True, omit_defaults=True):
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """One task of a plan: a tool call, or a workflow of its own.
 
-    name            name of the task in this plan; a letter, then A-Z a-z 0-9 _ -
-    tool            the tool to call, of the service that takes tasks from `queue`
-    workflow        instead of a tool: the kind of workflow that the task starts and waits for
-    parameters      for the tool; values made by `result_of` or `template` are filled in when the task is assigned
-    after           names of the tasks that must have completed before
-    deadline        seconds that one attempt may take; from its assignment, or from its start if `start_within` is set
-    start_within    seconds that an attempt may wait in its queue until an agent starts it
-    heartbeat       seconds after the agent's last heartbeat after which an attempt is given up
-    retries         number of retries after a temporary error
-    backoff         seconds before the first retry; doubles each time up to five minutes, with jitter
-    redo            {error code: task}: on this error go back to that earlier task instead of failing
-    condition       an expression (jinja2, without braces) that must be true; otherwise the task is skipped
-    each            a list, `result_of` or `template`: one task per item, which templates know as `item` and `index`
-    window          how many items of `each` run at once
-    optional        its failure is only a warning of the workflow; tasks that depend on it continue
-    approval        the text that a principal other than the requester has to approve before the task is assigned
-    approve_within  seconds within which it has to be approved; None: no limit
-    look            only find out what the tool would do (a dry run), for the principal who has to approve
-    compensation    the call that undoes it
-    guests          the names that the changed guests must have: {"guest/105": "web"}
-    reads           it changes nothing, though its tool is not of tier `read`: it leaves nothing behind
+    name               name of the task in this plan; a letter, then A-Z a-z 0-9 _ -
+    tool               the tool to call, of the service that takes tasks from `queue`
+    workflow           instead of a tool: the kind of workflow that the task starts and waits for
+    parameters         for the tool; values made by `result_of` or `template` are filled in when the task is assigned
+    after              names of the tasks that must have completed before
+    timeout            seconds that one attempt may take; from its assignment, or its start if `start_within` is set
+    start_within       seconds that an attempt may wait in its queue until an agent starts it
+    heartbeat_timeout  seconds after the agent's last heartbeat after which an attempt is given up
+    retries            number of retries after a temporary error
+    backoff            seconds before the first retry; doubles each time up to five minutes, with jitter
+    on_error           {error code: task}: on this error go back to that earlier task instead of failing
+    condition          an expression (jinja2, without braces) that must be true; otherwise the task is skipped
+    for_each           a list, `result_of` or `template`: one task per item, which templates know as `item` and `index`
+    max_parallel       how many items of `for_each` run at once
+    optional           its failure is only a warning of the workflow; tasks that depend on it continue
+    approval           the text that a principal other than the requester has to approve before the task is assigned
+    approve_within     seconds within which it has to be approved; None: no limit
+    look               only find out what the tool would do (a dry run), for the principal who has to approve
+    compensation       the call that undoes it
+    guests             the names that the changed guests must have: {"guest/105": "web"}
+    reads              it changes nothing, though its tool is not of tier `read`: it leaves nothing behind
     """
 
     name: str
@@ -78,16 +78,16 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     tier: Tier
     parameters: dict[str, Any] = {}
     after: list[str] = []
-    deadline: float = 300.0
+    timeout: float = 300.0
     retries: int = 2
     backoff: float = 2.0
-    redo: dict[str, str] = {}
+    on_error: dict[str, str] = {}
     workflow: str = ""
     start_within: float | None = None
-    heartbeat: float | None = None
+    heartbeat_timeout: float | None = None
     condition: str = ""
-    each: Any = None
-    window: int = 10
+    for_each: Any = None
+    max_parallel: int = 10
     optional: bool = False
     approval: str = ""
     compensation: Compensation | None = None
@@ -176,7 +176,7 @@ class TaskStatus(StrEnum):
     ASSIGNED = "assigned"
     """An attempt is in its queue, or an agent has taken it."""
     RUNNING = "running"
-    """An agent has reported that it started; of a task with `each`: its items are running."""
+    """An agent has reported that it started; of a task with `for_each`: its items are running."""
     COMPLETED = "completed"
     """It has completed."""
     COMPLETED_WITH_WARNINGS = "completed_with_warnings"
@@ -271,12 +271,12 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `attempt` counts from 1; times and `deadline` belong to the attempt.
 
-    spec     None for an item of a task with `each`, which has the spec of its parent
-    parent   the task with `each` whose item this is, or the task that this one undoes
-    items    number of items of a task with `each`
-    heard    when an agent last reported that it runs the task
-    retried  number of retries
-    redone   how often it sent the workflow back to an earlier task
+    spec               None for an item of a task with `for_each`, which has the spec of its parent
+    parent             the task with `for_each` whose item this is, or the task that this one undoes
+    items              number of items of a task with `for_each`
+    last_heartbeat_at  when an agent last reported that it runs the task
+    retried            number of retries
+    sent_back          how often it sent the workflow back to an earlier task (`on_error`)
     """
 
     spec: TaskSpec | None
@@ -287,11 +287,11 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
     retry_at: datetime | None = None
     assigned_at: datetime | None = None
     started_at: datetime | None = None
-    heard: datetime | None = None
+    last_heartbeat_at: datetime | None = None
     finished_at: datetime | None = None
     agent: str = ""
     retried: int = 0
-    redone: int = 0
+    sent_back: int = 0
     result: Any = None
     error: TaskError | None = None
     warnings: list[str] = []
@@ -305,14 +305,15 @@ class TaskState(msgspec.Struct, frozen=True, omit_defaults=True):
 class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole state of a workflow, as each event contains it.
 
-    v              version of the format; its default must stay 1, because a default is not written
-    deadline       when the timeout is reached; it moves while the clock is stopped
-    held           since when the clock is stopped: the workflow is paused, or waits only for an approval
-    timers, armed  how many timers were set, and the time of the last one
-    undo           undo completed work as soon as no task runs any more
-    parent         the task of another workflow that waits for this one
-    retry_of       the workflow whose work this one continues
-    authenticated  false: the requester needed no token and no login, so none of its tasks can be approved
+    v                 version of the format; its default must stay 1, because a default is not written
+    deadline          when the timeout is reached; it moves while the clock is stopped
+    clock_stopped_at  since when the clock is stopped: the workflow is paused, or waits only for an approval
+    timers            how many timers were set
+    next_timer_at     the time of the last one
+    undo              undo completed work as soon as no task runs any more
+    parent            the task of another workflow that waits for this one
+    retry_of          the workflow whose work this one continues
+    authenticated     false: the requester needed no token and no login, so none of its tasks can be approved
     """
 
     MAX_BYTES: ClassVar[int] = MAX_STATE
@@ -336,9 +337,9 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
     failing: bool = False
     undo: bool = False
-    held: datetime | None = None
+    clock_stopped_at: datetime | None = None
     timers: int = 0
-    armed: datetime | None = None
+    next_timer_at: datetime | None = None
     parent: Parent | None = None
     retry_of: str = ""
     authenticated: bool = True
@@ -354,15 +355,15 @@ class Workflow(msgspec.Struct, frozen=True, omit_defaults=True):
     def result(self, name: str) -> Any:  # noqa: ANN401 - JSON
         """Return the result of the task `name`.
 
-        For a task with `each` these are the results of its items, in their order.
+        For a task with `for_each` these are the results of its items, in their order.
         """
         task = self.tasks[name]
         if not task.items:
-            return [] if task.spec is not None and task.spec.each is not None else task.result
+            return [] if task.spec is not None and task.spec.for_each is not None else task.result
         return [self.tasks[item].result for item in self.items(name)]
 
     def items(self, name: str) -> list[str]:
-        """Return the names of the items of a task with `each`."""
+        """Return the names of the items of a task with `for_each`."""
         return [f"{name}-{number}" for number in range(self.tasks[name].items)]
 
     @property
@@ -383,7 +384,7 @@ def undoing(spec: TaskSpec) -> TaskSpec:
         queue=undo.queue,
         tier=undo.tier,
         parameters=undo.parameters,
-        deadline=undo.deadline,
+        timeout=undo.timeout,
         retries=undo.retries,
         backoff=undo.backoff,
     )

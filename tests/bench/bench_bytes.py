@@ -27,7 +27,7 @@ SIZES = (3, 10, 100, 990)
 def several(size: int) -> Callable[[Nothing], list[TaskSpec]]:
     """Return a plan of one task with so many items."""
     wish = {"vmid": template("{{ item }}")}
-    spec = TaskSpec("t", "t", QUEUE, Tier.READ, each=list(range(size)), window=100, parameters=wish)
+    spec = TaskSpec("t", "t", QUEUE, Tier.READ, for_each=list(range(size)), max_parallel=100, parameters=wish)
     return lambda _: [spec]
 
 

@@ -88,7 +88,7 @@ def _plan(wish: Wish, tier: Tier) -> list[TaskSpec]:
             tier=tier,
             parameters=plain(wish),
             after=list(STEPS[:number][-1:]),
-            deadline=wish.deadline,
+            timeout=wish.deadline,
         )
         for number, name in enumerate(STEPS)
     ]

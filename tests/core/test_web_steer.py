@@ -46,7 +46,7 @@ async def test_a_token_steers_in_its_principal_s_name() -> None:
     async with serving(view, tokens={"bob": kept}) as ask:
         yes = await ask.post(f"{PATH}/approve", b'{"task": "a", "reason": "fine", "digest": "ab12"}', token)
         unseen = await ask.post(f"{PATH}/approve", b'{"task": "a"}', token)
-        end = await ask.post(f"{PATH}/cancel", b'{"compensate": true}', token)
+        end = await ask.post(f"{PATH}/cancel", b'{"undo": true}', token)
         plain = [await ask.post(f"{PATH}/{each}", b"", token) for each in ("pause", "resume")]
         described = (await ask("/api/openapi.json")).json()["paths"]["/api/workflows/{id}/{action}"]["post"]
 
@@ -56,7 +56,7 @@ async def test_a_token_steers_in_its_principal_s_name() -> None:
     assert f"digest: name the one that was shown: /api/workflows/{NAME}" in unseen.text
     assert view.signals == [
         ("bob", NAME, WorkflowSignal("approve", "fine", "a", "ab12")),
-        ("bob", NAME, WorkflowSignal("cancel", compensate=True)),
+        ("bob", NAME, WorkflowSignal("cancel", undo=True)),
         ("bob", NAME, WorkflowSignal("pause")),
         ("bob", NAME, WorkflowSignal("resume")),
     ]

@@ -93,7 +93,7 @@ def test_how_it_is_undone_and_what_speaks_against_it_is_shown() -> None:
 def test_what_is_too_large_to_show_is_not_approved(many: bool) -> None:  # noqa: FBT001 - a case
     """Nothing is asked and nothing is done: the error says how much may be shown, and to split it."""
     if many:
-        state = begun(drop(each=list(range(60)), parameters={"vmid": template("{{ item }}"), "text": "x" * 1500}))
+        state = begun(drop(for_each=list(range(60)), parameters={"vmid": template("{{ item }}"), "text": "x" * 1500}))
         looks = [ended(state, f"look-drop-{number}", result=seen(THING)) for number in range(10)]
         while looks:
             state = step(state, *looks)
@@ -145,7 +145,7 @@ def test_an_approval_names_what_was_shown(given: str) -> None:
 
 def test_each_item_carries_its_own_call() -> None:
     """The consent of an item is for its own tool and parameters."""
-    state = begun(drop(each=[100, 200], parameters={"vmid": template("{{ item }}")}))
+    state = begun(drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")}))
     state = step(state, *(ended(state, f"look-drop-{number}", result=seen(THING)) for number in (0, 1)))
     state = step(state, approve(state))
     calls = [outgoing.consent(state, f"drop-{number}") for number in (0, 1)]

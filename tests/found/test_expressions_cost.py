@@ -234,8 +234,8 @@ async def test_a_workflow_of_costly_items(quiet_net: Net, bus: Bus) -> None:
     plan = [
         task(
             "a",
-            each=list(range(25)),
-            window=25,
+            for_each=list(range(25)),
+            max_parallel=25,
             parameters={"n": template(COSTLY)},
         )
     ]

@@ -306,7 +306,7 @@ async def _overwrite_timers(bus: Bus, forger: Forger) -> list[str]:
 @pytest.mark.parametrize("away", [False, True])
 async def test_timers_are_put_back(quiet_net: Net, bus: Bus, forger: Forger, *, away: bool) -> None:
     """A time-out comes though answers were written over its timer, with an orchestrator there or without."""
-    agent, plan = Agent(bus), [task("a", deadline=4.0, retries=0)]
+    agent, plan = Agent(bus), [task("a", timeout=4.0, retries=0)]
     agent.hold |= {"a"}
     async with agent.working():
         async with orchestrators(quiet_net, lambda _: plan):

@@ -35,11 +35,11 @@ WHOLE: dict[str, Any] = {
         {
             "name": "find", "tool": "list_vms", "with": {"tag": "{{ parameters.tag }}", "node": ["x", {"y": "z"}]},
             "when": "parameters.tag == 'a'", "approval": "sure?", "class": "c", "node": "n", "retries": 1,
-            "backoff": "2s", "deadline": 30, "redo": {"code": "find"}, "after": [], "optional": True,
+            "backoff": "2s", "timeout": 30, "on_error": {"code": "find"}, "after": [], "optional": True,
         },
         {
-            "name": "each", "tool": "reboot_vm", "each": "{{ tasks.find.result.guests }}", "window": 3,
-            "with": {"vmid": "{{ item.vmid }}"}, "after": ["find"], "start_within": "1h", "heartbeat": 10,
+            "name": "each", "tool": "reboot_vm", "for_each": "{{ tasks.find.result.guests }}", "max_parallel": 3,
+            "with": {"vmid": "{{ item.vmid }}"}, "after": ["find"], "start_within": "1h", "heartbeat_timeout": 10,
             "undo": {"tool": "start_vm", "with": {"vmid": 1}, "always": True},
         },
         {"name": "sub", "workflow": "other", "with": {"a": 1}},

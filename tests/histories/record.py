@@ -61,7 +61,7 @@ def plan(_: Nothing) -> list[TaskSpec]:
     return [
         task("first", compensation=undo, backoff=0.1),
         task("skipped", "first", condition="tasks.first.result.n > 5"),
-        task("each", "first", each=template("{{ [1, 2, 3] }}"), window=2, compensation=undo),
+        task("each", "first", for_each=template("{{ [1, 2, 3] }}"), max_parallel=2, compensation=undo),
         task("asked", "skipped", "each", approval="Go on?"),
         task("last", "asked", retries=0),
     ]

@@ -147,7 +147,7 @@ async def test_a_node_agent_dies_with_its_task(quiet_net: Net, node: Path) -> No
     """An agent that is killed with a task in its hands holds nobody up: the deadline passes and another one does it."""
 
     def tasks(wish: Text) -> list[TaskSpec]:
-        return [counting(parameters={"text": wish.text}, deadline=3.0, backoff=0.1)]
+        return [counting(parameters={"text": wish.text}, timeout=3.0, backoff=0.1)]
 
     async with prepared(quiet_net) as bus, daemons(quiet_net, tasks):
         with PlainAgent(node, quiet_net.directory, quiet_net.nats_url, NAME) as agent:

@@ -27,14 +27,14 @@ parameters:
 tasks:
   - name: stop
     tool: shutdown_vm
-    each: "{{ tasks.find.result.guests }}"
-    window: "{{ parameters.at_once }}"
+    for_each: "{{ tasks.find.result.guests }}"
+    max_parallel: "{{ parameters.at_once }}"
     node: "{{ parameters.node | default('') }}"
     class: power
     with: {vmid: "{{ item.vmid }}", patience: 120, force: "{{ parameters.wait }}"}
-    deadline: 1h30m
+    timeout: 1h30m
     start_within: 90s
-    heartbeat: 5.5
+    heartbeat_timeout: 5.5
     retries: 1
     backoff: 500ms
     optional: true

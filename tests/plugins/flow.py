@@ -25,7 +25,7 @@ def fold(state: Workflow | None, inputs: list[Input], at: datetime) -> Workflow 
 
 def spec(name: str, *after: str, tier: Tier = Tier.OPERATE, **more: Any) -> TaskSpec:
     """Return a task of a plan."""
-    values: dict[str, Any] = {"tool": name, "queue": "svc", "tier": tier, "after": list(after), "deadline": 60.0}
+    values: dict[str, Any] = {"tool": name, "queue": "svc", "tier": tier, "after": list(after), "timeout": 60.0}
     return TaskSpec(name, **(values | more))
 
 
@@ -55,7 +55,7 @@ def ended(state: Workflow, task: str, error: TaskError | str | None = None, **mo
 
 def cancel(reason: str = "", *, undo: bool = False, by: str = "bob") -> Signal:
     """Return bob's wish that the workflow ends."""
-    return Signal(by, Tier.OPERATE, WorkflowSignal("cancel", reason, compensate=undo))
+    return Signal(by, Tier.OPERATE, WorkflowSignal("cancel", reason, undo=undo))
 
 
 def signal(action: str, by: str = "bob", tier: Tier = Tier.OPERATE, **more: Any) -> Signal:
@@ -72,8 +72,8 @@ def step(state: Workflow, *inputs: Input, at: datetime = LATER) -> Workflow:
 
 def ring(state: Workflow) -> Workflow:
     """Return the state after its timer has rung."""
-    assert state.armed is not None
-    return step(state, Due(state.timers), at=state.armed)
+    assert state.next_timer_at is not None
+    return step(state, Due(state.timers), at=state.next_timer_at)
 
 
 def kinds(state: Workflow) -> list[tuple[str, str, int]]:

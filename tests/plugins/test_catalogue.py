@@ -29,7 +29,7 @@ def test_vm_deployment_is_the_seeds_three_tasks() -> None:
     plan = PLANS["vm_deployment"].plan(VmDeployment("app", memory=512))
 
     check_plan(plan)
-    assert [(each.name, each.tool, each.queue, each.deadline, each.tier, each.after) for each in plan] == [
+    assert [(each.name, each.tool, each.queue, each.timeout, each.tier, each.after) for each in plan] == [
         ("validate_vm_parameters", "validate_vm_parameters", "specialist", 300.0, Tier.READ, []),
         ("create_vm", "create_vm", "mcp-proxmox", 900.0, Tier.OPERATE, ["validate_vm_parameters"]),
         ("configure_vm", "configure_vm", "specialist", 600.0, Tier.OPERATE, ["create_vm"]),
@@ -37,7 +37,7 @@ def test_vm_deployment_is_the_seeds_three_tasks() -> None:
     validate, create, configure = plan
     assert validate.parameters == {"name": "app", "memory": 512}
     assert create.parameters == result_of("validate_vm_parameters", "create")
-    assert create.redo == {"vmid_taken": "validate_vm_parameters"}
+    assert create.on_error == {"vmid_taken": "validate_vm_parameters"}
     assert configure.parameters == result_of("validate_vm_parameters", "configure")
 
 
@@ -48,7 +48,7 @@ def test_health_check_reads_three_lists_at_once() -> None:
     check_plan(plan)
     *lists, summary = plan
     assert [each.name for each in lists] == ["list_nodes", "list_storages", "list_vms"]
-    assert all(not each.after and each.tier is Tier.READ and each.deadline == 120.0 for each in plan[:3])
+    assert all(not each.after and each.tier is Tier.READ and each.timeout == 120.0 for each in plan[:3])
     assert summary.after == ["list_nodes", "list_storages", "list_vms"]
     assert summary.parameters == {
         "nodes": result_of("list_nodes"),

@@ -159,7 +159,7 @@ def test_what_is_so_already_needs_nobody() -> None:
 
 def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None:
     """Items are looked at first, all of them are shown, and each gets what was seen of it."""
-    plan = drop(each=[100, 200], parameters={"vmid": template("{{ item }}")})
+    plan = drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")})
     state = begun(plan)
     other = replace(WEB, name="guest/200", title="VM 200")
     looks = [seen(WEB, undo=BACK), seen(other, undo=BACK)]
@@ -188,7 +188,7 @@ def test_a_task_that_is_only_called_so() -> None:
 
 def test_nothing_to_look_at() -> None:
     """An empty list destroys nothing and asks nobody... it is over."""
-    state = begun(drop(each=[], parameters={"vmid": template("{{ item }}")}))
+    state = begun(drop(for_each=[], parameters={"vmid": template("{{ item }}")}))
 
     assert state.status is Status.COMPLETED
 

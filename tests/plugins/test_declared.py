@@ -44,13 +44,13 @@ def test_all_that_a_file_can_say(known: dict[str, Tool]) -> None:
         tier=Tier.OPERATE,
         parameters={"vmid": template("{{ item.vmid }}"), "patience": 120, "force": True},
         after=["find"],
-        deadline=5400.0,
+        timeout=5400.0,
         start_within=90.0,
-        heartbeat=5.5,
+        heartbeat_timeout=5.5,
         retries=1,
         backoff=0.5,
-        each=result_of("find", "guests"),
-        window=2,
+        for_each=result_of("find", "guests"),
+        max_parallel=2,
         optional=True,
         approval="Stop what bears web?",
         compensation=Compensation(
@@ -62,7 +62,7 @@ def test_all_that_a_file_can_say(known: dict[str, Tool]) -> None:
         ),
     )
     assert find.parameters == {"tag": "web", "status": "running"}
-    assert (find.queue, find.tier, find.after, find.retries, find.deadline) == ("mcp-proxmox", Tier.READ, [], 2, 300.0)
+    assert (find.queue, find.tier, find.after, find.retries, find.timeout) == ("mcp-proxmox", Tier.READ, [], 2, 300.0)
     assert note.parameters == {
         "all": result_of("find"),
         "text": template("{{ tasks.find.status }} {{ parameters.tag }}"),
@@ -170,8 +170,8 @@ def test_an_expression_makes_no_marker(known: dict[str, Tool], made: str) -> Non
     [
         ("tool: list_vms, with: {limit: '{{ parameters.p }}'}", {"p": 501}, "task a: list_vms.limit: expected int <="),
         ("tool: list_vms, with: '{{ parameters.p }}'", {"p": 1}, "task a: with: {{ parameters.p }} gives 1, and a"),
-        ("tool: list_vms, each: '{{ parameters.p }}'", {"p": "x"}, "task a: each: {{ parameters.p }} gives 'x', and"),
-        ("tool: list_vms, window: '{{ parameters.p }}'", {"p": 0}, "task a: window: 0 is no whole number from"),
+        ("tool: list_vms, for_each: '{{ parameters.p }}'", {"p": "x"}, "task a: for_each: {{ parameters.p }} gives 'x"),
+        ("tool: list_vms, max_parallel: '{{ parameters.p }}'", {"p": 0}, "task a: max_parallel: 0 is no whole"),
         ("tool: list_vms, with: {tag: '{{ parameters.p.x }}'}", {"p": "y"}, "task a: with.tag: expression '{{ par"),
         ("tool: list_vms, when: parameters.p", {"p": "no"}, "task a: when: expression 'parameters.p': it gives"),
     ],

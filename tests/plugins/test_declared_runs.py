@@ -170,7 +170,7 @@ async def test_what_a_dry_run_shows(bus: Bus, quiet_net: Net, tmp_path: Path) ->
     assert find is not None
     assert restart is not None
     assert find.parameters == {"tag": "web", "status": "running", "type": "qemu", "limit": 100}
-    assert (restart.each, restart.window) == ({"$result": "find", "field": "guests"}, 2)
+    assert (restart.for_each, restart.max_parallel) == ({"$result": "find", "field": "guests"}, 2)
 
 
 async def test_the_examples_do_what_they_say(net: Net, tmp_path: Path) -> None:

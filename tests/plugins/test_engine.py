@@ -165,7 +165,7 @@ async def test_a_retry_waits_for_its_timer(quiet_net: Net, bus: Bus) -> None:
 async def test_a_deadline_gives_the_task_to_another(quiet_net: Net, bus: Bus) -> None:
     """An agent that never answers loses the task at its deadline; what it says later changes nothing."""
     agent = Agent(bus, lambda given: None if given.attempt == 1 else completion(given))
-    async with orchestrators(quiet_net, lambda _: [task("a", deadline=1.0, backoff=0.1)]), agent.working():
+    async with orchestrators(quiet_net, lambda _: [task("a", timeout=1.0, backoff=0.1)]), agent.working():
         answer = await ask(bus)
         late = completion(agent.given[0], TaskError("broken", "late"))
         await bus.store(subjects.complete("fake", "w1", "a"), late)
@@ -191,7 +191,7 @@ async def test_the_time_out_ends_the_workflow(quiet_net: Net, bus: Bus) -> None:
 async def test_a_waiting_completion_moves_the_deadline(quiet_net: Net, bus: Bus) -> None:
     """A deadline that passes while the result waits to be read does not throw the work away."""
     agent = Agent(bus)
-    async with orchestrators(quiet_net, lambda _: [task("a", deadline=2.0)]):
+    async with orchestrators(quiet_net, lambda _: [task("a", timeout=2.0)]):
         # From here on completions are stored, and no orchestrator gets them.
         await _pause(bus, seconds=60)
         async with agent.working():

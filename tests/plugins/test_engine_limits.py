@@ -31,7 +31,7 @@ async def test_what_cannot_be_decided_ends_the_workflow(bus: Bus) -> None:
 
     listening = await bus.subscribe(subjects.critical_error("*"), on_alarm)
     only = engine(bus)
-    await only.feed("w1", begin(task("a"), task("b", "a", deadline=1e300), timeout=60.0))
+    await only.feed("w1", begin(task("a"), task("b", "a", timeout=1e300), timeout=60.0))
     for delivered in (1, 2):
         with pytest.raises(OverflowError):
             await only.feed("w1", ended("a"), delivered=delivered)
@@ -56,8 +56,8 @@ async def test_a_request_that_cannot_be_decided_is_answered(bus: Bus) -> None:
     """Even the first input may be the one: who asked is told, and is not left waiting."""
     only = engine(bus)
     with pytest.raises(OverflowError):
-        await only.feed("w1", begin(task("a", deadline=1e300)))
-    state = await only.feed("w1", begin(task("a", deadline=1e300)), delivered=3)
+        await only.feed("w1", begin(task("a", timeout=1e300)))
+    state = await only.feed("w1", begin(task("a", timeout=1e300)), delivered=3)
     answer = await queries.answer(bus, "w1")
 
     assert state is not None

@@ -131,7 +131,7 @@ def family(_: Nothing) -> list[TaskSpec]:
         subjects.ORCHESTRATOR,
         Tier.READ,
         workflow="child",
-        each=["x", "y"],
+        for_each=["x", "y"],
         parameters={"n": template("{{ item }}")},
     )
     return [child, task("end", "each", parameters={"all": result_of("each")})]

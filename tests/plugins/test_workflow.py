@@ -22,7 +22,7 @@ def test_a_request_begins_what_waits_for_nothing() -> None:
     state = started(spec("a"), spec("b"), spec("c", "a", "b"))
 
     assert kinds(state) == [("assign", "a", 1), ("assign", "b", 1), ("timer", "_", 1)]
-    assert state.armed == T0 + timedelta(seconds=60)
+    assert state.next_timer_at == T0 + timedelta(seconds=60)
     assert state.deadline == T0 + timedelta(seconds=3 * 3 * 60), "three tasks of three attempts each"
     assert state.tasks["c"].status is TaskStatus.WAITING
 
@@ -109,7 +109,7 @@ def test_a_deadline_ends_an_attempt() -> None:
 
 def test_a_timer_that_rings_early_rings_again() -> None:
     """A timer is right by the server's clock; ours may be behind, and nothing falls through that."""
-    state = started(spec("a", retries=1), spec("b", deadline=90.0))
+    state = started(spec("a", retries=1), spec("b", timeout=90.0))
     early = step(state, Due(state.timers), at=T0 + timedelta(seconds=59.9))
     stray = fold(state, [Due(9)], T0 + timedelta(seconds=59.9))
 
@@ -118,16 +118,16 @@ def test_a_timer_that_rings_early_rings_again() -> None:
 
 
 def test_a_taken_vmid_goes_back() -> None:
-    """`redo` lets the earlier task decide anew, in a new event; attempts go on counting, and not for ever."""
-    plan = (spec("draw", tier=Tier.READ), spec("make", "draw", redo={"vmid_taken": "draw"}), spec("end", "make"))
+    """`on_error` lets the earlier task decide anew, in a new event; attempts go on counting, and not for ever."""
+    plan = (spec("draw", tier=Tier.READ), spec("make", "draw", on_error={"vmid_taken": "draw"}), spec("end", "make"))
     state = started(*plan)
-    for attempt in range(1, progress.MAX_REDO + 2):
+    for attempt in range(1, progress.MAX_SENT_BACK + 2):
         state = step(state, ended(state, "draw", result={"vmid": attempt}))
         assert state.tasks["make"].attempt == attempt
         state = step(state, ended(state, "make", TaskError("vmid_taken", "a stranger's")))
 
     assert state.status is Status.FAILED
-    assert state.tasks["draw"].attempt == progress.MAX_REDO + 1
+    assert state.tasks["draw"].attempt == progress.MAX_SENT_BACK + 1
     assert state.tasks["end"].status is TaskStatus.CANCELLED
 
 
@@ -205,7 +205,7 @@ def test_a_bug_ends_the_workflow() -> None:
         ([spec("a", "b")], "task a: depends on 'b', which the plan does not have"),
         ([spec("a"), spec("a")], "two tasks of the plan have the same name"),
         ([spec("a", "b"), spec("b", "a")], "the tasks a, b wait for one another"),
-        ([spec("a"), spec("b", redo={"x": "a"})], "task b: goes back to 'a', which does not come before it"),
+        ([spec("a"), spec("b", on_error={"x": "a"})], "task b: goes back to 'a', which does not come before it"),
     ],
 )
 def test_a_plan_that_cannot_be(plan: list[TaskSpec], text: str) -> None:

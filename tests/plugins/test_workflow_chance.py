@@ -44,10 +44,10 @@ def plans(draw: st.DrawFn) -> list[TaskSpec]:
         more: dict[str, Any] = {}
         several = draw(st.integers(0, 5)) == 0
         if several:
-            more = {"each": draw(st.sampled_from([[], [1], [1, 2, 3], template("{{ [7, 8] }}"), template("none")]))}
-            more["window"] = draw(st.integers(1, 2))
-        elif after and all(each.each is None for each in plan) and draw(st.booleans()):
-            more = {"redo": {"vmid_taken": after[0]}}
+            more = {"for_each": draw(st.sampled_from([[], [1], [1, 2, 3], template("{{ [7, 8] }}"), template("none")]))}
+            more["max_parallel"] = draw(st.integers(1, 2))
+        elif after and all(each.for_each is None for each in plan) and draw(st.booleans()):
+            more = {"on_error": {"vmid_taken": after[0]}}
         if draw(st.integers(0, 3)) == 0:
             more["compensation"] = Compensation("undo", "svc", Tier.OPERATE, retries=1, backoff=1.0)
         if draw(st.integers(0, 5)) == 0:
@@ -55,7 +55,7 @@ def plans(draw: st.DrawFn) -> list[TaskSpec]:
         if draw(st.integers(0, 5)) == 0:
             more["condition"] = draw(st.sampled_from(["true", "false", "parameters.missing > 1"]))
         if draw(st.integers(0, 5)) == 0:
-            more |= {"start_within": 5.0, "heartbeat": 3.0}
+            more |= {"start_within": 5.0, "heartbeat_timeout": 3.0}
         tier = draw(st.sampled_from([Tier.READ, Tier.OPERATE]))
         retries, optional = draw(st.integers(0, 2)), draw(st.integers(0, 4)) == 0
         plan.append(
@@ -78,8 +78,8 @@ def inputs(draw: st.DrawFn) -> Input:
         return Due(attempt)
     if kind == "signal":
         action = draw(st.sampled_from(["cancel", "pause", "resume", "approve", "reject", "nonsense"]))
-        compensate, by = draw(st.booleans()), draw(st.sampled_from(["alice", "bob"]))
-        return Signal(by, Tier.OPERATE, WorkflowSignal(action, task=task, compensate=compensate))
+        undo, by = draw(st.booleans()), draw(st.sampled_from(["alice", "bob"]))
+        return Signal(by, Tier.OPERATE, WorkflowSignal(action, task=task, undo=undo))
     if kind == "again":
         return Begin(WorkflowRequest("test", "w"), [], "alice", Tier.OPERATE)
     status = draw(st.sampled_from([Outcome.COMPLETED] * 5 + [Outcome.WARNINGS, Outcome.FAILED, Outcome.FAILED]))
@@ -152,17 +152,17 @@ class Watch:
         self.answers += sum(each.kind == "respond" for each in after.outbox)
         assert self.answers == int(after.over)
         waits = [task for task in after.tasks.values() if task.status in UNDER_WAY and not task.items]
-        assert after.over or not waits or after.armed is not None
+        assert after.over or not waits or after.next_timer_at is not None
         for name, task in after.tasks.items():
             if task.items:
                 spec = after.spec(name)
-                assert sum(after.tasks[each].status in UNDER_WAY for each in after.items(name)) <= spec.window
+                assert sum(after.tasks[each].status in UNDER_WAY for each in after.items(name)) <= spec.max_parallel
 
     def _assigned(self, before: Workflow, after: Workflow, name: str, attempt: int) -> None:
         assert (name, attempt) not in self.assigned
         self.assigned.add((name, attempt))
         spec, task = after.spec(name), after.tasks[name]
-        assert attempt <= 1 + spec.retries + (progress.MAX_REDO + 1) * self.most
+        assert attempt <= 1 + spec.retries + (progress.MAX_SENT_BACK + 1) * self.most
         if name.startswith(UNDO):
             assert after.tasks[task.parent].attempt
             assert before.failing or before.undo or after.failing or after.undo
@@ -206,7 +206,7 @@ def test_one_by_one_or_all_at_once(plan: list[TaskSpec], given_: list[Input]) ->
 
 def moves_of(state: Workflow) -> list[Input]:
     """Return what comes from outside if nobody fails: ends, approvals, timers, and somebody who resumes."""
-    moves: list[Input] = [Due(state.timers)] if state.armed is not None else []
+    moves: list[Input] = [Due(state.timers)] if state.next_timer_at is not None else []
     if state.status is Status.PAUSED:
         moves.append(Signal("bob", Tier.OPERATE, WorkflowSignal("resume")))
     for name, task in state.tasks.items():

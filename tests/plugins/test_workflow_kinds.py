@@ -92,7 +92,7 @@ def test_a_result_that_lies_elsewhere_is_no_value_of_a_template() -> None:
 
 def test_items_are_worked_on_in_a_window() -> None:
     """One task an item, so many at once; later tasks get the results in the order of the items."""
-    each = spec("move", each=[10, 20, 30], window=2, parameters={"vmid": template("{{ item + index }}")})
+    each = spec("move", for_each=[10, 20, 30], max_parallel=2, parameters={"vmid": template("{{ item + index }}")})
     state = started(each, spec("end", "move", parameters={"all": result_of("move")}))
     assert kinds(state)[:2] == [("assign", "move-0", 1), ("assign", "move-1", 1)]
     second = outgoing.assignment(state, "move-1", 1)
@@ -111,20 +111,22 @@ def test_items_are_worked_on_in_a_window() -> None:
 
 def test_no_items_and_no_list() -> None:
     """An empty list is done at once; what is no list is an error that says what it is."""
-    none = started(spec("a", each=[]), spec("b", "a", parameters={"x": result_of("a")}))
-    wrong = started(spec("a", each=template("{{ parameters.names }}")), parameters={"names": "web1"})
+    none = started(spec("a", for_each=[]), spec("b", "a", parameters={"x": result_of("a")}))
+    wrong = started(spec("a", for_each=template("{{ parameters.names }}")), parameters={"names": "web1"})
     message = outgoing.assignment(none, "b", 1)
 
     assert message is not None
     assert message.parameters == {"x": []}
-    assert wrong.error == "a: each: it is to be a list, and is str"
+    assert wrong.error == "a: for_each: it is to be a list, and is str"
 
 
 def test_a_failed_item_ends_the_others() -> None:
     """Items that nobody began are not begun; optional ones are a warning, and what comes after goes on."""
-    state = started(spec("a", each=[1, 2, 3], window=1), spec("b", "a"))
+    state = started(spec("a", for_each=[1, 2, 3], max_parallel=1), spec("b", "a"))
     failed = step(state, ended(state, "a-0", "broken"))
-    lenient = started(spec("a", each=[1, 2], window=1, optional=True), spec("b", "a", parameters={"x": result_of("a")}))
+    lenient = started(
+        spec("a", for_each=[1, 2], max_parallel=1, optional=True), spec("b", "a", parameters={"x": result_of("a")})
+    )
     lenient = step(lenient, ended(lenient, "a-0", "broken"))
     lenient = step(lenient, ended(lenient, "a-1", result=2))
     message = outgoing.assignment(lenient, "b", 1)
@@ -145,15 +147,15 @@ def test_a_failed_item_ends_the_others() -> None:
 def test_a_thousand_items_fit_one_event() -> None:
     """A fan-out of almost MAX_TASKS is carried from its beginning to its end; more is refused by name."""
     names = [f"guest-{number}" for number in range(998)]
-    state = started(spec("a", each=names, window=100, parameters={"name": template("{{ item }}")}))
+    state = started(spec("a", for_each=names, max_parallel=100, parameters={"name": template("{{ item }}")}))
     for _ in range(10):
         running = [name for name, task in state.tasks.items() if task.status is TaskStatus.ASSIGNED]
         state = step(state, *(ended(state, name, result={"vmid": 1, "ok": True}) for name in running))
-    many = started(spec("a", each=[0] * 1000))
+    many = started(spec("a", for_each=[0] * 1000))
 
     assert state.status is Status.COMPLETED
     assert len(encode(state)) < Workflow.MAX_BYTES / 2
-    assert many.error == "a: each: 1000 items; a workflow has at most 1000 tasks"
+    assert many.error == "a: for_each: 1000 items; a workflow has at most 1000 tasks"
 
 
 def test_an_optional_task_may_fail() -> None:
@@ -234,7 +236,7 @@ def test_undoing_is_tried_again() -> None:
 
 
 def test_a_cancelled_workflow_is_undone_on_demand() -> None:
-    """Cancelling alone leaves what was done; with `compensate` it is undone."""
+    """Cancelling alone leaves what was done; with `undo` it is undone."""
     state = started(spec("a", compensation=undo()), spec("b", "a"))
     state = step(state, ended(state, "a"))
     left = step(state, cancel())
@@ -252,7 +254,7 @@ def test_a_cancelled_workflow_is_undone_on_demand() -> None:
 
 def test_items_are_undone_one_by_one() -> None:
     """Each item that was begun is undone with its own item; a thousand of them add nothing but their states."""
-    each = spec("a", each=[7, 8, 9], window=2, compensation=undo(parameters={"vmid": template("{{ item }}")}))
+    each = spec("a", for_each=[7, 8, 9], max_parallel=2, compensation=undo(parameters={"vmid": template("{{ item }}")}))
     state = started(each)
     state = step(state, ended(state, "a-1"))
     state = step(state, ended(state, "a-0", "broken"))

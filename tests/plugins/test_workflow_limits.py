@@ -47,7 +47,7 @@ def test_a_failure_without_a_word_is_told() -> None:
 
 def test_going_back_uses_up_no_retries() -> None:
     """`retries` are for errors that may pass; a taken VMID does not cost one, nor does a retry cost a new draw."""
-    state = started(spec("draw", tier=Tier.READ), spec("make", "draw", retries=1, redo={"vmid_taken": "draw"}))
+    state = started(spec("draw", tier=Tier.READ), spec("make", "draw", retries=1, on_error={"vmid_taken": "draw"}))
     for _ in range(3):
         state = step(state, ended(state, "draw"))
         state = step(state, ended(state, "make", TAKEN))
@@ -59,9 +59,9 @@ def test_going_back_uses_up_no_retries() -> None:
     state = step(state, ended(state, "draw"))
     state = step(state, ended(state, "make", TAKEN))
 
-    assert (waiting.status, waiting.retried, waiting.redone) == (TaskStatus.WAITING, 1, 3)
+    assert (waiting.status, waiting.retried, waiting.sent_back) == (TaskStatus.WAITING, 1, 3)
     assert state.status is Status.RUNNING
-    assert (state.tasks["draw"].attempt, state.tasks["make"].redone) == (6, 5)
+    assert (state.tasks["draw"].attempt, state.tasks["make"].sent_back) == (6, 5)
 
 
 @pytest.mark.parametrize(("retried", "pause"), [(0, 2), (1, 4), (5, 64), (8, 300), (5000, 300)])
@@ -154,7 +154,7 @@ def test_a_bug_ends_what_it_meets() -> None:
     """What takes the place of an input that cannot be decided: an end for a workflow, a refusal for a request."""
     state = started(spec("a"), spec("b", "a"))
     over = step(state, inputs.broken(cancel(), "deciding failed"))
-    refused = fold(None, [inputs.broken(begin(spec("a", deadline=1e300)), "deciding failed")], T0)
+    refused = fold(None, [inputs.broken(begin(spec("a", timeout=1e300)), "deciding failed")], T0)
 
     assert [(each.status, each.attempt) for each in over.tasks.values()] == [
         (TaskStatus.CANCELLED, 1),
@@ -164,7 +164,7 @@ def test_a_bug_ends_what_it_meets() -> None:
     assert refused is not None
     assert (refused.status, refused.error, refused.tasks) == (Status.FAILED, "deciding failed", {})
     with pytest.raises(OverflowError):
-        started(spec("a", deadline=1e300))
+        started(spec("a", timeout=1e300))
 
 
 # -- results ------------------------------------------------------------------------------------------------------

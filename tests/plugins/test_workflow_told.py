@@ -112,8 +112,12 @@ def test_a_no_fails_the_workflow() -> None:
 
 def test_an_approval_for_all_items() -> None:
     """A task with items is approved once, for exactly these items."""
-    state = started(spec("a", each=template("{{ parameters.names }}"), approval="All?"), parameters={"names": [1, 2]})
-    other = started(spec("a", each=template("{{ parameters.names }}"), approval="All?"), parameters={"names": [1, 3]})
+    state = started(
+        spec("a", for_each=template("{{ parameters.names }}"), approval="All?"), parameters={"names": [1, 2]}
+    )
+    other = started(
+        spec("a", for_each=template("{{ parameters.names }}"), approval="All?"), parameters={"names": [1, 3]}
+    )
 
     assert digest_of(state, "a") != digest_of(other, "a")
     state = step(state, signal("approve", task="a", digest=digest_of(state, "a")))
@@ -171,13 +175,13 @@ def test_an_attempt_that_nobody_begins() -> None:
 
 def test_an_agent_that_falls_silent() -> None:
     """With a heartbeat a silent agent loses the attempt long before its deadline."""
-    state = started(spec("a", heartbeat=5.0, retries=1))
+    state = started(spec("a", heartbeat_timeout=5.0, retries=1))
     state = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=1))
     lives = step(state, ended(state, "a", status=Outcome.RUNNING), at=T0 + timedelta(seconds=4))
     rung = step(lives, Due(lives.timers), at=T0 + timedelta(seconds=6))
     lost = ring(rung)
 
-    assert state.armed == T0 + timedelta(seconds=6)
+    assert state.next_timer_at == T0 + timedelta(seconds=6)
     assert rung.tasks["a"].status is TaskStatus.RUNNING
     assert lost.tasks["a"].error == TaskError("lost", "a1 was silent for 5 s", retry=True)
     assert len(lives.timeline) == len(state.timeline), "a sign of life is no event that a person reads"
@@ -186,7 +190,7 @@ def test_an_agent_that_falls_silent() -> None:
 def test_how_long_a_plan_may_take() -> None:
     """Every attempt of every task in turn; a month where nobody can say how many items or steps there are."""
     assert default_timeout([spec("a"), spec("b", retries=0, start_within=40.0)]) == 180 + 100
-    assert default_timeout([spec("a"), spec("b", each=[1])]) == outgoing.MAX_TIMEOUT
+    assert default_timeout([spec("a"), spec("b", for_each=[1])]) == outgoing.MAX_TIMEOUT
 
 
 # -- workflows of workflows, priorities, and carrying on ------------------------------------------------------------
@@ -205,7 +209,7 @@ def test_a_task_can_be_a_workflow() -> None:
 
     assert message is not None
     assert (message.task_type, message.assigned_to, message.seconds) == ("deploy", "orchestrator", 300.0)
-    assert state.armed == state.deadline
+    assert state.next_timer_at == state.deadline
     assert outgoing.child_id("w", "a", 1) == "w--a"
     assert kinds(failed) == [("stop", "a", 1)]
     long = {outgoing.child_id("x" * 64, "a", attempt) for attempt in (1, 2)}
@@ -243,7 +247,9 @@ def test_what_is_urgent_has_a_lane(priority: int, queue: str) -> None:
 
 def test_a_failed_workflow_is_carried_on() -> None:
     """Under a new id what was done is not done again; items too; what was undone is done anew."""
-    state = started(spec("a"), spec("b", "a", each=[1, 2], window=1, parameters={"x": result_of("a")}), spec("c", "b"))
+    state = started(
+        spec("a"), spec("b", "a", for_each=[1, 2], max_parallel=1, parameters={"x": result_of("a")}), spec("c", "b")
+    )
     state = step(state, ended(state, "a", result=5))
     state = step(state, ended(state, "b-0"))
     state = step(state, ended(state, "b-1", "broken"))
@@ -277,13 +283,13 @@ def test_what_cannot_be_carried_on(status: Status) -> None:
         (spec("a", tool=""), "it calls a tool or starts a workflow, one of the two"),
         (spec("a", workflow="x"), "it calls a tool or starts a workflow, one of the two"),
         (spec("a", tool="", workflow="x"), "workflows, and they alone, go to the queue 'orchestrator'"),
-        (spec("a", each=[1], redo={"x": "z"}), "items cannot go back to an earlier task"),
-        (spec("a", window=0), "window: 0; it is at least 1"),
+        (spec("a", for_each=[1], on_error={"x": "z"}), "items cannot go back to an earlier task"),
+        (spec("a", max_parallel=0), "max_parallel: 0; it is at least 1"),
         (spec("a", retries=-1), "retries and backoff are at least 0"),
-        (spec("a", deadline=0), "deadline: 0 s; it is more than 0 and at most 2592000 s"),
-        (spec("a", heartbeat=-1), "heartbeat: -1 s; it is more than 0 and at most 2592000 s"),
+        (spec("a", timeout=0), "timeout: 0 s; it is more than 0 and at most 2592000 s"),
+        (spec("a", heartbeat_timeout=-1), "heartbeat_timeout: -1 s; it is more than 0 and at most 2592000 s"),
         (spec("a", "z", condition="tasks.b.status"), "wants the result of 'b', which does not come before it"),
-        (spec("a", each=result_of("b")), "wants the result of 'b', which does not come before it"),
+        (spec("a", for_each=result_of("b")), "wants the result of 'b', which does not come before it"),
         (
             spec("a", compensation=undo(parameters={"x": result_of("b")})),
             "its compensation wants the result of 'b', which does not come before it",
@@ -299,7 +305,7 @@ def test_a_task_that_cannot_be(task: TaskSpec, text: str) -> None:
 
 def test_going_back_over_items() -> None:
     """Names of items cannot be used twice: a task that would go back over them is refused."""
-    plan = [spec("a"), spec("b", "a", each=[1]), spec("c", "b", redo={"x": "a"})]
+    plan = [spec("a"), spec("b", "a", for_each=[1]), spec("c", "b", on_error={"x": "a"})]
 
     with pytest.raises(Rejected, match="task c: cannot go back over 'b', which has items"):
         check_plan(plan)

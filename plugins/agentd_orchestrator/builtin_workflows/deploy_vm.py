@@ -62,7 +62,7 @@ def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
             queue=SPECIALIST,
             tier=Tier.READ,
             parameters=plain(wish),
-            deadline=300.0,
+            timeout=300.0,
         ),
         TaskSpec(
             name=CREATE,
@@ -71,8 +71,8 @@ def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
             tier=Tier.OPERATE,
             parameters=result_of(VALIDATE, "create"),
             after=[VALIDATE],
-            deadline=900.0,
-            redo={"vmid_taken": VALIDATE},
+            timeout=900.0,
+            on_error={"vmid_taken": VALIDATE},
         ),
         TaskSpec(
             name=CONFIGURE,
@@ -81,7 +81,7 @@ def vm_deployment(wish: VmDeployment) -> list[TaskSpec]:
             tier=Tier.OPERATE,
             parameters=result_of(VALIDATE, "configure"),
             after=[CREATE],
-            deadline=600.0,
+            timeout=600.0,
         ),
     ]
 

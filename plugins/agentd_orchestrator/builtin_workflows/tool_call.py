@@ -58,7 +58,7 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
             tool.tier_for(wish.parameters),
             wish.parameters,
             after=list(after),
-            deadline=wish.deadline,
+            timeout=wish.deadline,
             guests=wish.guests,
             reads=tool.reads,
         )

@@ -133,11 +133,15 @@ class _Check:
             )
         for task in self._tasks:
             over = [other.name for other in self._tasks if other.several and other.name in before.get(task.name, ())]
-            for name in [name for name in over if before[name] & set(task.redo)]:
-                self.add(task.place("redo"), f"{task.where}.redo", f"cannot go back over {name!r}, which has each")
-            for target in sorted(set(task.redo) - before.get(task.name, set(task.redo))):
+            for name in [name for name in over if before[name] & set(task.on_error)]:
+                self.add(
+                    task.place("on_error"),
+                    f"{task.where}.on_error",
+                    f"cannot go back over {name!r}, which has for_each",
+                )
+            for target in sorted(set(task.on_error) - before.get(task.name, set(task.on_error))):
                 text = f"goes back to {target!r}, which does not come before it; put it under after"
-                self.add(task.place("redo"), f"{task.where}.redo", text)
+                self.add(task.place("on_error"), f"{task.where}.on_error", text)
 
 
 def _circle(remaining: Mapping[str, _TaskCheck]) -> list[str]:
@@ -150,7 +154,7 @@ def _circle(remaining: Mapping[str, _TaskCheck]) -> list[str]:
 
 def _not_here(name: str, allowed: frozenset[str]) -> str:
     if name in ITEM:
-        return f"{name!r} is known only in with and undo, of a task that has each"
+        return f"{name!r} is known only in with and undo, of a task that has for_each"
     return f"{name!r} is not known here, before anything has run; only {', '.join(sorted(allowed))} is"
 
 
@@ -164,7 +168,7 @@ class _TaskCheck:
         self._value = value
         self.name = task.name
         self.after: set[str] = set()
-        self.redo: list[str] = []
+        self.on_error: list[str] = []
 
     def place(self, *path: str) -> Place:
         """Return the position of a field, or of the nearest enclosing field."""
@@ -180,8 +184,8 @@ class _TaskCheck:
 
     @property
     def several(self) -> bool:
-        """Return whether the task has `each`, so that it becomes one task per item."""
-        return self._given("each")
+        """Return whether the task has `for_each`, so that it becomes one task per item."""
+        return self._given("for_each")
 
     def _given(self, key: str) -> bool:
         return key in self._value.keys
@@ -202,8 +206,8 @@ class _TaskCheck:
             self._workflow(where)
         if task.when:
             self._wants(self._expression("when", task.when, LATE, condition=True), self._at("when"), f"{where}.when")
-        self._templates(self._at("each"), f"{where}.each", LATE)
-        for key in ("window", "approval"):
+        self._templates(self._at("for_each"), f"{where}.for_each", LATE)
+        for key in ("max_parallel", "approval"):
             self._templates(self._at(key), f"{where}.{key}", EARLY)
         self._others(where)
 
@@ -219,7 +223,7 @@ class _TaskCheck:
                 self.after.add(name)
 
     def _others(self, where: str) -> None:
-        """Check the tasks that `after` and `redo` name."""
+        """Check the tasks that `after` and `on_error` name."""
         for index, name in enumerate(self._task.after):
             value = self._at("after")
             value = value.value[index] if isinstance(value.value, list) else value
@@ -227,10 +231,14 @@ class _TaskCheck:
                 self._of.add(value.at, f"{where}.after", "a task cannot come after itself")
             elif self._of.task(value, name, f"{where}.after"):
                 self.after.add(name)
-        redo = self._task.redo.items()
-        if self.several and redo:
-            self._of.add(self.place("redo"), f"{where}.redo", "a task that has each cannot go back")
-        self.redo = [name for code, name in redo if self._of.task(self._at("redo", code), name, f"{where}.redo.{code}")]
+        on_error = self._task.on_error.items()
+        if self.several and on_error:
+            self._of.add(self.place("on_error"), f"{where}.on_error", "a task that has for_each cannot go back")
+        self.on_error = [
+            name
+            for code, name in on_error
+            if self._of.task(self._at("on_error", code), name, f"{where}.on_error.{code}")
+        ]
 
     def _undo(self, where: str, allowed: frozenset[str]) -> None:
         undo, value = self._task.undo, self._at("undo")

@@ -1,6 +1,7 @@
 """The format of a workflow file, as types that also give its JSON Schema.
 
-The keys are those that users of Ansible and GitHub Actions know: `with`, `when`, `after`, `retries`.
+The keys are those that users of Ansible, GitHub Actions and Temporal know: `with`, `when`, `for_each`, `max_parallel`,
+`timeout`, `heartbeat_timeout`, `on_error`, `retries`.
 """
 
 from __future__ import annotations
@@ -38,70 +39,82 @@ class Form(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Parameter(Form, frozen=True, kw_only=True):
     """A parameter that a request may, or must, give."""
 
-    type: Annotated[TypeName, Meta(description="what it is")]
-    description: Annotated[str, Meta(description="what it is for")] = ""
+    type: Annotated[TypeName, Meta(description="type of the value")]
+    description: Annotated[str, Meta(description="purpose of the parameter")] = ""
     required: Annotated[bool, Meta(description="a request without it is refused")] = False
-    default: Annotated[Any, Meta(description="what holds if it is not said")] = msgspec.UNSET
-    enum: Annotated[list[str | int], Meta(min_length=1, description="the values that it may have")] | None = None
+    default: Annotated[Any, Meta(description="value if the request gives none")] = msgspec.UNSET
+    enum: Annotated[list[str | int], Meta(min_length=1, description="allowed values")] | None = None
     minimum: Annotated[float, Meta(description="of a number, or of the items of a list")] | None = None
     maximum: Annotated[float, Meta(description="of a number, or of the items of a list")] | None = None
-    pattern: Annotated[str, Meta(description="regular expression, with ^ and $ if it is the whole")] | None = None
-    items: Annotated[TypeName, Meta(description="what the items of a list are")] | None = None
+    pattern: (
+        Annotated[str, Meta(description="regular expression; with ^ and $ it must match the whole value")] | None
+    ) = None
+    items: Annotated[TypeName, Meta(description="type of the items of a list")] | None = None
 
 
 class Call(Form, frozen=True, kw_only=True):
     """The call of a tool: which, where, and with which parameters."""
 
-    tool: Annotated[str, Meta(description="which tool; `agentd tools` lists them")] = ""
-    service: Annotated[str, Meta(description="which service; by default the one that offers the tool")] = ""
+    tool: Annotated[str, Meta(description="tool to call; `agentd tools` lists them")] = ""
+    service: Annotated[str, Meta(description="service that runs it; by default the one that offers the tool")] = ""
     tier: Annotated[Tier, Meta(description="only for a tool that no installed plugin defines")] | None = None
-    node: Annotated[QueuePart, Meta(description="only an agent on this node takes it")] = ""
-    class_: Annotated[QueuePart, Meta(description="concurrency class, such as migration")] = field(
-        default="", name="class"
+    node: Annotated[QueuePart, Meta(description="run it only on an agent of this node")] = ""
+    class_: Annotated[
+        QueuePart, Meta(description="concurrency class, such as migration; a queue setting limits it")
+    ] = field(default="", name="class")
+    with_: Annotated[dict[str, Any] | str, Meta(description="parameters, or an expression that gives them")] = field(
+        default_factory=dict, name="with"
     )
-    with_: Annotated[dict[str, Any] | str, Meta(description="its parameters, or an expression that gives them")] = (
-        field(default_factory=dict, name="with")
-    )
-    retries: Annotated[int, Meta(ge=0, le=100, description="further attempts after an error that may pass")] | None = (
-        None
-    )
+    retries: Annotated[int, Meta(ge=0, le=100, description="number of retries after a temporary error")] | None = None
     backoff: Annotated[Duration, Meta(description="pause before the first retry; it doubles, up to 5 minutes")] = 2.0
-    deadline: Annotated[Duration, Meta(description="what one attempt may take")] = 300.0
+    timeout: Annotated[Duration, Meta(description="maximum time of one attempt")] = 300.0
 
 
 class Undo(Call, frozen=True, kw_only=True):
     """Undoes a task if the workflow fails; must succeed also with nothing to undo."""
 
     always: Annotated[
-        bool, Meta(description="also when all is done: what the task makes is for the workflow alone")
+        bool, Meta(description="run it also if the workflow succeeds, for what is needed only during the workflow")
     ] = False
 
 
 class Task(Call, frozen=True, kw_only=True):
     """One task: the call of a tool, or a child workflow."""
 
-    name: Annotated[Name, Meta(description="what it is called; its result is {{ tasks.<name>.result }}")]
-    workflow: Annotated[str, Meta(description="which workflow it starts and waits for, in the place of a tool")] = ""
-    after: Annotated[list[Name], Meta(description="tasks that come before, beside those whose results it uses")] = []
-    when: Annotated[str, Meta(description="expression without braces; if it is not true, the task is skipped")] = ""
+    name: Annotated[Name, Meta(description="name of the task; its result is {{ tasks.<name>.result }}")]
+    workflow: Annotated[str, Meta(description="workflow to start and wait for, instead of a tool")] = ""
+    after: Annotated[
+        list[Name], Meta(description="tasks that must end first, besides those whose results it uses")
+    ] = []
+    when: Annotated[str, Meta(description="expression without braces; the task is skipped unless it is true")] = ""
     # Not Template: msgspec 0.22 reads past its memory, whenever Python collects garbage, where a type is a list or map
     # or a string with a pattern [seen: segmentation faults].  typed_yaml.py checks the string.
-    each: Annotated[list[Any] | AnyText, Meta(description="one task an item: {{ item }}, {{ index }}")] | None = None
-    window: Annotated[Annotated[int, Meta(ge=1, le=1000)] | Template, Meta(description="items at once")] = 10
-    start_within: Annotated[Duration, Meta(description="how long it may wait for an agent")] | None = None
-    heartbeat: Annotated[Duration, Meta(description="silence after which an attempt is given up")] | None = None
-    optional: Annotated[bool, Meta(description="its failure is a warning")] = False
-    approval: Annotated[str, Meta(description="what somebody other than the requester has to say yes to")] = ""
+    for_each: (
+        Annotated[list[Any] | AnyText, Meta(description="run once per item of this list: {{ item }}, {{ index }}")]
+        | None
+    ) = None
+    max_parallel: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | Template, Meta(description="maximum of items at once")
+    ] = 10
+    start_within: Annotated[Duration, Meta(description="maximum time until an agent starts it")] | None = None
+    heartbeat_timeout: (
+        Annotated[Duration, Meta(description="end an attempt whose agent is silent this long")] | None
+    ) = None
+    optional: Annotated[bool, Meta(description="a failure is only a warning; the workflow continues")] = False
+    approval: Annotated[str, Meta(description="text that another principal than the requester must approve first")] = ""
     undo: Undo | None = None
-    redo: Annotated[dict[str, Name], Meta(description="{error code: earlier task to go back to}")] = {}
+    on_error: Annotated[
+        dict[str, Name],
+        Meta(description="{error code: earlier task}: repeat the workflow from that task, up to 5 times"),
+    ] = {}
 
 
 class Workflow(Form, frozen=True, kw_only=True):
     """A workflow: its parameters and its tasks."""
 
-    name: Annotated[Name, Meta(description="the name of the file without .yaml, if it is said")] = ""
-    description: Annotated[str, Meta(min_length=1, description="what it is for, in a sentence")]
-    parameters: Annotated[dict[Word, Parameter], Meta(description="what a request may say, by name")] = {}
+    name: Annotated[Name, Meta(description="optional; must be the name of the file without .yaml")] = ""
+    description: Annotated[str, Meta(min_length=1, description="purpose, in one sentence")]
+    parameters: Annotated[dict[Word, Parameter], Meta(description="parameters of a request, by name")] = {}
     tasks: Annotated[list[Task], Meta(min_length=1, max_length=1000, description="in any order")]
 
 

@@ -23,29 +23,31 @@ F = TypeVar("F", bound=Form)
 
 MEANT: Final = {
     "parameters": "with", "args": "with", "params": "with", "inputs": "parameters", "if": "when", "condition": "when",
-    "needs": "after", "depends_on": "after", "dependencies": "after", "loop": "each", "with_items": "each",
-    "for_each": "each", "matrix": "each", "timeout": "deadline", "rollback": "undo", "compensation": "undo",
+    "needs": "after", "depends_on": "after", "dependencies": "after", "loop": "for_each", "with_items": "for_each",
+    "each": "for_each", "foreach": "for_each", "matrix": "for_each", "rollback": "undo", "compensation": "undo",
+    "deadline": "timeout", "timeout_minutes": "timeout", "timeout-minutes": "timeout", "heartbeat": "heartbeat_timeout",
+    "redo": "on_error", "catch": "on_error", "window": "max_parallel", "max-parallel": "max_parallel",
     "ignore_errors": "optional", "continue_on_error": "optional", "continue-on-error": "optional", "host": "node",
     "steps": "tasks", "jobs": "tasks", "vars": "parameters", "options": "enum", "choices": "enum", "title": "name",
-    "delay": "backoff", "parallel": "window", "throttle": "window",
+    "delay": "backoff", "parallel": "max_parallel", "throttle": "max_parallel",
 }  # fmt: skip
-"""The names of keys in other tools."""
+"""The names of keys in other tools, and names that are easily mistaken."""
 _DURATION: Final = "a number of seconds, or such as 90s, 10m, 1h30m, 2d; at most 30d"
 _PART: Final = "1 to 64 of A-Z a-z 0-9 _ and -, or an expression"
 _HINTS: Final = {
-    "deadline": _DURATION,
+    "timeout": _DURATION,
     "backoff": _DURATION,
     "start_within": _DURATION,
-    "heartbeat": _DURATION,
+    "heartbeat_timeout": _DURATION,
     "name": "a letter, then up to 63 of A-Z a-z 0-9 _ and -",
     "parameters": "a parameter's name is a small letter, then up to 63 of a-z 0-9 and _",
     "node": _PART,
     "class": _PART,
-    "each": 'a list, or an expression in quotes: "{{ … }}"',
+    "for_each": 'a list, or an expression in quotes: "{{ … }}"',
     "with": 'a map, or an expression in quotes: "{{ … }}"',
-    "window": 'a whole number from 1 to 1000, or an expression in quotes: "{{ … }}"',
+    "max_parallel": 'a whole number from 1 to 1000, or an expression in quotes: "{{ … }}"',
 }
-TEXTS: Final = {"each": Template}
+TEXTS: Final = {"for_each": Template}
 """The type of a string where the type of the field cannot express it (file_format.py)."""
 SHOWN: Final = 20
 """Maximum of names that are listed when no name is similar."""

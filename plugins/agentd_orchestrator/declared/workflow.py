@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from agentd import Tool
     from agentd_orchestrator.declared.file_format import Call, Task, Undo, Workflow
 
-MAX_WINDOW: Final = 1000
+MAX_PARALLEL: Final = 1000
 RETRIES: Final = TaskSpec("", "", "", Tier.READ).retries
 """The default of a plan."""
 
@@ -83,15 +83,15 @@ class _Making:
             tier=self._tier(task),
             parameters=self._parameters(task, task.workflow or tool),
             after=[*task.after, *(name for name in known if name in used_tasks(task) and name not in task.after)],
-            deadline=seconds(task.deadline) or 0.0,
+            timeout=seconds(task.timeout) or 0.0,
             retries=RETRIES if task.retries is None else task.retries,
             backoff=seconds(task.backoff) or 0.0,
-            redo=task.redo,
+            on_error=task.on_error,
             start_within=seconds(task.start_within),
-            heartbeat=seconds(task.heartbeat),
+            heartbeat_timeout=seconds(task.heartbeat_timeout),
             condition=self._condition(task.when),
-            each=self._each(task.each),
-            window=self._window(task.window),
+            for_each=self._for_each(task.for_each),
+            max_parallel=self._max_parallel(task.max_parallel),
             optional=task.optional,
             approval=self._text(task.approval, "approval"),
             compensation=None if task.undo is None else self._undo(task.undo),
@@ -104,7 +104,7 @@ class _Making:
             queue=self._queue(undo),
             tier=self._tier(undo),
             parameters=self._parameters(undo, undo.tool),
-            deadline=seconds(undo.deadline) or 0.0,
+            timeout=seconds(undo.timeout) or 0.0,
             backoff=seconds(undo.backoff) or 0.0,
             always=undo.always,
         )
@@ -178,19 +178,21 @@ class _Making:
         except BadExpression as error:
             raise BadExpression(f"task {self.task.name}: when: {error}") from error
 
-    def _each(self, each: Any) -> Any:  # noqa: ANN401 - JSON
-        filled = self._filled(each, "each")
+    def _for_each(self, listed: Any) -> Any:  # noqa: ANN401 - JSON
+        filled = self._filled(listed, "for_each")
         late = isinstance(filled, dict) and bool(evaluate.marker(filled))
-        if filled is None and each is not None:
+        if filled is None and listed is not None:
             filled = []
         if filled is not None and not late and not isinstance(filled, list):
-            raise Rejected(f"task {self.task.name}: each: {each} gives {filled!r:.80}, and a list is needed")
+            raise Rejected(f"task {self.task.name}: for_each: {listed} gives {filled!r:.80}, and a list is needed")
         return filled
 
-    def _window(self, window: int | str) -> int:
-        value = self._early(window, "window") if isinstance(window, str) else window
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WINDOW:
-            raise Rejected(f"task {self.task.name}: window: {value!r:.80} is no whole number from 1 to {MAX_WINDOW}")
+    def _max_parallel(self, given: int | str) -> int:
+        value = self._early(given, "max_parallel") if isinstance(given, str) else given
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_PARALLEL:
+            raise Rejected(
+                f"task {self.task.name}: max_parallel: {value!r:.80} is no whole number from 1 to {MAX_PARALLEL}"
+            )
         return value
 
 
@@ -219,7 +221,7 @@ def texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
 def used_tasks(task: Task) -> set[str]:
     """Return the other tasks whose results `task`, or its undo, uses."""
     in_undo = set() if task.undo is None else _in_all(task.undo.with_)
-    own = _in_all(task.with_) | _in_all(task.each)
+    own = _in_all(task.with_) | _in_all(task.for_each)
     return own | (in_undo - {task.name}) | (evaluate.wanted_by_condition(task.when) if task.when else set())
 
 

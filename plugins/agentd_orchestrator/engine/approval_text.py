@@ -67,10 +67,10 @@ def approved(state: Workflow, name: str, text: str) -> str:
     """Return the digest of what approving the task `name` does now, and of `text`."""
     spec = state.spec(name)
     what: list[Any] = [spec.tool or spec.workflow]
-    if spec.each is None:
+    if spec.for_each is None:
         what.append(outgoing.parameters(state, name))
     else:
-        what += [outgoing.resolve(spec.each, state, name), spec.parameters]
+        what += [outgoing.resolve(spec.for_each, state, name), spec.parameters]
     look = [state.result(LOOK + name)] if outgoing.looked(state, name) else []
     return digest([*what, *look, text])
 
@@ -78,18 +78,18 @@ def approved(state: Workflow, name: str, text: str) -> str:
 def calls(state: Workflow, name: str) -> list[str]:
     """Return a digest of tool and parameters for each approved call (one per item)."""
     spec = state.spec(name)
-    if spec.each is not None and not outgoing.looked(state, name):
+    if spec.for_each is not None and not outgoing.looked(state, name):
         return []
     return [digest([spec.tool or spec.workflow, parameters]) for parameters in _raw(state, name)]
 
 
 def _raw(state: Workflow, name: str) -> list[Any]:
     spec = state.spec(name)
-    if spec.each is None:
+    if spec.for_each is None:
         return [outgoing.parameters(state, name)]
     if outgoing.looked(state, name):
         return [outgoing.parameters(state, item) for item in state.items(LOOK + name)]
-    return [{"each": outgoing.resolve(spec.each, state, name), "with": spec.parameters}]
+    return [{"for_each": outgoing.resolve(spec.for_each, state, name), "with": spec.parameters}]
 
 
 def _parameters(state: Workflow, name: str) -> list[Any]:

@@ -48,11 +48,11 @@ def decide(state: Workflow | None, given: Input, at: datetime) -> Workflow | Non
         message = f"{given.signal.action}: {ended}"
         raise Rejected(message)
     if state is None:
-        return timers.armed(begin(given, at)) if isinstance(given, Begin) else None
+        return timers.set_next(begin(given, at)) if isinstance(given, Begin) else None
     changed = state if state.over else _react(state, given, at)
     if changed is state or changed.over:
         return changed
-    return timers.armed(progress.advance(changed, at))
+    return timers.set_next(progress.advance(changed, at))
 
 
 def _react(state: Workflow, given: Input, at: datetime) -> Workflow:
@@ -172,12 +172,18 @@ def _began(state: Workflow, given: Ended, task: TaskState, at: datetime) -> Work
     """Record that the agent has started the attempt: its deadline counts from now."""
     agent, spec = given.completion.agent_id, state.spec(given.task)
     if task.status is TaskStatus.RUNNING and task.agent == agent:
-        heard = replace(task, heard=at)
-        return replace(state, updated=at, tasks={**state.tasks, given.task: heard}) if spec.heartbeat else state
-    deadline = task.deadline if task.start_by is None else at + timedelta(seconds=spec.deadline)
+        heard = replace(task, last_heartbeat_at=at)
+        return replace(state, updated=at, tasks={**state.tasks, given.task: heard}) if spec.heartbeat_timeout else state
+    deadline = task.deadline if task.start_by is None else at + timedelta(seconds=spec.timeout)
     started = task.started_at or at
     task = replace(
-        task, status=TaskStatus.RUNNING, agent=agent, started_at=started, heard=at, start_by=None, deadline=deadline
+        task,
+        status=TaskStatus.RUNNING,
+        agent=agent,
+        started_at=started,
+        last_heartbeat_at=at,
+        start_by=None,
+        deadline=deadline,
     )
     return put(state, given.task, task, at, f"begun by {agent}")
 

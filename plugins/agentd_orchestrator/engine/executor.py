@@ -391,7 +391,7 @@ class Engine:
         spec = state.spec(effect.task)
         if spec.workflow:
             child = outgoing.child_id(state.workflow_id, effect.task, effect.attempt)
-            signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", compensate=True, workflow_id=child)
+            signal = WorkflowSignal("cancel", f"{state.workflow_id} is over", undo=True, workflow_id=child)
             # Sent as the principal of both workflows: the orchestrator itself may lack the permissions for their tasks.
             return self._bus.storing(subjects.signal(state.principal, child), signal)
         service = outgoing.service_of(spec.queue)

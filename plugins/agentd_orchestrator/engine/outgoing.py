@@ -114,7 +114,7 @@ def seen(state: Workflow, name: str) -> list[Preview]:
     look, task = LOOK + name, _look_of(state, name)
     if task is None or task.status not in DONE or task.status is TaskStatus.SKIPPED:
         return []
-    has_items = task.spec is not None and task.spec.each is not None
+    has_items = task.spec is not None and task.spec.for_each is not None
     results = state.result(look) if has_items else [state.result(look)]
     try:
         return msgspec.convert(results, list[Preview])
@@ -191,8 +191,8 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         tier=state.tier,
         principal=state.principal,
         start_by=task.start_by,
-        seconds=spec.deadline if spec.start_within or spec.workflow else None,
-        heartbeat=spec.heartbeat,
+        seconds=spec.timeout if spec.start_within or spec.workflow else None,
+        heartbeat=spec.heartbeat_timeout,
         depth=0 if state.parent is None else state.parent.depth,
         dry_run=spec.look,
         consent=consent(state, name),

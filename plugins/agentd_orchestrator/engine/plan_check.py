@@ -33,16 +33,16 @@ def default_timeout(plan: list[TaskSpec]) -> float:
 
     A month if that is not known, because there are items or child workflows.
     """
-    if any(task.each is not None or task.workflow for task in plan):
+    if any(task.for_each is not None or task.workflow for task in plan):
         return MAX_TIMEOUT
-    return min(MAX_TIMEOUT, sum((task.deadline + (task.start_within or 0)) * (1 + task.retries) for task in plan))
+    return min(MAX_TIMEOUT, sum((task.timeout + (task.start_within or 0)) * (1 + task.retries) for task in plan))
 
 
 def _check_task(task: TaskSpec, names: list[str]) -> None:
     subjects.check_task(task.name)
     subjects.check_queue(task.queue)
     item = re.compile(re.escape(task.name) + r"-\d+\Z")
-    unknown = [name for name in (*task.after, *task.redo.values()) if name not in names]
+    unknown = [name for name in (*task.after, *task.on_error.values()) if name not in names]
     faults = [
         (unknown, f"depends on {unknown[0]!r}, which the plan does not have" if unknown else ""),
         (task.name.startswith(UNDO), f"names that begin with {UNDO!r} are those of what undoes a task"),
@@ -51,15 +51,18 @@ def _check_task(task: TaskSpec, names: list[str]) -> None:
             bool(task.workflow) is not (task.queue == subjects.ORCHESTRATOR),
             f"workflows, and they alone, go to the queue {subjects.ORCHESTRATOR!r}",
         ),
-        (task.each is not None and task.redo, "items cannot go back to an earlier task"),
-        (task.window < 1, f"window: {task.window}; it is at least 1"),
+        (task.for_each is not None and task.on_error, "items cannot go back to an earlier task"),
+        (task.max_parallel < 1, f"max_parallel: {task.max_parallel}; it is at least 1"),
         (task.retries < 0 or task.backoff < 0, "retries and backoff are at least 0"),
-        (task.each is not None and any(map(item.match, names)), "another task is named as one of its items would be"),
+        (
+            task.for_each is not None and any(map(item.match, names)),
+            "another task is named as one of its items would be",
+        ),
     ]
     for wrong, text in faults:
         if wrong:
             raise _wrong(task, text)
-    for field in ("deadline", "start_within", "heartbeat"):
+    for field in ("timeout", "start_within", "heartbeat_timeout"):
         value = getattr(task, field)
         if value is not None and not 0 < value <= MAX_TIMEOUT:
             raise _wrong(task, f"{field}: {value:g} s; it is more than 0 and at most {MAX_TIMEOUT:.0f} s")
@@ -86,10 +89,10 @@ def _check_order(plan: list[TaskSpec]) -> None:
 
 
 def _check_references(task: TaskSpec, before: set[str]) -> None:
-    not_before = set(task.redo.values()) - before
+    not_before = set(task.on_error.values()) - before
     if not_before:
         raise _wrong(task, f"goes back to {min(not_before)!r}, which does not come before it")
-    referenced = [*_wanted_by(task.parameters), *_wanted_by(task.each)]
+    referenced = [*_wanted_by(task.parameters), *_wanted_by(task.for_each)]
     if task.condition:
         evaluate.check_condition(task.condition)
         referenced += sorted(evaluate.wanted(f"{{{{ {task.condition} }}}}"))
@@ -105,9 +108,9 @@ def _check_references(task: TaskSpec, before: set[str]) -> None:
 
 def _check_redo(plan: list[TaskSpec], before: dict[str, set[str]]) -> None:
     """Raise Rejected if going back would repeat items: their names would be reused."""
-    with_items = [task.name for task in plan if task.each is not None]
+    with_items = [task.name for task in plan if task.for_each is not None]
     for task in plan:
-        for back_to in task.redo.values():
+        for back_to in task.on_error.values():
             repeated = [name for name in with_items if back_to in before[name] and name in before[task.name]]
             if repeated:
                 raise _wrong(task, f"cannot go back over {repeated[0]!r}, which has items")

@@ -115,7 +115,7 @@ def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
             result.append(task)
             continue
         preview = replace(
-            task, name=LOOK + task.name, look=True, tier=Tier.READ, approval="", redo={}, compensation=None
+            task, name=LOOK + task.name, look=True, tier=Tier.READ, approval="", on_error={}, compensation=None
         )
         seconds = within if task.approve_within is None else task.approve_within
         result += [preview, replace(task, after=[*task.after, preview.name], approve_within=seconds)]

@@ -18,7 +18,7 @@ from agentd_orchestrator.engine.plan_check import MAX_TASKS
 from agentd_orchestrator.engine.state import add, cancelled, going_on, may_begin, note, put, satisfied
 from agentd_orchestrator.expressions import evaluate
 
-MAX_REDO: Final = 5
+MAX_SENT_BACK: Final = 5
 """How often a task may send the workflow back to an earlier task."""
 HELD_FOR: Final = 15.0
 """Seconds before a task that was held back starts again; the end of a freeze is noticed after the same time."""
@@ -76,8 +76,8 @@ def _begin(state: Workflow, name: str, at: datetime) -> Workflow:
             return _skip(state, name, at, "it is so already")
         if (spec.approval or previews) and not _approved(state, name):
             return _ask(state, name, at)
-        if spec.each is not None:
-            return _unfold(state, name, outgoing.resolve(spec.each, state, name), at)
+        if spec.for_each is not None:
+            return _unfold(state, name, outgoing.resolve(spec.for_each, state, name), at)
         return assign(state, name, at)
     except Rejected as error:
         return fail(state, name, task, TaskError("expression", str(error)), at)
@@ -118,7 +118,7 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
     outgoing.parameters(state, name)
     task, spec = state.tasks[name], state.spec(name)
     start_by = None if spec.start_within is None else at + timedelta(seconds=spec.start_within)
-    deadline = None if spec.workflow else (start_by or at) + timedelta(seconds=spec.deadline)
+    deadline = None if spec.workflow else (start_by or at) + timedelta(seconds=spec.timeout)
     task = replace(
         task,
         status=TaskStatus.ASSIGNED,
@@ -128,7 +128,7 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
         retry_at=None,
         assigned_at=at,
         started_at=None,
-        heard=None,
+        last_heartbeat_at=None,
         finished_at=None,
         agent="",
     )
@@ -146,13 +146,13 @@ def assign(state: Workflow, name: str, at: datetime) -> Workflow:
 def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  # noqa: ANN401 - any JSON value
     """Create a task for each item, and start the first of them."""
     if isinstance(items, dict) and "$stored" in items:
-        message = f"each: the list takes {items.get('bytes')} bytes; at most {INLINE} can be gone through"
+        message = f"for_each: the list takes {items.get('bytes')} bytes; at most {INLINE} can be gone through"
         raise Rejected(message)
     if not isinstance(items, list):
-        message = f"each: it is to be a list, and is {type(items).__name__}"
+        message = f"for_each: it is to be a list, and is {type(items).__name__}"
         raise Rejected(message)
     if len(state.tasks) + len(items) > MAX_TASKS:
-        message = f"each: {len(items)} items; a workflow has at most {MAX_TASKS} tasks"
+        message = f"for_each: {len(items)} items; a workflow has at most {MAX_TASKS} tasks"
         raise Rejected(message)
     task = state.tasks[name]
     if not items:
@@ -161,7 +161,7 @@ def _unfold(state: Workflow, name: str, items: Any, at: datetime) -> Workflow:  
         f"{name}-{number}": TaskState(None, parent=name, index=number, item=item) for number, item in enumerate(items)
     }
     task = replace(task, status=TaskStatus.RUNNING, items=len(items), started_at=at)
-    state = put(state, name, task, at, f"{len(items)} items, {state.spec(name).window} at once")
+    state = put(state, name, task, at, f"{len(items)} items, {state.spec(name).max_parallel} at once")
     return _go_on_with_items(replace(state, tasks={**state.tasks, **item_tasks}), name, at)
 
 
@@ -171,7 +171,7 @@ def _go_on_with_items(state: Workflow, name: str, at: datetime) -> Workflow:
     items = [state.tasks[item_name] for item_name in names]
     if all(outgoing.gone(task.status) for task in items):
         return _items_ended(state, name, at)
-    free = state.spec(name).window - sum(task.status in UNDER_WAY or task.retry_at is not None for task in items)
+    free = state.spec(name).max_parallel - sum(task.status in UNDER_WAY or task.retry_at is not None for task in items)
     waiting = (item_name for item_name in names if state.tasks[item_name].status is TaskStatus.WAITING)
     for item in waiting:
         if free <= 0 or not may_begin(state):
@@ -218,9 +218,9 @@ def fail(state: Workflow, name: str, task: TaskState, error: TaskError, at: date
     spec = state.spec(name)
     task = replace(task, error=error)
     may_repeat = going_on(state) or (state.status is Status.COMPENSATING and name.startswith(UNDO))
-    back_to = spec.redo.get(error.code)
-    if may_repeat and back_to is not None and task.redone < MAX_REDO:
-        task = replace(task, redone=task.redone + 1)
+    back_to = spec.on_error.get(error.code)
+    if may_repeat and back_to is not None and task.sent_back < MAX_SENT_BACK:
+        task = replace(task, sent_back=task.sent_back + 1)
         state = put(state, name, task, at, f"failed: {error.message}; going back to {back_to}")
         return _rewind(state, back_to)
     if may_repeat and error.code in HELD:
@@ -277,7 +277,9 @@ def _rewind(state: Workflow, back_to: str) -> Workflow:
     """Reset `back_to` and its dependents to waiting; attempt numbers continue."""
     repeated = {back_to, *_after(state)[back_to]}
     tasks = {
-        name: TaskState(task.spec, attempt=task.attempt, error=task.error, retried=task.retried, redone=task.redone)
+        name: TaskState(
+            task.spec, attempt=task.attempt, error=task.error, retried=task.retried, sent_back=task.sent_back
+        )
         if name in repeated
         else task
         for name, task in state.tasks.items()
@@ -354,7 +356,7 @@ def _undo(state: Workflow, at: datetime) -> Workflow:
     if not undo_tasks:
         return finish(state, at, _ending(state))
     status = state.status if going_on(state) else Status.COMPENSATING
-    state = replace(state, status=status, tasks={**state.tasks, **undo_tasks}, held=None)
+    state = replace(state, status=status, tasks={**state.tasks, **undo_tasks}, clock_stopped_at=None)
     return advance(note(state, at, f"undoing {len(undo_tasks)} tasks"), at)
 
 
@@ -398,7 +400,7 @@ def _begin_undo(state: Workflow, name: str, kept_back: dict[str, set[TaskStatus]
 def _hold(state: Workflow, at: datetime) -> Workflow:
     """Suspend the workflow's deadline while only a person can let it continue."""
     if not going_on(state):
-        return replace(state, held=None) if state.held else state
+        return replace(state, clock_stopped_at=None) if state.clock_stopped_at else state
     status = state.status
     if status is not Status.PAUSED:
         tasks = state.tasks.values()
@@ -406,11 +408,11 @@ def _hold(state: Workflow, at: datetime) -> Workflow:
         busy = any(task.status in UNDER_WAY or task.retry_at is not None for task in tasks)
         status = Status.WAITING_APPROVAL if needs_approval and not busy else Status.RUNNING
     suspended = status is not Status.RUNNING
-    if suspended and state.held is None:
-        return replace(state, status=status, held=at)
-    if not suspended and state.held is not None:
-        deadline = None if state.deadline is None else state.deadline + (at - state.held)
-        return replace(state, status=status, held=None, deadline=deadline)
+    if suspended and state.clock_stopped_at is None:
+        return replace(state, status=status, clock_stopped_at=at)
+    if not suspended and state.clock_stopped_at is not None:
+        deadline = None if state.deadline is None else state.deadline + (at - state.clock_stopped_at)
+        return replace(state, status=status, clock_stopped_at=None, deadline=deadline)
     return state if status is state.status else replace(state, status=status)
 
 
@@ -430,7 +432,7 @@ def _ending(state: Workflow) -> Status:
 
 def finish(state: Workflow, at: datetime, status: Status) -> Workflow:
     """End the workflow: answer its request, and report to the parent if there is one."""
-    state = replace(note(state, at, str(status)), status=status, held=None)
+    state = replace(note(state, at, str(status)), status=status, clock_stopped_at=None)
     if status is Status.COMPENSATION_FAILED:
         state = add(state, Effect("alert"))
     if state.parent is not None:

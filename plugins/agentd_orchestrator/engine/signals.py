@@ -67,7 +67,7 @@ def _why(given: Signal) -> str:
 
 
 def _cancel(state: Workflow, given: Signal, at: datetime) -> Workflow:
-    undo = given.signal.compensate
+    undo = given.signal.undo
     if state.status is Status.COMPENSATING:
         message = f"{state.workflow_id} is being undone already; that is not cancelled"
         raise Rejected(message)
@@ -85,7 +85,7 @@ def _pause(state: Workflow, given: Signal, at: datetime) -> Workflow:
         message = f"{state.workflow_id} is {_doing(state)}: it cannot be paused"
         raise Rejected(message)
     state = note(state, at, f"paused {_why(given)}")
-    return replace(state, status=Status.PAUSED, held=state.held or at)
+    return replace(state, status=Status.PAUSED, clock_stopped_at=state.clock_stopped_at or at)
 
 
 def _resume(state: Workflow, given: Signal, at: datetime) -> Workflow:

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from agentd_orchestrator.engine.inputs import Due
 
 
-def armed(state: Workflow) -> Workflow:
+def set_next(state: Workflow) -> Workflow:
     """Set the timer for what falls due next, unless an earlier timer is pending."""
     ahead = None if state.over else min(_ahead(state), default=None)
-    if ahead is None or (state.armed is not None and state.armed <= ahead):
+    if ahead is None or (state.next_timer_at is not None and state.next_timer_at <= ahead):
         return state
     number = state.timers + 1
-    return add(replace(state, timers=number, armed=ahead), Effect("timer", attempt=number, at=ahead))
+    return add(replace(state, timers=number, next_timer_at=ahead), Effect("timer", attempt=number, at=ahead))
 
 
 def due(state: Workflow, given: Due, at: datetime) -> Workflow:
     """Return the state after handling everything that is due now."""
-    if given.number == state.timers and state.armed is not None:
-        at = max(at, state.armed)  # the server's clock triggered it; ours may be slightly behind
-        state = replace(state, armed=None)
+    if given.number == state.timers and state.next_timer_at is not None:
+        at = max(at, state.next_timer_at)  # the server's clock triggered it; ours may be slightly behind
+        state = replace(state, next_timer_at=None)
     if _timed(state) and state.deadline is not None and state.deadline <= at:
         text = f"not done within {round((state.deadline - state.created).total_seconds())} s"
         return progress.failed(note(state, at, text), text, at)
@@ -69,7 +69,7 @@ def _ahead(state: Workflow) -> Iterator[datetime]:
 
 def _timed(state: Workflow) -> bool:
     """Return whether the deadline of the whole workflow is active."""
-    return going_on(state) and state.held is None
+    return going_on(state) and state.clock_stopped_at is None
 
 
 def _retried(state: Workflow, task: TaskState) -> bool:
@@ -83,22 +83,26 @@ def _approved_by(task: TaskState) -> datetime | None:
 
 def _silent_at(state: Workflow, name: str, task: TaskState) -> datetime | None:
     """Return when a silent agent counts as lost, if the task requires heartbeats."""
-    heartbeat = state.spec(name).heartbeat
-    return None if heartbeat is None or task.heard is None else task.heard + timedelta(seconds=heartbeat)
+    heartbeat = state.spec(name).heartbeat_timeout
+    return (
+        None
+        if heartbeat is None or task.last_heartbeat_at is None
+        else task.last_heartbeat_at + timedelta(seconds=heartbeat)
+    )
 
 
 def _over(state: Workflow, name: str, task: TaskState, at: datetime) -> TaskError | None:
     """Return why the attempt of a task is given up now; None if it continues."""
     spec = state.spec(name)
     if task.deadline is not None and task.deadline <= at:
-        return TaskError("deadline", f"no result within {spec.deadline:g} s of attempt {task.attempt}", retry=True)
+        return TaskError("deadline", f"no result within {spec.timeout:g} s of attempt {task.attempt}", retry=True)
     if task.start_by is not None and task.start_by <= at:
         return TaskError(
             "not_started", f"nobody began attempt {task.attempt} within {spec.start_within:g} s", retry=True
         )
     silent_at = _silent_at(state, name, task)
     if silent_at is not None and silent_at <= at:
-        return TaskError("lost", f"{task.agent or 'its agent'} was silent for {spec.heartbeat:g} s", retry=True)
+        return TaskError("lost", f"{task.agent or 'its agent'} was silent for {spec.heartbeat_timeout:g} s", retry=True)
     return None
 
 

@@ -89,7 +89,7 @@ class Crowd:
                 if event is not None and event["status"] in TERMINAL:
                     left.remove(each)
                 elif event is not None:
-                    await self._signal(each.id, {"action": "cancel", "compensate": True})
+                    await self._signal(each.id, {"action": "cancel", "undo": True})
             await asyncio.sleep(2.0)
 
     async def _signal(self, workflow: str, signal: Json) -> None:

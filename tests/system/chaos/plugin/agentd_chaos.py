@@ -109,7 +109,7 @@ def _vm(name: str, letter: str) -> list[TaskSpec]:
     key = template("{{ workflow_id }}." + create)
     wish = {"name": f"{name}-{letter}", "memory": 64, "disk": 1}
     return [
-        TaskSpec(validate, "validate_vm_parameters", SPECIALIST, Tier.READ, wish, deadline=120, retries=5),
+        TaskSpec(validate, "validate_vm_parameters", SPECIALIST, Tier.READ, wish, timeout=120, retries=5),
         TaskSpec(
             create,
             "create_vm",
@@ -117,9 +117,9 @@ def _vm(name: str, letter: str) -> list[TaskSpec]:
             Tier.OPERATE,
             result_of(validate, "create"),
             after=[validate],
-            deadline=300,
-            redo={"vmid_taken": validate},
-            compensation=Compensation("remove_vm", PROXMOX, Tier.OPERATE, {"vmid": vmid, "key": key}, deadline=300),
+            timeout=300,
+            on_error={"vmid_taken": validate},
+            compensation=Compensation("remove_vm", PROXMOX, Tier.OPERATE, {"vmid": vmid, "key": key}, timeout=300),
         ),
     ]
 
@@ -129,7 +129,7 @@ def graph(wish: Graph) -> list[TaskSpec]:
     vmids = ["create-a", "create-b"]
     items = [result_of(vmids[number % 2], "vmid") for number in range(wish.looks)]
     started: dict[str, Any] = {"vmid": result_of("create-a", "vmid")}
-    off = Compensation("stop_vm", PROXMOX, Tier.OPERATE, started, deadline=300)
+    off = Compensation("stop_vm", PROXMOX, Tier.OPERATE, started, timeout=300)
     return [
         *_vm(wish.name, "a"),
         *_vm(wish.name, "b"),
@@ -141,8 +141,8 @@ def graph(wish: Graph) -> list[TaskSpec]:
             Tier.READ,
             {"vmid": template("{{ item }}")},
             after=vmids,
-            each=items,
-            window=2,
+            for_each=items,
+            max_parallel=2,
             retries=5,
         ),
         TaskSpec(
@@ -167,7 +167,7 @@ def sleep(wish: Sleep) -> list[TaskSpec]:
             PROXMOX,
             Tier.READ,
             {"seconds": wish.seconds},
-            deadline=wish.deadline,
+            timeout=wish.deadline,
             start_within=3.0,  # so that agents say that they begin, and what lies at a stopped one goes to another
             retries=6,
             backoff=0.5,
@@ -185,7 +185,7 @@ class Fan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def fan(wish: Fan) -> list[TaskSpec]:
     """Return one task with many items, all at once: their ends meet at several orchestrators."""
     nap = {"seconds": wish.seconds}
-    return [TaskSpec("nap", "nap", PROXMOX, Tier.READ, nap, each=list(range(wish.naps)), window=wish.naps)]
+    return [TaskSpec("nap", "nap", PROXMOX, Tier.READ, nap, for_each=list(range(wish.naps)), max_parallel=wish.naps)]
 
 
 @hookimpl
