@@ -66,7 +66,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     optional           its failure is only a warning of the workflow; tasks that depend on it continue
     approval           the text that a principal other than the requester has to approve before the task is assigned
     approve_within     seconds within which it has to be approved; None: no limit
-    look               only find out what the tool would do (a dry run), for the principal who has to approve
+    preview            only find out what the tool would do (a dry run), for the principal who has to approve
     compensation       the call that undoes it
     guests             the names that the changed guests must have: {"guest/105": "web"}
     reads              it changes nothing, though its tool is not of tier `read`: it leaves nothing behind
@@ -92,7 +92,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     approval: str = ""
     compensation: Compensation | None = None
     approve_within: float | None = None
-    look: bool = False
+    preview: bool = False
     guests: dict[str, str] = {}
     reads: bool = False
 
@@ -205,7 +205,7 @@ DONE: Final = frozenset({TaskStatus.COMPLETED, TaskStatus.COMPLETED_WITH_WARNING
 UNDER_WAY: Final = frozenset({TaskStatus.ASSIGNED, TaskStatus.RUNNING})
 UNDO: Final = "undo-"
 """Prefix of the name of a task that undoes another."""
-LOOK: Final = "look-"
+PREVIEW: Final = "preview-"
 """Prefix of the name of a task that finds out, by a dry run, what another would do."""
 
 

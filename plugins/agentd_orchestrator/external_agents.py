@@ -121,7 +121,7 @@ async def proven(context: Context, subject: str, completion: TaskCompletion) -> 
     if agent in plain:
         state = await _state(context, workflow, name)
         spec = state.spec(name)
-        if spec.look or service_of(spec.queue) != agent:
+        if spec.preview or service_of(spec.queue) != agent:
             raise InvalidMessage(f"TaskCompletion: {workflow}.{name} is not a task that {agent!r} may complete")
         stated["service_id"] = agent
     return workflow, name, replace(completion, **stated)
@@ -145,9 +145,9 @@ def _acceptable(completion: TaskCompletion, state: Workflow, name: str, plain: s
             f"TaskCompletion: {completion.task_id} is for the queue {spec.queue!r}, not declared with `external` "
             f"under [[bus.queues]]: nothing proves who completes it on {subjects.TASK_COMPLETE}; publish to {named}"
         )
-    if spec.look:
+    if spec.preview:
         raise InvalidMessage(
-            f"TaskCompletion: {completion.task_id} is a look; what it shows is approved, so publish to {named}"
+            f"TaskCompletion: {completion.task_id} is a preview, which a person approves, so publish to {named}"
         )
     if task.status is TaskStatus.WAITING_APPROVAL:
         raise InvalidMessage(f"TaskCompletion: {completion.task_id} waits for an approval and was given to no agent")

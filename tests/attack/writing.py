@@ -104,7 +104,7 @@ async def completion_forged_for_a_look(stage: Stage) -> None:
     stop = asyncio.Event()
 
     async def forge() -> None:
-        names = ("look-call", "look_call", "look.call", "look-call_0", "call", "dry-call")
+        names = ("preview-call", "preview_call", "preview.call", "preview-call_0", "call", "dry-call")
         while not stop.is_set():
             for name in names:
                 message = body | {"task_id": f"{workflow}.{name}", "workflow_id": workflow}

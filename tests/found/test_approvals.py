@@ -94,13 +94,13 @@ def test_what_is_too_large_to_show_is_not_approved(many: bool) -> None:  # noqa:
     """Nothing is asked and nothing is done: the error says how much may be shown, and to split it."""
     if many:
         state = begun(drop(for_each=list(range(60)), parameters={"vmid": template("{{ item }}"), "text": "x" * 1500}))
-        looks = [ended(state, f"look-drop-{number}", result=seen(THING)) for number in range(10)]
+        looks = [ended(state, f"preview-drop-{number}", result=seen(THING)) for number in range(10)]
         while looks:
             state = step(state, *looks)
             looks = [
                 ended(state, name, result=seen(THING))
                 for name, task in state.tasks.items()
-                if name.startswith("look-drop-") and task.status == "assigned"
+                if name.startswith("preview-drop-") and task.status == "assigned"
             ]
     else:
         state = asked(drop(parameters={"vmid": 100, "text": "x" * shown.LARGEST}))
@@ -146,7 +146,7 @@ def test_an_approval_names_what_was_shown(given: str) -> None:
 def test_each_item_carries_its_own_call() -> None:
     """The consent of an item is for its own tool and parameters."""
     state = begun(drop(for_each=[100, 200], parameters={"vmid": template("{{ item }}")}))
-    state = step(state, *(ended(state, f"look-drop-{number}", result=seen(THING)) for number in (0, 1)))
+    state = step(state, *(ended(state, f"preview-drop-{number}", result=seen(THING)) for number in (0, 1)))
     state = step(state, approve(state))
     calls = [outgoing.consent(state, f"drop-{number}") for number in (0, 1)]
 

@@ -29,10 +29,10 @@ def plan(_: Any) -> list[TaskSpec]:
     """Return tasks of a queue of ours and of external agents that push and pull."""
     return [
         task("ours"),
-        task("look", look=True),
+        task("look", preview=True),
         TaskSpec("pulled", "count", NAME, Tier.READ),
         TaskSpec("pushed", "count", "pushy", Tier.READ),
-        TaskSpec("looked", "count", NAME, Tier.READ, look=True),
+        TaskSpec("looked", "count", NAME, Tier.READ, preview=True),
         TaskSpec("asks", "count", NAME, Tier.READ, approval="Go on?"),
     ]
 

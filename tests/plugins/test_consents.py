@@ -17,7 +17,7 @@ from agentd_orchestrator.builtin_workflows import tool_call
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine import outgoing
 from agentd_orchestrator.engine.inputs import Begin
-from agentd_orchestrator.engine.planner import Planner, looked_at
+from agentd_orchestrator.engine.planner import Planner, with_previews
 from plugins.flow import LATER, T0, ended, fold, kinds, ring, signal, spec, step
 
 DAY = 86_400.0
@@ -28,7 +28,7 @@ BACK = Inverse("make", {"vmid": 100})
 
 def begun(*plan: TaskSpec, **request: Any) -> Workflow:
     """Return the first state of a workflow whose plan has been through the planner's hands."""
-    looked = looked_at(list(plan), DAY)
+    looked = with_previews(list(plan), DAY)
     given = Begin(WorkflowRequest("test", "w", **request), looked, "alice", Tier.DESTROY)
     state = fold(None, [given], T0)
     assert state is not None
@@ -48,7 +48,7 @@ def seen(*targets: Target, already: bool = False, undo: Inverse | None = None) -
 def asked(*plan: TaskSpec, found: Any = None) -> Workflow:
     """Return a workflow that has looked and waits for an approval."""
     state = begun(*(plan or (drop(),)))
-    return step(state, ended(state, "look-drop", result=found or seen(WEB)))
+    return step(state, ended(state, "preview-drop", result=found or seen(WEB)))
 
 
 def approve(state: Workflow, by: str = "bob", tier: Tier = Tier.DESTROY, **more: Any) -> Any:
@@ -63,7 +63,7 @@ def test_a_look_comes_before_what_destroys() -> None:
     state = begun(spec("stop"), drop("stop"))
     assert kinds(state) == [("assign", "stop", 1), ("timer", "-", 1)] or kinds(state)[0] == ("assign", "stop", 1)
     state = step(state, ended(state, "stop"))
-    look = outgoing.assignment(state, "look-drop", 1)
+    look = outgoing.assignment(state, "preview-drop", 1)
 
     assert look is not None
     assert (look.task_type, look.parameters, look.dry_run, look.consent) == ("drop", {"vmid": 100}, True, None)
@@ -163,7 +163,7 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
     state = begun(plan)
     other = replace(WEB, name="guest/200", title="VM 200")
     looks = [seen(WEB, undo=BACK), seen(other, undo=BACK)]
-    state = step(state, *(ended(state, f"look-drop-{number}", result=each) for number, each in enumerate(looks)))
+    state = step(state, *(ended(state, f"preview-drop-{number}", result=each) for number, each in enumerate(looks)))
     approval = state.tasks["drop"].approval
     assert approval is not None
     assert approval.text.split(";\n  ") == [
@@ -179,9 +179,9 @@ def test_several_are_approved_at_once_and_each_is_held_to_its_own_look() -> None
 
 
 def test_a_task_that_is_only_called_so() -> None:
-    """A user's own task `look-act` is no look of `act`: its result is its own, and nobody is asked."""
-    state = begun(spec("look-act"), spec("act", "look-act"))
-    state = step(state, ended(state, "look-act", result={"free": 3}))
+    """A user's own task `preview-act` is no preview of `act`: its result is its own, and nobody is asked."""
+    state = begun(spec("preview-act"), spec("act", "preview-act"))
+    state = step(state, ended(state, "preview-act", result={"free": 3}))
 
     assert kinds(state) == [("assign", "act", 1)]
 
@@ -196,10 +196,10 @@ def test_nothing_to_look_at() -> None:
 def test_a_look_that_fails_ends_it() -> None:
     """What is protected, or not there, is not even asked for."""
     state = begun(drop())
-    state = step(state, ended(state, "look-drop", "drop: VM 100 is protected"))
+    state = step(state, ended(state, "preview-drop", "drop: VM 100 is protected"))
 
     assert state.status is Status.FAILED
-    assert state.error == "look-drop: drop: VM 100 is protected"
+    assert state.error == "preview-drop: drop: VM 100 is protected"
     assert state.tasks["drop"].status is TaskStatus.CANCELLED
 
 
@@ -210,7 +210,7 @@ def test_a_retry_looks_and_asks_again() -> None:
     state = step(state, ended(state, "drop", "is not as it was when bob approved it"))
     tasks = wf.carried(state)
 
-    assert {name: str(task.status) for name, task in tasks.items()} == {"look-drop": "waiting", "drop": "waiting"}
+    assert {name: str(task.status) for name, task in tasks.items()} == {"preview-drop": "waiting", "drop": "waiting"}
     assert tasks["drop"].approval is None
 
 
@@ -223,7 +223,7 @@ def test_what_was_had_is_not_looked_at_again() -> None:
     tasks = wf.carried(state)
 
     assert {name: str(task.status) for name, task in tasks.items()} == {
-        "look-drop": "completed",
+        "preview-drop": "completed",
         "drop": "completed",
         "after": "waiting",
     }
@@ -257,13 +257,13 @@ def call(tool: str, **parameters: Any) -> WorkflowRequest:
 
 
 def test_one_call_of_a_tool() -> None:
-    """A call that destroys is a look, an approval and the call; another one is the call alone."""
+    """A call that destroys is a preview, an approval and the call; another one is the call alone."""
     wipe = planner().begin(call("wipe"), "alice", Tier.DESTROY, plain=False)
     made = planner().begin(call("marked", text="x"), "alice", Tier.DESTROY, plain=False)
 
-    assert [(each.name, each.look, each.after) for each in wipe.plan] == [
-        ("look-call", True, []),
-        ("call", False, ["look-call"]),
+    assert [(each.name, each.preview, each.after) for each in wipe.plan] == [
+        ("preview-call", True, []),
+        ("call", False, ["preview-call"]),
     ]
     assert [(each.name, each.tool, each.queue, each.parameters) for each in made.plan] == [
         ("call", "marked", "probe", {"text": "x"})

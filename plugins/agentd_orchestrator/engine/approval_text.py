@@ -14,7 +14,7 @@ import msgspec
 
 from agentd import Rejected, Workflow, digest, encode
 from agentd.safety.audit_chain import redact
-from agentd.wire.workflow import LOOK
+from agentd.wire.workflow import PREVIEW
 from agentd_orchestrator.engine import outgoing
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def approved(state: Workflow, name: str, text: str) -> str:
         what.append(outgoing.parameters(state, name))
     else:
         what += [outgoing.resolve(spec.for_each, state, name), spec.parameters]
-    look = [state.result(LOOK + name)] if outgoing.looked(state, name) else []
-    return digest([*what, *look, text])
+    previews = [state.result(PREVIEW + name)] if outgoing.has_preview(state, name) else []
+    return digest([*what, *previews, text])
 
 
 def calls(state: Workflow, name: str) -> list[str]:
     """Return a digest of tool and parameters for each approved call (one per item)."""
     spec = state.spec(name)
-    if spec.for_each is not None and not outgoing.looked(state, name):
+    if spec.for_each is not None and not outgoing.has_preview(state, name):
         return []
     return [digest([spec.tool or spec.workflow, parameters]) for parameters in _raw(state, name)]
 
@@ -87,8 +87,8 @@ def _raw(state: Workflow, name: str) -> list[Any]:
     spec = state.spec(name)
     if spec.for_each is None:
         return [outgoing.parameters(state, name)]
-    if outgoing.looked(state, name):
-        return [outgoing.parameters(state, item) for item in state.items(LOOK + name)]
+    if outgoing.has_preview(state, name):
+        return [outgoing.parameters(state, item) for item in state.items(PREVIEW + name)]
     return [{"for_each": outgoing.resolve(spec.for_each, state, name), "with": spec.parameters}]
 
 

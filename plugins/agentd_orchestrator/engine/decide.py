@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from agentd import DONE, Outcome, Rejected, Status, TaskError, TaskSpec, TaskState, TaskStatus, Workflow
 from agentd.wire.messages import TaskCompletion, request_digest
-from agentd.wire.workflow import LOOK, UNDER_WAY
+from agentd.wire.workflow import PREVIEW, UNDER_WAY
 from agentd_orchestrator.engine import plan_check as plans
 from agentd_orchestrator.engine import progress, signals, timers
 from agentd_orchestrator.engine.inputs import Begin, Broken, Due, Ended, Input, Signal
@@ -125,8 +125,10 @@ def _stays_done(old: Workflow, name: str, task: TaskState) -> bool:
 
     A preview is outdated if the task that it previews was not completed.
     """
-    if old.spec(name).look:
-        return old.tasks[name.removeprefix(LOOK)].status in DONE if name.removeprefix(LOOK) in old.tasks else False
+    if old.spec(name).preview:
+        return (
+            old.tasks[name.removeprefix(PREVIEW)].status in DONE if name.removeprefix(PREVIEW) in old.tasks else False
+        )
     return task.status in DONE
 
 

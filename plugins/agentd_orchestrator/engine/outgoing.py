@@ -29,7 +29,7 @@ from agentd import (
 )
 from agentd.tools.large_results import INLINE
 from agentd.wire.messages import Consent, TaskAssignment, TaskCompletion
-from agentd.wire.workflow import LOOK, UNDER_WAY, UNDO, Effect
+from agentd.wire.workflow import PREVIEW, UNDER_WAY, UNDO, Effect
 from agentd_orchestrator.expressions import evaluate
 
 MAX_TIMEOUT: Final = 30 * 86_400.0
@@ -111,27 +111,27 @@ def resolve(value: Any, state: Workflow, name: str) -> Any:  # noqa: ANN401 - JS
 
 def seen(state: Workflow, name: str) -> list[Preview]:
     """Return the previews of the task `name`, one for each item; [] if there is none."""
-    look, task = LOOK + name, _look_of(state, name)
+    preview, task = PREVIEW + name, _preview_of(state, name)
     if task is None or task.status not in DONE or task.status is TaskStatus.SKIPPED:
         return []
     has_items = task.spec is not None and task.spec.for_each is not None
-    results = state.result(look) if has_items else [state.result(look)]
+    results = state.result(preview) if has_items else [state.result(preview)]
     try:
         return msgspec.convert(results, list[Preview])
     except msgspec.ValidationError as error:
-        message = f"what {look} has seen cannot be shown: {error}"
+        message = f"the result of {preview} cannot be shown: {error}"
         raise Rejected(message) from error
 
 
-def looked(state: Workflow, name: str) -> bool:
+def has_preview(state: Workflow, name: str) -> bool:
     """Return whether the plan contains a preview task for the task `name`."""
-    return _look_of(state, name) is not None
+    return _preview_of(state, name) is not None
 
 
-def _look_of(state: Workflow, name: str) -> TaskState | None:
+def _preview_of(state: Workflow, name: str) -> TaskState | None:
     """Return the preview task of `name`; the prefix of its name alone does not count."""
-    task = state.tasks.get(LOOK + name)
-    return task if task is not None and state.spec(LOOK + name).look else None
+    task = state.tasks.get(PREVIEW + name)
+    return task if task is not None and state.spec(PREVIEW + name).preview else None
 
 
 def consent(state: Workflow, name: str) -> Consent | None:
@@ -194,7 +194,7 @@ def assignment(state: Workflow, name: str, attempt: int) -> TaskAssignment | Non
         seconds=spec.timeout if spec.start_within or spec.workflow else None,
         heartbeat=spec.heartbeat_timeout,
         depth=0 if state.parent is None else state.parent.depth,
-        dry_run=spec.look,
+        dry_run=spec.preview,
         consent=consent(state, name),
         undoes=task.parent if name.startswith(UNDO) else "",
         authenticated=state.authenticated,

@@ -22,7 +22,7 @@ from agentd import (
 )
 from agentd.safety.policy import unproven
 from agentd.wire.codec import fault
-from agentd.wire.workflow import LOOK
+from agentd.wire.workflow import PREVIEW
 from agentd_orchestrator.declared.parameters import refuse_markers
 from agentd_orchestrator.engine import decide as wf
 from agentd_orchestrator.engine.inputs import Begin
@@ -80,7 +80,7 @@ class Planner:
             message = f"workflow_type: unknown {request.workflow_type!r}; there are {known}"
             raise Rejected(message)
         values = _parameters(request, definition.parameters)
-        plan = looked_at(definition.plan(values), self._policy.approval_timeout)
+        plan = with_previews(definition.plan(values), self._policy.approval_timeout)
         check_plan(plan)
         if secret := secrets.refusal([task.parameters for task in plan]):
             raise Rejected(f"a task of {request.workflow_type}: {secret}")
@@ -104,7 +104,7 @@ class Planner:
             self._policy.allow(what, tier, begin.tier, principal=begin.principal, plain=plain)
 
 
-def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
+def with_previews(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
     """Add a preview and an approval before each task of tier `destroy` or `exec`.
 
     within  seconds for the approval of a task that has no `approve_within` of its own
@@ -115,7 +115,7 @@ def looked_at(plan: list[TaskSpec], within: float) -> list[TaskSpec]:
             result.append(task)
             continue
         preview = replace(
-            task, name=LOOK + task.name, look=True, tier=Tier.READ, approval="", on_error={}, compensation=None
+            task, name=PREVIEW + task.name, preview=True, tier=Tier.READ, approval="", on_error={}, compensation=None
         )
         seconds = within if task.approve_within is None else task.approve_within
         result += [preview, replace(task, after=[*task.after, preview.name], approve_within=seconds)]

@@ -91,7 +91,7 @@ def _approved(state: Workflow, name: str) -> bool:
     approval = state.tasks[name].approval
     if approval is None or approval.at is None:
         return False
-    return not outgoing.looked(state, name) or len(approval.calls) == len(approval_text.calls(state, name))
+    return not outgoing.has_preview(state, name) or len(approval.calls) == len(approval_text.calls(state, name))
 
 
 def _skip(state: Workflow, name: str, at: datetime, why: str) -> Workflow:
