@@ -61,7 +61,7 @@ port = {port}
 level = "warning"
 
 [instances.all]
-roles = ["orchestrator", "specialist", "monitor", "mcp-bridge"]
+roles = {roles}
 """
 
 
@@ -126,6 +126,7 @@ def demo(state: Path | None, *, once: bool) -> int:
             "token": pve.token_id,
             "secret": str(secret),
             "ca": pve.ca_file,
+            "roles": ROLES,
             "port": 0 if once else nats_server.preferred_port(8080),
         }
         file.write_text(DEMO_CONFIG.format(**{key: json.dumps(value) for key, value in values.items()}))

@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseModel):
-    """Base class of a plugin's own settings: an unknown key is an error."""
+    """Base class of a plugin's own settings: an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The docstring below a setting is its description if it has no `description`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Renders the HTML pages; templates and static files are read once, at start.
+"""Renders the HTML pages; templates and static files are read once, at the first request.
 
 There is one renderer.  A page in a browser stays current by fetching itself again after an event and changing in place
 what differs (`static/app.js`), so no row is rendered in two languages.

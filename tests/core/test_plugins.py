@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agentd.config.load import Config
 
 ROLES = {"orchestrator", "specialist", "monitor", "mcp-bridge"}
-HEAVY = ("mcp", "libcloud", "highspy", "aiohttp", "agentd_mcp", "agentd_proxmox", "agentd_orchestrator")
+HEAVY = ("mcp", "jinja2", "libcloud", "highspy", "aiohttp", "agentd_mcp", "agentd_proxmox", "agentd_orchestrator")
 
 
 @dataclass
