@@ -1,6 +1,6 @@
 """External agents: clients in any language that know only the wire messages.
 
-The settings call them "plain".  The decisions:
+The decisions:
 
 - An external agent has a queue of its own name under `[[bus.queues]]`, with `external`.  With `pull` it takes its tasks
   from the durable consumer and acknowledges them: a task that it does not acknowledge is redelivered.  With `push` the
