@@ -30,13 +30,23 @@ SOURCES := pyproject.toml $(wildcard README.md LICENSE) $(shell find agentd plug
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint bench mutants attack chaos docs lock clean
+.PHONY: help demo check test lint bench mutants attack chaos docs lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
 
 demo: $(VENV)/wheel.stamp $(PVE)/pve.stamp ## deploy one VM on a simulated cluster (ARGS: agentd demo's)
 	$(BIN)/agentd demo $(ARGS)
+
+# Tests that start no server and no other process, by their text: a new file is among them by itself.  Not among them are
+# those that try many random cases, and those of the page.
+QUICK = $(shell grep -LE '[Nn]ats_?[Ss]erver|FakePve|quiet_net|\b(bus|lab|net|tools|steered|benches): |subprocess|SCRIPTS' \
+	$(filter-out %_chance.py tests/core/test_web%,$(wildcard tests/core/test_*.py tests/plugins/test_*.py)))
+check: $(LINT)/lint.stamp $(VENV)/test.stamp $(VENV)/wheel.stamp ## check in less than a minute: style, layers, tests without servers
+	$(LINT)/bin/ruff format --check .
+	$(LINT)/bin/ruff check .
+	PYTHONPATH=plugins $(LINT)/bin/lint-imports --no-cache --no-logo
+	$(BIN)/pytest -q -n $(JOBS) $(QUICK) $(ARGS)
 
 # pytest's own command, never `python -m pytest`: that would import the source instead of the wheel.
 test: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## run the tests on the built wheel (ARGS: pytest's)
