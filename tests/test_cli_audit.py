@@ -48,7 +48,7 @@ async def written(bus: Bus, agent: str, count: int) -> None:
     """Let an agent write lines as the performer does: before and after an act."""
     ledger = Ledger(bus, agent)
     for number in range(count):
-        given = {"principal": "alice", "tool": "stop_vm", "tier": Tier.OPERATE, "key": f"w{number // 2}.stop"}
+        given = {"principal": "alice", "tool": "stop_guest", "tier": Tier.OPERATE, "key": f"w{number // 2}.stop"}
         phase = "after" if number % 2 else "before"
         await ledger.write(**given, phase=phase, approved_by="bob", arguments={"vmid": 100})  # type: ignore[arg-type]
 
@@ -78,7 +78,7 @@ async def test_a_line_in_the_stream_that_does_not_belong(net: Net) -> None:
     """Who may publish an agent's subject and writes what the agent did not is found by the chain."""
     async with net.client() as bus:
         await written(bus, "a1", 2)
-        forged = AuditRecord(3, "0" * 64, bus.server_time(), "a1", "eve", "start_vm", Tier.OPERATE, "before")
+        forged = AuditRecord(3, "0" * 64, bus.server_time(), "a1", "eve", "start_guest", Tier.OPERATE, "before")
         await bus.store(audit("a1"), forged)
         code, output, _ = await agentd(net, "audit", "verify", "a1")
 

@@ -33,11 +33,11 @@ async def test_from_a_call_to_its_undoing(net: Net) -> None:
         return done.returncode, done.stdout + done.stderr
 
     async with net.client(), net.here():
-        looked = await agentd("alice", "call", "start_vm", "vmid=101", "--dry-run")
-        started = await agentd("alice", "call", "start_vm", "vmid=101", "--key", "c1.start_vm")
+        looked = await agentd("alice", "call", "start_guest", "vmid=101", "--dry-run")
+        started = await agentd("alice", "call", "start_guest", "vmid=101", "--key", "c1.start_guest")
         shown = await agentd("alice", "undo", "c1", "--dry-run")
         taken_back = await agentd("alice", "undo", "c1")
-        nothing = await agentd("alice", "undo", "c2.start_vm")
+        nothing = await agentd("alice", "undo", "c2.start_guest")
         await agentd("alice", "call", "create_snapshot", "vmid=101", "name=s1", "--key", "c3.create_snapshot")
         plan = await agentd("alice", "undo", "c3.create_snapshot")
         workflow = plan[1].partition("agentd approve ")[2].split()[0]
@@ -48,16 +48,21 @@ async def test_from_a_call_to_its_undoing(net: Net) -> None:
 
     assert looked[0] == 0
     assert looked[1].splitlines() == [
-        "start_vm would change VM 101 'db-01' on pve1",
-        "agentd undo would call shutdown_vm",
+        "start_guest would change VM 101 'db-01' on pve1",
+        "agentd undo would call shutdown_guest",
     ]
     assert started[0] == 0
-    assert "undo with: agentd undo alice=c1.start_vm" in started[1]
+    assert "undo with: agentd undo alice=c1.start_guest" in started[1]
     assert shown[0] == 0
-    assert shown[1].splitlines()[1].split(None, 3) == ["alice=c1.start_vm", "start_vm", "shutdown_vm", '{"vmid": 101}']
+    assert shown[1].splitlines()[1].split(None, 3) == [
+        "alice=c1.start_guest",
+        "start_guest",
+        "shutdown_guest",
+        '{"vmid": 101}',
+    ]
     assert taken_back[0] == 0, taken_back
     assert net.pve.tasks("qmshutdown")
-    assert nothing == (2, "agentd: c2.start_vm: there is no such effect\n")
+    assert nothing == (2, "agentd: c2.start_guest: there is no such effect\n")
     assert plan[0] == 75
     assert "for a second principal to approve call0:" in plan[1]
     assert "delete_snapshot: VM 101 'db-01' on pve1, stopped (its snapshot s1, " in plan[1]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness import Net
 
 HERE = Path(agentd_orchestrator.__file__).parent
-GOOD = "description: Look.\ntasks:\n  - name: look\n    tool: list_vms\n"
+GOOD = "description: Look.\ntasks:\n  - name: look\n    tool: list_guests\n"
 BAD = """\
 description: Look.
 parameters:
@@ -58,7 +58,7 @@ def test_check(home: Path) -> None:
 
     assert done.stdout.splitlines() == [
         (
-            "bad.yaml:6:11: tasks.look.tool: no installed plugin defines a tool 'list_vm'; did you mean list_vms? "
+            "bad.yaml:6:11: tasks.look.tool: no installed plugin defines a tool 'list_vm'; did you mean list_guests? "
             "(if a foreign agent offers it, say service and tier)"
         ),
         "bad.yaml:7:32: tasks.look.with.tag: there is no parameter 'tagg'; did you mean tag?",
@@ -124,7 +124,7 @@ async def test_dry_run(net: Net) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "draw  next_vmids  → mcp-proxmox",
+        "draw  get_free_vmids  → mcp-proxmox",
         '  with      {"count": 2}',
         "create  create_vm  → mcp-proxmox",
         "  after     draw",
@@ -138,7 +138,7 @@ async def test_dry_run(net: Net) -> None:
         "  when      false",
         "  for_each  {{ tasks.draw.result.vmids }}, 10 at once",
         '  with      {"vmid": "{{ item }}", "tags": []}',
-        "start  start_vm  → mcp-proxmox",
+        "start  start_guest  → mcp-proxmox",
         "  after     create, tag, draw",
         "  when      false",
         "  for_each  {{ tasks.draw.result.vmids }}, 2 at once",

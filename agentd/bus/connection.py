@@ -381,13 +381,13 @@ class Connection:
             raise NoResponder(error)
         return codec.decode(answer.data, kind)
 
-    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Call `handler` for each message, each in its own task.
 
-        So no message blocks the others.
+        So no message blocks the others.  Of all subscribers with the same `queue`, one receives a message.
         """
         try:
-            sub = await self._nc.subscribe(subject, cb=self._spawning(handler))
+            sub = await self._nc.subscribe(subject, queue, cb=self._spawning(handler))
         except nats.errors.ConnectionClosedError as error:
             message = f"cannot subscribe {subject}: the connection to NATS is closed"
             raise BusUnavailable(message) from error

@@ -279,7 +279,7 @@ def tools(app: App) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @passes
 def call(app: App, tool: str, pairs: tuple[str, ...], key: str, timeout: float, *, dry_run: bool) -> None:  # noqa: PLR0913
-    """Call a tool: agentd call list_vms node=pve1.
+    """Call a tool: agentd call list_guests node=pve1.
 
     A call of tier destroy or exec becomes a plan that a second principal has to approve.
     """

@@ -13,7 +13,7 @@ import msgspec
 from agentd.client import queries
 from agentd.errors import BusUnavailable, TemporaryError, UsageError, from_code
 from agentd.wire import secrets as wire_secrets
-from agentd.wire import subjects
+from agentd.wire import subjects, tool_names
 from agentd.wire.messages import ToolCall, ToolReply
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def call(  # noqa: PLR0913 - the call and how to wait for it
 
     Raises UsageError if no agent offers it, NeedsPlan if the call needs an approval (tier destroy or exec).
     """
-    service = await service_of(bus, name)
+    service, name = await offered_by(bus, name)
     if secret := wire_secrets.refusal(parameters):
         raise UsageError(f"{name}: {secret}")
     key = key or f"call-{secrets.token_hex(8)}.{name}"
@@ -91,11 +91,15 @@ async def call(  # noqa: PLR0913 - the call and how to wait for it
     return await call_tool(bus, subject, message, seconds=seconds, progress=progress)
 
 
-async def service_of(bus: Bus, tool: str) -> str:
-    """Return the service that offers `tool`; raises UsageError naming the tools that are offered."""
+async def offered_by(bus: Bus, tool: str) -> tuple[str, str]:
+    """Return the service that offers `tool`, and the current name of the tool.
+
+    Raises UsageError naming the tools that are offered.
+    """
     offered = {name: service.service_id for service in await queries.services(bus) for name in service.tools}
+    tool = tool_names.current(tool, offered)
     if tool not in offered:
         names = ", ".join(sorted(offered)) or "none: is an agent with tools running? see `agentd agents`"
         message = f"no agent offers a tool {tool!r}; there are {names}"
         raise UsageError(message)
-    return offered[tool]
+    return offered[tool], tool

@@ -9,7 +9,7 @@ record.
         def __init__(self, proxmox: Proxmox) -> None: ...
 
         @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-        async def start_vm(self, call: Call, p: StartVm) -> Guest:
+        async def start_guest(self, call: Call, p: StartGuest) -> Guest:
             \"\"\"Start a VM and wait until it runs.\"\"\"
 
     tools = collect(Guests(proxmox), service="mcp-proxmox")

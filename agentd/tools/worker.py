@@ -24,7 +24,7 @@ from agentd.tools import large_results
 from agentd.tools.invocation import Performance
 from agentd.tools.runner import Performer, task_error
 from agentd.version import __version__
-from agentd.wire import subjects
+from agentd.wire import subjects, tool_names
 from agentd.wire.codec import digest, now
 from agentd.wire.messages import Outcome, StopHint, TaskAssignment, TaskCompletion, TaskError, Tier, ToolCall, ToolReply
 from agentd.wire.workflow import UNDO
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+ALIAS_QUEUE = "aliases"
+"""Queue group of the agents that take calls under old names of tools."""
 CALL_DEADLINE = 900.0
 """Seconds that a call without a deadline may take."""
 
@@ -108,7 +110,7 @@ class Worker:
         lane = [subjects.urgent(service)] if service in subjects.SERVICES else []
         consumers = [self._consumer(queue, service) for queue in dict.fromkeys([service, *lane, *queues])]
         self.consumers += consumers
-        endpoints = [await self._offer(service, version)]
+        endpoints = [await self._offer(service, version), *await self._offer_aliases(service)]
         endpoints.append(await self.bus.subscribe(subjects.stop(service), self._stopped))
         try:
             async with asyncio.TaskGroup() as group:
@@ -145,6 +147,22 @@ class Worker:
             description=f"tools of {service}",
             endpoints=endpoints,
         )
+
+    async def _offer_aliases(self, service: str) -> list[Subscription]:
+        """Also take calls under the old names of tools; they are not endpoints, so no list contains them."""
+        aliases = [
+            alias
+            for alias, name in tool_names.ALIASES.items()
+            if alias not in self.tools and name in self.tools and self.tools[name].service == service
+        ]
+        return [
+            await self.bus.subscribe(subject("*", service, alias), handler, queue=ALIAS_QUEUE)
+            for alias in aliases
+            for subject, handler in ((subjects.tool_call, self._called), (subjects.tool_step, self._stepped))
+        ]
+
+    def _tool(self, name: str) -> Tool | None:
+        return self.tools.get(tool_names.current(name, self.tools))
 
     # -- assignments ----------------------------------------------------------------------------------------------
 
@@ -225,7 +243,7 @@ class Worker:
             self.log.error("a dead letter cannot be kept", subject=job.subject, reason=str(error))  # noqa: TRY400
 
     async def _run_assignment(self, task: TaskAssignment, name: str, seconds: float) -> ToolReply:
-        tool = self.tools.get(task.task_type)
+        tool = self._tool(task.task_type)
         if tool is None:
             text = f"{self.agent_id} has no tool {task.task_type!r}; it has {', '.join(sorted(self.tools))}"
             return ToolReply(status=Outcome.FAILED, error=TaskError(code="unknown_tool", message=text))
@@ -243,7 +261,7 @@ class Worker:
             undoes=subjects.effect_key(task.workflow_id, task.undoes) if task.undoes else "",
             authenticated=task.authenticated,
             agent=self.agent_id,
-            asked=digest([task.task_type, task.parameters]),
+            asked=digest([tool.name, task.parameters]),
             guests=task.guests,
         )
         parameters = await large_results.expand(self.bus, task.parameters)
@@ -300,7 +318,8 @@ class Worker:
         """Answer with the result of a call, or with `running` after CALL_WAIT seconds."""
         try:
             call = received.decode(ToolCall)
-            performance, task = begin(self.tools[received.subject.rpartition(".")[2]], call)
+            name = tool_names.current(received.subject.rpartition(".")[2], self.tools)
+            performance, task = begin(self.tools[name], call)
         except AgentdError as error:
             reply = ToolReply(status=Outcome.FAILED, error=task_error(error))
         else:

@@ -35,6 +35,7 @@ from agentd import (
 )
 from agentd.client import requests
 from agentd.errors import from_code
+from agentd.wire import tool_names
 from agentd_mcp.elicitation import Question
 
 if TYPE_CHECKING:
@@ -133,10 +134,11 @@ def dry_runs(context: Context, tools: dict[str, Tool]) -> Tool:
     """Return the tool that shows what a call would change."""
 
     async def run(call: Call, p: Wish) -> Preview:
-        if p.tool not in tools or tools[p.tool].tier is Tier.READ:
+        tool = tools.get(tool_names.current(p.tool, tools))
+        if tool is None or tool.tier is Tier.READ:
             message = f"tool: {p.tool!r} is no tool that changes anything"
             raise Rejected(message)
-        reply = await context.worker.perform_here(tools[p.tool], p.arguments, principal=call.principal, dry_run=True)
+        reply = await context.worker.perform_here(tool, p.arguments, principal=call.principal, dry_run=True)
         if reply.error is not None:
             raise from_code(reply.error.code, reply.error.message, retry=reply.error.retry, log=reply.error.log)
         for warning in reply.warnings:

@@ -52,6 +52,7 @@ from agentd import (
 )
 from agentd.printable import escaped, printable
 from agentd.safety.tokens import principal_of
+from agentd.wire import tool_names
 from agentd_mcp import elicitation, sessions, tool_search
 from agentd_mcp.elicitation import Context, Question
 
@@ -173,7 +174,7 @@ class _Catalogue:
                 self.tools[tool.name] = tool
 
     def schema(self, name: str) -> dict[str, Any] | None:
-        found = self._described.get(name)
+        found = self._described.get(tool_names.current(name, self._described))
         return None if found is None else found.input_schema
 
     def within(self, tier: Tier, listed: frozenset[str] | None) -> list[types.Tool]:
@@ -183,7 +184,7 @@ class _Catalogue:
         return [briefly(self._described[name]) for name in names if name in listed]
 
     def find(self, name: str, tier: Tier) -> Tool | None:
-        found = self.tools.get(name)
+        found = self.tools.get(tool_names.current(name, self.tools))
         return found if found is not None and tier.covers(found.tier) else None
 
 

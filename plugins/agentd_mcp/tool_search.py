@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import InvalidMessage, Repeat, Tier, Tool
+from agentd.wire import tool_names
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -27,9 +28,10 @@ CARRIERS: Final = frozenset({READ, USE})
 """Tools that call another tool and return its result."""
 DAILY: Final = frozenset(
     {
-        *("list_nodes", "list_vms", "get_vm", "list_storages", "list_tasks", "get_task", "list_backups"),
-        *("list_snapshots", "start_vm", "shutdown_vm", "reboot_vm", "update_vm", "create_snapshot", "create_backup"),
-        *("migrate_guest", "network_status", "freeze_network", "dry_run", FIND, READ, USE),
+        *("list_nodes", "list_guests", "get_guest", "list_storages", "list_tasks", "get_task"),
+        *("list_snapshots", "create_snapshot", "create_backup", "list_backups"),
+        *("start_guest", "shutdown_guest", "reboot_guest", "migrate_guest", "update_vm"),
+        *("network_status", "freeze_network", "dry_run", FIND, READ, USE),
     }
 )
 """Tools in the short list."""
@@ -74,11 +76,14 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def find(tools: Iterable[Tool], words: str, limit: int) -> Shown:
     """Return the tools that match any of the words, best match first.
 
-    The scores of all words are added; a match in the name of a tool scores highest.
+    The scores of all words are added; a match in the name of a tool scores highest.  Of equal ones, the shortest name.
     """
     asked = set(re.findall(r"[a-z0-9]+", words.lower()))
     scored = [(_score(tool, asked), tool) for tool in tools]
-    fitting = sorted(((score, tool) for score, tool in scored if score), key=lambda pair: (-pair[0], pair[1].name))
+    fitting = sorted(
+        ((score, tool) for score, tool in scored if score),
+        key=lambda pair: (-pair[0], pair[1].name.count("_"), pair[1].name),
+    )
     return Shown(len(fitting), [_described(tool) for _, tool in fitting[:limit]])
 
 
@@ -109,7 +114,7 @@ def unwrapped(name: str, arguments: dict[str, Any], tools: Mapping[str, Tool]) -
     if name not in CARRIERS:
         return name, arguments
     wanted = tools[name].parse(arguments)
-    target = tools.get(wanted.tool)
+    target = tools.get(tool_names.current(wanted.tool, tools))
     if target is None or target.name in CARRIERS:
         raise InvalidMessage(f"tool: there is no tool {wanted.tool[:60]!r}; find_tools finds them by words")
     if name == READ and target.tier is not Tier.READ:  # not every caller may know whether it exists

@@ -218,7 +218,7 @@ NEW_GUESTS: Final = ("create_vm", "create_container", "clone_container")
 
 
 def of_options(parameters: Mapping[str, Any]) -> Tier:
-    """Return the tier that set_guest_options needs for these options of a guest.
+    """Return the tier that update_guest_options needs for these options of a guest.
 
     VMs and containers are treated alike, because the kind is not known before the guest is read.
     """
@@ -262,7 +262,7 @@ OPTIONS: Final = (
         made=NEW_GUESTS,
     ),
 )
-"""For set_guest_options."""
+"""For update_guest_options."""
 LOGIN: Final = (Raise(Tier.EXEC, "ciuser or sshkeys", raises.given("ciuser", "sshkeys"), made=NEW_GUESTS),)
 """For update_vm: cloud-init creates the login, and runs again at the next boot."""
 FEATURES: Final = Raise(Tier.EXEC, "features", lambda p: bool(p.get("features")))

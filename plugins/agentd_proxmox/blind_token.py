@@ -25,12 +25,12 @@ CLUSTER: Final = ("/", ("Sys.Audit",))
 NETS: Final = ("/sdn", ("SDN.Audit", "SDN.Allocate", "SDN.Use"))
 
 SHOWN_TO: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    **dict.fromkeys(("list_vms", "list_templates", "list_replications", "list_snapshots"), VMS),
-    **dict.fromkeys(("list_storages", "list_storage_definitions", "list_content", "list_backups"), STORES),
-    **dict.fromkeys(("list_nodes", "list_tasks", "list_disks", "list_local_storage", "list_services"), NODES),
+    **dict.fromkeys(("list_guests", "list_templates", "list_replications", "list_snapshots"), VMS),
+    **dict.fromkeys(("list_storages", "list_storage_definitions", "list_volumes", "list_backups"), STORES),
+    **dict.fromkeys(("list_nodes", "list_tasks", "list_node_disks", "list_local_storage", "list_services"), NODES),
     **dict.fromkeys(("list_certificates", "list_interfaces", "list_osds", "list_ceph_pools", "list_updates"), NODES),
     **dict.fromkeys(("list_users", "list_groups", "list_tokens"), USERS),
-    **dict.fromkeys(("list_backup_jobs", "list_ha", "list_firewall", "list_firewall_sets", "show_usage"), CLUSTER),
+    **dict.fromkeys(("list_backup_jobs", "list_ha", "list_firewall", "list_firewall_sets", "get_usage"), CLUSTER),
     "list_notifications": ("/mapping/notifications", ("Mapping.Audit", "Mapping.Modify", "Mapping.Use")),
     "list_bridges": NETS,
     "list_sdn": NETS,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 """Attempts to change a configuration that another client changes at the same time."""
-RESTORES = "set_guest_options"
+RESTORES = "update_guest_options"
 BRIDGES = "GET /nodes/{node}/network"
 SEND = (
     "POST /nodes/{node}/qemu/{vmid}/config",
@@ -99,7 +99,9 @@ async def _left(inventory: Inventory, call: Call, at: Place, fault: str, keys: l
             return ""
         names = ", ".join(waiting)
         if _HOTPLUG not in fault:
-            return f"; {names} of {at.title} is pending and takes effect at its next start (pending_changes shows it)"
+            return (
+                f"; {names} of {at.title} is pending and takes effect at its next start (get_pending_changes shows it)"
+            )
         write = inventory.proxmox.post if at.kind == "qemu" else inventory.proxmox.put
         upid = upid_of(await write(f"{at.path}/config", revert=",".join(waiting)))
         if upid:

@@ -58,7 +58,7 @@ class StorageList(msgspec.Struct, frozen=True):
 
 
 class GuestList(msgspec.Struct, frozen=True):
-    """Result of list_vms: one page, and the cursor of the next."""
+    """Result of list_guests: one page, and the cursor of the next."""
 
     guests: list[GuestView]
     next: str = ""
@@ -139,14 +139,14 @@ class StorageStates(msgspec.Struct, frozen=True):
 
 
 class GuestStates(msgspec.Struct, frozen=True):
-    """Result of list_vms, with the fields that the health summary needs."""
+    """Result of list_guests, with the fields that the health summary needs."""
 
     guests: list[GuestState]
     next: str = ""
 
 
 class SummarizeHealth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The results of list_nodes, list_storages and list_vms.
+    """The results of list_nodes, list_storages and list_guests.
 
     With `node`, only that node is checked.
     """
@@ -208,10 +208,10 @@ class Domain:
             guest = await self._step(call, "resize_disk", grow, "resize")
             done.append(f"{p.disk or 'its boot disk'} has {p.size} GiB")
         if p.start:
-            guest = await self._step(call, "start_vm", {"vmid": p.vmid}, "start")
+            guest = await self._step(call, "start_guest", {"vmid": p.vmid}, "start")
             done.append("started")
         if guest is None:
-            guest = await self._step(call, "get_vm", {"vmid": p.vmid}, "look")
+            guest = await self._step(call, "get_guest", {"vmid": p.vmid}, "look")
         if p.name and guest.name not in {"", p.name}:
             call.warn(f"VM {p.vmid} is called {guest.name!r}, not {p.name!r}: somebody renamed it")
         return ConfiguredVm(guest.vmid, guest.node, guest.name, guest.status, done)
@@ -224,7 +224,7 @@ class Domain:
         storages = [
             storage for page in await self._rest(call, "list_storages", p.storages, of) for storage in page.storages
         ]
-        guests = [guest for page in await self._rest(call, "list_vms", p.vms, of) for guest in page.guests]
+        guests = [guest for page in await self._rest(call, "list_guests", p.vms, of) for guest in page.guests]
         if p.node is not None:
             nodes = [node for node in nodes if node.node == p.node]
             storages = [storage for storage in storages if storage.node == p.node]
@@ -241,7 +241,7 @@ class Domain:
             raise ProxmoxUnavailable("the cluster is not quorate: nothing can be created", delay=5.0)
         storages = await self._pages(call, "list_storages", StorageList, {})
         templates = await self._pages(call, "list_templates", TemplateList, {})
-        guests = await self._pages(call, "list_vms", GuestList, {})
+        guests = await self._pages(call, "list_guests", GuestList, {})
         cluster = Cluster(
             [node for page in nodes for node in page.nodes],
             [storage for page in storages for storage in page.storages],
@@ -251,7 +251,7 @@ class Domain:
         found = vm.find_template(wish, cluster)
         if not isinstance(found, GuestView):
             return cluster
-        template = await call.use(PROXMOX, "get_vm", {"vmid": found.vmid}, TemplateView, step="template")
+        template = await call.use(PROXMOX, "get_guest", {"vmid": found.vmid}, TemplateView, step="template")
         return replace(cluster, template=template)
 
     async def _pages(

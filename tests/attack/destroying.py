@@ -18,7 +18,7 @@ tasks:
     with: {vmid: 105, name: shop, node: pve1}
     undo: {tool: discard_guest, with: {vmid: 105}}
   - name: fail
-    tool: get_vm
+    tool: get_guest
     needs: [make]
     with: {vmid: 99999}
 """

@@ -288,7 +288,7 @@ class Stage:
         for vmid, guest in self._guests.items():
             if now.get(vmid) != guest:
                 raise Breach(f"guest {vmid} was {guest}, is {now.get(vmid)}; {await asyncio.to_thread(self.writes)}")
-        done = await self.run("oscar", "--json", "call", "list_vms")
+        done = await self.run("oscar", "--json", "call", "list_guests")
         if done.code:
             raise Breach(f"the network does not answer any more: {done.text[-300:]}")
         status, text = await self.http("GET", "/api/workflows")

@@ -51,8 +51,8 @@ async def reply_into_an_audit_chain(stage: Stage) -> None:
     reply, nothing, before = "ai.audit.all-pve1", json.dumps({"parameters": {}}).encode(), await stage.refusals()
     await stage.raw.publish("ai.workflows.signal.rita.nothing", json.dumps({"action": "pause"}).encode(), reply=reply)
     for subject in (
-        f"ai.tools.call.rita.{SERVICE}.list_vms",
-        f"ai.tools.call.{SERVICE}.list_vms",
+        f"ai.tools.call.rita.{SERVICE}.list_guests",
+        f"ai.tools.call.{SERVICE}.list_guests",
         "ai.control.all-pve1",
     ):
         await stage.raw.publish(subject, nothing, reply=reply)
@@ -83,7 +83,7 @@ async def tier_stated_by_the_caller(stage: Stage) -> None:
     subjects = (
         f"ai.tools.call.rita.{SERVICE}.update_vm",
         f"ai.tools.call.{SERVICE}.update_vm",
-        f"ai.tools.call.rita.{SERVICE}.start_vm",
+        f"ai.tools.call.rita.{SERVICE}.start_guest",
     )
     for subject in subjects:
         try:

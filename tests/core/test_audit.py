@@ -80,7 +80,7 @@ OTHER = {
     "timestamp": START - timedelta(days=1),
     "agent_id": "somebody-else",
     "principal": "eve",
-    "tool": "start_vm",
+    "tool": "start_guest",
     "tier": Tier.READ,
     "phase": "during",
     "key": "x.y",

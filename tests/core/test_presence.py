@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agentd.client import queries
-from agentd.client.tool_calls import service_of
+from agentd.client.tool_calls import offered_by
 from agentd.daemon import presence
 from agentd.daemon.presence import Announcer
 from agentd.errors import NoResponder, UsageError
@@ -191,6 +191,6 @@ async def test_an_agent_that_is_not_there(bus: Bus) -> None:
     """Who asks for a tool that nobody offers is told what there is."""
     async with announcing(bus):
         await eventually(lambda: _is_live(bus), "the lease is there")
-        assert await service_of(bus, "place_vm") == "specialist"
+        assert await offered_by(bus, "place_vm") == ("specialist", "place_vm")
         with pytest.raises(UsageError, match="place_vm"):
-            await service_of(bus, "make_coffee")
+            await offered_by(bus, "make_coffee")

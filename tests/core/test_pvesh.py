@@ -74,8 +74,8 @@ async def test_reads_go_on_while_the_api_is_down(pve: FakePve, tmp_path: Path) -
     here, there = Bench(proxmox), Bench(straight)
     calls: list[tuple[str, dict[str, Any]]] = [
         ("list_nodes", {}),
-        ("list_vms", {"limit": 5}),
-        ("get_vm", {"vmid": 100}),
+        ("list_guests", {"limit": 5}),
+        ("get_guest", {"vmid": 100}),
     ]
     for tool, parameters in calls:
         answers = [msgspec.json.encode(await bench(tool, **parameters)) for bench in (here, there)]

@@ -293,7 +293,16 @@ def busy_network() -> MemoryView:
         agent("specialist-pve4", load=0.2, role="specialist", version="0.1.0", timestamp=view.ago(minutes=7)),
         agent("backup-script", timestamp=view.ago(seconds=21)),
     ]
-    tools = ["create_vm", "start_vm", "stop_vm", "migrate_vm", "delete_vm", "list_vms", "create_snapshot", "backup_vm"]
+    tools = [
+        "create_vm",
+        "start_guest",
+        "stop_guest",
+        "migrate_vm",
+        "delete_vm",
+        "list_guests",
+        "create_snapshot",
+        "backup_vm",
+    ]
     view.service_list = [
         ServiceRegistration("mcp-proxmox", "proxmox", timestamp=view.at, tools=tools),
         ServiceRegistration("specialist", "specialist", timestamp=view.at, tools=["validate_vm_parameters"]),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from agentd.bus.jetstream import Bus
 
-LINE: dict[str, Any] = {"principal": "alice", "tool": "stop_vm", "tier": Tier.OPERATE, "phase": "before"}
+LINE: dict[str, Any] = {"principal": "alice", "tool": "stop_guest", "tier": Tier.OPERATE, "phase": "before"}
 
 
 @dataclass
@@ -198,7 +198,7 @@ async def test_each_change(scene: Scene, name: str) -> None:
     assert text in " / ".join(found.faults), found.faults
     assert scene.a.alarm
     with pytest.raises(AuditBroken, match="agentd audit accept a --reason"):
-        scene.a.check("stop_vm")
+        scene.a.check("stop_guest")
     await scene.a.write(**LINE, key="what.runs")
     assert (await scene.again()).alarm, "the alarm outlives the process, though the last line is its own again"
 
@@ -341,21 +341,21 @@ async def test_a_daemon(net: Net) -> None:
                 )
                 return done.returncode, done.stdout, done.stderr
 
-            first = await run("call", "set_tags", "vmid=100", 'add=["x"]')
+            first = await run("call", "update_tags", "vmid=100", 'add=["x"]')
             stored = await bus.last(subjects.AUDIT, subjects.audit(agent))
             assert stored is not None
             await bus.store(subjects.audit(agent), forged(stored.decode(AuditRecord), seq=3))
-            refused = await run("call", "set_tags", "vmid=100", 'add=["y"]')
+            refused = await run("call", "update_tags", "vmid=100", 'add=["y"]')
             daemon.kill()
             daemon.start()
 
             async def refuses() -> bool:
-                return (await run("call", "set_tags", "vmid=100", 'add=["z"]'))[0] == 75
+                return (await run("call", "update_tags", "vmid=100", 'add=["z"]'))[0] == 75
 
             await eventually(refuses, "it refuses again", 60)
             denied = await run("audit", "accept", agent, "--reason", "x")
             accepted = await run("audit", "accept", agent, "--reason", "we forged it", AGENTD_CLIENT__PRINCIPAL="olga")
-            again = await run("call", "set_tags", "vmid=100", 'add=["w"]')
+            again = await run("call", "update_tags", "vmid=100", 'add=["w"]')
             verified = await run("--json", "audit", "verify")
 
     assert first[0] == 0, first

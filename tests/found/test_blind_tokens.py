@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pve.client import FakePve
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in ("list_vms", "list_templates", "list_storages", "list_users", "list_groups")),
+    *((name, {}) for name in ("list_guests", "list_templates", "list_storages", "list_users", "list_groups")),
     *((name, {}) for name in ("list_grants", "list_sdn", "list_pools", "list_replications", "list_backup_jobs")),
     *((name, {}) for name in ("list_storage_definitions", "list_notifications", "list_ha", "list_backups")),
     ("list_tasks", {}),
     ("list_tasks", {"node": "pve1"}),
-    ("list_content", {"node": "pve1", "storage": "local"}),
+    ("list_volumes", {"node": "pve1", "storage": "local"}),
 ]
 
 
@@ -59,7 +59,7 @@ async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str)
     await full.put("/access/acl", path="/vms", tokens="agentd@pve!blind", roles="Half")
     proxmox = connect(lab, "blind")
     tools = Bench(proxmox, ToolSettings())
-    guests = await tools.once("list_vms")
+    guests = await tools.once("list_guests")
     with pytest.raises(errors.Denied, match=f"lacks {privilege} on "):
         await tools.once(tool)
     await proxmox.close()
@@ -71,7 +71,7 @@ async def test_what_is_missing_is_named(lab: FakePve, tool: str, privilege: str)
 async def test_an_empty_list_is_empty_for_who_sees(tools: Bench) -> None:
     """What is really empty is told as such."""
     assert (await tools.once("list_replications")).total == 0
-    assert (await tools.once("list_vms", tag="nothing-has-this")).total == 0
+    assert (await tools.once("list_guests", tag="nothing-has-this")).total == 0
 
 
 def test_every_list_is_watched() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 async def test_ha_rule_off_and_on(tools: Bench) -> None:
     """An HA rule that was switched off is switched on again, by its tool and by undo."""
-    await tools.once("add_ha_resource", MemoryCall("wf.ha"), vmid=100)
+    await tools.once("create_ha_resource", MemoryCall("wf.ha"), vmid=100)
     rule: dict[str, Any] = {"name": "web", "type": "node-affinity", "guests": [100], "nodes": {"pve1": 1}}
     await tools.once("create_ha_rule", MemoryCall("wf.rule"), **rule, strict=True)
     off = await tools.once("update_ha_rule", call := MemoryCall("wf.off"), name="web", enabled=False)
@@ -30,11 +30,11 @@ async def test_ha_rule_off_and_on(tools: Bench) -> None:
 
 async def test_the_others(tools: Bench, steered: Steer) -> None:
     """Storages and matchers are switched on again by `delete`, not by a 0 that could be dropped."""
-    await tools.once("change_storage", MemoryCall("wf.off"), storage="shared", enabled=False)
-    on = await tools.once("change_storage", MemoryCall("wf.on"), storage="shared", enabled=True)
+    await tools.once("update_storage", MemoryCall("wf.off"), storage="shared", enabled=False)
+    on = await tools.once("update_storage", MemoryCall("wf.on"), storage="shared", enabled=True)
     matcher: dict[str, Any] = {"name": "nights", "targets": ["mail-to-root"]}
-    await tools.once("set_matcher", MemoryCall("wf.m"), **matcher, enabled=False)
-    matched = await tools.once("set_matcher", MemoryCall("wf.n"), **matcher, enabled=True)
+    await tools.once("set_notification_matcher", MemoryCall("wf.m"), **matcher, enabled=False)
+    matched = await tools.once("set_notification_matcher", MemoryCall("wf.n"), **matcher, enabled=True)
     sent = [entry["params"] for entry in await steered.log("PUT", "/storage/shared$|/matchers/nights$")]
 
     assert on.enabled

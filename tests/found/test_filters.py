@@ -13,13 +13,13 @@ from tool_bench import Bench, MemoryCall
 @pytest.mark.parametrize(
     ("tool", "given", "text"),
     [
-        ("list_vms", {"node": "PVE1"}, "node: there is no node 'PVE1'; there are pve1, "),
-        ("list_vms", {"node": "nope"}, "node: there is no node 'nope'; there are pve1, pve2, pve3"),
-        ("list_vms", {"status": "Running"}, "status: there is no status 'Running'; there are running, "),
+        ("list_guests", {"node": "PVE1"}, "node: there is no node 'PVE1'; there are pve1, "),
+        ("list_guests", {"node": "nope"}, "node: there is no node 'nope'; there are pve1, pve2, pve3"),
+        ("list_guests", {"status": "Running"}, "status: there is no status 'Running'; there are running, "),
         ("list_templates", {"node": "pve9"}, "no node 'pve9'"),
         ("list_storages", {"content": "image"}, "content: there is no content 'image'; there are images, "),
         ("list_storages", {"node": "PVE2"}, "there are pve2, "),
-        ("old_snapshots", {"node": "nope"}, "no node 'nope'"),
+        ("list_old_snapshots", {"node": "nope"}, "no node 'nope'"),
         ("list_tasks", {"node": "nope"}, "no node 'nope'; there are pve1, pve2, pve3"),
         ("list_tasks", {"node": "PVE1"}, "no node 'PVE1'; there are pve1, "),
         ("list_bridges", {"node": "PVE1"}, "no node 'PVE1'; there are pve1, "),
@@ -28,7 +28,7 @@ from tool_bench import Bench, MemoryCall
         ("list_users", {"group": "nope"}, "group: there is no group 'nope'"),
         ("list_grants", {"role": "administrator"}, "no role 'administrator'; there are Administrator, "),
         ("list_replications", {"vmid": 999}, "no guest 999"),
-        ("show_usage", {"node": "pve1", "points": ["cpus"]}, "points: there is no 'cpus'"),
+        ("get_usage", {"node": "pve1", "points": ["cpus"]}, "points: there is no 'cpus'"),
     ],
 )
 async def test_unknown(tools: Bench, tool: str, given: dict[str, Any], text: str) -> None:
@@ -43,7 +43,7 @@ async def test_unknown(tools: Bench, tool: str, given: dict[str, Any], text: str
 async def test_known(tools: Bench) -> None:
     """A value that exists and that nothing has now is an empty list."""
     calls: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("list_vms", {"status": "paused"}),
+        ("list_guests", {"status": "paused"}),
         ("list_storages", {"content": "import", "node": "pve1"}),
         ("list_templates", {"node": "pve3"}),
     )
@@ -54,7 +54,7 @@ async def test_known(tools: Bench) -> None:
 async def test_tags(tools: Bench) -> None:
     """A tag is no error, for anybody may give one to a guest later; that nothing has it is a warning."""
     call = MemoryCall()
-    found = await tools.once("list_vms", call, tag="pord")
+    found = await tools.once("list_guests", call, tag="pord")
 
     assert found.total == 0
     assert call.warnings[0].startswith("tag: no guest has the tag 'pord'; there are prod, ")

@@ -43,7 +43,7 @@ def test_no_startup(tools: Bench, text: str) -> None:
 @pytest.mark.parametrize("tag", ["Prod", "a+b", "_x", "9.1-z"])
 def test_tag(tools: Bench, tag: str) -> None:
     """A tag may have capitals: Proxmox makes it lower case, unless the cluster is told not to."""
-    assert tools.tools["set_tags"].parse({"vmid": 101, "remove": [tag]}).remove == [tag]
+    assert tools.tools["update_tags"].parse({"vmid": 101, "remove": [tag]}).remove == [tag]
 
 
 async def test_a_user_with_marks_in_the_name(tools: Bench, steered: Steer) -> None:
@@ -73,5 +73,5 @@ async def test_a_name_is_one_part_of_a_path(tools: Bench, name: str) -> None:
 @pytest.mark.parametrize("text", ["101\n", "web\n"])
 def test_no_line_feed(known: dict[str, Tool], text: str) -> None:
     """A line feed at the end is not a part of any name; the message shows the pattern as a person writes it."""
-    with pytest.raises(InvalidMessage, match=r"set_tags\.add\[0\]: expected str matching regex '\^.*\$'"):
-        known["set_tags"].parse({"vmid": 101, "add": [text]})
+    with pytest.raises(InvalidMessage, match=r"update_tags\.add\[0\]: expected str matching regex '\^.*\$'"):
+        known["update_tags"].parse({"vmid": 101, "add": [text]})

@@ -277,11 +277,11 @@ async def test_over_deaths(net: Net, nats_server: NatsServer, pve: FakePve) -> N
             before = await asyncio.to_thread(pve.creates)
 
             async def serves() -> bool:
-                return (await agentd(net, "call", "list_vms"))[0] == 0
+                return (await agentd(net, "call", "list_guests"))[0] == 0
 
             await eventually(serves, "the daemon works again", 40)
-            call = await agentd(net, "call", "start_vm", "vmid=100")
-            read = await agentd(net, "--json", "call", "list_vms")
+            call = await agentd(net, "call", "start_guest", "vmid=100")
+            read = await agentd(net, "--json", "call", "list_guests")
 
             async def thawed() -> bool:
                 return (await agentd(net, "thaw"))[0] == 0
@@ -338,7 +338,7 @@ async def test_over_mcp(net: Net) -> None:
             listed = {each.name for each in (await alice.list_tools()).tools}
             wrong = await alice.call_tool("freeze_network", {"reason": ""})
             frozen = await alice.call_tool("freeze_network", {"reason": "storage is being moved"})
-            acted = await alice.call_tool("start_vm", {"vmid": 101})
+            acted = await alice.call_tool("start_guest", {"vmid": 101})
         async with _mcp(daemon.url, made["bob"][0]) as bob:
             denied = await bob.call_tool("use_tool", {"tool": "thaw_network", "arguments": {}})
         async with _mcp(daemon.url, "") as anonymous:

@@ -22,7 +22,7 @@ async def test_alias(tools: Bench) -> None:
     await tools.once("create_firewall_group", MemoryCall("wf.g"), name="web")
     everywhere: tuple[dict[str, Any], ...] = ({}, {"node": "pve2"}, {"vmid": 100}, {"group": "web"})
     for number, whose in enumerate(everywhere):
-        await tools.once("add_firewall_rule", MemoryCall(f"wf.r{number}"), **whose, source="dc/office")
+        await tools.once("create_firewall_rule", MemoryCall(f"wf.r{number}"), **whose, source="dc/office")
     await tools.once("set_firewall_ipset", MemoryCall("wf.s"), name="admins", entries=["dc/office"])
     loses = await _losses(tools, kind="alias", name="office")
     shown = await tools.once("list_firewall")
@@ -38,9 +38,9 @@ async def test_ipset_and_group(tools: Bench) -> None:
     """The rules that use an ipset or a group are named; what nothing uses has no such line."""
     await tools.once("set_firewall_ipset", MemoryCall("wf.s"), name="admins", entries=["192.0.2.1"])
     await tools.once("set_firewall_ipset", MemoryCall("wf.t"), name="free", entries=["192.0.2.2"])
-    await tools.once("add_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+dc/admins")
+    await tools.once("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+dc/admins")
     await tools.once("create_firewall_group", MemoryCall("wf.g"), name="web")
-    await tools.once("add_firewall_rule", MemoryCall("wf.u"), vmid=102, uses="web")
+    await tools.once("create_firewall_rule", MemoryCall("wf.u"), vmid=102, uses="web")
 
     assert "rule 0 of the firewall of VM 100" in (await _losses(tools, kind="ipset", name="admins"))[1]
     assert len(await _losses(tools, kind="ipset", name="free")) == 1
@@ -57,7 +57,7 @@ async def test_what_changes_with_it(tools: Bench, tool: str, new: dict[str, Any]
     made, changed = MemoryCall("wf.a"), MemoryCall("wf.b")
     await tools.once(tool, made, name="office", **old)
     sign = "" if "cidr" in new else "+"
-    await tools.once("add_firewall_rule", MemoryCall("wf.r"), vmid=100, source=f"{sign}dc/office")
+    await tools.once("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source=f"{sign}dc/office")
     await tools.once(tool, changed, name="office", **new)
 
     assert len(made.targets[0].loses) == 1
@@ -68,7 +68,7 @@ async def test_what_changes_with_it(tools: Bench, tool: str, new: dict[str, Any]
 async def test_of_a_guest(tools: Bench) -> None:
     """A guest's own ipset is looked for in that guest's rules."""
     await tools.once("set_firewall_ipset", MemoryCall("wf.s"), vmid=100, name="mine", entries=["192.0.2.1"])
-    await tools.once("add_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+guest/mine")
+    await tools.once("create_firewall_rule", MemoryCall("wf.r"), vmid=100, source="+guest/mine")
 
     assert "rule 0 of the firewall of VM 100" in (await _losses(tools, kind="ipset", name="mine", vmid=100))[1]
 

@@ -110,7 +110,7 @@ async def test_everything_goes_on(net: Net) -> None:
         async with net.here():
             await requests.submit(bus, "tester", WorkflowRequest("health_check", "before"))
             await queries.follow(bus, "before", lambda _: None, wait=60)
-            started = await agentd(net, "call", "start_vm", "vmid=101", "--key", "a.b")
+            started = await agentd(net, "call", "start_guest", "vmid=101", "--key", "a.b")
             assert started[0] == 0, started
         letter = DeadLetter(subjects.INPUT, 1, subjects.signal("tester", "w1"), "no reason", "a", AT)
         await bus.store(

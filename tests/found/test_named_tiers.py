@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from tool_bench import Bench
 
 WANTED = {
-    Tier.DESTROY: "create_backup_job update_backup_job set_interface set_dns set_matcher add_mail_target create_user "
-    "add_metric_server set_backup_protection delete_guest delete_volume prune_backups rollback_snapshot stop_node",
-    Tier.EXEC: "add_storage sync_realm update_pool grant_role change_role create_realm change_realm change_user "
-    "create_token agent_exec agent_write_file agent_read_file",
+    Tier.DESTROY: "create_backup_job update_backup_job set_interface set_dns set_notification_matcher "
+    "create_mail_target create_user create_metric_server set_backup_protection delete_guest delete_volume "
+    "prune_backups rollback_snapshot stop_node",
+    Tier.EXEC: "create_storage sync_realm update_pool grant_role update_role create_realm update_realm update_user "
+    "create_token exec_in_guest write_guest_file read_guest_file",
 }
 
 
@@ -55,7 +56,7 @@ async def test_removing_flags(tools: Bench) -> None:
         tool.name for tool in tools.tools.values() if _operates(tool) and flags & {*tool.parameters.__struct_fields__}
     }
 
-    assert found == {"shutdown_vm", "set_tags", "set_guest_options"}
+    assert found == {"shutdown_guest", "update_tags", "update_guest_options"}
 
 
 def _operates(tool: Tool) -> bool:

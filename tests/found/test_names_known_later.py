@@ -23,10 +23,10 @@ async def test_after_create(tools: Bench, steered: Steer) -> None:
     """A VM that was just made is found, started, listed and deleted by its name."""
     await steered.settings(stat_lag=10)
     await tools.once("create_vm", MemoryCall("wf.c"), **NEW)
-    found = await tools.once("get_vm", name="app-01")
-    listed = await tools.once("list_vms", name="app-01", status="stopped")
-    started = await tools.once("start_vm", MemoryCall("wf.s"), name="app-01")
-    await tools.once("stop_vm", MemoryCall("wf.p"), name="app-01")
+    found = await tools.once("get_guest", name="app-01")
+    listed = await tools.once("list_guests", name="app-01", status="stopped")
+    started = await tools.once("start_guest", MemoryCall("wf.s"), name="app-01")
+    await tools.once("stop_guest", MemoryCall("wf.p"), name="app-01")
     call = MemoryCall("wf.d")
     await tools.once("delete_guest", call, vmid=300, name="app-01")
 
@@ -38,11 +38,11 @@ async def test_after_a_restart_of_pvestatd(tools: Bench, steered: Steer) -> None
     """Every guest of a node is found by its name after pvestatd was restarted there, containers too."""
     await steered.settings(stat_lag=10)
     await tools.once("restart_service", MemoryCall("wf.r"), node="pve1", service="pvestatd")
-    names = {guest.name for guest in (await tools.once("list_vms", node="pve1")).guests}
-    template = await tools.once("make_template", MemoryCall("wf.t"), vmid=101, name="db-01")
+    names = {guest.name for guest in (await tools.once("list_guests", node="pve1")).guests}
+    template = await tools.once("convert_to_template", MemoryCall("wf.t"), vmid=101, name="db-01")
 
     assert names == {"web-01", "db-01", "dns"}
-    assert (await tools.once("get_vm", name="dns")).vmid == 200
+    assert (await tools.once("get_guest", name="dns")).vmid == 200
     assert template.template
     assert {line.name for line in (await tools.once("list_templates")).templates} == {"debian-12", "db-01"}
 
@@ -54,7 +54,7 @@ async def test_another_name(tools: Bench, steered: Steer) -> None:
     with pytest.raises(errors.Rejected, match="'app-01' on pve2 is not called 'web-01'"):
         await tools.once("delete_guest", vmid=300, name="web-01")
     with pytest.raises(errors.NotFound, match="no guest 'nope'"):
-        await tools.once("get_vm", name="nope")
+        await tools.once("get_guest", name="nope")
 
 
 async def test_not_to_be_known(tools: Bench, steered: Steer) -> None:
@@ -63,7 +63,7 @@ async def test_not_to_be_known(tools: Bench, steered: Steer) -> None:
     await tools.once("restart_service", MemoryCall("wf.r"), node="pve1", service="pvestatd")
     await steered.rule("GET", "/nodes/pve1/(qemu|lxc)$", {"status": 596})
     with pytest.raises(errors.ProxmoxUnavailable, match="whether a guest is called 'web-01' is not known"):
-        await tools.once("get_vm", name="web-01")
+        await tools.once("get_guest", name="web-01")
     with pytest.raises(errors.ProxmoxUnavailable, match=r"the name of VM 101 on pve1 is not known now"):
         await tools.once("delete_guest", vmid=101, name="db-01")
 

@@ -17,7 +17,7 @@ async def test_unlimited(tools: Bench, steered: Steer) -> None:
     """A container without `cores` has no limit: it is shown so, a limit of one core is sent, and 0 removes it."""
     config = {"rootfs": "local-lvm:vm-200-disk-0,size=8G"}
     await steered.guest(vmid=310, node="pve1", name="free", type="lxc", config=config)
-    before = await tools.once("get_vm", vmid=310)
+    before = await tools.once("get_guest", vmid=310)
     one = await tools.once("update_container", vmid=310, cores=1)
     again = await tools.once("update_container", vmid=310, cores=0)
 
@@ -26,9 +26,9 @@ async def test_unlimited(tools: Bench, steered: Steer) -> None:
 
 
 async def test_sockets(tools: Bench, steered: Steer) -> None:
-    """Cores are those of each socket; what get_vm shows and update_vm is given back changes nothing."""
+    """Cores are those of each socket; what get_guest shows and update_vm is given back changes nothing."""
     await steered.guest(vmid=311, node="pve1", name="two", config={"sockets": 2, "cores": 2, "memory": "512"})
-    seen = await tools.once("get_vm", vmid=311)
+    seen = await tools.once("get_guest", vmid=311)
     same = await tools.once("update_vm", vmid=311, cores=seen.cores, sockets=seen.sockets, memory=seen.memory)
     more = await tools.once("update_vm", vmid=311, cores=4)
 
@@ -68,7 +68,7 @@ async def test_read_and_written_back(
 ) -> None:
     """Each number is shown as it is meant, unlimited as null; written back as it is shown it changes nothing."""
     await steered.guest(vmid=314, node="pve1", name="n", type=kind, config=config)
-    seen = await tools.once("get_vm", vmid=314)
+    seen = await tools.once("get_guest", vmid=314)
     back = {key: value for key, value in shown.items() if value is not None}
     again = await tools.once("update_vm" if kind == "qemu" else "update_container", vmid=314, **back)
 

@@ -19,15 +19,15 @@ GUEST = r"VM 104 'nas' on pve3: the node pve3 is offline"
 @pytest.mark.parametrize(
     ("tool", "given"),
     [
-        ("get_vm", {"vmid": 104}),
-        ("get_vm", {"name": "nas"}),
+        ("get_guest", {"vmid": 104}),
+        ("get_guest", {"name": "nas"}),
         ("list_snapshots", {"vmid": 104}),
-        ("pending_changes", {"vmid": 104}),
-        ("agent_ping", {"vmid": 104}),
-        ("guest_config", {"vmid": 104}),
-        ("migration_preflight", {"vmid": 104, "target": "pve1"}),
+        ("get_pending_changes", {"vmid": 104}),
+        ("ping_guest_agent", {"vmid": 104}),
+        ("get_guest_config", {"vmid": 104}),
+        ("check_migration", {"vmid": 104, "target": "pve1"}),
         ("list_firewall", {"vmid": 104}),
-        ("show_usage", {"vmid": 104}),
+        ("get_usage", {"vmid": 104}),
         ("check_guest", {"vmid": 104}),
     ],
 )
@@ -42,7 +42,7 @@ async def test_of_a_guest(tools: Bench, steered: Steer, tool: str, given: dict[s
     assert await steered.log("GET", "^/nodes/pve3/") == []
 
 
-@pytest.mark.parametrize("tool", ["list_tasks", "list_bridges", "list_services", "node_log", "list_disks"])
+@pytest.mark.parametrize("tool", ["list_tasks", "list_bridges", "list_services", "get_node_log", "list_node_disks"])
 async def test_of_a_node(tools: Bench, steered: Steer, tool: str) -> None:
     """A tool that reads from an offline node says so after one call."""
     await steered.node("pve3", online=False, delay=0.1)
@@ -55,8 +55,8 @@ async def test_of_a_node(tools: Bench, steered: Steer, tool: str) -> None:
 async def test_lists_go_on(tools: Bench, steered: Steer) -> None:
     """Lists show the guests of an offline node as unknown, and HA knows them."""
     await steered.node("pve3", online=False, delay=0.1)
-    states = {guest.vmid: guest.status for guest in (await tools.once("list_vms")).guests}
-    await tools.once("add_ha_resource", MemoryCall("wf.ha"), vmid=104)
+    states = {guest.vmid: guest.status for guest in (await tools.once("list_guests")).guests}
+    await tools.once("create_ha_resource", MemoryCall("wf.ha"), vmid=104)
 
     assert states[104] == "unknown"
 
@@ -65,4 +65,4 @@ async def test_a_node_that_answers_again(tools: Bench, steered: Steer) -> None:
     """A node that is online and does not answer for a moment is asked again."""
     await steered.rule("GET", "/status/current$", {"status": 595}, 1)
 
-    assert (await tools.until_done("get_vm", MemoryCall(), vmid=104)).vmid == 104
+    assert (await tools.until_done("get_guest", MemoryCall(), vmid=104)).vmid == 104

@@ -55,7 +55,7 @@ tasks:
       with: {vmid: "{{ parameters.vmid }}"}
   - name: fails
     after: [create]
-    tool: start_vm
+    tool: start_guest
     with: {vmid: 999}
     retries: 0
 """

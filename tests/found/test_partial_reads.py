@@ -43,7 +43,7 @@ async def test_no_local_storage(tools: Bench, steered: Steer) -> None:
 
 async def test_firewall_log(tools: Bench) -> None:
     """A log that does not exist has no lines; what Proxmox says about that is no line of it."""
-    found = await tools.once("firewall_log", node="pve3")
+    found = await tools.once("get_firewall_log", node="pve3")
 
     assert (found.lines, found.looked_at) == ([], 0)
 
@@ -52,7 +52,7 @@ async def test_empty_answer(tools: Bench, steered: Steer) -> None:
     """An empty answer of 200 is an error at once: a second try would have the same answer."""
     await steered.rule("GET", "/journal$", {"status": 200, "empty": True})
     with pytest.raises(errors.PermanentError, match="it is empty") as found:
-        await tools.once("node_log", node="pve1")
+        await tools.once("get_node_log", node="pve1")
 
     assert not isinstance(found.value, errors.TemporaryError)
     assert len(await steered.log("GET", "/journal$")) == 1
@@ -62,7 +62,7 @@ async def test_empty_answer(tools: Bench, steered: Steer) -> None:
 async def test_agent_info(tools: Bench, steered: Steer, command: str) -> None:
     """A command that an old guest agent does not know is named as not read."""
     await _talker(steered, lacks=[command])
-    found = await tools.once("agent_info", vmid=400)
+    found = await tools.once("get_guest_agent_info", vmid=400)
 
     assert set(found.unread) == {command}
     assert "CommandNotFound" in found.unread[command]
@@ -71,7 +71,7 @@ async def test_agent_info(tools: Bench, steered: Steer, command: str) -> None:
 async def test_agent_ping(tools: Bench, steered: Steer) -> None:
     """An agent that answers with an error does not answer the question."""
     await _talker(steered, lacks=["info"])
-    found = await tools.once("agent_ping", vmid=400)
+    found = await tools.once("ping_guest_agent", vmid=400)
 
     assert (found.answers, "CommandNotFound" in found.reason) == (False, True)
 
@@ -79,9 +79,9 @@ async def test_agent_ping(tools: Bench, steered: Steer) -> None:
 @pytest.mark.parametrize(
     ("tool", "command", "more"),
     [
-        ("agent_exec", "exec", {"command": ["true"]}),
-        ("agent_read_file", "file-read", {"path": "/etc/hosts"}),
-        ("agent_write_file", "file-write", {"path": "/tmp/x", "content": "x"}),  # noqa: S108 - in a guest
+        ("exec_in_guest", "exec", {"command": ["true"]}),
+        ("read_guest_file", "file-read", {"path": "/etc/hosts"}),
+        ("write_guest_file", "file-write", {"path": "/tmp/x", "content": "x"}),  # noqa: S108 - in a guest
     ],
 )
 async def test_agent_acts(tools: Bench, steered: Steer, tool: str, command: str, more: dict[str, Any]) -> None:

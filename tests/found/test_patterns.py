@@ -56,7 +56,7 @@ FORMATS: Final = {
         formats.Node,
         LABEL,
         ["", "-a", "a-", "a.b", "a_b", "a b"],
-        "*.node *.nodes migrate_guest.target migration_preflight.target create_replication.target move_osd_data.host "
+        "*.node *.nodes migrate_guest.target check_migration.target create_replication.target move_osd_data.host "
         "move_osd_data.through",
     ),
     "guest": Format(
@@ -70,7 +70,7 @@ FORMATS: Final = {
         formats.Storage,
         STORAGE,
         ["", "a", "1a", "a_", "a-", "a/b", "a:b"],
-        "*.storage *.storages *.target_storage make_local_storage.name zfs_status.pool",
+        "*.storage *.storages *.target_storage create_local_storage.name get_zfs_status.pool",
     ),
     "volume": Format(
         formats.Volume,
@@ -93,8 +93,9 @@ FORMATS: Final = {
         formats.ConfigId,
         CONFIG_ID,
         ["", "a", "1a", "a.b", "-a", "a b", "_a"],
-        "*_ha_rule.name *_ha_group.name *_ha_resource.group add_mail_target.name add_metric_server.name "
-        "set_matcher.name set_matcher.targets delete_target.name delete_m*.name test_notification.name",
+        "*_ha_rule.name *_ha_group.name *_ha_resource.group create_mail_target.name create_metric_server.name "
+        "set_notification_matcher.name set_notification_matcher.targets "
+        "delete_notification_*.name delete_metric_server.name test_notification.name",
     ),
     "snapshot": Format(
         formats.Snapshot,
@@ -108,13 +109,13 @@ FORMATS: Final = {
         formats.Replication,
         "[1-9][0-9]{2,8}-[0-9]{1,9}",
         ["99-0", "100", "100-", "099-1", "100-0 "],
-        "*_replication.id replication_status.id",
+        "*_replication.id get_replication.id",
     ),
     "tag": Format(
         formats.Tag,
         "[A-Za-z0-9_][A-Za-z0-9_+.-]*",
         ["", "-a", ".a", "+a", "a;b", "a b"],
-        "*.tags set_tags.add set_tags.remove",
+        "*.tags update_tags.add update_tags.remove",
     ),
     "pool": Format(
         formats.Pool,
@@ -127,19 +128,19 @@ FORMATS: Final = {
         formats.User,
         rf"[^\s:/]+@{REALM}",
         ["", "@pve", "john", "john@", "a b@pve", "a:b@pve", "a/b@pve", "a@p", "a@pve!t", "a@1x", "x" * 61 + "@pve"],
-        "*_user.id list_tokens.id *_token.user add_mail_target.users",
+        "*_user.id list_tokens.id *_token.user create_mail_target.users",
         64,
         free=True,
     ),
     "token": Format(formats.TokenName, REALM, ["", "a", "1a", "a!b", "a@b", "a b"], "*_token.name", 64),
     "realm": Format(formats.Realm, REALM, ["", "a", "1a", "a@b", "x" * 33], "*_realm.id sync_realm.realm", 32),
-    "group": Format(formats.Group, "[A-Za-z0-9._-]+", ["", "a b", "@a", "a/b"], "*_group.id change_user.groups"),
+    "group": Format(formats.Group, "[A-Za-z0-9._-]+", ["", "a b", "@a", "a/b"], "*_group.id update_user.groups"),
     "role": Format(formats.Role, "[A-Za-z0-9._-]+", ["", "a b", "a/b"], "*_role.id *_role.role"),
     "whom": Format(
         formats.Whom,
         rf"@[A-Za-z0-9._-]+|[a-z@!]+@{REALM}(!{REALM})?",
         ["", "@", "a", "a@", "a@pve!", "a@pve!t!", "@a b"],
-        "*_role.who permissions.who",
+        "*_role.who get_permissions.who",
     ),
     "mac": Format(
         formats.Mac,
@@ -205,7 +206,7 @@ FORMATS: Final = {
         formats.Disk,
         "ide[0-3]|sata[0-5]|scsi(30|[12][0-9]|[0-9])|virtio(1[0-5]|[0-9])|efidisk0|tpmstate0|rootfs|mp(25[0-5]|[0-9])",
         ["", "ide4", "sata6", "scsi31", "virtio16", "efidisk1", "mp256", "scsi01", "unused0", "net0"],
-        "resize_disk.disk add_disk.disk attach_disk.disk detach_disk.disk move_disk.disk",
+        "resize_disk.disk create_disk.disk attach_disk.disk detach_disk.disk move_disk.disk",
     ),
     "card": Format(formats.Card, "net([0-9]|[12][0-9]|3[01])", ["net32", "net01", "net", "eth0"], "*.card"),
     "mount": Format(
@@ -220,17 +221,17 @@ FORMATS: Final = {
 OTHERS: Final = {
     "list_*.group": "a filter",
     "list_grants.*": "a filter",
-    "get_vm.name list_vms.name guest_config.name list_users.name": "a filter: a name, or a part of one",
-    "*_vm.name migrate_guest.name migration_preflight.name agent_*.name list_snapshots.name console_hint.name "
-    "pending_changes.name regenerate_cloudinit.name make_template.name delete_guest.name": "says which guest is meant: "
-    "compared with the names that there are",
-    "allocate_disk.name": "a part of the name of a volume",
-    "add_storage.pool": "a pool of ZFS and a data set in it",
+    "get_guest.name list_guests.name get_guest_config.name list_users.name": "a filter: a name, or a part of one",
+    "*_vm.name *_guest.name check_migration.name *guest_agent*.name list_snapshots.name get_console.name "
+    "get_pending_changes.name regenerate_cloudinit.name convert_to_template.name delete_guest.name": "says which guest "
+    "is meant: compared with the names that there are",
+    "create_volume.name": "a part of the name of a volume",
+    "create_storage.pool": "a pool of ZFS and a data set in it",
     "*_backup_job.id": "Proxmox gave other ids to jobs of older versions",
     "create_pool.pool": "of a new pool the last name begins with a letter",
     "set_firewall_alias.cidr": "may be an address",
     "create_container.gateway* set_guest_network.gateway*": "may be empty: no gateway",
-    "set_guest_options.remove": "options, not tags",
+    "update_guest_options.remove": "options, not tags",
 }
 """Parameters that are called as one that holds a name of Proxmox, and why they are none."""
 TEXT = st.characters(min_codepoint=0x20, max_codepoint=0x24F, exclude_categories=("Cc", "Cs", "Zs"))

@@ -30,11 +30,11 @@ async def _backup(tools: Bench, steered: Steer, vmid: int = 101) -> asyncio.Task
 async def test_it_is_not_running(tools: Bench, steered: Steer) -> None:
     """A stopped VM stays stopped for every tool while it is backed up, and its lock says why."""
     backup = await _backup(tools, steered)
-    shown = await tools.once("get_vm", vmid=101)
-    listed = {guest.vmid: guest for guest in (await tools.once("list_vms")).guests}
-    running = await tools.once("list_vms", status="running")
-    report = await tools.once("migration_preflight", vmid=101, target="pve2")
-    usage = await tools.once("list_vms", status="stopped", node="pve1")
+    shown = await tools.once("get_guest", vmid=101)
+    listed = {guest.vmid: guest for guest in (await tools.once("list_guests")).guests}
+    running = await tools.once("list_guests", status="running")
+    report = await tools.once("check_migration", vmid=101, target="pve2")
+    usage = await tools.once("list_guests", status="stopped", node="pve1")
 
     assert (shown.status, shown.lock) == ("stopped", "backup")
     assert (listed[101].status, listed[101].lock) == ("stopped", "backup")
@@ -48,17 +48,17 @@ async def test_start_is_sent(tools: Bench, steered: Steer) -> None:
     """A start during the backup of a stopped VM is sent, and the VM still runs after the backup."""
     backup = await _backup(tools, steered)
     call = MemoryCall("wf.start")
-    started = await tools.once("start_vm", call, vmid=101)
+    started = await tools.once("start_guest", call, vmid=101)
     await backup
 
-    assert (started.status, call.acted, call.undo) == ("running", 1, ("shutdown_vm", {"vmid": 101}))
-    assert (await tools.once("get_vm", vmid=101)).status == "running"
+    assert (started.status, call.acted, call.undo) == ("running", 1, ("shutdown_guest", {"vmid": 101}))
+    assert (await tools.once("get_guest", vmid=101)).status == "running"
 
 
 @pytest.mark.parametrize(
     ("tool", "text"),
     [
-        ("reboot_vm", "only a running guest"),
+        ("reboot_guest", "only a running guest"),
         ("reset_vm", "only a running VM"),
         ("suspend_vm", "only a running VM"),
     ],
@@ -76,7 +76,7 @@ async def test_only_a_running_guest(tools: Bench, steered: Steer, tool: str, tex
 async def test_stop_and_shutdown(tools: Bench, steered: Steer) -> None:
     """A VM that is off needs no stop: the process that the backup has started is left to the backup."""
     backup = await _backup(tools, steered)
-    for tool in ("stop_vm", "shutdown_vm"):
+    for tool in ("stop_guest", "shutdown_guest"):
         assert (await tools.once(tool, MemoryCall(f"wf.{tool}"), vmid=101)).status == "stopped"
     await backup
 
@@ -88,9 +88,9 @@ async def test_a_running_guest_in_a_backup_runs(tools: Bench, steered: Steer) ->
     await steered.durations(vzdump=2)
     backup = asyncio.ensure_future(tools.once("create_backup", vmid=100, storage="local"))
     await until(lambda: _locked(steered))
-    listed = {guest.vmid: guest.status for guest in (await tools.once("list_vms")).guests}
+    listed = {guest.vmid: guest.status for guest in (await tools.once("list_guests")).guests}
 
-    assert ((await tools.once("get_vm", vmid=100)).status, listed[100]) == ("running", "running")
+    assert ((await tools.once("get_guest", vmid=100)).status, listed[100]) == ("running", "running")
     await backup
 
 
@@ -99,12 +99,12 @@ async def _locked(steered: Steer) -> bool:
 
 
 async def test_start_of_a_paused_vm(tools: Bench, steered: Steer) -> None:
-    """A paused VM does not run: start_vm names resume_vm and does not claim that it runs."""
+    """A paused VM does not run: start_guest names resume_vm and does not claim that it runs."""
     await tools.once("suspend_vm", MemoryCall("wf.pause"), vmid=100)
     with pytest.raises(errors.Rejected, match="paused: resume_vm"):
-        await tools.once("start_vm", MemoryCall("wf.start"), vmid=100)
+        await tools.once("start_guest", MemoryCall("wf.start"), vmid=100)
 
-    assert (await tools.once("get_vm", vmid=100)).status == "paused"
+    assert (await tools.once("get_guest", vmid=100)).status == "paused"
     assert len(await steered.log("POST")) == 1
 
 

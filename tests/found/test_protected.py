@@ -116,7 +116,7 @@ DISK = {"scsi0": "local-lvm:vm-300-disk-0,size=4G", "ide2": "local:iso/x.iso,med
     ("tool", "parameters"),
     [
         ("delete_guest", {"vmid": 300, "name": "app"}),
-        ("make_template", {"vmid": 300, "name": "app"}),
+        ("convert_to_template", {"vmid": 300, "name": "app"}),
         ("rollback_snapshot", {"vmid": 300, "guest": "app", "name": "before"}),
         ("delete_snapshot", {"vmid": 300, "guest": "app", "name": "before"}),
         ("api_destroy", {"path": "/nodes/pve1/qemu/300", "method": "DELETE"}),

@@ -34,15 +34,15 @@ POOL = Target("pool/core", "pool core", labels=["guest/web"])
 def test_another_guest(target: Target) -> None:
     """A guest of another name, or of which the name is not known, is not the one that was changed."""
     with pytest.raises(Rejected, match="was called 'web' when that was done which this takes back"):
-        same_guests("stop_vm", [target], {"guest/105": "web"})
+        same_guests("stop_guest", [target], {"guest/105": "web"})
 
 
 def test_the_same_guest() -> None:
     """The guest itself may be changed, and so may what was not named: a guest of which the name was not known."""
     assert guests([WEB, POOL]) == {"guest/105": "web"}
     assert guests([NAMELESS]) == {}
-    same_guests("stop_vm", [WEB, POOL], {"guest/105": "web"})
-    same_guests("stop_vm", [NAMELESS], {})
+    same_guests("stop_guest", [WEB, POOL], {"guest/105": "web"})
+    same_guests("stop_guest", [NAMELESS], {})
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_from_the_call_to_its_undoing(net: Net) -> None:
         return done.returncode, done.stdout + done.stderr
 
     async with net.client(), net.here():
-        assert (await agentd("call", "start_vm", "vmid=101", "--key", "c1.start_vm"))[0] == 0
+        assert (await agentd("call", "start_guest", "vmid=101", "--key", "c1.start_guest"))[0] == 0
         net.pve.drop_guest(101)
         net.pve.guest(vmid=101, name="payroll", node="pve1", status="running")
         code, text = await agentd("undo", "c1")

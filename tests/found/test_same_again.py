@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("tool", "vmid", "kind", "more"),
     [
-        ("start_vm", 101, "qmstart", {}),
-        ("stop_vm", 100, "qmstop", {}),
-        ("shutdown_vm", 100, "qmshutdown", {"patience": 30}),
-        ("start_vm", 202, "vzstart", {}),
-        ("stop_vm", 200, "vzstop", {}),
-        ("shutdown_vm", 200, "vzshutdown", {"patience": 30}),
+        ("start_guest", 101, "qmstart", {}),
+        ("stop_guest", 100, "qmstop", {}),
+        ("shutdown_guest", 100, "qmshutdown", {"patience": 30}),
+        ("start_guest", 202, "vzstart", {}),
+        ("stop_guest", 200, "vzstop", {}),
+        ("shutdown_guest", 200, "vzshutdown", {"patience": 30}),
     ],
 )
 async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: str, more: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: s
     second = MemoryCall("alice.second")
     guest = await tools.once(tool, second, vmid=vmid, **more)
 
-    assert guest.status == ("running" if tool == "start_vm" else "stopped")
+    assert guest.status == ("running" if tool == "start_guest" else "stopped")
     assert len(await steered.tasks(kind)) == 1
     assert (second.acted, second.undo, second.warnings) == (0, None, [])
 
@@ -49,10 +49,10 @@ async def test_power(tools: Bench, steered: Steer, tool: str, vmid: int, kind: s
 async def test_another_guest(tools: Bench, steered: Steer) -> None:
     """A task of another guest, or one that does something else to this one, is not waited for."""
     await steered.durations(qmstart=1.5)
-    first = asyncio.create_task(tools.once("start_vm", MemoryCall("alice.first"), vmid=101))
+    first = asyncio.create_task(tools.once("start_guest", MemoryCall("alice.first"), vmid=101))
     await until(lambda: steered.tasks("qmstart"))
-    await tools.once("stop_vm", MemoryCall("alice.stop"), vmid=100)
-    await tools.once("start_vm", MemoryCall("alice.second"), vmid=100)
+    await tools.once("stop_guest", MemoryCall("alice.stop"), vmid=100)
+    await tools.once("start_guest", MemoryCall("alice.second"), vmid=100)
     await first
 
     assert len(await steered.tasks("qmstart")) == 2
@@ -62,10 +62,10 @@ async def test_it_failed(tools: Bench, steered: Steer) -> None:
     """Where the task that was waited for fails, the call has failed too, and nothing is sent by it."""
     await steered.durations(qmstart=1.5)
     await steered.rule("POST", "/status/start$", {"task_exit": "start failed: no such bridge"}, 1)
-    first = asyncio.create_task(tools.once("start_vm", MemoryCall("alice.first"), vmid=101))
+    first = asyncio.create_task(tools.once("start_guest", MemoryCall("alice.first"), vmid=101))
     await until(lambda: steered.tasks("qmstart"))
     with pytest.raises(errors.TaskFailed, match="no such bridge"):
-        await tools.once("start_vm", MemoryCall("alice.second"), vmid=101)
+        await tools.once("start_guest", MemoryCall("alice.second"), vmid=101)
     with pytest.raises(errors.TaskFailed, match="no such bridge"):
         await first
 

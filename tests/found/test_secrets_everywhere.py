@@ -112,7 +112,7 @@ REQUESTS: dict[str, Any] = {
     "an unknown tool, a key": {"workflow_type": "tool_call", "parameters": {"tool": "nonsense", "parameters": KEY}},
     "a named tool": {
         "workflow_type": "tool_call",
-        "parameters": {"tool": "set_guest_options", "parameters": {"vmid": 101, "options": {"cipassword": NAMED}}},
+        "parameters": {"tool": "update_guest_options", "parameters": {"vmid": 101, "options": {"cipassword": NAMED}}},
     },
     "a description": {
         "workflow_type": "vm_deployment",
@@ -384,7 +384,7 @@ async def _by_calls(place: Place) -> None:
             place.ask(subjects.tool_call(f"p{number % 40}", "mcp-proxmox", tool), f"call {what} by {tool}", message)
         )
     extra = {"parameters": {"vmid": 101, "options": {"cipassword": NAMED}}, "key": "named-1"}
-    asked.append(place.ask(subjects.tool_call("alice", "mcp-proxmox", "set_guest_options"), "a named tool", extra))
+    asked.append(place.ask(subjects.tool_call("alice", "mcp-proxmox", "update_guest_options"), "a named tool", extra))
     for start in range(0, len(asked), 16):
         await asyncio.gather(*asked[start : start + 16])
 

@@ -29,7 +29,7 @@ PLAIN: list[tuple[msgspec.Struct, tuple[str, ...]]] = [
     (messages.Alert("k", "m", now(), "s"), ("alert_type", "message", "timestamp", "source")),
     (messages.TaskCompletion("t", Outcome.COMPLETED), ("task_id", "status", "result", "error", "timestamp")),
     (
-        messages.TaskAssignment("t", "w", "list_vms", "mcp-proxmox", {}, now()),
+        messages.TaskAssignment("t", "w", "list_guests", "mcp-proxmox", {}, now()),
         ("task_id", "task_type", "parameters", "workflow_id"),
     ),
     (messages.WorkflowRequest("health_check"), ("workflow_id", "workflow_type", "parameters")),

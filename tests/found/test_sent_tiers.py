@@ -69,8 +69,14 @@ REVIEWED: dict[tuple[str, str], str] = {
     ("create_role", "POST /access/roles"): "a new role is given to no one",
     ("revoke_role", "PUT /access/acl"): "it takes rights, and refuses where a role above would come to light",
     ("set_ceph_flag", "PUT /cluster/ceph/flags/{flag}"): "flags for a maintenance stop neither reading nor repairing",
-    ("shutdown_vm", "POST /nodes/{node}/qemu/{vmid}/status/shutdown"): "stop_vm does at once what `force` does late",
-    ("shutdown_vm", "POST /nodes/{node}/lxc/{vmid}/status/shutdown"): "stop_vm does at once what `force` does late",
+    (
+        "shutdown_guest",
+        "POST /nodes/{node}/qemu/{vmid}/status/shutdown",
+    ): "stop_guest does at once what `force` does late",
+    (
+        "shutdown_guest",
+        "POST /nodes/{node}/lxc/{vmid}/status/shutdown",
+    ): "stop_guest does at once what `force` does late",
 }
 """Named tool and method that may need less than the table says, and why; any other is a fault."""
 
@@ -78,7 +84,7 @@ REVIEWED: dict[tuple[str, str], str] = {
 BESIDES: list[tuple[str, Parameters]] = [
     ("set_guest_network", {"vmid": 100, "rate": 5}),
     ("set_guest_network", {"vmid": 200, "rate": 5}),
-    ("shutdown_vm", {"vmid": 200, "force": True}),
+    ("shutdown_guest", {"vmid": 200, "force": True}),
 ]
 """Calls that no step of the walk is near to."""
 FETCHING = frozenset({"download_url", "upload_file"})
@@ -192,7 +198,14 @@ async def test_each_tool_needs_what_it_sends(lab: FakePve, tmp_path: Path, shelf
     assert sorted(judge.faults) == []
     assert sorted(set(REVIEWED) - judge.used) == [], "what was reviewed is not needed any more"
     assert {name for name, count in judge.seen.items() if count > 3} >= {
-        *("update_vm", "update_container", "create_vm", "create_container", "set_guest_network", "set_guest_options"),
+        *(
+            "update_vm",
+            "update_container",
+            "create_vm",
+            "create_container",
+            "set_guest_network",
+            "update_guest_options",
+        ),
     }
     assert sum(judge.seen.values()) > 300
 
@@ -228,21 +241,21 @@ async def test_each_tool_needs_what_it_sends(lab: FakePve, tmp_path: Path, shelf
         ("set_guest_network", {"bridge": "vmbr1"}, Tier.DESTROY),
         ("set_guest_network", {"tag": 0}, Tier.DESTROY),
         ("set_guest_network", {"connected": True}, Tier.DESTROY),
-        ("set_guest_options", {"options": {"onboot": "1", "cores": "2"}}, Tier.OPERATE),
-        ("set_guest_options", {"options": {"net0": "virtio,bridge=vmbr0,firewall=1"}}, Tier.OPERATE),
-        ("set_guest_options", {"options": {"net0": "virtio,bridge=vmbr0"}}, Tier.DESTROY),
-        ("set_guest_options", {"options": {"net0": "virtio,bridge=vmbr0,link_down=1"}}, Tier.OPERATE),
-        ("set_guest_options", {"options": {"protection": "0"}}, Tier.DESTROY),
-        ("set_guest_options", {"remove": ["protection"]}, Tier.DESTROY),
-        ("set_guest_options", {"remove": ["onboot"]}, Tier.OPERATE),
-        ("set_guest_options", {"options": {"ciuser": "root"}}, Tier.EXEC),
-        ("set_guest_options", {"options": {"features": "nesting=1"}}, Tier.EXEC),
-        ("set_guest_options", {"options": {"hookscript": "local:snippets/x"}}, Tier.EXEC),
-        ("set_guest_options", {"options": {"unheard": "1"}}, Tier.EXEC),
-        ("set_guest_options", {"options": '{"hookscript": "local:snippets/x"}'}, Tier.EXEC),
-        ("change_storage", {"enabled": True}, Tier.OPERATE),
-        ("change_storage", {"enabled": False}, Tier.DESTROY),
-        ("change_storage", {"nodes": []}, Tier.DESTROY),
+        ("update_guest_options", {"options": {"onboot": "1", "cores": "2"}}, Tier.OPERATE),
+        ("update_guest_options", {"options": {"net0": "virtio,bridge=vmbr0,firewall=1"}}, Tier.OPERATE),
+        ("update_guest_options", {"options": {"net0": "virtio,bridge=vmbr0"}}, Tier.DESTROY),
+        ("update_guest_options", {"options": {"net0": "virtio,bridge=vmbr0,link_down=1"}}, Tier.OPERATE),
+        ("update_guest_options", {"options": {"protection": "0"}}, Tier.DESTROY),
+        ("update_guest_options", {"remove": ["protection"]}, Tier.DESTROY),
+        ("update_guest_options", {"remove": ["onboot"]}, Tier.OPERATE),
+        ("update_guest_options", {"options": {"ciuser": "root"}}, Tier.EXEC),
+        ("update_guest_options", {"options": {"features": "nesting=1"}}, Tier.EXEC),
+        ("update_guest_options", {"options": {"hookscript": "local:snippets/x"}}, Tier.EXEC),
+        ("update_guest_options", {"options": {"unheard": "1"}}, Tier.EXEC),
+        ("update_guest_options", {"options": '{"hookscript": "local:snippets/x"}'}, Tier.EXEC),
+        ("update_storage", {"enabled": True}, Tier.OPERATE),
+        ("update_storage", {"enabled": False}, Tier.DESTROY),
+        ("update_storage", {"nodes": []}, Tier.DESTROY),
         ("set_ceph_flag", {"flag": "noout"}, Tier.OPERATE),
         ("set_ceph_flag", {"flag": "pause"}, Tier.DESTROY),
         ("download_url", {}, Tier.OPERATE),
@@ -254,8 +267,8 @@ def test_tier_of_parameters(known: dict[str, Tool], name: str, parameters: Any, 
     assert known[name].tier_for(parameters) is wanted
 
 
-@pytest.mark.parametrize("beside", [["create_vm"], ["clone_container", "start_vm"]])
+@pytest.mark.parametrize("beside", [["create_vm"], ["clone_container", "start_guest"]])
 def test_a_new_guest_is_its_makers(known: dict[str, Tool], beside: list[str]) -> None:
     """A workflow that makes a guest may give it a login: the agent holds it to what the workflow has made."""
     assert known["update_vm"].tier_for({"sshkeys": KEY}, beside) is Tier.OPERATE
-    assert known["update_vm"].tier_for({"sshkeys": KEY}, ["start_vm"]) is Tier.EXEC
+    assert known["update_vm"].tier_for({"sshkeys": KEY}, ["start_guest"]) is Tier.EXEC

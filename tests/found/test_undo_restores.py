@@ -28,12 +28,12 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, dict[str, Any]]]] = [
     (
         "qemu",
         {"net0": f"virtio={MAC},bridge=vmbr0,firewall=1,mtu=9000,queues=4,trunks=210;310;610"},
-        ("remove_guest_network", {"card": "net0"}),
+        ("delete_guest_network", {"card": "net0"}),
     ),
     (
         "lxc",
         {"net0": f"name=lan0,bridge=vmbr0,gw6=2001:db8::1,hwaddr={MAC},ip6=2001:db8::5/64,mtu=1400,type=veth"},
-        ("remove_guest_network", {"card": "net0"}),
+        ("delete_guest_network", {"card": "net0"}),
     ),
     (
         "qemu",
@@ -43,13 +43,13 @@ CASES: list[tuple[str, dict[str, Any], tuple[str, dict[str, Any]]]] = [
     ("qemu", {"scsi0": f"{DISK},size=32G", "ide2": "none,media=cdrom", "boot": "order=scsi0;ide2"},
      ("detach_disk", {"disk": "scsi0"})),
     ("qemu", {"net0": f"virtio={MAC},bridge=vmbr0", "boot": "order=net0"},
-     ("remove_guest_network", {"card": "net0"})),
+     ("delete_guest_network", {"card": "net0"})),
     (
         "lxc",
         {"mp0": f"{MOUNTED},mp=/a,acl=1,mountoptions=noatime;nosuid,quota=1,replicate=0,ro=1,size=8G"},
         ("detach_disk", {"disk": "mp0"}),
     ),
-    ("qemu", {"tags": "prod;web"}, ("set_tags", {"add": ["Extra"], "remove": ["PROD"]})),
+    ("qemu", {"tags": "prod;web"}, ("update_tags", {"add": ["Extra"], "remove": ["PROD"]})),
     ("qemu", {"startup": "2,up=30"}, ("update_vm", {"startup": "order=5"})),
     ("qemu", {}, ("update_vm", {"name": "renamed", "cores": 4, "sockets": 2, "memory": 2048, "onboot": True})),
     ("qemu", {"agent": "enabled=0,fstrim_cloned_disks=1"}, ("update_vm", {"agent": True})),
@@ -157,12 +157,12 @@ STATES = {
 }
 Case = tuple[str, dict[str, Any], tuple[str, dict[str, Any]]]
 CARD_ACTS: list[tuple[str, dict[str, Any]]] = [
-    ("remove_guest_network", {}),
+    ("delete_guest_network", {}),
     ("set_guest_network", {"tag": 5}),
     ("set_guest_network", {"model": "vmxnet3", "rate": 7}),
 ]
 CT_CARD_ACTS: list[tuple[str, dict[str, Any]]] = [
-    ("remove_guest_network", {}),
+    ("delete_guest_network", {}),
     ("set_guest_network", {"tag": 5, "ip": "manual", "ip6": "manual"}),
 ]
 
@@ -254,7 +254,7 @@ def parsed(config: dict[str, str]) -> dict[str, Any]:
     ("config", "act", "why"),
     [
         ({"scsi1": "/dev/disk/by-id/ata-X"}, ("detach_disk", {"disk": "scsi1"}), "only root@pam"),
-        ({"net0": "virtio,bridge=vmbr0"}, ("remove_guest_network", {"card": "net0"}), "no MAC address"),
+        ({"net0": "virtio,bridge=vmbr0"}, ("delete_guest_network", {"card": "net0"}), "no MAC address"),
     ],
 )
 async def test_not_promised(lab: FakePve, config: dict[str, Any], act: tuple[str, dict[str, Any]], why: str) -> None:
@@ -284,6 +284,6 @@ async def test_not_promised(lab: FakePve, config: dict[str, Any], act: tuple[str
 async def test_what_is_not_put_back(tools: Bench, steered: Steer, options: dict[str, str]) -> None:
     """A new volume, another guest's, a path, an option of root, a new MAC address or a mark is not written."""
     with pytest.raises((errors.Rejected, errors.InvalidMessage)):
-        await tools.once("set_guest_options", vmid=101, options=options)
+        await tools.once("update_guest_options", vmid=101, options=options)
 
     assert await steered.log("POST", "/config$") == []

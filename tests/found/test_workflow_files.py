@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentd.tools.definition import Tool
 
 SECRET = "S3CRET-hunter2-line"  # noqa: S105 - of a file of this test
-GOOD = "description: d\ntasks: [{name: find, tool: list_vms}]\n"
+GOOD = "description: d\ntasks: [{name: find, tool: list_guests}]\n"
 WHOLE: dict[str, Any] = {
     "name": "x",
     "description": "d",
@@ -33,14 +33,14 @@ WHOLE: dict[str, Any] = {
     },
     "tasks": [
         {
-            "name": "find", "tool": "list_vms", "with": {"tag": "{{ parameters.tag }}", "node": ["x", {"y": "z"}]},
+            "name": "find", "tool": "list_guests", "with": {"tag": "{{ parameters.tag }}", "node": ["x", {"y": "z"}]},
             "when": "parameters.tag == 'a'", "approval": "sure?", "class": "c", "node": "n", "retries": 1,
             "backoff": "2s", "timeout": 30, "on_error": {"code": "find"}, "after": [], "optional": True,
         },
         {
-            "name": "each", "tool": "reboot_vm", "for_each": "{{ tasks.find.result.guests }}", "max_parallel": 3,
+            "name": "each", "tool": "reboot_guest", "for_each": "{{ tasks.find.result.guests }}", "max_parallel": 3,
             "with": {"vmid": "{{ item.vmid }}"}, "after": ["find"], "start_within": "1h", "heartbeat_timeout": 10,
-            "undo": {"tool": "start_vm", "with": {"vmid": 1}, "always": True},
+            "undo": {"tool": "start_guest", "with": {"vmid": 1}, "always": True},
         },
         {"name": "sub", "workflow": "other", "with": {"a": 1}},
     ],
@@ -59,7 +59,7 @@ WRONG: list[Any] = [
     "{% x %}",
     "$a",
     [],
-    ["list_vms"],
+    ["list_guests"],
     [[]],
     {},
 ]
@@ -95,8 +95,8 @@ def checked(text: str | bytes, known: dict[str, Tool]) -> list[Fault]:
 
 
 def test_a_task_that_is_a_text(known: dict[str, Tool]) -> None:
-    """`tasks: [list_vms]` is a fault with its line."""
-    faults = checked("description: d\ntasks: [list_vms]\n", known)
+    """`tasks: [list_guests]` is a fault with its line."""
+    faults = checked("description: d\ntasks: [list_guests]\n", known)
 
     assert [(fault.line, fault.column) for fault in faults][:1] == [(2, 9)]
     assert "should be a map" in faults[0].text
@@ -171,11 +171,11 @@ BAD: dict[str, Callable[[Path], object]] = {
     "latin": lambda path: path.write_bytes(b"description: \xe9\n"),
     "deep": lambda path: path.write_text("[" * 9000),
     "0777": open_to_all,
-    "text": lambda path: path.write_text("description: d\ntasks: [list_vms]\n"),
+    "text": lambda path: path.write_text("description: d\ntasks: [list_guests]\n"),
     "scalar": lambda path: path.write_text(f"{SECRET}\n"),
-    "values": lambda path: path.write_text(f"description: d\ntasks: [{{name: '{SECRET} x', tool: list_vms}}]\n"),
+    "values": lambda path: path.write_text(f"description: d\ntasks: [{{name: '{SECRET} x', tool: list_guests}}]\n"),
     "expression": lambda path: path.write_text(
-        f"description: d\ntasks: [{{name: a, tool: list_vms, with: {{tag: \"{{{{ '{SECRET}' +* 1 }}}}\"}}}}]\n"
+        f"description: d\ntasks: [{{name: a, tool: list_guests, with: {{tag: \"{{{{ '{SECRET}' +* 1 }}}}\"}}}}]\n"
     ),
     "socket": lambda path: os.mknod(path, 0o140600),
 }

@@ -51,7 +51,7 @@ def plan(wish: Text) -> list[TaskSpec]:
     listed = {"limit": result_of("count", "words")}
     return [
         counting(parameters={"text": wish.text}),
-        TaskSpec("list", "list_vms", "mcp-proxmox", Tier.READ, parameters=listed, after=["count"]),
+        TaskSpec("list", "list_guests", "mcp-proxmox", Tier.READ, parameters=listed, after=["count"]),
     ]
 
 

@@ -26,7 +26,7 @@ parameters:
   wait: {type: bool, default: true}
 tasks:
   - name: stop
-    tool: shutdown_vm
+    tool: shutdown_guest
     for_each: "{{ tasks.find.result.guests }}"
     max_parallel: "{{ parameters.at_once }}"
     node: "{{ parameters.node | default('') }}"
@@ -40,11 +40,11 @@ tasks:
     optional: true
     approval: "Stop what bears {{ parameters.tag }}?"
     undo:
-      tool: start_vm
+      tool: start_guest
       with: {vmid: "{{ item.vmid }}", name: "{{ tasks.stop.result.name }}"}
       retries: 9
   - name: find
-    tool: list_vms
+    tool: list_guests
     with: {tag: "{{ parameters.tag }}", status: running, node: "{{ parameters.node }}"}
   - name: note
     tool: jot

@@ -30,7 +30,7 @@ class TestUsers:
         await tools.once("create_user", MemoryCall("wf.again"), **EVE)
         await tools.once("create_group", MemoryCall("wf.group"), id="ops")
         changing = MemoryCall("wf.change")
-        changed = await tools.once("change_user", changing, id="eve@pve", groups=["ops"], enabled=False)
+        changed = await tools.once("update_user", changing, id="eve@pve", groups=["ops"], enabled=False)
         group = (await tools.once("list_groups")).groups
         gone = await tools.once("delete_user", MemoryCall("wf.delete"), id="eve@pve")
         await tools.once("delete_user", MemoryCall("wf.gone"), id="eve@pve")
@@ -38,7 +38,7 @@ class TestUsers:
         assert (made.enabled, made.email, made.groups) == (True, "eve@example.org", [])
         assert call.undo == ("delete_user", {"id": "eve@pve"})
         assert (changed.enabled, changed.groups) == (False, ["ops"])
-        assert changing.undo == ("change_user", {"id": "eve@pve", "enabled": True, "groups": []})
+        assert changing.undo == ("update_user", {"id": "eve@pve", "enabled": True, "groups": []})
         assert changing.targets[0].loses == ["enable: True → False", "groups: '' → 'ops'"]
         assert [each.members for each in group if each.id == "ops"] == [["eve@pve"]]
         assert gone.id == "eve@pve"
@@ -71,9 +71,9 @@ class TestUsers:
         [
             ("delete_user", {"id": "root@pam"}, "root@pam is who can put everything right: it is not deleted"),
             ("delete_user", {"id": "agentd@pve"}, "is the user that agentd itself is: it is not deleted"),
-            ("change_user", {"id": "agentd@pve", "enabled": False}, "it is not disabled"),
+            ("update_user", {"id": "agentd@pve", "enabled": False}, "it is not disabled"),
             ("create_user", EVE | {"id": "agentd@pve"}, "there is a user agentd@pve already, with other settings"),
-            ("revoke_token", {"user": "agentd@pve", "name": "full"}, "is the token that agentd itself uses"),
+            ("delete_token", {"user": "agentd@pve", "name": "full"}, "is the token that agentd itself uses"),
         ],
     )
     async def test_what_is_refused(
@@ -108,7 +108,7 @@ class TestTokens:
         listed = (await tools.once("list_tokens", id="eve@pve")).tokens
         with pytest.raises(errors.Rejected, match="there is a token eve@pve!t1 already"):
             await tools.once("create_token", MemoryCall("wf.t2"), user="eve@pve", name="t1")
-        await tools.once("revoke_token", MemoryCall("wf.r"), user="eve@pve", name="t1")
+        await tools.once("delete_token", MemoryCall("wf.r"), user="eve@pve", name="t1")
 
         assert len(secret) == 36
         assert file.stat().st_mode & 0o777 == 0o600
@@ -136,9 +136,9 @@ class TestRights:
         await tools.once("create_user", MemoryCall("wf.u"), **EVE)
         await tools.once("grant_role", granting, role="Looker", who="eve@pve", path="/vms")
         held = await tools.once("list_grants", who="eve@pve")
-        may = await tools.once("permissions", who="eve@pve", path="/vms")
+        may = await tools.once("get_permissions", who="eve@pve", path="/vms")
         changing = MemoryCall("wf.c")
-        await tools.once("change_role", changing, id="Looker", privileges=["VM.Audit", "VM.Console"])
+        await tools.once("update_role", changing, id="Looker", privileges=["VM.Audit", "VM.Console"])
         revoking = MemoryCall("wf.v")
         await tools.once("revoke_role", revoking, role="Looker", who="eve@pve", path="/vms")
         left = await tools.once("list_grants", who="eve@pve")
@@ -148,7 +148,7 @@ class TestRights:
         assert [(each.role, each.path, each.propagate) for each in held.grants] == [("Looker", "/vms", True)]
         assert may.paths["/vms"] == ["Sys.Audit", "VM.Audit"]
         assert changing.targets[0].loses == ["gains VM.Console", "loses Sys.Audit", "eve@pve has it on /vms"]
-        assert changing.undo == ("change_role", {"id": "Looker", "privileges": ["Sys.Audit", "VM.Audit"]})
+        assert changing.undo == ("update_role", {"id": "Looker", "privileges": ["Sys.Audit", "VM.Audit"]})
         assert revoking.undo == (
             "grant_role",
             {"role": "Looker", "who": "eve@pve", "path": "/vms", "propagate": True},
@@ -159,7 +159,7 @@ class TestRights:
     @pytest.mark.parametrize(
         ("tool", "wish", "line"),
         [
-            ("change_role", {"id": "PVEAuditor", "privileges": ["VM.Audit"]}, "comes with Proxmox and stays as it is"),
+            ("update_role", {"id": "PVEAuditor", "privileges": ["VM.Audit"]}, "comes with Proxmox and stays as it is"),
             ("delete_role", {"id": "Administrator"}, "comes with Proxmox and stays as it is"),
             ("revoke_role", {"role": "PVEAdmin", "who": "agentd@pve", "path": "/"}, "does not change its own rights"),
             ("grant_role", {"role": "Nobody", "who": "eve@pve", "path": "/"}, "there is no role 'Nobody'"),
@@ -177,7 +177,7 @@ class TestRights:
     async def test_realms_and_own_permissions(self, tools: Bench) -> None:
         """Where users come from, and what agentd's own token may do."""
         realms = (await tools.once("list_realms")).realms
-        mine = await tools.once("permissions", path="/vms/101")
+        mine = await tools.once("get_permissions", path="/vms/101")
 
         assert {each.id for each in realms} >= {"pam", "pve"}
         assert mine.who == "agentd@pve!full"

@@ -134,11 +134,11 @@ class TestJobs:
             await tools.once("update_backup_job", id="weekly", enabled=True)
 
     async def test_deleted(self, tools: Bench) -> None:
-        """A job is deleted; the guests that nobody takes then are named, as not_backed_up does."""
+        """A job is deleted; the guests that nobody takes then are named, as list_guests_without_backup does."""
         made = await tools.once(
             "create_backup_job", id="all", schedule="02:00", storage="local", all=True, exclude=[105]
         )
-        before = await tools.once("not_backed_up")
+        before = await tools.once("list_guests_without_backup")
         with pytest.raises(errors.ConfigChanged):
             await tools.once("delete_backup_job", id="all", digest="0" * 16)
         gone = await tools.once("delete_backup_job", id="all", digest=made.digest)
@@ -146,9 +146,9 @@ class TestJobs:
         assert [(each.vmid, each.name) for each in before.guests] == [(105, "old-test")]
         assert (gone.job.id, len(gone.uncovered)) == ("all", 9)
         assert (await tools.once("delete_backup_job", id="all")).job is None
-        page = await tools.once("not_backed_up", limit=2)
+        page = await tools.once("list_guests_without_backup", limit=2)
         assert (page.total, [each.vmid for each in page.guests]) == (9, [100, 101])
-        rest = await tools.once("not_backed_up", limit=2, cursor=page.next)
+        rest = await tools.once("list_guests_without_backup", limit=2, cursor=page.next)
         assert [each.vmid for each in rest.guests] == [102, 103]
 
     async def test_no_quorum(self, tools: Bench, steered: Steer) -> None:

@@ -33,7 +33,7 @@ async def stored(steered: Steer) -> list[str]:
 
 def proxmox_of(tools: Bench) -> Proxmox:
     """Return the connection that the tools are bound to."""
-    found: Proxmox = tools.tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+    found: Proxmox = tools.tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
     return found
 
 
@@ -207,7 +207,7 @@ class TestList:
         proxmox = connect(lab, "audit")
         bench = Bench(proxmox, ToolSettings())
         listed = await bench.once("list_backups")
-        content = await bench.once("list_content", call := MemoryCall(), storage="local", node="pve1", content="backup")
+        content = await bench.once("list_volumes", call := MemoryCall(), storage="local", node="pve1", content="backup")
 
         assert (listed.total, content.total) == (0, 0)
         assert "lacks Datastore.AllocateSpace on /storage/local" in listed.unread["local on pve1"]

@@ -47,13 +47,13 @@ def test_health_check_reads_three_lists_at_once() -> None:
 
     check_plan(plan)
     *lists, summary = plan
-    assert [each.name for each in lists] == ["list_nodes", "list_storages", "list_vms"]
+    assert [each.name for each in lists] == ["list_nodes", "list_storages", "list_guests"]
     assert all(not each.after and each.tier is Tier.READ and each.timeout == 120.0 for each in plan[:3])
-    assert summary.after == ["list_nodes", "list_storages", "list_vms"]
+    assert summary.after == ["list_nodes", "list_storages", "list_guests"]
     assert summary.parameters == {
         "nodes": result_of("list_nodes"),
         "storages": result_of("list_storages"),
-        "vms": result_of("list_vms"),
+        "vms": result_of("list_guests"),
     }
     assert set(summary.parameters) <= set(SummarizeHealth.__struct_fields__)
 

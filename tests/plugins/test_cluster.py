@@ -25,7 +25,7 @@ class TestLists:
         proxmox = connect(lab, "blind")
         tools = Bench(proxmox, ToolSettings())
 
-        for tool in ("list_vms", "list_storages", "next_vmids"):
+        for tool in ("list_guests", "list_storages", "get_free_vmids"):
             with pytest.raises(errors.Denied, match=r"has no rights.*PVEAuditor"):
                 await tools.once(tool)
         await proxmox.close()
@@ -66,11 +66,11 @@ class TestLists:
         await tools.once("create_vm", **NEW)
         await steered.rule("POST", "/start$", {"task_exit": "start failed"})
         with pytest.raises(errors.TaskFailed):
-            await tools.once("start_vm", vmid=101)
+            await tools.once("start_guest", vmid=101)
         await steered.durations(qmstop=5)
         running = MemoryCall(seconds=0.5)
         with pytest.raises(errors.TemporaryError):
-            await tools.once("stop_vm", running, vmid=100)
+            await tools.once("stop_guest", running, vmid=100)
 
         listed = (await tools.once("list_tasks")).tasks
         assert {(each.type, each.id, each.status) for each in listed} >= {

@@ -113,19 +113,19 @@ class TestClone:
 
     async def test_full(self, tools: Bench, steered: Steer) -> None:
         """A stopped container is cloned in full, with the mark; its source stays as it is."""
-        before = await tools.once("get_vm", vmid=201)
+        before = await tools.once("get_guest", vmid=201)
         made = await tools.once("clone_container", MemoryCall("wf-2.clone"), **COPY)
 
         assert (made.vmid, made.node, made.name, made.status) == (321, "pve2", "ct-02", "stopped")
         assert "agentd:wf-2.clone" in (await steered.found(321))["config"]["description"]
-        assert await tools.once("get_vm", vmid=201) == before
+        assert await tools.once("get_guest", vmid=201) == before
 
     async def test_linked(self, tools: Bench) -> None:
         """A linked clone is made of a template, on its storage."""
         with pytest.raises(errors.Rejected, match="is no template, so only a full clone"):
             await tools.once("clone_container", **COPY, full=False)
-        name = (await tools.once("get_vm", vmid=201)).name
-        await tools.once("make_template", MemoryCall("wf.t"), vmid=201, name=name)
+        name = (await tools.once("get_guest", vmid=201)).name
+        await tools.once("convert_to_template", MemoryCall("wf.t"), vmid=201, name=name)
         with pytest.raises(errors.Rejected, match="leave `storage` out"):
             await tools.once("clone_container", **COPY, full=False, storage="shared")
 
@@ -133,9 +133,9 @@ class TestClone:
 
     async def test_running(self, tools: Bench, steered: Steer) -> None:
         """A container that runs is not cloned in full, and a VM is no container."""
-        await tools.once("start_vm", MemoryCall("wf.s"), vmid=201)
+        await tools.once("start_guest", MemoryCall("wf.s"), vmid=201)
         sent = len(await steered.log("POST"))
-        with pytest.raises(errors.Rejected, match="runs: shutdown_vm first"):
+        with pytest.raises(errors.Rejected, match="runs: shutdown_guest first"):
             await tools.once("clone_container", **COPY)
         with pytest.raises(errors.Rejected, match="VM 101 'db-01' on pve1 is not a container"):
             await tools.once("clone_container", **COPY | {"source": 101})
@@ -183,10 +183,10 @@ class TestUpdate:
 
     async def test_pending(self, tools: Bench) -> None:
         """What takes effect only at the next start is told."""
-        await tools.once("start_vm", MemoryCall("wf.s"), vmid=201)
+        await tools.once("start_guest", MemoryCall("wf.s"), vmid=201)
         call = MemoryCall()
         await tools.once("update_container", call, vmid=201, features="nesting=1")
 
-        (waiting,) = (await tools.once("pending_changes", vmid=201)).pending
+        (waiting,) = (await tools.once("get_pending_changes", vmid=201)).pending
         assert (waiting.option, waiting.then) == ("features", "nesting=1")
         assert call.warnings[0].endswith("takes on at its next start: features")

@@ -1,4 +1,4 @@
-"""create_vm and next_vmids against a server: a VM is made once, as asked for, or not at all."""
+"""create_vm and get_free_vmids against a server: a VM is made once, as asked for, or not at all."""
 
 from __future__ import annotations
 
@@ -222,18 +222,18 @@ class TestCreate:
 
 
 class TestVmids:
-    """next_vmids."""
+    """get_free_vmids."""
 
     async def test_free(self, tools: Bench) -> None:
         """Drawn VMIDs are free, different, in the range and not excluded."""
-        found = await tools.once("next_vmids", count=4, vmid_min=100, vmid_max=110, exclude=[110])
+        found = await tools.once("get_free_vmids", count=4, vmid_min=100, vmid_max=110, exclude=[110])
 
         assert sorted(found.vmids) == [106, 107, 108, 109]
 
     async def test_full(self, tools: Bench) -> None:
         """A range that is too full says how much is free."""
         with pytest.raises(errors.Rejected, match="1 VMIDs are free"):
-            await tools.once("next_vmids", count=2, vmid_min=100, vmid_max=106)
+            await tools.once("get_free_vmids", count=2, vmid_min=100, vmid_max=106)
 
     def test_draw(self) -> None:
         """Drawing works in a wide range and in a nearly full one."""

@@ -39,7 +39,7 @@ def test_all_that_a_file_can_say(known: dict[str, Tool]) -> None:
 
     assert stop == TaskSpec(
         name="stop",
-        tool="shutdown_vm",
+        tool="shutdown_guest",
         queue="mcp-proxmox+power",
         tier=Tier.OPERATE,
         parameters={"vmid": template("{{ item.vmid }}"), "patience": 120, "force": True},
@@ -54,7 +54,7 @@ def test_all_that_a_file_can_say(known: dict[str, Tool]) -> None:
         optional=True,
         approval="Stop what bears web?",
         compensation=Compensation(
-            tool="start_vm",
+            tool="start_guest",
             queue="mcp-proxmox",
             tier=Tier.OPERATE,
             parameters={"vmid": template("{{ item.vmid }}"), "name": result_of("stop", "name")},
@@ -109,7 +109,7 @@ def test_what_a_request_brings_stays_a_text(known: dict[str, Tool]) -> None:
     """Braces in a parameter are text: they are not evaluated, neither when planning nor later."""
     text = """
         parameters: {name: {type: string}, more: {type: map}}
-        tasks: [{name: a, tool: get_vm, with: {name: "{{ parameters.name }}"}},
+        tasks: [{name: a, tool: get_guest, with: {name: "{{ parameters.name }}"}},
                 {name: b, tool: x, service: s, tier: read, with: {m: "{{ parameters.more }}"}}]
     """
     a, b = plan(text, known, name="{{ 7 * 7 }}", more={"k": "{{ tasks.a.result }}"})
@@ -145,7 +145,7 @@ def test_parameters_passed_on_as_they_are(known: dict[str, Tool]) -> None:
     """All parameters can be handed on at once; what was not said is not said to the tool either."""
     text = """
         parameters: {vmid: {type: int}, name: {type: string}}
-        tasks: [{name: a, tool: start_vm, with: "{{ parameters }}"}]
+        tasks: [{name: a, tool: start_guest, with: "{{ parameters }}"}]
     """
 
     assert plan(text, known, vmid=100)[0].parameters == {"vmid": 100}
@@ -168,12 +168,12 @@ def test_an_expression_makes_no_marker(known: dict[str, Tool], made: str) -> Non
 @pytest.mark.parametrize(
     ("task", "parameters", "problem"),
     [
-        ("tool: list_vms, with: {limit: '{{ parameters.p }}'}", {"p": 501}, "task a: list_vms.limit: expected int <="),
-        ("tool: list_vms, with: '{{ parameters.p }}'", {"p": 1}, "task a: with: {{ parameters.p }} gives 1, and a"),
-        ("tool: list_vms, for_each: '{{ parameters.p }}'", {"p": "x"}, "task a: for_each: {{ parameters.p }} gives 'x"),
-        ("tool: list_vms, max_parallel: '{{ parameters.p }}'", {"p": 0}, "task a: max_parallel: 0 is no whole"),
-        ("tool: list_vms, with: {tag: '{{ parameters.p.x }}'}", {"p": "y"}, "task a: with.tag: expression '{{ par"),
-        ("tool: list_vms, when: parameters.p", {"p": "no"}, "task a: when: expression 'parameters.p': it gives"),
+        ("tool: list_guests, with: {limit: '{{ parameters.p }}'}", {"p": 501}, "task a: list_guests.limit: expect"),
+        ("tool: list_guests, with: '{{ parameters.p }}'", {"p": 1}, "task a: with: {{ parameters.p }} gives 1, and a"),
+        ("tool: list_guests, for_each: '{{ parameters.p }}'", {"p": "x"}, "task a: for_each: {{ parameters.p }} gives 'x"),
+        ("tool: list_guests, max_parallel: '{{ parameters.p }}'", {"p": 0}, "task a: max_parallel: 0 is no whole"),
+        ("tool: list_guests, with: {tag: '{{ parameters.p.x }}'}", {"p": "y"}, "task a: with.tag: expression '{{ par"),
+        ("tool: list_guests, when: parameters.p", {"p": "no"}, "task a: when: expression 'parameters.p': it gives"),
     ],
 )  # fmt: skip
 def test_what_parameters_make_wrong(
@@ -195,7 +195,7 @@ def test_what_parameters_make_wrong(
 
 def test_aliases(known: dict[str, Tool]) -> None:
     """What is written once may be used twice."""
-    text = "tasks: [{name: a, tool: list_vms, with: &w {status: running}}, {name: b, tool: list_vms, with: *w}]"
+    text = "tasks: [{name: a, tool: list_guests, with: &w {status: running}}, {name: b, tool: list_guests, with: *w}]"
 
     assert [each.parameters for each in plan(text, known)] == [{"status": "running"}] * 2
 

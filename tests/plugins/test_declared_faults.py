@@ -15,8 +15,8 @@ from plugins.files import ALL, HEAD, WORKFLOWS, faults
 if TYPE_CHECKING:
     from agentd.tools.definition import Tool
 
-TASK = "tasks: [{name: a, tool: list_vms}]\n"
-A = HEAD + "tasks: [{name: a, tool: list_vms, "
+TASK = "tasks: [{name: a, tool: list_guests}]\n"
+A = HEAD + "tasks: [{name: a, tool: list_guests, "
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
          ['2:47: tasks[0].with.tag: an expression stands in quotes: "{{ … }}"']),
         (HEAD + "tasks: !!python/object/apply:os.system ['true']",
          ["2:8: tasks: tags are not taken: leave !!python/object/apply:os.system out"]),
-        (HEAD + "x: &x {tool: list_vms}\ntasks: [{name: a, <<: *x}]",
+        (HEAD + "x: &x {tool: list_guests}\ntasks: [{name: a, <<: *x}]",
          ["2:1: x: unknown key; there are description, name, parameters, tasks",
           "3:9: tasks.a: says either tool or workflow: what it does",
           "3:19: tasks[0]: merge keys (<<) are not taken; write the values out"]),
@@ -63,12 +63,12 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
           "2:53: tasks.a.deadline: unknown key; here it is called timeout",
           "2:66: tasks.a.loop: unknown key; here it is called for_each",
               "2:76: tasks.a.args: unknown key; here it is called with"]),
-        (HEAD + "tasks: [{name: 1a, tool: list_vms, timeout: soon, retries: -1, after: [a b, 3]}]",
+        (HEAD + "tasks: [{name: 1a, tool: list_guests, timeout: soon, retries: -1, after: [a b, 3]}]",
          ["2:16: tasks.1a.name: '1a' cannot be that; a letter, then up to 63 of A-Z a-z 0-9 _ and -",
           "2:45: tasks.1a.timeout: 'soon' cannot be that; a number of seconds, or such as 90s, 10m, 1h30m, 2d; at mos",
           "2:60: tasks.1a.retries: expected int >= 0",
           "2:72: tasks.1a.after: 'a b' cannot be that"]),
-        (HEAD + "tasks: [{name: undo-a, tool: list_vms}]",
+        (HEAD + "tasks: [{name: undo-a, tool: list_guests}]",
          ["2:16: tasks.undo-a.name: names with undo- are those of what undoes a task"]),
         # Parameters.
         (HEAD + "parameters: {A: {type: text}}\n" + TASK,
@@ -87,14 +87,14 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
           "2:96: parameters.c.items: only a list has items, and this is of type int"]),
         # Tools.
         (HEAD + "tasks: [{name: a, tool: list_vm}]",
-         [("2:25: tasks.a.tool: no installed plugin defines a tool 'list_vm'; did you mean list_vms? (if a "
+         [("2:25: tasks.a.tool: no installed plugin defines a tool 'list_vm'; did you mean list_guests? (if a "
           "foreign agent offers it, say service and tier)")]),
         (HEAD + "tasks: [{name: a, tool: qqq, service: mcp-proxmox, tier: read}]",
          ["2:25: tasks.a.tool: no installed plugin defines a tool 'qqq'; there are "]),
         (A + "service: specialist, tier: operate}]",
-         ["2:44: tasks.a.service: list_vms is a tool of mcp-proxmox, not of specialist; leave service out",
-          "2:62: tasks.a.tier: list_vms is of tier read, not operate; leave tier out"]),
-        (HEAD + "tasks: [{name: a}, {name: b, tool: list_vms, workflow: other}]",
+         ["2:44: tasks.a.service: list_guests is a tool of mcp-proxmox, not of specialist; leave service out",
+          "2:62: tasks.a.tier: list_guests is of tier read, not operate; leave tier out"]),
+        (HEAD + "tasks: [{name: a}, {name: b, tool: list_guests, workflow: other}]",
          ["2:9: tasks.a: says either tool or workflow: what it does",
               "2:20: tasks.b: says either tool or workflow: what it does"]),
         (HEAD + "tasks: [{name: a, workflow: othr, node: x}]",
@@ -109,21 +109,21 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
               "2:82: tasks.a.with.disc: create_vm takes no 'disc'; did you mean disk?"]),
         (A + "with: {$template: x, '{{ item }}': 1}}]",
          ["2:42: tasks.a.with.$template: keys that begin with $ are agentd's own",
-              "2:42: tasks.a.with.$template: list_vms takes no",
+              "2:42: tasks.a.with.$template: list_guests takes no",
           "2:56: tasks.a.with.{{ item }}: a key cannot be an expression",
-              "2:56: tasks.a.with.{{ item }}: list_vms takes no"]),
+              "2:56: tasks.a.with.{{ item }}: list_guests takes no"]),
         # The graph.
-        (HEAD + "tasks: [{name: a, tool: list_vms}, {name: a, tool: list_nodes}]",
+        (HEAD + "tasks: [{name: a, tool: list_guests}, {name: a, tool: list_nodes}]",
          ["2:43: tasks.a.name: there is a task of this name already, in line 2"]),
-        (A + "after: [b, a, lost]}, {name: b, tool: list_vms, after: [a]}]",
+        (A + "after: [b, a, lost]}, {name: b, tool: list_guests, after: [a]}]",
          ["2:16: tasks.a: these wait for one another: a → b → a",
           "2:46: tasks.a.after: a task cannot come after itself",
               "2:49: tasks.a.after: there is no task 'lost'; there are a, b"]),
-        (A + "with: {tag: '{{ tasks.b.result.x }}'}}, {name: b, tool: list_vms, when: tasks.a.result}]",
+        (A + "with: {tag: '{{ tasks.b.result.x }}'}}, {name: b, tool: list_guests, when: tasks.a.result}]",
          ["2:16: tasks.a: these wait for one another: a → b → a"]),
-        (A + "on_error: {vmid_taken: b}}, {name: b, tool: list_vms}]",
+        (A + "on_error: {vmid_taken: b}}, {name: b, tool: list_guests}]",
          ["2:45: tasks.a.on_error: goes back to 'b', which does not come before it; put it under after"]),
-        (A + "for_each: [1]}, {name: a-0, tool: list_vms}]",
+        (A + "for_each: [1]}, {name: a-0, tool: list_guests}]",
          ["2:16: tasks.a.name: its items would be called as a-0 is"]),
         # Keys with another name elsewhere.
         (A + "each: [1], window: 2, redo: {x: b}}]",
@@ -137,7 +137,7 @@ A = HEAD + "tasks: [{name: a, tool: list_vms, "
          ["2:41: tasks.a.undo: tool is missing: what undoes the task"]),
         # Expressions.
         (HEAD + 'parameters: {n: {type: int}}\ntasks:\n  - name: a\n'
-         '    tool: list_vms\n    with:\n      tag: "{{ parameters.m }}"\n'
+         '    tool: list_guests\n    with:\n      tag: "{{ parameters.m }}"\n'
          "      name: |\n        x\n        {{ parameters.n | uppeer }}\n    when: tasks.b.result",
          ["7:27: tasks.a.with.tag: there is no parameter 'm'; there are n",
           "10:27: tasks.a.with.name: expression 'x {{ parameters.n | uppeer }}': there is no filter 'uppeer'; di",

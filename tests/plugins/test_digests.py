@@ -11,26 +11,31 @@ from tool_bench import Bench, MemoryCall
 if TYPE_CHECKING:
     from proxmox_access import Steer
 
-VM: tuple[str, dict[str, Any]] = ("get_vm", {"vmid": 101})
+VM: tuple[str, dict[str, Any]] = ("get_guest", {"vmid": 101})
 APART = {"name": "apart", "type": "resource-affinity", "guests": [100, 102], "affinity": "negative"}
 # The tool, what it is called with, the request whose answer is lost, what is there before, and what tells the digest.
 CASES: list[tuple[str, dict[str, Any], str, list[tuple[str, dict[str, Any]]]]] = [
     ("update_vm", {"vmid": 101, "cores": 3}, "POST /config$", [VM]),
-    ("set_tags", {"vmid": 101, "add": ["new"]}, "POST /config$", [VM]),
-    ("add_disk", {"vmid": 101, "disk": "scsi3", "storage": "local-lvm", "size": 1}, "POST /config$", [VM]),
+    ("update_tags", {"vmid": 101, "add": ["new"]}, "POST /config$", [VM]),
+    ("create_disk", {"vmid": 101, "disk": "scsi3", "storage": "local-lvm", "size": 1}, "POST /config$", [VM]),
     ("move_disk", {"vmid": 101, "disk": "scsi0", "storage": "shared"}, "POST /move_disk$", [VM]),
     ("detach_disk", {"vmid": 101, "disk": "scsi0"}, "POST /config$", [VM]),
     ("update_pool", {"pool": "prod", "comment": "new"}, "PUT /pools", [("create_pool", {"pool": "prod"})]),
-    ("update_ha_resource", {"vmid": 101, "max_restart": 4}, "PUT /ha/", [("add_ha_resource", {"vmid": 101})]),
+    ("update_ha_resource", {"vmid": 101, "max_restart": 4}, "PUT /ha/", [("create_ha_resource", {"vmid": 101})]),
     (
         *("update_ha_rule", {"name": "apart", "comment": "new"}, "PUT /ha/rules/"),
-        [*(("add_ha_resource", {"vmid": vmid}) for vmid in (100, 102)), ("create_ha_rule", APART)],
+        [*(("create_ha_resource", {"vmid": vmid}) for vmid in (100, 102)), ("create_ha_rule", APART)],
     ),
     (
         *("update_replication", {"id": "101-0", "rate": 5}, "PUT /replication/"),
-        [("create_replication", {"vmid": 101, "target": "pve2"}), ("replication_status", {"id": "101-0"})],
+        [("create_replication", {"vmid": 101, "target": "pve2"}), ("get_replication", {"id": "101-0"})],
     ),
-    ("set_firewall_options", {"vmid": 101, "policy_out": "DROP"}, "PUT /options$", [("list_firewall", {"vmid": 101})]),
+    (
+        "update_firewall_options",
+        {"vmid": 101, "policy_out": "DROP"},
+        "PUT /options$",
+        [("list_firewall", {"vmid": 101})],
+    ),
 ]
 
 

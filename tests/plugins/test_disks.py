@@ -21,7 +21,7 @@ class TestMove:
 
     async def test_moved(self, tools: Bench, steered: Steer) -> None:
         """A disk lies on the other storage, as large as before, the old volume is kept; the second time nothing."""
-        before = await tools.once("get_vm", vmid=101)
+        before = await tools.once("get_guest", vmid=101)
         for _ in range(2):
             done = await tools.once("move_disk", **MOVE)
 
@@ -97,7 +97,7 @@ class TestDetach:
 
 
 class TestAdd:
-    """add_disk."""
+    """create_disk."""
 
     @pytest.mark.parametrize(
         ("vmid", "disk", "more", "value"),
@@ -113,7 +113,7 @@ class TestAdd:
         """A stopped VM, a container that runs or not, gets one more disk, once; detach_disk takes it back."""
         wanted: dict[str, Any] = {"vmid": vmid, "disk": disk, "storage": "local-lvm", "size": 5, **more}
         call = MemoryCall()
-        done = [await tools.once("add_disk", each, **wanted) for each in (call, MemoryCall())][1]
+        done = [await tools.once("create_disk", each, **wanted) for each in (call, MemoryCall())][1]
 
         found = await steered.found(vmid)
         assert (done.guest.disks[disk], done.unused) == (5.0, {})
@@ -125,7 +125,7 @@ class TestAdd:
         """A running VM that takes its disk on only when it starts again says so."""
         await without_hotplug(lab, 100)
         call = MemoryCall()
-        await tools.once("add_disk", call, vmid=100, disk="virtio0", storage="local-lvm", size=5)
+        await tools.once("create_disk", call, vmid=100, disk="virtio0", storage="local-lvm", size=5)
 
         assert call.warnings == ["VM 100 'web-01' on pve1 uses virtio0 from its next start on"]
 
@@ -136,7 +136,7 @@ class TestAdd:
         disk, more = ("scsi1", {}) if vmid == 101 else ("mp0", {"mount": "/srv"})
         await steered.rule("POST" if vmid == 101 else "PUT", f"/{vmid}/config$", {fault: True}, 1)
         call = MemoryCall()
-        done = await tools.until_done("add_disk", call, vmid=vmid, disk=disk, storage="local-lvm", size=5, **more)
+        done = await tools.until_done("create_disk", call, vmid=vmid, disk=disk, storage="local-lvm", size=5, **more)
 
         assert sorted(done.guest.disks) == sorted(["scsi0", disk] if vmid == 101 else ["rootfs", disk])
         assert done.unused == {}
@@ -145,19 +145,19 @@ class TestAdd:
         """A place that is taken, another kind of guest, a storage for other things, no mount: nothing is sent."""
         disk: dict[str, Any] = {"vmid": 101, "disk": "scsi1", "storage": "local-lvm", "size": 5}
         with pytest.raises(errors.Rejected, match="has another scsi0 already: choose a free one"):
-            await tools.once("add_disk", **disk | {"disk": "scsi0"})
+            await tools.once("create_disk", **disk | {"disk": "scsi0"})
         with pytest.raises(errors.Rejected, match="can be given and rid of scsi1, virtio0, …, not mp0"):
-            await tools.once("add_disk", **disk | {"disk": "mp0"})
+            await tools.once("create_disk", **disk | {"disk": "mp0"})
         with pytest.raises(errors.Rejected, match="can be given and rid of mp0, mp1, …, not rootfs"):
-            await tools.once("add_disk", **disk | {"vmid": 201, "disk": "rootfs", "mount": "/srv"})
+            await tools.once("create_disk", **disk | {"vmid": 201, "disk": "rootfs", "mount": "/srv"})
         with pytest.raises(errors.Rejected, match="mount: say where container 201 'proxy' on pve2 shall see it"):
-            await tools.once("add_disk", **disk | {"vmid": 201, "disk": "mp0"})
+            await tools.once("create_disk", **disk | {"vmid": 201, "disk": "mp0"})
         with pytest.raises(errors.Rejected, match="mounts its disks itself; leave `mount` out"):
-            await tools.once("add_disk", **disk, mount="/srv")
+            await tools.once("create_disk", **disk, mount="/srv")
         with pytest.raises(errors.Rejected, match="storage local of pve1 does not hold images"):
-            await tools.once("add_disk", **disk | {"storage": "local"})
+            await tools.once("create_disk", **disk | {"storage": "local"})
         with pytest.raises(errors.InvalidMessage, match="mount"):
-            tools.tools["add_disk"].parse(disk | {"mount": "/srv/../etc,ro=1"})
+            tools.tools["create_disk"].parse(disk | {"mount": "/srv/../etc,ro=1"})
         assert await steered.log("POST") == await steered.log("PUT") == []
 
 
@@ -185,7 +185,7 @@ class TestContainers:
             assert (done.guest.storages, done.guest.disks) == (["shared"], {"rootfs": 8.0})
             assert list(done.unused.values()) == ["local-lvm:vm-201-disk-0"]
         assert len(await steered.tasks("move_volume")) == 1
-        with pytest.raises(errors.Rejected, match="container 200 'dns' on pve1 is running: shutdown_vm first"):
+        with pytest.raises(errors.Rejected, match="container 200 'dns' on pve1 is running: shutdown_guest first"):
             await tools.once("move_disk", vmid=200, disk="rootfs", storage="shared")
 
     async def test_moved_lost(self, tools: Bench, steered: Steer) -> None:
@@ -199,7 +199,7 @@ class TestContainers:
 
     async def test_off_and_on(self, tools: Bench) -> None:
         """A mount point that is taken off is kept and put back where it was, each once."""
-        await tools.once("add_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")
+        await tools.once("create_disk", vmid=201, disk="mp0", storage="local-lvm", size=5, mount="/srv")
         call = MemoryCall()
         off = [await tools.once("detach_disk", each, vmid=201, disk="mp0") for each in (call, MemoryCall())][1]
         assert call.undo is not None
@@ -212,7 +212,7 @@ class TestContainers:
 
     async def test_running(self, tools: Bench, steered: Steer) -> None:
         """A running container keeps its mount point until its next start, and says so each time; it is asked once."""
-        await tools.once("add_disk", vmid=200, disk="mp0", storage="local-lvm", size=5, mount="/srv")
+        await tools.once("create_disk", vmid=200, disk="mp0", storage="local-lvm", size=5, mount="/srv")
         before = len(await steered.log("PUT"))
         calls = MemoryCall(), MemoryCall()
         for each in calls:
@@ -225,8 +225,8 @@ class TestContainers:
         """Another configuration than the one that was read is refused before anything is sent, and by Proxmox after."""
         mount: dict[str, Any] = {"vmid": 201, "disk": "mp0", "storage": "local-lvm", "size": 5, "mount": "/srv"}
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("add_disk", **mount, digest="0" * 40)
+            await tools.once("create_disk", **mount, digest="0" * 40)
         changed = {"status": 500, "reason": "detected modified configuration - file changed by other user? Try again."}
         await steered.rule("PUT", "/config$", changed)
         with pytest.raises(errors.ConfigChanged, match="detected modified configuration"):
-            await tools.once("add_disk", **mount)
+            await tools.once("create_disk", **mount)

@@ -20,16 +20,16 @@ LEVELS: list[dict[str, Any]] = [{}, {"node": "pve1"}, {"vmid": 100}, {"vmid": 20
 
 
 class TestRules:
-    """list_firewall, add_firewall_rule, change_firewall_rule, delete_firewall_rule."""
+    """list_firewall, create_firewall_rule, update_firewall_rule, delete_firewall_rule."""
 
     @pytest.mark.parametrize("where", LEVELS, ids=["cluster", "node", "VM", "container"])
     async def test_life(self, tools: Bench, where: dict[str, Any]) -> None:
         """On each level a rule is added, switched off and deleted, once each, and who approves sees which."""
         before = await tools.once("list_firewall", **where)
-        added = await tools.once("add_firewall_rule", add := MemoryCall(), **where, **SSH, comment="the admins; ü")
-        again = await tools.once("add_firewall_rule", same := MemoryCall(), **where, **SSH)
-        off = await tools.once("change_firewall_rule", **where, pos=0, rule=SAYS, enabled=False)
-        await tools.once("change_firewall_rule", still := MemoryCall(), **where, pos=0, rule=SAYS, enabled=False)
+        added = await tools.once("create_firewall_rule", add := MemoryCall(), **where, **SSH, comment="the admins; ü")
+        again = await tools.once("create_firewall_rule", same := MemoryCall(), **where, **SSH)
+        off = await tools.once("update_firewall_rule", **where, pos=0, rule=SAYS, enabled=False)
+        await tools.once("update_firewall_rule", still := MemoryCall(), **where, pos=0, rule=SAYS, enabled=False)
         gone = await tools.once("delete_firewall_rule", delete := MemoryCall(), **where, pos=0, rule=SAYS)
         await tools.once("delete_firewall_rule", twice := MemoryCall(), **where, pos=0, rule=SAYS)
 
@@ -40,7 +40,7 @@ class TestRules:
         assert off.rules[0].enabled is False
         assert add.targets[0].loses == [f"{SAYS} is added"]
         assert delete.targets[0].loses == [f"{SAYS} is deleted"]
-        assert tools.tools["add_firewall_rule"].tier is Tier.DESTROY
+        assert tools.tools["create_firewall_rule"].tier is Tier.DESTROY
         assert not added.in_force
         assert "the cluster's firewall is off" in added.why
 
@@ -48,7 +48,7 @@ class TestRules:
         """Of many rules a page is shown that costs little, in their order, and the next one on demand."""
         for number in range(120):
             await tools.once(
-                "add_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}", comment="x" * 40
+                "create_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}", comment="x" * 40
             )
         first = await tools.once("list_firewall")
         rest = await tools.once("list_firewall", cursor=first.next, limit=500, show=["pos", "rule"])
@@ -60,12 +60,12 @@ class TestRules:
 
     async def test_says_something_else(self, tools: Bench, steered: Steer) -> None:
         """A rule comes to say exactly what is asked for, once though the answer is lost, and can say the old again."""
-        await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH, comment="admins")
+        await tools.once("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH, comment="admins")
         becomes: dict[str, Any] = {"action": "DROP", "proto": "icmp", "icmp_type": "echo-request", "log": "info"}
         wanted: dict[str, Any] = {"vmid": 100, "pos": 0, "rule": SAYS, "becomes": becomes, "comment": ""}
         await steered.rule("PUT", "/firewall/rules/0$", {"cut_after": True}, 1)
-        await tools.until_done("change_firewall_rule", call := MemoryCall(), **wanted)
-        await tools.once("change_firewall_rule", same := MemoryCall(), **wanted)
+        await tools.until_done("update_firewall_rule", call := MemoryCall(), **wanted)
+        await tools.once("update_firewall_rule", same := MemoryCall(), **wanted)
         found = await tools.once("list_firewall", vmid=100)
         assert call.undo is not None
         back = await tools.once(call.undo[0], **call.undo[1])
@@ -79,7 +79,7 @@ class TestRules:
     async def test_several_say_the_same(self, tools: Bench, steered: Steer) -> None:
         """Of rules that say the same the one that is meant goes, and no second one when the answer is lost."""
         for number in range(3):
-            await tools.once("add_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, **SSH)
+            await tools.once("create_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, **SSH)
         called = [each.rule for each in (await tools.once("list_firewall", vmid=100)).rules]
         with pytest.raises(errors.Rejected, match=r"3 rules say .*; begin with the last of them, '.* \(3\)'"):
             await tools.once("delete_firewall_rule", vmid=100, pos=0, rule=SAYS)
@@ -91,11 +91,11 @@ class TestRules:
 
     async def test_taken_back(self, tools: Bench) -> None:
         """What was added, switched or moved is made as it was."""
-        await tools.once("add_firewall_rule", MemoryCall("wf.a"), action="DROP", source="198.51.100.1")
-        before = await tools.once("add_firewall_rule", add := MemoryCall("wf.b"), **SSH)
+        await tools.once("create_firewall_rule", MemoryCall("wf.a"), action="DROP", source="198.51.100.1")
+        before = await tools.once("create_firewall_rule", add := MemoryCall("wf.b"), **SSH)
         calls, after = [MemoryCall(), MemoryCall()], before
-        await tools.once("change_firewall_rule", calls[0], pos=0, rule=SAYS, enabled=False)
-        await tools.once("change_firewall_rule", calls[1], pos=0, rule=SAYS, to=1)
+        await tools.once("update_firewall_rule", calls[0], pos=0, rule=SAYS, enabled=False)
+        await tools.once("update_firewall_rule", calls[1], pos=0, rule=SAYS, to=1)
         for call in reversed(calls):
             assert call.undo is not None
             await tools.once(call.undo[0], **call.undo[1])
@@ -111,9 +111,9 @@ class TestRules:
     async def test_in_its_place(self, tools: Bench, steered: Steer, method: str, times: int, fault: str) -> None:
         """A rule that belongs further down is off until it is there, and is one rule, whichever answer is lost."""
         for number in range(3):
-            await tools.once("add_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}")
+            await tools.once("create_firewall_rule", MemoryCall(f"wf.{number}"), source=f"192.0.2.{number}")
         await steered.rule(method, "/cluster/firewall/rules(/.*)?$", {fault: True}, times)
-        found = await tools.until_done("add_firewall_rule", MemoryCall("wf.last"), action="DROP", to=2)
+        found = await tools.until_done("create_firewall_rule", MemoryCall("wf.last"), action="DROP", to=2)
 
         assert [each.rule for each in found.rules][1:] == [
             "in ACCEPT from 192.0.2.1",
@@ -125,25 +125,25 @@ class TestRules:
 
     async def test_another_rule_has_its_place(self, tools: Bench, steered: Steer) -> None:
         """A rule that has moved is not confused with the one that stands in its place now."""
-        await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
-        await tools.once("add_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP", source="198.51.100.1")
+        await tools.once("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
+        await tools.once("create_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP", source="198.51.100.1")
         with pytest.raises(errors.Rejected, match=r"pos: at 0 firewall of VM 100 .* says 'in DROP from 198"):
             await tools.once("delete_firewall_rule", vmid=100, pos=0, rule=SAYS)
         with pytest.raises(errors.NotFound, match=r"rule: firewall of VM 100 .* has no rule 'in DROP'; list_firewall"):
-            await tools.once("change_firewall_rule", vmid=100, pos=0, rule="in DROP", enabled=False)
+            await tools.once("update_firewall_rule", vmid=100, pos=0, rule="in DROP", enabled=False)
 
         assert await steered.log("DELETE") == []
         assert await steered.log("PUT") == []
 
     async def test_changed_in_between(self, tools: Bench) -> None:
         """A list that changes between the look and the act is refused by Proxmox itself."""
-        await tools.once("add_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
+        await tools.once("create_firewall_rule", MemoryCall("wf.a"), vmid=100, **SSH)
         call = MemoryCall()
         real = call.once
 
         async def late(look: Any, act: Any) -> Any:
             async def and_then() -> Any:
-                await tools.once("add_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP")
+                await tools.once("create_firewall_rule", MemoryCall("wf.b"), vmid=100, action="DROP")
                 return await act()
 
             return await real(look, and_then)
@@ -159,12 +159,12 @@ class TestRules:
         """A rule is moved to exactly the position that is said, downwards and upwards, once."""
         for number in (3, 2, 1, 0):
             await tools.once(
-                "add_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, dport=str(8000 + number), proto="tcp"
+                "create_firewall_rule", MemoryCall(f"wf.{number}"), vmid=100, dport=str(8000 + number), proto="tcp"
             )
         names = [each.rule for each in (await tools.once("list_firewall", vmid=100)).rules]
-        down = await tools.once("change_firewall_rule", vmid=100, pos=0, rule=names[0], to=2)
-        await tools.once("change_firewall_rule", same := MemoryCall(), vmid=100, pos=0, rule=names[0], to=2)
-        up = await tools.once("change_firewall_rule", vmid=100, pos=2, rule=names[0], to=0)
+        down = await tools.once("update_firewall_rule", vmid=100, pos=0, rule=names[0], to=2)
+        await tools.once("update_firewall_rule", same := MemoryCall(), vmid=100, pos=0, rule=names[0], to=2)
+        up = await tools.once("update_firewall_rule", vmid=100, pos=2, rule=names[0], to=0)
 
         assert [each.rule for each in down.rules] == [names[1], names[2], names[0], names[3]]
         assert same.acted == 0
@@ -174,7 +174,7 @@ class TestRules:
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A rule whose answer or request was lost is there once; one that was to go is gone."""
         await steered.rule("POST", "/firewall/rules$", {fault: True}, 1)
-        added = await tools.until_done("add_firewall_rule", add := MemoryCall(), vmid=100, **SSH)
+        added = await tools.until_done("create_firewall_rule", add := MemoryCall(), vmid=100, **SSH)
         await steered.rule("DELETE", "/firewall/rules/0$", {fault: True}, 1)
         gone = await tools.until_done("delete_firewall_rule", delete := MemoryCall(), vmid=100, pos=0, rule=SAYS)
 
@@ -185,31 +185,31 @@ class TestRules:
         """Bad input names its field, Proxmox' own refusal too; missing rights the command that grants them."""
         wrong: dict[str, Any] = {"source": "a b", "dport": "22;23", "comment": "a\nb", "direction": "up"}
         for name, value in wrong.items():
-            with pytest.raises(errors.InvalidMessage, match=f"add_firewall_rule.{name}"):
-                await tools.once("add_firewall_rule", **{name: value})
+            with pytest.raises(errors.InvalidMessage, match=f"create_firewall_rule.{name}"):
+                await tools.once("create_firewall_rule", **{name: value})
         with pytest.raises(errors.Rejected, match="dport"):
-            await tools.once("add_firewall_rule", vmid=100, dport="22")  # a port of which protocol?
+            await tools.once("create_firewall_rule", vmid=100, dport="22")  # a port of which protocol?
         with pytest.raises(errors.Rejected, match="name a node, a vmid or a group, one of them"):
             await tools.once("list_firewall", node="pve1", vmid=100)
         with pytest.raises(errors.Rejected, match="say either to, or some of enabled, comment and becomes"):
-            await tools.once("change_firewall_rule", pos=0, rule="x")
+            await tools.once("update_firewall_rule", pos=0, rule="x")
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks VM.Config.Network on /vms/100; to grant it: pveum"):
-            await Bench(audit).once("add_firewall_rule", vmid=100, **SSH)
+            await Bench(audit).once("create_firewall_rule", vmid=100, **SSH)
         await audit.close()
 
 
 class TestOptions:
-    """set_firewall_options."""
+    """update_firewall_options."""
 
     async def test_nobody_is_locked_out_unseen(self, tools: Bench, steered: Steer) -> None:
         """The cluster's firewall is not switched on before somebody can still come in, unless that is meant."""
         with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports 8006 and 22"):
-            await tools.once("set_firewall_options", enable=True)
+            await tools.once("update_firewall_options", enable=True)
         assert await steered.log("PUT") == []
-        await tools.once("add_firewall_rule", proto="tcp", dport="22,8006", source="192.0.2.0/24")
-        on = await tools.once("set_firewall_options", call := MemoryCall(), enable=True, policy_in="DROP")
-        again = await tools.once("set_firewall_options", same := MemoryCall(), enable=True)
+        await tools.once("create_firewall_rule", proto="tcp", dport="22,8006", source="192.0.2.0/24")
+        on = await tools.once("update_firewall_options", call := MemoryCall(), enable=True, policy_in="DROP")
+        again = await tools.once("update_firewall_options", same := MemoryCall(), enable=True)
         back = await tools.once(call.undo[0], **call.undo[1]) if call.undo else None
 
         assert (on.in_force, on.why, again.in_force, same.acted) == (True, "", True, 0)
@@ -233,27 +233,27 @@ class TestOptions:
     )
     async def test_which_rules_let_in(self, tools: Bench, rule: dict[str, Any], enough: bool) -> None:  # noqa: FBT001
         """Only a rule that lets somebody in to both ports counts."""
-        await tools.once("add_firewall_rule", **rule)
+        await tools.once("create_firewall_rule", **rule)
         if enough:
-            assert (await tools.once("set_firewall_options", enable=True)).in_force
+            assert (await tools.once("update_firewall_options", enable=True)).in_force
         else:
             with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports"):
-                await tools.once("set_firewall_options", enable=True)
+                await tools.once("update_firewall_options", enable=True)
 
     async def test_all_ways_to_shut_people_out(self, tools: Bench) -> None:
         """By a policy, a rule before it, a group: it is refused, or whoever approves is told."""
-        await tools.once("set_firewall_options", policy_in="ACCEPT")
-        await tools.once("set_firewall_options", enable=True)
+        await tools.once("update_firewall_options", policy_in="ACCEPT")
+        await tools.once("update_firewall_options", enable=True)
         with pytest.raises(errors.Rejected, match="no rule of the cluster lets anybody reach the ports 8006 and 22"):
-            await tools.once("set_firewall_options", policy_in="DROP")
+            await tools.once("update_firewall_options", policy_in="DROP")
         await tools.once("create_firewall_group", name="admins")
-        await tools.once("add_firewall_rule", MemoryCall("wf.in"), group="admins", proto="tcp", dport="22,8006")
-        await tools.once("add_firewall_rule", MemoryCall("wf.use"), uses="admins")
-        await tools.once("set_firewall_options", policy_in="DROP")
+        await tools.once("create_firewall_rule", MemoryCall("wf.in"), group="admins", proto="tcp", dport="22,8006")
+        await tools.once("create_firewall_rule", MemoryCall("wf.use"), uses="admins")
+        await tools.once("update_firewall_options", policy_in="DROP")
         calls = [MemoryCall(f"wf.{number}") for number in range(4)]
-        await tools.once("add_firewall_rule", calls[0], node="pve1", action="DROP", proto="tcp", dport="22")
-        await tools.once("change_firewall_rule", calls[1], pos=0, rule="group admins", enabled=False)
-        await tools.once("change_firewall_rule", calls[2], pos=0, rule="group admins", enabled=True)
+        await tools.once("create_firewall_rule", calls[0], node="pve1", action="DROP", proto="tcp", dport="22")
+        await tools.once("update_firewall_rule", calls[1], pos=0, rule="group admins", enabled=False)
+        await tools.once("update_firewall_rule", calls[2], pos=0, rule="group admins", enabled=True)
         rule = "in ACCEPT tcp port 22,8006"
         await tools.once("delete_firewall_rule", calls[3], group="admins", pos=0, rule=rule)
 
@@ -264,9 +264,9 @@ class TestOptions:
     async def test_each_level_counts(self, tools: Bench, lab: FakePve) -> None:
         """A guest's firewall is in force where the cluster's and a network card's are on too; a node's is by itself."""
         full = connect(lab)
-        await tools.once("set_firewall_options", enable=True, locked_out=True)
+        await tools.once("update_firewall_options", enable=True, locked_out=True)
         off = await tools.once("list_firewall", vmid=100)
-        await tools.once("set_firewall_options", vmid=100, enable=True, policy_out="REJECT", macfilter=False)
+        await tools.once("update_firewall_options", vmid=100, enable=True, policy_out="REJECT", macfilter=False)
         bare = await tools.once("list_firewall", vmid=100)
         card = (await full.get("/nodes/pve1/qemu/100/config"))["net0"]
         await full.put("/nodes/pve1/qemu/100/config", net0=f"{card},firewall=1", net1="virtio,bridge=vmbr0")
@@ -279,28 +279,28 @@ class TestOptions:
         assert (on.in_force, on.bare, on.policy_out, on.options) == (True, ["net1"], "REJECT", {"macfilter": "0"})
         assert node.in_force
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("set_firewall_options", vmid=100, enable=False, digest=off.digest)
+            await tools.once("update_firewall_options", vmid=100, enable=False, digest=off.digest)
         with pytest.raises(errors.Rejected, match="policy_in: the firewall of a node has none; it has enable, log_"):
-            await tools.once("set_firewall_options", node="pve1", policy_in="DROP")
+            await tools.once("update_firewall_options", node="pve1", policy_in="DROP")
 
 
 class TestLog:
-    """firewall_log."""
+    """get_firewall_log."""
 
     async def test_read(self, tools: Bench) -> None:
         """The newest lines that fit are shown, of a guest only its own, and of an empty log none."""
-        node = await tools.once("firewall_log", node="pve1", lines=2)
-        guest = await tools.once("firewall_log", vmid=100, match="src=192.0.2.5")
-        none = await tools.once("firewall_log", node="pve3")
+        node = await tools.once("get_firewall_log", node="pve1", lines=2)
+        guest = await tools.once("get_firewall_log", vmid=100, match="src=192.0.2.5")
+        none = await tools.once("get_firewall_log", node="pve3")
 
         assert (node.looked_at, len(node.lines)) == (60, 2)
         assert "10:59" in node.lines[-1]
         assert [each.split("DPT=")[1] for each in guest.lines] == ["22"] * 3
         assert all(each.startswith("100 ") for each in guest.lines)
         assert (none.looked_at, none.lines) == (0, [])
-        assert size(await tools.once("firewall_log", node="pve1")) < 1500
+        assert size(await tools.once("get_firewall_log", node="pve1")) < 1500
         with pytest.raises(errors.Rejected, match="name a node or the vmid of a guest, one of both"):
-            await tools.once("firewall_log")
+            await tools.once("get_firewall_log")
 
 
 class TestNames:
@@ -356,8 +356,8 @@ class TestNames:
     async def test_a_group_that_has_rules(self, tools: Bench) -> None:
         """Proxmox refuses to delete a group with rules, and that is told."""
         await tools.once("create_firewall_group", name="web")
-        await tools.once("add_firewall_rule", group="web", **SSH)
-        used = await tools.once("add_firewall_rule", MemoryCall("wf.use"), vmid=100, uses="web")
+        await tools.once("create_firewall_rule", group="web", **SSH)
+        used = await tools.once("create_firewall_rule", MemoryCall("wf.use"), vmid=100, uses="web")
 
         assert used.rules[0].rule == "group web"
         with pytest.raises(errors.AgentdError, match="not empty"):

@@ -25,7 +25,7 @@ async def bridges(lab: FakePve) -> None:
 
 async def test_changed_and_back(tools: Bench, steered: Steer) -> None:
     """Only what is said changes, once; what was there before is put back by the inverse."""
-    before = (await tools.once("get_vm", vmid=101)).networks
+    before = (await tools.once("get_guest", vmid=101)).networks
     wanted: dict[str, Any] = {
         "vmid": 101,
         "tag": 5,
@@ -48,11 +48,11 @@ async def test_new_and_gone(tools: Bench) -> None:
     """A VM gets a second card, of a model, and loses it; with its MAC address it is the same again."""
     call, gone = MemoryCall(), MemoryCall()
     made = await tools.once("set_guest_network", call, vmid=101, card="net1", bridge="vmbr0", model="e1000", mac=MAC)
-    left = [await tools.once("remove_guest_network", each, vmid=101, card="net1") for each in (gone, MemoryCall())][1]
+    left = [await tools.once("delete_guest_network", each, vmid=101, card="net1") for each in (gone, MemoryCall())][1]
     assert gone.undo is not None
     again = await tools.once(gone.undo[0], **gone.undo[1])
 
-    assert call.undo == ("remove_guest_network", {"vmid": 101, "card": "net1"})
+    assert call.undo == ("delete_guest_network", {"vmid": 101, "card": "net1"})
     assert made.networks["net1"] == f"e1000={MAC},bridge=vmbr0"
     assert list(left.networks) == ["net0"]
     assert again.networks == made.networks
@@ -114,7 +114,7 @@ async def test_whole(tools: Bench, steered: Steer) -> None:
     """All options are shown as they are written, secrets as stars, texts in one line."""
     config = {"cipassword": "geheim", "description": "a\x1b[31m\nb", "cores": 2}
     await steered.guest(vmid=300, node="pve1", name="odd", config=config)
-    shown = await tools.once("guest_config", vmid=300)
+    shown = await tools.once("get_guest_config", vmid=300)
 
     assert shown.options["cipassword"] == "***"
     assert (shown.options["description"], shown.options["cores"]) == ("a [31m b", "2")
@@ -127,7 +127,7 @@ async def test_options(tools: Bench, steered: Steer) -> None:
     wanted: dict[str, Any] = {"vmid": 101, "options": {"startup": "order=3"}, "remove": ["net0"]}
     call = MemoryCall()
     for each in (call, MemoryCall()):
-        await tools.once("set_guest_options", each, **wanted)
+        await tools.once("update_guest_options", each, **wanted)
     between = (await steered.found(101))["config"]
     assert call.undo is not None
     await tools.once(call.undo[0], MemoryCall("wf.back"), **call.undo[1])
@@ -135,4 +135,4 @@ async def test_options(tools: Bench, steered: Steer) -> None:
     assert (between["startup"], "net0" in between) == ("order=3", False)
     assert (await steered.found(101))["config"] == before
     with pytest.raises(errors.Rejected, match="net0: name it in `options` or in `remove`"):
-        await tools.once("set_guest_options", vmid=101, options={"net0": "x"}, remove=["net0"])
+        await tools.once("update_guest_options", vmid=101, options={"net0": "x"}, remove=["net0"])

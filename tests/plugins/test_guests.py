@@ -24,8 +24,8 @@ class TestLists:
     async def test_list(self, tools: Bench, steered: Steer) -> None:
         """One API call gives a tally and a page; the cursor leads through all of them."""
         await steered.call("DELETE", "/log")
-        page = await tools.once("list_vms", limit=3)
-        rest = await tools.once("list_vms", limit=50, cursor=page.next)
+        page = await tools.once("list_guests", limit=3)
+        rest = await tools.once("list_guests", limit=50, cursor=page.next)
 
         assert len(await steered.log()) == 2
         assert page.total == rest.total == 8
@@ -42,14 +42,14 @@ class TestLists:
             ({"name": "WEB"}, [100, 102]),
             ({"templates": True}, [9000]),
         ):
-            assert [each.vmid for each in (await tools.once("list_vms", **filters)).guests] == vmids
+            assert [each.vmid for each in (await tools.once("list_guests", **filters)).guests] == vmids
         assert [each.vmid for each in (await tools.once("list_templates")).templates] == [9000]
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
         """A page of many guests stays small enough for a model to read."""
         for n in range(60):
             await steered.guest(vmid=1000 + n, node="pve1", name=f"machine-{n:03}", type="qemu", status="running")
-        page = await tools.once("list_vms")
+        page = await tools.once("list_guests")
 
         assert page.total == 68
         assert len(msgspec.json.encode(page)) < 3000
@@ -58,17 +58,17 @@ class TestLists:
         """A guest is found by VMID or unique name, VM or container, without control characters."""
         await steered.guest(vmid=500, node="pve3", name="odd", type="qemu", config={"description": "a\x1b[31mb\nc"})
 
-        assert (await tools.once("get_vm", name="nas")).vmid == 104
-        assert (await tools.once("get_vm", vmid=200)).type == "lxc"
-        assert (await tools.once("get_vm", vmid=100)).status == "running"
-        assert (await tools.once("get_vm", vmid=500)).description == "a [31mb\nc"
+        assert (await tools.once("get_guest", name="nas")).vmid == 104
+        assert (await tools.once("get_guest", vmid=200)).type == "lxc"
+        assert (await tools.once("get_guest", vmid=100)).status == "running"
+        assert (await tools.once("get_guest", vmid=500)).description == "a [31mb\nc"
         with pytest.raises(errors.NotFound, match="777"):
-            await tools.once("get_vm", vmid=777)
+            await tools.once("get_guest", vmid=777)
         await steered.guest(vmid=501, node="pve1", name="nas", type="qemu")
         with pytest.raises(errors.Rejected, match="2 guests are called 'nas'"):
-            await tools.once("get_vm", name="nas")
+            await tools.once("get_guest", name="nas")
         with pytest.raises(errors.Rejected):
-            await tools.once("get_vm")
+            await tools.once("get_guest")
 
 
 class TestUpdate:
@@ -121,7 +121,7 @@ class TestUpdate:
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """With a digest that is old nothing is changed; without one a race is won by looking again."""
-        seen = await tools.once("get_vm", vmid=101)
+        seen = await tools.once("get_guest", vmid=101)
         await tools.once("update_vm", vmid=101, cores=3)
 
         with pytest.raises(errors.ConfigChanged):

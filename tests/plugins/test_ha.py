@@ -23,15 +23,15 @@ class TestResources:
     async def test_life(self, tools: Bench, steered: Steer) -> None:
         """A guest is put under HA, changed and taken out; each step is left alone when it is so already."""
         wanted: dict[str, Any] = {"vmid": 101, "max_restart": 3, "comment": "x; ü=1"}
-        await tools.once("add_ha_resource", **wanted)
-        added = await tools.once("add_ha_resource", call := MemoryCall(), **wanted)
+        await tools.once("create_ha_resource", **wanted)
+        added = await tools.once("create_ha_resource", call := MemoryCall(), **wanted)
         running = (await steered.found(101))["status"]
         changed = await tools.once("update_ha_resource", vmid=101, state="stopped", comment="")
         same = MemoryCall()
         await tools.once("update_ha_resource", same, vmid=101, state="stopped")
         shown = await tools.once("list_ha")
-        removed = await tools.once("remove_ha_resource", last := MemoryCall(), vmid=101, guest="db-01")
-        again = await tools.once("remove_ha_resource", vmid=101, guest="db-01")
+        removed = await tools.once("delete_ha_resource", last := MemoryCall(), vmid=101, guest="db-01")
+        again = await tools.once("delete_ha_resource", vmid=101, guest="db-01")
 
         assert (added.sid, added.max_restart, added.comment, call.adopted) == ("vm:101", 3, "x; ü=1", True)
         assert running == "running"
@@ -44,14 +44,14 @@ class TestResources:
         assert again.resource is None
         assert (await tools.once("list_ha")).resources == []
         assert "under HA" in last.targets[0].loses[0]
-        assert tools.tools["remove_ha_resource"].tier is Tier.DESTROY
+        assert tools.tools["delete_ha_resource"].tier is Tier.DESTROY
 
     async def test_taken_back(self, tools: Bench) -> None:
         """What was changed or removed can be taken back by the call that was kept."""
-        await tools.once("add_ha_resource", vmid=200, max_relocate=2, comment="dns")
+        await tools.once("create_ha_resource", vmid=200, max_relocate=2, comment="dns")
         for tool, more in (
             ("update_ha_resource", {"state": "ignored", "max_relocate": 5}),
-            ("remove_ha_resource", {"guest": "dns"}),
+            ("delete_ha_resource", {"guest": "dns"}),
         ):
             await tools.once(tool, call := MemoryCall(), vmid=200, **more)
             assert call.undo is not None
@@ -63,16 +63,16 @@ class TestResources:
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A resource whose answer or request is lost is there once."""
         await steered.rule("POST", "/ha/resources$", {fault: True}, 1)
-        await tools.until_done("add_ha_resource", call := MemoryCall(), vmid=101)
+        await tools.until_done("create_ha_resource", call := MemoryCall(), vmid=101)
 
         assert call.adopted is (fault == "cut_after")
         assert (await tools.once("list_ha")).states == {"started": 1}
 
     async def test_changed(self, tools: Bench, steered: Steer) -> None:
         """A resource that changed since it was read is left alone; a change between look and write is refused."""
-        seen = await tools.once("add_ha_resource", vmid=101)
+        seen = await tools.once("create_ha_resource", vmid=101)
         await tools.once("update_ha_resource", vmid=101, max_restart=5)
-        for tool, more in (("update_ha_resource", {"max_restart": 2}), ("remove_ha_resource", {"guest": "db-01"})):
+        for tool, more in (("update_ha_resource", {"max_restart": 2}), ("delete_ha_resource", {"guest": "db-01"})):
             with pytest.raises(errors.ConfigChanged, match="look again"):
                 await tools.once(tool, vmid=101, digest=seen.digest, **more)
         await tools.once("update_ha_resource", vmid=101, max_restart=7)
@@ -85,28 +85,32 @@ class TestResources:
         await steered.quorum(quorate=False)
 
         with pytest.raises(errors.NoQuorum, match="the cluster has no quorum"):
-            await tools.once("add_ha_resource", vmid=101)
+            await tools.once("create_ha_resource", vmid=101)
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
         """What cannot be is told with what to do; a missing right with the command that grants it."""
-        await tools.once("add_ha_resource", vmid=101)
+        await tools.once("create_ha_resource", vmid=101)
         wrong: list[tuple[str, dict[str, Any], str]] = [
-            ("add_ha_resource", {"vmid": 9000}, "is a template"),
-            ("add_ha_resource", {"vmid": 101, "max_restart": 4}, "another max_restart: update_ha_resource changes it"),
-            ("add_ha_resource", {"vmid": 100, "group": "left"}, "ha groups have been migrated to rules"),
-            ("update_ha_resource", {"vmid": 100, "state": "ignored"}, "not under HA: add_ha_resource puts it there"),
+            ("create_ha_resource", {"vmid": 9000}, "is a template"),
+            (
+                "create_ha_resource",
+                {"vmid": 101, "max_restart": 4},
+                "another max_restart: update_ha_resource changes it",
+            ),
+            ("create_ha_resource", {"vmid": 100, "group": "left"}, "ha groups have been migrated to rules"),
+            ("update_ha_resource", {"vmid": 100, "state": "ignored"}, "not under HA: create_ha_resource puts it there"),
             ("update_ha_resource", {"vmid": 101}, "say what to change"),
-            ("remove_ha_resource", {"vmid": 101, "guest": "nas"}, "is not called 'nas': nothing was done"),
-            ("add_ha_resource", {"vmid": 999}, "there is no guest 999"),
+            ("delete_ha_resource", {"vmid": 101, "guest": "nas"}, "is not called 'nas': nothing was done"),
+            ("create_ha_resource", {"vmid": 999}, "there is no guest 999"),
         ]
         for tool, parameters, line in wrong:
             with pytest.raises(errors.PermanentError, match=line):
                 await tools.once(tool, **parameters)
         with pytest.raises(errors.InvalidMessage, match="state"):
-            await tools.once("add_ha_resource", vmid=100, state="on")
+            await tools.once("create_ha_resource", vmid=100, state="on")
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Sys.Console on /; to grant it: pveum acl modify /"):
-            await Bench(audit).once("add_ha_resource", vmid=100)
+            await Bench(audit).once("create_ha_resource", vmid=100)
         await audit.close()
 
 
@@ -116,7 +120,7 @@ class TestRules:
     async def test_life(self, tools: Bench) -> None:
         """A rule is made, changed, switched off and deleted; each step is left alone when it is so already."""
         for vmid in (100, 102):
-            await tools.once("add_ha_resource", vmid=vmid)
+            await tools.once("create_ha_resource", vmid=vmid)
         wanted: dict[str, Any] = {"name": "apart", "type": "resource-affinity", "affinity": "negative"}
         await tools.once("create_ha_rule", guests=[102, 100], **wanted)
         made = await tools.once("create_ha_rule", call := MemoryCall(), guests=[102, 100], **wanted)
@@ -138,7 +142,7 @@ class TestRules:
 
     async def test_nodes(self, tools: Bench) -> None:
         """A rule of nodes keeps their priorities."""
-        await tools.once("add_ha_resource", vmid=100)
+        await tools.once("create_ha_resource", vmid=100)
         made = await tools.once(
             "create_ha_rule", name="left", type="node-affinity", guests=[100], nodes={"pve2": 0, "pve1": 3}, strict=True
         )
@@ -152,7 +156,7 @@ class TestRules:
     @pytest.mark.parametrize("fault", ["cut_after", "lost_before"])
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A rule whose answer or request is lost is there once."""
-        await tools.once("add_ha_resource", vmid=100)
+        await tools.once("create_ha_resource", vmid=100)
         await steered.rule("POST", "/ha/rules$", {fault: True}, 1)
         await tools.until_done(
             "create_ha_rule", call := MemoryCall(), name="left", type="node-affinity", guests=[100], nodes={"pve1": 0}
@@ -166,7 +170,7 @@ class TestRules:
         await steered.settings(ha_has_groups=1)
         await steered.rule("GET", "/cluster/ha/rules$", GROUPS)
         made = await tools.once("set_ha_group", name="left", nodes={"pve1": 2}, restricted=True, comment="x")
-        await tools.once("add_ha_resource", vmid=100, group="left")
+        await tools.once("create_ha_resource", vmid=100, group="left")
         changed = await tools.once("set_ha_group", call := MemoryCall(), name="left", nodes={"pve2": 0}, failback=False)
         shown = await tools.once("list_ha")
 
@@ -179,13 +183,13 @@ class TestRules:
             await tools.once("delete_ha_group", name="left")
         with pytest.raises(errors.Rejected, match="this cluster has HA groups, not rules"):
             await tools.once("delete_ha_rule", name="left")
-        await tools.once("remove_ha_resource", vmid=100, guest="web-01")
+        await tools.once("delete_ha_resource", vmid=100, guest="web-01")
         assert (await tools.once("delete_ha_group", name="left")).rule is not None
         assert (await tools.once("list_ha")).rules == []
 
     async def test_refused(self, tools: Bench) -> None:
         """What cannot be is told with what to do."""
-        await tools.once("add_ha_resource", vmid=100)
+        await tools.once("create_ha_resource", vmid=100)
         wrong: list[tuple[str, dict[str, Any], str]] = [
             ("create_ha_rule", {"type": "node-affinity", "guests": [100]}, "a node-affinity rule has nodes"),
             (
@@ -196,7 +200,7 @@ class TestRules:
             (
                 "create_ha_rule",
                 {"type": "node-affinity", "guests": [101], "nodes": {"pve1": 0}},
-                "guests: VM 101 'db-01' on pve1 not under HA: add_ha_resource puts it there",
+                "guests: VM 101 'db-01' on pve1 not under HA: create_ha_resource puts it there",
             ),
             (
                 "create_ha_rule",

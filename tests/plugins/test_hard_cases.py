@@ -35,7 +35,7 @@ async def test_restarts_while_a_task_is_waited_for(tools: Bench, steered: Steer,
     """A service of the node that restarts while its task runs is waited for; the task is begun once."""
     await steered.durations(qmstart=0.3)
     await steered.rule("GET", "/tasks/[^/]*/status$", effect, 4)
-    started = await tools.until_done("start_vm", MemoryCall(), vmid=101)
+    started = await tools.until_done("start_guest", MemoryCall(), vmid=101)
 
     assert started.status == "running"
     assert len(await _performed(steered, "/status/start$")) == 1
@@ -86,7 +86,7 @@ async def test_a_fresh_guest_has_no_name_yet(tools: Bench, steered: Steer) -> No
     """What was made a moment ago is found by its number although the cluster's list does not know it well yet."""
     await steered.settings(stat_lag=5)
     made = await tools.once("create_vm", **NEW)
-    started = await tools.once("start_vm", MemoryCall("wf.start"), vmid=NEW["vmid"])
+    started = await tools.once("start_guest", MemoryCall("wf.start"), vmid=NEW["vmid"])
 
     assert (made.name, started.name, started.status) == (NEW["name"], NEW["name"], "running")
 
@@ -106,8 +106,8 @@ async def test_the_guest_moves_away_meanwhile(tools: Bench, steered: Steer) -> N
     """A guest that was migrated after it was looked up is not taken for gone: the next try finds it."""
     moving = asyncio.create_task(tools("migrate_guest", vmid=201, target="pve1"))
     await until(lambda: steered.tasks("vzmigrate"))
-    started = await tools.until_done("start_vm", MemoryCall("wf.start"), vmid=201)
+    started = await tools.until_done("start_guest", MemoryCall("wf.start"), vmid=201)
     await moving
 
     assert started.status == "running"
-    assert (await tools.once("get_vm", vmid=201)).node == "pve1"
+    assert (await tools.once("get_guest", vmid=201)).node == "pve1"

@@ -44,7 +44,7 @@ async def test_made(bench: Bench, steered: Steer) -> None:
     made = await bench.once("create_vm", **CLOUDY)
     config = (await steered.found(300))["config"]
     grown = await bench.once("resize_disk", vmid=300, size=10)
-    template = await bench.once("make_template", vmid=300, name="cloud-01")
+    template = await bench.once("convert_to_template", vmid=300, name="cloud-01")
     clone = await bench.once("create_vm", vmid=301, node="pve1", name="cloud-02", template=300, full=False)
 
     assert (made.name, made.disks, made.storages) == ("cloud-01", {"scsi0": 0.062}, ["local-lvm"])
@@ -67,7 +67,7 @@ async def test_lost(bench: Bench, steered: Steer, fault: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"image": "local:import/no.qcow2"}, "image: there is no local:import/no.qcow2 on pve1; list_content lists"),
+        ({"image": "local:import/no.qcow2"}, "image: there is no local:import/no.qcow2 on pve1; list_volumes lists"),
         ({"image": "nope:import/no.qcow2"}, "there is no storage 'nope' on pve1"),
         (
             {"image": "local:iso/debian-12.11.0-amd64-netinst.iso"},

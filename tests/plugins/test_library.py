@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from agentd.tools.definition import Tool
 
-GOOD = HEAD + "tasks: [{name: a, tool: list_vms}]\n"
+GOOD = HEAD + "tasks: [{name: a, tool: list_guests}]\n"
 OWN = {"vm_deployment": VM_DEPLOYMENT}
 
 

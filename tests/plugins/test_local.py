@@ -30,13 +30,13 @@ HEALTH: dict[str, Any] = {
 
 
 class TestDisks:
-    """list_disks, disk_health, list_local_storage, zfs_status, make_local_storage."""
+    """list_node_disks, get_disk_health, list_local_storage, get_zfs_status, create_local_storage."""
 
     async def test_trouble_comes_first(self, tools: Bench, steered: Steer) -> None:
         """A disk that fails or is worn out is at the top of the list and warned of; so is a full thin pool."""
         await steered.platters(disks={"pve1:/dev/sda": "FAILED"})
-        disks = await tools.once("list_disks", call := MemoryCall(), **PVE1)
-        smart = await tools.once("disk_health", **PVE1, device="/dev/sda")
+        disks = await tools.once("list_node_disks", call := MemoryCall(), **PVE1)
+        smart = await tools.once("get_disk_health", **PVE1, device="/dev/sda")
         made = await tools.once("list_local_storage", full := MemoryCall(), **PVE1)
 
         assert [each.device for each in disks.disks] == ["/dev/sda", "/dev/sdc", "/dev/sdb", "/dev/sdd"]
@@ -49,12 +49,12 @@ class TestDisks:
 
     async def test_a_pool_is_made_once(self, tools: Bench, steered: Steer) -> None:
         """A pool is made of the disks that were shown, which are used then; asked again nothing is made."""
-        made = await tools.once("make_local_storage", call := MemoryCall(), **ZFS)
-        await tools.once("make_local_storage", same := MemoryCall(), **ZFS)
-        used = {each.device: each.used for each in (await tools.once("list_disks", **PVE1)).disks}
-        well = await tools.once("zfs_status", **PVE1, pool="tank")
+        made = await tools.once("create_local_storage", call := MemoryCall(), **ZFS)
+        await tools.once("create_local_storage", same := MemoryCall(), **ZFS)
+        used = {each.device: each.used for each in (await tools.once("list_node_disks", **PVE1)).disks}
+        well = await tools.once("get_zfs_status", **PVE1, pool="tank")
         await steered.platters(pools={"pve1:tank": "DEGRADED"})
-        ill = await tools.once("zfs_status", **PVE1, pool="tank")
+        ill = await tools.once("get_zfs_status", **PVE1, pool="tank")
         await tools.once("list_local_storage", warned := MemoryCall(), **PVE1)
 
         assert ("zfs", "tank", "ONLINE") in {(each.kind, each.name, each.state) for each in made.made}
@@ -65,8 +65,8 @@ class TestDisks:
         assert target.state == {"/dev/sdb": "pve1-B", "/dev/sdc": "pve1-C"}
         assert (well.state, well.action, ill.action) == ("ONLINE", "", "Replace the faulted device.")
         assert [(each.name, each.write) for each in ill.parts if each.message] == [("sdc", 12)]
-        assert "zfs tank of pve1 is DEGRADED: zfs_status says which disk" in warned.warnings
-        assert tools.tools["make_local_storage"].tier is Tier.DESTROY
+        assert "zfs tank of pve1 is DEGRADED: get_zfs_status says which disk" in warned.warnings
+        assert tools.tools["create_local_storage"].tier is Tier.DESTROY
 
     async def test_another_disk_has_its_path(self, tools: Bench, steered: Steer) -> None:
         """A disk that is used, or that is another one than was shown, is left alone."""
@@ -78,13 +78,13 @@ class TestDisks:
             ({"device": "/dev/sdb", "serial": "OTHER"}, "serial: /dev/sdb of pve1 is the disk pve1-B, not OTHER"),
         ):
             with pytest.raises(errors.Rejected, match=line):
-                await tools.once("make_local_storage", **{**ZFS, "disks": [wrong]})
+                await tools.once("create_local_storage", **{**ZFS, "disks": [wrong]})
         with pytest.raises(errors.NotFound, match="device: pve1 has no disk /dev/sdz; it has /dev/sda"):
-            await tools.once("disk_health", **PVE1, device="/dev/sdz")
+            await tools.once("get_disk_health", **PVE1, device="/dev/sdz")
         with pytest.raises(errors.Rejected, match="disks: lvm is made of one disk"):
-            await tools.once("make_local_storage", **{**ZFS, "kind": "lvm"})
+            await tools.once("create_local_storage", **{**ZFS, "kind": "lvm"})
         with pytest.raises(errors.NotFound, match="pool: pve1 has no ZFS pool 'nope'; it has none"):
-            await tools.once("zfs_status", **PVE1, pool="nope")
+            await tools.once("get_zfs_status", **PVE1, pool="nope")
 
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
 
@@ -92,18 +92,18 @@ class TestDisks:
     async def test_answer_lost(self, tools: Bench, steered: Steer, fault: str) -> None:
         """A pool whose answer or request was lost is there once."""
         await steered.rule("POST", "/disks/zfs$", {fault: True}, 1)
-        await tools.until_done("make_local_storage", call := MemoryCall(), **ZFS)
+        await tools.until_done("create_local_storage", call := MemoryCall(), **ZFS)
 
         assert call.adopted is (fault == "cut_after")
         assert len(await steered.tasks("zfscreate")) == 1
 
 
 class TestCeph:
-    """ceph_status, list_osds, set_ceph_flag."""
+    """get_ceph_status, list_osds, set_ceph_flag."""
 
     async def test_none(self, tools: Bench) -> None:
         """A cluster without Ceph says so; it is no error to ask."""
-        assert (await tools.once("ceph_status")).installed is False
+        assert (await tools.once("get_ceph_status")).installed is False
         with pytest.raises(errors.AgentdError, match="not installed"):
             await tools.once("set_ceph_flag", flag="noout", value=True)
 
@@ -113,7 +113,7 @@ class TestCeph:
         await steered.rule("GET", "/cluster/ceph/status$", {"status": 500, "reason": reason})
 
         with pytest.raises(errors.AgentdError, match=reason):
-            await tools.once("ceph_status")
+            await tools.once("get_ceph_status")
 
     async def test_health(self, tools: Bench, steered: Steer) -> None:
         """Warnings are told in words, disks that are down come first, flags are set once and taken back."""
@@ -121,7 +121,7 @@ class TestCeph:
         set_ = await tools.once("set_ceph_flag", call := MemoryCall(), flag="noout", value=True)
         await tools.once("set_ceph_flag", same := MemoryCall(), flag="noout", value=True)
         await steered.node("pve3", online=False)
-        found = await tools.once("ceph_status")
+        found = await tools.once("get_ceph_status")
         osds = await tools.once("list_osds", **PVE1)
 
         assert (set_.flags, same.acted) == (["noout"], 0)
@@ -132,7 +132,7 @@ class TestCeph:
 
 
 class TestStorages:
-    """list_storage_definitions, add_storage, change_storage, remove_storage."""
+    """list_storage_definitions, create_storage, update_storage, delete_storage."""
 
     async def test_life(self, tools: Bench) -> None:
         """A storage is added, changed and removed once each, and each can be taken back where it can."""
@@ -143,18 +143,18 @@ class TestStorages:
             "export": "/srv/pve",
             "content": ["iso", "backup"],
         }
-        made = await tools.once("add_storage", add := MemoryCall(), **wanted)
-        await tools.once("add_storage", same := MemoryCall(), **wanted)
-        off = await tools.once("change_storage", change := MemoryCall(), storage="shelf", enabled=False, nodes=["pve1"])
-        await tools.once("change_storage", still := MemoryCall(), storage="shelf", enabled=False)
+        made = await tools.once("create_storage", add := MemoryCall(), **wanted)
+        await tools.once("create_storage", same := MemoryCall(), **wanted)
+        off = await tools.once("update_storage", change := MemoryCall(), storage="shelf", enabled=False, nodes=["pve1"])
+        await tools.once("update_storage", still := MemoryCall(), storage="shelf", enabled=False)
         back = await tools.once(change.undo[0], **change.undo[1]) if change.undo else None
-        await tools.once("remove_storage", gone := MemoryCall(), storage="shelf")
-        await tools.once("remove_storage", twice := MemoryCall(), storage="shelf")
+        await tools.once("delete_storage", gone := MemoryCall(), storage="shelf")
+        await tools.once("delete_storage", twice := MemoryCall(), storage="shelf")
         left = [each.storage for each in (await tools.once("list_storage_definitions")).storages]
 
         assert (made.content, made.source, made.enabled) == (["backup", "iso"], "192.0.2.9:/srv/pve", True)
         assert (same.acted, still.acted, twice.acted) == (0, 0, 0)
-        assert add.undo == ("remove_storage", {"storage": "shelf"})
+        assert add.undo == ("delete_storage", {"storage": "shelf"})
         assert (off.enabled, off.nodes) == (False, ["pve1"])
         assert back is not None
         assert (back.enabled, back.nodes) == (True, [])
@@ -168,7 +168,7 @@ class TestStorages:
         digest = next(each.digest for each in found.storages if each.storage == "local")
         await steered.rule("PUT", "/storage/local$", {fault: True}, 1)
         call = MemoryCall()
-        off = await tools.until_done("change_storage", call, storage="local", enabled=False, digest=digest)
+        off = await tools.until_done("update_storage", call, storage="local", enabled=False, digest=digest)
 
         assert digest
         assert (off.enabled, call.adopted) == (False, fault == "cut_after")
@@ -182,46 +182,46 @@ class TestStorages:
             "share": "iso",
             "content": ["iso"],
         }
-        made = await tools.once("add_storage", **share)
-        await tools.once("add_storage", same := MemoryCall(), **share)
+        made = await tools.once("create_storage", **share)
+        await tools.once("create_storage", same := MemoryCall(), **share)
 
         assert (made.source, same.acted) == ("192.0.2.9/iso", 0)
         with pytest.raises(errors.InvalidMessage, match="'password': is a secret"):
-            await tools.once("add_storage", **share, password="x")  # noqa: S106 - none
+            await tools.once("create_storage", **share, password="x")  # noqa: S106 - none
 
     async def test_one_that_is_used_stays(self, tools: Bench, steered: Steer) -> None:
         """A storage on which guests have disks is not removed, and they are named."""
         with pytest.raises(errors.Rejected, match=r"storage: local-lvm holds disks of VM 100 .*: nothing was done"):
-            await tools.once("remove_storage", storage="local-lvm")
+            await tools.once("delete_storage", storage="local-lvm")
 
         assert await steered.log("DELETE") == []
 
     async def test_refused(self, tools: Bench, lab: FakePve) -> None:
         """What does not fit the type, what is there as something else, and what has changed are told."""
         with pytest.raises(errors.Rejected, match="type: nfs takes server and export, and no other of path"):
-            await tools.once("add_storage", storage="x1", type="nfs", path="/x", content=["iso"])
+            await tools.once("create_storage", storage="x1", type="nfs", path="/x", content=["iso"])
         with pytest.raises(errors.Rejected, match="storage: there is a dir storage local on /var/lib/vz already"):
-            await tools.once("add_storage", storage="local", type="dir", path="/other", content=["iso"])
+            await tools.once("create_storage", storage="local", type="dir", path="/other", content=["iso"])
         with pytest.raises(errors.NotFound, match="storage: there is no storage 'nope'; there are local"):
-            await tools.once("change_storage", storage="nope", enabled=False)
+            await tools.once("update_storage", storage="nope", enabled=False)
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("change_storage", storage="local", enabled=False, digest="0" * 40)
+            await tools.once("update_storage", storage="local", enabled=False, digest="0" * 40)
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Datastore.Allocate on /storage; to grant it: pveum"):
-            await Bench(audit).once("add_storage", storage="x1", type="dir", path="/x", content=["iso"])
+            await Bench(audit).once("create_storage", storage="x1", type="dir", path="/x", content=["iso"])
         await audit.close()
 
 
 class TestUsage:
-    """show_usage."""
+    """get_usage."""
 
     @pytest.mark.parametrize(
         ("of", "value"), [({"vmid": 100}, "mem"), (PVE1, "memused"), ({**PVE1, "storage": "local"}, "used")]
     )
     async def test_few_numbers(self, tools: Bench, of: dict[str, Any], value: str) -> None:
         """Seventy points are four numbers a value; all points only of what is asked for; empty ones are none."""
-        found = await tools.once("show_usage", **of)
-        whole = await tools.once("show_usage", **of, points=[value])
+        found = await tools.once("get_usage", **of)
+        whole = await tools.once("get_usage", **of, points=[value])
 
         assert (found.samples, found.points) == (70, {})
         assert found.values[value].least == found.values[value].most == found.values[value].last > 0
@@ -231,11 +231,11 @@ class TestUsage:
     async def test_refused(self, tools: Bench) -> None:
         """What is meant must be said, and values that there are not are told."""
         with pytest.raises(errors.Rejected, match="node: name a guest by its vmid, a node, or a storage"):
-            await tools.once("show_usage", storage="local")
+            await tools.once("get_usage", storage="local")
         with pytest.raises(errors.Rejected, match="points: there is no 'colour'; there are cpu"):
-            await tools.once("show_usage", vmid=100, points=["colour"])
+            await tools.once("get_usage", vmid=100, points=["colour"])
         with pytest.raises(errors.NotFound, match="there is no guest 999"):
-            await tools.once("show_usage", vmid=999)
+            await tools.once("get_usage", vmid=999)
 
 
 class TestNotices:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WRITES = ("POST", "PUT", "DELETE")
 UNSAFE = {
-    *("agent_exec", "reboot_vm", "reset_vm", "restart_service"),
+    *("exec_in_guest", "reboot_guest", "reset_vm", "restart_service"),
     *("rollback_snapshot", "stop_node", "test_notification"),
 }
 """The tools that stop on doubt: nobody could tell whether it was done."""

@@ -31,7 +31,7 @@ def tools(known: dict[str, Tool]) -> dict[str, Tool]:
         ("HA rule", "create_ha_rule"),
         ("resize", "resize_disk"),
         ("grant role", "grant_role"),
-        ("guest agent run command exec", "agent_exec"),
+        ("guest agent run command exec", "exec_in_guest"),
     ],
 )
 def test_words_find_the_tool(known: dict[str, Tool], words: str, first: str) -> None:
@@ -61,21 +61,21 @@ def test_the_daily_ones_are_there_and_cost_little(tools: dict[str, Tool]) -> Non
 
 def test_what_is_carried(tools: dict[str, Tool]) -> None:
     """A carried call is the call itself, any other name stays as it is."""
-    wish = {"tool": "get_vm", "arguments": {"vmid": 100}}
+    wish = {"tool": "get_guest", "arguments": {"vmid": 100}}
 
-    assert tool_search.unwrapped("get_vm", {"vmid": 100}, tools) == ("get_vm", {"vmid": 100})
-    assert tool_search.unwrapped("read_tool", wish, tools) == ("get_vm", {"vmid": 100})
-    assert tool_search.unwrapped("use_tool", wish, tools) == ("get_vm", {"vmid": 100})
+    assert tool_search.unwrapped("get_guest", {"vmid": 100}, tools) == ("get_guest", {"vmid": 100})
+    assert tool_search.unwrapped("read_tool", wish, tools) == ("get_guest", {"vmid": 100})
+    assert tool_search.unwrapped("use_tool", wish, tools) == ("get_guest", {"vmid": 100})
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "line"),
     [
-        ("read_tool", {"tool": "stop_vm"}, "there is no tool 'stop_vm' of tier read; use_tool calls those"),
+        ("read_tool", {"tool": "stop_guest"}, "there is no tool 'stop_guest' of tier read; use_tool calls those"),
         ("use_tool", {"tool": "nope"}, "there is no tool 'nope'; find_tools finds them"),
         ("use_tool", {"tool": "use_tool"}, "there is no tool 'use_tool'"),
         ("use_tool", {}, "use_tool: object missing required field tool"),
-        ("use_tool", {"tool": "get_vm", "args": {}}, "unknown parameter 'args'; there are tool, arguments"),
+        ("use_tool", {"tool": "get_guest", "args": {}}, "unknown parameter 'args'; there are tool, arguments"),
     ],
 )
 def test_what_cannot_be_carried(tools: dict[str, Tool], name: str, arguments: dict[str, object], line: str) -> None:

@@ -209,7 +209,7 @@ class TestHa:
     async def test_moved(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """The manager is asked, and the guest is watched until it has arrived."""
         await made(steered)
-        await tools.once("add_ha_resource", vmid=vmid)
+        await tools.once("create_ha_resource", vmid=vmid)
         await steered.settings(ha_lag=0.5)
         await steered.durations(qmigrate=0.5, vzmigrate=0.5)
         moved = await tools.once("migrate_guest", call := MemoryCall(), vmid=vmid, target="pve2", restart=vmid == 200)
@@ -222,7 +222,7 @@ class TestHa:
     async def test_fails(self, tools: Bench, steered: Steer) -> None:
         """A migration of the manager that fails is told with its task, though the request ended well."""
         await made(steered)
-        await tools.once("add_ha_resource", vmid=110)
+        await tools.once("create_ha_resource", vmid=110)
         await steered.settings(ha_lag=0.3)
         moving = asyncio.ensure_future(tools.once("migrate_guest", vmid=110, target="pve2"))
         await until(lambda: steered.tasks("hamigrate"))
@@ -235,7 +235,7 @@ class TestHa:
     async def test_answer_cut(self, tools: Bench, steered: Steer, lag: float) -> None:
         """A request to the manager whose answer is lost leads to one migration, though it may be made again."""
         await made(steered)
-        await tools.once("add_ha_resource", vmid=110)
+        await tools.once("create_ha_resource", vmid=110)
         await steered.settings(ha_lag=lag)
         await steered.durations(qmigrate=0.5)
         await steered.rule("POST", "/migrate$", {"cut_after": True}, 1)
@@ -247,7 +247,7 @@ class TestHa:
     async def test_nothing_happens(self, tools: Bench, steered: Steer) -> None:
         """A manager that accepts and does nothing is not waited for without end."""
         await made(steered)
-        await tools.once("add_ha_resource", vmid=110)
+        await tools.once("create_ha_resource", vmid=110)
         await steered.settings(ha_lag=60)
 
         with pytest.raises(errors.TaskFailed, match="nothing moves it"):
@@ -258,7 +258,7 @@ class TestHa:
         await made(steered)
         await made(steered, 111)
         for vmid in (110, 111, 102):
-            await tools.once("add_ha_resource", vmid=vmid)
+            await tools.once("create_ha_resource", vmid=vmid)
         await tools.once(
             "create_ha_rule", name="apart", type="resource-affinity", guests=[110, 102], affinity="negative"
         )
@@ -287,7 +287,7 @@ class TestHa:
         await steered.rule("GET", "/cluster/ha/rules$", {"status": 501, "reason": "Method not implemented"})
         await made(steered)
         await tools.once("set_ha_group", name="left", nodes={"pve1": 1}, restricted=True)
-        await tools.once("add_ha_resource", vmid=110, group="left")
+        await tools.once("create_ha_resource", vmid=110, group="left")
 
         with pytest.raises(errors.Rejected, match="the HA rule left keeps it on pve1"):
             await tools.once("migrate_guest", vmid=110, target="pve2")

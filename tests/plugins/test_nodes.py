@@ -135,7 +135,7 @@ class TestSettings:
 
 
 class TestUpdates:
-    """list_updates, refresh_updates, node_log."""
+    """list_updates, refresh_updates, get_node_log."""
 
     async def test_refreshed(self, tools: Bench, steered: Steer) -> None:
         """A refresh brings what could be newer; one that runs is waited for."""
@@ -152,9 +152,9 @@ class TestUpdates:
 
     async def test_log(self, tools: Bench, steered: Steer) -> None:
         """The last lines are shown, or those of them with a word; Proxmox' own marks are no lines."""
-        last = await tools.once("node_log", **PVE1, lines=3)
-        some = await tools.once("node_log", **PVE1, match="LINE 5")
-        none = await tools.once("node_log", **PVE1, minutes=1, match="nope")
+        last = await tools.once("get_node_log", **PVE1, lines=3)
+        some = await tools.once("get_node_log", **PVE1, match="LINE 5")
+        none = await tools.once("get_node_log", **PVE1, minutes=1, match="nope")
 
         assert [each[-7:] for each in last.lines] == ["line 57", "line 58", "line 59"]
         assert len(some.lines) == 11
@@ -165,11 +165,11 @@ class TestUpdates:
     async def test_log_of_a_time(self, tools: Bench, steered: Steer, monkeypatch: pytest.MonkeyPatch) -> None:
         """A time is read in pieces that meet, the newest first, no further than wanted; what was left out is told."""
         await steered.settings(journal_step=10)
-        few = await tools.once("node_log", **PVE1, minutes=60, lines=10)
+        few = await tools.once("get_node_log", **PVE1, minutes=60, lines=10)
         asked = [each["params"] for each in await steered.log("GET", "/journal$")]
-        whole = await tools.once("node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
+        whole = await tools.once("get_node_log", all_ := MemoryCall(), **PVE1, minutes=60, match="line 5")
         monkeypatch.setattr(syslog, "MOST", 20)
-        cut = await tools.once("node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
+        cut = await tools.once("get_node_log", call := MemoryCall(), **PVE1, minutes=60, match="nope")
 
         assert [each[-7:] for each in few.lines] == [f"line {number}" for number in range(50, 60)]
         assert len(asked) == 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOKENS = 1000
 LISTS = {
-    "list_vms": "guests",
+    "list_guests": "guests",
     "list_templates": "templates",
     "list_nodes": "nodes",
     "list_storages": "storages",
@@ -68,7 +68,7 @@ async def test_a_large_cluster_costs_a_model_little(tools: Bench, steered: Steer
         where = f"node{n % 30:02}"
         await steered.guest(vmid=1000 + n, node=where, name=f"machine-{n:03}", type="qemu", config=config)
     for n in range(60):
-        await tools("start_vm", vmid=1000 + n)
+        await tools("start_guest", vmid=1000 + n)
 
     for name, lines in LISTS.items():
         await steered.call("DELETE", "/log")
@@ -77,15 +77,15 @@ async def test_a_large_cluster_costs_a_model_little(tools: Bench, steered: Steer
 
         assert tokens(page) < TOKENS, name
         assert len(calls) == (2 if name == "list_nodes" else 1)  # the quorum is asked for too
-        assert page.total == {"list_vms": 502, "list_nodes": 33, "list_tasks": 60}.get(name, page.total)
+        assert page.total == {"list_guests": 502, "list_nodes": 33, "list_tasks": 60}.get(name, page.total)
         assert (page.next != "") == (page.total > len(getattr(page, lines)))
 
 
 @pytest.mark.parametrize(("name", "lines"), LISTS.items())
 async def test_the_cursor_leads_through_every_line_once(tools: Bench, name: str, lines: str) -> None:
     """Pages of two hold the same lines in the same order as one page of all."""
-    await tools.once("start_vm", vmid=101)
-    await tools.once("stop_vm", vmid=100)
+    await tools.once("start_guest", vmid=101)
+    await tools.once("stop_guest", vmid=100)
     whole = await tools.once(name, limit=500)
     seen: list[Any] = []
     cursor = ""
@@ -102,15 +102,15 @@ async def test_the_cursor_leads_through_every_line_once(tools: Bench, name: str,
 
 async def test_fields_are_chosen(tools: Bench) -> None:
     """With `show` a line has what identifies it and the fields that were asked for; a wrong one is named."""
-    guests = (await tools.once("list_vms", show=["status"])).guests
+    guests = (await tools.once("list_guests", show=["status"])).guests
     tasks = (await tools.once("list_nodes", show=["memory"])).nodes
 
     assert json.loads(msgspec.json.encode(guests[0])) == {"vmid": 100, "name": "web-01", "status": "running"}
     assert json.loads(msgspec.json.encode(tasks[0])) == {"node": "pve1", "memory": 68719476736}
     with pytest.raises(errors.Rejected, match=r"show: there is no 'nmae'; there are vmid, name, node, status, type"):
-        await tools.once("list_vms", show=["nmae"])
-    with pytest.raises(errors.InvalidMessage, match=r"list_vms\.cursor: "):
-        await tools.once("list_vms", cursor="pve1")
+        await tools.once("list_guests", show=["nmae"])
+    with pytest.raises(errors.InvalidMessage, match=r"list_guests\.cursor: "):
+        await tools.once("list_guests", cursor="pve1")
 
 
 async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) -> None:
@@ -119,8 +119,8 @@ async def test_texts_have_no_control_characters(tools: Bench, steered: Steer) ->
     await steered.guest(vmid=500, node="pve3", name="odd\x1b]0;x\x07\nname", type="qemu", config=config)
     await steered.rule("POST", "/start$", {"task_exit": "bad\r\n\x1b[31mred"})
     with pytest.raises(errors.TaskFailed):
-        await tools.once("start_vm", vmid=101)
-    found = [await tools.once("list_vms"), await tools.once("list_tasks")]
+        await tools.once("start_guest", vmid=101)
+    found = [await tools.once("list_guests"), await tools.once("list_tasks")]
 
     for each in found:
         assert not [sign for sign in _texts(msgspec.to_builtins(each)) if ord(sign) < 32 or 127 <= ord(sign) < 160]

@@ -70,7 +70,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
         (
             {},
             {"wish": {"online": False}},
-            "VM 100 'web' on pve1 runs (online=true moves it while it runs; or shutdown_vm first)",
+            "VM 100 'web' on pve1 runs (online=true moves it while it runs; or shutdown_guest first)",
         ),
         (
             {"scsi0": "lvm:vm-100-disk-0,size=8G"},
@@ -99,7 +99,7 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
             {"scsi0": "lvm:vm-100-disk-0,size=8G", "parent": "daily"},
             {"wish": {"with_local_disks": True}},
             (
-                "VM 100 'web' on pve1 has snapshots, and scsi0 would be copied (delete the snapshots, or shutdown_vm"
+                "VM 100 'web' on pve1 has snapshots, and scsi0 would be copied (delete the snapshots, or shutdown_guest"
                 " first)"
             ),
         ),
@@ -144,8 +144,8 @@ def found(config: dict[str, Any], *, running: bool = True, **more: Any) -> list[
             {"cpu": "cputype=host,flags=+aes"},
             {"cpus": ("EPYC 9354", "Xeon 6130")},
             (
-                "its CPU type is that of its node (EPYC 9354), and pve2 has Xeon 6130 (shutdown_vm first, or give it a"
-                " CPU type that both have, such as x86-64-v2-AES)"
+                "its CPU type is that of its node (EPYC 9354), and pve2 has Xeon 6130 (shutdown_guest first, or give "
+                "it a CPU type that both have, such as x86-64-v2-AES)"
             ),
         ),
         (
@@ -189,12 +189,12 @@ def test_lets_pass(config: dict[str, Any], more: dict[str, Any]) -> None:
 
 
 class TestTool:
-    """migration_preflight."""
+    """check_migration."""
 
     async def test_report(self, tools: Bench) -> None:
         """It tells whether a guest can move, without doing anything."""
-        bad = await tools.once("migration_preflight", vmid=100, target="pve2")
-        good = await tools.once("migration_preflight", vmid=100, target="pve2", with_local_disks=True)
+        bad = await tools.once("check_migration", vmid=100, target="pve2")
+        good = await tools.once("check_migration", vmid=100, target="pve2", with_local_disks=True)
 
         assert (bad.possible, [each.check for each in bad.findings if each.blocks]) == (False, ["disks"])
         assert (good.possible, good.running, good.ha, good.source) == (True, True, False, "pve1")
@@ -202,7 +202,7 @@ class TestTool:
     async def test_target_away(self, tools: Bench, steered: Steer) -> None:
         """Of a node that is away nothing is asked: the finding says so at once."""
         await steered.node("pve2", online=False)
-        report = await tools.once("migration_preflight", vmid=100, target="pve2")
+        report = await tools.once("check_migration", vmid=100, target="pve2")
 
         assert [each.text for each in report.findings] == ["pve2 is offline"]
         assert await steered.log("GET", "/nodes/pve2") == []
@@ -212,7 +212,7 @@ class TestTool:
     async def test_without_the_right(self, lab: FakePve) -> None:
         """A token that may only look is told what was not asked."""
         proxmox = connect(lab, "audit")
-        report = await Bench(proxmox).once("migration_preflight", vmid=101, target="pve2")
+        report = await Bench(proxmox).once("check_migration", vmid=101, target="pve2")
 
         assert report.possible
         assert "lacks VM.Migrate" in " ".join(each.text for each in report.findings)

@@ -74,7 +74,7 @@ class TestCluster:
         del facts
         answer = await tell("cluster-resources")
         entries = answer["body"]["data"]
-        found = await tools.once("list_vms", limit=100)
+        found = await tools.once("list_guests", limit=100)
         templates = await tools.once("list_templates", limit=100)
 
         assert found.total + templates.total == len(entries)
@@ -144,7 +144,7 @@ class TestGuests:
         """A VM's size, disks, networks, tags and description, running, stopped or paused."""
         del facts
         await tell("qemu-config", f"qemu-status-current-{state}")
-        found = await tools.once("get_vm", vmid=101)
+        found = await tools.once("get_guest", vmid=101)
 
         assert (found.name, found.status, found.cores, found.memory) == ("web-01", status, 1, 128)
         assert found.disks == {"scsi0": 1.0}
@@ -157,7 +157,7 @@ class TestGuests:
         """A container's configuration has other keys for the same things."""
         del facts
         await tell("lxc-config", "lxc-status-current")
-        found = await tools.once("get_vm", vmid=201)
+        found = await tools.once("get_guest", vmid=201)
 
         assert (found.type, found.name, found.memory, found.tags) == ("lxc", "ct201", 128, ["ct"])
         assert "bridge=vmbr0" in found.networks["net0"]
@@ -167,7 +167,7 @@ class TestGuests:
         del facts
         answer = await tell("qemu-pending")
         waiting = [e["key"] for e in answer["body"]["data"] if "pending" in e or "delete" in e]
-        found = await tools.once("pending_changes", vmid=101)
+        found = await tools.once("get_pending_changes", vmid=101)
 
         assert sorted(each.option for each in found.pending) == sorted(waiting)
 
@@ -189,7 +189,7 @@ class TestRest:
         del facts
         answer = await tell("storage-content")
         entries = answer["body"]["data"]
-        found = await tools.once("list_content", storage="local", node="pve1", limit=100)
+        found = await tools.once("list_volumes", storage="local", node="pve1", limit=100)
 
         assert {(e.volid, e.size) for e in found.volumes} == {(e["volid"], e["size"]) for e in entries}
 
@@ -216,11 +216,11 @@ class TestRest:
         found = {each.id: set(each.privileges) for each in (await tools.once("list_roles")).roles}
         assert found == {each["roleid"]: set(filter(None, each["privs"].split(","))) for each in roles}
         assert (await tools.once("list_grants")).total == len(grants)
-        assert set((await tools.once("permissions")).paths) == set(rights)
+        assert set((await tools.once("get_permissions")).paths) == set(rights)
 
 
 REFUSED: list[tuple[str, str, dict[str, Any], type[errors.AgentdError], str]] = [
-    ("err-403", "start_vm", {"vmid": 100}, errors.Denied, r"lacks .* on /vms/100; to grant it: pveum"),
+    ("err-403", "start_guest", {"vmid": 100}, errors.Denied, r"lacks .* on /vms/100; to grant it: pveum"),
     ("err-500-digest", "api_call", {}, errors.ConfigChanged, "checksum mismatch"),
     ("err-500-lock-timeout", "api_call", {}, errors.GuestLocked, "can't lock|holds the lock"),
     ("err-500-locked", "api_call", {}, errors.GuestLocked, "holds the lock"),
@@ -246,8 +246,8 @@ async def test_refusals(
 ) -> None:
     """What a real cluster has refused is told by the tool as what it means."""
     del facts
-    if tool == "start_vm":
-        await tools.once("stop_vm", **parameters)
+    if tool == "start_guest":
+        await tools.once("stop_guest", **parameters)
     answer = await tell(name)
     if tool.startswith("api_"):
         change = {"parameters": {"description": "x"}, "method": answer["method"]} if tool == "api_call" else {}

@@ -30,7 +30,7 @@ class TestDelete:
 
     async def test_container(self, tools: Bench, steered: Steer) -> None:
         """A container goes the same way, with what was asked for besides."""
-        name = (await tools.once("get_vm", vmid=201)).name
+        name = (await tools.once("get_guest", vmid=201)).name
         await tools.once("delete_guest", vmid=201, name=name, purge=True, unreferenced=True)
 
         (sent,) = await steered.log("DELETE")
@@ -49,12 +49,12 @@ class TestDelete:
 
     async def test_changed(self, tools: Bench, steered: Steer) -> None:
         """A guest that was changed since it was looked at is not deleted; as it was looked at, it is."""
-        old = (await tools.once("get_vm", vmid=101)).digest
+        old = (await tools.once("get_guest", vmid=101)).digest
         await tools.once("update_vm", MemoryCall("wf.u"), vmid=101, cores=7)
         with pytest.raises(errors.ConfigChanged, match="look again"):
             await tools.once("delete_guest", **DB, digest=old)
         sent = await steered.log("DELETE")
-        await tools.once("delete_guest", **DB, digest=(await tools.once("get_vm", vmid=101)).digest)
+        await tools.once("delete_guest", **DB, digest=(await tools.once("get_guest", vmid=101)).digest)
 
         assert sent == []
         assert await steered.found(101) is None
@@ -62,7 +62,7 @@ class TestDelete:
     @pytest.mark.parametrize(
         ("config", "more", "text"),
         [
-            ({}, {"status": "running"}, "it runs: shutdown_vm or stop_vm first; nothing was done"),
+            ({}, {"status": "running"}, "it runs: shutdown_guest or stop_guest first; nothing was done"),
             ({"protection": 1}, {}, "it is protected: its option `protection` has to be taken away first"),
         ],
     )
@@ -78,7 +78,7 @@ class TestDelete:
 
     async def test_linked_clones(self, tools: Bench, steered: Steer) -> None:
         """A template that has linked clones stays, and they are named."""
-        name = (await tools.once("get_vm", vmid=9000)).name
+        name = (await tools.once("get_guest", vmid=9000)).name
         await tools.once("create_vm", vmid=301, node="pve1", name="linked", template=9000, full=False)
 
         with pytest.raises(errors.Rejected, match=r"it has linked clones: .*301"):
@@ -170,7 +170,7 @@ def undoing(key: str, *made: str) -> MemoryCall:
 async def test_a_workflow_discards_what_it_made(tools: Bench, steered: Steer) -> None:
     """Running or not; what another workflow made, or a person, stays."""
     await tools.once("create_vm", MemoryCall("wf-1.create"), **NEW)
-    await tools.once("start_vm", MemoryCall("wf-1.start"), vmid=300)
+    await tools.once("start_guest", MemoryCall("wf-1.start"), vmid=300)
     with pytest.raises(errors.Rejected, match="was not made by the task that is undone here: nothing was done"):
         await tools.once("discard_guest", undoing("wf-2.create", "guest/300"), vmid=300)
     with pytest.raises(errors.Rejected, match="was not made by the task that is undone here"):

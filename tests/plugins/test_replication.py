@@ -71,7 +71,7 @@ class TestJobs:
     async def test_changed(self, tools: Bench) -> None:
         """A job that changed since it was read is left alone."""
         await tools.once("create_replication", **TO_2)
-        seen = await tools.once("replication_status", id="101-0")
+        seen = await tools.once("get_replication", id="101-0")
         await tools.once("update_replication", id="101-0", schedule="*/5")
 
         for tool, more in (("update_replication", {"rate": 5}), ("delete_replication", {"guest": "db-01"})):
@@ -115,14 +115,14 @@ class TestJobs:
 
 
 class TestRun:
-    """run_replication and replication_status."""
+    """run_replication and get_replication."""
 
     async def test_run(self, tools: Bench, steered: Steer) -> None:
         """A run is waited for, and its log is shown."""
         await steered.settings(replication_lag=0.5)
         await tools.once("create_replication", **TO_2)
         ran = await tools.once("run_replication", call := MemoryCall(), id="101-0")
-        shown = await tools.once("replication_status", id="101-0")
+        shown = await tools.once("get_replication", id="101-0")
 
         assert ran.last_sync is not None
         assert ran.fails == 0

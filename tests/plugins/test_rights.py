@@ -59,7 +59,7 @@ async def walk(
     call: Callable[[str, Any], Awaitable[Any]] | None = None,
 ) -> dict[str, set[str]]:
     """Call every tool, each at the bench that is given for it or by `call`; return the methods that came for each."""
-    proxmox = benches("get_vm").tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined]
+    proxmox = benches("get_guest").tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined]
     catalogue = await Schemas(proxmox, None).catalogue()
     called: dict[str, set[str]] = {}
     results: dict[str, Any] = {"shelf": shelf}
@@ -197,9 +197,9 @@ class TestCompare:
     """What a token has against what the tools need."""
 
     NEEDED = (
-        Right("VM.Audit", "/vms/{vmid}", Tier.READ, ("get_vm",)),
+        Right("VM.Audit", "/vms/{vmid}", Tier.READ, ("get_guest",)),
         Right("Sys.Audit", "/", Tier.READ, ("list_nodes",)),
-        Right("VM.PowerMgmt", "/vms/{vmid}", Tier.OPERATE, ("start_vm", "stop_vm")),
+        Right("VM.PowerMgmt", "/vms/{vmid}", Tier.OPERATE, ("start_guest", "stop_guest")),
     )
 
     def test_blind(self) -> None:
@@ -220,7 +220,7 @@ class TestCompare:
         """Each missing privilege is named with its path, who needs it, and the commands for token and user."""
         (found,) = doctor.compare(TOKEN, {"/": ["VM.Audit", "Sys.Audit"]}, list(self.NEEDED))
 
-        assert found.text == f"{TOKEN} lacks VM.PowerMgmt on /vms/{{vmid}}, which start_vm, stop_vm need"
+        assert found.text == f"{TOKEN} lacks VM.PowerMgmt on /vms/{{vmid}}, which start_guest, stop_guest need"
         assert f"pveum acl modify /vms --tokens '{TOKEN}' --roles PVEVMUser" in found.advice
         assert "--users 'agentd@pve'" in found.advice
 

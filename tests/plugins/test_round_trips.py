@@ -40,7 +40,7 @@ class TestEncoding:
     @pytest.mark.parametrize("text", AWKWARD)
     async def test_awkward(self, tools: Bench, text: str) -> None:
         """Shell, form and URL characters, unicode and spaces are kept in a description, and change nothing else."""
-        before = await tools.once("get_vm", vmid=101)
+        before = await tools.once("get_guest", vmid=101)
         after = await tools.once("update_vm", MemoryCall(text[:4].encode().hex() + ".x"), vmid=101, description=text)
 
         assert after.description == plain(text)
@@ -74,22 +74,22 @@ class TestEncoding:
             with pytest.raises((errors.InvalidMessage, errors.PermanentError), match=name):
                 await tools.once("update_vm", MemoryCall(f"{name}.x"), vmid=101, **{name: value})
 
-        assert (await tools.once("get_vm", vmid=101)).memory == 4096
+        assert (await tools.once("get_guest", vmid=101)).memory == 4096
 
 
 LISTS: list[tuple[str, str, dict[str, Any]]] = [
-    ("list_vms", "guests", {}),
+    ("list_guests", "guests", {}),
     ("list_templates", "templates", {}),
     ("list_nodes", "nodes", {}),
     ("list_storages", "storages", {}),
     ("list_tasks", "tasks", {}),
-    ("list_content", "volumes", {"storage": "local-lvm", "node": "pve1"}),
+    ("list_volumes", "volumes", {"storage": "local-lvm", "node": "pve1"}),
     ("list_backups", "backups", {}),
     ("list_users", "users", {}),
     ("list_pools", "pools", {}),
     ("list_bridges", "bridges", {"node": "pve1"}),
-    ("old_snapshots", "snapshots", {"days": 0, "guests": 1, "limit": 500}),  # its pages are of guests
-    ("not_backed_up", "guests", {}),
+    ("list_old_snapshots", "snapshots", {"days": 0, "guests": 1, "limit": 500}),  # its pages are of guests
+    ("list_guests_without_backup", "guests", {}),
     ("list_updates", "packages", {"node": "pve1"}),
 ]
 

@@ -168,7 +168,7 @@ class TestRollback:
         """The guest is as it was at the snapshot, and runs if that was asked for."""
         before = (await steered.found(vmid))["config"]["memory"]
         await tools.once("create_snapshot", vmid=vmid, name="s1")
-        proxmox = tools.tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+        proxmox = tools.tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
         at = f"/nodes/{'pve1' if vmid == 101 else 'pve2'}/{'qemu' if vmid == 101 else 'lxc'}/{vmid}"
         await proxmox.put(f"{at}/config", memory=1234)
         done = await tools.once("rollback_snapshot", vmid=vmid, guest=guest, name="s1", start=True)
@@ -246,7 +246,7 @@ class TestDelete:
 
 
 class TestOld:
-    """old_snapshots."""
+    """list_old_snapshots."""
 
     async def test_found(self, tools: Bench, steered: Steer) -> None:
         """Old snapshots are found over the cluster by one call a guest, paged; who cannot be asked is named."""
@@ -254,21 +254,21 @@ class TestOld:
             await tools.once("create_snapshot", vmid=vmid, name="old")
         await steered.node("pve2", online=False)
         await steered.call("DELETE", "/log")
-        first = await tools.once("old_snapshots", days=0, guests=5)
+        first = await tools.once("list_old_snapshots", days=0, guests=5)
         calls = len(await steered.log("GET"))
-        second = await tools.once("old_snapshots", days=0, guests=5, cursor=first.next)
+        second = await tools.once("list_old_snapshots", days=0, guests=5, cursor=first.next)
 
         assert [each.vmid for each in first.snapshots] == [101]
         assert (first.looked_at, first.guests, second.looked_at, second.next) == (5, 8, 3, "")
         assert calls <= 9  # a guest that is not read has its node asked for too
         assert sorted(first.unread) == ["VM 102 'web-02' on pve2", "VM 103 'ci-runner' on pve2"]
         assert list(second.unread) == ["container 201 'proxy' on pve2"]
-        assert (await tools.once("old_snapshots", days=1, node="pve1")).snapshots == []
+        assert (await tools.once("list_old_snapshots", days=1, node="pve1")).snapshots == []
         await tools.once("create_snapshot", MemoryCall("wf.2"), vmid=101, name="newer")
-        short = await tools.once("old_snapshots", days=0, node="pve1", limit=1)
+        short = await tools.once("list_old_snapshots", days=0, node="pve1", limit=1)
         assert (short.total, len(short.snapshots)) == (2, 1)
         with pytest.raises(errors.Rejected, match="cursor"):
-            await tools.once("old_snapshots", cursor="x")
+            await tools.once("list_old_snapshots", cursor="x")
 
 
 class TestTree:

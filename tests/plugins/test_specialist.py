@@ -133,7 +133,7 @@ async def test_a_wish_becomes_a_running_vm(bench: Bench) -> None:
     valid, _ = await bench.run("validate_vm_parameters", wish | {"ipconfig0": "ip=dhcp"})
     created, _ = await bench.run("create_vm", valid["create"])
     ready, call = await bench.run("configure_vm", valid["configure"])
-    guest, _ = await bench.run("get_vm", {"vmid": valid["vmid"]})
+    guest, _ = await bench.run("get_guest", {"vmid": valid["vmid"]})
 
     assert 500 <= valid["vmid"] <= 599
     assert valid["reasons"]
@@ -192,7 +192,7 @@ async def test_health_is_summed_up_from_the_lists(bench: Bench) -> None:
     """The results of the three lists are what summarize_health takes."""
     nodes, _ = await bench.run("list_nodes", {})
     storages, _ = await bench.run("list_storages", {})
-    vms, _ = await bench.run("list_vms", {"limit": 2})
+    vms, _ = await bench.run("list_guests", {"limit": 2})
     found, call = await bench.run("summarize_health", {"nodes": nodes, "storages": storages, "vms": vms})
 
     assert len(call.steps) == 1
@@ -214,7 +214,7 @@ async def test_health_of_one_node_leaves_the_others_out(bench: Bench) -> None:
     """With a node only that one is judged; one that does not exist is an error."""
     nodes, _ = await bench.run("list_nodes", {})
     storages, _ = await bench.run("list_storages", {"node": "pve1"})
-    vms, _ = await bench.run("list_vms", {"node": "pve1", "limit": 500})
+    vms, _ = await bench.run("list_guests", {"node": "pve1", "limit": 500})
     lists = {"nodes": nodes, "storages": storages, "vms": vms}
     found, _ = await bench.run("summarize_health", {**lists, "node": "pve1"})
 

@@ -32,13 +32,15 @@ class TestSuspend:
         """A stopped VM can neither be suspended nor resumed; what to do is said."""
         with pytest.raises(errors.Rejected, match=r"VM 101 'db-01' on pve1 is stopped: only a running VM"):
             await tools.once("suspend_vm", vmid=101)
-        with pytest.raises(errors.Rejected, match="stopped, not suspended: start_vm starts it"):
+        with pytest.raises(errors.Rejected, match="stopped, not suspended: start_guest starts it"):
             await tools.once("resume_vm", vmid=101)
         assert await steered.log("POST") == []
 
     async def test_container(self, tools: Bench) -> None:
         """A container is no VM."""
-        with pytest.raises(errors.Rejected, match=r"is not a VM: Proxmox suspends containers only .*; use shutdown_vm"):
+        with pytest.raises(
+            errors.Rejected, match=r"is not a VM: Proxmox suspends containers only .*; use shutdown_guest"
+        ):
             await tools.once("suspend_vm", vmid=200)
 
     @pytest.mark.parametrize("todisk", [False, True])
@@ -81,27 +83,27 @@ class TestReset:
 
 
 class TestTemplate:
-    """make_template."""
+    """convert_to_template."""
 
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_made(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """A stopped VM or container becomes a template, once."""
-        name = (await tools.once("get_vm", vmid=vmid)).name
+        name = (await tools.once("get_guest", vmid=vmid)).name
         for _ in range(2):
-            assert (await tools.once("make_template", vmid=vmid, name=name)).template
+            assert (await tools.once("convert_to_template", vmid=vmid, name=name)).template
 
         assert len(await steered.log("POST")) == 1
 
     async def test_kept(self, tools: Bench, steered: Steer) -> None:
         """A guest of another name, one that runs and one with snapshots are refused with what to do."""
         with pytest.raises(errors.Rejected, match="is not called 'x'"):
-            await tools.once("make_template", vmid=101, name="x")
-        running = (await tools.once("get_vm", vmid=100)).name
-        with pytest.raises(errors.Rejected, match="is running: shutdown_vm first"):
-            await tools.once("make_template", vmid=100, name=running)
+            await tools.once("convert_to_template", vmid=101, name="x")
+        running = (await tools.once("get_guest", vmid=100)).name
+        with pytest.raises(errors.Rejected, match="is running: shutdown_guest first"):
+            await tools.once("convert_to_template", vmid=100, name=running)
         await tools.once("create_snapshot", MemoryCall("wf.snap"), vmid=101, name="before")
         with pytest.raises(errors.Rejected, match=r"has snapshots \(before\): delete_snapshot first"):
-            await tools.once("make_template", vmid=101, name="db-01")
+            await tools.once("convert_to_template", vmid=101, name="db-01")
 
         assert not (await steered.found(101)).get("template")
 
@@ -109,21 +111,21 @@ class TestTemplate:
         """A conversion whose answer is lost is found done."""
         await steered.rule("POST", "/template$", {"cut_after": True}, 1)
 
-        assert (await tools.until_done("make_template", MemoryCall(), vmid=101, name="db-01")).template
+        assert (await tools.until_done("convert_to_template", MemoryCall(), vmid=101, name="db-01")).template
         assert len(await steered.tasks("qmtemplate")) == 1
 
 
 class TestTags:
-    """set_tags."""
+    """update_tags."""
 
     @pytest.mark.parametrize("vmid", [101, 201])
     async def test_set(self, tools: Bench, steered: Steer, vmid: int) -> None:
         """Tags are said as a whole, added and removed; what is so already is left alone."""
-        await tools.once("set_tags", MemoryCall("a"), vmid=vmid, tags=["web", "old"])
-        found = await tools.once("set_tags", MemoryCall("b"), vmid=vmid, add=["new"], remove=["old"])
+        await tools.once("update_tags", MemoryCall("a"), vmid=vmid, tags=["web", "old"])
+        found = await tools.once("update_tags", MemoryCall("b"), vmid=vmid, add=["new"], remove=["old"])
         sent = len(await steered.log("POST") + await steered.log("PUT"))
-        again = await tools.once("set_tags", MemoryCall("c"), vmid=vmid, add=["new"], remove=["old"])
-        none = await tools.once("set_tags", MemoryCall("d"), vmid=vmid, tags=[])
+        again = await tools.once("update_tags", MemoryCall("c"), vmid=vmid, add=["new"], remove=["old"])
+        none = await tools.once("update_tags", MemoryCall("d"), vmid=vmid, tags=[])
 
         assert found.tags == again.tags == ["new", "web"]
         assert sent == 2
@@ -132,7 +134,7 @@ class TestTags:
     @pytest.mark.parametrize(
         ("wrong", "text"),
         [
-            ({}, "set_tags: give `tags`, or `add` and `remove`"),
+            ({}, "update_tags: give `tags`, or `add` and `remove`"),
             ({"tags": ["a"], "add": ["b"]}, "not both"),
             ({"add": ["b"], "remove": ["b"]}, "b stands in `add` and in `remove`"),
         ],
@@ -140,36 +142,36 @@ class TestTags:
     async def test_wrong(self, tools: Bench, wrong: dict[str, Any], text: str) -> None:
         """A wish that says nothing or two things is refused."""
         with pytest.raises(errors.Rejected, match=text):
-            await tools.once("set_tags", vmid=101, **wrong)
+            await tools.once("update_tags", vmid=101, **wrong)
 
     async def test_digest(self, tools: Bench, steered: Steer) -> None:
         """A configuration that was changed since is not changed."""
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("set_tags", vmid=201, add=["a"], digest="0" * 40)
+            await tools.once("update_tags", vmid=201, add=["a"], digest="0" * 40)
         assert await steered.log("PUT") == []
 
 
 class TestPending:
-    """pending_changes."""
+    """get_pending_changes."""
 
     async def test_shown(self, tools: Bench) -> None:
         """What waits for a restart is shown as it is and as it will be; a guest that waits for nothing has none."""
-        before = await tools.once("pending_changes", vmid=100)
-        have = (await tools.once("get_vm", vmid=100)).cores
+        before = await tools.once("get_pending_changes", vmid=100)
+        have = (await tools.once("get_guest", vmid=100)).cores
         await tools.once("update_vm", vmid=100, cores=have + 1)
-        (after,) = (await tools.once("pending_changes", vmid=100)).pending
+        (after,) = (await tools.once("get_pending_changes", vmid=100)).pending
 
         assert before.pending == []
         assert (after.option, after.now, after.then) == ("cores", str(have), str(have + 1))
-        assert (await tools.once("pending_changes", vmid=200)).pending == []
+        assert (await tools.once("get_pending_changes", vmid=200)).pending == []
 
 
 class TestConsole:
-    """console_hint."""
+    """get_console."""
 
     async def test_hint(self, tools: Bench, steered: Steer, lab: FakePve) -> None:
         """The page and the command fit the guest's kind, and no ticket is made."""
-        vm, container = [await tools.once("console_hint", vmid=vmid) for vmid in (101, 200)]
+        vm, container = [await tools.once("get_console", vmid=vmid) for vmid in (101, 200)]
 
         assert vm.url == f"{lab.url}/?console=kvm&novnc=1&vmid=101&vmname=db-01&node=pve1"
         assert (vm.command, container.command) == ("qm terminal 101", "pct console 200")

@@ -25,14 +25,14 @@ WHERE: dict[str, Any] = {"storage": "local", "node": "pve1"}
 
 
 class TestList:
-    """list_content and storage_status."""
+    """list_volumes and get_storage_status."""
 
     async def test_listed(self, tools: Bench) -> None:
         """Volumes are listed by name with a tally, by pages; one content, one guest, the largest on request."""
-        listed = await tools.once("list_content", storage="local-lvm", node="pve1", limit=2)
-        rest = await tools.once("list_content", storage="local-lvm", node="pve1", limit=2, cursor=listed.next)
-        largest = await tools.once("list_content", storage="local-lvm", node="pve1", largest=True, limit=1)
-        one = await tools.once("list_content", storage="local-lvm", node="pve1", vmid=200, show=["size"])
+        listed = await tools.once("list_volumes", storage="local-lvm", node="pve1", limit=2)
+        rest = await tools.once("list_volumes", storage="local-lvm", node="pve1", limit=2, cursor=listed.next)
+        largest = await tools.once("list_volumes", storage="local-lvm", node="pve1", largest=True, limit=1)
+        one = await tools.once("list_volumes", storage="local-lvm", node="pve1", vmid=200, show=["size"])
 
         assert (listed.total, listed.by_content, len(listed.volumes), rest.next) == (
             3,
@@ -47,20 +47,20 @@ class TestList:
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
         """A wrong storage, content or field is told by its name."""
         with pytest.raises(errors.NotFound, match="no storage 'nope' on pve1"):
-            await tools.once("list_content", storage="nope", node="pve1")
+            await tools.once("list_volumes", storage="nope", node="pve1")
         with pytest.raises(errors.Rejected, match="does not hold backup"):
-            await tools.once("list_content", storage="local-lvm", node="pve1", content="backup")
+            await tools.once("list_volumes", storage="local-lvm", node="pve1", content="backup")
         with pytest.raises(errors.Rejected, match="show: there is no 'colour'; there are volid"):
-            await tools.once("list_content", **WHERE, show=["colour"])
+            await tools.once("list_volumes", **WHERE, show=["colour"])
         await steered.storage("local", active=False)
         with pytest.raises(errors.ProxmoxUnavailable, match="storage local is not online on pve1"):
-            await tools.once("list_content", **WHERE)
+            await tools.once("list_volumes", **WHERE)
 
     async def test_many(self, tools: Bench, steered: Steer) -> None:
         """500 volumes cost two calls and fewer than 1,000 tokens."""
         await steered.volumes("local", "pve1", 500)
         await steered.call("DELETE", "/log")
-        listed = await tools.once("list_content", **WHERE)
+        listed = await tools.once("list_volumes", **WHERE)
 
         assert (listed.total, listed.by_content) == (502, {"backup": 500, "iso": 1, "vztmpl": 1})
         assert size(listed) < 1000
@@ -68,14 +68,14 @@ class TestList:
 
     async def test_status(self, tools: Bench, steered: Steer) -> None:
         """A storage is shown as it is; one that is off line says so, one that is not there is told."""
-        on = await tools.once("storage_status", storage="local-lvm", node="pve1")
+        on = await tools.once("get_storage_status", storage="local-lvm", node="pve1")
         await steered.storage("local-lvm", active=False)
-        off = await tools.once("storage_status", storage="local-lvm", node="pve1")
+        off = await tools.once("get_storage_status", storage="local-lvm", node="pve1")
 
         assert (on.active, on.content, on.free) == (True, ["images", "rootdir"], on.total - on.used)
         assert (off.active, off.total) == (False, 0)
         with pytest.raises(errors.NotFound, match="No such storage"):
-            await tools.once("storage_status", storage="nope", node="pve1")
+            await tools.once("get_storage_status", storage="nope", node="pve1")
 
     def test_recorded(self, recorded: Any) -> None:
         """The recorded list is read as it is; control characters are not handed on."""
@@ -160,31 +160,31 @@ class TestDownload:
 
 
 class TestAllocate:
-    """allocate_disk."""
+    """create_volume."""
 
     @pytest.mark.parametrize(("storage", "volid"), [("local-lvm", "vm-101-data"), ("shared", "101/vm-101-data.raw")])
     async def test_made(self, tools: Bench, steered: Steer, storage: str, volid: str) -> None:
         """A disk is there with its size, once, though the answer was lost."""
         await steered.rule("POST", "/content$", {"cut_after": True}, 1)
         wanted: dict[str, Any] = {"storage": storage, "node": "pve1", "vmid": 101, "size": 3, "name": "data"}
-        made = await tools.until_done("allocate_disk", MemoryCall(), **wanted)
+        made = await tools.until_done("create_volume", MemoryCall(), **wanted)
 
         assert (made.volid, made.size, made.vmid) == (f"{storage}:{volid}", 3 * 2**30, 101)
         assert len(await steered.log("POST")) == 1
         with pytest.raises(errors.Rejected, match="is there with 3 GiB, not 4 GiB"):
-            await tools.once("allocate_disk", **wanted | {"size": 4})
+            await tools.once("create_volume", **wanted | {"size": 4})
 
     async def test_name_from_key(self, tools: Bench) -> None:
         """Without a name it comes from the call's key: the same call finds its own, another makes another."""
         wanted: dict[str, Any] = {"storage": "local-lvm", "node": "pve1", "vmid": 101, "size": 1}
-        first = await tools.once("allocate_disk", MemoryCall("wf.a"), **wanted)
-        again = await tools.once("allocate_disk", MemoryCall("wf.a"), **wanted)
-        other = await tools.once("allocate_disk", MemoryCall("wf.b"), **wanted)
+        first = await tools.once("create_volume", MemoryCall("wf.a"), **wanted)
+        again = await tools.once("create_volume", MemoryCall("wf.a"), **wanted)
+        other = await tools.once("create_volume", MemoryCall("wf.b"), **wanted)
 
         assert first == again
         assert first.volid != other.volid
         with pytest.raises(errors.Rejected, match="holds raw disks only"):
-            await tools.once("allocate_disk", **wanted, format="qcow2")
+            await tools.once("create_volume", **wanted, format="qcow2")
 
 
 class TestDelete:
@@ -192,7 +192,7 @@ class TestDelete:
 
     async def test_gone(self, tools: Bench, steered: Steer) -> None:
         """A volume that nobody uses is gone; deleting it again does nothing."""
-        made = await tools.once("allocate_disk", storage="local-lvm", node="pve1", vmid=101, size=1, name="old")
+        made = await tools.once("create_volume", storage="local-lvm", node="pve1", vmid=101, size=1, name="old")
         gone = await tools.once("delete_volume", volid=made.volid, node="pve1")
         again = await tools.once("delete_volume", call := MemoryCall(), volid=made.volid, node="pve1")
 
@@ -207,7 +207,7 @@ class TestDelete:
         await steered.guest(vmid=500, node="pve1", name="inst", type="qemu", config={"ide2": f"{iso},media=cdrom"})
         with pytest.raises(errors.Rejected, match=r"VM 500 'inst' on pve1 \(ide2\)"):
             await tools.once("delete_volume", volid=iso, node="pve1")
-        proxmox = tools.tools["get_vm"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
+        proxmox = tools.tools["get_guest"].run.__self__.proxmox  # type: ignore[attr-defined] # a bound method
         await tools.once("create_snapshot", vmid=500, name="with-iso")
         await proxmox.put("/nodes/pve1/qemu/500/config", delete="ide2")
         with pytest.raises(errors.Rejected, match=r"VM 500 'inst' on pve1 \(snapshot with-iso: ide2\)"):

@@ -35,7 +35,7 @@ CLEAN = [{"state_name": "active+clean", "count": 33}]
 
 
 class TestRealms:
-    """get_realm, create_realm, change_realm, delete_realm."""
+    """get_realm, create_realm, update_realm, delete_realm."""
 
     async def test_life(self, tools: Bench) -> None:
         """A realm is made, changed and deleted once each; who comes in no more is named; a change is taken back."""
@@ -43,8 +43,8 @@ class TestRealms:
         await tools.once("create_realm", same := MemoryCall(), **LDAP)
         await tools.once("create_user", id="ann@corp")
         new = {"server1": "ldap2.example.com"}
-        moved = await tools.once("change_realm", change := MemoryCall(), id="corp", settings=new, digest=made.digest)
-        await tools.once("change_realm", still := MemoryCall(), id="corp", settings=new, digest=made.digest)
+        moved = await tools.once("update_realm", change := MemoryCall(), id="corp", settings=new, digest=made.digest)
+        await tools.once("update_realm", still := MemoryCall(), id="corp", settings=new, digest=made.digest)
         back = await tools.once(change.undo[0], **change.undo[1]) if change.undo else None
         await tools.once("delete_realm", gone := MemoryCall(), id="corp")
         await tools.once("delete_realm", twice := MemoryCall(), id="corp")
@@ -101,7 +101,7 @@ class TestRealms:
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
         await tools.once("create_realm", **LDAP)
         with pytest.raises(errors.ConfigChanged, match="look again"):
-            await tools.once("change_realm", id="corp", settings={"comment": "x"}, digest="0" * 40)
+            await tools.once("update_realm", id="corp", settings={"comment": "x"}, digest="0" * 40)
         audit = connect(lab, "audit")
         with pytest.raises(errors.Denied, match=r"lacks Realm.Allocate on /access/realm; to grant it: pveum"):
             await Bench(audit).once("create_realm", **OPENID)
@@ -113,7 +113,7 @@ class TestRealms:
         made = await tools.once("create_realm", **LDAP)
         await steered.rule("PUT", "/access/domains/corp$", {fault: True}, 1)
         call, wanted = MemoryCall(), {"settings": {"comment": "x"}, "digest": made.digest}
-        done = await tools.until_done("change_realm", call, id="corp", **wanted)
+        done = await tools.until_done("update_realm", call, id="corp", **wanted)
 
         assert done.settings["comment"] == "x"
         assert call.adopted is (fault == "cut_after")
@@ -129,19 +129,19 @@ class TestRealms:
 
 
 class TestNotices:
-    """set_matcher, delete_matcher, add_mail_target, delete_target, add_metric_server, delete_metric_server."""
+    """Matchers, mail targets and metric servers: set, created and deleted."""
 
     async def test_matcher(self, tools: Bench) -> None:
         """A matcher is made, changed and deleted, each taken back to exactly what was there."""
-        await tools.once("set_matcher", add := MemoryCall(), **MATCHER)
-        await tools.once("set_matcher", same := MemoryCall(), **MATCHER)
+        await tools.once("set_notification_matcher", add := MemoryCall(), **MATCHER)
+        await tools.once("set_notification_matcher", same := MemoryCall(), **MATCHER)
         rules = {"rules": ["exact:type=vzdump"], "severities": [], "mode": "any", "enabled": False}
-        new = await tools.once("set_matcher", change := MemoryCall(), **{**MATCHER, **rules})
+        new = await tools.once("set_notification_matcher", change := MemoryCall(), **{**MATCHER, **rules})
         back = await tools.once(change.undo[0], **change.undo[1]) if change.undo else None
-        await tools.once("delete_matcher", gone := MemoryCall(), name="nights")
+        await tools.once("delete_notification_matcher", gone := MemoryCall(), name="nights")
         again = await tools.once(gone.undo[0], **gone.undo[1]) if gone.undo else None
 
-        assert (add.undo, same.acted) == (("delete_matcher", {"name": "nights"}), 0)
+        assert (add.undo, same.acted) == (("delete_notification_matcher", {"name": "nights"}), 0)
         assert new.settings["match-field"] == "exact:type=vzdump"
         assert "match-severity" not in new.settings
         assert (new.settings["mode"], new.settings["disable"]) == ("any", "1")
@@ -154,25 +154,25 @@ class TestNotices:
     async def test_targets(self, tools: Bench) -> None:
         """A target is added once; one that a matcher sends to is not deleted."""
         mail: dict[str, Any] = {"name": "ops", "type": "smtp", "server": "mx.example.com", "sender": "pve@example.com"}
-        await tools.once("add_mail_target", add := MemoryCall(), **mail, to=["ops@example.com"])
-        await tools.once("add_mail_target", same := MemoryCall(), **mail, to=["ops@example.com"])
+        await tools.once("create_mail_target", add := MemoryCall(), **mail, to=["ops@example.com"])
+        await tools.once("create_mail_target", same := MemoryCall(), **mail, to=["ops@example.com"])
         with pytest.raises(errors.Rejected, match="name: there is a target ops already, with another mailto"):
-            await tools.once("add_mail_target", **mail, to=["else@example.com"])
-        await tools.once("set_matcher", name="nights", targets=["ops"])
+            await tools.once("create_mail_target", **mail, to=["else@example.com"])
+        await tools.once("set_notification_matcher", name="nights", targets=["ops"])
         with pytest.raises(errors.Rejected, match="name: the matchers nights send to ops: nothing was done"):
-            await tools.once("delete_target", name="ops")
-        await tools.once("delete_matcher", name="nights")
-        await tools.once("delete_target", gone := MemoryCall(), name="ops")
+            await tools.once("delete_notification_target", name="ops")
+        await tools.once("delete_notification_matcher", name="nights")
+        await tools.once("delete_notification_target", gone := MemoryCall(), name="ops")
         left = [each.name for each in (await tools.once("list_notifications")).targets]
 
-        assert (add.undo, same.acted, gone.acted) == (("delete_target", {"name": "ops"}), 0, 1)
+        assert (add.undo, same.acted, gone.acted) == (("delete_notification_target", {"name": "ops"}), 0, 1)
         assert left == ["mail-to-root"]
 
     async def test_figures(self, tools: Bench) -> None:
         """A server for figures is added and taken away once each."""
         given = {"name": "graph", "type": "graphite", "server": "192.0.2.7", "port": 2003, "protocol": "tcp"}
-        made = await tools.once("add_metric_server", add := MemoryCall(), **given)
-        await tools.once("add_metric_server", same := MemoryCall(), **given)
+        made = await tools.once("create_metric_server", add := MemoryCall(), **given)
+        await tools.once("create_metric_server", same := MemoryCall(), **given)
         listed = (await tools.once("list_notifications")).metric_servers
         await tools.once("delete_metric_server", name="graph")
 
@@ -184,12 +184,20 @@ class TestNotices:
     async def test_refused(self, tools: Bench, steered: Steer) -> None:
         """What comes with Proxmox stays, what there is not is told, and nothing is done."""
         for tool, given, line in (
-            ("delete_matcher", {"name": "default-matcher"}, "comes with Proxmox: switch it off with set_matcher"),
-            ("delete_target", {"name": "mail-to-root"}, "comes with Proxmox: take it out of the matchers"),
-            ("add_mail_target", {"name": "ops", "type": "smtp", "to": ["a@b.c"]}, "smtp takes a server and a sender"),
-            ("add_mail_target", {"name": "ops", "type": "sendmail"}, "to: say an address, or users"),
             (
-                "add_metric_server",
+                "delete_notification_matcher",
+                {"name": "default-matcher"},
+                "comes with Proxmox: switch it off with set_notification_matcher",
+            ),
+            ("delete_notification_target", {"name": "mail-to-root"}, "comes with Proxmox: take it out of the matchers"),
+            (
+                "create_mail_target",
+                {"name": "ops", "type": "smtp", "to": ["a@b.c"]},
+                "smtp takes a server and a sender",
+            ),
+            ("create_mail_target", {"name": "ops", "type": "sendmail"}, "to: say an address, or users"),
+            (
+                "create_metric_server",
                 {"name": "db", "type": "influxdb", "server": "a", "port": 1, "protocol": "tcp"},
                 "protocol: InfluxDB without a token is reached over udp",
             ),
@@ -197,7 +205,7 @@ class TestNotices:
             with pytest.raises(errors.Rejected, match=line):
                 await tools.once(tool, **given)
         with pytest.raises(errors.NotFound, match="targets: there is no target 'nope'; there are mail-to-root"):
-            await tools.once("set_matcher", name="nights", targets=["nope"])
+            await tools.once("set_notification_matcher", name="nights", targets=["nope"])
 
         assert [each for each in await steered.log() if each["method"] != "GET"] == []
 

@@ -74,8 +74,8 @@ class TestCheck:
 
     async def test_runs(self, tools: Bench, steered: Steer) -> None:
         """One without an agent, and a container, have to run for so many seconds, which is waited for."""
-        await tools.once("stop_vm", vmid=200)
-        await tools.once("start_vm", vmid=200)
+        await tools.once("stop_guest", vmid=200)
+        await tools.once("start_guest", vmid=200)
         call = MemoryCall()
         seen = await tools.once("check_guest", call, vmid=200, seconds=2)
         await steered.guest(vmid=300, node="pve1", name="mute", status="running", config={"agent": "0"})
@@ -96,6 +96,6 @@ class TestCheck:
             return bool(call.said)
 
         await until(watched)
-        await tools.once("stop_vm", vmid=200)
+        await tools.once("stop_guest", vmid=200)
         with pytest.raises(errors.TaskFailed, match="container 200 'dns' on pve1 is stopped: it did not go on running"):
             await running

@@ -45,15 +45,15 @@ ZONE: Said = ("set_sdn_zone", {"zone": "lab", "type": "vxlan", "peers": ["192.0.
 VNET: Said = ("set_sdn_vnet", {"vnet": "labnet", "zone": "lab", "tag": 20, "alias": "ü; ="})
 SUBNET: Said = ("set_sdn_subnet", {"vnet": "labnet", "subnet": "10.7.0.0/24", "gateway": "10.7.0.1"})
 RULES: list[Said] = [
-    ("add_firewall_rule", {"proto": "tcp", "dport": "22", "comment": "third"}),
+    ("create_firewall_rule", {"proto": "tcp", "dport": "22", "comment": "third"}),
     (
-        "add_firewall_rule",
+        "create_firewall_rule",
         {"proto": "tcp", "dport": "80", "source": "192.0.2.0/24", "comment": "mid", "enabled": False},
     ),
-    ("add_firewall_rule", {"direction": "out", "action": "DROP", "macro": "SMTP", "log": "info"}),
+    ("create_firewall_rule", {"direction": "out", "action": "DROP", "macro": "SMTP", "log": "info"}),
 ]
 GROUP: Said = ("create_firewall_group", {"name": "web", "comment": "ü"})
-USES: Said = ("add_firewall_rule", {"uses": "web", "iface": "vmbr0"})
+USES: Said = ("create_firewall_rule", {"uses": "web", "iface": "vmbr0"})
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ SETS: Said = ("list_firewall_sets", {})
 SDN: Said = ("list_sdn", {})
 LINES: Said = ("list_interfaces", PVE1)
 TOLD: Said = ("list_notifications", {})
-FILES: Said = ("list_content", {"node": "pve1", "storage": "local"})
+FILES: Said = ("list_volumes", {"node": "pve1", "storage": "local"})
 
 CASES = [
     Case(
@@ -111,7 +111,7 @@ CASES = [
         )
     ),
     Case(("delete_firewall_rule", {"pos": 1, "rule": "group web on vmbr0"}), WALL, [GROUP, *RULES[:1], USES, RULES[1]]),
-    Case(("add_firewall_rule", {"proto": "udp", "dport": "53", "to": 2}), WALL, RULES),
+    Case(("create_firewall_rule", {"proto": "udp", "dport": "53", "to": 2}), WALL, RULES),
     Case(("delete_firewall_set", {"kind": "group", "name": "web"}), SETS, [GROUP]),
     Case(
         ("delete_firewall_set", {"kind": "alias", "name": "home"}),
@@ -128,12 +128,12 @@ CASES = [
         ],
     ),
     Case(
-        ("change_realm", {"id": "corp", "settings": {"server2": "b.example.com", "port": 389, "verify": True}}),
+        ("update_realm", {"id": "corp", "settings": {"server2": "b.example.com", "port": 389, "verify": True}}),
         ("get_realm", {"id": "corp"}),
         [("create_realm", REALM)],
     ),
     Case(
-        ("change_realm", {"id": "corp", "without": ["port"]}), ("get_realm", {"id": "corp"}), [("create_realm", REALM)]
+        ("update_realm", {"id": "corp", "without": ["port"]}), ("get_realm", {"id": "corp"}), [("create_realm", REALM)]
     ),
     Case(
         ("set_interface", {**BRIDGE, "cidr": "198.51.100.2/24", "mtu": 9000, "vlan_aware": True}),
@@ -168,11 +168,11 @@ CASES = [
     Case(("delete_sdn", {"kind": "vnet", "name": "labnet"}), SDN, [ZONE, VNET]),
     Case(("delete_sdn", {"kind": "zone", "name": "lab"}), SDN, [ZONE]),
     Case(
-        ("remove_storage", {"storage": "archive"}),
+        ("delete_storage", {"storage": "archive"}),
         ("list_storage_definitions", {}),
         [
             (
-                "add_storage",
+                "create_storage",
                 {
                     "storage": "archive",
                     "type": "nfs",
@@ -189,7 +189,7 @@ CASES = [
         TOLD,
         [
             (
-                "add_metric_server",
+                "create_metric_server",
                 {
                     "name": "graph",
                     "type": "graphite",
@@ -202,11 +202,11 @@ CASES = [
         ],
     ),
     Case(
-        ("delete_target", {"name": "ops"}),
+        ("delete_notification_target", {"name": "ops"}),
         TOLD,
         [
             (
-                "add_mail_target",
+                "create_mail_target",
                 {
                     "name": "ops",
                     "type": "smtp",
@@ -220,8 +220,8 @@ CASES = [
         ],
     ),
     Case(
-        ("allocate_disk", {**PVE1, "storage": "shared", "vmid": 101, "size": 1, "name": "disk-9", "format": "qcow2"}),
-        ("list_content", {**PVE1, "storage": "shared"}),
+        ("create_volume", {**PVE1, "storage": "shared", "vmid": 101, "size": 1, "name": "disk-9", "format": "qcow2"}),
+        ("list_volumes", {**PVE1, "storage": "shared"}),
         [],
     ),
 ]

@@ -12,28 +12,28 @@ WALK: list[tuple[str, Any]] = [
         step
         for where in ({}, {"node": "pve1"}, {"vmid": 100}, {"vmid": 200})
         for step in (
-            ("add_firewall_rule", {**where, **SSH}),
-            ("change_firewall_rule", {**where, "pos": 0, "rule": SAYS, "enabled": False}),
+            ("create_firewall_rule", {**where, **SSH}),
+            ("update_firewall_rule", {**where, "pos": 0, "rule": SAYS, "enabled": False}),
             ("list_firewall", where),
             (
-                "set_firewall_options",
+                "update_firewall_options",
                 {**where, "enable": not where.get("node"), **({} if where else {"locked_out": True})},
             ),
             ("delete_firewall_rule", {**where, "pos": 0, "rule": SAYS}),
         )
     ),
-    ("add_firewall_rule", SSH),
+    ("create_firewall_rule", SSH),
     (
-        "change_firewall_rule",
+        "update_firewall_rule",
         {"pos": 0, "rule": SAYS, "becomes": {"action": "DROP", "proto": "icmp"}, "comment": "walked"},
     ),
     ("delete_firewall_rule", {"pos": 0, "rule": "in DROP icmp"}),
-    ("firewall_log", {"node": "pve1"}),
-    ("firewall_log", {"vmid": 100}),
+    ("get_firewall_log", {"node": "pve1"}),
+    ("get_firewall_log", {"vmid": 100}),
     ("create_firewall_group", {"name": "walkers"}),
-    ("add_firewall_rule", {"uses": "walkers", "node": "pve1"}),
+    ("create_firewall_rule", {"uses": "walkers", "node": "pve1"}),
     ("delete_firewall_rule", {"node": "pve1", "pos": 0, "rule": "group walkers"}),
-    ("add_firewall_rule", {"group": "walkers", **SSH}),
+    ("create_firewall_rule", {"group": "walkers", **SSH}),
     ("list_firewall", {"group": "walkers"}),
     ("delete_firewall_rule", {"group": "walkers", "pos": 0, "rule": SAYS}),
     ("set_firewall_alias", {"name": "home", "cidr": "192.0.2.0/24"}),

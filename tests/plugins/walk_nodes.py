@@ -18,7 +18,7 @@ WALK: list[tuple[str, Any]] = [
     ("list_updates", ONE),
     ("list_certificates", ONE),
     ("renew_certificate", ONE),
-    ("node_log", ONE),
+    ("get_node_log", ONE),
     ("stop_task", lambda results: {"upid": results["upid"]}),
     ("stop_node", {"node": "pve3", "command": "shutdown"}),
     ("wake_node", {"node": "pve3"}),

@@ -156,9 +156,9 @@ async def test_garbage_on_the_other_subjects(net: Net) -> None:
         await bus.store(subjects.TASK_COMPLETE, b"garbage")
         await bus.store(subjects.complete("a1", "w", "t"), b'{"task_id": 1}')
         await bus.store(subjects.signal("tester", "w"), b'{"action": 1}')
-        call = await bus.request(subjects.tool_call("tester", "mcp-proxmox", "list_vms"), b"garbage", ToolReply)
+        call = await bus.request(subjects.tool_call("tester", "mcp-proxmox", "list_guests"), b"garbage", ToolReply)
         keyless = await bus.request(
-            subjects.tool_call("tester", "mcp-proxmox", "start_vm"), ToolCall({"vmid": 101}), ToolReply
+            subjects.tool_call("tester", "mcp-proxmox", "start_guest"), ToolCall({"vmid": 101}), ToolReply
         )
 
         async def dead() -> bool:
@@ -169,7 +169,7 @@ async def test_garbage_on_the_other_subjects(net: Net) -> None:
     assert call.error is not None
     assert call.error.message == "ToolCall: JSON is malformed: invalid character (byte 0)"
     assert keyless.error is not None
-    assert keyless.error.message == "start_vm: a call above tier read needs a key, so that repeating it is safe"
+    assert keyless.error.message == "start_guest: a call above tier read needs a key, so that repeating it is safe"
 
 
 async def test_a_stranger_takes_the_vmid(net: Net) -> None:

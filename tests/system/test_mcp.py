@@ -22,13 +22,13 @@ async def test_a_client_lists_reads_and_acts(net: Net) -> None:
     async with net.client() as bus, net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
         tools = {each.name: each for each in (await client.list_tools()).tools}
         nodes = await client.call_tool("list_nodes", {})
-        started = await client.call_tool("start_vm", {"vmid": 101})
-        wrong = await client.call_tool("start_vm", {"vmid": "many"})
+        started = await client.call_tool("start_guest", {"vmid": 101})
+        wrong = await client.call_tool("start_guest", {"vmid": "many"})
         chain = [each.decode(AuditRecord) for each in await bus.every(subjects.AUDIT, subjects.audit("all-pve1"))]
 
-    assert {"find_tools", "use_tool", "list_vms", "start_vm"} <= set(tools)
-    assert tools["list_vms"].annotations is not None
-    assert tools["list_vms"].annotations.read_only_hint
+    assert {"find_tools", "use_tool", "list_guests", "start_guest"} <= set(tools)
+    assert tools["list_guests"].annotations is not None
+    assert tools["list_guests"].annotations.read_only_hint
     assert nodes.structured_content is not None
     assert [each["node"] for each in nodes.structured_content["nodes"]] == ["pve1", "pve2", "pve3"]
     assert not started.is_error
@@ -38,8 +38,8 @@ async def test_a_client_lists_reads_and_acts(net: Net) -> None:
     assert vm["status"] == "running"
     assert wrong.is_error
     assert [(each.principal, each.tool, each.phase) for each in chain] == [
-        ("mcp", "start_vm", "before"),
-        ("mcp", "start_vm", "after"),
+        ("mcp", "start_guest", "before"),
+        ("mcp", "start_guest", "after"),
     ]
     assert verify(chain) is None
 
@@ -49,11 +49,11 @@ async def test_a_client_reads_by_default(net: Net) -> None:
     net.settings["policy"] = {"default_tier": "read"}
     async with net.client(), net.here("all") as daemon, Client(f"{daemon.url}/mcp") as client:
         names = {each.name for each in (await client.list_tools()).tools}
-        with pytest.raises(MCPError, match="there is no tool 'start_vm' within tier read"):
-            await client.call_tool("start_vm", {"vmid": 101})
+        with pytest.raises(MCPError, match="there is no tool 'start_guest' within tier read"):
+            await client.call_tool("start_guest", {"vmid": 101})
 
-    assert "list_vms" in names
-    assert "start_vm" not in names
+    assert "list_guests" in names
+    assert "start_guest" not in names
     assert net.pve is not None
     vm = net.pve.found(101)
     assert vm is not None

@@ -96,7 +96,7 @@ async def test_what_has_changed_meanwhile_is_not_done(net: Net) -> None:
     assert net.pve is not None
     async with net.client() as bus, net.here():
         plan = await _asked(bus)
-        await _do(bus, "start_vm")
+        await _do(bus, "start_guest")
         await requests.decide(bus, "bob", plan.workflow_id, "", WorkflowSignal("approve"))
         answer = await queries.follow(bus, plan.workflow_id, lambda _: None, wait=30)
 

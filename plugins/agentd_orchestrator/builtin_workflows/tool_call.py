@@ -12,6 +12,7 @@ import msgspec
 
 from agentd import Definition, Rejected, TaskSpec
 from agentd.client.requests import CALL, UNDO
+from agentd.wire import tool_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,7 +44,8 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
     known_tools = functools.cache(tools)
 
     def task(name: str, wish: ToolCallWish, *after: str) -> TaskSpec:
-        tool = known_tools().get(wish.tool)
+        tools = known_tools()
+        tool = tools.get(tool_names.current(wish.tool, tools))
         if tool is None:
             message = f"tool: there is no tool {wish.tool!r}; `agentd tools` lists those there are"
             raise Rejected(message)
@@ -53,7 +55,7 @@ def definitions(tools: Callable[[], Mapping[str, Tool]]) -> list[Definition]:
         tool.parse(wish.parameters)
         return TaskSpec(
             name,
-            wish.tool,
+            tool.name,
             tool.service,
             tool.tier_for(wish.parameters),
             wish.parameters,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from agentd import BadExpression
+from agentd.wire import tool_names
 from agentd.wire.workflow import UNDO
 from agentd_orchestrator.declared import file_format, parameters, typed_yaml, workflow
 from agentd_orchestrator.declared.typed_yaml import instead, misfit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from agentd_orchestrator.declared.file_format import Call, Task, Workflow
 
 EARLY: Final = frozenset({"parameters"})
+C = TypeVar("C", bound="Call")
 LATE: Final = frozenset({"parameters", "tasks", "workflow_id"})
 ITEM: Final = frozenset({"item", "index"})
 
@@ -48,12 +50,28 @@ def read(data: bytes, file: str, name: str, known: Known) -> tuple[workflow.Decl
     tree = read_yaml(data, report)
     if tree is None:
         return None, report
-    form = typed_yaml.read(file_format.Workflow, tree, report)
+    form = _current(typed_yaml.read(file_format.Workflow, tree, report), known.tools)
     if form.name not in {"", name}:
         at = tree.value["name"].at
         report.add(at, "name", f"the file says {name}, and this says {form.name}; leave it out, or rename the file")
     _Check(form, tree, report, known).all()
     return (None if report.faults else workflow.Declared(name, form, known.tools)), report
+
+
+def _current(form: Workflow, tools: Mapping[str, Tool]) -> Workflow:
+    """Return the workflow with current names in place of old tool names."""
+
+    def renamed(call: C) -> C:
+        name = tool_names.current(call.tool, tools)
+        if name == call.tool or name not in tools or call.service not in {"", tools[name].service}:
+            return call  # another service may have a tool of that name
+        return msgspec.structs.replace(call, tool=name)
+
+    tasks = [
+        msgspec.structs.replace(renamed(task), undo=None if task.undo is None else renamed(task.undo))
+        for task in form.tasks
+    ]
+    return msgspec.structs.replace(form, tasks=tasks)
 
 
 class _Check:

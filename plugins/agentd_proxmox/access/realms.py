@@ -128,7 +128,7 @@ class Realms:
     calls: ClassVar[Calls] = {
         "get_realm": LOOK,
         "create_realm": (*LOOK, *escalation.READS, "POST /access/domains"),
-        "change_realm": (*LOOK, *escalation.READS, f"PUT {ONE}"),
+        "update_realm": (*LOOK, *escalation.READS, f"PUT {ONE}"),
         "delete_realm": (*LOOK, f"DELETE {ONE}"),
     }
     needs: ClassVar[Needs] = {name: {("Sys.Audit", "/access/realm"), ("Sys.Audit", "/access/groups")} for name in calls}
@@ -176,7 +176,7 @@ class Realms:
         return await self._realm(p.id)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
-    async def change_realm(self, call: Call, p: ChangeRealm) -> RealmInfo:
+    async def update_realm(self, call: Call, p: ChangeRealm) -> RealmInfo:
         """Change a realm; its password or client key stays as it is."""
         read: list[str] = []
         removed: list[str] = []
@@ -193,10 +193,10 @@ class Realms:
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"realm {p.id} was changed since it was read: look again, then decide again")
             if {*changes, *removed} - {"comment"}:
-                await self._may_decide("change_realm", p.id)
+                await self._may_decide("update_realm", p.id)
             previous = {key: old[key] for key in (*changes, *removed) if key in old}
             new = [key for key in changes if key not in old]
-            targets.back(call, "change_realm", ChangeRealm, {"id": p.id, "settings": previous, "without": new})
+            targets.back(call, "update_realm", ChangeRealm, {"id": p.id, "settings": previous, "without": new})
             loses = [f"{key}: {old.get(key)!r} → {value!r}" for key, value in changes.items()]
             loses += [f"{key}: {old[key]!r} → nothing" for key in removed]
             call.target(_target(now, loses))

@@ -128,16 +128,16 @@ class Access:
     calls: ClassVar[Calls] = {
         "list_roles": ("GET /access/roles",),
         "create_role": (*READS, "POST /access/roles"),
-        "change_role": (*READS, "PUT /access/roles/{roleid}"),
+        "update_role": (*READS, "PUT /access/roles/{roleid}"),
         "delete_role": (*READS, "DELETE /access/roles/{roleid}"),
         "list_grants": ("GET /access/acl",),
         "grant_role": (*READS, "PUT /access/acl"),
         "revoke_role": (*READS, "PUT /access/acl"),
         "list_realms": ("GET /access/domains",),
-        "permissions": ("GET /access/permissions",),
+        "get_permissions": ("GET /access/permissions",),
     }
     needs: ClassVar[Needs] = {
-        "permissions": methods.on("/access", "Sys.Audit"),
+        "get_permissions": methods.on("/access", "Sys.Audit"),
         "grant_role": methods.on("{path}", "Permissions.Modify"),
         "revoke_role": methods.on("{path}", "Permissions.Modify"),
     }
@@ -168,7 +168,7 @@ class Access:
                 call.inverse("delete_role", {"id": p.id})
                 return None
             if now.privileges != sorted(set(p.privileges)):
-                raise Rejected(f"there is a role {p.id} already, with other privileges: change_role changes it")
+                raise Rejected(f"there is a role {p.id} already, with other privileges: update_role changes it")
             return Found()
 
         async def act() -> None:
@@ -178,7 +178,7 @@ class Access:
         return await self._role(p.id) or Role(p.id, [])
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
-    async def change_role(self, call: Call, p: NewRole) -> Role:
+    async def update_role(self, call: Call, p: NewRole) -> Role:
         """Set the privileges of a role; its holders gain or lose them at once.
 
         A role that agentd itself has is not changed, and no role gains a privilege that agentd's own token does not
@@ -192,9 +192,9 @@ class Access:
             ours = await escalation.own(self.proxmox)
             gained = sorted(set(p.privileges) - set(now.privileges))
             lost = sorted(set(now.privileges) - set(p.privileges))
-            escalation.refuse("change_role", ours.token, await _widened(ours, p.id, gained), f"role {p.id}")
+            escalation.refuse("update_role", ours.token, await _widened(ours, p.id, gained), f"role {p.id}")
             if not await _widened(ours, p.id, lost):  # the undo gives the lost privileges back
-                call.inverse("change_role", {"id": p.id, "privileges": now.privileges})
+                call.inverse("update_role", {"id": p.id, "privileges": now.privileges})
             changes = [f"gains {', '.join(gained)}"] * bool(gained) + [f"loses {', '.join(lost)}"] * bool(lost)
             call.target(_role_target(now, [*changes, *await self._held(p.id)]))
             return None
@@ -321,7 +321,7 @@ class Access:
         return Realms(sorted(realms, key=lambda realm: realm.id))
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="user_management")
-    async def permissions(self, call: Call, p: WhosePermissions) -> Permissions:  # noqa: ARG002
+    async def get_permissions(self, call: Call, p: WhosePermissions) -> Permissions:  # noqa: ARG002
         """Show the permissions of a user or token by path, as Proxmox computes them.
 
         They include inherited rights and those of groups.
@@ -369,7 +369,7 @@ async def _widened(ours: Own, role: str, gained: list[str]) -> list[str]:
     """
     found = []
     for entry in ours.entries_of(role):
-        ours.refuse_ours("change_role", entry.who)
+        ours.refuse_ours("update_role", entry.who)
         missing = await ours.beyond(entry.path, gained, propagate=entry.propagate)
         found += [f"{entry.who} gains {', '.join(sorted(missing))} on {entry.path}"] * bool(missing)
     if not ours.entries_of(role):

@@ -77,12 +77,12 @@ class ApiTokens:
             *(*escalation.READS, "POST /access/users/{userid}/token/{tokenid}"),
             "DELETE /access/users/{userid}/token/{tokenid}",
         ),
-        "revoke_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
+        "delete_token": (OWNER, "GET /access/acl", "DELETE /access/users/{userid}/token/{tokenid}"),
     }
     needs: ClassVar[Needs] = {
         "list_tokens": methods.on("/access/groups", "Sys.Audit"),
         "create_token": methods.on("/access/groups", "User.Modify") | methods.on("/access", "Sys.Audit"),
-        "revoke_token": methods.on("/access/groups", "User.Modify"),
+        "delete_token": methods.on("/access/groups", "User.Modify"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -120,7 +120,7 @@ class ApiTokens:
                     "token was revoked, and made anew"
                 )
             elif old:
-                raise Rejected(f"there is a token {p.user}!{p.name} already: revoke_token, or choose another name")
+                raise Rejected(f"there is a token {p.user}!{p.name} already: delete_token, or choose another name")
             await asyncio.to_thread(_writable, file)
             if not p.separated:
                 ours = await escalation.own(self.proxmox)
@@ -130,7 +130,7 @@ class ApiTokens:
                 lines = await ours.granted_beyond(names)
                 escalation.refuse("create_token", ours.token, lines, f"a token with all rights of {p.user}")
             kind = "with rights of its own" if p.separated else "with all rights of its user"
-            call.inverse("revoke_token", {"user": p.user, "name": p.name})
+            call.inverse("delete_token", {"user": p.user, "name": p.name})
             loses = [f"whoever reads {file} comes in {kind}"]
             call.target(Target(f"token/{p.user}!{p.name}", f"token {p.user}!{p.name}", {"there": False}, loses=loses))
             return None
@@ -147,7 +147,7 @@ class ApiTokens:
         return Token(f"{p.user}!{p.name}", p.separated, p.expire, p.comment, secret_file=str(file))
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="user_management")
-    async def revoke_token(self, call: Call, p: WhichToken) -> Removed:
+    async def delete_token(self, call: Call, p: WhichToken) -> Removed:
         """Delete an API token; its clients lose access at once."""
         if f"{p.user}!{p.name}" == self.proxmox.user:
             raise Rejected(f"{self.proxmox.user} is the token that agentd itself uses: nothing was done")

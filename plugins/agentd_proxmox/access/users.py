@@ -1,7 +1,7 @@
 """Users and groups: which accounts exist, and which of them can log in.
 
 A new user or group has no rights, so creating one can be undone. What lets a user log in that could not before, or
-locks a user out, is of tier `destroy` or, in change_user, `exec`. The user of agentd itself and root@pam are not
+locks a user out, is of tier `destroy` or, in update_user, `exec`. The user of agentd itself and root@pam are not
 changed.
 """
 
@@ -149,7 +149,7 @@ class Users:
         ),
         "get_user": ("GET /access/users/{userid}",),
         "create_user": ("GET /access/users", "GET /access/users/{userid}", "POST /access/users"),
-        "change_user": (*escalation.READS, "PUT /access/users/{userid}"),
+        "update_user": (*escalation.READS, "PUT /access/users/{userid}"),
         "delete_user": (*LISTS, "GET /access/users/{userid}", "DELETE /access/users/{userid}"),
         "list_groups": ("GET /access/groups",),
         "create_group": ("GET /access/groups", "POST /access/groups"),
@@ -158,7 +158,7 @@ class Users:
     needs: ClassVar[Needs] = {
         **{name: methods.on(GROUPS, "Sys.Audit") for name in ("list_users", "get_user", "list_groups")},
         "create_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
-        "change_user": methods.on(GROUPS, "User.Modify"),
+        "update_user": methods.on(GROUPS, "User.Modify"),
         "delete_user": {("Realm.AllocateUser", "/access/realm/{realm}"), ("User.Modify", GROUPS)},
         "create_group": methods.on(GROUPS, "Sys.Audit"),
         "delete_group": methods.on(GROUPS, "Sys.Audit"),
@@ -210,7 +210,7 @@ class Users:
                 call.inverse("delete_user", {"id": p.id})
                 return None
             if (existing.email, existing.comment, existing.enabled) != (p.email, p.comment, p.enabled):
-                raise Rejected(f"there is a user {p.id} already, with other settings: change_user changes it")
+                raise Rejected(f"there is a user {p.id} already, with other settings: update_user changes it")
             return Found()
 
         async def act() -> None:
@@ -221,7 +221,7 @@ class Users:
         return await self._user(p.id)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="user_management")
-    async def change_user(self, call: Call, p: ChangeUser) -> User:
+    async def update_user(self, call: Call, p: ChangeUser) -> User:
         """Change a user: enabled, groups, expiry, address or comment.
 
         The user may gain or lose rights by it.
@@ -248,7 +248,7 @@ class Users:
             asked = {key for key, value in msgspec.structs.asdict(p).items() if value is not None and key != "id"}
             was = {key: value for key, value in (before | {"expire": now.expire}).items() if key in asked}
             if not final:
-                call.inverse("change_user", {"id": p.id, **was})
+                call.inverse("update_user", {"id": p.id, **was})
             loses = [f"{key}: {have[key]!r} → {value!r}" for key, value in changed.items()]
             call.target(_target(now, *loses))
             return None
@@ -290,7 +290,7 @@ class Users:
     async def create_group(self, call: Call, p: NewGroup) -> Group:
         """Create a group without members and rights.
 
-        change_user adds users to it.
+        update_user adds users to it.
         """
         call.target(Target(f"group/{p.id}", f"group {p.id}"))
 
@@ -343,13 +343,13 @@ class Users:
         ours = await escalation.own(self.proxmox)
         before, after = set(now.groups), set(now.groups if p.groups is None else p.groups)
         if before != after:
-            ours.refuse_ours("change_user", p.id)
+            ours.refuse_ours("update_user", p.id)
         everything = {p.id, *(f"{p.id}!{token}" for token in now.tokens), *(f"@{group}" for group in before)}
         unlocked = changed.get("enable") is True or (
             "expire" in changed and not 0 < p.expire_or(now.expire) < now.expire
         )
         gained = {f"@{group}" for group in after - before} | (everything if unlocked else set())
-        escalation.refuse("change_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
+        escalation.refuse("update_user", ours.token, await ours.granted_beyond(gained), f"this change of {p.id}")
         lost = {f"@{group}" for group in before - after}
         locked = not unlocked and changed.keys() & {"enable", "expire"}
         return bool(await ours.granted_beyond(lost | (everything if locked else set())))

@@ -137,9 +137,9 @@ class Ha:
 
     calls: ClassVar[Calls] = {
         "list_ha": (*methods.PLACES, *methods.HA_LISTS),
-        "add_ha_resource": (*LISTS, "POST /cluster/ha/resources"),
+        "create_ha_resource": (*LISTS, "POST /cluster/ha/resources"),
         "update_ha_resource": (*LISTS, "PUT /cluster/ha/resources/{sid}"),
-        "remove_ha_resource": (*LISTS, *methods.READ, "DELETE /cluster/ha/resources/{sid}"),
+        "delete_ha_resource": (*LISTS, *methods.READ, "DELETE /cluster/ha/resources/{sid}"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -169,7 +169,7 @@ class Ha:
         )
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="cluster_management")
-    async def add_ha_resource(self, call: Call, p: AddHa) -> Resource:
+    async def create_ha_resource(self, call: Call, p: AddHa) -> Resource:
         """Put a guest under HA, so that it is started elsewhere if its node fails.
 
         The HA manager keeps the guest in the requested state.
@@ -190,7 +190,7 @@ class Ha:
         async def seen() -> Found | None:
             entry = await self._entry(at)
             if entry is None:
-                call.inverse("remove_ha_resource", {"vmid": at.vmid, "guest": at.name})
+                call.inverse("delete_ha_resource", {"vmid": at.vmid, "guest": at.name})
                 return None
             if other := _differs(entry, wanted):
                 raise Rejected(f"{at.title} is under HA with another {', '.join(other)}: update_ha_resource changes it")
@@ -225,7 +225,7 @@ class Ha:
         async def seen() -> Found | None:
             entry = await self._entry(at)
             if entry is None:
-                raise NotFound(f"{at.title} is not under HA: add_ha_resource puts it there")
+                raise NotFound(f"{at.title} is not under HA: create_ha_resource puts it there")
             if not (other := _differs(entry, wanted)):
                 return Found()
             digest[:] = [_unchanged(at, entry, p.digest)]
@@ -241,7 +241,7 @@ class Ha:
         return await self._there(at, wanted)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def remove_ha_resource(self, call: Call, p: RemoveHa) -> RemovedHa:
+    async def delete_ha_resource(self, call: Call, p: RemoveHa) -> RemovedHa:
         """Remove a guest from HA; its current state is kept.
 
         It is no longer started on another node when its node fails.
@@ -258,7 +258,7 @@ class Ha:
             was.append(_resource(entry, at, ""))
             lost = "its place under HA: nobody starts it elsewhere when its node dies"
             call.target(await targets.guest(self.inventory, at, lost))
-            call.inverse("add_ha_resource", {"vmid": at.vmid} | _before(was[0], ["state", *_KEPT]))
+            call.inverse("create_ha_resource", {"vmid": at.vmid} | _before(was[0], ["state", *_KEPT]))
             return None
 
         async def act() -> None:

@@ -271,7 +271,7 @@ class HaRules:
             raise NotFound(f"guests: there is no guest {missing[0]}, or {self.proxmox.user} may not see it (VM.Audit)")
         managed = {str(entry["sid"]) for entry in await self.proxmox.get("/cluster/ha/resources") or []}
         if others := [places[vmid].title for vmid in sorted(set(vmids)) if service(places[vmid]) not in managed]:
-            raise Rejected(f"guests: {', '.join(others)} not under HA: add_ha_resource puts it there")
+            raise Rejected(f"guests: {', '.join(others)} not under HA: create_ha_resource puts it there")
         return ",".join(sorted(service(places[vmid]) for vmid in set(vmids)))
 
     async def _all(self, source: str) -> list[Rule]:

@@ -86,12 +86,12 @@ class Migration:
     """The tools that migrate guests."""
 
     calls: ClassVar[Calls] = {
-        "migration_preflight": (*methods.READ, *CHECKS),
+        "check_migration": (*methods.READ, *CHECKS),
         "migrate_guest": (*methods.WRITE, *CHECKS, *methods.guest("POST /migrate")),
     }
-    optional: ClassVar[Optional] = {"migration_preflight": frozenset(methods.guest("GET /migrate"))}
+    optional: ClassVar[Optional] = {"check_migration": frozenset(methods.guest("GET /migrate"))}
     needs: ClassVar[Needs] = {
-        "migration_preflight": methods.on(methods.VM, "VM.Audit"),
+        "check_migration": methods.on(methods.VM, "VM.Audit"),
         "migrate_guest": {methods.SPACE},
     }
 
@@ -101,7 +101,7 @@ class Migration:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def migration_preflight(self, call: Call, p: preflight.Wish) -> Report:  # noqa: ARG002 - every tool has a call
+    async def check_migration(self, call: Call, p: preflight.Wish) -> Report:  # noqa: ARG002 - every tool has a call
         """Check whether a guest can migrate, and what to do about each problem."""
         at = await self.inventory.find(p.vmid, p.name)
         facts = await self._facts(at, p)
@@ -122,7 +122,7 @@ class Migration:
         """Migrate a VM or container to another node, and wait until it is there.
 
         A running VM moves while it runs, a running container is stopped for it (restart=true).  The call is refused
-        before anything is changed if migration_preflight finds a blocking problem, and changes nothing if the guest is
+        before anything is changed if check_migration finds a blocking problem, and changes nothing if the guest is
         there already.  An aborted migration leaves the guest on its node, unless the HA manager moves it.
         """
         at = await self.inventory.find(p.vmid, p.name)

@@ -168,16 +168,16 @@ def _mode(facts: Facts, wish: Wish) -> Iterator[Finding]:
     if not facts.running:
         return
     if facts.at.kind == "qemu" and not wish.online:
-        yield _block("mode", f"{facts.at.title} runs", "online=true moves it while it runs; or shutdown_vm first")
+        yield _block("mode", f"{facts.at.title} runs", "online=true moves it while it runs; or shutdown_guest first")
     if facts.at.kind == "lxc" and not wish.restart:
-        advice = "restart=true stops it, moves it and starts it there; or shutdown_vm first"
+        advice = "restart=true stops it, moves it and starts it there; or shutdown_guest first"
         yield _block("mode", f"{facts.at.title} runs, and a container cannot move while it runs", advice)
 
 
 def _managed(facts: Facts, wish: Wish) -> Iterator[Finding]:
     if facts.managed and (wish.target_storage or wish.storage_map):
         text = "the HA manager moves it, and puts disks on the storages of the same name alone"
-        yield _block("ha", text, "leave target_storage and storage_map out; or remove_ha_resource first")
+        yield _block("ha", text, "leave target_storage and storage_map out; or delete_ha_resource first")
 
 
 def _volumes(facts: Facts) -> dict[str, tuple[str, float]]:
@@ -263,7 +263,7 @@ def _snapshots(facts: Facts, _: Wish) -> Iterator[Finding]:
     if not disks or not (facts.config.get("parent") or facts.snapshots):
         pass
     elif facts.at.kind == "qemu" and facts.running:
-        advice = "delete the snapshots, or shutdown_vm first"
+        advice = "delete the snapshots, or shutdown_guest first"
         yield _block("snapshots", f"{facts.at.title} has snapshots, and {', '.join(disks)} would be copied", advice)
     else:
         kept = [e for e in disks if types.get(local[e][0], "zfspool") not in _COPIED_WITH_SNAPSHOTS]
@@ -339,7 +339,7 @@ def _mapped(facts: Facts, wish: Wish) -> Iterator[Finding]:
         fixed = sorted(key for key in mapped if not (known.get(key) or {}).get("live-migration-capable"))
         if fixed:
             text = f"{facts.at.title} runs with mapped devices that cannot move with it: {', '.join(fixed)}"
-            yield _block("devices", text, "shutdown_vm first")
+            yield _block("devices", text, "shutdown_guest first")
     elif mapped:
         yield _note("devices", f"{wish.target} has to have the mapped devices {', '.join(sorted(mapped))}")
 
@@ -351,7 +351,9 @@ def _replicas(facts: Facts, wish: Wish) -> Iterator[Finding]:
         nodes = ", ".join(sorted(facts.replicas))
         text = f"{facts.at.title} is replicated to {nodes}, not to {wish.target}"
         if facts.running and facts.at.kind == "qemu":
-            yield _block("replication", text, f"target: {nodes}; or shutdown_vm first, or delete the replication job")
+            yield _block(
+                "replication", text, f"target: {nodes}; or shutdown_guest first, or delete the replication job"
+            )
         else:
             yield _note("replication", text)
 
@@ -441,7 +443,7 @@ def _cpu(facts: Facts, wish: Wish) -> Iterator[Finding]:
         )
     elif facts.cpus[0] != facts.cpus[1]:
         text = f"its CPU type is that of its node ({facts.cpus[0]}), and {wish.target} has {facts.cpus[1]}"
-        yield _block("cpu", text, "shutdown_vm first, or give it a CPU type that both have, such as x86-64-v2-AES")
+        yield _block("cpu", text, "shutdown_guest first, or give it a CPU type that both have, such as x86-64-v2-AES")
 
 
 def _bridges(facts: Facts, wish: Wish) -> Iterator[Finding]:

@@ -128,7 +128,7 @@ class CreateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 class UpdateReplication(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of the job to change; an omitted one is kept.
 
-    digest  from replication_status: the call is refused if the job has changed since
+    digest  from get_replication: the call is refused if the job has changed since
     """
 
     id: JobId
@@ -168,7 +168,7 @@ class Replication:
 
     calls: ClassVar[Calls] = {
         "list_replications": LISTS,
-        "replication_status": (*LISTS, "GET /nodes/{node}/replication/{id}/log"),
+        "get_replication": (*LISTS, "GET /nodes/{node}/replication/{id}/log"),
         "run_replication": (*LISTS, "POST /nodes/{node}/replication/{id}/schedule_now"),
         "create_replication": (*LISTS, "POST /cluster/replication"),
         "update_replication": (*LISTS, "PUT /cluster/replication/{id}"),
@@ -176,7 +176,7 @@ class Replication:
     }
     needs: ClassVar[Needs] = {
         "list_replications": methods.on(methods.VM, "VM.Audit"),
-        "replication_status": methods.on(methods.VM, "VM.Audit"),
+        "get_replication": methods.on(methods.VM, "VM.Audit"),
         "run_replication": methods.on(methods.VM, "VM.Replicate"),
         "create_replication": methods.on(methods.VM, "VM.Audit", "VM.Replicate"),
         "update_replication": methods.on(methods.VM, "VM.Replicate"),
@@ -208,7 +208,7 @@ class Replication:
         return ReplicaPage(len(jobs), sum(bool(job.fails) for job in jobs), shown, unread, after)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def replication_status(self, call: Call, p: OneReplica) -> ReplicaStatus:  # noqa: ARG002
+    async def get_replication(self, call: Call, p: OneReplica) -> ReplicaStatus:  # noqa: ARG002
         """Show a replication job: its last run, the result, and the end of its log."""
         entry = await self._known(p.id)
         job = await self._read(entry)

@@ -170,7 +170,7 @@ class Jobs:
         "create_backup_job": (*methods.PLACES, "GET /cluster/backup", "POST /cluster/backup"),
         "update_backup_job": (*methods.PLACES, "GET /cluster/backup", "PUT /cluster/backup/{id}"),
         "delete_backup_job": ("GET /cluster/backup", UNCOVERED, "DELETE /cluster/backup/{id}"),
-        "not_backed_up": (UNCOVERED,),
+        "list_guests_without_backup": (UNCOVERED,),
     }
     needs: ClassVar[Needs] = {
         tool_name: methods.on(methods.STORAGE, "Datastore.Audit")
@@ -301,7 +301,7 @@ class Jobs:
         return DeletedJob(p.id, before[0] if before else None, [guest.vmid for guest in await self._uncovered()])
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="backup_management")
-    async def not_backed_up(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
+    async def list_guests_without_backup(self, call: Call, p: NotBackedUp) -> UncoveredPage:  # noqa: ARG002
         """List the guests that no enabled backup job backs up.
 
         list_backups shows whether the backups of the other guests succeed.

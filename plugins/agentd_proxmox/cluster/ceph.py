@@ -141,7 +141,7 @@ class Ceph:
     """The tools for Ceph."""
 
     calls: ClassVar[Calls] = {
-        "ceph_status": (f"GET {STATUS}", f"GET {FLAGS}"),
+        "get_ceph_status": (f"GET {STATUS}", f"GET {FLAGS}"),
         "list_osds": ("GET /nodes/{node}/ceph/osd",),
         "list_ceph_pools": ("GET /nodes/{node}/ceph/pool", "GET /nodes/{node}/ceph/mon"),
         "move_osd_data": (
@@ -157,7 +157,7 @@ class Ceph:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def ceph_status(self, call: Call, p: fields.NoParameters) -> CephStatus:  # noqa: ARG002 - every tool has a call
+    async def get_ceph_status(self, call: Call, p: fields.NoParameters) -> CephStatus:  # noqa: ARG002 - every tool has a call
         """Show the health of Ceph, each of its warnings, and the flags that are set."""
         try:
             data = await self.proxmox.get(STATUS)

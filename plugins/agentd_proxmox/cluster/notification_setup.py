@@ -33,12 +33,12 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
 PLAIN: Final = frozenset({"id", "type", "server", "port", "proto", "path", "influxdbproto", "disable", "digest"})
-"""The settings of a metric server that add_metric_server can set."""
+"""The settings of a metric server that create_metric_server can set."""
 MAILS: Final = {
     "mailto": "to", "mailto-user": "users", "server": "server", "port": "port", "mode": "mode",
     "from-address": "sender", "comment": "comment",
 }  # fmt: skip
-"""The settings of a target that add_mail_target can set, and the names of its parameters."""
+"""The settings of a target that create_mail_target can set, and the names of its parameters."""
 
 
 class SetMatcher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,22 +110,22 @@ class NoticeRules:
     """The tools that set up notifications and metric servers."""
 
     calls: ClassVar[Calls] = {
-        "set_matcher": (
+        "set_notification_matcher": (
             *(f"GET {PATH}/{kind}" for kind in ("matchers", "targets")),
             *(f"POST {PATH}/matchers", f"PUT {PATH}/matchers/{{name}}"),
         ),
-        "delete_matcher": (f"GET {PATH}/matchers", f"DELETE {PATH}/matchers/{{name}}"),
-        "add_mail_target": (
+        "delete_notification_matcher": (f"GET {PATH}/matchers", f"DELETE {PATH}/matchers/{{name}}"),
+        "create_mail_target": (
             f"GET {PATH}/targets",
             *(f"POST {PATH}/endpoints/{kind}" for kind in ("sendmail", "smtp")),
             *(f"GET {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp")),
         ),
-        "delete_target": (
+        "delete_notification_target": (
             *(f"GET {PATH}/{kind}" for kind in ("matchers", "targets")),
             *(f"DELETE {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp", "gotify", "webhook")),
             *(f"GET {PATH}/endpoints/{kind}/{{name}}" for kind in ("sendmail", "smtp")),
         ),
-        "add_metric_server": (f"GET {SERVERS}", f"POST {SERVERS}/{{id}}"),
+        "create_metric_server": (f"GET {SERVERS}", f"POST {SERVERS}/{{id}}"),
         "delete_metric_server": (f"GET {SERVERS}", f"DELETE {SERVERS}/{{id}}"),
     }
 
@@ -136,7 +136,7 @@ class NoticeRules:
     # -- matchers -----------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def set_matcher(self, call: Call, p: SetMatcher) -> Set:
+    async def set_notification_matcher(self, call: Call, p: SetMatcher) -> Set:
         """Create or change a matcher: which notifications go to which targets."""
         call.target(Target(f"matcher/{p.name}", f"matcher {p.name} of notifications"))
         wanted = _wanted(p)
@@ -150,7 +150,7 @@ class NoticeRules:
             now = (await self._named("matchers")).get(p.name)
             there[:] = [now is not None]
             if now is None:
-                call.inverse("delete_matcher", {"name": p.name})
+                call.inverse("delete_notification_matcher", {"name": p.name})
                 return None
             if _kept(now) == wanted:
                 return Found()
@@ -170,7 +170,7 @@ class NoticeRules:
         return _shown(p.name, (await self._named("matchers")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_matcher(self, call: Call, p: Which) -> Gone:
+    async def delete_notification_matcher(self, call: Call, p: Which) -> Gone:
         """Delete a matcher; what only it forwarded is no longer sent to anyone."""
 
         async def seen() -> Found | None:
@@ -178,7 +178,9 @@ class NoticeRules:
             if now is None:
                 return Found()
             if now.get("origin") == "builtin":
-                raise Rejected(f"name: {p.name} comes with Proxmox: switch it off with set_matcher enabled=false")
+                raise Rejected(
+                    f"name: {p.name} comes with Proxmox: switch it off with set_notification_matcher enabled=false"
+                )
             self._invertible(call, now)
             goes = ", ".join(map(one_line, now.get("target") or [])) or "nobody"
             loses = [f"what went to {goes}"]
@@ -200,15 +202,17 @@ class NoticeRules:
             renamed |= {"match-calendar": "calendars", "mode": "mode", "comment": "comment"}
             old = {new: stored[key] for key, new in renamed.items()}
             old["severities"] = [severity for part in old["severities"] for severity in part.split(",")]
-            call.inverse("set_matcher", {"name": one_line(now["name"]), "enabled": not stored["disable"], **old})
+            call.inverse(
+                "set_notification_matcher", {"name": one_line(now["name"]), "enabled": not stored["disable"], **old}
+            )
 
     # -- targets ------------------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def add_mail_target(self, call: Call, p: AddMail) -> Set:
+    async def create_mail_target(self, call: Call, p: AddMail) -> Set:
         """Create a notification target that sends mail without a login.
 
-        set_matcher sends notifications to it, test_notification tests it.
+        set_notification_matcher sends notifications to it, test_notification tests it.
         """
         if not p.to and not p.users:
             raise Rejected("to: say an address, or users whose address Proxmox knows")
@@ -221,7 +225,7 @@ class NoticeRules:
         async def seen() -> Found | None:
             now = (await self._named("targets")).get(p.name)
             if now is None:
-                call.inverse("delete_target", {"name": p.name})
+                call.inverse("delete_notification_target", {"name": p.name})
                 return None
             if now.get("type") != p.type:
                 raise Rejected(f"name: there is a target {p.name} of type {now.get('type')} already")
@@ -238,7 +242,7 @@ class NoticeRules:
         return _shown(p.name, (await self._named("targets")).get(p.name) or {})
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def delete_target(self, call: Call, p: Which) -> Gone:
+    async def delete_notification_target(self, call: Call, p: Which) -> Gone:
         """Delete a notification target with its password or token.
 
         It is refused while a matcher sends to the target.
@@ -250,7 +254,9 @@ class NoticeRules:
             if now is None:
                 return Found()
             if now.get("origin") == "builtin":
-                raise Rejected(f"name: {p.name} comes with Proxmox: take it out of the matchers with set_matcher")
+                raise Rejected(
+                    f"name: {p.name} comes with Proxmox: take it out of the matchers with set_notification_matcher"
+                )
             users = [
                 key for key, matcher in (await self._named("matchers")).items() if p.name in matcher.get("target", [])
             ]
@@ -267,7 +273,7 @@ class NoticeRules:
             now = await self.proxmox.get(f"{PATH}/endpoints/{kind[0]}/{p.name}") or {}
             if set(now) <= {*MAILS, "name", "type", "digest", "origin", "disable"} and not int(now.get("disable") or 0):
                 values = {new: now[key] for key, new in MAILS.items() if now.get(key)}
-                targets.back(call, "add_mail_target", AddMail, {"name": p.name, "type": kind[0], **values})
+                targets.back(call, "create_mail_target", AddMail, {"name": p.name, "type": kind[0], **values})
             return None
 
         async def act() -> None:
@@ -279,7 +285,7 @@ class NoticeRules:
     # -- metric servers -----------------------------------------------------------------------------------------------
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="cluster_management")
-    async def add_metric_server(self, call: Call, p: AddServer) -> Set:
+    async def create_metric_server(self, call: Call, p: AddServer) -> Set:
         """Send the metrics of all nodes to a graphite or InfluxDB server as well.
 
         A server that needs a token is added by an administrator.
@@ -321,7 +327,7 @@ class NoticeRules:
             if set(now) <= PLAIN and not int(now.get("disable") or 0):
                 protocol = now.get("proto") or now.get("influxdbproto") or "udp"
                 values = {key: now[key] for key in ("type", "server", "port", "path") if now.get(key)}
-                targets.back(call, "add_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values})
+                targets.back(call, "create_metric_server", AddServer, {"name": p.name, "protocol": protocol, **values})
             return None
 
         async def act() -> None:

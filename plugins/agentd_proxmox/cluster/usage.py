@@ -69,12 +69,12 @@ class UsageTools:
     """The tool for usage over time."""
 
     calls: ClassVar[Calls] = {
-        "show_usage": (
+        "get_usage": (
             *(*methods.PLACES, *methods.guest("GET /rrddata")),
             *("GET /nodes/{node}/rrddata", "GET /nodes/{node}/storage/{storage}/rrddata"),
         ),
     }
-    needs: ClassVar[Needs] = {"show_usage": methods.on(methods.STORAGE, "Datastore.Audit")}
+    needs: ClassVar[Needs] = {"get_usage": methods.on(methods.STORAGE, "Datastore.Audit")}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use the Proxmox client of `inventory`."""
@@ -82,7 +82,7 @@ class UsageTools:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="cluster_management")
-    async def show_usage(self, call: Call, p: ShowUsage) -> Usage:  # noqa: ARG002 - every tool has a call
+    async def get_usage(self, call: Call, p: ShowUsage) -> Usage:  # noqa: ARG002 - every tool has a call
         """Show how much a guest, a node or a storage has used over time.
 
         The result has the minimum (least), mean, maximum (most) and last of each value.

@@ -31,7 +31,7 @@ _DOWN: Final = "link_down=1"
 class Isolate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A guest.
 
-    digest: from get_vm; if the configuration has changed since, nothing is changed
+    digest: from get_guest; if the configuration has changed since, nothing is changed
     """
 
     vmid: fields.Vmid
@@ -64,7 +64,7 @@ class Trial:
             *methods.WRITE,
             *guest_writing.SEND,
         ),
-        "check_guest": (*methods.READ, *Agent.calls["agent_ping"]),
+        "check_guest": (*methods.READ, *Agent.calls["ping_guest_agent"]),
     }
     needs: ClassVar[Needs] = {"isolate_guest": methods.config("Network", "Options")}
 
@@ -109,7 +109,7 @@ class Trial:
             uptime, state = int(status.get("uptime") or 0), guest_model.state(status)
             if state != RUNNING:
                 raise TaskFailed(f"{at.title} is {state}: it did not go on running")
-            ping = await self.agent.agent_ping(call, Which(at.vmid)) if at.kind == "qemu" else None
+            ping = await self.agent.ping_guest_agent(call, Which(at.vmid)) if at.kind == "qemu" else None
             if ping is not None and ping.answers:
                 observed = [f"it runs for {uptime} s", f"its guest agent {ping.version} answers".replace("  ", " ")]
                 return Checked(at.vmid, at.name, at.node, uptime, agent=True, checked=observed)

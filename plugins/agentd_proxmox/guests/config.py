@@ -87,10 +87,10 @@ class UpdateVm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Most changes need a restart.
 
-    cores: per socket, as get_vm shows them: a VM has sockets times cores CPUs
+    cores: per socket, as get_guest shows them: a VM has sockets times cores CPUs
     balloon: MiB that the VM keeps when its node has too little memory; 0: no balloon device
     protection: neither the guest nor its disks can be removed; startup: its position in the start order at boot
-    digest: from get_vm; if the configuration has changed since, nothing is changed
+    digest: from get_guest; if the configuration has changed since, nothing is changed
     sshkeys: public keys, one a line; ipconfig0: for example ip=dhcp or ip=192.0.2.5/24,gw=192.0.2.1
     """
 
@@ -135,14 +135,14 @@ class Guests:
     """Tools that list, read and change existing guests."""
 
     calls: ClassVar[Calls] = {
-        "list_vms": methods.PLACES,
+        "list_guests": methods.PLACES,
         "list_templates": methods.PLACES,
-        "get_vm": methods.READ,
+        "get_guest": methods.READ,
         "update_vm": (*methods.WRITE, *guest_writing.SEND),
         "resize_disk": (*methods.WRITE, *methods.guest("PUT /resize")),
     }
     needs: ClassVar[Needs] = {
-        "list_vms": methods.on(methods.VM, "VM.Audit"),
+        "list_guests": methods.on(methods.VM, "VM.Audit"),
         "list_templates": methods.on(methods.VM, "VM.Audit"),
         "update_vm": methods.config("CPU", "Cloudinit", "Memory", "Network", "Options"),
         "resize_disk": {methods.SPACE},
@@ -154,10 +154,10 @@ class Guests:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def list_vms(self, call: Call, p: ListVms) -> GuestPage:
+    async def list_guests(self, call: Call, p: ListVms) -> GuestPage:
         """List VMs and containers: counts of all that match, and one page.
 
-        The status may be 10 s old, and a guest that was just created is `unknown` without a name; get_vm shows the
+        The status may be 10 s old, and a guest that was just created is `unknown` without a name; get_guest shows the
         present state.
         """
         places = await self.inventory.now(await self.inventory.places())
@@ -183,7 +183,7 @@ class Guests:
         return pages.fill(tally, "templates", found, _by_vmid, p)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def get_vm(self, call: Call, p: Which) -> fields.Guest:  # noqa: ARG002
+    async def get_guest(self, call: Call, p: Which) -> fields.Guest:  # noqa: ARG002
         """Show the current state of a VM or container.
 
         The result has its node, status, size, disks, networks, tags and lock.

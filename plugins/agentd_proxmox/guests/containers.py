@@ -83,7 +83,7 @@ class UpdateContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cores: 0 for all cores of its node
     protection: neither the container nor its volumes can be removed; startup: its position in the start order at boot
-    digest: from get_vm; if the configuration has changed since, nothing is changed
+    digest: from get_guest; if the configuration has changed since, nothing is changed
     """
 
     vmid: fields.Vmid
@@ -160,7 +160,7 @@ class Containers:
         """Clone a container or a container template and wait until the clone exists.
 
         It is not started.  The clone has the cores, memory, tags and mounts of its source; update_container and
-        set_tags change them.
+        update_tags change them.
         """
 
         async def options() -> tuple[Place, guest_model.Config]:
@@ -266,7 +266,7 @@ def clone_of(source: Place, p: CloneContainer, key: str, *, running: bool) -> gu
     if not p.full and p.storage is not None:
         raise Rejected("clone_container: a linked clone lies on its template's storage; leave `storage` out")
     if p.full and running:
-        raise Rejected(f"clone_container: {source.title} runs: shutdown_vm first; nothing was done")
+        raise Rejected(f"clone_container: {source.title} runs: shutdown_guest first; nothing was done")
     return {
         "newid": p.vmid,
         "hostname": p.name,

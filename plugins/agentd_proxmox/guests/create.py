@@ -177,7 +177,7 @@ def clone_of(source: Place, p: CreateVm, key: str) -> guest_model.Config:
     """
     if p.tags:
         raise Rejected(
-            "create_vm: tags: a clone has its template's; leave `tags` out, set_tags changes them afterwards"
+            "create_vm: tags: a clone has its template's; leave `tags` out, update_tags changes them afterwards"
         )
     if not p.full and not source.template:
         raise Rejected(f"create_vm: {source.title} is no template, so only a full clone can be made of it")
@@ -202,13 +202,13 @@ class Creation:
             *(*methods.WRITE, "POST /nodes/{node}/qemu", "POST /nodes/{node}/qemu/{vmid}/clone"),
             *("GET /nodes/{node}/storage/{storage}/content", guest_writing.BRIDGES),
         ),
-        "next_vmids": methods.PLACES,
+        "get_free_vmids": methods.PLACES,
     }
     needs: ClassVar[Needs] = {
         "create_vm": methods.config("CDROM", "CPU", "Cloudinit", "Disk", "HWType", "Memory", "Network", "Options")
         | methods.on(methods.VM, "VM.Allocate")
         | {methods.SPACE, methods.BRIDGE},
-        "next_vmids": methods.on(methods.VM, "VM.Audit"),
+        "get_free_vmids": methods.on(methods.VM, "VM.Audit"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -301,7 +301,7 @@ class Creation:
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def next_vmids(self, call: Call, p: NextVmids) -> Vmids:  # noqa: ARG002 - every tool has a call
+    async def get_free_vmids(self, call: Call, p: NextVmids) -> Vmids:  # noqa: ARG002 - every tool has a call
         """Draw free VMIDs at random.
 
         At random, because several clients that take the next VMID all take the same one.  They are not reserved:
@@ -313,7 +313,7 @@ class Creation:
         taken = {vmid for vmid in taken if low <= vmid <= high}
         free = high - low + 1 - len(taken)
         if free < p.count:
-            raise Rejected(f"next_vmids: {max(free, 0)} VMIDs are free from {low} to {high}, {p.count} are wanted")
+            raise Rejected(f"get_free_vmids: {max(free, 0)} VMIDs are free from {low} to {high}, {p.count} are wanted")
         return Vmids(draw(low, high, taken, p.count))
 
     async def _send(self, p: CreateVm, key: str) -> str:
@@ -335,7 +335,7 @@ class Creation:
         entries = await self.proxmox.get(f"/nodes/{node}/storage/{storage}/content") or []
         found = next((entry for entry in entries if entry.get("volid") == volid), None)
         if found is None:
-            raise NotFound(f"image: there is no {volid} on {node}; list_content lists what there is")
+            raise NotFound(f"image: there is no {volid} on {node}; list_volumes lists what there is")
         if found.get("content") not in IMPORTED:
             raise Rejected(
                 f"image: {volid} is of content {found.get('content')}, not import; send it with upload_file or "

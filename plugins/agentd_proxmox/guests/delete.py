@@ -38,7 +38,7 @@ RECENT = 3600
 class DeleteGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The guest, by VMID and name.
 
-    digest: from get_vm; if the configuration has changed since, nothing is done
+    digest: from get_guest; if the configuration has changed since, nothing is done
     purge: also remove the guest from backup and replication jobs
     unreferenced: also delete disks of the guest that its configuration does not name
     """
@@ -197,7 +197,7 @@ class Removal:
         if p.digest and guest.digest != p.digest:
             raise ConfigChanged(f"{at.title} was changed since it was read: look again, then decide again")
         reasons = {
-            "it runs: shutdown_vm or stop_vm first": guest.status != STOPPED,
+            "it runs: shutdown_guest or stop_guest first": guest.status != STOPPED,
             "it is protected: its option `protection` has to be taken away first": guest_model.enabled(
                 config.get("protection")
             ),

@@ -31,7 +31,7 @@ _OF = {"qemu": re.compile(r"(scsi|virtio|sata|ide)\d+\Z"), "lxc": re.compile(r"m
 class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A disk of a guest, and the storage to move it to.
 
-    digest: from get_vm; if the configuration has changed since, nothing is done
+    digest: from get_guest; if the configuration has changed since, nothing is done
     """
 
     vmid: fields.Vmid
@@ -43,7 +43,7 @@ class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class DetachDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A disk of a guest.
 
-    digest: from get_vm; if the configuration has changed since, nothing is done
+    digest: from get_guest; if the configuration has changed since, nothing is done
     """
 
     vmid: fields.Vmid
@@ -91,7 +91,7 @@ class Disks:
     """Tools for the disks of VMs and the mount points of containers."""
 
     calls: ClassVar[Calls] = {
-        "add_disk": (*methods.WRITE, *guest_writing.SEND),
+        "create_disk": (*methods.WRITE, *guest_writing.SEND),
         "move_disk": (
             *(*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/move_disk"),
             "POST /nodes/{node}/lxc/{vmid}/move_volume",
@@ -100,7 +100,7 @@ class Disks:
         "attach_disk": (*methods.WRITE, *guest_writing.SEND),
     }
     needs: ClassVar[Needs] = {
-        "add_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
+        "create_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
         "move_disk": {methods.SPACE},
         "detach_disk": methods.on(methods.VM, "VM.Config.Disk"),
         "attach_disk": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
@@ -112,7 +112,7 @@ class Disks:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
-    async def add_disk(self, call: Call, p: AddDisk) -> DiskChange:
+    async def create_disk(self, call: Call, p: AddDisk) -> DiskChange:
         """Add an empty disk to a VM, or an empty mount point to a container."""
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
@@ -161,7 +161,7 @@ class Disks:
             await targets.storage(self.inventory, at.node, p.storage, _content(at))
             status = await self.inventory.unlocked(call, at)
             if at.kind == "lxc" and status.get("status") != STOPPED:
-                raise Rejected(f"{at.title} is {status.get('status')}: shutdown_vm first; nothing was done")
+                raise Rejected(f"{at.title} is {status.get('status')}: shutdown_guest first; nothing was done")
             return None  # no undo: moving it back would make a third volume, and the old one is out of date by then
 
         async def act() -> str | None:

@@ -190,11 +190,11 @@ class Agent:
     """Tools for the guest agent of VMs."""
 
     calls: ClassVar[Calls] = {
-        "agent_ping": ASKS,
-        "agent_info": (*ASKS, *(f"GET {AGENT}/{command}" for command in SAYS)),
-        "agent_exec": (*ASKS, *methods.READ, f"POST {AGENT}/exec", f"GET {AGENT}/exec-status"),
-        "agent_read_file": (*methods.READ, f"GET {AGENT}/file-read"),
-        "agent_write_file": (*methods.READ, f"GET {AGENT}/file-read", f"POST {AGENT}/file-write"),
+        "ping_guest_agent": ASKS,
+        "get_guest_agent_info": (*ASKS, *(f"GET {AGENT}/{command}" for command in SAYS)),
+        "exec_in_guest": (*ASKS, *methods.READ, f"POST {AGENT}/exec", f"GET {AGENT}/exec-status"),
+        "read_guest_file": (*methods.READ, f"GET {AGENT}/file-read"),
+        "write_guest_file": (*methods.READ, f"GET {AGENT}/file-read", f"POST {AGENT}/file-write"),
     }
     needs: ClassVar[Needs] = {tool_name: {("VM.Audit", "/vms/{vmid}")} for tool_name in calls}
 
@@ -204,7 +204,7 @@ class Agent:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def agent_ping(self, call: Call, p: Which) -> Pinged:  # noqa: ARG002 - every tool has a call
+    async def ping_guest_agent(self, call: Call, p: Which) -> Pinged:  # noqa: ARG002 - every tool has a call
         """Check whether the guest agent of a VM answers, and what to do if it does not."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         try:
@@ -215,7 +215,7 @@ class Agent:
         return Pinged(at.vmid, at.name, at.node, answers=True, version=version)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def agent_info(self, call: Call, p: Which) -> AgentInfo:  # noqa: ARG002
+    async def get_guest_agent_info(self, call: Call, p: Which) -> AgentInfo:  # noqa: ARG002
         """Show what the guest agent of a VM reports: system, addresses, file systems."""
         at = await self.inventory.find(p.vmid, p.name, vm=True)
         await self._ask(at, LOOK)
@@ -241,7 +241,7 @@ class Agent:
         )
 
     @tool(tier=Tier.EXEC, repeat=Repeat.UNSAFE, capability="vm_management")
-    async def agent_exec(self, call: Call, p: Execute) -> Executed:
+    async def exec_in_guest(self, call: Call, p: Execute) -> Executed:
         """Run a command in a VM through its guest agent and wait for its end.
 
         Its effects cannot be undone.  Unsafe to repeat: if the answer is lost, nothing outside the VM shows whether the
@@ -267,7 +267,7 @@ class Agent:
         return await self._ended(call, at, pid[0], p)
 
     @tool(tier=Tier.EXEC, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def agent_read_file(self, call: Call, p: ReadFile) -> FileContent:
+    async def read_guest_file(self, call: Call, p: ReadFile) -> FileContent:
         """Read a part of a file in a VM through its guest agent."""
         at = await self._named(p.vmid, p.guest)
         read: list[tuple[bytes, bool]] = []
@@ -291,7 +291,7 @@ class Agent:
         )
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="vm_management")
-    async def agent_write_file(self, call: Call, p: WriteFile) -> Written:
+    async def write_guest_file(self, call: Call, p: WriteFile) -> Written:
         """Write a file in a VM through its guest agent, and read it back.
 
         The previous content of the file is overwritten.

@@ -45,7 +45,7 @@ Model = Literal[
 class OneCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A network card of a guest.
 
-    digest: from get_vm; if the configuration has changed since, nothing is done
+    digest: from get_guest; if the configuration has changed since, nothing is done
     """
 
     vmid: fields.Vmid
@@ -96,13 +96,13 @@ class Networks:
     """Tools for network cards, and for the complete configuration."""
 
     calls: ClassVar[Calls] = {
-        "guest_config": methods.READ,
+        "get_guest_config": methods.READ,
         "set_guest_network": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
-        "remove_guest_network": (*methods.WRITE, *guest_writing.SEND),
+        "delete_guest_network": (*methods.WRITE, *guest_writing.SEND),
     }
     needs: ClassVar[Needs] = {
         "set_guest_network": methods.config("Network") | {methods.BRIDGE},
-        "remove_guest_network": methods.config("Network"),
+        "delete_guest_network": methods.config("Network"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -111,10 +111,10 @@ class Networks:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def guest_config(self, call: Call, p: Which) -> Configuration:  # noqa: ARG002 - every tool has a call
+    async def get_guest_config(self, call: Call, p: Which) -> Configuration:  # noqa: ARG002 - every tool has a call
         """Show all options of a VM or container in the form of Proxmox.
 
-        get_vm is shorter and also shows the status.
+        get_guest is shorter and also shows the status.
         """
         at = await self.inventory.find(p.vmid, p.name)
         config = await self.inventory.config(at)
@@ -145,7 +145,7 @@ class Networks:
             if p.card in config:
                 await guest_writing.promise(self.inventory, call, at, [p.card])
             else:
-                call.inverse("remove_guest_network", {"vmid": at.vmid, "card": p.card})
+                call.inverse("delete_guest_network", {"vmid": at.vmid, "card": p.card})
             return None
 
         async def act() -> str | None:
@@ -154,7 +154,7 @@ class Networks:
         return await self._changed(call, at, p.card, await call.once(seen, act))
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def remove_guest_network(self, call: Call, p: OneCard) -> fields.Guest:
+    async def delete_guest_network(self, call: Call, p: OneCard) -> fields.Guest:
         """Remove a network card from a VM or container.
 
         set_guest_network with its MAC address adds it again.

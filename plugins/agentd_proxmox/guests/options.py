@@ -23,9 +23,9 @@ Key = Annotated[str, formats.whole("[a-z]+[0-9]{0,3}", "for example net0 or scsi
 
 
 class SetGuestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Options to write, complete as guest_config shows them, and options to remove.
+    """Options to write, complete as get_guest_config shows them, and options to remove.
 
-    digest: from get_vm; if the configuration has changed since, nothing is changed
+    digest: from get_guest; if the configuration has changed since, nothing is changed
     """
 
     vmid: fields.Vmid
@@ -38,10 +38,10 @@ class RawOptions:
     """The tool that writes complete options of a guest, in the form of Proxmox."""
 
     calls: ClassVar[Calls] = {
-        "set_guest_options": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
+        "update_guest_options": (*methods.WRITE, *guest_writing.SEND, guest_writing.BRIDGES),
     }
     needs: ClassVar[Needs] = {
-        "set_guest_options": methods.config("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
+        "update_guest_options": methods.config("CPU", "Cloudinit", "Disk", "Memory", "Network", "Options")
         | {methods.BRIDGE, methods.SPACE},
     }
 
@@ -50,8 +50,8 @@ class RawOptions:
         self.inventory = inventory
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", raises=api_tiers.OPTIONS)
-    async def set_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:
-        """Write complete options of a VM or container, as guest_config shows them.
+    async def update_guest_options(self, call: Call, p: SetGuestOptions) -> fields.Guest:
+        """Write complete options of a VM or container, as get_guest_config shows them.
 
         The undo of a change uses this tool.  A disk must be a volume that the guest already has.  update_vm,
         set_guest_network and attach_disk change parts of an option.
@@ -90,9 +90,9 @@ class RawOptions:
 
 def _consistent(p: SetGuestOptions) -> None:
     if both := sorted(set(p.options) & set(p.remove)):
-        raise Rejected(f"set_guest_options: {', '.join(both)}: name it in `options` or in `remove`, not in both")
+        raise Rejected(f"update_guest_options: {', '.join(both)}: name it in `options` or in `remove`, not in both")
     if not p.options and not p.remove:
-        raise Rejected("set_guest_options: name options to write in `options`, or to remove in `remove`")
+        raise Rejected("update_guest_options: name options to write in `options`, or to remove in `remove`")
 
 
 def _changes(p: SetGuestOptions, config: guest_model.Config) -> guest_model.Config:

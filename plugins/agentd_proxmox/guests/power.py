@@ -41,10 +41,10 @@ class Power:
     """Tools that start, stop and restart guests."""
 
     calls: ClassVar[Calls] = {
-        "start_vm": (*methods.WRITE, *methods.guest("POST /status/start")),
-        "stop_vm": (*methods.WRITE, *methods.guest("POST /status/stop")),
-        "shutdown_vm": (*methods.WRITE, *methods.guest("POST /status/shutdown")),
-        "reboot_vm": (*methods.WRITE, *methods.guest("POST /status/reboot")),
+        "start_guest": (*methods.WRITE, *methods.guest("POST /status/start")),
+        "stop_guest": (*methods.WRITE, *methods.guest("POST /status/stop")),
+        "shutdown_guest": (*methods.WRITE, *methods.guest("POST /status/shutdown")),
+        "reboot_guest": (*methods.WRITE, *methods.guest("POST /status/reboot")),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -53,7 +53,7 @@ class Power:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def start_vm(self, call: Call, p: Which) -> fields.Guest:
+    async def start_guest(self, call: Call, p: Which) -> fields.Guest:
         """Start a VM or container and wait until it runs; a running one is not changed."""
         at = await self.inventory.find(p.vmid, p.name)
         if at.template:
@@ -62,15 +62,15 @@ class Power:
         return await self._switch(call, at, "start", RUNNING, besides="suspended")
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def stop_vm(self, call: Call, p: Which) -> fields.Guest:
+    async def stop_guest(self, call: Call, p: Which) -> fields.Guest:
         """Stop a VM or container at once, like pulling the power plug.
 
-        shutdown_vm shuts it down cleanly.
+        shutdown_guest shuts it down cleanly.
         """
         return await self._switch(call, await self.inventory.find(p.vmid, p.name), "stop", STOPPED)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management", stoppable=True)
-    async def shutdown_vm(self, call: Call, p: Shutdown) -> fields.Guest:
+    async def shutdown_guest(self, call: Call, p: Shutdown) -> fields.Guest:
         """Shut a VM or container down cleanly and wait until it has stopped.
 
         With `force` it is stopped hard when `patience` has passed.
@@ -85,7 +85,7 @@ class Power:
             raise TaskFailed(f"{error}{hint}", log=error.log) from error
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.UNSAFE, capability="vm_management")
-    async def reboot_vm(self, call: Call, p: Reboot) -> fields.Guest:
+    async def reboot_guest(self, call: Call, p: Reboot) -> fields.Guest:
         """Shut a running guest down and start it again; pending changes take effect.
 
         Unsafe to repeat: the state of a guest does not show whether it was rebooted, because its uptime may have been
@@ -116,11 +116,13 @@ class Power:
                 return Found()
             status = await self.inventory.unlocked(call, at, besides=besides)
             if wanted == RUNNING and guest_model.runs(status) and (state := guest_model.state(status)) != RUNNING:
-                advice = "resume_vm lets it go on" if state in guest_model.RESUMABLE else "reset_vm, or stop_vm first"
+                advice = (
+                    "resume_vm lets it go on" if state in guest_model.RESUMABLE else "reset_vm, or stop_guest first"
+                )
                 raise Rejected(f"{at.title} is on and {state}: {advice}; nothing was done")
             if running := await self._under_way(at, action):
                 return Found(running)
-            call.inverse("shutdown_vm" if wanted == RUNNING else "start_vm", {"vmid": at.vmid})
+            call.inverse("shutdown_guest" if wanted == RUNNING else "start_guest", {"vmid": at.vmid})
             return None
 
         async def act() -> str | None:

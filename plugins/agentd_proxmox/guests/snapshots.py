@@ -188,11 +188,11 @@ class Snapshots:
         "create_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /snapshot")),
         "rollback_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /snapshot/{snapname}/rollback")),
         "delete_snapshot": (*methods.WRITE, *methods.guest("GET /snapshot", "DELETE /snapshot/{snapname}")),
-        "old_snapshots": (*methods.PLACES, *methods.guest("GET /snapshot")),
+        "list_old_snapshots": (*methods.PLACES, *methods.guest("GET /snapshot")),
     }
     needs: ClassVar[Needs] = {
         "list_snapshots": methods.on(methods.VM, "VM.Audit"),
-        "old_snapshots": methods.on(methods.VM, "VM.Audit"),
+        "list_old_snapshots": methods.on(methods.VM, "VM.Audit"),
         "rollback_snapshot": methods.on(methods.VM, "VM.Snapshot.Rollback"),
     }
 
@@ -314,14 +314,14 @@ class Snapshots:
         return shown
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def old_snapshots(self, call: Call, p: OldSnapshots) -> OldSnapshotPage:  # noqa: ARG002
+    async def list_old_snapshots(self, call: Call, p: OldSnapshots) -> OldSnapshotPage:  # noqa: ARG002
         """Find snapshots in the cluster that are older than a number of days.
 
         This takes one request for the list of guests, and one a guest.  Guests that cannot be read are listed with the
         reason, so that an unreachable node does not look like guests without snapshots.
         """
         if p.cursor and not (p.cursor.isascii() and p.cursor.isdigit()):
-            raise Rejected("old_snapshots: a cursor is what `next` said, nothing else")
+            raise Rejected("list_old_snapshots: a cursor is what `next` said, nothing else")
         filter_values.known("node", p.node, await self.inventory.node_names() if p.node else ())
         places = [at for at in await self.inventory.places() if p.node in {None, at.node} and not at.template]
         read, after = pages.page(places, lambda place: f"{place.vmid:09d}", p.guests, p.cursor)

@@ -28,7 +28,7 @@ DRIVE = re.compile(r"(scsi|virtio|sata|ide)\d+\Z")
 SECRET = frozenset({"cipassword"})
 FROZEN = (
     "Proxmox suspends containers only as an experiment (CRIU), and shows one that is suspended as stopped; "
-    "use shutdown_vm and start_vm"
+    "use shutdown_guest and start_guest"
 )
 
 
@@ -51,7 +51,7 @@ class MakeTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SetTags(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tags to add and to remove, or the complete new list (`tags`, empty for none).
 
-    digest: from get_vm; if the configuration has changed since, nothing is changed
+    digest: from get_guest; if the configuration has changed since, nothing is changed
     """
 
     vmid: fields.Vmid
@@ -102,15 +102,15 @@ class States:
             "POST /nodes/{node}/qemu/{vmid}/status/start",
         ),
         "reset_vm": (*methods.WRITE, "POST /nodes/{node}/qemu/{vmid}/status/reset"),
-        "make_template": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /template")),
-        "set_tags": (*methods.WRITE, *guest_writing.SEND),
-        "pending_changes": (*methods.PLACES, *methods.guest("GET /pending")),
-        "console_hint": methods.PLACES,
+        "convert_to_template": (*methods.WRITE, *methods.guest("GET /snapshot", "POST /template")),
+        "update_tags": (*methods.WRITE, *guest_writing.SEND),
+        "get_pending_changes": (*methods.PLACES, *methods.guest("GET /pending")),
+        "get_console": methods.PLACES,
         "regenerate_cloudinit": (*methods.WRITE, "PUT /nodes/{node}/qemu/{vmid}/cloudinit"),
     }
     needs: ClassVar[Needs] = {
         "suspend_vm": methods.on(methods.VM, "VM.Config.Disk") | {methods.SPACE},
-        "set_tags": methods.on(methods.VM, "VM.Config.Options"),
+        "update_tags": methods.on(methods.VM, "VM.Config.Options"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -147,7 +147,7 @@ class States:
                 return Found()
             state = guest_model.state(await self.inventory.unlocked(call, at, besides=SUSPENDED))
             if state not in {*guest_model.RESUMABLE, SUSPENDED}:
-                raise Rejected(f"{at.title} is {state}, not suspended: start_vm starts it; nothing was done")
+                raise Rejected(f"{at.title} is {state}, not suspended: start_guest starts it; nothing was done")
             call.inverse("suspend_vm", {"vmid": at.vmid, "todisk": asleep})
             return None
 
@@ -157,7 +157,7 @@ class States:
     async def reset_vm(self, call: Call, p: Which) -> fields.Guest:
         """Reset a running VM, like pressing its reset button.
 
-        reboot_vm restarts it cleanly.
+        reboot_guest restarts it cleanly.
 
         Unsafe to repeat: the state of a VM does not show whether it was reset.
         """
@@ -172,7 +172,7 @@ class States:
         return await self._act(call, at, seen, "reset", RUNNING)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="vm_management")
-    async def make_template(self, call: Call, p: MakeTemplate) -> fields.Guest:
+    async def convert_to_template(self, call: Call, p: MakeTemplate) -> fields.Guest:
         """Turn a stopped VM or container into a template.
 
         This cannot be undone, and the guest can never be started again.
@@ -185,7 +185,7 @@ class States:
                 return Found()
             status = await self.inventory.unlocked(call, at)
             if (state := guest_model.state(status)) != STOPPED:
-                raise Rejected(f"{at.title} is {state}: shutdown_vm first; nothing was done")
+                raise Rejected(f"{at.title} is {state}: shutdown_guest first; nothing was done")
             names = [one_line(e["name"]) for e in await self.proxmox.get(f"{at.path}/snapshot") or []]
             names = [name for name in names if name != "current"]
             if names:
@@ -205,14 +205,14 @@ class States:
         return guest
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="vm_management")
-    async def set_tags(self, call: Call, p: SetTags) -> fields.Guest:
+    async def update_tags(self, call: Call, p: SetTags) -> fields.Guest:
         """Add tags to a VM or container, remove tags, or replace all of them."""
         if p.tags is not None and (p.add or p.remove):
-            raise Rejected("set_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
+            raise Rejected("update_tags: give `tags` (all that there shall be), or `add` and `remove`, not both")
         if p.tags is None and not p.add and not p.remove:
-            raise Rejected("set_tags: give `tags`, or `add` and `remove`")
+            raise Rejected("update_tags: give `tags`, or `add` and `remove`")
         if both := sorted(set(option_strings.tags(";".join(p.add))) & set(option_strings.tags(";".join(p.remove)))):
-            raise Rejected(f"set_tags: {', '.join(both)} stands in `add` and in `remove`")
+            raise Rejected(f"update_tags: {', '.join(both)} stands in `add` and in `remove`")
         at = await self.inventory.find(p.vmid)
         call.target(at.target())
 
@@ -230,7 +230,7 @@ class States:
         return await self.inventory.read(at)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def pending_changes(self, call: Call, p: Which) -> Pending:  # noqa: ARG002 - every tool has a call
+    async def get_pending_changes(self, call: Call, p: Which) -> Pending:  # noqa: ARG002 - every tool has a call
         """Show changes of a VM or container that take effect only at its next start."""
         at = await self.inventory.find(p.vmid, p.name)
         entries = await self.proxmox.get(f"{at.path}/pending") or []
@@ -239,7 +239,7 @@ class States:
         return Pending(at.vmid, at.name, at.node, lines)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="vm_management")
-    async def console_hint(self, call: Call, p: Which) -> Console:  # noqa: ARG002 - every tool has a call
+    async def get_console(self, call: Call, p: Which) -> Console:  # noqa: ARG002 - every tool has a call
         """Show how a person opens the console of a guest.
 
         Opening it needs a login, no ticket is made.

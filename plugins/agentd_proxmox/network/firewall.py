@@ -117,10 +117,13 @@ class Firewalls:
 
     calls: ClassVar[Calls] = {
         "list_firewall": SEEN,
-        "add_firewall_rule": (*SEEN, *(call for rules in RULES for call in (f"POST {rules}", f"PUT {rules}/{{pos}}"))),
-        "change_firewall_rule": (*SEEN, *(f"PUT {rules}/{{pos}}" for rules in RULES)),
+        "create_firewall_rule": (
+            *SEEN,
+            *(call for rules in RULES for call in (f"POST {rules}", f"PUT {rules}/{{pos}}")),
+        ),
+        "update_firewall_rule": (*SEEN, *(f"PUT {rules}/{{pos}}" for rules in RULES)),
         "delete_firewall_rule": (*SEEN, *(f"DELETE {rules}/{{pos}}" for rules in RULES)),
-        "set_firewall_options": (*SEEN, *(f"PUT {level}/options" for level in LEVELS)),
+        "update_firewall_options": (*SEEN, *(f"PUT {level}/options" for level in LEVELS)),
     }
     needs: ClassVar[Needs] = {name: methods.on(methods.VM, "VM.Audit") for name in calls}
 
@@ -136,7 +139,7 @@ class Firewalls:
         return await self._read(p, p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.MARKED, capability="network_management")
-    async def add_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
+    async def create_firewall_rule(self, call: Call, p: AddRule) -> Firewall:
         """Add a rule to a firewall, as its first one unless `to` is set.
 
         The rule applies at once if the firewall is in force.
@@ -188,11 +191,11 @@ class Firewalls:
             await self.proxmox.put(f"{rules}/{to}", enable=1, digest=entries[to].get("digest") or None)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def change_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
+    async def update_firewall_rule(self, call: Call, p: ChangeRule) -> Firewall:
         """Change the content of a rule, switch it on or off, or move it."""
         wanted = [value for value in (p.enabled, p.comment, p.becomes) if value is not None]
         if bool(wanted) == (p.to is not None):
-            raise Rejected("change_firewall_rule: say either to, or some of enabled, comment and becomes")
+            raise Rejected("update_firewall_rule: say either to, or some of enabled, comment and becomes")
         path, title = await self._path(p)
         at: list[Entry] = []
 
@@ -206,7 +209,7 @@ class Firewalls:
                 return Found()
             shut = await self.doors.shut(path, p, entries, after)
             call.target(_target(p, title, entries, firewall_rules.what(p), *shut))
-            call.inverse("change_firewall_rule", {**_of(p), **firewall_rules.back(entries, after, p)})
+            call.inverse("update_firewall_rule", {**_of(p), **firewall_rules.back(entries, after, p)})
             return None
 
         async def act() -> None:
@@ -235,7 +238,7 @@ class Firewalls:
             left = [other for other in entries if other is not entry]
             shut = await self.doors.shut(path, p, entries, left)
             call.target(_target(p, title, entries, f"{p.rule} is deleted", *shut))
-            targets.back(call, "add_firewall_rule", AddRule, {**_of(p), **firewall_rules.again(entry, p.pos)})
+            targets.back(call, "create_firewall_rule", AddRule, {**_of(p), **firewall_rules.again(entry, p.pos)})
             at[:] = [str(entry.get("digest") or "")]
             return None
 
@@ -246,7 +249,7 @@ class Firewalls:
         return await self._read(p)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="network_management")
-    async def set_firewall_options(self, call: Call, p: SetOptions) -> Firewall:
+    async def update_firewall_options(self, call: Call, p: SetOptions) -> Firewall:
         """Switch a firewall on or off, or change its default policies and options."""
         path, title = await self._path(p)
         wanted, at = _wanted(p), [""]
@@ -264,7 +267,7 @@ class Firewalls:
             changes = ", ".join(f"{key}: {now[key]} → {value}" for key, value in wanted.items() if now[key] != value)
             call.target(Target(_name(p), title, now, _labels(p), [changes]))
             call.inverse(
-                "set_firewall_options", {**_of(p), **now, **({"locked_out": True} if now.get("enable") else {})}
+                "update_firewall_options", {**_of(p), **now, **({"locked_out": True} if now.get("enable") else {})}
             )
             return None
 
@@ -338,7 +341,7 @@ def _wanted(p: SetOptions) -> Entry:
     known = {option for names in OPTIONS.values() for option in names}
     wanted = {key: getattr(p, key) for key in sorted(known) if getattr(p, key) is not None}
     if not wanted or p.group:
-        raise Rejected("set_firewall_options: say what to change, and of no security group, which has no options")
+        raise Rejected("update_firewall_options: say what to change, and of no security group, which has no options")
     for key in wanted:
         if key not in OPTIONS[level]:
             raise Rejected(f"{key}: the firewall of a {level} has none; it has {', '.join(OPTIONS[level])}")

@@ -80,7 +80,7 @@ class Doors:
         if shut:
             raise Rejected(
                 f"no rule of the cluster lets anybody reach the ports {_list(shut)} of the nodes: outside of "
-                "their own network nobody would; add_firewall_rule first, or say locked_out=true"
+                "their own network nobody would; create_firewall_rule first, or say locked_out=true"
             )
 
 

@@ -50,8 +50,8 @@ class FirewallLog(msgspec.Struct, frozen=True):
 class FirewallLogs:
     """The tool for the logs of firewalls."""
 
-    calls: ClassVar[Calls] = {"firewall_log": (*methods.PLACES, f"GET {PATH}")}
-    needs: ClassVar[Needs] = {"firewall_log": methods.on(methods.VM, "VM.Audit")}
+    calls: ClassVar[Calls] = {"get_firewall_log": (*methods.PLACES, f"GET {PATH}")}
+    needs: ClassVar[Needs] = {"get_firewall_log": methods.on(methods.VM, "VM.Audit")}
 
     def __init__(self, inventory: Inventory) -> None:
         """Use the Proxmox client of `inventory`."""
@@ -59,7 +59,7 @@ class FirewallLogs:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="network_management")
-    async def firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:
+    async def get_firewall_log(self, call: Call, p: ReadLog) -> FirewallLog:
         """Read the end of a firewall's log.
 
         A rule or default policy only logs if its log level is set.

@@ -109,7 +109,7 @@ class SetIpSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A security group without rules; add_firewall_rule adds them."""
+    """A security group without rules; create_firewall_rule adds them."""
 
     name: Group
     comment: Comment = ""

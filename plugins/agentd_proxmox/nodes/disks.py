@@ -32,7 +32,7 @@ FULL: Final = 90
 """Percent used of a thin pool's data or metadata from which on it is reported."""
 Device = Annotated[str, formats.whole("/dev/[A-Za-z0-9/_.:-]{1,120}", "for example /dev/sdb")]
 Serial = Annotated[
-    str, Meta(min_length=1, max_length=120, description="serial number of the disk, as list_disks shows it")
+    str, Meta(min_length=1, max_length=120, description="serial number of the disk, as list_node_disks shows it")
 ]
 Name = formats.Storage
 
@@ -183,18 +183,18 @@ class Hardware:
     """The tools for disks and the storage on them."""
 
     calls: ClassVar[Calls] = {
-        "list_disks": (f"GET {PATH}/list",),
-        "disk_health": (f"GET {PATH}/list", f"GET {PATH}/smart"),
+        "list_node_disks": (f"GET {PATH}/list",),
+        "get_disk_health": (f"GET {PATH}/list", f"GET {PATH}/smart"),
         "list_local_storage": tuple(f"GET {PATH}/{kind}" for kind in KINDS),
-        "zfs_status": (f"GET {PATH}/zfs", f"GET {PATH}/zfs/{{name}}"),
-        "make_local_storage": (
+        "get_zfs_status": (f"GET {PATH}/zfs", f"GET {PATH}/zfs/{{name}}"),
+        "create_local_storage": (
             *(*methods.TASK, f"GET {PATH}/list"),
             *(f"{verb} {PATH}/{kind}" for kind in KINDS for verb in ("GET", "POST")),
         ),
         "initialize_disk": (*methods.TASK, f"GET {PATH}/list", f"POST {PATH}/initgpt"),
     }
     needs: ClassVar[Needs] = {
-        "make_local_storage": methods.on("/storage", "Datastore.Allocate"),
+        "create_local_storage": methods.on("/storage", "Datastore.Allocate"),
     }
 
     def __init__(self, inventory: Inventory) -> None:
@@ -203,7 +203,7 @@ class Hardware:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def list_disks(self, call: Call, p: fields.OneNode) -> Disks:
+    async def list_node_disks(self, call: Call, p: fields.OneNode) -> Disks:
         """List a node's physical disks with health and use, those with problems first."""
         disks = sorted(await self._disks(p.node), key=lambda disk: (not _bad(disk), disk.device))
         for disk in disks:
@@ -213,7 +213,7 @@ class Hardware:
         return Disks(p.node, disks)
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def disk_health(self, call: Call, p: OneDisk) -> Smart:  # noqa: ARG002 - every tool has a call
+    async def get_disk_health(self, call: Call, p: OneDisk) -> Smart:  # noqa: ARG002 - every tool has a call
         """Show the SMART data of a disk."""
         await self._disk(p.node, p.device, None)
         data = await self.proxmox.get(f"/nodes/{p.node}/disks/smart", disk=p.device) or {}
@@ -235,7 +235,9 @@ class Hardware:
             call.warn(f"{kind} of {p.node} cannot be read: {why}")
         for storage in found:
             if storage.state not in {"", "ONLINE"}:
-                call.warn(f"{storage.kind} {storage.name} of {p.node} is {storage.state}: zfs_status says which disk")
+                call.warn(
+                    f"{storage.kind} {storage.name} of {p.node} is {storage.state}: get_zfs_status says which disk"
+                )
             if storage.metadata > FULL or (storage.kind == "lvmthin" and storage.used > FULL):
                 call.warn(
                     f"thin pool {storage.name} of {p.node}: data {storage.used} %, metadata {storage.metadata} % used"
@@ -260,7 +262,7 @@ class Hardware:
         return found, unread
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="node_management")
-    async def zfs_status(self, call: Call, p: OnePool) -> PoolStatus:  # noqa: ARG002
+    async def get_zfs_status(self, call: Call, p: OnePool) -> PoolStatus:  # noqa: ARG002
         """Show a ZFS pool: state, last scan, and the errors of each of its parts."""
         pools = {pool.name for pool in await self._made(p.node, "zfs")}
         if p.pool not in pools:
@@ -271,7 +273,7 @@ class Hardware:
         return PoolStatus(pool=p.pool, parts=parts, **texts)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="node_management")
-    async def make_local_storage(self, call: Call, p: MakeStorage) -> LocalStorage:
+    async def create_local_storage(self, call: Call, p: MakeStorage) -> LocalStorage:
         """Create a ZFS pool, volume group, thin pool or directory on unused disks.
 
         The disks are overwritten.

@@ -337,7 +337,7 @@ class Node:
             await self._interrupted(call, p, verb, error)
         line = await self._one(p.node, p.service)
         if (line.state == "running") is (verb == "stop"):
-            raise TaskFailed(f"{p.service} on {p.node} was to {verb}, and is {line.state}; node_log may say why")
+            raise TaskFailed(f"{p.service} on {p.node} was to {verb}, and is {line.state}; get_node_log may say why")
         return line
 
     async def _interrupted(self, call: Call, p: OneService, verb: str, error: TaskFailed) -> None:

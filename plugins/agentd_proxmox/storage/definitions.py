@@ -113,14 +113,14 @@ USED: Final = (
     Raise(Tier.DESTROY, "content or nodes", raises.given("content", "nodes")),
     Raise(Tier.DESTROY, "enabled=false", raises.is_not_true("enabled")),
 )
-"""Changes of change_storage after which guests and jobs may lose their storage."""
+"""Changes of update_storage after which guests and jobs may lose their storage."""
 NEEDED: Final = {
     "dir": ("path",), "nfs": ("server", "export"), "cifs": ("server", "share"), "lvm": ("vgname",),
     "lvmthin": ("vgname", "thinpool"), "zfspool": ("pool",),
 }  # fmt: skip
 ALL: Final = ("path", "server", "export", "share", "vgname", "thinpool", "pool")
 SAID: Final = frozenset({*ALL, "storage", "type", "content", "shared", "nodes", "disable", "digest"})
-"""The settings that add_storage can give."""
+"""The settings that create_storage can give."""
 
 
 class StorageDefinitions:
@@ -128,9 +128,9 @@ class StorageDefinitions:
 
     calls: ClassVar[Calls] = {
         "list_storage_definitions": ("GET /storage",),
-        "add_storage": ("GET /storage", "POST /storage"),
-        "change_storage": ("GET /storage", "PUT /storage/{storage}"),
-        "remove_storage": (*methods.PLACES, *methods.guest("GET /config"), "GET /storage", "DELETE /storage/{storage}"),
+        "create_storage": ("GET /storage", "POST /storage"),
+        "update_storage": ("GET /storage", "PUT /storage/{storage}"),
+        "delete_storage": (*methods.PLACES, *methods.guest("GET /config"), "GET /storage", "DELETE /storage/{storage}"),
     }
     needs: ClassVar[Needs] = {tool_name: methods.on(methods.STORAGE, "Datastore.Audit") for tool_name in calls}
 
@@ -145,7 +145,7 @@ class StorageDefinitions:
         return Definitions(sorted((await self._all()).values(), key=lambda definition: definition.storage))
 
     @tool(tier=Tier.EXEC, repeat=Repeat.PROBED, capability="storage_management")
-    async def add_storage(self, call: Call, p: AddStorage) -> Definition:
+    async def create_storage(self, call: Call, p: AddStorage) -> Definition:
         """Add a storage to Proxmox.
 
         It can be a directory, NFS export, open CIFS share, volume group, thin pool or ZFS pool.
@@ -158,7 +158,7 @@ class StorageDefinitions:
         async def seen() -> Found | None:
             now = (await self._all()).get(p.storage)
             if now is None:
-                call.inverse("remove_storage", {"storage": p.storage})
+                call.inverse("delete_storage", {"storage": p.storage})
                 return None
             source = _source(p.type, {key: getattr(p, key) for key in ALL})
             if (now.type, now.content, now.source) != (p.type, sorted(p.content), source):
@@ -185,14 +185,14 @@ class StorageDefinitions:
         return await self._one(p.storage)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management", raises=USED)
-    async def change_storage(self, call: Call, p: ChangeStorage) -> Definition:
+    async def update_storage(self, call: Call, p: ChangeStorage) -> Definition:
         """Enable or disable a storage, or change its content types and nodes.
 
         The data on it stays.
         """
         call.target(Target(f"storage/{p.storage}", f"storage {p.storage}"))
         if p.enabled is None and p.content is None and p.nodes is None:
-            raise Rejected("change_storage: say enabled, content or nodes")
+            raise Rejected("update_storage: say enabled, content or nodes")
 
         async def seen() -> Found | None:
             now = await self._one(p.storage)
@@ -203,7 +203,7 @@ class StorageDefinitions:
                 return Found()
             if p.digest and p.digest != now.digest:
                 raise ConfigChanged(f"storage {p.storage} was changed since it was read: look again, then decide again")
-            call.inverse("change_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
+            call.inverse("update_storage", {"storage": p.storage, **{key: old[key] for key in changed}})
             return None
 
         async def act() -> None:
@@ -216,7 +216,7 @@ class StorageDefinitions:
         return await self._one(p.storage)
 
     @tool(tier=Tier.DESTROY, repeat=Repeat.PROBED, capability="storage_management")
-    async def remove_storage(self, call: Call, p: Which) -> Removed:
+    async def delete_storage(self, call: Call, p: Which) -> Removed:
         """Remove a storage from Proxmox; the data on it stays.
 
         A storage with disks of guests is refused.
@@ -236,11 +236,11 @@ class StorageDefinitions:
             loses = [f"the use of {now.source or p.storage} for {', '.join(now.content)}"]
             title = f"storage {p.storage} ({now.type} on {now.source})"
             call.target(Target(f"storage/{p.storage}", title, {"digest": now.digest}, [], loses))
-            if set(raw) <= SAID and now.enabled:  # otherwise it has settings that add_storage does not know
+            if set(raw) <= SAID and now.enabled:  # otherwise it has settings that create_storage does not know
                 settings = {key: one_line(raw[key]) for key in NEEDED.get(now.type, ()) if raw.get(key)}
                 whole = {"content": now.content, "shared": now.shared, "nodes": now.nodes}
                 targets.back(
-                    call, "add_storage", AddStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
+                    call, "create_storage", AddStorage, {"storage": p.storage, "type": now.type, **settings, **whole}
                 )
             return None
 

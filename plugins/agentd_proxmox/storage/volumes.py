@@ -135,7 +135,7 @@ class AllocateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeleteVolume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A volume, as list_content names it, on a node."""
+    """A volume, as list_volumes names it, on a node."""
 
     volid: fields.Volume
     node: fields.Node
@@ -155,23 +155,23 @@ class Storage:
     """Tools for storages and volumes."""
 
     calls: ClassVar[Calls] = {
-        "list_content": (*methods.PLACES, methods.CONTENT),
-        "storage_status": ("GET /nodes/{node}/storage/{storage}/status",),
+        "list_volumes": (*methods.PLACES, methods.CONTENT),
+        "get_storage_status": ("GET /nodes/{node}/storage/{storage}/status",),
         "download_url": (
             *(*methods.PLACES, *methods.TASK, methods.TASKS, methods.CONTENT),
             "POST /nodes/{node}/storage/{storage}/download-url",
         ),
-        "allocate_disk": (*methods.PLACES, methods.CONTENT, "POST /nodes/{node}/storage/{storage}/content"),
+        "create_volume": (*methods.PLACES, methods.CONTENT, "POST /nodes/{node}/storage/{storage}/content"),
         "delete_volume": (
             *(*methods.WRITE, methods.CONTENT, *methods.guest("GET /snapshot", "GET /snapshot/{snapname}/config")),
             "DELETE /nodes/{node}/storage/{storage}/content/{volume}",
         ),
     }
     needs: ClassVar[Needs] = {
-        "list_content": methods.on(methods.STORAGE, "Datastore.Audit"),
-        "storage_status": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "list_volumes": methods.on(methods.STORAGE, "Datastore.Audit"),
+        "get_storage_status": methods.on(methods.STORAGE, "Datastore.Audit"),
         "download_url": methods.on(methods.STORAGE, "Datastore.Audit"),
-        "allocate_disk": methods.on(methods.STORAGE, "Datastore.Audit") | methods.on(methods.VM, "VM.Audit"),
+        "create_volume": methods.on(methods.STORAGE, "Datastore.Audit") | methods.on(methods.VM, "VM.Audit"),
         "delete_volume": methods.on(methods.STORAGE, "Datastore.Allocate", "Datastore.Audit"),
     }
 
@@ -181,7 +181,7 @@ class Storage:
         self.proxmox = inventory.proxmox
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def list_content(self, call: Call, p: ListContent) -> ContentPage:
+    async def list_volumes(self, call: Call, p: ListContent) -> ContentPage:
         """List the volumes of a storage: counts of all that match, and one page.
 
         The page is sorted by name or by size.
@@ -204,7 +204,7 @@ class Storage:
         )
 
     @tool(tier=Tier.READ, repeat=Repeat.IDEMPOTENT, capability="storage_management")
-    async def storage_status(self, call: Call, p: OneStorage) -> StorageStatus:  # noqa: ARG002 - every tool has a call
+    async def get_storage_status(self, call: Call, p: OneStorage) -> StorageStatus:  # noqa: ARG002 - every tool has a call
         """Show the current state of a storage on a node.
 
         This reads the storage itself, so it takes long if the storage hangs.
@@ -271,11 +271,11 @@ class Storage:
         return await self._made(p.node, volid)
 
     @tool(tier=Tier.OPERATE, repeat=Repeat.PROBED, capability="storage_management")
-    async def allocate_disk(self, call: Call, p: AllocateDisk) -> VolumeLine:
+    async def create_volume(self, call: Call, p: AllocateDisk) -> VolumeLine:
         """Allocate an empty disk for a guest; it is not attached yet."""
         at = await self.inventory.find(p.vmid)
         entry = await targets.storage(self.inventory, p.node, p.storage, "images")
-        name = f"vm-{p.vmid}-{p.name or targets.keyed(call, 'allocate_disk')}"
+        name = f"vm-{p.vmid}-{p.name or targets.keyed(call, 'create_volume')}"
         files = str(entry.get("plugintype")) in {"dir", "nfs", "cifs", "btrfs", "cephfs"}
         if p.format != "raw" and not files:
             raise Rejected(f"format: storage {p.storage} ({entry.get('plugintype')}) holds raw disks only")

@@ -300,15 +300,15 @@ class Agentd:
 
     def list_guests(self) -> Step:
         """List the guests."""
-        return Step("list_vms")
+        return Step("list_guests")
 
     def start(self, vmid: int) -> Step:
         """Start a VM."""
-        return Step("start_vm", {"vmid": vmid})
+        return Step("start_guest", {"vmid": vmid})
 
     def draw(self) -> Step | None:
         """Draw a VMID."""
-        return Step("read_tool", {"tool": "next_vmids", "arguments": {}})
+        return Step("read_tool", {"tool": "get_free_vmids", "arguments": {}})
 
     def create(self, vmid: int | None, name: str) -> Step:
         """Create a VM."""

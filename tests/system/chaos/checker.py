@@ -62,8 +62,8 @@ _CLOCK = re.compile(r"failed.*: (no result within|nobody began attempt|.* was si
 MARK = re.compile(r"^agentd:(\S+)$", re.MULTILINE)
 _GUEST = re.compile(r"/nodes/[^/]+/qemu/(\d+)(?:/(.*))?$")
 TOOLS = {
-    "status/start": {"start_vm"},
-    "status/stop": {"stop_vm"},
+    "status/start": {"start_guest"},
+    "status/stop": {"stop_guest"},
     "config": {"update_vm"},
     "resize": {"resize_disk"},
     "": {"remove_vm"},

@@ -129,14 +129,14 @@ def graph(wish: Graph) -> list[TaskSpec]:
     vmids = ["create-a", "create-b"]
     items = [result_of(vmids[number % 2], "vmid") for number in range(wish.looks)]
     started: dict[str, Any] = {"vmid": result_of("create-a", "vmid")}
-    off = Compensation("stop_vm", PROXMOX, Tier.OPERATE, started, timeout=300)
+    off = Compensation("stop_guest", PROXMOX, Tier.OPERATE, started, timeout=300)
     return [
         *_vm(wish.name, "a"),
         *_vm(wish.name, "b"),
-        TaskSpec("start", "start_vm", PROXMOX, Tier.OPERATE, started, after=["create-a"], compensation=off),
+        TaskSpec("start", "start_guest", PROXMOX, Tier.OPERATE, started, after=["create-a"], compensation=off),
         TaskSpec(
             "look",
-            "get_vm",
+            "get_guest",
             PROXMOX,
             Tier.READ,
             {"vmid": template("{{ item }}")},
