@@ -58,7 +58,7 @@ def test_check(home: Path) -> None:
 
     assert done.stdout.splitlines() == [
         (
-            "bad.yaml:6:11: tasks.look.tool: no installed plugin defines a tool 'list_vm'; did you mean list_guests? "
+            "bad.yaml:6:11: tasks.look.tool: no installed plugin defines a tool 'list_vm'; did you mean list_volumes? "
             "(if a foreign agent offers it, say service and tier)"
         ),
         "bad.yaml:7:32: tasks.look.with.tag: there is no parameter 'tagg'; did you mean tag?",

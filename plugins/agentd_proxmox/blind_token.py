@@ -26,6 +26,7 @@ NETS: Final = ("/sdn", ("SDN.Audit", "SDN.Allocate", "SDN.Use"))
 
 SHOWN_TO: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     **dict.fromkeys(("list_guests", "list_templates", "list_replications", "list_snapshots"), VMS),
+    **dict.fromkeys(("list_old_snapshots", "list_guests_without_backup"), VMS),
     **dict.fromkeys(("list_storages", "list_storage_definitions", "list_volumes", "list_backups"), STORES),
     **dict.fromkeys(("list_nodes", "list_tasks", "list_node_disks", "list_local_storage", "list_services"), NODES),
     **dict.fromkeys(("list_certificates", "list_interfaces", "list_osds", "list_ceph_pools", "list_updates"), NODES),

@@ -40,7 +40,7 @@ LARGE: dict[str, Any] = {
     "alike": ["x" * 1000 + str(number) for number in range(110)],
     "one": "no such",
 }
-GAP = 0.1
+GAP = 0.3
 """Seconds of CPU time for which the event loop may be kept from its other work."""
 MOST_CALLS = 2_000_000
 """Calls of functions that one evaluation may make: twenty for each step that it is granted."""

@@ -43,7 +43,7 @@ class Text(msgspec.Struct, frozen=True):
 
 def counting(**more: Any) -> TaskSpec:
     """Return the task of the plain agent."""
-    return TaskSpec("count", "count_words", NAME, Tier.READ, **{"deadline": 60.0} | more)
+    return TaskSpec("count", "count_words", NAME, Tier.READ, **{"timeout": 60.0} | more)
 
 
 def plan(wish: Text) -> list[TaskSpec]:

@@ -202,7 +202,8 @@ async def test_health_is_summed_up_from_the_lists(bench: Bench) -> None:
 
 async def test_health_follows_every_list_to_its_end(bench: Bench) -> None:
     """Lists that come in pages are judged whole, whichever of them is cut."""
-    lists = {name: (await bench.run(f"list_{name}", {"limit": 1}))[0] for name in ("nodes", "storages", "vms")}
+    names = {"nodes": "list_nodes", "storages": "list_storages", "vms": "list_guests"}
+    lists = {name: (await bench.run(tool, {"limit": 1}))[0] for name, tool in names.items()}
     found, call = await bench.run("summarize_health", lists)
 
     assert len(call.steps) == 3

@@ -63,7 +63,7 @@ class TestRealms:
         assert back.settings["server1"] == "ldap.example.com"
         assert gone.targets[0].loses[0] == "1 users come in no more: ann@corp"
         assert "corp" not in {each.id for each in (await tools.once("list_realms")).realms}
-        assert {tools.tools[f"{each}_realm"].tier for each in ("create", "change", "delete")} == {
+        assert {tools.tools[f"{each}_realm"].tier for each in ("create", "update", "delete")} == {
             Tier.DESTROY,
             Tier.EXEC,
         }

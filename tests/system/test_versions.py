@@ -31,7 +31,7 @@ def newer(folder: Path) -> str:
             shutil.copytree(plugin, folder / plugin.name)
     for plugin in (here.parent / "plugins").glob("agentd_*"):
         shutil.copytree(plugin, folder / plugin.name)
-    file = folder / "agentd" / "workflows.py"
+    file = folder / "agentd" / "wire" / "workflow.py"
     text, count = re.subn(
         r"^VERSION: Final = \d+$", f"VERSION: Final = {VERSION + 1}", file.read_text(), flags=re.MULTILINE
     )
