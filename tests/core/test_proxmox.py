@@ -130,7 +130,7 @@ class TestRecordedAnswers:
 
 
 class TestClassify:
-    """Answers that were not recorded, with the texts of PROXMOX.md."""
+    """Answers that were not recorded, with the texts that a real cluster gave."""
 
     @pytest.mark.parametrize(
         ("method", "status", "reason", "kind"),

@@ -2,7 +2,7 @@
 """Backup jobs of the simulated cluster, and the guests that no job backs up.
 
 A job's entry is that of the recorded cluster-backup and cluster-backup-job; parameters are the schema's.  Changes are
-synchronous (PROXMOX.md 16); without a quorum they fail on the lock of their file (proxmox.md, Envelope).
+synchronous; without a quorum they fail on the lock of their file (proxmox.md, Envelope).
 """
 
 from __future__ import annotations

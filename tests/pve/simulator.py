@@ -297,7 +297,7 @@ class Simulator(
     async def _proxy(self, node: str) -> None:
         """Find a request's node; real PVE fails by name lookup for an unknown one and with 595 for a dead one."""
         if node.lower() in self.nodes and node not in self.nodes:
-            raise PveError(595, "No route to host")  # Real PVE: a name in the wrong case is proxied (PROXMOX.md 24)
+            raise PveError(595, "No route to host")  # Real PVE: a name in the wrong case is proxied
         if node not in self.nodes:
             reason = f"failed to get address info for: {node}: Name or service not known"
             raise PveError(500, f"hostname lookup '{node}' failed - {reason}")
