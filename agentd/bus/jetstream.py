@@ -498,11 +498,6 @@ class Bus(Connection):
         """Delete a key, with `expect` by compare-and-set; a missing key is no error."""
         await self.store(f"$KV.{bucket}.{key}", b"", headers=DELETE, expect=expect)
 
-    async def kv_list(self, bucket: str) -> dict[str, Stored]:
-        """Return every key with its last message, readable or not."""
-        found = await self.last_many(f"KV_{bucket}", f"$KV.{bucket}.>")
-        return {stored.subject.removeprefix(f"$KV.{bucket}."): stored for stored in found if not stored.gone}
-
 
 class _NoMessage(BusError):
     """There is no message on the subject."""

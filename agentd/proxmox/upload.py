@@ -25,11 +25,11 @@ CHUNK: Final = 1 << 20
 class Upload:
     """One file, sent as `filename`.
 
-    told  is called, in a thread, with the activity and the number of bytes read
+    on_progress  is called, in a thread, with the activity and the number of bytes read
     """
 
     def __init__(
-        self, file: BinaryIO, filename: str, told: Callable[[str, int], None] = lambda _what, _bytes: None
+        self, file: BinaryIO, filename: str, on_progress: Callable[[str, int], None] = lambda _what, _bytes: None
     ) -> None:
         """Use the open file; raises Rejected if it is empty.
 
@@ -37,7 +37,7 @@ class Upload:
         """
         self._file = file
         self._filename = filename
-        self._told = told
+        self._on_progress = on_progress
         self._stat = self._seen()
         self.size = self._stat[0]
         self.sent = 0
@@ -117,7 +117,7 @@ class Upload:
                 if not piece:
                     raise self._not_kept("the file became shorter while it was read")
                 left -= len(piece)
-                self._told(what, self.size - left)
+                self._on_progress(what, self.size - left)
                 yield piece
             if self._seen() != self._stat:
                 raise self._not_kept("the file was changed while it was read")

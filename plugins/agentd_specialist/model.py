@@ -170,10 +170,6 @@ class Rules:
     default_disk: int = 8
 
 
-def _disk_order(name: str) -> tuple[int, str]:
-    return ("scsi", "virtio", "sata", "ide").index(name.rstrip("0123456789")), name
-
-
 def names_of(items: Iterable[str]) -> str:
     """Return names for a sentence: the first few and a count of the others, or `none`."""
     names = list(items)

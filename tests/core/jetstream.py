@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from agentd.bus.consumer import Job
+    from agentd.bus.jetstream import Stored
 
 SECOND = 1_000_000_000
 
@@ -24,6 +25,12 @@ SECOND = 1_000_000_000
 def settings(*servers: str, **login: Any) -> config_settings.Bus:
     """Return the section [bus] with these servers; an answer may take two seconds."""
     return config_settings.Bus(servers=servers, **{"timeout": 2.0} | login)
+
+
+async def kv_list(bus: Bus, bucket: str) -> dict[str, Stored]:
+    """Return every key of a bucket with its last message, readable or not."""
+    found = await bus.last_many(f"KV_{bucket}", f"$KV.{bucket}.>")
+    return {stored.subject.removeprefix(f"$KV.{bucket}."): stored for stored in found if not stored.gone}
 
 
 @contextlib.asynccontextmanager

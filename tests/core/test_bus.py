@@ -13,7 +13,7 @@ from agentd.bus.jetstream import Bus
 from agentd.errors import BusError, BusUnavailable, InvalidMessage, NoResponder, NotProvisioned, StaleWrite
 from agentd.wire import codec, subjects
 from agentd.wire.messages import ControlReply, ControlRequest
-from core.jetstream import Lines, connected, make_stream, settings
+from core.jetstream import Lines, connected, kv_list, make_stream, settings
 from harness import NatsServer, eventually
 
 if TYPE_CHECKING:
@@ -179,13 +179,13 @@ async def test_buckets(bus: Bus) -> None:
         await bus.kv_put(subjects.CONF, "a", ControlRequest("4"), expect=seq)
     await bus.kv_put(subjects.CONF, "b", ControlRequest("5"))
 
-    listed = await bus.kv_list(subjects.CONF)
+    listed = await kv_list(bus, subjects.CONF)
     assert {key: each.decode(ControlRequest).action for key, each in listed.items()} == {"a": "3", "b": "5"}
 
     await bus.kv_delete(subjects.CONF, "a")
     await bus.kv_delete(subjects.CONF, "never")
     assert await bus.kv_get(subjects.CONF, "a") is None
-    assert list(await bus.kv_list(subjects.CONF)) == ["b"]
+    assert list(await kv_list(bus, subjects.CONF)) == ["b"]
     assert await bus.kv_put(subjects.CONF, "a", ControlRequest("6"), expect=0)
 
 

@@ -15,7 +15,7 @@ from agentd.bus.provision import provision
 from agentd.daemon.supervisor import Supervisor
 from agentd.errors import BusUnavailable, StaleWrite
 from agentd.wire import messages, subjects
-from core.jetstream import Lines, answers, connected, settings
+from core.jetstream import Lines, answers, connected, kv_list, settings
 from harness import NatsServer, Net, eventually
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ async def test_whoever_holds_a_view_lists_again(bus: Bus, nats_server: NatsServe
 
     async def look_again() -> None:
         view.clear()
-        view.update({key: each.data for key, each in (await bus.kv_list(subjects.CONF)).items()})
+        view.update({key: each.data for key, each in (await kv_list(bus, subjects.CONF)).items()})
         listed.set()
 
     async def fails() -> None:
@@ -270,7 +270,7 @@ async def test_an_expired_key_is_not_there(bus: Bus) -> None:
 
     await eventually(gone, "the key has expired")
 
-    assert list(await bus.kv_list(subjects.LIVE)) == ["stays"]
+    assert list(await kv_list(bus, subjects.LIVE)) == ["stays"]
     assert await bus.kv_put(subjects.LIVE, "a", b"3", ttl=20, expect=0)
     found = await bus.kv_get(subjects.LIVE, "a")
     assert found is not None
@@ -288,7 +288,7 @@ async def test_a_marker_is_no_value(bus: Bus, header: dict[str, str]) -> None:
 
     assert await bus.kv_get(subjects.LIVE, "a") is None
     assert (await bus.kv_read(subjects.LIVE, "a", int)).value is None
-    assert list(await bus.kv_list(subjects.LIVE)) == ["stays"]
+    assert list(await kv_list(bus, subjects.LIVE)) == ["stays"]
     assert list(await bus.kv_values(subjects.LIVE, int)) == ["stays"]
     assert await bus.kv_put(subjects.LIVE, "a", b"3", ttl=20, expect=0)
     with pytest.raises(StaleWrite):

@@ -16,6 +16,7 @@ from agentd.safety.policy import Policy, unchanged
 from agentd.wire import subjects
 from agentd.wire.codec import digest, plain
 from agentd.wire.messages import Consent, Outcome, Preview, Target, TaskCompletion, Tier, ToolCall
+from core.jetstream import kv_list
 from core.probe import SERVICE, Probe, a_worker, assign, audit, completion, serving
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ async def test_only_so_much_is_destroyed_within_an_hour(bus: Bus, probe: Probe) 
 
     assert (found.status, probe.acts) == (Outcome.FAILED, 0)
     assert "1 acts that destroy or execute within an hour" in found.error.message  # type: ignore[union-attr]
-    assert list(await bus.kv_list(subjects.BUDGET)) == ["0"]
+    assert list(await kv_list(bus, subjects.BUDGET)) == ["0"]
 
 
 async def test_two_do_not_take_the_same_place(bus: Bus) -> None:

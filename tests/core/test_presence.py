@@ -25,7 +25,7 @@ from agentd.wire.messages import (
     Presence,
     ServiceRegistration,
 )
-from core.jetstream import Lines, answers, connected
+from core.jetstream import Lines, answers, connected, kv_list
 from harness import NatsServer, eventually
 
 if TYPE_CHECKING:
@@ -145,10 +145,10 @@ async def test_the_lease(bus: Bus) -> None:
     """A lease lasts while its agent lives, for longer than itself, and ends by itself when the agent dies."""
     async with announcing(bus) as running:
         await eventually(lambda: _is_live(bus), "the lease is there")
-        first = (await bus.kv_list(subjects.LIVE))[AGENT.agent_id].seq
+        first = (await kv_list(bus, subjects.LIVE))[AGENT.agent_id].seq
 
         async def renewed_often() -> bool:
-            return (await bus.kv_list(subjects.LIVE))[AGENT.agent_id].seq >= first + 6
+            return (await kv_list(bus, subjects.LIVE))[AGENT.agent_id].seq >= first + 6
 
         await eventually(renewed_often, "the lease is renewed")
         running.cancel()  # with goodbye; then the last word is taken back, as if it had died

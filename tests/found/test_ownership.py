@@ -30,6 +30,7 @@ from agentd_orchestrator.declared import check
 from agentd_proxmox import guest_model
 from agentd_proxmox.backup import archives
 from agentd_proxmox.network import firewall_rules
+from core.jetstream import kv_list
 from core.probe import Probe, a_worker, assign, completion, raising, record, serving
 from harness import eventually
 from proxmox_access import connect
@@ -164,7 +165,7 @@ async def test_what_the_workflow_made_is_discarded(net: Net) -> None:
     async with net.client() as bus, net.here():
         await requests.submit(bus, "oscar", WorkflowRequest("discarded", "good", {"vmid": 300}))
         answer = await queries.follow(bus, "good", lambda _: None, wait=45)
-        budget = await bus.kv_list(subjects.BUDGET)
+        budget = await kv_list(bus, subjects.BUDGET)
 
     assert answer.status == "compensated", answer
     assert net.pve.found(300) is None

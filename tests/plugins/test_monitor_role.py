@@ -24,6 +24,7 @@ from agentd_monitor import checks
 from agentd_monitor import role as at_work
 from agentd_monitor.role import Monitor
 from agentd_monitor.settings import MonitorSettings
+from core.jetstream import kv_list
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -106,7 +107,7 @@ async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) 
         await network.bus.publish(subjects.heartbeat("a1"), beat())
         await network.until(lambda: bool(network.heard))
         await asyncio.sleep(0.3)
-        stored = await network.bus.kv_list(subjects.ALERTS)
+        stored = await kv_list(network.bus, subjects.ALERTS)
         counted = (await context.metrics.render()).decode()
         await network.bus.publish(subjects.heartbeat("a1"), beat("offline"))
         await network.until(lambda: len(network.heard) > 1)
@@ -115,7 +116,7 @@ async def test_a_lost_agent_is_told_and_kept_until_it_is_back(network: Network) 
     assert [each.decode(Alert) for each in stored.values()] == network.heard[:1]
     assert 'agentd_alerts_firing{type="agent_offline"} 1' in counted
     assert 'agentd_agents{status="lost"} 1' in counted
-    (after,) = (await network.bus.kv_list(subjects.ALERTS)).values()
+    (after,) = (await kv_list(network.bus, subjects.ALERTS)).values()
     assert after.decode(Alert).state == "resolved"
 
 

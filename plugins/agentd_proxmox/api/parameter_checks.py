@@ -12,7 +12,6 @@ import re
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from agentd import one_line
 
@@ -328,11 +327,3 @@ def _alias(known: dict[str, Any], name: str) -> str:
 def _shown(value: object) -> str:
     text = one_line(value)
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
-
-
-def form(parameters: dict[str, Any]) -> str:
-    """Return the body of the request, for display: every value percent-encoded."""
-    pairs = [
-        (name, item) for name, value in parameters.items() for item in (value if isinstance(value, list) else [value])
-    ]
-    return "&".join(f"{quote(name, safe='')}={quote(str(item), safe='')}" for name, item in pairs)
