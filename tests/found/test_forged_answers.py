@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import nats
@@ -16,6 +17,8 @@ import pytest
 import pytest_asyncio
 
 from agentd.bus import dead_letters
+from agentd.bus.connection import Received
+from agentd.bus.jetstream import SCHEDULE, SCHEDULE_TARGET
 from agentd.client import queries, requests
 from agentd.errors import Denied, Frozen, InvalidMessage, PermanentError
 from agentd.safety import budget, freeze
@@ -36,6 +39,7 @@ from agentd.wire.messages import (
     Tier,
     WorkflowRequest,
 )
+from agentd_orchestrator.engine.overwritten import Timers
 from core.jetstream import Lines
 from core.probe import SERVICE
 from core.test_presence import WE
@@ -291,6 +295,24 @@ async def test_a_dead_letter_is_kept_and_replayed_once(bus: Bus, forger: Forger)
     assert not after.open
     with pytest.raises(PermanentError, match="was closed by alice"):
         await dead_letters.close(bus, after, "bob")
+
+
+async def test_a_timer_is_put_back_though_the_stream_is_late(bus: Bus, forger: Forger) -> None:
+    """The message that ends a timer can be heard before the stream holds it; the timer is put back all the same."""
+    subject, silent = subjects.timer("w1", "a", "1"), SimpleNamespace(bus=bus, log=Lines())
+    at = the_time() + timedelta(hours=1)
+    schedule = {SCHEDULE: f"@at {at.strftime('%Y-%m-%dT%H:%M:%SZ')}", SCHEDULE_TARGET: subjects.due("w1", "a", "1")}
+    first = await bus.store(subject, b"{}", headers=schedule)
+    timers = Timers(silent)  # type: ignore[arg-type]
+    await timers._heard(Received(subject, b"", "", bus))  # noqa: SLF001 - as the subscription calls it
+    await asyncio.sleep(0.1)  # the first check has found nothing
+    await forger.acknowledge(subject)
+
+    async def put_back() -> bool:
+        last = (await bus.every(subjects.WORKFLOWS, subject))[-1]
+        return SCHEDULE in last.headers and last.seq > first
+
+    await eventually(put_back, "the timer is there again", 10)
 
 
 async def _overwrite_timers(bus: Bus, forger: Forger) -> list[str]:

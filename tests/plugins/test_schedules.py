@@ -124,7 +124,7 @@ async def test_the_server_reckons_as_we_do(bus: Bus) -> None:
             f"{time} {at.hour} 13 * {today}",  # one of the two days is enough
             f"{time} {at.hour} */2,{at.day} * *",
             f"{time} */1 {at.day} {at.month},2 ?",
-            f"{at.second}/7 {at.minute},{(at.minute + 17) % 60} * ? * {today}-6",
+            f"{at.second}{'/7' if at.second + 7 < 60 else ''} {at.minute},{(at.minute + 17) % 60} * ? * {today}-6",
             f"{time} {at.hour} 29,{at.day} feb,{at.strftime('%b')} *",
         ]
         wanted |= {

@@ -7,6 +7,7 @@ Timers that were overwritten while no orchestrator ran are found at start and af
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,21 @@ AT_ONCE = 1000
 """Timers that are restored at one start or reconnect; the others are restored at the next one."""
 
 
+PAUSES = (0.05, 0.2, 1.0, 3.0)
+"""Seconds before each check of a timer that was overwritten.
+
+The server can deliver a message to subscribers before the stream holds it, so one check can come too early.
+"""
+
+
 class Timers:
     """Restores overwritten timers while `run` runs."""
 
     def __init__(self, context: Context) -> None:
         """Use the bus of `context`."""
         self._context = context
+        self._left: dict[str, int] = {}
+        """Checks that are left, by the subject of the timer."""
 
     async def run(self) -> None:
         """Restore overwritten timers until the context is stopping."""
@@ -53,10 +63,24 @@ class Timers:
     async def _heard(self, received: Received) -> None:
         if received.data and not answered_by_server(received.data):
             return
+        checked = received.subject in self._left
+        if not checked and len(self._left) >= AT_ONCE:
+            return
+        self._left[received.subject] = len(PAUSES)
+        if not checked:
+            self._context.bus.spawn(self._check(received.subject))
+
+    async def _check(self, subject: str) -> None:
+        """Restore the timer after each of PAUSES; another overwriting message begins them anew."""
         try:
-            await self._put_back(received.subject)
+            while left := self._left[subject]:
+                self._left[subject] = left - 1
+                await asyncio.sleep(PAUSES[-left])
+                await self._put_back(subject)
         except AgentdError as error:
-            self._context.log.warning("a timer cannot be put back", timer=received.subject, reason=str(error))
+            self._context.log.warning("a timer cannot be put back", timer=subject, reason=str(error))
+        finally:
+            del self._left[subject]
 
     async def _put_back(self, subject: str) -> bool:
         """Store the last schedule on `subject` again if a later message ended it.
