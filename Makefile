@@ -16,6 +16,7 @@ JOBS ?= 4
 PVE := .venv-pve
 LINT := .venv-lint
 LOCK := .venv-lock
+ANSIBLE := .venv-ansible
 BIN := $(VENV)/bin
 
 QUIET := -qq --disable-pip-version-check --no-input
@@ -30,7 +31,7 @@ SOURCES := pyproject.toml $(wildcard README.md LICENSE) $(shell find agentd plug
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test lint bench mutants attack chaos docs lock clean
+.PHONY: help demo check test lint rollout bench mutants attack chaos docs lock clean
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -61,6 +62,10 @@ lint: $(LINT)/lint.stamp ## check style, types, layers, dependencies, words, dea
 	$(LINT)/bin/codespell
 	$(LINT)/bin/vulture
 
+# In one process: the nodes are one lab, and the tests follow one another as an operator's days do.
+rollout: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp $(ANSIBLE)/ansible.stamp ## roll out to three real nodes and prove that it works (as root)
+	$(BIN)/pytest -p no:xdist tests/rollout $(ARGS)
+
 bench: $(VENV)/test.stamp $(VENV)/wheel.stamp $(PVE)/pve.stamp ## measure (ARGS: pytest's)
 	$(BIN)/pytest tests/bench --timeout=0 $(ARGS)
 
@@ -82,6 +87,7 @@ lock: $(LOCK)/lock.stamp ## resolve the locks anew (ARGS=--upgrade takes newer v
 	$(COMPILE) --group test -c requirements/agentd.txt -c requirements/build.txt -o requirements/test.txt
 	$(COMPILE) --extra mcp --group lint -c requirements/agentd.txt -c requirements/test.txt -c requirements/build.txt \
 		pyproject.toml -o requirements/lint.txt
+	$(COMPILE) --group rollout -o requirements/ansible.txt
 	$(COMPILE) --group lock -o requirements/lock.txt
 	$(COMPILE) tests/pve/requirements.in -o tests/pve/requirements.txt
 COMPILE = $(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -129,4 +135,10 @@ $(LOCK)/lock.stamp: requirements/lock.txt
 	$(PYTHON) -m venv --clear $(LOCK)
 	$(LOCK)/bin/python $(LOCKED) -r $<
 	$(LOCK)/bin/python $(CHECK)
+	touch $@
+
+$(ANSIBLE)/ansible.stamp: requirements/ansible.txt
+	$(PYTHON) -m venv --clear $(ANSIBLE)
+	$(ANSIBLE)/bin/python $(LOCKED) -r $<
+	$(ANSIBLE)/bin/python $(CHECK)
 	touch $@

@@ -17,6 +17,7 @@ ENVIRONMENTS = {
     "VENV": ("test.stamp", ("requirements/build.txt", "requirements/agentd.txt", "requirements/test.txt")),
     "PVE": ("pve.stamp", ("tests/pve/requirements.txt",)),
     "LINT": ("lint.stamp", ("requirements/build.txt", "requirements/lint.txt")),
+    "ANSIBLE": ("ansible.stamp", ("requirements/ansible.txt",)),
     "LOCK": ("lock.stamp", ("requirements/lock.txt",)),
 }
 """Of each environment of the Makefile: its variable, the stamp that ends its installation, its locks."""
